@@ -1,0 +1,137 @@
+"""Checkpoints: the trainable tensors (safetensors) and a small JSON that says what they belong to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from skingpt4.tensors import file_sha256, load_tensors
+
+TENSORS, CARD, STATE = "projection.safetensors", "checkpoint.json", "training_state.pt"
+FORMAT = 1
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that is missing or does not fit; the message says what differs."""
+
+
+def language_identity(model: Any, tokenizer: Any, name: str) -> dict[str, Any]:
+    """What a projection depends on in a language model: family, sizes and vocabulary."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
+    return {
+        "name": name,
+        "family": model.config.model_type,
+        "width": model.get_input_embeddings().weight.shape[1],
+        "num_layers": getattr(model.config, "num_hidden_layers", None),
+        "vocabulary": hashlib.sha256(vocabulary).hexdigest()[:16],
+    }
+
+
+def save(
+    folder: Path, tensors: dict[str, Tensor], card: dict[str, Any], state: dict[str, Any] | None = None
+) -> Path:
+    """Write a checkpoint folder so that it is there whole or not at all.
+
+    Args:
+        folder: where it will stand; replaced if it exists.
+        tensors: the trainable tensors by name.
+        card: JSON-able description; `format` and `tensors_sha256` are added.
+        state: optimiser state for resuming, or None.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part / TENSORS)
+    if state is not None:
+        torch.save(state, part / STATE)
+    card = {"format": FORMAT, **card, "tensors_sha256": file_sha256(part / TENSORS)}
+    (part / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
+    return folder
+
+
+def find(path: str | Path) -> Path:
+    """The checkpoint folder that a path means: itself, or the newest of a run's `checkpoints/`.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(path)
+    if (path / CARD).is_file():
+        return path
+    found = sorted(path.glob(f"checkpoints/*/{CARD}")) if path.is_dir() else []
+    if not found:
+        raise CheckpointError(f"{path}: holds no checkpoint; train it first, or name the folder with {CARD}")
+    return found[-1].parent
+
+
+def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, card) of a checkpoint, its checksum verified.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another format.
+    """
+    folder = find(path)
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{folder / CARD}: is damaged ({error})") from None
+    if card.get("format") != FORMAT:
+        raise CheckpointError(f"{folder}: has format {card.get('format')}, this software reads {FORMAT}")
+    tensors = load_tensors(folder / TENSORS)
+    if file_sha256(folder / TENSORS) != card["tensors_sha256"]:
+        raise CheckpointError(
+            f"{folder / TENSORS}: its checksum is not the one in {CARD}; it was changed or damaged"
+        )
+    return tensors, card
+
+
+def require_fit(card: dict[str, Any], identity: dict[str, Any], where: str | Path) -> None:
+    """Refuse a checkpoint made with another encoder, language model or prompt template.
+
+    Args:
+        card: the checkpoint's own.
+        identity: of the present run, with the keys `encoder`, `language_model`, `template`.
+        where: the checkpoint's path, for the message.
+
+    Raises:
+        CheckpointError: names everything that differs.
+    """
+    differences = []
+    for key, wanted in identity.items():
+        found = card.get(key)
+        if key == "language_model" and isinstance(found, dict):  # where it lies does not matter
+            found, wanted = ({k: v for k, v in d.items() if k != "name"} for d in (found, wanted))
+        if found != wanted:
+            differences.append(f"its {key} is {found}, here it is {wanted}")
+    if differences:
+        raise CheckpointError(f"checkpoint {where} does not fit this run: {'; '.join(differences)}")
+
+
+def prune(folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints of a run's `checkpoints/` folder."""
+    for old in sorted(p for p in folder.glob("*") if (p / CARD).is_file())[:-keep]:
+        shutil.rmtree(old)
+
+
+def git_revision() -> str | None:
+    """The commit of the source tree, with '+changes' if it is not clean; None outside a checkout."""
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

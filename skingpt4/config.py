@@ -1,0 +1,292 @@
+"""Typed configuration: YAML files that may extend each other, overrides ``key=value``, clear refusals."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be used; the message says what, where and what to do."""
+
+
+@dataclass
+class VisionConfig:
+    """The frozen vision encoder, any timm backbone. `block` counts from 1; null takes the last one."""
+
+    model: str = "eva_giant_patch14_clip_224"
+    model_args: dict[str, Any] = field(default_factory=dict)
+    weights: str | None = None
+    image_size: int = 224
+    block: int | None = None
+    norm: bool = True
+    norm_eps: float | None = None
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+
+@dataclass
+class QFormerConfig:
+    """The frozen Q-Former: its size and weights (ours, or a LAVIS `.pth`)."""
+
+    weights: str | None = None
+    num_query_tokens: int = 32
+    width: int = 768
+    num_layers: int = 12
+    num_heads: int = 12
+    intermediate_width: int = 3072
+    cross_attention_every: int = 2
+
+
+@dataclass
+class LanguageConfig:
+    """The frozen language model: a local directory or a hub name, and its compute precision."""
+
+    model: str = MISSING
+    dtype: str = "auto"
+    attention: str = "sdpa"
+
+
+@dataclass
+class PromptConfig:
+    """Template, questions (one is drawn per sample) and the sentences an answer is built from."""
+
+    template: str = "vicuna"
+    questions: list[str] = field(default_factory=lambda: ["What is wrong with my skin?"])
+    concepts_sentence: str = (
+        "This is a skin disease image with the following medical features (clinical concepts): {concepts}."
+    )
+    disease_sentence: str = "This could be a skin disease image of {disease}."
+    use_concepts: bool = True
+    use_disease: bool = True
+    use_note: bool = True
+
+
+@dataclass
+class DataConfig:
+    """Manifests (JSONL), the length of a text, augmentation, and where features are kept (null: not kept)."""
+
+    train: list[str] = field(default_factory=list)
+    validation: list[str] = field(default_factory=list)
+    max_text_tokens: int = 160
+    augment: bool = True
+    num_workers: int = 2
+    feature_cache: str | None = None
+
+
+@dataclass
+class OptimConfig:
+    """AdamW with linear warm-up by iteration, then cosine (counted from iteration 0) to `min_lr`."""
+
+    max_epoch: int = 20
+    iters_per_epoch: int = 5000
+    warmup_steps: int = 5000
+    batch_size: int = 2
+    accumulation: int = 1
+    init_lr: float = 1e-4
+    min_lr: float = 1e-5
+    warmup_lr: float = 1e-6
+    weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.999
+    max_grad_norm: float = 1.0
+
+
+@dataclass
+class LogConfig:
+    """How often to print, validate and save; intervals are iterations, 0 means only at an epoch's end."""
+
+    every: int = 10
+    validate_every: int = 0
+    validation_samples: int = 64
+    checkpoint_every: int = 0
+    keep_checkpoints: int = 2
+    tensorboard: bool = True
+
+
+@dataclass
+class Config:
+    """One run. `step` is step1 (concepts), step2 (diagnoses), or none (a chat with untrained projection)."""
+
+    step: str = MISSING
+    output_dir: str = MISSING
+    initial_checkpoint: str | None = None
+    seed: int = 42
+    vision: VisionConfig = field(default_factory=VisionConfig)
+    qformer: QFormerConfig = field(default_factory=QFormerConfig)
+    language: LanguageConfig = field(default_factory=LanguageConfig)
+    prompt: PromptConfig = field(default_factory=PromptConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+STEPS = ("step1", "step2", "none")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+POSITIVE = (
+    "optim.max_epoch", "optim.iters_per_epoch", "optim.batch_size", "optim.accumulation", "optim.init_lr",
+    "data.max_text_tokens", "vision.image_size", "qformer.num_query_tokens", "qformer.width",
+    "qformer.num_layers", "qformer.num_heads", "log.every", "log.keep_checkpoints",
+)  # fmt: skip
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file with everything it extends, apply overrides, and return the resolved `Config`.
+
+    Args:
+        path: a YAML file; its `extends` (a name or a list) is relative to the file itself.
+        overrides: `key=value` strings, e.g. ``optim.batch_size=8``.
+
+    Raises:
+        ConfigError: unknown key, wrong type, missing value, circular `extends`, unreadable file.
+    """
+    merged = OmegaConf.structured(Config)
+    for source, values in _layers(Path(path), ()):
+        _check_keys(values, Config, str(source), "")
+        merged = _merge(merged, values, str(source))
+    for text in overrides:
+        key, sign, _ = text.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"override {text!r}: write it as key=value, e.g. optim.batch_size=8")
+        try:
+            values = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
+        except (OmegaConfBaseException, yaml.YAMLError) as error:
+            raise ConfigError(f"override {text!r}: {_first_line(error)}") from None
+        _check_keys(values, Config, f"override {text!r}", "")
+        merged = _merge(merged, values, f"override {text!r}")
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{path}: {_first_line(error)}") from None
+    assert isinstance(config, Config)
+    _check_values(config, str(path))
+    return config
+
+
+def to_yaml(config: Config) -> str:
+    """The resolved configuration as YAML text that `load_config` reads back to an equal object."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """The resolved configuration as plain nested dicts, as a checkpoint stores it."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any], where: str) -> Config:
+    """The inverse of `to_dict`; `where` names the file in an error.
+
+    Raises:
+        ConfigError: the values do not fit the present configuration.
+    """
+    _check_keys(values, Config, where, "")
+    config = OmegaConf.to_object(_merge(OmegaConf.structured(Config), values, where))
+    assert isinstance(config, Config)
+    return config
+
+
+def missing_paths(config: Config, for_training: bool = True) -> list[str]:
+    """One line for each file that the configuration names and that is not there (all of them at once)."""
+    wanted = [("vision.weights", config.vision.weights), ("qformer.weights", config.qformer.weights)]
+    if for_training:
+        wanted += [("data.train", path) for path in config.data.train]
+        wanted += [("data.validation", path) for path in config.data.validation]
+        wanted += [("initial_checkpoint", config.initial_checkpoint)]
+    # A language model may be a hub name such as lmsys/vicuna-7b-v1.5; only what looks like a path is checked.
+    model = config.language.model
+    if model.startswith((".", "/", "~", "weights/", "runs/")):
+        wanted.append(("language.model", model))
+    return [
+        f"{key}: {path} is not there{_hint(str(path))}"
+        for key, path in wanted
+        if path and not Path(path).exists()
+    ]
+
+
+def _hint(path: str) -> str:
+    if path.startswith("weights/"):
+        return " (for the bundled default: python -m skingpt4.weights fetch tiny; else see docs/weights.md)"
+    if path.startswith("runs/phantoms/"):
+        return " (render it with python -m data.phantoms render, or run make quickstart)"
+    return ""
+
+
+def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield (file, values) from the most basic to `path` itself."""
+    if path.resolve() in above:
+        raise ConfigError(f"{path}: extends itself through {' -> '.join(p.name for p in above)}")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        raise ConfigError(f"{path}: no such config{_nearest(str(path), near)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({error})") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: must hold `key: value` lines, found a {type(values).__name__}")
+    extends = values.pop("extends", [])
+    for name in [extends] if isinstance(extends, str) else extends:
+        yield from _layers(path.parent / name, (*above, path.resolve()))
+    yield path, values
+
+
+def _check_keys(values: dict[Any, Any], schema: type, where: str, prefix: str) -> None:
+    fields = {f.name: f for f in dataclasses.fields(schema)}
+    for key, value in values.items():
+        if key not in fields:
+            raise ConfigError(f"{where}: unknown key '{prefix}{key}'{_nearest(str(key), fields)}")
+        factory = fields[key].default_factory
+        if isinstance(factory, type) and dataclasses.is_dataclass(factory):
+            if not isinstance(value, dict):
+                raise ConfigError(f"{where}: '{prefix}{key}' must be a group of keys, found {value!r}")
+            _check_keys(value, factory, where, f"{prefix}{key}.")
+
+
+def _merge(base: Any, values: Any, where: str) -> Any:
+    try:
+        return OmegaConf.merge(base, values)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{where}: '{error.full_key}': {_first_line(error)}") from None
+
+
+def _check_values(config: Config, where: str) -> None:
+    choices = {
+        "step": (config.step, STEPS),
+        "language.dtype": (config.language.dtype, DTYPES),
+    }
+    for key, (value, allowed) in choices.items():
+        if value not in allowed:
+            raise ConfigError(f"{where}: '{key}' is {value!r}; choose one of {', '.join(allowed)}")
+    for key in POSITIVE:
+        value = config
+        for part in key.split("."):
+            value = getattr(value, part)
+        if not value > 0:  # type: ignore[operator]
+            raise ConfigError(f"{where}: '{key}' is {value}; it must be above 0")
+    if config.qformer.width % config.qformer.num_heads:
+        raise ConfigError(
+            f"{where}: 'qformer.width' ({config.qformer.width}) must be a multiple of "
+            f"'qformer.num_heads' ({config.qformer.num_heads})"
+        )
+
+
+def _nearest(name: str, valid: Any) -> str:
+    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
+    return (
+        f"; did you mean '{near[0]}'?" if near else f"; valid: {', '.join(list(valid)[:20])}" if valid else ""
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).split("\n")[0]

@@ -1,0 +1,252 @@
+"""Records (JSONL manifests) and their way into training batches.
+
+A record is one line such as
+
+    {"image": "images/000123.jpg", "sha256": "9f...", "source": "phantoms", "split": "train",
+     "concepts": ["Plaque", "Scale"], "disease": "psoriasis", "class": "psoriasis_and_lichen_planus",
+     "fitzpatrick": 3, "note": "Silvery plaques on the forearm.", "case_id": "phantom-train-000123"}
+
+with `image` relative to the manifest. Answers are built from it when training runs, so a changed sentence
+needs no new manifest.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from skingpt4.config import PromptConfig
+from skingpt4.images import open_image, random_crop_box, to_tensor
+from skingpt4.model import IGNORED
+from skingpt4.prompts import Encoded, Template, Turn, encode, get_template, render, shorten
+from skingpt4.taxonomy import CLASSES, CONCEPTS
+
+
+class RecordError(ValueError):
+    """A manifest that cannot be used; the message names file, line and reason."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One picture with what is known of it; None or empty means unknown."""
+
+    image_path: Path
+    sha256: str | None = None
+    source: str | None = None
+    concepts: tuple[str, ...] | None = None
+    disease: str | None = None
+    class_name: str | None = None
+    fitzpatrick: int | None = None
+    note: str | None = None
+    case_id: str | None = None
+
+
+def read_manifest(path: str | Path) -> list[Record]:
+    """Read and check a JSONL manifest.
+
+    Raises:
+        RecordError: the file is missing or empty, or a line is no record; names the line.
+    """
+    path = Path(path)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise RecordError(f"{path}: no such manifest; prepare one (see data/README.md)") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecordError(f"{path}: cannot be read ({error})") from None
+    records = [
+        _record(line, f"{path}, line {n}", path.parent) for n, line in enumerate(lines, 1) if line.strip()
+    ]
+    if not records:
+        raise RecordError(f"{path}: holds no records; a manifest has one JSON object a line")
+    return records
+
+
+def _record(line: str, where: str, folder: Path) -> Record:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise RecordError(f"{where}: is not JSON ({error.msg})") from None
+    if not isinstance(row, dict) or not isinstance(row.get("image"), str):
+        raise RecordError(f"{where}: a record is a JSON object with at least 'image'")
+    for key in ("sha256", "source", "disease", "class", "note", "case_id"):
+        if not isinstance(row.get(key), str | None):
+            raise RecordError(f"{where}: '{key}' must be a text, found {row[key]!r}")
+    concepts = row.get("concepts")
+    if concepts is not None:
+        if not isinstance(concepts, list):
+            raise RecordError(f"{where}: 'concepts' must be a list of SKINCON names, found {concepts!r}")
+        unknown = [c for c in concepts if c not in CONCEPTS]
+        if unknown:
+            raise RecordError(f"{where}: {unknown[0]!r} is none of SKINCON's 48 concepts")
+    if row.get("class") not in (None, "others", *CLASSES):
+        raise RecordError(f"{where}: {row['class']!r} is none of the classes; see skingpt4/taxonomy.py")
+    return Record(
+        image_path=folder / row["image"],
+        sha256=row.get("sha256"),
+        source=row.get("source"),
+        concepts=None if concepts is None else tuple(concepts),
+        disease=row.get("disease"),
+        class_name=row.get("class"),
+        fitzpatrick=row.get("fitzpatrick"),
+        note=row.get("note"),
+        case_id=row.get("case_id"),
+    )
+
+
+def answer_for(record: Record, prompt: PromptConfig) -> str:
+    """The answer that a record teaches: concepts, then disease, then note, as far as known and asked for.
+
+    Empty where the record has nothing that the configuration asks for.
+    """
+    sentences = []
+    if prompt.use_concepts and record.concepts:
+        sentences.append(prompt.concepts_sentence.format(concepts=", ".join(record.concepts)))
+    if prompt.use_disease and record.disease:
+        sentences.append(prompt.disease_sentence.format(disease=record.disease))
+    if prompt.use_note and record.note:
+        sentences.append(record.note)
+    return " ".join(sentences)
+
+
+class SampleEncoder:
+    """Records to token ids with the supervised part marked."""
+
+    def __init__(
+        self, prompt: PromptConfig, tokenizer: Any, num_query_tokens: int, max_text_tokens: int
+    ) -> None:
+        """Keep what is the same for all samples."""
+        self.prompt, self.tokenizer = prompt, tokenizer
+        self.num_query_tokens, self.max_text_tokens = num_query_tokens, max_text_tokens
+        self.template: Template | None = get_template(prompt.template)
+
+    def __call__(self, record: Record, question: str) -> Encoded:
+        """Encode one record under one question."""
+        end = self.template.end if self.template else self.tokenizer.eos_token
+        answer = shorten(answer_for(record, self.prompt), end, self.tokenizer, self.max_text_tokens)
+        pieces = render(self.template, [Turn(question, answer, num_images=1)], self.tokenizer)
+        return encode(
+            pieces, self.tokenizer, self.num_query_tokens, bos=bool(self.template and self.template.bos)
+        )
+
+
+PictureSource = Callable[[int, "np.random.Generator | None"], dict[str, Tensor]]
+
+
+def picture_files(
+    records: Sequence[Record], size: int, mean: tuple[float, ...], std: tuple[float, ...], augment: bool
+) -> PictureSource:
+    """Pictures read from their files: a random crop where a generator is given, else the whole picture."""
+
+    def load(row: int, rng: np.random.Generator | None) -> dict[str, Tensor]:
+        image = open_image(records[row].image_path)
+        box = random_crop_box(*image.size, rng) if augment and rng is not None else None
+        return {"image": to_tensor(image, size, mean, std, box)}
+
+    return load
+
+
+class TrainingSamples(Dataset):
+    """An endless, shuffled view of the records: sample i is a function of (seed, i) alone.
+
+    Every pass over the records is a new permutation; the question and the crop are drawn per sample. So a
+    resumed run, or one with another number of processes, sees exactly the same samples.
+    """
+
+    def __init__(
+        self, records: Sequence[Record], encoder: SampleEncoder, pictures: PictureSource, seed: int
+    ) -> None:
+        """Keep only records with something to teach.
+
+        Raises:
+            RecordError: no record has an answer; shows the first.
+        """
+        self.records, self.encoder, self.pictures, self.seed = records, encoder, pictures, seed
+        self.rows = [row for row, record in enumerate(records) if answer_for(record, encoder.prompt)]
+        if not self.rows:
+            shown = records[0] if records else "no record at all"
+            raise RecordError(
+                f"none of the {len(records)} records has what this step teaches; the first is {shown}"
+            )
+        first = encoder(records[self.rows[0]], encoder.prompt.questions[0])
+        if not any(first.supervised):
+            text = answer_for(records[self.rows[0]], encoder.prompt)
+            raise RecordError(f"no token of the answer {text!r} is supervised; raise data.max_text_tokens")
+
+    def __len__(self) -> int:
+        """Records with an answer: the length of one pass."""
+        return len(self.rows)
+
+    def row_of(self, index: int) -> int:
+        """The record that sample `index` shows."""
+        passed, place = divmod(index, len(self.rows))
+        order = np.random.default_rng((self.seed, 1, passed)).permutation(len(self.rows))
+        return self.rows[order[place]]
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Sample `index` of the endless sequence."""
+        rng = np.random.default_rng((self.seed, 2, index))
+        row = self.row_of(index)
+        question = self.encoder.prompt.questions[int(rng.integers(len(self.encoder.prompt.questions)))]
+        return {"encoded": self.encoder(self.records[row], question), **self.pictures(row, rng)}
+
+
+class HeldOutSamples(Dataset):
+    """At most `limit` records spread evenly over the manifest, with the first question and no augmentation."""
+
+    def __init__(
+        self, records: Sequence[Record], encoder: SampleEncoder, pictures: PictureSource, limit: int
+    ) -> None:
+        """Choose the records; those without an answer are left out."""
+        rows = [row for row, record in enumerate(records) if answer_for(record, encoder.prompt)]
+        step = max(1, -(-len(rows) // limit))
+        self.rows, self.records, self.encoder, self.pictures = rows[::step], records, encoder, pictures
+
+    def __len__(self) -> int:
+        """Number of chosen records."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Held-out sample `index`."""
+        row = self.rows[index]
+        encoded = self.encoder(self.records[row], self.encoder.prompt.questions[0])
+        return {"encoded": encoded, **self.pictures(row, None)}
+
+
+def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
+    """Right-pad samples to a batch: input_ids, labels, attention_mask (b, t) and image or queries (b, ...)."""
+    length = max(len(s["encoded"].input_ids) for s in samples)
+    input_ids = torch.zeros(len(samples), length, dtype=torch.long)
+    labels = torch.full((len(samples), length), IGNORED)
+    attention_mask = torch.zeros(len(samples), length, dtype=torch.long)
+    for number, sample in enumerate(samples):
+        encoded = sample["encoded"]
+        ids = torch.tensor(encoded.input_ids)
+        input_ids[number, : len(ids)] = ids
+        labels[number, : len(ids)] = torch.where(torch.tensor(encoded.supervised), ids, IGNORED)
+        attention_mask[number, : len(ids)] = 1
+    batch = {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
+    for key in ("image", "queries"):
+        if key in samples[0]:
+            batch[key] = torch.stack([sample[key] for sample in samples])
+    return batch
+
+
+def batch_indices(
+    start: int, stop: int, batch_size: int, accumulation: int, rank: int, world: int
+) -> Iterator[list[int]]:
+    """Sample indices of one process's micro-batches for iterations `start` to `stop`.
+
+    An iteration takes the same samples however it is cut into micro-batches and processes.
+    """
+    for micro in range(start * accumulation, stop * accumulation):
+        first = (micro * world + rank) * batch_size
+        yield list(range(first, first + batch_size))

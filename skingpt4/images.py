@@ -1,0 +1,117 @@
+"""Pictures: opened safely with Pillow, brought to upright RGB, and turned into normalised tensors."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+MAX_PIXELS = 80_000_000  # a decompression bomb otherwise; a 48-megapixel phone picture passes
+MIN_SIDE = 8
+
+
+class ImageError(ValueError):
+    """A file that is no usable picture; the message says which and why."""
+
+
+def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
+    """Open a file (or its bytes) as an upright RGB picture without metadata.
+
+    EXIF orientation is applied, transparency is laid over white, an animation gives its first frame.
+
+    Args:
+        source: a path or the file's bytes.
+        name: what to call it in an error; the path by default.
+
+    Raises:
+        ImageError: not there, no picture, truncated, too large or too small.
+    """
+    name = name or ("the picture" if isinstance(source, bytes) else str(source))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source) as opened:
+                if opened.width * opened.height > MAX_PIXELS:
+                    raise ImageError(
+                        f"{name}: {opened.width} x {opened.height} pixels is more than {MAX_PIXELS}"
+                    )
+                opened.load()
+                return to_rgb(opened, name)
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such picture") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: is no picture that can be read (JPEG, PNG, WebP, ... are)") from None
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageError(f"{name}: has more than {MAX_PIXELS} pixels") from None
+    except (OSError, SyntaxError, EOFError) as error:
+        raise ImageError(f"{name}: the picture is damaged ({error})") from None
+
+
+def to_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
+    """Upright RGB without metadata; see `open_image`.
+
+    Raises:
+        ImageError: a side has fewer than MIN_SIDE pixels.
+    """
+    if min(image.size) < MIN_SIDE:
+        raise ImageError(
+            f"{name}: {image.width} x {image.height} pixels show nothing; at least {MIN_SIDE} a side"
+        )
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):  # 16-bit grey: scale to 8 bits, do not clip
+        grey = np.asarray(image, dtype=np.float64)
+        top = 65535.0 if grey.max() > 255 else 255.0
+        image = Image.fromarray(np.clip(grey / top * 255.0, 0, 255).astype(np.uint8))
+    if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    rgb = image.convert("RGB")
+    clean = Image.new("RGB", rgb.size)
+    clean.paste(rgb)
+    return clean
+
+
+def to_tensor(
+    image: Image.Image,
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    box: tuple[float, float, float, float] | None = None,
+) -> Tensor:
+    """Resize (bicubic, aspect ratio not kept, as BLIP-2 evaluates) and normalise.
+
+    Args:
+        image: RGB.
+        size: side of the square result in pixels.
+        mean: per channel, on the scale 0 to 1.
+        std: per channel, on the scale 0 to 1.
+        box: (left, top, right, bottom) of a crop to take first, in pixels.
+
+    Returns:
+        (3, size, size) float32.
+    """
+    resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255.0
+    return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def random_crop_box(
+    width: int, height: int, rng: np.random.Generator, scale: tuple[float, float] = (0.5, 1.0)
+) -> tuple[float, float, float, float]:
+    """A random crop of `scale` of the area and aspect ratio 3/4 to 4/3 (torchvision's RandomResizedCrop)."""
+    for _ in range(10):
+        area = width * height * rng.uniform(*scale)
+        ratio = float(np.exp(rng.uniform(np.log(3 / 4), np.log(4 / 3))))
+        w, h = round((area * ratio) ** 0.5), round((area / ratio) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
+            return left, top, left + w, top + h
+    side = min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    return left, top, left + side, top + side

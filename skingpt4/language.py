@@ -1,0 +1,80 @@
+"""The frozen language model, reached only through what every `AutoModelForCausalLM` has."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class LanguageModelError(ValueError):
+    """A language model that cannot be loaded; the message says which and what to do."""
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The compute precision; `auto` is bf16 where the device multiplies in it, fp16 on older cards, else fp32."""
+    if name != "auto":
+        return DTYPES[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
+    if device.type == "cpu":  # without AMX, bf16 on a CPU is slower than fp32
+        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
+    return torch.float32
+
+
+def load_language_model(
+    name: str, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
+) -> tuple[Any, Any]:
+    """Load (model, tokenizer) from a local directory or a hub name, frozen and in eval mode.
+
+    Raises:
+        LanguageModelError: the directory is not there or incomplete, or the hub could not be reached.
+    """
+    looks_local = name.startswith((".", "/", "~", "weights/", "runs/"))
+    if looks_local and not (Path(name) / "config.json").is_file():
+        raise LanguageModelError(
+            f"language.model: {name} holds no config.json; fetch or convert the model first"
+        )
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=attention)
+    except (OSError, ValueError, KeyError) as error:
+        raise LanguageModelError(
+            f"language.model: {name} cannot be loaded ({str(error).splitlines()[0]})"
+        ) from None
+    return model.requires_grad_(False).eval(), tokenizer
+
+
+def supervised_logits(model: Any, embeds: Tensor, attention_mask: Tensor, positions: Tensor) -> Tensor:
+    """Logits (n, vocabulary) at the chosen positions alone.
+
+    The head of a large vocabulary is a fifth of a small model's cost, and most positions are image and
+    prompt. Families that change logits after their head (a soft cap, a scale) are run whole.
+
+    Args:
+        model: a causal language model.
+        embeds: (b, t, d) input embeddings.
+        attention_mask: (b, t), 0 at padding.
+        positions: (b, t) bool, the positions whose next token is wanted.
+    """
+    if _has_plain_head(model):
+        hidden = model.base_model(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False)[0]
+        return model.get_output_embeddings()(hidden[positions])
+    return model(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False).logits[positions]
+
+
+def _has_plain_head(model: Any) -> bool:
+    """Whether head(base model(x)) is the model's own output; asked of the model once, on three embeddings."""
+    if not hasattr(model, "_skingpt4_plain_head"):
+        with torch.no_grad():
+            table = model.get_input_embeddings().weight
+            embeds = table[: min(3, len(table))][None]
+            whole = model(inputs_embeds=embeds, use_cache=False).logits
+            parts = model.get_output_embeddings()(model.base_model(inputs_embeds=embeds, use_cache=False)[0])
+        model._skingpt4_plain_head = torch.allclose(whole.float(), parts.float(), rtol=1e-3, atol=1e-3)
+    return model._skingpt4_plain_head

@@ -1,0 +1,232 @@
+"""SkinGPT-4 composed: frozen vision encoder and Q-Former, one trainable projection, frozen language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skingpt4.config import Config, QFormerConfig, VisionConfig
+from skingpt4.language import choose_dtype, load_language_model, supervised_logits
+from skingpt4.prompts import IMAGE_TOKEN, Encoded
+from skingpt4.qformer import QFormer
+from skingpt4.tensors import fingerprint
+from skingpt4.vision import VisionEncoder
+
+IGNORED = -100  # a label that takes no part in the loss
+
+
+class ImageEncoder(nn.Module):
+    """Vision encoder and Q-Former as one frozen map from pictures to queries."""
+
+    def __init__(self, vision_encoder: VisionEncoder, qformer: QFormer) -> None:
+        """Freeze both and put them into eval mode for good."""
+        super().__init__()
+        self.vision_encoder, self.qformer = vision_encoder, qformer
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> ImageEncoder:
+        """Stay in eval mode: a frozen encoder never drops anything out."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        """Map pictures (b, 3, h, w) to queries (b, q, d) in fp32; half precision on a GPU keeps fp32 residuals."""
+        device = next(self.parameters()).device
+        half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
+        with torch.autocast(device.type, dtype=half, enabled=device.type == "cuda"):
+            return self.qformer(self.vision_encoder(image.to(device))).float()
+
+    def identity(self) -> str:
+        """A fingerprint of all weights; the same string means the same queries for the same picture."""
+        return fingerprint(dict(self.state_dict()))
+
+
+class SkinGPT4(nn.Module):
+    """The network. Only `projection` is trained; `encoder` may be absent when queries are given."""
+
+    def __init__(
+        self, encoder: ImageEncoder | None, language_model: Any, tokenizer: Any, query_width: int
+    ) -> None:
+        """Compose the parts.
+
+        Args:
+            encoder: the image encoder, or None where only precomputed queries are used.
+            language_model: a frozen causal language model.
+            tokenizer: its tokenizer.
+            query_width: width d of the queries.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.language_model = language_model.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        width = language_model.get_input_embeddings().weight.shape[1]
+        self.projection = nn.Linear(query_width, width)
+
+    def train(self, mode: bool = True) -> SkinGPT4:
+        """Put only the projection into training mode."""
+        super().train(False)
+        self.projection.train(mode)
+        return self
+
+    def encode_images(self, image: Tensor) -> Tensor:
+        """Map pictures (b, 3, h, w) to queries (b, q, d)."""
+        if self.encoder is None:
+            raise RuntimeError("this model was built without an image encoder; give it queries")
+        return self.encoder(image)
+
+    def embed(self, input_ids: Tensor, queries: Tensor | None) -> Tensor:
+        """Input embeddings (b, t, width) with projected queries at IMAGE_TOKEN, in order of occurrence.
+
+        Args:
+            input_ids: (b, t) int64.
+            queries: (images, q, d), one for each picture in the batch, or None without pictures.
+
+        Raises:
+            ValueError: the places do not match the queries.
+        """
+        table = self.language_model.get_input_embeddings()
+        embeds = table(input_ids.clamp(min=0))
+        places = input_ids == IMAGE_TOKEN
+        num_places, num_queries = (
+            int(places.sum()),
+            0 if queries is None else queries.shape[0] * queries.shape[1],
+        )
+        if num_places != num_queries:
+            raise ValueError(
+                f"the text has {num_places} image positions, the pictures give {num_queries} vectors"
+            )
+        if queries is None:
+            return embeds
+        with torch.autocast(embeds.device.type, enabled=False):  # the projection stays in fp32
+            projected = self.projection(queries.to(embeds.device).float())
+        return embeds.masked_scatter(places[..., None], projected.flatten(0, 1).to(embeds.dtype))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        attention_mask: Tensor,
+        image: Tensor | None = None,
+        queries: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Summed cross-entropy over supervised tokens.
+
+        Args:
+            input_ids: (b, t) with IMAGE_TOKEN where queries go, right padded.
+            labels: (b, t), IGNORED where not supervised.
+            attention_mask: (b, t), 0 at padding.
+            image: (images, 3, h, w), or
+            queries: (images, q, d) precomputed.
+
+        Returns:
+            (loss summed over the supervised tokens, fp32 scalar; number of supervised tokens, int64 scalar).
+        """
+        if queries is None and image is not None:
+            queries = self.encode_images(image)
+        embeds = self.embed(input_ids, queries)
+        targets = labels[:, 1:]
+        positions = F.pad(targets != IGNORED, (0, 1))
+        logits = supervised_logits(self.language_model, embeds, attention_mask, positions)
+        chosen = targets[targets != IGNORED]
+        return F.cross_entropy(logits.float(), chosen, reduction="sum"), torch.tensor(len(chosen))
+
+    @torch.no_grad()
+    def generate(
+        self, encoded: Sequence[Encoded], queries: Tensor | None, stop: Sequence[str] = (), **options: Any
+    ) -> list[str]:
+        """Answer prompts in one batch, left padded, each row stopped on its own decoded text.
+
+        Args:
+            encoded: one prompt per row.
+            queries: (images, q, d) of all rows in order.
+            stop: strings that end an answer and are cut off.
+            options: passed to the language model's `generate`, e.g. `max_new_tokens`, `do_sample`, `streamer`.
+        """
+        input_ids, attention_mask = pad_left([e.input_ids for e in encoded])
+        device = self.language_model.get_input_embeddings().weight.device
+        embeds = self.embed(input_ids.to(device), queries)
+        if stop:
+            options |= {"stop_strings": list(stop), "tokenizer": self.tokenizer}
+        pad = self.tokenizer.pad_token_id
+        ids = self.language_model.generate(
+            inputs_embeds=embeds,
+            attention_mask=attention_mask.to(device),
+            pad_token_id=self.tokenizer.eos_token_id if pad is None else pad,
+            **options,
+        )
+        return [
+            cut_at(self.tokenizer.decode(row, skip_special_tokens=False), (*stop, *self._specials()))
+            for row in ids
+        ]
+
+    def _specials(self) -> tuple[str, ...]:
+        return tuple(filter(None, (self.tokenizer.eos_token, self.tokenizer.pad_token)))
+
+    def num_parameters(self) -> tuple[int, int]:
+        """(trainable, all) numbers of parameters."""
+        parameters = list(self.parameters())
+        return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+
+
+def cut_at(text: str, stops: Sequence[str]) -> str:
+    """The text before the first of the stop strings, without surrounding blanks."""
+    for stop in stops:
+        text = text.split(stop)[0]
+    return text.strip()
+
+
+def pad_left(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """(input_ids, attention_mask), both (b, t) int64; padding stands before the text, never inside it."""
+    length = max(map(len, rows))
+    ids = torch.tensor([[0] * (length - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask
+
+
+def build_vision(config: VisionConfig) -> VisionEncoder:
+    """The vision encoder of a configuration with its weights (random where it names none)."""
+    vision = VisionEncoder(
+        config.model, dict(config.model_args), config.image_size, config.block, config.norm, config.norm_eps
+    )
+    if config.weights:
+        vision.load(config.weights)
+    vision.mean = tuple(config.mean or vision.mean)
+    vision.std = tuple(config.std or vision.std)
+    return vision
+
+
+def build_qformer(config: QFormerConfig, encoder_width: int) -> QFormer:
+    """The Q-Former of a configuration with its weights (random where it names none)."""
+    qformer = QFormer(
+        encoder_width,
+        config.num_query_tokens,
+        config.width,
+        config.num_layers,
+        config.num_heads,
+        config.intermediate_width,
+        config.cross_attention_every,
+    )
+    if config.weights:
+        qformer.load(config.weights)
+    return qformer
+
+
+def build_encoder(config: Config) -> ImageEncoder:
+    """Vision encoder and Q-Former of a configuration, frozen."""
+    vision = build_vision(config.vision)
+    if config.qformer.weights and config.qformer.weights.endswith(".pth"):
+        vision.load_ln_vision(config.qformer.weights)
+    return ImageEncoder(vision, build_qformer(config.qformer, vision.width))
+
+
+def build(config: Config, device: torch.device, encoder: ImageEncoder | None = None) -> SkinGPT4:
+    """The whole network on one device; the projection starts from the configuration's seed."""
+    dtype = choose_dtype(config.language.dtype, device)
+    language_model, tokenizer = load_language_model(config.language.model, dtype, config.language.attention)
+    torch.manual_seed(config.seed)
+    model = SkinGPT4(encoder, language_model, tokenizer, config.qformer.width)
+    return model.to(device).train(False)

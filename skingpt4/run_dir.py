@@ -1,0 +1,106 @@
+"""A run's folder: who owns it, its metrics, and the way back in after a stop."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
+
+
+class RunDirError(RuntimeError):
+    """A folder that cannot take this run; the message says what to do."""
+
+
+def claim(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None:
+    """Make the folder this run's own.
+
+    Args:
+        folder: `output_dir`.
+        config_text: the resolved configuration as YAML, kept as `config.yaml`.
+        resume: go on with the run that is there, if it has the same configuration.
+        overwrite: delete the run that is there.
+
+    Raises:
+        RunDirError: the folder holds something else, or another configuration.
+    """
+    config_path = folder / CONFIG
+    if folder.exists() and any(folder.iterdir()):
+        if not config_path.is_file():
+            raise RunDirError(f"{folder}: is not empty and holds no run; name another output_dir")
+        if overwrite:
+            shutil.rmtree(folder)
+        elif not resume:
+            raise RunDirError(
+                f"{folder}: holds another run already; add --resume to go on with it, --overwrite to delete it, "
+                "or name another output_dir"
+            )
+        else:
+            differing = _differences(yaml.safe_load(config_path.read_text()), yaml.safe_load(config_text))
+            if differing:
+                raise RunDirError(
+                    f"{folder}: holds a run with another configuration ({', '.join(differing[:6])} differ); "
+                    "name another output_dir, or add --overwrite"
+                )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(config_path, config_text)
+    except OSError as error:
+        raise RunDirError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the keys that differ; how often a run logs and saves does not count."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        name = f"{prefix}{key}"
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{name}.")
+        elif a != b and not name.startswith("log."):
+            found.append(name)
+    return found
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that it is there whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+class Metrics:
+    """Appends JSON lines to `metrics.jsonl` and, if asked, to TensorBoard."""
+
+    def __init__(self, folder: Path, start: int, tensorboard: bool) -> None:
+        """Open for a run that goes on at iteration `start`; later lines of a stopped run are dropped."""
+        self.path = folder / METRICS
+        if self.path.is_file():
+            lines = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
+            kept = [json.dumps(line) + "\n" for line in lines if line["iteration"] <= start]
+            write_text(self.path, "".join(kept))
+        self.file = self.path.open("a", encoding="utf-8")
+        self.board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+
+    def write(self, kind: str, iteration: int, **values: float) -> None:
+        """Add one line, e.g. ``write("train", 10, loss=2.3)``."""
+        self.file.write(json.dumps({"kind": kind, "iteration": iteration, **values}) + "\n")
+        self.file.flush()
+        if self.board:
+            for key, value in values.items():
+                self.board.add_scalar(f"{kind}/{key}", value, iteration)
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        self.file.close()
+        if self.board:
+            self.board.close()

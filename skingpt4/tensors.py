@@ -1,0 +1,84 @@
+"""Reading and comparing tensor files; what every loader of weights stands on."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+
+class WeightsMismatch(ValueError):
+    """Tensors that do not fit the model; the message names the file and the tensors."""
+
+
+def load_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Read a `.safetensors`, or a `.pth`/`.pt` with ``weights_only=True`` (its `model` entry, if it has one).
+
+    Raises:
+        WeightsMismatch: the file is missing, truncated, or a pickle that holds more than tensors.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise WeightsMismatch(f"{path}: no such file of weights")
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError:
+        raise WeightsMismatch(f"{path}: is a pickle with code in it and is not opened") from None
+    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
+        raise WeightsMismatch(
+            f"{path}: cannot be read, perhaps truncated ({str(error).splitlines()[0]})"
+        ) from None
+    held = held.get("model", held) if isinstance(held, dict) else held
+    if not isinstance(held, dict):
+        raise WeightsMismatch(f"{path}: holds no tensors by name")
+    return {key: value for key, value in held.items() if isinstance(value, Tensor)}
+
+
+def require_same_tensors(
+    found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], where: str, what: str
+) -> None:
+    """Compare names and shapes.
+
+    Raises:
+        WeightsMismatch: names every kind of difference, with the first few tensors of each.
+    """
+    missing = sorted(wanted.keys() - found.keys())
+    unexpected = sorted(found.keys() - wanted.keys())
+    shapes = [
+        f"{key} {tuple(found[key].shape)} instead of {tuple(wanted[key].shape)}"
+        for key in sorted(wanted.keys() & found.keys())
+        if found[key].shape != wanted[key].shape
+    ]
+    problems = [
+        f"{name} {len(keys)}: {', '.join(keys[:4])}{', ...' if len(keys) > 4 else ''}"
+        for name, keys in (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+        if keys
+    ]
+    if problems:
+        raise WeightsMismatch(f"{where} does not fit this {what}; {'; '.join(problems)}")
+
+
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names; 16 hex digits."""
+    digest = hashlib.sha256()
+    for key in sorted(tensors):
+        value = tensors[key].detach().cpu().contiguous()
+        digest.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
+        digest.update(
+            value.view(torch.uint8).numpy().tobytes() if value.dim() else str(value.item()).encode()
+        )
+    return digest.hexdigest()[:16]
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes as hex, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,393 @@
+"""Fine-tuning of the projection: one step (step1 or step2) of the paper's recipe from a configuration."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from skingpt4 import checkpoint, run_dir
+from skingpt4.config import Config, ConfigError, OptimConfig, missing_paths, to_dict, to_yaml
+from skingpt4.datasets import (
+    HeldOutSamples,
+    PictureSource,
+    Record,
+    SampleEncoder,
+    TrainingSamples,
+    batch_indices,
+    collate,
+    picture_files,
+    read_manifest,
+)
+from skingpt4.features import cached_queries, encoder_identity, picture_queries
+from skingpt4.language import choose_dtype
+from skingpt4.model import ImageEncoder, SkinGPT4, build, build_encoder
+from skingpt4.tensors import file_sha256
+
+
+class RunError(RuntimeError):
+    """A run that cannot start or go on; the message says what to do."""
+
+
+class Stopped(RunError):
+    """The run was interrupted; its state is saved."""
+
+
+def learning_rate(iteration: int, optim: OptimConfig) -> float:
+    """Linear warm-up by iteration, then cosine counted from iteration 0 (LAVIS's LinearWarmupCosineLRScheduler).
+
+    Args:
+        iteration: from 0, over all epochs.
+        optim: `warmup_lr`, `init_lr`, `min_lr`, `warmup_steps` and the run's length.
+    """
+    if iteration < optim.warmup_steps:
+        return optim.warmup_lr + (optim.init_lr - optim.warmup_lr) * iteration / optim.warmup_steps
+    done = iteration / (optim.max_epoch * optim.iters_per_epoch)
+    return optim.min_lr + (optim.init_lr - optim.min_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def make_optimizer(model: SkinGPT4, optim: OptimConfig) -> torch.optim.AdamW:
+    """AdamW on what is trainable; weight decay on matrices, none on biases."""
+    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for _, p in named if p.dim() > 1], "weight_decay": optim.weight_decay},
+        {"params": [p for _, p in named if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=optim.init_lr, betas=(optim.beta1, optim.beta2))
+
+
+def train_step(
+    model: SkinGPT4,
+    optimizer: Any,
+    micro_batches: Sequence[dict[str, Tensor]],
+    accelerator: Accelerator,
+    max_norm: float,
+) -> dict[str, float]:
+    """One optimiser step on the mean loss over all supervised tokens of all micro-batches and processes.
+
+    Returns:
+        loss (nats a token), num_tokens (supervised), gradient_norm (before clipping).
+    """
+    count = sum(int((batch["labels"][:, 1:] >= 0).sum()) for batch in micro_batches)
+    total = accelerator.reduce(torch.tensor(float(count), device=accelerator.device)).item()
+    if not total:
+        raise RunError("a batch has no supervised token; raise data.max_text_tokens or check the answers")
+    loss_sum = torch.zeros((), device=accelerator.device)
+    for batch in micro_batches:
+        with accelerator.autocast():
+            loss, _ = model(**{key: value.to(accelerator.device) for key, value in batch.items()})
+        accelerator.backward(loss / total)
+        loss_sum += loss.detach()
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    if accelerator.num_processes > 1:  # the projection is small: one sum per tensor, no wrapper needed
+        for p in parameters:
+            p.grad = accelerator.reduce(p.grad)
+    norm = accelerator.clip_grad_norm_(parameters, max_norm)
+    optimizer.step()
+    optimizer.zero_grad()
+    loss = accelerator.reduce(loss_sum).item() / total
+    if not math.isfinite(loss):
+        raise RunError(
+            f"the loss became {loss}; use bfloat16 or float32 (language.dtype) or a smaller optim.init_lr"
+        )
+    return {"loss": loss, "num_tokens": total, "gradient_norm": float(norm)}
+
+
+@torch.no_grad()
+def held_out_loss(
+    model: SkinGPT4, samples: HeldOutSamples, batch_size: int, accelerator: Accelerator
+) -> float:
+    """Mean loss (nats a token) over held-out samples, shared out among processes."""
+    model.eval()
+    mine = torch.utils.data.Subset(
+        samples, range(accelerator.process_index, len(samples), accelerator.num_processes)
+    )
+    sums = torch.zeros(2, device=accelerator.device)
+    for batch in DataLoader(mine, batch_size=batch_size, collate_fn=collate):
+        with accelerator.autocast():
+            loss, count = model(**{key: value.to(accelerator.device) for key, value in batch.items()})
+        sums += torch.stack([loss, count.to(loss)])
+    sums = accelerator.reduce(sums)
+    model.train()
+    return float(sums[0] / sums[1])
+
+
+@dataclass
+class Prepared:
+    """Everything a run needs before its first iteration."""
+
+    model: SkinGPT4
+    training: TrainingSamples
+    held_out: HeldOutSamples | None
+    identity: dict[str, Any]
+    data_sha256: str
+    parent: dict[str, Any] | None
+
+
+def prepare(config: Config, device: torch.device) -> Prepared:
+    """Read the data, compute or load features, build the model and load the parent checkpoint.
+
+    Raises:
+        ConfigError: paths are missing (all are named), or there is nothing to train on.
+        RecordError, CheckpointError, WeightsMismatch, LanguageModelError: what they say.
+    """
+    missing = missing_paths(config)
+    if missing:
+        raise ConfigError("missing: " + "; ".join(missing))
+    if not config.data.train:
+        raise ConfigError(
+            "data.train names no manifest; give at least one, e.g. data.train=[runs/data/train.jsonl]"
+        )
+    encoder = _Lazy(lambda: build_encoder(config).to(device))
+    train_records, train_pictures = _pictures(config, config.data.train, encoder, augment=config.data.augment)
+    held_records, held_pictures = _pictures(config, config.data.validation, encoder, augment=False)
+    # With all features on disk the encoder has done its work and never takes up memory beside the decoder.
+    model = build(config, device, None if config.data.feature_cache else encoder())
+    identity = {
+        "encoder": encoder_identity(config),
+        "language_model": checkpoint.language_identity(
+            model.language_model, model.tokenizer, config.language.model
+        ),
+        "template": config.prompt.template,
+    }
+    parent = None
+    if config.initial_checkpoint:
+        tensors, card = checkpoint.load(config.initial_checkpoint)
+        checkpoint.require_fit(card, identity, config.initial_checkpoint)
+        model.projection.load_state_dict(tensors)
+        parent = {key: card[key] for key in ("step", "iteration", "tensors_sha256")}
+        parent["path"] = config.initial_checkpoint
+    samples = SampleEncoder(
+        config.prompt, model.tokenizer, config.qformer.num_query_tokens, config.data.max_text_tokens
+    )
+    training = TrainingSamples(train_records, samples, train_pictures, config.seed)
+    held_out = HeldOutSamples(held_records, samples, held_pictures, config.log.validation_samples)
+    digest = hashlib.sha256("".join(file_sha256(path) for path in config.data.train).encode()).hexdigest()
+    return Prepared(model, training, held_out if len(held_out) else None, identity, digest, parent)
+
+
+class _Lazy:
+    """A value made at its first use."""
+
+    def __init__(self, make: Callable[[], ImageEncoder]) -> None:
+        self.make, self.value = make, None
+
+    def __call__(self) -> ImageEncoder:
+        if self.value is None:
+            self.value = self.make()
+        return self.value
+
+
+def _pictures(
+    config: Config, manifests: Sequence[str], encoder: _Lazy, augment: bool
+) -> tuple[list[Record], PictureSource]:
+    groups = [read_manifest(path) for path in manifests]
+    records = [record for group in groups for record in group]
+    if not config.data.feature_cache or not records:
+        vision = encoder().vision_encoder if records else None
+        mean, std = (vision.mean, vision.std) if vision else ((0.0,), (1.0,))
+        return records, picture_files(records, config.vision.image_size, mean, std, augment)
+    if augment:
+        raise ConfigError(
+            "data.augment and data.feature_cache exclude each other: kept features show one view"
+        )
+    parts = [
+        cached_queries(path, g, config, config.data.feature_cache, encoder)
+        for path, g in zip(manifests, groups, strict=True)
+    ]
+    return records, picture_queries(torch.cat(parts))
+
+
+def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
+    """Train one step as configured; returns the last checkpoint's folder.
+
+    Raises:
+        RunDirError: `output_dir` holds another run.
+        Stopped: interrupted by Ctrl-C or SIGTERM, after saving.
+        RunError: the loss is not finite, or a batch teaches nothing.
+    """
+    half = choose_dtype(config.language.dtype, _device()) is torch.float16
+    accelerator = Accelerator(mixed_precision="fp16" if half else "no")
+    folder = Path(config.output_dir)
+    if accelerator.is_main_process:
+        run_dir.claim(folder, to_yaml(config), resume, overwrite)
+    accelerator.wait_for_everyone()
+    with accelerator.main_process_first():  # the first process fills the feature cache
+        prepared = prepare(config, accelerator.device)
+    model = prepared.model
+    optimizer = accelerator.prepare_optimizer(make_optimizer(model, config.optim))
+    start = _restore(folder, model, optimizer, accelerator) if resume else 0
+    last = config.optim.max_epoch * config.optim.iters_per_epoch
+    if start >= last:
+        accelerator.print(f"{folder}: complete, {last} iterations; nothing to do")
+        return checkpoint.find(folder)
+    if accelerator.is_main_process:
+        trainable, total = model.num_parameters()
+        accelerator.print(
+            f"{config.step}: {len(prepared.training)} records, {trainable / 1e6:.2f} M of {total / 1e6:.0f} M "
+            f"parameters trained, {accelerator.num_processes} x {accelerator.device}, "
+            f"{str(model.language_model.dtype).removeprefix('torch.')}"
+        )
+    return _loop(config, prepared, optimizer, accelerator, start, last)
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _loop(
+    config: Config, prepared: Prepared, optimizer: Any, accelerator: Accelerator, start: int, last: int
+) -> Path:
+    optim, log, model, folder = config.optim, config.log, prepared.model, Path(config.output_dir)
+    metrics = run_dir.Metrics(folder, start, log.tensorboard) if accelerator.is_main_process else None
+    saved = folder
+    model.train()
+    began, loss = time.perf_counter(), math.nan
+    bar = tqdm(
+        total=last, initial=start, desc=config.step, unit="it", disable=not accelerator.is_main_process
+    )
+    try:
+        with bar, _StopFlag() as stop:
+            batches = _batches(config, prepared, accelerator, start, last)
+            for iteration in range(start, last):
+                rate = learning_rate(iteration, optim)
+                for group in optimizer.param_groups:
+                    group["lr"] = rate
+                micro_batches = [next(batches) for _ in range(optim.accumulation)]
+                result = train_step(model, optimizer, micro_batches, accelerator, optim.max_grad_norm)
+                done = iteration + 1
+                loss = result["loss"] if math.isnan(loss) else 0.9 * loss + 0.1 * result["loss"]
+                bar.update()
+                bar.set_postfix(loss=f"{loss:.3f}", lr=f"{rate:.1e}", refresh=False)
+                if metrics and (done % log.every == 0 or done in (1, last)):
+                    seconds = time.perf_counter() - began
+                    metrics.write(
+                        "train", done, **result, learning_rate=rate, seconds=seconds,
+                        epoch=iteration // optim.iters_per_epoch,
+                    )  # fmt: skip
+                if prepared.held_out and _due(done, log.validate_every, optim.iters_per_epoch, last):
+                    held = held_out_loss(model, prepared.held_out, optim.batch_size, accelerator)
+                    if metrics:
+                        metrics.write("validation", done, loss=held)
+                        bar.write(
+                            f"iteration {done}: held-out loss {held:.3f} ({len(prepared.held_out)} records)"
+                        )
+                stopping = stop.is_set(accelerator)
+                if stopping or _due(done, log.checkpoint_every, optim.iters_per_epoch, last):
+                    saved = _save(config, prepared, optimizer, accelerator, done)
+                if stopping and done < last:
+                    raise Stopped(
+                        f"stopped after iteration {done} of {last}; saved in {saved}; go on with --resume"
+                    )
+    finally:
+        if metrics:
+            metrics.close()
+    return saved
+
+
+def _due(done: int, every: int, iters_per_epoch: int, last: int) -> bool:
+    return done == last or done % (every or iters_per_epoch) == 0
+
+
+def _batches(
+    config: Config, prepared: Prepared, accelerator: Accelerator, start: int, last: int
+) -> Iterator[dict[str, Tensor]]:
+    optim = config.optim
+    indices = batch_indices(
+        start,
+        last,
+        optim.batch_size,
+        optim.accumulation,
+        accelerator.process_index,
+        accelerator.num_processes,
+    )
+    workers = 0 if config.data.feature_cache else config.data.num_workers
+    loader = DataLoader(
+        prepared.training,
+        batch_sampler=list(indices),
+        collate_fn=collate,
+        num_workers=workers,
+        worker_init_fn=_ignore_interrupt,
+        pin_memory=accelerator.device.type == "cuda",
+    )
+    return iter(loader)
+
+
+def _ignore_interrupt(worker: int) -> None:
+    del worker  # Ctrl-C reaches the whole process group; only the main process shall act on it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+class _StopFlag:
+    """Set by the first Ctrl-C or SIGTERM, so that an iteration is never torn; a second Ctrl-C is the usual one."""
+
+    def __enter__(self) -> _StopFlag:
+        self.raised, self.before = False, {}
+        if threading.current_thread() is threading.main_thread():
+            self.before = {s: signal.signal(s, self._raise) for s in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _raise(self, number: int, frame: Any) -> None:
+        self.raised = True
+        signal.signal(number, self.before[number])
+
+    def is_set(self, accelerator: Accelerator) -> bool:
+        if accelerator.num_processes == 1:
+            return self.raised
+        flag = torch.tensor(float(self.raised), device=accelerator.device)
+        return bool(accelerator.reduce(flag).item())
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+
+def _save(config: Config, prepared: Prepared, optimizer: Any, accelerator: Accelerator, done: int) -> Path:
+    folder = Path(config.output_dir) / run_dir.CHECKPOINTS / f"iteration_{done:07d}"
+    if accelerator.is_main_process:
+        trainable, _ = prepared.model.num_parameters()
+        card = {
+            "step": config.step,
+            "iteration": done,
+            "num_trainable": trainable,
+            **prepared.identity,
+            "parent": prepared.parent,
+            "data_sha256": prepared.data_sha256,
+            "git_revision": checkpoint.git_revision(),
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+            "config": to_dict(config),
+        }
+        state = {"optimizer": optimizer.state_dict()}
+        if accelerator.scaler is not None:
+            state["scaler"] = accelerator.scaler.state_dict()
+        checkpoint.save(folder, prepared.model.projection.state_dict(), card, state)
+        checkpoint.prune(folder.parent, config.log.keep_checkpoints)
+    accelerator.wait_for_everyone()
+    return folder
+
+
+def _restore(folder: Path, model: SkinGPT4, optimizer: Any, accelerator: Accelerator) -> int:
+    """Load the newest checkpoint of a run, if it has one; returns the iteration to go on at."""
+    if not any(folder.glob(f"{run_dir.CHECKPOINTS}/*/{checkpoint.CARD}")):
+        return 0
+    newest = checkpoint.find(folder)
+    tensors, card = checkpoint.load(newest)
+    model.projection.load_state_dict(tensors)
+    state = torch.load(newest / checkpoint.STATE, map_location=accelerator.device, weights_only=True)
+    optimizer.load_state_dict(state["optimizer"])
+    if accelerator.scaler is not None and "scaler" in state:
+        accelerator.scaler.load_state_dict(state["scaler"])
+    return card["iteration"]
