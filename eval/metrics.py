@@ -1,0 +1,314 @@
+"""The measures of the evaluation: pure functions over plain data, each with an interval and its n.
+
+A case (one photograph with its answers) is the unit of every interval: all concepts of a case are drawn
+together, and two arms are compared on the same drawn cases.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy.stats import binomtest
+
+RESAMPLES = 2000
+Line = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A share, or a difference of two shares, with its 95 % interval and the number of cases behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+    def to_dict(self) -> dict[str, float | int]:
+        """The four numbers as plain Python, ready for JSON."""
+        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> "Interval":
+        """Reads back what `to_dict` wrote; further keys are left aside."""
+        return cls(data["value"], data["low"], data["high"], data["n"])
+
+    def text(self) -> str:
+        """A share for reading: `63.3 % (55.4 to 70.6, n = 150)`."""
+        value, low, high = (_hundred(x) for x in (self.value, self.low, self.high))
+        return f"{value} % ({low} to {high}, n = {self.n})"
+
+    def points(self) -> str:
+        """A difference of shares for reading: `+12.0 points (4.0 to 20.0, n = 150)`."""
+        value, low, high = (_hundred(x) for x in (self.value, self.low, self.high))
+        sign = "+" if float(value) > 0 else ""
+        return f"{sign}{value} points ({low} to {high}, n = {self.n})"
+
+
+def _hundred(share: float) -> str:
+    # Adding zero turns a rounded "-0.0" into "0.0".
+    return f"{round(100 * share, 1) + 0.0:.1f}"
+
+
+def proportion(successes: int, n: int) -> Interval:
+    """A share with its Wilson 95 % interval, which stays sensible at 0 of n and n of n.
+
+    Raises:
+        ValueError: when n is 0 or successes does not lie between 0 and n.
+    """
+    if n < 1 or not 0 <= successes <= n:
+        raise ValueError(f"a proportion needs 0 <= successes <= n and n >= 1, got {successes} of {n}")
+    bounds = binomtest(int(successes), int(n)).proportion_ci(confidence_level=0.95, method="wilson")
+    return Interval(successes / n, float(bounds.low), float(bounds.high), int(n))
+
+
+def _draws(num_cases: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each case is drawn in each resample: (resamples, num_cases), every row sums to num_cases."""
+    if num_cases < 1:
+        raise ValueError("an interval needs at least one case")
+    return np.random.default_rng(seed).multinomial(
+        num_cases, np.full(num_cases, 1 / num_cases), size=resamples
+    )
+
+
+def _percentiles(value: float, resampled: np.ndarray, n: int) -> Interval:
+    low, high = np.percentile(resampled, [2.5, 97.5])
+    return Interval(float(value), float(low), float(high), n)
+
+
+def concept_counts(truth: Sequence[set[str]], predicted: Sequence[set[str]]) -> np.ndarray:
+    """Concepts found, added and missed in each case: (num_cases, 3) true positives, false pos., false neg.
+
+    Raises:
+        ValueError: when the two lists differ in length.
+    """
+    if len(truth) != len(predicted):
+        raise ValueError(f"{len(truth)} cases of truth but {len(predicted)} of predictions")
+    rows = [(len(t & p), len(p - t), len(t - p)) for t, p in zip(truth, predicted, strict=True)]
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    # Nothing to find and nothing named is 0/0; it counts as 0, so that silence is never rewarded.
+    part, whole = np.asarray(part, dtype=float), np.asarray(whole, dtype=float)
+    return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
+
+
+def _precision(counts: np.ndarray) -> np.ndarray:
+    return _share(counts[..., 0], counts[..., 0] + counts[..., 1])
+
+
+def _recall(counts: np.ndarray) -> np.ndarray:
+    return _share(counts[..., 0], counts[..., 0] + counts[..., 2])
+
+
+def _f1(counts: np.ndarray) -> np.ndarray:
+    return _share(2 * counts[..., 0], 2 * counts[..., 0] + counts[..., 1] + counts[..., 2])
+
+
+def _micro(
+    measure: Callable[[np.ndarray], np.ndarray],
+    truth: Sequence[set[str]],
+    predicted: Sequence[set[str]],
+    seed: int,
+    resamples: int,
+) -> Interval:
+    counts = concept_counts(truth, predicted)
+    resampled = measure(_draws(len(counts), resamples, seed) @ counts)
+    return _percentiles(float(measure(counts.sum(axis=0))), resampled, len(counts))
+
+
+def micro_f1(
+    truth: Sequence[set[str]], predicted: Sequence[set[str]], seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
+    """F1 over all (case, concept) pairs, with a percentile bootstrap over whole cases."""
+    return _micro(_f1, truth, predicted, seed, resamples)
+
+
+def micro_precision(
+    truth: Sequence[set[str]], predicted: Sequence[set[str]], seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
+    """Share of the named concepts that are there, with a percentile bootstrap over whole cases."""
+    return _micro(_precision, truth, predicted, seed, resamples)
+
+
+def micro_recall(
+    truth: Sequence[set[str]], predicted: Sequence[set[str]], seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
+    """Share of the concepts there that are named, with a percentile bootstrap over whole cases."""
+    return _micro(_recall, truth, predicted, seed, resamples)
+
+
+@dataclass(frozen=True)
+class ConceptRow:
+    """How one concept fared: in how many cases it is there, how many name it, and the three shares."""
+
+    concept: str
+    support: int
+    predicted: int
+    precision: float
+    recall: float
+    f1: float
+
+
+def per_concept(truth: Sequence[set[str]], predicted: Sequence[set[str]]) -> list[ConceptRow]:
+    """One row for each concept that is there or named at least once, most frequent first."""
+    concept_counts(truth, predicted)  # refuses lists of different length
+    there = Counter(concept for case in truth for concept in case)
+    named = Counter(concept for case in predicted for concept in case)
+    found = Counter(c for t, p in zip(truth, predicted, strict=True) for c in t & p)
+    rows = []
+    for concept in sorted(set(there) | set(named), key=lambda name: (-there[name], name)):
+        hits, support, number = found[concept], there[concept], named[concept]
+        counts = np.array([hits, number - hits, support - hits])
+        shares = (float(_precision(counts)), float(_recall(counts)), float(_f1(counts)))
+        rows.append(ConceptRow(concept, support, number, *shares))
+    return rows
+
+
+def paired_difference(
+    a: Sequence[int] | np.ndarray, b: Sequence[int] | np.ndarray, seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
+    """Accuracy of a minus accuracy of b on the same cases, with a paired percentile bootstrap over cases.
+
+    Args:
+        a: (num_cases,) 1 where the first arm is right, else 0.
+        b: (num_cases,) the same for the second arm, in the same order of cases.
+        seed: seed of the resampling.
+        resamples: number of resamples.
+
+    Raises:
+        ValueError: when the lengths differ or there is no case.
+    """
+    first, second = _pair(a, b)
+    difference = first - second
+    resampled = _draws(len(difference), resamples, seed) @ difference / len(difference)
+    return _percentiles(float(difference.mean()), resampled, len(difference))
+
+
+class McNemar(NamedTuple):
+    """The cases that only one of two arms got right, and the exact two-sided p of that split."""
+
+    only_first: int
+    only_second: int
+    p: float
+
+
+def mcnemar(a: Sequence[int] | np.ndarray, b: Sequence[int] | np.ndarray) -> McNemar:
+    """McNemar's exact test: are the cases that only one arm got right split evenly?"""
+    first, second = _pair(a, b)
+    only_first = int(((first == 1) & (second == 0)).sum())
+    only_second = int(((first == 0) & (second == 1)).sum())
+    discordant = only_first + only_second
+    p = float(binomtest(only_first, discordant, 0.5).pvalue) if discordant else 1.0
+    return McNemar(only_first, only_second, p)
+
+
+def _pair(a: Sequence[int] | np.ndarray, b: Sequence[int] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    first, second = np.asarray(a, dtype=np.int64), np.asarray(b, dtype=np.int64)
+    if first.shape != second.shape or first.ndim != 1:
+        raise ValueError(f"paired values need one shape (num_cases,), got {first.shape} and {second.shape}")
+    return first, second
+
+
+def paired_f1_difference(
+    truth: Sequence[set[str]],
+    predicted_a: Sequence[set[str]],
+    predicted_b: Sequence[set[str]],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Micro F1 of a minus micro F1 of b on the same cases, both computed on the same drawn cases."""
+    counts_a, counts_b = concept_counts(truth, predicted_a), concept_counts(truth, predicted_b)
+    draws = _draws(len(counts_a), resamples, seed)
+    value = float(_f1(counts_a.sum(axis=0)) - _f1(counts_b.sum(axis=0)))
+    return _percentiles(value, _f1(draws @ counts_a) - _f1(draws @ counts_b), len(counts_a))
+
+
+def confusion(truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """Counts of (true class, predicted class): (num_classes, num_classes), rows are the truth.
+
+    Raises:
+        ValueError: when the lengths differ or a name is not among `classes`.
+    """
+    if len(truth) != len(predicted):
+        raise ValueError(f"{len(truth)} cases of truth but {len(predicted)} of predictions")
+    unknown = sorted((set(truth) | set(predicted)) - set(classes))
+    if unknown:
+        raise ValueError(f"not among the classes: {', '.join(unknown)}")
+    index = {name: position for position, name in enumerate(classes)}
+    table = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    for true_class, predicted_class in zip(truth, predicted, strict=True):
+        table[index[true_class], index[predicted_class]] += 1
+    return table
+
+
+def best_class(line: Line) -> str:
+    """The class whose closed-set score is highest; of equal scores the first in the line's order."""
+    scores: dict[str, float] = line["class_scores"]
+    return max(scores, key=lambda name: scores[name])
+
+
+def _among_best(line: Line, k: int) -> bool:
+    # A sort that keeps the order of equals, so that k = 1 agrees with best_class.
+    scores: dict[str, float] = line["class_scores"]
+    return line["class"] in sorted(scores, key=lambda name: -scores[name])[:k]
+
+
+def top1_right(lines: Iterable[Line]) -> np.ndarray:
+    """(num_cases,) 1 where the best-scored class is the true one, else 0."""
+    return np.array([int(best_class(line) == line["class"]) for line in lines], dtype=np.int64)
+
+
+def concept_sets(lines: Iterable[Line]) -> tuple[list[set[str]], list[set[str]]]:
+    """The true and the named concepts of each case."""
+    pairs = [(set(line["concepts"]), set(line["predicted_concepts"])) for line in lines]
+    return [truth for truth, _ in pairs], [predicted for _, predicted in pairs]
+
+
+def arm_summary(lines: Sequence[Line]) -> dict[str, dict[str, float | int]]:
+    """The four headline measures of one arm, each as `Interval.to_dict()`."""
+    n = len(lines)
+    summary = {
+        "top1": proportion(int(top1_right(lines).sum()), n),
+        "top3": proportion(sum(_among_best(line, 3) for line in lines), n),
+        # An answer that names no class has text_class None and counts as wrong.
+        "top1_text": proportion(sum(line["text_class"] == line["class"] for line in lines), n),
+        "concept_micro_f1": micro_f1(*concept_sets(lines)),
+    }
+    return {name: interval.to_dict() for name, interval in summary.items()}
+
+
+def compare_arms(first: Sequence[Line], second: Sequence[Line]) -> dict[str, dict[str, Any]]:
+    """First arm minus second arm on the cases both answered, matched by `case_id`.
+
+    Returns:
+        "top1" and "concept_micro_f1", each an interval as a dict; "top1" also has only_first, only_second
+        (cases that only one arm got right) and mcnemar_p.
+
+    Raises:
+        ValueError: when the arms share no case.
+    """
+    by_id = {line["case_id"]: line for line in second}
+    pairs = [(line, by_id[line["case_id"]]) for line in first if line["case_id"] in by_id]
+    if not pairs:
+        raise ValueError("the two arms share no case")
+    lines_a, lines_b = [a for a, _ in pairs], [b for _, b in pairs]
+    right_a, right_b = top1_right(lines_a), top1_right(lines_b)
+    test = mcnemar(right_a, right_b)
+    truth, predicted_a = concept_sets(lines_a)
+    top1 = paired_difference(right_a, right_b).to_dict()
+    counts = {"only_first": test.only_first, "only_second": test.only_second, "mcnemar_p": test.p}
+    f1 = paired_f1_difference(truth, predicted_a, concept_sets(lines_b)[1])
+    return {"top1": {**top1, **counts}, "concept_micro_f1": f1.to_dict()}
+
+
+def by_group(lines: Sequence[Line], key: str) -> dict[str, Interval]:
+    """Top-1 of each value of `key` ("fitzpatrick" or "class"), in order; no value or -1 is "unknown"."""
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        value = line.get(key)
+        groups.setdefault("unknown" if value in (None, -1) else str(value), []).append(line)
+    ordered = sorted(groups.items(), key=lambda item: (item[0] == "unknown", item[0]))
+    return {name: proportion(int(top1_right(group).sum()), len(group)) for name, group in ordered}

@@ -1,0 +1,294 @@
+"""A run folder's answers into `results.json`, a table for the terminal and one self-contained `report.html`.
+
+    python -m eval.report --run-dir runs/quickstart --cases path/to/manifest.jsonl
+
+`<run-dir>/answers/<arm>.jsonl` holds one JSON object for each case:
+
+    {"arm": "two_step", "case_id": "case-3", "image": "images/000003.jpg", "sha256": "...",
+     "class": "dermatitis", "disease": "eczema", "concepts": ["Patch", "Erythema"], "fitzpatrick": 3,
+     "turns": [{"question": "...", "answer": "..."}, {"question": "...", "answer": "..."}],
+     "predicted_concepts": ["Plaque"], "class_scores": {"dermatitis": -1.23, "herpes": -2.5},
+     "predicted_class": "dermatitis", "text_class": null, "seconds": 1.9}
+
+`answers/<arm>.meta.json` (where an arm's answers come from) and the losses in `step1/metrics.jsonl` and
+`step2/metrics.jsonl` are optional.
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy
+
+from eval.metrics import RESAMPLES, Interval, Line, arm_summary, best_class, compare_arms
+from eval.page import MEASURES, Run, render
+
+ARMS = ("two_step", "step1_only", "step2_only", "untrained", "blank_image")
+REQUIRED: dict[str, type | tuple[type, ...]] = {
+    "case_id": str,
+    "image": str,
+    "class": str,
+    "concepts": list,
+    "turns": list,
+    "predicted_concepts": list,
+    "class_scores": dict,
+    "text_class": (str, type(None)),
+}
+
+
+class ReportError(ValueError):
+    """Something about the run folder that its owner can mend; the message says what and where."""
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; blank lines are skipped.
+
+    Raises:
+        ReportError: when the file is missing or a line is no JSON object, named by file and line number.
+    """
+    if not path.is_file():
+        raise ReportError(f"{path}: no such file")
+    rows = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ReportError(f"{path}:{number}: not valid JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise ReportError(f"{path}:{number}: expected an object, found {type(row).__name__}")
+        # Kept for the messages of later checks; no field of the file can have this name by accident.
+        rows.append({**row, "__line__": number})
+    return rows
+
+
+def _check_answer(row: Line, where: str) -> None:
+    for key, kind in REQUIRED.items():
+        if key not in row:
+            raise ReportError(f"{where}: {key!r} is missing")
+        if not isinstance(row[key], kind):
+            raise ReportError(f"{where}: {key!r} has the wrong type, {type(row[key]).__name__}")
+    for name, score in row["class_scores"].items():
+        # A score that is not a number would win or lose every comparison unnoticed.
+        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+            raise ReportError(f"{where}: the class score of {name!r} is not a finite number: {score!r}")
+    if row["class"] not in row["class_scores"]:
+        raise ReportError(f"{where}: the true class {row['class']!r} has no class score")
+    for turn in row["turns"]:
+        if not isinstance(turn, dict) or not isinstance(turn.get("answer"), str):
+            raise ReportError(f"{where}: every turn needs an 'answer' that is text")
+
+
+def load_answers(run_dir: Path) -> dict[str, list[Line]]:
+    """The answers of every arm found, in order of display.
+
+    Raises:
+        ReportError: no folder, no answers, a malformed or repeated line, or arms that disagree on the truth.
+    """
+    if not run_dir.is_dir():
+        raise ReportError(f"{run_dir}: no such folder")
+    found = {path.stem: path for path in sorted((run_dir / "answers").glob("*.jsonl"))}
+    names = [arm for arm in ARMS if arm in found] + [arm for arm in found if arm not in ARMS]
+    arms: dict[str, list[Line]] = {}
+    truth: dict[str, tuple[str, frozenset[str]]] = {}
+    for name in names:
+        arms[name], seen = read_jsonl(found[name]), set()
+        if not arms[name]:
+            raise ReportError(f"{found[name]}: holds no answers")
+        for row in arms[name]:
+            where = f"{found[name]}:{row.pop('__line__')}"
+            _check_answer(row, where)
+            if row["case_id"] in seen:
+                raise ReportError(f"{where}: case {row['case_id']!r} is answered twice")
+            seen.add(row["case_id"])
+            here = (row["class"], frozenset(row["concepts"]))
+            if truth.setdefault(row["case_id"], here) != here:
+                raise ReportError(f"{where}: another arm has another truth for case {row['case_id']!r}")
+    if not arms:
+        raise ReportError(f"{run_dir / 'answers'}: no <arm>.jsonl files; run the evaluation first")
+    return arms
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ReportError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise ReportError(f"{path}: expected an object, found {type(data).__name__}")
+    return data
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    # The temporary file lies beside its goal, because os.replace cannot cross file systems.
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def write_results(
+    run_dir: Path | str,
+    seconds: float | None = None,
+    peak_memory_gb: float | None = None,
+    provenance: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Computes every measure of every arm present and writes `<run_dir>/results.json`.
+
+    Args:
+        run_dir: folder with `answers/`.
+        seconds: duration of the whole run; None keeps what the file already says.
+        peak_memory_gb: highest memory of the run; None keeps what the file already says.
+        provenance: facts about the run, such as its commands; added to those already in the file.
+
+    Returns:
+        What was written: num_cases, seconds, peak_memory_gb, arms, comparisons, provenance.
+    """
+    run_dir = Path(run_dir)
+    arms = load_answers(run_dir)
+    before = _read_json(run_dir / "results.json")
+    comparisons = {}
+    for other in [name for name in arms if name != "two_step"] if "two_step" in arms else []:
+        try:
+            comparisons[f"two_step_minus_{other}"] = compare_arms(arms["two_step"], arms[other])
+        except ValueError as error:
+            raise ReportError(f"{run_dir}: two_step against {other}: {error}") from error
+    results = {
+        "num_cases": len({line["case_id"] for lines in arms.values() for line in lines}),
+        "seconds": before.get("seconds") if seconds is None else seconds,
+        "peak_memory_gb": before.get("peak_memory_gb") if peak_memory_gb is None else peak_memory_gb,
+        "arms": {name: arm_summary(lines) for name, lines in arms.items()},
+        "comparisons": comparisons,
+        "provenance": {
+            "run": {**before.get("provenance", {}).get("run", {}), **(provenance or {})},
+            "arms": {name: _read_json(run_dir / "answers" / f"{name}.meta.json") for name in arms},
+            "statistics": {
+                "bootstrap seed": 0,
+                "bootstrap resamples": RESAMPLES,
+                "python": platform.python_version(),
+                "numpy": np.__version__,
+                "scipy": scipy.__version__,
+            },
+        },
+    }
+    _write_atomically(run_dir / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    return results
+
+
+def headline(results: dict[str, Any]) -> str:
+    """The arms and their intervals as a text table for the terminal."""
+    rows = [["arm", *MEASURES.values()]]
+    for name, summary in results["arms"].items():
+        intervals = [Interval.from_dict(summary[measure]) for measure in MEASURES]
+        rows.append([name, *(interval.text() for interval in intervals)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
+    lines.insert(1, "  ".join("-" * width for width in widths))
+    for name, comparison in results["comparisons"].items():
+        top1, f1 = (Interval.from_dict(comparison[key]) for key in ("top1", "concept_micro_f1"))
+        p = comparison["top1"]["mcnemar_p"]
+        lines.append(f"{name}: top-1 {top1.points()}, McNemar p = {p:.3g}; concept F1 {f1.points()}")
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _load_losses(run_dir: Path) -> dict[str, list[dict[str, Any]]]:
+    logs = {}
+    for step in ("step1", "step2"):
+        path = run_dir / step / "metrics.jsonl"
+        if not path.is_file():
+            continue
+        rows = [row for row in read_jsonl(path) if row.get("kind") in ("train", "validation")]
+        for row in rows:
+            for key in ("iteration", "loss"):
+                if not isinstance(row.get(key), int | float):
+                    raise ReportError(f"{path}:{row['__line__']}: {key!r} is missing or not a number")
+        if rows:
+            logs[step] = rows
+    return logs
+
+
+def _notes(arms: dict[str, list[Line]], num_listed: int) -> list[str]:
+    """What a reader should know about the answers before reading the numbers."""
+    notes = []
+    ids = {name: {line["case_id"] for line in lines} for name, lines in arms.items()}
+    if len(set(map(frozenset, ids.values()))) > 1:
+        counts = ", ".join(f"{name} {len(cases)}" for name, cases in ids.items())
+        notes.append(f"The arms answered different cases ({counts}); comparisons use the shared ones.")
+    answered = len(set.union(*ids.values()))
+    if answered < num_listed:
+        notes.append(f"The case list holds {num_listed} records, of which {answered} were answered.")
+    for name, lines in arms.items():
+        other = sum(line.get("predicted_class", best_class(line)) != best_class(line) for line in lines)
+        if other:
+            notes.append(
+                f"{name}: in {other} cases predicted_class is not the best class score, which counts here."
+            )
+    return notes
+
+
+def write_report(run_dir: Path | str, cases_path: Path | str) -> Path:
+    """Brings `results.json` up to date and writes `<run_dir>/report.html`, one file without outside parts.
+
+    Args:
+        run_dir: folder with `answers/` and, if there are any, the logs of both steps.
+        cases_path: manifest of the cases; the pictures' paths are relative to its folder.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ReportError: when something is missing or malformed; the message names the file and the line.
+    """
+    run_dir, cases_path = Path(run_dir), Path(cases_path)
+    arms = load_answers(run_dir)
+    cases = read_jsonl(cases_path)
+    drawn = [str(case.get("source", "")).lower().startswith("phantom") for case in cases]
+    run = Run(
+        name=run_dir.resolve().name,
+        arms=arms,
+        results=write_results(run_dir),
+        losses=_load_losses(run_dir),
+        image_dir=cases_path.parent,
+        phantoms="all" if drawn and all(drawn) else "some" if any(drawn) else "none",
+        notes=_notes(arms, len(cases)),
+    )
+    path = run_dir / "report.html"
+    _write_atomically(path, render(run))
+    return path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes both files and prints the headline; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m eval.report", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--run-dir", type=Path, required=True, help="folder with answers/<arm>.jsonl")
+    parser.add_argument("--cases", type=Path, required=True, help="manifest.jsonl of the cases")
+    arguments = parser.parse_args(argv)
+    try:
+        path = write_report(arguments.run_dir, arguments.cases)
+    except (ReportError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(headline(_read_json(arguments.run_dir / "results.json")))
+    print(f"report: {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
