@@ -13,8 +13,10 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from skingpt4.errors import UserError
 
-class ConfigError(ValueError):
+
+class ConfigError(UserError):
     """A configuration that cannot be used; the message says what, where and what to do."""
 
 
@@ -245,7 +247,9 @@ def _check_keys(values: dict[Any, Any], schema: type, where: str, prefix: str) -
     fields = {f.name: f for f in dataclasses.fields(schema)}
     for key, value in values.items():
         if key not in fields:
-            raise ConfigError(f"{where}: unknown key '{prefix}{key}'{_nearest(str(key), fields)}")
+            raise ConfigError(
+                f"{where}: unknown key '{prefix}{key}'{_nearest(f'{prefix}{key}', [prefix + f for f in fields])}"
+            )
         factory = fields[key].default_factory
         if isinstance(factory, type) and dataclasses.is_dataclass(factory):
             if not isinstance(value, dict):

@@ -24,13 +24,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from skingpt4.config import PromptConfig
+from skingpt4.errors import UserError
 from skingpt4.images import open_image, random_crop_box, to_tensor
 from skingpt4.model import IGNORED
 from skingpt4.prompts import Encoded, Template, Turn, encode, get_template, render, shorten
 from skingpt4.taxonomy import CLASSES, CONCEPTS
 
 
-class RecordError(ValueError):
+class RecordError(UserError):
     """A manifest that cannot be used; the message names file, line and reason."""
 
 
@@ -45,6 +46,7 @@ class Record:
     disease: str | None = None
     class_name: str | None = None
     fitzpatrick: int | None = None
+    body_site: str | None = None
     note: str | None = None
     case_id: str | None = None
 
@@ -77,7 +79,7 @@ def _record(line: str, where: str, folder: Path) -> Record:
         raise RecordError(f"{where}: is not JSON ({error.msg})") from None
     if not isinstance(row, dict) or not isinstance(row.get("image"), str):
         raise RecordError(f"{where}: a record is a JSON object with at least 'image'")
-    for key in ("sha256", "source", "disease", "class", "note", "case_id"):
+    for key in ("sha256", "source", "disease", "class", "body_site", "note", "case_id"):
         if not isinstance(row.get(key), str | None):
             raise RecordError(f"{where}: '{key}' must be a text, found {row[key]!r}")
     concepts = row.get("concepts")
@@ -97,6 +99,7 @@ def _record(line: str, where: str, folder: Path) -> Record:
         disease=row.get("disease"),
         class_name=row.get("class"),
         fitzpatrick=row.get("fitzpatrick"),
+        body_site=row.get("body_site"),
         note=row.get("note"),
         case_id=row.get("case_id"),
     )
@@ -200,7 +203,7 @@ class TrainingSamples(Dataset):
 
 
 class HeldOutSamples(Dataset):
-    """At most `limit` records spread evenly over the manifest, with the first question and no augmentation."""
+    """At most `limit` records, evenly spread over the manifest, under the first question, whole pictures."""
 
     def __init__(
         self, records: Sequence[Record], encoder: SampleEncoder, pictures: PictureSource, limit: int

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -19,21 +16,8 @@ from tqdm import tqdm
 
 from skingpt4.config import Config
 from skingpt4.datasets import PictureSource, Record, picture_files
-from skingpt4.model import ImageEncoder, build_encoder
+from skingpt4.model import ImageEncoder, build_encoder, encoder_identity
 from skingpt4.tensors import file_sha256
-
-
-def encoder_identity(config: Config) -> str:
-    """16 hex digits that change whenever the encoder, its weights or the picture's transform do."""
-    parts = {
-        "vision": asdict(config.vision),
-        "qformer": asdict(config.qformer),
-        "files": [file_sha256(w) for w in (config.vision.weights, config.qformer.weights) if w],
-        "seed": config.seed if not (config.vision.weights and config.qformer.weights) else None,
-    }
-    for group in ("vision", "qformer"):
-        del parts[group]["weights"]  # its content counts, not where it lies
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def encode_records(
@@ -42,8 +26,7 @@ def encode_records(
     """Queries (n, q, d) fp32 of all records' whole pictures, with a progress bar."""
     vision = encoder.vision_encoder
     load = picture_files(records, image_size, vision.mean, vision.std, augment=False)
-    rows = [_Pictures(load, len(records))]
-    loader = DataLoader(rows[0], batch_size=batch_size, num_workers=workers)
+    loader = DataLoader(Pictures(load, len(records)), batch_size=batch_size, num_workers=workers)
     with tqdm(total=len(records), desc="encoding pictures", unit="picture") as bar:
         parts = []
         for image in loader:
@@ -52,14 +35,19 @@ def encode_records(
     return torch.cat(parts)
 
 
-class _Pictures(torch.utils.data.Dataset):
+class Pictures(torch.utils.data.Dataset):
+    """Whole pictures (3, h, w) of records in order, for a loader."""
+
     def __init__(self, load: PictureSource, count: int) -> None:
+        """Keep the source and the number of records."""
         self.load, self.count = load, count
 
     def __len__(self) -> int:
+        """Number of pictures."""
         return self.count
 
     def __getitem__(self, row: int) -> Tensor:
+        """Picture of record `row`."""
         return self.load(row, None)["image"]
 
 

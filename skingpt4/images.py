@@ -11,11 +11,13 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from skingpt4.errors import UserError
+
 MAX_PIXELS = 80_000_000  # a decompression bomb otherwise; a 48-megapixel phone picture passes
 MIN_SIDE = 8
 
 
-class ImageError(ValueError):
+class ImageError(UserError):
     """A file that is no usable picture; the message says which and why."""
 
 

@@ -9,15 +9,17 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from skingpt4.errors import UserError
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
-class LanguageModelError(ValueError):
+class LanguageModelError(UserError):
     """A language model that cannot be loaded; the message says which and what to do."""
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The compute precision; `auto` is bf16 where the device multiplies in it, fp16 on older cards, else fp32."""
+    """The compute precision; `auto` is bf16 where the device has it, else fp16 on a GPU and fp32 on a CPU."""
     if name != "auto":
         return DTYPES[name]
     if device.type == "cuda":

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skingpt4 import checkpoint
 from skingpt4.config import Config, QFormerConfig, VisionConfig
 from skingpt4.language import choose_dtype, load_language_model, supervised_logits
 from skingpt4.prompts import IMAGE_TOKEN, Encoded
 from skingpt4.qformer import QFormer
-from skingpt4.tensors import fingerprint
+from skingpt4.tensors import file_sha256, require_same_tensors
 from skingpt4.vision import VisionEncoder
 
 IGNORED = -100  # a label that takes no part in the loss
@@ -34,15 +39,11 @@ class ImageEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """Map pictures (b, 3, h, w) to queries (b, q, d) in fp32; half precision on a GPU keeps fp32 residuals."""
+        """Map pictures (b, 3, h, w) to queries (b, q, d) in fp32; half precision keeps fp32 residuals."""
         device = next(self.parameters()).device
         half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
         with torch.autocast(device.type, dtype=half, enabled=device.type == "cuda"):
             return self.qformer(self.vision_encoder(image.to(device))).float()
-
-    def identity(self) -> str:
-        """A fingerprint of all weights; the same string means the same queries for the same picture."""
-        return fingerprint(dict(self.state_dict()))
 
 
 class SkinGPT4(nn.Module):
@@ -227,6 +228,42 @@ def build(config: Config, device: torch.device, encoder: ImageEncoder | None = N
     """The whole network on one device; the projection starts from the configuration's seed."""
     dtype = choose_dtype(config.language.dtype, device)
     language_model, tokenizer = load_language_model(config.language.model, dtype, config.language.attention)
-    torch.manual_seed(config.seed)
-    model = SkinGPT4(encoder, language_model, tokenizer, config.qformer.width)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = SkinGPT4(encoder, language_model, tokenizer, config.qformer.width)
     return model.to(device).train(False)
+
+
+def encoder_identity(config: Config) -> str:
+    """16 hex digits that change whenever the encoder, its weights or the picture's transform do."""
+    parts = {
+        "vision": asdict(config.vision),
+        "qformer": asdict(config.qformer),
+        "files": [file_sha256(w) for w in (config.vision.weights, config.qformer.weights) if w],
+    }
+    for group in ("vision", "qformer"):
+        del parts[group]["weights"]  # its content counts, not where it lies
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def identity(config: Config, model: SkinGPT4) -> dict[str, Any]:
+    """What a projection depends on, as a checkpoint stores it: encoder, language model, template."""
+    name = config.language.model
+    return {
+        "encoder": encoder_identity(config),
+        "language_model": checkpoint.language_identity(model.language_model, model.tokenizer, name),
+        "template": config.prompt.template,
+    }
+
+
+def load_projection(model: SkinGPT4, config: Config, path: str | Path) -> dict[str, Any]:
+    """Load a checkpoint's projection into the model and return the checkpoint's card.
+
+    Raises:
+        CheckpointError: missing, damaged, or made for another encoder, language model or template.
+    """
+    tensors, card = checkpoint.load(path)
+    checkpoint.require_fit(card, identity(config, model), path)
+    require_same_tensors(tensors, model.projection.state_dict(), str(path), "projection")
+    model.projection.load_state_dict(tensors, strict=True)
+    return card

@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from skingpt4.errors import UserError
+
 IMAGE_TOKEN = -1  # never a vocabulary id; the model replaces it before the embedding is looked up
 IMAGE = "<ImageHere>"  # the placeholder inside a question's text
 
 
-class PromptError(ValueError):
+class PromptError(UserError):
     """A template or conversation that cannot be rendered; the message says why."""
 
 
@@ -45,13 +47,15 @@ TEMPLATES: dict[str, Template] = {
         # The same words after MiniGPT-4's system sentence, which the original chat uses but never trained.
         Template(
             "vicuna_system", "###Human: {image}{question} ", "###Assistant: ", "###", ("###",),
-            system="Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I "
-            "provide it to you. Please answer my questions.",
+            system="Give the following image: <Img>ImageContent</Img>. You will be able to see the image "
+            "once I provide it to you. Please answer my questions.",
         ),
         # The article's form.
         Template("instruction", "### Instruction: {image}{question} ", "### Response: ", "###", ("###",)),
         Template("llama2", "<s>[INST] {image}{question} [/INST]", "", "</s>", ("</s>", "[INST]"), bos=False),
-        Template("falcon", "User: {image}{question}\n", "Assistant: ", "<|endoftext|>", ("<|endoftext|>", "\nUser:")),
+        Template(
+            "falcon", "User: {image}{question}\n", "Assistant: ", "<|endoftext|>", ("<|endoftext|>", "\nUser:"),
+        ),
         Template(
             "chatml", "<|im_start|>user\n{image}{question}<|im_end|>\n", "<|im_start|>assistant\n", "<|im_end|>",
             ("<|im_end|>", "<|im_start|>"), image="<ImageHere>\n", bos=False,

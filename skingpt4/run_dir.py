@@ -10,10 +10,12 @@ from typing import Any
 
 import yaml
 
+from skingpt4.errors import UserError
+
 CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
 
 
-class RunDirError(RuntimeError):
+class RunDirError(UserError):
     """A folder that cannot take this run; the message says what to do."""
 
 
@@ -37,8 +39,8 @@ def claim(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None
             shutil.rmtree(folder)
         elif not resume:
             raise RunDirError(
-                f"{folder}: holds another run already; add --resume to go on with it, --overwrite to delete it, "
-                "or name another output_dir"
+                f"{folder}: holds another run already; add --resume to go on with it, "
+                "--overwrite to delete it, or name another output_dir"
             )
         else:
             differing = _differences(yaml.safe_load(config_path.read_text()), yaml.safe_load(config_text))

@@ -12,8 +12,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from skingpt4.errors import UserError
 
-class WeightsMismatch(ValueError):
+
+class WeightsMismatch(UserError):
     """Tensors that do not fit the model; the message names the file and the tensors."""
 
 

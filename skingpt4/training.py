@@ -32,22 +32,25 @@ from skingpt4.datasets import (
     picture_files,
     read_manifest,
 )
-from skingpt4.features import cached_queries, encoder_identity, picture_queries
+from skingpt4.errors import UserError
+from skingpt4.features import cached_queries, picture_queries
 from skingpt4.language import choose_dtype
-from skingpt4.model import ImageEncoder, SkinGPT4, build, build_encoder
+from skingpt4.model import ImageEncoder, SkinGPT4, build, build_encoder, identity, load_projection
 from skingpt4.tensors import file_sha256
 
 
-class RunError(RuntimeError):
+class RunError(UserError):
     """A run that cannot start or go on; the message says what to do."""
 
 
 class Stopped(RunError):
     """The run was interrupted; its state is saved."""
 
+    status = 130
+
 
 def learning_rate(iteration: int, optim: OptimConfig) -> float:
-    """Linear warm-up by iteration, then cosine counted from iteration 0 (LAVIS's LinearWarmupCosineLRScheduler).
+    """Linear warm-up by iteration, then cosine counted from iteration 0, as in LAVIS.
 
     Args:
         iteration: from 0, over all epochs.
@@ -156,18 +159,9 @@ def prepare(config: Config, device: torch.device) -> Prepared:
     held_records, held_pictures = _pictures(config, config.data.validation, encoder, augment=False)
     # With all features on disk the encoder has done its work and never takes up memory beside the decoder.
     model = build(config, device, None if config.data.feature_cache else encoder())
-    identity = {
-        "encoder": encoder_identity(config),
-        "language_model": checkpoint.language_identity(
-            model.language_model, model.tokenizer, config.language.model
-        ),
-        "template": config.prompt.template,
-    }
     parent = None
     if config.initial_checkpoint:
-        tensors, card = checkpoint.load(config.initial_checkpoint)
-        checkpoint.require_fit(card, identity, config.initial_checkpoint)
-        model.projection.load_state_dict(tensors)
+        card = load_projection(model, config, config.initial_checkpoint)
         parent = {key: card[key] for key in ("step", "iteration", "tensors_sha256")}
         parent["path"] = config.initial_checkpoint
     samples = SampleEncoder(
@@ -176,7 +170,9 @@ def prepare(config: Config, device: torch.device) -> Prepared:
     training = TrainingSamples(train_records, samples, train_pictures, config.seed)
     held_out = HeldOutSamples(held_records, samples, held_pictures, config.log.validation_samples)
     digest = hashlib.sha256("".join(file_sha256(path) for path in config.data.train).encode()).hexdigest()
-    return Prepared(model, training, held_out if len(held_out) else None, identity, digest, parent)
+    return Prepared(
+        model, training, held_out if len(held_out) else None, identity(config, model), digest, parent
+    )
 
 
 class _Lazy:
@@ -237,8 +233,8 @@ def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
     if accelerator.is_main_process:
         trainable, total = model.num_parameters()
         accelerator.print(
-            f"{config.step}: {len(prepared.training)} records, {trainable / 1e6:.2f} M of {total / 1e6:.0f} M "
-            f"parameters trained, {accelerator.num_processes} x {accelerator.device}, "
+            f"{config.step}: {len(prepared.training)} records, "
+            f"{trainable / 1e6:.2f} M of {total / 1e6:.0f} M parameters trained, {accelerator.num_processes} x {accelerator.device}, "
             f"{str(model.language_model.dtype).removeprefix('torch.')}"
         )
     return _loop(config, prepared, optimizer, accelerator, start, last)
@@ -332,7 +328,7 @@ def _ignore_interrupt(worker: int) -> None:
 
 
 class _StopFlag:
-    """Set by the first Ctrl-C or SIGTERM, so that an iteration is never torn; a second Ctrl-C is the usual one."""
+    """Set by the first Ctrl-C or SIGTERM, so that no iteration is torn; the second one acts as usual."""
 
     def __enter__(self) -> _StopFlag:
         self.raised, self.before = False, {}

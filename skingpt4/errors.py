@@ -1,0 +1,45 @@
+"""How every command reports a failure: one sentence on stderr and a non-zero exit status."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+class UserError(Exception):
+    """A failure whose message is a sentence for the user: what, where, what to do."""
+
+    status = 1
+
+
+@dataclass
+class Status:
+    """The exit status that a `reported` block ended with."""
+
+    code: int = 0
+
+
+@contextmanager
+def reported() -> Iterator[Status]:
+    """Turn expected failures into a sentence and a status; anything else keeps its traceback."""
+    status = Status()
+    try:
+        yield status
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status.code = error.status
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        status.code = 130
+    except Exception as error:
+        # torch's own class is not imported here: commands that fail early should stay instant.
+        if type(error).__name__ != "OutOfMemoryError":
+            raise
+        print(
+            "error: out of GPU memory; lower optim.batch_size (and raise optim.accumulation), "
+            "choose language.dtype=bfloat16, or take a smaller language model",
+            file=sys.stderr,
+        )
+        status.code = 1

@@ -1,0 +1,50 @@
+"""Fine-tune the projection: python train.py --config configs/tiny/step1.yaml [key=value ...]."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+EXAMPLES = """examples:
+  python train.py --config configs/tiny/step1.yaml --dry-run
+  python train.py --config configs/tiny/step1.yaml optim.batch_size=4
+  accelerate launch --num_processes 2 train.py --config configs/paper/step1_vicuna13b.yaml
+  python train.py --config configs/tiny/step2.yaml --resume
+
+Research software, no medical device."""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parse the command line and train; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description="Fine-tune SkinGPT-4's projection in one of the two steps.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", required=True, help="a YAML file under configs/")
+    parser.add_argument("--resume", action="store_true", help="go on with the run in output_dir")
+    parser.add_argument("--overwrite", action="store_true", help="delete the run in output_dir first")
+    parser.add_argument("--dry-run", action="store_true", help="check and show everything, train nothing")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
+    args = parser.parse_args(argv)
+
+    from skingpt4.errors import reported
+
+    with reported() as status:
+        from skingpt4.config import load_config
+
+        config = load_config(args.config, args.overrides)
+        if args.dry_run:
+            from skingpt4.dry_run import describe
+
+            print(describe(config))
+        else:
+            from skingpt4.training import run
+
+            print(f"checkpoint: {os.path.relpath(run(config, args.resume, args.overwrite))}")
+    return status.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
