@@ -37,9 +37,6 @@ STYLE: dict[Any, Any] = {
     "axes.labelcolor": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.titlesize": 11,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
     "xtick.color": RULE,
     "ytick.color": RULE,
     "xtick.labelcolor": INK,
@@ -72,13 +69,14 @@ thead th{border-bottom-width:2px;vertical-align:bottom}td small,th small{display
 font-weight:400;font-size:.82rem}tbody th{font-weight:600}td.number,td.number small{white-space:nowrap}
 figure{margin:1rem 0 0}figcaption{color:var(--soft);font-size:.9rem;margin-top:.3rem;max-width:72ch}
 figure svg{display:block;width:100%;height:auto;max-width:580px}figure svg *{stroke-linejoin:round}
-figure.wide svg{min-width:500px;max-width:700px}
+figure.wide svg{min-width:450px;max-width:700px}
 .pair{display:grid;gap:0 2rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,430px),1fr));
 align-items:start}
 details{margin:.6rem 0}summary{cursor:pointer;color:var(--soft)}
 article{border:1px solid var(--rule);background:var(--panel);border-radius:6px;padding:1rem;margin:1rem 0;
 break-inside:avoid}
-.case{display:flex;gap:1rem;flex-wrap:wrap;margin-bottom:.8rem}.case>div{flex:1 1 240px}
+.case{display:flex;align-items:flex-start;gap:1rem;flex-wrap:wrap;margin-bottom:.8rem}
+.case>div{flex:1 1 240px}
 .case img,.nopicture{width:180px;height:auto;border-radius:4px;border:1px solid var(--rule);flex:none}
 .nopicture{padding:2rem .5rem;text-align:center;color:var(--soft)}
 .arms{display:grid;gap:.9rem 1.1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,180px),1fr))}
@@ -91,8 +89,13 @@ overflow-wrap:break-word}
 dd{margin:0 0 .4rem}code{font-size:.88em;overflow-wrap:anywhere}
 @media (max-width:560px){main{padding:1.2rem .9rem 3rem}h1{font-size:1.5rem}ul{padding-left:1.2rem}
 table{font-size:.84rem}th,td{padding-right:.55rem}td small,th small{font-size:.76rem}}
-@media print{body{font-size:10.5pt}main{max-width:none;padding:0}h2,h3{break-after:avoid}
-figure,tr{break-inside:avoid}.scroll{overflow:visible}}
+@media print{body{font-size:10.5pt;line-height:1.36}th,td{padding:.2rem .7rem .2rem 0}
+main{max-width:none;padding:0}h2,h3{break-after:avoid}
+figure,tr{break-inside:avoid}.scroll{overflow:visible}details::details-content{content-visibility:visible}
+.pair{grid-template-columns:1fr 1fr}figure svg{max-width:420px}figure.wide svg{max-width:520px}
+.case{margin-bottom:.4rem}.case img{width:110px}.arms section,.facts{font-size:8pt}article{padding:.6rem}
+.arms{gap:.4rem .8rem;grid-template-columns:repeat(auto-fit,minmax(110px,1fr))}
+summary,.arms details{display:none}}
 """
 
 
@@ -190,7 +193,7 @@ def loss_figure(step: str, log: Sequence[dict[str, Any]]) -> str:
         if len(validation):
             axes.plot(*validation.T, color=ORANGE, marker="s", linestyle="--", label="validation")
             said.append(f"validation ends at {validation[-1, 1]:.2f}")
-        axes.set(title=step, xlabel="iteration", ylabel="loss per answer token")
+        axes.set(xlabel="iteration", ylabel="loss per answer token")
         axes.set_ylim(bottom=0)
         axes.grid(axis="y")
         axes.legend(loc="upper right")
@@ -215,7 +218,7 @@ def confusion_figure(table: np.ndarray, names: Sequence[str]) -> str:
         # On top and held by their first letter, so that they line up in any font.
         axes.xaxis.set_ticks_position("top")
         axes.xaxis.set_label_position("top")
-        upright = {"rotation": 90, "rotation_mode": "anchor", "ha": "left", "va": "center"}
+        upright: dict[str, Any] = {"rotation": 90, "rotation_mode": "anchor", "ha": "left", "va": "center"}
         axes.set_xticks(middle, labels=list(names), **upright)
         axes.set_yticks(middle, labels=list(names))
         axes.tick_params(length=0)

@@ -42,7 +42,7 @@ def _picture(path: Path, alt: str) -> str:
 
 
 def _mark(right: bool, word: str) -> str:
-    return f'<span class="{"right" if right else "wrong"}">{"✓" if right else "✗"} {escape(word)}</span>'
+    return f'<span class="{"right" if right else "wrong"}">{"✓" if right else "✗"}&nbsp;{escape(word)}</span>'
 
 
 def _answer(number: int, turn: dict[str, Any], asked: Sequence[str]) -> str:

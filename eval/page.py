@@ -20,6 +20,7 @@ MEASURES = {
     "top1_text": "class in text",
     "concept_micro_f1": "concept F1",
 }
+STEPS = {"step1": "Step 1: concepts", "step2": "Step 2: diagnoses"}
 ARM_NOTES = {
     "two_step": "concepts, then diagnoses",
     "step1_only": "concepts only",
@@ -44,7 +45,7 @@ class Run:
 
 def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table whose first column heads its rows. Cells are HTML already; caption and head are text."""
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
+    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head).replace("top-1", "top\u20111")
     body = "".join(
         f'<tr><th scope="row">{first}</th>' + "".join(f'<td class="number">{c}</td>' for c in rest) + "</tr>"
         for first, *rest in rows
@@ -95,7 +96,7 @@ def _arms(run: Run) -> str:
         cells = [_cell(Interval.from_dict(summary[key])) for key in MEASURES]
         rows.append([first, *cells, str(summary["top1"]["n"])])
     chance = 1 / len(next(iter(run.arms.values()))[0]["class_scores"])
-    caption = "Share of cases and, below it, its 95 % interval; n is the number of cases"
+    caption = "Each measure above its 95 % interval; n is the number of cases"
     picture = figures.arms_figure({plain(name): arm for name, arm in arms.items()}, chance)
     return _table(caption, ["arm", *MEASURES.values(), "n"], rows) + _figure(
         picture,
@@ -137,7 +138,7 @@ def _losses(run: Run) -> str:
         return "<p>The run folder holds no loss logs.</p>"
     missing = [step for step in ("step1", "step2") if step not in run.losses]
     note = f"<p>No loss log of {escape(' and '.join(missing))}.</p>" if missing else ""
-    drawn = "".join(_figure(figures.loss_figure(step, log), step) for step, log in run.losses.items())
+    drawn = "".join(_figure(figures.loss_figure(step, log), STEPS[step]) for step, log in run.losses.items())
     return (
         f'<div class="pair">{drawn}</div>{note}'
         '<p class="soft">Thin line: each logged training loss; thick line: its running mean; squares: '
@@ -157,7 +158,9 @@ def _confusion(run: Run) -> str:
     classes = [name for name in scored if name in met] + sorted(met - set(scored))
     table = confusion([line["class"] for line in lines], [best_class(line) for line in lines], classes)
     wrong = table - np.diag(np.diag(table))
-    caption = f"{plain(arm)}: counts; the darker, the larger the share of the true class. Blank: none."
+    caption = (
+        f"{plain(arm)}: counts; the stronger the blue, the larger the share of the true class. Blank: none."
+    )
     picture = _figure(figures.confusion_figure(table, [plain(name) for name in classes]), caption, wide=True)
     worst = [(int(wrong[i, j]), classes[i], classes[j]) for i, j in zip(*np.nonzero(wrong), strict=True)]
     worst = sorted(worst, key=lambda item: (-item[0], item))[:3]
