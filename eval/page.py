@@ -208,16 +208,16 @@ def _groups(run: Run) -> str:
 
 
 METHOD = """
-Every case is asked two questions, each in a fresh conversation: one for the concepts, one for the diagnosis.
-Right class (top-1) does not read the text: every class is scored by the mean log-probability per token of its
-name as the answer, and the best-scored class must be the true one; for top 3 the true one must be among the
-best three. Right class in the text reads the class off the written answer; an answer that names none counts
-as wrong. Concept micro F1 pools all (case, concept) pairs: twice the concepts rightly named, divided by those
-named plus those annotated, 0 where there are neither. Shares have Wilson 95 % intervals. F1 and all
-differences have percentile bootstrap intervals over whole cases; in a difference both arms are computed on
-the same drawn cases. McNemar's exact test looks at the cases that only one arm got right. The intervals speak
-of the sampling of cases, not of training again with another seed; where no case differs a bootstrap interval
-has no width.
+Every case is asked two questions, each in a fresh conversation: one for the concepts, one for the
+diagnosis. Right class (top-1) does not read the text: every class is scored by the log-probability that
+the model gives to an answer naming it, and the best-scored class must be the true one; for top 3 the true
+one must be among the best three. Right class in the text reads the class off the written answer; an
+answer that names none counts as wrong. Concept micro F1 pools all (case, concept) pairs: twice the
+concepts rightly named, divided by those named plus those annotated, 0 where there are neither. Shares
+have Wilson 95 % intervals. F1 and all differences have percentile bootstrap intervals over whole cases;
+in a difference both arms are computed on the same drawn cases. McNemar's exact test looks at the cases
+that only one arm got right. The intervals speak of the sampling of cases, not of training again with
+another seed; where no case differs a bootstrap interval has no width.
 """
 
 
