@@ -234,7 +234,8 @@ def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
         trainable, total = model.num_parameters()
         accelerator.print(
             f"{config.step}: {len(prepared.training)} records, "
-            f"{trainable / 1e6:.2f} M of {total / 1e6:.0f} M parameters trained, {accelerator.num_processes} x {accelerator.device}, "
+            f"{trainable / 1e6:.2f} M of {total / 1e6:.0f} M parameters trained, "
+            f"{accelerator.num_processes} x {accelerator.device}, "
             f"{str(model.language_model.dtype).removeprefix('torch.')}"
         )
     return _loop(config, prepared, optimizer, accelerator, start, last)
