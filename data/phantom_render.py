@@ -76,11 +76,22 @@ ARRANGEMENTS: dict[str, tuple[tuple[int, int], float, tuple[int, int], float]] =
 }
 
 
+# style: (factor of the width of the border, factor of the irregularity, factor of the size)
+STYLES: dict[str, tuple[float, float, float]] = {
+    "plain": (1.0, 1.0, 1.0),
+    "ill-defined": (4.5, 1.2, 1.05),
+    "sharp": (0.8, 0.45, 1.0),
+    "jagged": (1.0, 2.1, 1.0),
+    "small": (1.0, 0.8, 0.68),
+}
+
+
 @dataclass
 class Lesion:
     """One lesion: `t` is the distance from its centre over its radius (1 on the outline), on window `sl`.
 
-    `w` is 0..1 inside; of a ring it is 1 on the band only. Arrays are float32 of the window's shape.
+    `w` is 0..1 inside with a border `width` wide; of a ring it is 1 on the band only. Both are float32 arrays
+    of the window's shape.
     """
 
     kind: str
@@ -90,21 +101,27 @@ class Lesion:
     sl: tuple[slice, slice]
     t: np.ndarray
     w: np.ndarray
+    width: float
 
 
 @lru_cache(maxsize=1)
 def _cell_bank() -> tuple[np.ndarray, np.ndarray]:
     """A 768 px Voronoi picture of 32 cells a side: distance to the cell wall (0..1) and value of the cell."""
     rng = np.random.default_rng(7)
-    seeds = (np.stack(np.mgrid[0:33, 0:33], -1).reshape(-1, 2) + rng.uniform(0, 0.95, (33 * 33, 2))) * 24
-    pixels = np.stack(np.mgrid[0:768, 0:768], -1).reshape(-1, 2)
+    seeds = (
+        np.moveaxis(np.mgrid[0:33, 0:33], 0, -1).reshape(-1, 2) + rng.uniform(0, 0.95, (33 * 33, 2))
+    ) * 24
+    pixels = np.moveaxis(np.mgrid[0:768, 0:768], 0, -1).reshape(-1, 2)
     distance, nearest = cKDTree(seeds).query(pixels, k=2)
     wall = np.clip((distance[:, 1] - distance[:, 0]) / 12, 0, 1).astype(np.float32)
     value = rng.uniform(0, 1, len(seeds)).astype(np.float32)[nearest[:, 0]]
     return wall.reshape(768, 768), value.reshape(768, 768)
 
 
-def _resize(field: np.ndarray, size: int, method: int = Image.Resampling.BICUBIC) -> np.ndarray:
+_BILINEAR = Image.Resampling.BILINEAR
+
+
+def _resize(field: np.ndarray, size: int, method: Image.Resampling = Image.Resampling.BICUBIC) -> np.ndarray:
     """(h,w) float32 to (size,size) float32."""
     return np.asarray(
         Image.fromarray(np.ascontiguousarray(field, dtype=np.float32)).resize((size, size), method)
@@ -120,10 +137,13 @@ def soft(t: np.ndarray, edge: float, width: float) -> np.ndarray:
 class Canvas:
     """The scene under construction; all fields are float32 of (size,size), `albedo` (size,size,3) 0..1."""
 
-    def __init__(self, rng: np.random.Generator, size: int, tone: int, site: str, concepts: set[str]):
-        """An empty scene of skin type `tone` (1..6) at `site`, which will carry `concepts`."""
+    def __init__(
+        self, rng: np.random.Generator, size: int, tone: int, site: str, concepts: set[str], style: str
+    ):
+        """An empty scene of skin type `tone` (1..6) at `site`, to carry `concepts` in `style`."""
         self.rng, self.size, self.tone, self.concepts = rng, size, tone, concepts
         self.site = SITES[site]
+        self.border, self.rough, self.scale = STYLES[style]
         axis = (np.arange(size, dtype=np.float32) + 0.5) / size
         self.x, self.y = np.meshgrid(axis, axis)
         self.height = np.zeros((size, size), np.float32)
@@ -148,15 +168,13 @@ class Canvas:
         """Voronoi cells, about `count` a side: distance to the wall 0..1 and a random value of each cell."""
         side = min(768, count * 24)
         oy, ox = self.rng.integers(0, 769 - side, 2)
-        turn = self.rng.integers(4)
-        return tuple(
-            _resize(np.rot90(b[oy : oy + side, ox : ox + side], turn), self.size, Image.Resampling.BILINEAR)
-            for b in _cell_bank()
-        )
+        turn = int(self.rng.integers(4))
+        wall, value = (np.rot90(b[oy : oy + side, ox : ox + side], turn) for b in _cell_bank())
+        return _resize(wall, self.size, _BILINEAR), _resize(value, self.size, _BILINEAR)
 
     def furrows(self, count: int, crossing: float = 0.55) -> np.ndarray:
         """Two families of wavy lines that cross, as skin lines do: 0 on the skin, to 1 in a line."""
-        angle, out = self.rng.uniform(0, np.pi), 0.0
+        angle, out = self.rng.uniform(0, np.pi), np.zeros_like(self.x)
         for k, a in enumerate((angle, angle + np.pi * crossing)):
             u = self.x * np.cos(a) + self.y * np.sin(a) + 0.006 * self.broad + 0.003 * self.fine
             wave = np.abs(np.sin(np.pi * count * u + 1.3 * k))
@@ -189,7 +207,7 @@ class Canvas:
         """Blood in the skin: bright red on light skin, violaceous brown on dark skin."""
         self.absorb(sl, w, (0.02 + 0.12 * self.dark, 0.52, 0.46 - 0.16 * self.dark))
         if self.tone >= 4:  # a purely multiplied red would vanish on dark skin
-            self.tint(sl, w * (0.16 * (self.tone - 3)), (150, 62, 66), (128, 48, 58))
+            self.tint(sl, np.minimum(0.9, w * (0.19 * (self.tone - 3))), (150, 62, 66), (142, 50, 60))
 
     def glint(self, les: Lesion, size: float = 0.26, strength: float = 0.8) -> None:
         """The reflection of the lamp on a smooth dome."""
@@ -217,6 +235,7 @@ class Canvas:
 def make_lesion(c: Canvas, kind: str, x: float, y: float, r: float, ring: bool = False) -> Lesion:
     """A lesion with an irregular closed outline: an ellipse with a few random waves and noise."""
     _, _, rough, stretch = SHAPES[kind]
+    rough *= c.rough
     reach = (2.5 if kind in SMALL else 1.75) * r
     lo = np.clip(np.floor(np.array([y - reach, x - reach]) * c.size), 0, c.size - 1).astype(int)
     hi = np.clip(np.ceil(np.array([y + reach, x + reach]) * c.size), lo + 1, c.size).astype(int)
@@ -229,12 +248,13 @@ def make_lesion(c: Canvas, kind: str, x: float, y: float, r: float, ring: bool =
     for k in range(2, 6):
         outline = outline + rough * c.rng.normal() / k * 1.3 * np.cos(k * phi + c.rng.uniform(0, 6.3))
     t = np.hypot(u, v) / r / np.clip(outline, 0.55, 1.5)
-    t = (t + rough * (0.22 * c.broad[sl] + 0.12 * c.fine[sl]) * np.minimum(1, t)).astype(np.float32)
-    edge = max(0.10 if kind == "Patch" else 0.06, 1.6 / (r * c.size))
-    w = soft(t, 1, edge * (2.2 if kind == "Patch" else 1.5))
+    t = (t + rough * (0.22 * c.broad[sl] + 0.12 / c.rough * c.fine[sl]) * np.minimum(1, t)).astype(np.float32)
+    width = (0.22 if kind == "Patch" else 0.09) * (c.border if r > 0.06 else 1)
+    width = max(min(width, 0.65), 2.4 / (r * c.size))
+    w = soft(t, 1, width)
     if ring:  # a faint floor stays, as healing skin inside the border does
         w = w * (0.12 + 0.88 * (1 - soft(t, 0.66 + 0.05 * c.rng.random(), 0.22)))
-    return Lesion(kind, x, y, r, sl, t, w)
+    return Lesion(kind, x, y, r, sl, t, w, width)
 
 
 def place(c: Canvas, kind: str, arrangement: str) -> None:
@@ -246,11 +266,13 @@ def place(c: Canvas, kind: str, arrangement: str) -> None:
     direction, ring_r = c.rng.uniform(0, np.pi), c.rng.uniform(0.16, 0.24)
     for k in range(count := int(c.rng.integers(low, high + 1))):
         for attempt in range(60):
-            r = c.rng.uniform(*SHAPES[kind][:2]) * factor * (1 - attempt / 130)
+            r = c.rng.uniform(*SHAPES[kind][:2]) * factor * c.scale * (1 - attempt / 130)
             x, y = _candidate(c, arrangement, k / max(1, count - 1), direction, ring_r, count == 1)
             clear = all(np.hypot(x - o.x, y - o.y) > (r + o.r) * 0.98 for o in c.lesions)
             if c.fits(x, y, r) and clear:
-                c.lesions.append(make_lesion(c, kind, x, y, r, arrangement == "annular" and kind in SOLID))
+                c.lesions.append(
+                    make_lesion(c, kind, x, y, r, arrangement == "annular" and kind in ("Plaque", "Patch"))
+                )
                 break
     if not c.of(kind):  # no room was left: the first one goes on top of the others
         x, y = c.focus
@@ -326,7 +348,8 @@ def plaque(c: Canvas) -> None:
     """A broad plateau with a steep border."""
     for les in c.of("Plaque"):
         rim = np.exp(-(((les.t - 0.93) / 0.1) ** 2))
-        c.height[les.sl] += 0.018 * soft(les.t, 0.98, 0.16) * (les.w + 0.3) + 0.006 * rim
+        c.height[les.sl] += 0.018 * soft(les.t, 0.98, max(0.16, les.width)) * (les.w + 0.3)
+        c.height[les.sl] += 0.006 * rim * min(1, 0.12 / les.width)
         c.height[les.sl] += 0.0011 * c.fine[les.sl] * les.w
         c.absorb(les.sl, 0.10 * les.w, (0.5, 0.9, 0.9))
         c.mask[les.sl] = np.maximum(c.mask[les.sl], les.w)
@@ -388,7 +411,7 @@ def erosion(c: Canvas) -> None:
 
 def ulcer(c: Canvas) -> None:
     """A pit with a rolled edge, dark red floor and yellow slough; in a large lesion if there is one."""
-    hosts = c.of("Nodule", "Plaque")[:1] or c.of("Ulcer")
+    hosts = c.of("Nodule", "Plaque", "Patch")[:1] or c.of("Ulcer")
     for les in hosts:
         edge = 1.0 if les.kind == "Ulcer" else 0.52
         t = les.t + 0.03 * c.fine[les.sl]
@@ -409,7 +432,7 @@ def erythema(c: Canvas) -> None:
     """Redness of wide lesions and around small ones; a common base under a cluster."""
     for les in c.lesions:
         if les.kind in SMALL and les.kind != "Macule":
-            c.redden(les.sl, 0.95 * soft(les.t, 1.45, 1.1))
+            c.redden(les.sl, soft(les.t, 1.5 + 0.25 * c.dark, 1.1))
         elif les.kind == "Wheal":
             c.redden(les.sl, 0.85 * soft(les.t, 1.22, 0.5) * (1 - 0.45 * soft(les.t, 0.5, 0.5)))
         elif les.kind in ("Bulla", "Erosion", "Ulcer"):
@@ -417,10 +440,13 @@ def erythema(c: Canvas) -> None:
         else:
             mottle = 1 + 0.14 * c.broad[les.sl] + 0.08 * c.fine[les.sl]
             c.redden(les.sl, (1.05 if les.kind == "Plaque" else 0.9) * les.w * np.clip(mottle, 0.6, 1.4))
+            if c.concepts & {*PIGMENTS, "Translucent"} - {"Yellow"}:  # these cover the lesion: a red margin
+                c.redden(les.sl, 0.9 * soft(les.t, 1.38, 0.4) * (1 - les.w))
     dense = [le for le in c.lesions if le.kind in SMALL]
     spread = np.array([(le.x, le.y) for le in dense]).std(0).sum() if len(dense) > 4 else 1
     if spread < 0.26:
-        base = make_lesion(c, "Patch", *np.mean([(le.x, le.y) for le in dense], 0), 0.55 * spread + 0.10)
+        mean_x, mean_y = np.mean([(le.x, le.y) for le in dense], 0).tolist()
+        base = make_lesion(c, "Patch", mean_x, mean_y, 0.55 * spread + 0.10)
         c.redden(base.sl, 0.6 * soft(base.t, 1, 0.35))
 
 
@@ -478,7 +504,7 @@ def translucent(c: Canvas) -> None:
             (246, 214, 206),
             (178, 134, 120),
         )
-        c.gloss[les.sl] += 0.75 * les.w
+        c.gloss[les.sl] += (0.6 - 0.3 * c.dark) * les.w
         c.glint(les, 0.28, 0.55)
 
 
@@ -551,16 +577,21 @@ def scale(c: Canvas) -> None:
     for les in c.of("Plaque", "Patch", "Papule", "Nodule") or c.lesions:
         wall, value = (v[les.sl] for v in (small if les.r < 0.1 else big))
         area = les.w * soft(les.t, 0.97, 0.2)
-        there = soft(-value - 0.10 * c.broad[les.sl], -0.40, 0.25) if les.r > 0.06 else soft(les.t, 0.75, 0.4)
-        flake = area * there * (0.45 + 0.55 * soft(-wall, -0.18, 0.2))
-        c.tint(les.sl, 0.82 * flake, (247, 241, 234), (206, 196, 188))
+        if c.concepts & {"Ulcer", "Atrophy"}:  # these fill the middle and must stay in sight
+            area *= 1 - soft(les.t, 0.66, 0.15)
+        there = soft(les.t, 0.75, 0.4)
+        if les.r > 0.06:  # flakes lie here and there on a wide lesion, thin at their frayed edges
+            there = soft(-value - 0.12 * c.broad[les.sl] - 0.10 * c.fine[les.sl], -0.42, 0.55)
+        flake = area * there * (0.5 + 0.5 * soft(-wall, -0.16, 0.3))
+        c.tint(les.sl, (0.62 + 0.26 * value) * flake, (246, 240, 234), (208, 198, 190))
         c.height[les.sl] += 0.006 * flake * (0.6 + value)
         c.gloss[les.sl] *= 1 - 0.6 * flake
 
 
 def crust(c: Canvas) -> None:
     """Dried blood (dark brown) or, with Yellow, honey-coloured crumbs in the middle of lesions."""
-    honey = "Yellow" in c.concepts
+    honey, angle = "Yellow" in c.concepts, c.rng.uniform(0, 6.28)
+    side = np.cos(angle), np.sin(angle)
     wall, value = c.cells(28)
     hosts = c.of("Erosion", "Plaque", "Patch", "Nodule", "Bulla", "Ulcer")
     small = [le for le in c.of(*SMALL) if le.kind != "Comedo"]
@@ -568,11 +599,13 @@ def crust(c: Canvas) -> None:
     for les in chosen or c.lesions:
         edge = 0.9 if les.r < 0.06 else (0.72 if honey else 0.5)
         w = soft(les.t + 0.10 * c.broad[les.sl] + 0.09 * c.fine[les.sl], edge, 0.16)
+        if "Ulcer" in c.concepts and les.r > 0.06:  # half of the floor stays open
+            w *= soft((c.x[les.sl] - les.x) * side[0] + (c.y[les.sl] - les.y) * side[1], 0, 0.25 * les.r)
         colour = ((222, 168, 62), (190, 134, 44)) if honey else ((104, 50, 32), (40, 20, 18))
         c.tint(les.sl, 0.94 * w, *colour)
         c.tint(les.sl, w * 0.55 * soft(-value[les.sl], -0.7, 0.4), *(
             ((248, 218, 130), (228, 186, 92)) if honey else ((158, 88, 56), (110, 62, 46))))  # fmt: skip
-        c.absorb(les.sl, 0.6 * w * (1 - wall[les.sl]) ** 2, (0.6, 0.9, 1.2))
+        c.absorb(les.sl, 0.4 * w * (1 - wall[les.sl]) ** 2, (0.6, 0.9, 1.2))
         c.absorb(les.sl, 0.5 * soft(np.abs(w - 0.35), 0.2, 0.3), (0.6, 0.9, 0.9))
         c.height[les.sl] += w * (0.012 + 0.008 * wall[les.sl] + 0.005 * value[les.sl])
         c.shine[les.sl] *= 1 - w
@@ -583,7 +616,7 @@ def exudate(c: Canvas) -> None:
     """A wet yellowish film with drops that mirror the lamp."""
     for les in c.of("Plaque", "Patch", "Erosion", "Bulla", "Nodule")[:2] or c.lesions[:6]:
         film = soft(les.t + 0.18 * c.broad[les.sl], 0.8, 0.3)
-        c.tint(les.sl, 0.38 * film, (238, 196, 110), (176, 128, 66))
+        c.tint(les.sl, 0.32 * film, (238, 196, 110), (176, 128, 66))
         c.gloss[les.sl] += 0.35 * film
         for _ in range(7 if les.r > 0.06 else 1):
             off = c.rng.normal(0, 0.36 * les.r, 2)
@@ -597,7 +630,7 @@ def scar(c: Canvas) -> None:
     """Pitted scars among small lesions, elsewhere a pale shiny raised band."""
     if any(le.kind in SMALL for le in c.lesions):
         for _ in range(int(c.rng.integers(7, 13))):
-            les = _anywhere(c, "Papule", c.rng.uniform(0.020, 0.034))
+            les = _anywhere(c, "Papule", c.rng.uniform(0.026, 0.042))
             c.height[les.sl] -= 0.62 * les.r * soft(les.t, 0.75, 0.6)
             c.tint(les.sl, 0.35 * soft(les.t, 0.8, 0.5), (248, 218, 206), (160, 118, 100))
             c.absorb(les.sl, 0.28 * soft(les.t, 0.55, 0.4), (0.4, 0.9, 0.8))
@@ -617,13 +650,15 @@ def telangiectasia(c: Canvas) -> None:
     wide = [le for le in c.lesions if le.r > 0.06]
     x, y, r = next(((le.x, le.y, le.r) for le in sorted(wide, key=lambda le: -le.r)), (*c.focus, 0.2))
     lines = []
+    reach = min(0.16, 0.95 * r)
     for _ in range(int(c.rng.integers(6, 10))):
-        a, start = c.rng.uniform(0, 6.28), c.rng.uniform(0.1, 1.0) * max(r, 0.12)
-        trunk = _wavy(c, x + start * np.cos(a), y + start * np.sin(a), c.rng.uniform(0, 3.14), 0.16, 0.018)
+        a, start = c.rng.uniform(0, 6.28), c.rng.uniform(0.1, 0.9) * max(r, 0.1)
+        at = x + start * np.cos(a), y + start * np.sin(a)
+        trunk = _wavy(c, *at, c.rng.uniform(0, 3.14), reach, 0.11 * reach)
         lines.append(trunk)
         for _ in range(2):
             fork = trunk[c.rng.integers(4, len(trunk) - 3)]
-            lines.append(_wavy(c, *fork, c.rng.uniform(0, 3.14), 0.07, 0.012))
+            lines.append(_wavy(c, fork[0], fork[1], c.rng.uniform(0, 3.14), 0.45 * reach, 0.06 * reach))
     w = c.strokes(lines, 0.0068)
     c.tint((slice(None), slice(None)), 0.92 * w, (158, 10, 34), (206, 54, 78))
 
@@ -666,7 +701,7 @@ def burrow(c: Canvas) -> None:
         les = _anywhere(c, "Papule", 0.09)
         path = _wavy(c, les.x, les.y, c.rng.uniform(0, 3.14), c.rng.uniform(0.13, 0.19), 0.028)
         lines.append(path)
-        dot = make_lesion(c, "Comedo", *path[-1], 0.011)
+        dot = make_lesion(c, "Comedo", path[-1][0], path[-1][1], 0.011)
         c.tint(dot.sl, 0.9 * dot.w, (48, 30, 28), (14, 10, 10))
     w, lips = c.strokes(lines, 0.009), c.strokes(lines, 0.024)
     c.tint(everywhere, 0.45 * np.clip(lips - w, 0, 1), (250, 238, 228), (178, 148, 130))
@@ -712,9 +747,23 @@ DRAWERS: dict[str, Callable[[Canvas], None]] = {
     "Scale": scale, "Scar": scar, "Telangiectasia": telangiectasia, "Fissure": fissure, "Crust": crust,
     "Burrow": burrow, "Excoriation": excoriation,
 }  # fmt: skip
-# Concepts that change the body of a lesion and are drawn by it.
-SHAPE_CONCEPTS = {"Dome-shaped": ("Papule", "Nodule"), "Flat topped": ("Papule", "Nodule")}
+# Concepts that change the body of a lesion and are drawn with it.
+SHAPE_CONCEPTS = ("Dome-shaped", "Flat topped")
 DRAWN = frozenset(DRAWERS) | frozenset(SHAPE_CONCEPTS)
+# What a concept needs (any of these) to be seen at all; concepts not named here can stand alone.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "Dome-shaped": ("Papule", "Nodule"),
+    "Flat topped": ("Papule", "Nodule"),
+    "Umbilicated": ("Papule", "Nodule", "Vesicle", "Pustule"),
+    "Translucent": ("Papule", "Nodule", "Plaque"),
+    "Warty/Papillomatous": ("Papule", "Nodule", "Plaque"),
+    "Scale": ("Papule", "Nodule", "Plaque", "Patch"),
+    "Atrophy": ("Plaque", "Patch"),
+    **dict.fromkeys(PIGMENTS, SOLID),
+    "Yellow": ("Crust", *SOLID),
+}
+# Of these pairs the second would hide the first or contradict it.
+EXCLUDES = {"Flat topped": "Dome-shaped", "White(Hypopigmentation)": "Scale"}
 
 
 # --- light and camera ----------------------------------------------------------------------------------
@@ -725,17 +774,10 @@ def add_hairs(c: Canvas, picture: np.ndarray) -> np.ndarray:
     count = int(c.site.hairs * c.rng.uniform(0.3, 1.3))
     if not count:
         return picture
-    a, spread = c.rng.uniform(0, 6.28), 0.3 if c.site.hairs > 60 else 0.5
-    lines = [
-        _wavy(
-            c,
-            *c.rng.uniform(0, 1, 2),
-            a + c.rng.normal(0, spread),
-            c.site.hair_length * c.rng.uniform(0.6, 1.3),
-            0.02,
-        )
-        for _ in range(count)
-    ]
+    a, spread, lines = c.rng.uniform(0, 6.28), 0.3 if c.site.hairs > 60 else 0.5, []
+    for _ in range(count):
+        x, y, length = *c.rng.uniform(0, 1, 2), c.site.hair_length * c.rng.uniform(0.6, 1.3)
+        lines.append(_wavy(c, x, y, a + c.rng.normal(0, spread), length, 0.10 * length))
     blond = c.tone <= 3 and c.rng.random() < 0.4
     colour = np.array((142, 108, 70) if blond else (40, 28, 22), np.float32) / 255
     w = c.strokes(lines, c.rng.uniform(0.0030, 0.0046), 2)[..., None] * (0.45 if blond else 0.7)
@@ -770,9 +812,9 @@ def photograph(c: Canvas) -> np.ndarray:
         )
         drape = drape * (1 + 0.05 * c.broad + 0.03 * c.fine)[..., None] * fall[..., None]
         shadow = 0.55 + 0.45 * np.clip((np.abs(across) - c.limb_half) / 0.07, 0, 1)
-        skin = soft(np.abs(across), c.limb_half + 0.006 * c.broad, 0.008)[..., None]
+        skin = soft(np.abs(across) - 0.006 * c.broad, c.limb_half, 0.008)[..., None]
         picture = drape * shadow[..., None] * (1 - skin) + picture * skin
-    picture = picture * rng.normal(1, 0.026, 3) * rng.normal(1.0, 0.06)
+    picture = picture * rng.normal(1, 0.026, 3) * rng.normal(0.96, 0.05)
     picture = picture + rng.uniform(0.004, 0.016) * rng.standard_normal(picture.shape, dtype=np.float32)
     pixels = Image.fromarray((np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8))
     return np.asarray(pixels.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.62) * c.size / 224)))
@@ -784,18 +826,25 @@ def shine_flat(half: np.ndarray) -> float:
 
 
 def draw_scene(
-    rng: np.random.Generator, size: int, tone: int, site: str, concepts: tuple[str, ...], arrangement: str
+    rng: np.random.Generator,
+    size: int,
+    tone: int,
+    site: str,
+    concepts: tuple[str, ...],
+    arrangement: str,
+    style: str = "plain",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Draw skin of type `tone` (1..6) at `site` that carries exactly `concepts`, all of them in `DRAWN`.
+    """Draw skin of type `tone` (1..6) at `site` that carries exactly `concepts`, all of them in `DRAWN`,
+    spread by `arrangement` (a key of `ARRANGEMENTS`) with outlines in `style` (a key of `STYLES`).
 
     Returns the picture (size,size,3) uint8 and the lesion mask (size,size) uint8 of 0 and 1.
     """
-    c = Canvas(rng, size, tone, site, set(concepts))
+    c = Canvas(rng, size, tone, site, set(concepts), style)
     paint_skin(c)
     spot = rng.uniform(0.42, 0.58, 2) if arrangement in ("single", "annular") else rng.uniform(0.36, 0.64, 2)
     c.focus = (float(spot[0]), float(spot[1])) if not c.limb else (0.5, 0.5)
     for kind in SHAPES:
-        if kind in concepts and not (kind == "Ulcer" and c.of("Nodule", "Plaque")):
+        if kind in concepts and not (kind == "Ulcer" and c.of("Nodule", "Plaque", "Patch")):
             place(c, kind, arrangement)
     for concept, draw in DRAWERS.items():
         if concept in concepts and not (concept == "Bulla" and "Vesicle" in concepts):

@@ -23,10 +23,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from tqdm import tqdm
 
-from data.phantom_render import DRAWN, FLAT, PIGMENTS, SHAPE_CONCEPTS, SHAPES, draw_scene
+from data.phantom_render import DRAWN, EXCLUDES, FLAT, NEEDS, PIGMENTS, SHAPES, draw_scene
 from skingpt4.taxonomy import CLASSES, CONCEPTS
 
-RENDERER_VERSION = 1
+RENDERER_VERSION = 2
 SERIAL_BELOW = 200  # a pool costs more to start than so few pictures cost to draw
 WARNING = "Phantoms are drawings with no clinical meaning."
 DRAWN_CONCEPTS: tuple[str, ...] = tuple(c for c in CONCEPTS if c in DRAWN)
@@ -60,124 +60,139 @@ PURPURA = "Purpura/Petechiae"
 
 @dataclass(frozen=True)
 class Look:
-    """One way a class presents: probability of each concept, arrangements and sites to choose from."""
+    """One way a class presents: probability of each concept, arrangements and sites to choose from, style."""
 
     weight: float
     concepts: dict[str, float]
     arrangements: tuple[str, ...]
     sites: tuple[str, ...]
+    style: str = "plain"
 
 
 TRUNK, LIMBS = ("chest", "back", "abdomen"), ("forearm", "thigh", "lower leg")
 ALL = ("face", "neck", *TRUNK, *LIMBS, "hand", "foot")
 HEAD = ("face", "face", "scalp", "neck")
 
-# Each class overlaps with its clinical mimics, so that concepts help but do not decide.
+# Each class overlaps with its clinical mimics, so that concepts help but do not decide; arrangement, site and
+# style of the outline tell some of them apart, as they do in the clinic.
 LOOKS: dict[str, tuple[Look, ...]] = {
     "acne_and_rosacea": (
-        Look(0.7, {"Papule": 0.9, "Comedo": 0.6, "Pustule": 0.55, RED: 0.6, "Scar": 0.3, "Nodule": 0.06},
-             ("many", "many", "few"), ("face", "face", "face", "back", "chest")),
-        Look(0.3, {"Papule": 0.85, RED: 0.9, "Pustule": 0.45, "Telangiectasia": 0.4},
-             ("many", "few", "clustered"), ("face",)),
+        Look(0.7, {"Papule": 0.9, RED: 0.7, "Pustule": 0.5, "Comedo": 0.4, "Scar": 0.25, "Crust": 0.1},
+             ("many", "many", "few"), ("face", "face", "face", "back")),
+        Look(0.3, {"Papule": 0.85, RED: 0.9, "Pustule": 0.4, "Telangiectasia": 0.35},
+             ("many", "clustered"), ("face",)),
     ),
     "malignant_lesions": (
-        Look(0.6, {"Nodule": 1, "Translucent": 0.6, "Telangiectasia": 0.55, "Ulcer": 0.4, "Crust": 0.3,
-                   "Dome-shaped": 0.35, RED: 0.3, "Black": 0.1, BROWN: 0.1}, ("single",), (*HEAD, "back")),
-        Look(0.4, {"Plaque": 1, RED: 0.8, "Scale": 0.35, "Crust": 0.4, "Ulcer": 0.45, "Telangiectasia": 0.3},
-             ("single",), (*HEAD, "back", "forearm")),
+        Look(0.6, {"Nodule": 0.9, "Papule": 0.1, "Dome-shaped": 0.45, "Translucent": 0.45,
+                   "Telangiectasia": 0.45,
+                   "Ulcer": 0.3, "Crust": 0.25, RED: 0.4, BROWN: 0.12, "Black": 0.08},
+             ("single",), HEAD),
+        Look(0.4, {"Plaque": 1, RED: 0.85, "Scale": 0.4, "Crust": 0.4, "Ulcer": 0.4, "Telangiectasia": 0.25},
+             ("single",), (*HEAD, "back"), "jagged"),
     ),
     "dermatitis": (
-        Look(0.4, {"Patch": 1, RED: 0.95, "Scale": 0.5, "Excoriation": 0.4, "Xerosis": 0.35, "Crust": 0.2,
-                   "Fissure": 0.15, "Exudate": 0.12}, ("few", "single"), ("neck", "hand", "face", *LIMBS)),
-        Look(0.4, {"Plaque": 1, RED: 0.85, "Scale": 0.5, "Lichenification": 0.45, "Excoriation": 0.35,
-                   "Crust": 0.2, "Fissure": 0.1, BROWN: 0.1}, ("few", "single"), ("neck", "hand", "foot",
-                   *LIMBS)),
-        Look(0.2, {"Papule": 0.8, "Vesicle": 0.5, RED: 0.95, "Excoriation": 0.5, "Crust": 0.25,
-                           "Exudate": 0.2},
-             ("clustered", "many"), ("hand", "forearm", "lower leg", "neck")),
+        Look(0.45, {"Patch": 1, RED: 0.95, "Scale": 0.5, "Excoriation": 0.3, "Xerosis": 0.25, "Crust": 0.2,
+                    "Fissure": 0.12, "Exudate": 0.2},
+             ("few", "single"), ("neck", "hand", *LIMBS), "ill-defined"),
+        Look(0.4, {"Plaque": 1, RED: 0.9, "Scale": 0.55, "Lichenification": 0.35, "Excoriation": 0.25,
+                   "Crust": 0.2, "Fissure": 0.1},
+             ("few", "single"), ("neck", "hand", *LIMBS), "ill-defined"),
+        Look(0.15, {"Papule": 0.8, "Vesicle": 0.4, RED: 0.95, "Excoriation": 0.5, "Crust": 0.3,
+                    "Exudate": 0.15},
+             ("clustered", "many"), ("hand", "forearm")),
     ),
     "bullous_disease": (
-        Look(0.8, {"Bulla": 1, "Erosion": 0.5, "Crust": 0.4, RED: 0.55, "Vesicle": 0.2},
-             ("few", "few", "many"), (*TRUNK, *LIMBS, "foot")),
-        Look(0.2, {"Erosion": 1, "Crust": 0.6, RED: 0.7, "Bulla": 0.3, "Wheal": 0.1}, ("few",), (*TRUNK,
-                           *LIMBS)),
+        Look(0.75, {"Bulla": 0.7, "Vesicle": 0.45, "Erosion": 0.45, "Crust": 0.4, RED: 0.6},
+             ("few", "few", "many"), (*TRUNK, *LIMBS)),
+        Look(0.25, {"Erosion": 1, "Crust": 0.6, RED: 0.75, "Bulla": 0.2, "Wheal": 0.1},
+             ("few",), (*TRUNK, *LIMBS)),
     ),
     "bacterial_infections": (
-        Look(0.55, {"Patch": 0.55, "Erosion": 0.4, "Crust": 1, "Yellow": 0.7, RED: 0.75, "Pustule": 0.3,
-                    "Exudate": 0.3}, ("few", "single", "few"), ("face", "face", "neck", *LIMBS)),
-        Look(0.45, {"Pustule": 1, RED: 0.8, "Papule": 0.45, "Crust": 0.35, "Yellow": 0.3, "Bulla": 0.12},
-             ("many", "few", "clustered"), ("face", *TRUNK, *LIMBS)),
+        Look(0.6, {"Patch": 0.45, "Erosion": 0.45, "Crust": 1, "Yellow": 0.5, RED: 0.75, "Pustule": 0.3,
+                   "Exudate": 0.2, "Vesicle": 0.1},
+             ("few", "single", "few"), ("face", "face", "neck", "forearm")),
+        Look(0.4, {"Pustule": 0.9, "Papule": 0.5, RED: 0.85, "Crust": 0.4, "Yellow": 0.15, "Bulla": 0.15},
+             ("few",), (*TRUNK, *LIMBS)),
     ),
     "light_diseases": (
-        Look(0.55, {"Patch": 1, BROWN: 0.95, "Macule": 0.25, RED: 0.15, "Telangiectasia": 0.2},
-             ("few", "single", "few"), ("face", "face", "face", "neck", "forearm")),
-        Look(0.25, {"Macule": 1, BROWN: 0.85, WHITE: 0.15, "Xerosis": 0.25, "Patch": 0.15},
-             ("many", "few"), ("face", "hand", "forearm", "chest", "back")),
-        Look(0.2, {"Patch": 0.8, WHITE: 1, "Macule": 0.4, "Scale": 0.15}, ("few", "many"), ("face", "neck",
-                           *LIMBS)),
+        Look(0.55, {"Patch": 1, BROWN: 0.95, "Macule": 0.2, RED: 0.15, "Telangiectasia": 0.15, "Xerosis": 0.1},
+             ("few", "single", "few"), ("face", "face", "face", "neck"), "ill-defined"),
+        Look(0.25, {"Macule": 1, BROWN: 0.85, WHITE: 0.15, "Xerosis": 0.2, "Patch": 0.15},
+             ("many",), ("face", "hand", "forearm", "chest")),
+        Look(0.2, {"Patch": 0.85, WHITE: 1, "Macule": 0.3, "Xerosis": 0.12},
+             ("few", "many"), ("face", "neck", *LIMBS)),
     ),
     "connective_tissue_diseases": (
-        Look(0.6, {"Plaque": 1, RED: 0.85, "Scale": 0.5, "Atrophy": 0.5, "Telangiectasia": 0.3, WHITE: 0.25,
-                   "Purple": 0.12, BROWN: 0.12}, ("few", "single", "annular"), (*HEAD, "chest")),
-        Look(0.4, {"Patch": 1, RED: 0.95, "Telangiectasia": 0.4, "Scale": 0.3, "Purple": 0.2, "Atrophy": 0.2,
-                   PURPURA: 0.12}, ("few", "single"), ("face", "face", "chest", "hand")),
+        Look(0.6, {"Plaque": 1, RED: 0.9, "Scale": 0.65, "Atrophy": 0.35, "Telangiectasia": 0.3,
+                   BROWN: 0.1, "Crust": 0.1},
+             ("few", "few", "single"), HEAD),
+        Look(0.4, {"Patch": 1, RED: 0.95, "Scale": 0.4, "Telangiectasia": 0.3, "Purple": 0.12, PURPURA: 0.25,
+                   "Atrophy": 0.2},
+             ("few", "single"), ("face", "face", "chest"), "jagged"),
     ),
     "benign_tumors": (
-        Look(0.6, {"Plaque": 0.6, "Papule": 0.5, WARTY: 0.75, BROWN: 0.75, "Black": 0.1, "Scale": 0.15},
-             ("single", "few"), ("face", "neck", *TRUNK, *TRUNK)),
-        Look(0.4, {"Papule": 0.6, "Nodule": 0.5, "Dome-shaped": 0.85, BROWN: 0.25, "Umbilicated": 0.3,
-                   "Yellow": 0.25, "Flat topped": 0.1}, ("single", "few"), ("face", "neck", *TRUNK,
-                   "forearm")),
+        Look(0.6, {"Plaque": 0.6, "Papule": 0.5, BROWN: 0.8, WARTY: 0.5, "Black": 0.15, "Scale": 0.15,
+                   RED: 0.1},
+             ("single", "few"), ("face", "neck", *TRUNK, *TRUNK), "sharp"),
+        Look(0.4, {"Papule": 0.7, "Nodule": 0.4, "Dome-shaped": 0.7, BROWN: 0.25, "Umbilicated": 0.25,
+                   "Yellow": 0.2, "Flat topped": 0.7, RED: 0.2},
+             ("single", "few"), ("face", "neck", *TRUNK), "sharp"),
     ),
     "melanoma_nevi_moles": (
-        Look(0.6, {"Patch": 0.5, "Plaque": 0.5, BROWN: 0.8, "Black": 0.75, "Blue": 0.35, WHITE: 0.12,
-                           RED: 0.15,
-                   "Ulcer": 0.1}, ("single",), ("back", "lower leg", "forearm", "face", "foot", "chest")),
-        Look(0.2, {"Nodule": 1, "Black": 0.8, "Blue": 0.4, "Ulcer": 0.3, "Crust": 0.2, BROWN: 0.2},
-             ("single",), ("back", "lower leg", "scalp", "foot")),
-        Look(0.2, {"Papule": 0.6, "Macule": 0.4, BROWN: 0.9, "Dome-shaped": 0.4, "Black": 0.2},
-             ("single", "few"), ("back", "chest", "face", "forearm")),
+        Look(0.6, {"Patch": 0.4, "Plaque": 0.6, BROWN: 0.85, "Black": 0.55, "Blue": 0.25, WHITE: 0.1,
+                   RED: 0.15,
+                   "Ulcer": 0.1, "Scale": 0.08},
+             ("single",), ("back", "lower leg", "forearm", "foot", "chest"), "jagged"),
+        Look(0.2, {"Nodule": 1, "Black": 0.7, BROWN: 0.4, "Blue": 0.4, "Ulcer": 0.25, "Crust": 0.2,
+                   "Dome-shaped": 0.2},
+             ("single",), ("back", "lower leg", "foot")),
+        Look(0.2, {"Papule": 0.6, "Macule": 0.4, BROWN: 0.9, "Dome-shaped": 0.4, "Black": 0.15},
+             ("single",), ("back", "chest", "forearm")),
     ),
     "fungal_infections": (
-        Look(0.75, {"Plaque": 0.7, "Patch": 0.35, RED: 0.9, "Scale": 0.75, "Papule": 0.1, "Pustule": 0.12,
-                           BROWN: 0.1},
-             ("annular",), (*TRUNK, *LIMBS, "neck", "face")),
-        Look(0.25, {"Patch": 1, RED: 0.75, "Scale": 0.7, "Fissure": 0.2, WHITE: 0.15, "Xerosis": 0.15},
-             ("few", "single"), ("foot", "foot", "hand", "back", "scalp")),
+        Look(0.8, {"Plaque": 0.7, "Patch": 0.35, RED: 0.95, "Scale": 0.7, "Papule": 0.08, "Pustule": 0.12,
+                   BROWN: 0.1, "Excoriation": 0.15, "Crust": 0.1},
+             ("annular",), (*TRUNK, *LIMBS, "neck")),
+        Look(0.2, {"Patch": 1, RED: 0.85, "Scale": 0.75, "Fissure": 0.2, "Xerosis": 0.2},
+             ("few", "single"), ("foot",)),
     ),
     "psoriasis_and_lichen_planus": (
-        Look(0.75, {"Plaque": 1, RED: 0.9, "Scale": 0.9, "Fissure": 0.15, "Excoriation": 0.1,
-                           "Lichenification": 0.08,
-                    "Xerosis": 0.1}, ("few", "many", "single"), ("forearm", "lower leg", "scalp", "back",
-                    "abdomen")),
-        Look(0.25, {"Papule": 1, RED: 0.85, "Scale": 0.7, "Purple": 0.3, "Flat topped": 0.4},
-             ("many", "few"), ("forearm", "hand", *TRUNK)),
+        Look(0.8, {"Plaque": 0.95, "Patch": 0.05, RED: 0.95, "Scale": 0.75, "Fissure": 0.12,
+                   "Excoriation": 0.15,
+                   "Lichenification": 0.15, "Xerosis": 0.15, "Crust": 0.15},
+             ("many", "many", "few"), ("forearm", "lower leg", "back", "abdomen"), "sharp"),
+        Look(0.2, {"Papule": 1, RED: 0.9, "Scale": 0.65, "Purple": 0.2, "Flat topped": 0.5},
+             ("many",), ("forearm", *TRUNK)),
     ),
     "infestations_and_bites": (
-        Look(0.75, {"Papule": 0.95, "Excoriation": 0.65, "Crust": 0.35, "Burrow": 0.4, RED: 0.55,
-                           "Vesicle": 0.12},
-             ("many", "linear", "few"), ("hand", "hand", "forearm", "abdomen", "foot")),
-        Look(0.25, {"Papule": 0.7, "Wheal": 0.35, RED: 0.85, "Excoriation": 0.4, "Crust": 0.2},
-             ("linear", "few", "clustered"), LIMBS),
+        Look(0.7, {"Papule": 0.95, RED: 0.65, "Excoriation": 0.45, "Crust": 0.35, "Burrow": 0.3,
+                   "Vesicle": 0.15,
+                   "Pustule": 0.1},
+             ("linear", "linear", "many"), ("hand", "hand", "foot", "abdomen")),
+        Look(0.3, {"Papule": 0.75, "Wheal": 0.3, RED: 0.9, "Excoriation": 0.3, "Crust": 0.25, PURPURA: 0.15},
+             ("linear",), LIMBS, "small"),
     ),
     "urticaria_hives": (
-        Look(0.85, {"Wheal": 1, RED: 0.85, "Papule": 0.12, "Excoriation": 0.15, "Patch": 0.15},
+        Look(0.6, {"Wheal": 1, RED: 0.85, "Papule": 0.12, "Excoriation": 0.2, PURPURA: 0.1},
              ("few", "many", "many"), (*TRUNK, *LIMBS, "neck")),
-        Look(0.15, {"Plaque": 0.7, "Papule": 0.4, RED: 1}, ("few", "many"), (*TRUNK, *LIMBS)),
+        Look(0.4, {"Plaque": 0.55, "Patch": 0.45, "Papule": 0.15, RED: 1, "Excoriation": 0.2, "Xerosis": 0.1},
+             ("many",), (*TRUNK, *LIMBS), "jagged"),
     ),
     "vascular_tumors": (
-        Look(0.6, {"Nodule": 0.6, "Papule": 0.5, "Dome-shaped": 0.75, RED: 0.65, "Purple": 0.5, "Ulcer": 0.08,
-                   "Telangiectasia": 0.12, "Crust": 0.08}, ("single", "few"), ("face", "scalp", *TRUNK,
-                   "forearm")),
-        Look(0.25, {"Papule": 1, RED: 0.85, "Dome-shaped": 0.6, "Purple": 0.25}, ("many", "few"), TRUNK),
-        Look(0.15, {"Plaque": 0.7, "Patch": 0.3, "Purple": 0.7, RED: 0.7, "Blue": 0.2}, ("single",), ("face",
-                           *LIMBS)),
+        Look(0.5, {"Nodule": 0.75, "Papule": 0.3, "Dome-shaped": 0.7, RED: 0.85, "Purple": 0.3, "Ulcer": 0.12,
+                   "Telangiectasia": 0.2, "Crust": 0.12},
+             ("few",), ("scalp", *TRUNK, "forearm"), "small"),
+        Look(0.35, {"Papule": 1, RED: 0.9, "Dome-shaped": 0.55, "Purple": 0.15},
+             ("many",), TRUNK),
+        Look(0.15, {"Plaque": 0.6, "Patch": 0.4, RED: 0.9, "Purple": 0.5, "Blue": 0.3, "Telangiectasia": 0.2},
+             ("single",), ("face", *LIMBS), "jagged"),
     ),
     "herpes": (
-        Look(0.8, {"Vesicle": 1, RED: 0.85, "Erosion": 0.2, "Crust": 0.35, "Umbilicated": 0.3,
-                           "Pustule": 0.2},
-             ("clustered", "clustered", "linear"), ("face", "face", "back", "chest", "thigh")),
-        Look(0.2, {"Erosion": 0.7, "Papule": 0.5, RED: 0.9, "Crust": 0.7, "Ulcer": 0.15},
+        Look(0.75, {"Vesicle": 0.85, RED: 0.85, "Pustule": 0.3, "Crust": 0.4, "Erosion": 0.2,
+                    "Umbilicated": 0.2,
+                    "Papule": 0.2},
+             ("clustered",), ("face", "face", "back", "chest", "thigh")),
+        Look(0.25, {"Erosion": 0.6, "Papule": 0.55, RED: 0.9, "Crust": 0.7, "Pustule": 0.3},
              ("clustered",), ("face", "face", "thigh")),
     ),
 }  # fmt: skip
@@ -200,7 +215,7 @@ MIMICS: dict[str, tuple[str, ...]] = {
     "vascular_tumors": ("malignant_lesions", "benign_tumors"),
     "herpes": ("bacterial_infections", "bullous_disease"),
 }
-ATYPICAL = 0.06
+ATYPICAL = 0.10
 
 
 @dataclass(frozen=True)
@@ -210,6 +225,7 @@ class Scene:
     class_name: str
     concepts: tuple[str, ...]
     arrangement: str
+    style: str
     site: str
     tone: int
     note: str
@@ -239,7 +255,7 @@ def _generators(seed: int, split: str, index: int) -> list[np.random.Generator]:
 def _choose_concepts(rng: np.random.Generator, look: Look) -> tuple[str, ...]:
     """Draw 2 to 6 concepts of a look such that each can be seen, in CONCEPTS order."""
     likely = sorted(look.concepts, key=lambda name: -look.concepts[name])
-    bodies = [name for name in likely if name in SHAPES]
+    bodies = [name for name in likely if name in SHAPES and name != "Ulcer"]  # an ulcer is in something
     colours = [name for name in likely if name in PIGMENTS or name == RED]
     chosen = {name for name in likely if rng.random() < look.concepts[name]}
     if not chosen & set(bodies):
@@ -249,7 +265,8 @@ def _choose_concepts(rng: np.random.Generator, look: Look) -> tuple[str, ...]:
     keep = {next(n for n in likely if n in chosen & set(g)) for g in (bodies, colours) if chosen & set(g)}
     spare = [name for name in reversed(likely) if name in chosen - keep]
     chosen -= set(spare[: max(0, len(chosen) - 6)])
-    misfits = {name for name, needed in SHAPE_CONCEPTS.items() if not chosen & set(needed)}
+    misfits = {name for name, needed in NEEDS.items() if not chosen & set(needed)}
+    misfits |= {name for name, other in EXCLUDES.items() if other in chosen}
     chosen -= misfits
     for name in likely:
         if len(chosen) < 2 and name not in misfits:
@@ -272,7 +289,8 @@ def choose_scene(seed: int, split: str, index: int, class_name: str | None = Non
     tone = int(rng.integers(1, 7))
     if WHITE in concepts and tone < 3:  # loss of pigment cannot be seen on the palest skin
         tone += 2
-    return Scene(name, concepts, arrangement, site, tone, write_note(rng, name, concepts, arrangement, site))
+    note = write_note(rng, name, concepts, arrangement, site)
+    return Scene(name, concepts, arrangement, look.style, site, tone, note)
 
 
 # --- notes ---------------------------------------------------------------------------------------------
@@ -374,7 +392,9 @@ def render_phantom(
         raise ValueError(f"size must be 32 pixels or more, got {size}")
     scene = choose_scene(seed, split, index, class_name)
     rng = _generators(seed, split, index)[1]
-    image, mask = draw_scene(rng, size, scene.tone, scene.site, scene.concepts, scene.arrangement)
+    image, mask = draw_scene(
+        rng, size, scene.tone, scene.site, scene.concepts, scene.arrangement, scene.style
+    )
     name = scene.class_name
     return Phantom(image, mask, scene.concepts, name, DISEASES[name], scene.tone, scene.site, scene.note)
 
@@ -471,40 +491,44 @@ def contact_sheet(
     out: str | Path,
     seed: int = 0,
     columns: int = 6,
-    tile: int = 112,
+    tile: int = 86,
     only: Sequence[str] | None = None,
 ) -> Path:
-    """Save a grid of phantoms (PNG or JPEG): rows are concepts or classes, columns mostly skin types I-VI."""
-    names = list(only) if only else list(DRAWN_CONCEPTS if by == "concept" else CLASSES)
+    """Save a grid of phantoms (PNG or JPEG): a row each concept or class, columns are skin types I to VI."""
+    known = DRAWN_CONCEPTS if by == "concept" else CLASSES
+    names = list(only or known)
     for name in names:
-        if name not in (DRAWN_CONCEPTS if by == "concept" else CLASSES):
-            raise ValueError(f"unknown {by} {name!r}")
-    title, font = 128, ImageFont.load_default(11)
-    sheet = Image.new("RGB", (title + columns * tile, len(names) * tile + 20), "white")
+        if name not in known:
+            raise ValueError(f"unknown {by} {name!r}; known: {', '.join(known)}")
+    blocks = 2 if len(names) > 20 else 1  # a long list goes in two blocks side by side
+    rows, title, head, font = -(-len(names) // blocks), 108, 22, ImageFont.load_default(12)
+    sheet = Image.new("RGB", (blocks * (title + columns * tile), head + rows * tile), "white")
     draw = ImageDraw.Draw(sheet)
-    draw.text((4, 4), WARNING, "black", font)
-    for row, name in enumerate(names):
-        top = 20 + row * tile
+    draw.text((6, 4), WARNING, "black", font)
+    for k, name in enumerate(names):
+        left, top = k // rows * (title + columns * tile), head + k % rows * tile
         label = name.replace("_", " ").replace("/", "/ ").replace("(", " (").split()
-        draw.multiline_text((4, top + 8), "\n".join(label), "black", font)
+        draw.multiline_text((left + 6, top + 6), "\n".join(label), "black", font)
         for column, index in enumerate(_examples(by, name, seed, columns)):
             image = render_phantom(seed, "sheet", index, name if by == "class" else None).image
             picture = Image.fromarray(image).resize((tile - 2, tile - 2), Image.Resampling.LANCZOS)
-            sheet.paste(picture, (title + column * tile, top))
-    sheet.save(out, quality=82)
+            sheet.paste(picture, (left + title + column * tile, top))
+    sheet.save(out, quality=70, optimize=True)
     return Path(out)
 
 
 def _examples(by: str, name: str, seed: int, count: int) -> list[int]:
-    """Indices of phantoms of a class or with a concept, skin types I-VI in turn."""
-    found: list[int] = []
+    """Indices of phantoms of a class or with a concept (and few others), skin types I-VI in turn."""
     tones = (3, 4, 5, 6) if name == WHITE else (1, 2, 3, 4, 5, 6)
-    for index in range(6000):
+    found: list[int] = []
+    start = 400 * (CONCEPTS + CLASSES).index(name)  # rows of a sheet do not repeat each other's pictures
+    for index in range(start, start + 20000):
         scene = choose_scene(seed, "sheet", index, name if by == "class" else None)
-        if (by == "class" or name in scene.concepts) and scene.tone == tones[len(found) % len(tones)]:
+        fits = by == "class" or (name in scene.concepts and len(scene.concepts) <= 4)
+        if fits and scene.tone == tones[len(found) % len(tones)]:
             found.append(index)
         if len(found) == count:
-            return found
+            break
     return found
 
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from data import phantoms
+from data.phantom_render import EXCLUDES, NEEDS
 from data.phantoms import (
     DISEASES,
     DRAWN_CONCEPTS,
@@ -77,6 +78,15 @@ def test_concepts_are_known_ordered_two_to_six_and_all_occur():
         assert 2 <= len(scene.concepts) <= 6
         assert list(scene.concepts) == [c for c in CONCEPTS if c in scene.concepts]
     assert 2.8 < np.mean([len(scene.concepts) for scene in scenes]) < 3.6
+
+
+def test_no_concept_stands_without_what_it_is_drawn_on():
+    for i in range(3000):
+        concepts = set(choose_scene(6, "train", i).concepts)
+        for name in concepts & set(NEEDS):
+            assert concepts & set(NEEDS[name]), concepts
+        for name in concepts & set(EXCLUDES):
+            assert EXCLUDES[name] not in concepts
 
 
 def test_notes_are_short_and_name_the_site():
