@@ -501,7 +501,7 @@ def contact_sheet(
         if name not in known:
             raise ValueError(f"unknown {by} {name!r}; known: {', '.join(known)}")
     blocks = 2 if len(names) > 20 else 1  # a long list goes in two blocks side by side
-    rows, title, head, font = -(-len(names) // blocks), 108, 22, ImageFont.load_default(12)
+    rows, title, head, font = -(-len(names) // blocks), 126, 22, ImageFont.load_default(12)
     sheet = Image.new("RGB", (blocks * (title + columns * tile), head + rows * tile), "white")
     draw = ImageDraw.Draw(sheet)
     draw.text((6, 4), WARNING, "black", font)
