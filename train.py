@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--overwrite", action="store_true", help="delete the run in output_dir first")
     parser.add_argument("--dry-run", action="store_true", help="check and show everything, train nothing")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
-    args = parser.parse_args(argv)
+    args = parser.parse_intermixed_args(argv)
 
     from skingpt4.errors import reported
 

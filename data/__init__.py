@@ -1,0 +1,1 @@
+"""What makes training records: the bundled phantoms."""

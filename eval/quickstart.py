@@ -1,0 +1,147 @@
+"""The main job on the bundled default, end to end: python -m eval.quickstart.
+
+Each stage is a command of its own that anybody can type; this file only prints, times and runs them in turn.
+A stage that was completed with the same command and configs is reused, an interrupted one goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import resource
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.report import headline, write_report, write_results
+from skingpt4.errors import UserError, reported
+from skingpt4.run_dir import write_text
+
+# split: (pictures, share of records whose concepts are known, as step 2's sources know few)
+SPLITS = {"step1": (900, 1.0), "step2": (1200, 0.3), "validation": (90, 1.0), "cases": (150, 1.0)}
+SHORT_PICTURES, SHORT_TRAINING = 30, ["optim.max_epoch=1", "optim.iters_per_epoch=3", "optim.batch_size=2"]
+
+
+class StageError(UserError):
+    """A stage that failed; its own message stands above."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command, the file that shows it is done, and whether it is a training run that can be resumed."""
+
+    name: str
+    command: list[str]
+    output: Path
+    resumable: bool = False
+
+
+def stages(root: Path, phantoms: Path, short: bool, ablation: bool) -> list[Stage]:
+    """All stages in order. `short` takes the same path over less: a check of the software, not a result."""
+    weights = ["smollm2-135m-instruct", "dinov2-vit-s14-reg4"]
+    found = [Stage("weights", ["-m", "skingpt4.weights", "fetch", *weights], Path("weights") / weights[0])]
+    for split, (count, known) in SPLITS.items():
+        count = SHORT_PICTURES if short else count
+        render = ["-m", "data.phantoms", "render", "--out-dir", str(phantoms), "--split", split]
+        render += ["--count", str(count), "--known-concepts", str(known)]
+        found.append(Stage(f"render {split}", render, phantoms / split / "manifest.jsonl"))
+    found += [_train("step1", root, phantoms, short), _train("step2", root, phantoms, short)]
+    arms = [f"two_step={root}/step2", f"step1_only={root}/step1", "untrained", f"blank_image={root}/step2"]
+    found.append(_answer("answer the cases", root, phantoms, short, arms))
+    if ablation:
+        found.append(_train("step2_only", root, phantoms, short))
+        found.append(
+            _answer("answer the cases (ablation)", root, phantoms, short, [f"step2_only={root}/step2_only"])
+        )
+    return found
+
+
+def _train(step: str, root: Path, phantoms: Path, short: bool) -> Stage:
+    split = "step1" if step == "step1" else "step2"
+    command = ["train.py", "--config", f"configs/tiny/{step}.yaml", f"output_dir={root}/{step}"]
+    command += [f"data.train=[{phantoms}/{split}/manifest.jsonl]"]
+    command += [f"data.validation=[{phantoms}/validation/manifest.jsonl]"]
+    command += [f"initial_checkpoint={root}/step1"] if step == "step2" else []
+    command += SHORT_TRAINING if short else []
+    return Stage(step, command, root / step / "checkpoints", resumable=True)
+
+
+def _answer(name: str, root: Path, phantoms: Path, short: bool, arms: Sequence[str]) -> Stage:
+    command = ["-m", "eval.run", "--config", "configs/tiny/step2.yaml"]
+    command += ["--cases", str(phantoms / "cases" / "manifest.jsonl"), "--run-dir", str(root)]
+    for arm in arms:
+        command += ["--arm", arm]
+    command += ["--max-new-tokens", "16"] if short else []
+    return Stage(name, command, root / "answers" / f"{arms[-1].split('=')[0]}.jsonl")
+
+
+def run_stages(found: Sequence[Stage], ledger_path: Path) -> dict[str, Any]:
+    """Run what is not done yet; returns the ledger: per stage its command, key, seconds and peak memory.
+
+    Raises:
+        StageError: a stage ended with an error.
+    """
+    ledger = json.loads(ledger_path.read_text()) if ledger_path.is_file() else {}
+    configs = "".join(p.read_text() for p in sorted(Path("configs/tiny").glob("*.yaml")))
+    anew = False
+    for number, stage in enumerate(found, 1):
+        shown = shlex.join(["python", *stage.command])
+        key = hashlib.sha256((shown + configs).encode()).hexdigest()[:16]
+        print(f"\n[{number}/{len(found)}] {stage.name}\n$ {shown}", flush=True)
+        done = ledger.get(stage.name)
+        if done and done["key"] == key and stage.output.exists() and not anew:
+            print(f"done before in {done['seconds']:.0f} s; reused", flush=True)
+            continue
+        # What came of another config, or of stages that have run anew since, is made anew too.
+        again = ["--overwrite" if ledger.pop(stage.name, None) else "--resume"] if stage.resumable else []
+        write_text(ledger_path, json.dumps(ledger, indent=1) + "\n")
+        began = time.monotonic()
+        status = subprocess.run([sys.executable, *stage.command, *again]).returncode
+        if status:
+            raise StageError(
+                f"stage '{stage.name}' ended with status {status}; mend it and run the same again"
+            )
+        anew = anew or done is not None
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        ledger[stage.name] = {
+            "command": shown, "key": key, "seconds": time.monotonic() - began, "peak_memory_gb": peak,
+        }  # fmt: skip
+        write_text(ledger_path, json.dumps(ledger, indent=1) + "\n")
+    return ledger
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the main job and print the headline table; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ablation", action="store_true", help="also train step 2 without step 1")
+    parser.add_argument("--short", action="store_true", help="the same path on a few pictures, in minutes")
+    args = parser.parse_args(argv)
+    root = Path("runs/quickstart-short" if args.short else "runs/quickstart")
+    phantoms = root / "phantoms" if args.short else Path("runs/phantoms")
+    root.mkdir(parents=True, exist_ok=True)
+    with reported() as status:
+        found = stages(root, phantoms, args.short, args.ablation)
+        ledger = run_stages(found, root / "stages.json")
+        # The ablation is an extra: the main job's time and memory are those of its own stages.
+        own = [ledger[stage.name] for stage in stages(root, phantoms, args.short, ablation=False)]
+        results = write_results(
+            root,
+            seconds=round(sum(entry["seconds"] for entry in own), 1),
+            peak_memory_gb=round(max(entry["peak_memory_gb"] for entry in own), 2),
+            provenance={"commands": [entry["command"] for entry in ledger.values()]},
+        )
+        page = write_report(root, phantoms / "cases" / "manifest.jsonl")
+        print(f"\n{headline(results)}\n\nreport: {page}")
+    return status.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

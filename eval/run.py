@@ -1,0 +1,225 @@
+"""Answer the cases with several arms: python -m eval.run --config ... --cases ... --arm two_step=CHECKPOINT.
+
+An arm is a projection (a checkpoint, or the untouched initial one) and what it is shown. All arms share the
+encoder, the language model, the two questions and greedy decoding, so they differ in nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from data.phantoms import DISEASES
+from skingpt4 import checkpoint
+from skingpt4.chat import Generation, load_model
+from skingpt4.config import Config, load_config
+from skingpt4.datasets import Record, read_manifest
+from skingpt4.errors import UserError, reported
+from skingpt4.features import cached_queries
+from skingpt4.model import SkinGPT4, build_encoder, load_projection
+from skingpt4.prompts import Turn, encode_turns, get_template, stop_strings
+from skingpt4.run_dir import write_text
+from skingpt4.scoring import score_answers
+from skingpt4.taxonomy import find_concepts, find_names
+from skingpt4.tensors import file_sha256
+
+CONCEPTS_QUESTION = "Could you describe the medical concepts of skin disease in this image for me?"
+DIAGNOSIS_QUESTION = "What is wrong with my skin?"
+UNTRAINED, BLANK = "untrained", "blank_image"
+
+
+class ArmError(UserError):
+    """An arm or case list that cannot be run; the message says why."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A named projection; `blank` shows a picture without content in place of each case's own."""
+
+    name: str
+    checkpoint: str | None
+    blank: bool = False
+
+
+def parse_arm(text: str) -> Arm:
+    """`two_step=runs/x/step2`, `blank_image=runs/x/step2`, or `untrained`.
+
+    Raises:
+        ArmError: no checkpoint for an arm that needs one.
+    """
+    name, _, path = text.partition("=")
+    if not path and name != UNTRAINED:
+        raise ArmError(f"arm {text!r}: write NAME=CHECKPOINT (only '{UNTRAINED}' has none)")
+    return Arm(name, path or None, blank=name == BLANK)
+
+
+@torch.no_grad()
+def blank_queries(config: Config) -> Tensor:
+    """Queries (1, q, d) of a picture in the encoder's mean colour."""
+    size = config.vision.image_size
+    return build_encoder(config)(torch.zeros(1, 3, size, size))
+
+
+def answer_cases(
+    model: SkinGPT4, config: Config, queries: Tensor, batch_size: int, max_new_tokens: int
+) -> Iterator[list[dict[str, Any]]]:
+    """Yield, batch by batch, what the model says about each picture: two answers and 15 class scores.
+
+    Each question is asked with fresh state. `class_scores` are log-probabilities of the published sentence
+    for each class after the diagnosis question; they sum over the tokens that tell the classes apart.
+    """
+    template, tokenizer = get_template(config.prompt.template), model.tokenizer
+    stop = stop_strings(template, tokenizer)
+    sentences = [config.prompt.disease_sentence.format(disease=disease) for disease in DISEASES.values()]
+    for start in range(0, len(queries), batch_size):
+        began = time.perf_counter()
+        part = queries[start : start + batch_size].float()
+        answers = {}
+        for question in (CONCEPTS_QUESTION, DIAGNOSIS_QUESTION):
+            turns = [Turn(question, None, num_images=1)]
+            prompts = [encode_turns(template, turns, tokenizer, part.shape[1])] * len(part)
+            answers[question] = model.generate(
+                prompts, part, stop, **Generation(max_new_tokens=max_new_tokens).options()
+            )
+        scores = score_answers(model, prompts, part, sentences)
+        seconds = (time.perf_counter() - began) / len(part)
+        yield [
+            _line({q: texts[row] for q, texts in answers.items()}, scores[row].tolist(), seconds)
+            for row in range(len(part))
+        ]
+
+
+def _line(answers: dict[str, str], scores: list[float], seconds: float) -> dict[str, Any]:
+    class_scores = dict(zip(DISEASES, (round(s, 4) for s in scores), strict=True))
+    said = find_names(answers[DIAGNOSIS_QUESTION], DISEASES.values())
+    return {
+        "turns": [{"question": q, "answer": a} for q, a in answers.items()],
+        "predicted_concepts": find_concepts(answers[CONCEPTS_QUESTION]),
+        "class_scores": class_scores,
+        "predicted_class": max(class_scores, key=lambda name: class_scores[name]),
+        # A text that names several diseases commits to none.
+        "text_class": next(c for c, d in DISEASES.items() if d == said[0]) if len(said) == 1 else None,
+        "seconds": round(seconds, 3),
+    }
+
+
+def run_arm(
+    model: SkinGPT4,
+    config: Config,
+    arm: Arm,
+    records: Sequence[Record],
+    queries: Tensor,
+    out: Path,
+    args: Any,
+) -> None:
+    """Answer what is not answered yet and write `ARM.jsonl` with `ARM.meta.json`.
+
+    Answers made with another checkpoint, case list or setting are made anew.
+    """
+    card = load_projection(model, config, arm.checkpoint) if arm.checkpoint else {}
+    meta = {
+        "arm": arm.name,
+        "checkpoint": arm.checkpoint and str(checkpoint.find(arm.checkpoint)),
+        "checkpoint_sha256": card.get("tensors_sha256"),
+        "step": card.get("step"),
+        "iteration": card.get("iteration"),
+        "cases_sha256": file_sha256(args.cases),
+        "num_cases": len(records),
+        "template": config.prompt.template,
+        "language_model": config.language.model,
+        "precision": str(model.language_model.dtype).removeprefix("torch."),
+        "decoding": f"greedy, at most {args.max_new_tokens} new tokens, batch {args.batch_size}",
+        "seed": config.seed,
+    }
+    path, meta_path = out / f"{arm.name}.jsonl", out / f"{arm.name}.meta.json"
+    done = 0
+    if meta_path.is_file() and path.is_file() and meta.items() <= json.loads(meta_path.read_text()).items():
+        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+        write_text(path, "".join(lines))  # a line torn by a kill is answered again
+        done = len(lines)
+    else:
+        write_text(path, "")
+        write_text(meta_path, json.dumps(meta | {"git_revision": checkpoint.git_revision()}, indent=1) + "\n")
+    if done == len(records):
+        print(f"{arm.name}: all {done} cases are answered already")
+        return
+    model.eval()
+    with (
+        path.open("a", encoding="utf-8") as file,
+        tqdm(total=len(records), initial=done, desc=arm.name) as bar,
+    ):
+        if arm.blank:  # one picture for all cases: answered once, and counted for each
+            (said,) = next(answer_cases(model, config, blank_queries(config), 1, args.max_new_tokens))
+            batches = iter([[said] * (len(records) - done)])
+        else:
+            batches = answer_cases(model, config, queries[done:], args.batch_size, args.max_new_tokens)
+        for lines in batches:
+            for said in lines:
+                file.write(json.dumps({"arm": arm.name, **_case(records[done]), **said}) + "\n")
+                done += 1
+            file.flush()
+            bar.update(len(lines))
+
+
+def _case(record: Record) -> dict[str, Any]:
+    return {
+        "case_id": record.case_id,
+        "image": f"{record.image_path.parent.name}/{record.image_path.name}",
+        "sha256": record.sha256,
+        "class": record.class_name,
+        "disease": record.disease,
+        "concepts": list(record.concepts or ()),
+        "fitzpatrick": record.fitzpatrick,
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and answer all cases with all arms; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description="Answer the cases with several arms. Research software, no medical device.",
+        epilog="example: python -m eval.run --config configs/tiny/step2.yaml "
+        "--cases runs/phantoms/cases/manifest.jsonl --run-dir runs/quickstart "
+        "--arm two_step=runs/quickstart/step2 --arm untrained",
+    )
+    parser.add_argument("--config", required=True, help="its encoder, language model and template are used")
+    parser.add_argument(
+        "--cases", required=True, type=Path, help="a manifest (JSONL) with classes and concepts"
+    )
+    parser.add_argument("--run-dir", required=True, type=Path, help="answers go to its folder answers/")
+    parser.add_argument("--arm", action="append", required=True, help="NAME=CHECKPOINT, or 'untrained'")
+    parser.add_argument("--batch-size", type=int, default=30)
+    parser.add_argument("--max-new-tokens", type=int, default=48)
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
+    args = parser.parse_intermixed_args(argv)
+    with reported() as status:
+        config = load_config(args.config, args.overrides)
+        arms = [parse_arm(text) for text in args.arm]
+        for arm in arms:
+            if arm.checkpoint:
+                checkpoint.find(arm.checkpoint)
+        records = read_manifest(args.cases)
+        if any(r.class_name is None or r.case_id is None for r in records):
+            raise ArmError(f"{args.cases}: every case needs 'class' and 'case_id'")
+        out = args.run_dir / "answers"
+        out.mkdir(parents=True, exist_ok=True)
+        queries = cached_queries(args.cases, records, config, config.data.feature_cache or "runs/features")
+        model = load_model(config, None, with_encoder=False)
+        initial = {key: value.clone() for key, value in model.projection.state_dict().items()}
+        for arm in arms:
+            model.projection.load_state_dict(initial)
+            run_arm(model, config, arm, records, queries, out, args)
+    return status.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""What `train.py --dry-run` shows: paths, counts, one decoded sample, an estimate of memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from skingpt4 import checkpoint
+from skingpt4.config import Config, ConfigError, missing_paths
+from skingpt4.datasets import SampleEncoder, TrainingSamples, answer_for, picture_files, read_manifest
+from skingpt4.errors import UserError
+from skingpt4.language import choose_dtype, load_language_model
+from skingpt4.model import SkinGPT4, build_qformer, build_vision
+from skingpt4.prompts import IMAGE_TOKEN, Encoded, get_template
+
+GIB = 2.0**30
+
+
+def describe(config: Config) -> str:
+    """A report of everything the run would do; nothing is written.
+
+    Raises:
+        ConfigError: lists all that is missing at once.
+    """
+    problems = [*missing_paths(config), *_problems(config)]
+    if problems:
+        raise ConfigError("this run cannot start:\n  " + "\n  ".join(problems))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    dtype = choose_dtype(config.language.dtype, device)
+    language_model, tokenizer = load_language_model(config.language.model, dtype, config.language.attention)
+    model = SkinGPT4(None, language_model, tokenizer, config.qformer.width)
+    vision = build_vision(config.vision)
+    qformer = build_qformer(config.qformer, vision.width)
+    records = [record for path in config.data.train for record in read_manifest(path)]
+    samples = SampleEncoder(
+        config.prompt, tokenizer, config.qformer.num_query_tokens, config.data.max_text_tokens
+    )
+    pictures = picture_files(records, config.vision.image_size, vision.mean, vision.std, config.data.augment)
+    training = TrainingSamples(records, samples, pictures, config.seed)
+    sample = training[0]
+    encoder_parameters = sum(p.numel() for p in (*vision.parameters(), *qformer.parameters()))
+    trainable, decoder = model.num_parameters()
+    memory = _memory_gib(config, model, encoder_parameters, sample["encoded"])
+    optim = config.optim
+    seen = optim.max_epoch * optim.iters_per_epoch * optim.batch_size * optim.accumulation
+    passes = seen / len(training)
+    lines = [
+        f"step           {config.step}, {optim.max_epoch} x {optim.iters_per_epoch} iterations of "
+        f"{optim.batch_size} x {optim.accumulation} samples, {optim.warmup_steps} of warm-up to {optim.init_lr:g}",
+        f"output         {config.output_dir}" + (" (exists)" if Path(config.output_dir).exists() else ""),
+        f"starts from    {_parent(config)}",
+        *(f"train          {path}" for path in config.data.train),
+        *(f"validation     {path}" for path in config.data.validation),
+        f"records        {len(records)}, of which {len(training)} have an answer in this step; {passes:.1f} passes",
+        f"encoder        {config.vision.model}, {vision.num_tokens} tokens of {vision.width}; "
+        f"Q-Former {config.qformer.num_query_tokens} queries of {config.qformer.width}",
+        f"language model {config.language.model}, {language_model.config.model_type}, "
+        f"{str(dtype).removeprefix('torch.')} on {device.type}",
+        f"trainable      1 linear layer of the network: {trainable / 1e6:.2f} M of "
+        f"{(decoder + encoder_parameters) / 1e6:.0f} M parameters",
+        f"memory         about {memory:.1f} GiB (estimate)",
+        f"answer         {answer_for(records[training.row_of(0)], config.prompt)}",
+        "one sample, the supervised part between >> and <<:",
+        show_sample(sample["encoded"], tokenizer),
+    ]
+    return "\n".join(lines)
+
+
+def _problems(config: Config) -> list[str]:
+    found = []
+    if not config.data.train:
+        found.append("data.train names no manifest")
+    checks = [
+        lambda: get_template(config.prompt.template),
+        *(lambda path=path: read_manifest(path) for path in config.data.train if Path(path).exists()),
+    ]
+    if config.initial_checkpoint and Path(config.initial_checkpoint).exists():
+        checks.append(lambda: checkpoint.load(config.initial_checkpoint or ""))
+    for check in checks:
+        try:
+            check()
+        except UserError as error:
+            found.append(str(error))
+    return found
+
+
+def _parent(config: Config) -> str:
+    if not config.initial_checkpoint:
+        return f"an untrained projection (seed {config.seed})"
+    _, card = checkpoint.load(config.initial_checkpoint)
+    return f"{checkpoint.find(config.initial_checkpoint)} ({card['step']}, iteration {card['iteration']})"
+
+
+def _memory_gib(config: Config, model: SkinGPT4, encoder_parameters: int, sample: Encoded) -> float:
+    """Weights, activations kept for the backward pass, logits, and AdamW's state of the projection.
+
+    A frozen transformer keeps about 16 values of its width per token and layer for the gradient's way back;
+    the answer's logits exist twice in fp32.
+    """
+    language = model.language_model
+    weights = sum(p.numel() * p.element_size() for p in language.parameters())
+    encoder = 0 if config.data.feature_cache else 4 * encoder_parameters
+    trainable, _ = model.num_parameters()
+    width = language.get_input_embeddings().weight.shape[1]
+    layers = getattr(language.config, "num_hidden_layers", 32)
+    tokens = config.optim.batch_size * min(
+        len(sample.input_ids) * 2, len(sample.input_ids) + config.data.max_text_tokens
+    )
+    activations = tokens * layers * width * 16 * language.dtype.itemsize
+    logits = config.optim.batch_size * sum(sample.supervised) * language.config.vocab_size * 4 * 2
+    return (weights + encoder + 16 * trainable + activations + logits) / GIB
+
+
+def show_sample(encoded: Encoded, tokenizer: object) -> str:
+    """A sample as text: pictures as <n image vectors>, the supervised part between >> and <<."""
+    text, run, images, learning = "", [], 0, False
+    for token, supervised in zip([*encoded.input_ids, None], [*encoded.supervised, False], strict=True):
+        if run and (token == IMAGE_TOKEN or token is None or supervised != learning):
+            text += tokenizer.decode(run)  # type: ignore[attr-defined]
+            run = []
+        if images and token != IMAGE_TOKEN:
+            text += f"<{images} image vectors>"
+            images = 0
+        if supervised != learning:
+            text += ">>" if supervised else "<<"
+            learning = supervised
+        if token == IMAGE_TOKEN:
+            images += 1
+        elif token is not None:
+            run.append(token)
+    return text
