@@ -1,0 +1,100 @@
+"""The language model's interface, for every family: logits where they are wanted, and nothing else."""
+
+import json
+
+import pytest
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from skingpt4.language import LanguageModelError, choose_dtype, load_language_model, supervised_logits
+from tests.skingpt4.tiny import FAMILIES, make_tokenizer, save_language_model
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("language")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_at_some_positions_are_those_of_the_whole(family, folder):
+    model, _ = load_language_model(save_language_model(folder / family, family))
+    embeds = torch.randn(2, 30, 32, generator=torch.Generator().manual_seed(0))
+    attention_mask = torch.ones(2, 30, dtype=torch.long)
+    attention_mask[1, 21:] = 0
+    positions = torch.zeros(2, 30, dtype=torch.bool)
+    positions[0, [3, 17, 29]] = True
+    positions[1, [0, 20]] = True
+    with torch.no_grad():
+        whole = model(inputs_embeds=embeds, attention_mask=attention_mask).logits
+        chosen = supervised_logits(model, embeds, attention_mask, positions)
+    assert chosen.shape == (5, whole.shape[-1])
+    torch.testing.assert_close(chosen, torch.stack([*whole[0, [3, 17, 29]], *whole[1, [0, 20]]]))
+    if family == "gemma2":  # the cap must have been at work, or this shows nothing
+        assert 1.0 < whole.abs().max() < 1.5
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_head_runs_on_the_chosen_positions_alone(family, folder):
+    model, _ = load_language_model(save_language_model(folder / family, family))
+    positions = torch.zeros(1, 40, dtype=torch.bool)
+    positions[0, -2:] = True
+    args = (torch.randn(1, 40, 32), torch.ones(1, 40, dtype=torch.long), positions)
+    supervised_logits(model, *args)  # the first call asks the model about its head
+    rows = []
+    hook = model.get_output_embeddings().register_forward_hook(
+        lambda module, inputs, output: rows.append(output.numel() // output.shape[-1])
+    )
+    supervised_logits(model, *args)
+    hook.remove()
+    assert rows == ([40] if family == "gemma2" else [2])  # a capped head is run whole
+
+
+def test_a_loaded_model_is_frozen_and_keeps_its_tokenizer(folder):
+    model, tokenizer = load_language_model(save_language_model(folder / "llama"), torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+    assert not model.training
+    assert not any(p.requires_grad for p in model.parameters())
+    text = "What is wrong with my skin? ###"
+    assert tokenizer(text)["input_ids"] == make_tokenizer("llama")(text)["input_ids"]
+
+
+def test_what_is_no_language_model_is_refused_in_a_sentence(tmp_path):
+    with pytest.raises(LanguageModelError, match=r"language\.model: .*nowhere holds no config\.json"):
+        load_language_model(str(tmp_path / "nowhere"))
+    folder = tmp_path / "odd"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps({"model_type": "no_such_family"}))
+    with pytest.raises(LanguageModelError, match=r"language\.model: .*odd cannot be loaded \("):
+        load_language_model(str(folder))
+    cut = tmp_path / "cut"
+    save_language_model(cut)
+    (cut / "model.safetensors").unlink()
+    with pytest.raises(LanguageModelError, match=r"cut cannot be loaded \("):
+        load_language_model(str(cut))
+
+
+@pytest.mark.xfail(strict=True, raises=SafetensorError, reason="safetensors' own error is not caught")
+def test_a_truncated_weights_file_is_refused_in_a_sentence(tmp_path):
+    save_language_model(tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(LanguageModelError, match="cannot be loaded"):
+        load_language_model(str(tmp_path / "cut"))
+
+
+@pytest.mark.xfail(strict=True, reason="transformers makes up missing tensors and only warns")
+def test_a_weights_file_that_lacks_a_tensor_is_refused_by_name(tmp_path):
+    save_language_model(tmp_path / "cut")
+    path = tmp_path / "cut" / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, path, metadata={"format": "pt"})
+    with pytest.raises(LanguageModelError, match=r"layers\.1\.mlp\.up_proj"):
+        load_language_model(str(tmp_path / "cut"))
+
+
+def test_precision_by_name_and_on_a_cpu():
+    cpu = torch.device("cpu")
+    assert choose_dtype("float16", cpu) is torch.float16
+    assert choose_dtype("auto", cpu) in (torch.float32, torch.bfloat16)

@@ -1,0 +1,78 @@
+"""Scores of a closed set of answers against each answer read whole, one by one."""
+
+import pytest
+import torch
+
+from skingpt4.scoring import score_answers, split_candidates
+from tests.skingpt4.tiny import FAMILIES, conversation, make_model, make_queries, make_tokenizer
+
+ANSWERS = (
+    "This could be a skin disease image of psoriasis.",
+    "This could be a skin disease image of acne.",
+    "This could be a skin disease image of psoriasis and erythema of unknown cause.",
+    "This could be",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("scoring")
+
+
+@torch.no_grad()
+def log_probability(model, prompt, queries, answer, skip):
+    """log p(answer | prompt) without its first `skip` tokens, from one full forward pass."""
+    ids = model.tokenizer(answer, add_special_tokens=False)["input_ids"]
+    embeds = model.embed(torch.tensor([prompt.input_ids + ids]), queries)
+    logs = model.language_model(inputs_embeds=embeds, use_cache=False).logits[0].log_softmax(-1)
+    start = len(prompt.input_ids) - 1
+    return float(sum(logs[start + n, token] for n, token in enumerate(ids) if n >= skip))
+
+
+@pytest.mark.parametrize("answers", [ANSWERS[:3], ANSWERS, ("Acne.", "Psoriasis is it.", "no")])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_scores_equal_each_answer_read_alone(family, answers, folder):
+    model = make_model(folder, family)
+    prompts = [
+        conversation(model, "What is it?"),
+        conversation(model, "Is this an image of my skin or of a plaque?", num_images=2),
+    ]
+    queries = make_queries(3)
+    own = (queries[:1], queries[1:])
+    shared, tails = split_candidates(model.tokenizer, answers)
+    scores = score_answers(model, prompts, queries, answers)
+    expected = torch.tensor(
+        [
+            [log_probability(model, prompt, pictures, answer, len(shared)) for answer in answers]
+            for prompt, pictures in zip(prompts, own, strict=True)
+        ]
+    )
+    assert len({len(tail) for tail in tails}) > 1
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_answers_of_one_token_need_no_second_pass(folder):
+    model = make_model(folder)
+    prompts = [conversation(model, "What is it?", num_images=0)]
+    letters = ("A", "B", "C")
+    shared, tails = split_candidates(model.tokenizer, letters)
+    assert all(len(tail) == 1 for tail in tails)
+    expected = [[log_probability(model, prompts[0], None, letter, len(shared)) for letter in letters]]
+    scores = score_answers(model, prompts, None, letters)
+    torch.testing.assert_close(scores, torch.tensor(expected), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "falcon"])
+def test_candidates_are_split_by_ids_and_each_keeps_one(family):
+    tokenizer = make_tokenizer(family)
+    whole = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in ANSWERS]
+    shared, tails = split_candidates(tokenizer, ANSWERS[:3])
+    assert len(shared) > 3
+    assert [shared + tail for tail in tails] == whole[:3]
+    assert len({tail[0] for tail in tails}) > 1
+    acne = tokenizer("acne", add_special_tokens=False)["input_ids"]
+    both = tokenizer("acne acne", add_special_tokens=False)["input_ids"]
+    assert both[: len(acne)] == acne  # one answer is the beginning of another
+    shared, tails = split_candidates(tokenizer, ["acne acne", "acne"])
+    assert (shared, tails) == (acne[:-1], [both[len(acne) - 1 :], acne[-1:]])
+    assert split_candidates(tokenizer, ["acne"]) == (acne[:-1], [acne[-1:]])
