@@ -17,6 +17,7 @@ from tests.skingpt4.tiny import (
     make_encoder,
     make_model,
     make_queries,
+    one_thread,  # noqa: F401
 )
 
 QUESTIONS = ("What is it?", "What is wrong with my skin?", "Is this image of psoriasis, scale or plaque?")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -52,6 +54,15 @@ _CORPUS = [
     "###Human: <Img></Img> What is wrong with my skin? ###Assistant: This is a skin disease image.###",
     "This could be a skin disease image of psoriasis. User: Assistant: plaque scale erythema ## # ####",
 ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread() -> Iterator[None]:
+    """For modules that import it: sums this small only get slower, up to tenfold, when threads share them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
@@ -105,7 +116,7 @@ def make_encoder(seed: int = 0) -> ImageEncoder:
 
 
 def make_model(folder: Path, family: str = "llama", encoder: ImageEncoder | None = None) -> SkinGPT4:
-    """The network on a family's random model, kept in `folder`; a projection as strong as the text."""
+    """The network on a family's random model, kept in `folder`; the projection is the same every time."""
     language_model, tokenizer = load_language_model(save_language_model(folder / family, family))
     with torch.random.fork_rng():
         torch.manual_seed(1)

@@ -1,0 +1,371 @@
+"""Conversations: exact answers of a model that says what it is told, and repeatable ones of a random model."""
+
+import json
+import threading
+
+import pytest
+import torch
+from torch import nn
+
+from skingpt4 import chat
+from skingpt4.chat import ChatError, ChatSession, Generation
+from skingpt4.config import to_yaml
+from skingpt4.images import ImageError
+from skingpt4.model import build, build_encoder
+from skingpt4.prompts import IMAGE_TOKEN, Turn, encode, get_template, render
+from skingpt4.training import run
+from tests.skingpt4.tiny import (
+    NUM_QUERIES,
+    make_picture,
+    make_queries,
+    one_thread,  # noqa: F401
+    tiny_config,
+)
+
+SHORT = Generation(max_new_tokens=12)
+DRAWN = Generation(max_new_tokens=25, temperature=3.0, top_p=1.0, top_k=0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("chat")
+
+
+@pytest.fixture
+def start(folder):
+    """Open sessions on one model of a family."""
+
+    def make(family="llama", **changes):
+        config = tiny_config(folder, family, **changes)
+        model = build(config, torch.device("cpu"), build_encoder(config))
+        return ChatSession(model, config)
+
+    return make
+
+
+class Say(nn.Module):
+    """A head that wants these tokens one after the other and then the end; may wait at one of them."""
+
+    def __init__(self, tokenizer, text, wait_at=None):
+        super().__init__()
+        self.ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        self.size, self.said = len(tokenizer), 0
+        self.wait_at, self.waits, self.go_on = wait_at, threading.Event(), threading.Event()
+
+    def forward(self, hidden):
+        if self.said == self.wait_at:
+            self.waits.set()
+            assert self.go_on.wait(20)
+        wanted = self.ids[min(self.said, len(self.ids) - 1)]
+        self.said += 1
+        return nn.functional.one_hot(torch.tensor(wanted), self.size).float().expand(*hidden.shape[:-1], -1)
+
+
+def tell(session, text, wait_at=None):
+    head = Say(session.model.tokenizer, text, wait_at)
+    session.model.language_model.set_output_embeddings(head)
+    return head
+
+
+NEWLINE = pytest.mark.xfail(
+    strict=True, reason="after a newline the streamer loses SentencePiece's next blank"
+)
+EXACT = [
+    ("It is acne.###Human: And this?", "It is acne."),
+    ("It is acne. ### And more", "It is acne."),
+    ("No. 1 is # or ## and that is all.", "No. 1 is # or ## and that is all."),
+    ("It is acne. ##", "It is acne. ##"),
+    ("This is a skin disease", "This is a skin disease"),
+    ("One.\nTwo.\n\n- three", "One.\nTwo.\n\n- three"),
+    ("###", ""),
+    ("", ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("family", "said", "answer"),
+    [
+        *(("llama", *pair) for pair in EXACT),
+        pytest.param("llama", "One.\n is it", "One.\n is it", marks=NEWLINE),
+        *(("qwen2", *pair) for pair in EXACT),
+        ("qwen2", "One.\n is it", "One.\n is it"),
+        ("qwen2", "Naïve Ärzte: 皮膚 🙂 well", "Naïve Ärzte: 皮膚 🙂 well"),
+    ],
+)
+def test_the_answer_is_what_was_said_before_the_stop(start, family, said, answer):
+    session = start(family)
+    tell(session, said)
+    pieces = list(session.stream("What is it?", Generation(max_new_tokens=100)))
+    assert "".join(pieces) == answer
+    assert session.turns == [Turn("What is it?", answer)]
+    tell(session, said)
+    assert session.ask("And this?", Generation(max_new_tokens=100)) == answer
+
+
+@pytest.mark.parametrize("family", ["llama", "falcon", "gemma2"])
+def test_a_stream_adds_up_to_the_answer_of_generate(start, family):
+    session = start(family)
+    session.add_image(make_picture(1))
+    prompt = session.encode([Turn("What is it?", None, 1)])
+    answers = set()
+    for seed in range(5):
+        generation = Generation(**{**DRAWN.__dict__, "seed": seed})
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            stop = session.template.stop
+            expected = session.model.generate([prompt], session.queries[0], stop, **generation.options())[0]
+        pieces = list(session.stream("What is it?", generation))
+        assert "".join(pieces) == expected
+        answers.add(expected)
+        session.turns, session.waiting = [], 1
+    assert len(answers) > 3
+
+
+def test_answers_are_repeatable_and_leave_the_random_state_alone(start):
+    session = start()
+    state = torch.get_rng_state()
+
+    def ask(generation):
+        session.reset()
+        session.add_image(make_picture(1))
+        return session.ask("What is it?", generation)
+
+    assert ask(SHORT) == ask(SHORT) == ask(Generation(max_new_tokens=12, seed=5)) != ""
+    drawn = ask(DRAWN)
+    assert drawn == ask(DRAWN)
+    assert drawn != ask(Generation(**{**DRAWN.__dict__, "seed": 1}))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_beams_answer_as_generate_does(start):
+    session = start()
+    prompt = session.encode([Turn("What is it?")])
+    beams = Generation(max_new_tokens=12, num_beams=3, temperature=1.0)
+    expected = session.model.generate(
+        [prompt], None, ("###",), max_new_tokens=12, num_beams=3, do_sample=False
+    )
+    assert session.ask("What is it?", beams) == expected[0] != ""
+
+
+def test_pieces_come_while_the_model_still_speaks_and_stop_ends_it(start):
+    session = start()
+    head = tell(session, "This is a skin disease image and so on and on and on and on.", wait_at=12)
+    stream = session.stream("What is it?", Generation(max_new_tokens=60))
+    first = next(stream)
+    assert first
+    assert head.waits.wait(20)  # the model is in the middle of its answer
+    session.stop()
+    head.go_on.set()
+    answer = first + "".join(stream)
+    assert head.said == 13 < len(head.ids) - 5
+    assert "This is a skin disease image and so on and on and on and on.".startswith(answer)
+    assert session.turns == [Turn("What is it?", answer)]
+    tell(session, "It is acne.")  # and the next answer is whole again
+    assert session.ask("And this?") == "It is acne."
+
+
+def test_the_model_reads_the_whole_conversation(start, monkeypatch):
+    session, seen = start(), []
+    generate = type(session.model).generate
+
+    def watched(self, encoded, queries, *args, **options):
+        seen.append((encoded[0], None if queries is None else queries.clone()))
+        return generate(self, encoded, queries, *args, **options)
+
+    monkeypatch.setattr(type(session.model), "generate", watched)
+    session.add_image(make_picture(1))
+    tell(session, "It is acne.###")
+    session.ask(" What is it? ", SHORT)
+    session.add_image(make_picture(2))
+    session.add_image(make_picture(3))
+    session.ask("And these?", SHORT)
+    turns = [Turn("What is it?", "It is acne.", 1), Turn("And these?", None, 2)]
+    pieces = render(get_template("vicuna"), turns, session.model.tokenizer)
+    assert seen[1][0] == encode(pieces, session.model.tokenizer, NUM_QUERIES, bos=True)
+    assert seen[1][0].input_ids.count(IMAGE_TOKEN) == 3 * NUM_QUERIES
+    expected = []
+    for number in (1, 2, 3):
+        other = ChatSession(session.model, session.config)
+        other.add_image(make_picture(number))
+        expected += other.queries
+    assert torch.equal(seen[0][1], expected[0])
+    assert torch.equal(seen[1][1], torch.cat(expected))
+
+
+def test_a_picture_changes_the_answer_and_reset_forgets_it(start):
+    session = start()
+    plain = session.ask("What is it?", SHORT)
+    session.reset()
+    session.add_image(make_picture(1))
+    assert session.ask("What is it?", SHORT) != plain
+    session.reset()
+    assert (session.turns, session.queries, session.waiting) == ([], [], 0)
+    assert session.ask("What is it?", SHORT) == plain
+
+
+@pytest.mark.xfail(strict=True, reason="an answer that is still being streamed joins the new conversation")
+def test_an_answer_to_a_forgotten_question_stays_out_of_the_new_conversation(start):
+    session = start()
+    session.add_image(make_picture(1))
+    tell(session, "This is a skin disease image of acne.")
+    stream = session.stream("What is it?")
+    next(stream)
+    session.reset()
+    list(stream)
+    assert session.turns == []
+    assert session.ask("And now?", SHORT)
+
+
+def test_sessions_on_one_model_do_not_mix(start):
+    first = start()
+    second = ChatSession(first.model, first.config)
+    questions, alone = ("What is it?", "Why?"), []
+
+    def begin(number, session):
+        session.reset()
+        session.queries, session.waiting = [make_queries(1, seed=number)], 1
+
+    generation = Generation(max_new_tokens=25, temperature=1.0)
+    for number, session in enumerate((first, second)):
+        begin(number, session)
+        alone.append([session.ask(question, generation) for question in questions])
+        begin(number, session)
+    assert alone[0] != alone[1]
+
+    together = {0: [], 1: []}
+
+    def talk(number, session):
+        for question in questions:
+            together[number].append(session.ask(question, generation))
+
+    threads = [threading.Thread(target=talk, args=pair) for pair in enumerate((first, second))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert [together[0], together[1]] == alone
+
+
+def test_what_cannot_be_asked_is_refused_and_leaves_no_trace(start):
+    session = start()
+    session.add_image(make_picture(1))
+    with pytest.raises(ChatError, match="the question is empty"):
+        session.ask(" \n")
+    with pytest.raises(ChatError, match=r"with 600 new ones it passes the model's 512; start a new one"):
+        session.ask("What is it?", Generation(max_new_tokens=600))
+    for wrong in ({"temperature": -1.0}, {"top_p": 0.0}, {"num_beams": 0}, {"max_new_tokens": 0}):
+        with pytest.raises(ChatError, match="temperature must be at least 0"):
+            session.ask("What is it?", Generation(**wrong))
+    with pytest.raises(ImageError, match=r"gone\.png: no such picture"):
+        session.add_image("gone.png")
+    assert (session.turns, len(session.queries), session.waiting) == ([], 1, 1)
+    assert session.ask("What is it?", SHORT)
+
+
+@pytest.mark.parametrize("num_beams", [1, 2])
+def test_an_error_in_the_model_reaches_the_caller(start, monkeypatch, num_beams):
+    session = start()
+
+    def broken(*args, **kwargs):
+        raise RuntimeError("out of luck")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session.model.language_model, "generate", broken)
+        with pytest.raises(RuntimeError, match="out of luck"):
+            session.ask("What is it?", Generation(max_new_tokens=5, num_beams=num_beams))
+    assert session.turns == []
+    assert session.ask("What is it?", SHORT)
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """A trained checkpoint, its configuration's file, and a picture."""
+    config = tiny_config(folder, output_dir=str(folder / "trained"), optim__max_epoch=1)
+    run(config)
+    (folder / "chat.yaml").write_text(to_yaml(config))
+    make_picture(5).save(folder / "picture.png")
+    return config
+
+
+def test_one_question_on_the_command_line(trained, folder, capsys):
+    arguments = [
+        "--image",
+        str(folder / "picture.png"),
+        "--question",
+        "What is it?",
+        "--max-new-tokens",
+        "12",
+    ]
+    arguments += ["--question", "Why?", "--json"]
+    assert chat.main(["--config", str(folder / "chat.yaml"), *arguments]) == 0
+    said = json.loads(capsys.readouterr().out)
+    model = chat.load_model(trained, trained.output_dir)
+    session = ChatSession(model, trained)
+    session.add_image(folder / "picture.png")
+    assert said["turns"] == [
+        {"question": question, "answer": session.ask(question, SHORT)} for question in ("What is it?", "Why?")
+    ]
+    assert "not a medical device" in said["disclaimer"]
+    assert chat.main(["--checkpoint", trained.output_dir, *arguments]) == 0  # it knows its configuration
+    assert json.loads(capsys.readouterr().out)["turns"] == said["turns"]
+    assert chat.main(["--checkpoint", trained.output_dir, *arguments[:-1]]) == 0
+    answer = said["turns"][0]["answer"]
+    assert capsys.readouterr().out.startswith(f"> What is it?\n{answer}\n> Why?\n")
+
+
+def test_the_checkpoint_s_projection_is_the_one_that_answers(trained):
+    with_projection = chat.load_model(trained, trained.output_dir)
+    assert not torch.equal(
+        with_projection.projection.weight, chat.load_model(trained, None).projection.weight
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--config", "{folder}/chat.yaml", "--image", "gone.png"], "error: gone.png: no such picture"),
+        (
+            ["--config", "{folder}/chat.yaml", "--image", "{folder}/chat.yaml"],
+            "is no picture that can be read",
+        ),
+        (["--config", "{folder}/chat.yaml", "--temperature", "-1"], "error: temperature must be at least 0"),
+        (["--config", "{folder}/chat.yaml", "--checkpoint", "{folder}"], "holds no checkpoint"),
+        (["--config", "{folder}/gone.yaml"], "gone.yaml: no such config"),
+        ([], "error: give --config or --checkpoint"),
+    ],
+)
+def test_what_cannot_start_is_one_sentence(trained, folder, capsys, arguments, sentence):
+    arguments = [argument.replace("{folder}", str(folder)) for argument in arguments]
+    assert chat.main([*arguments, "--question", "What is it?"]) == 1
+    out, err = capsys.readouterr()
+    told = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(told) == 1
+    assert sentence in told[0]
+    assert "Traceback" not in err
+    assert not out
+
+
+def test_a_conversation_in_the_terminal(trained, folder, capsys, monkeypatch):
+    typed = iter(
+        ["/image gone.png", f"/image {folder / 'picture.png'}", "What is it?", "", "/clear", "What is it?"]
+    )
+    prompts = []
+
+    def type_next(prompt):
+        prompts.append(prompt)
+        line = next(typed, None)
+        if line is None:
+            raise EOFError
+        return line
+
+    monkeypatch.setattr("builtins.input", type_next)
+    arguments = ["--config", str(folder / "chat.yaml"), "--max-new-tokens", "12"]
+    assert chat.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    model = chat.load_model(trained, trained.output_dir)
+    session = ChatSession(model, trained)
+    session.add_image(folder / "picture.png")
+    with_picture = session.ask("What is it?", SHORT)
+    session.reset()
+    assert lines[1:] == ["error: gone.png: no such picture", with_picture, session.ask("What is it?", SHORT)]
+    assert len(prompts) == 7
