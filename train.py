@@ -42,7 +42,9 @@ def main(argv: list[str] | None = None) -> int:
         else:
             from skingpt4.training import run
 
-            print(f"checkpoint: {os.path.relpath(run(config, args.resume, args.overwrite))}")
+            folder = run(config, args.resume, args.overwrite)
+            if int(os.environ.get("RANK", 0)) == 0:
+                print(f"checkpoint: {os.path.relpath(folder)}")
     return status.code
 
 

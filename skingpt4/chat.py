@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import queue
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,8 @@ from typing import Any
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList, TextIteratorStreamer
+from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
 
 from skingpt4 import checkpoint
 from skingpt4.config import Config, from_dict, load_config, missing_paths
@@ -98,14 +100,15 @@ class ChatSession:
         """Start empty."""
         self.model, self.config = model, config
         self.template = get_template(config.prompt.template)
+        self._stop = threading.Event()
         self.reset()
 
     def reset(self) -> None:
-        """Forget all pictures and turns."""
+        """Forget all pictures and turns; an answer that is being streamed ends and is not recorded."""
+        self.stop()
         self.turns: list[Turn] = []
         self.queries: list[Tensor] = []
         self.waiting = 0  # pictures that the next question will show
-        self._stop = threading.Event()
 
     def add_image(self, image: Image.Image | str | Path | bytes) -> None:
         """Show one more picture; it stands before the next question.
@@ -143,28 +146,34 @@ class ChatSession:
                 f"the conversation has {len(prompt.input_ids)} tokens; with {generation.max_new_tokens} new ones "
                 f"it passes the model's {limit}; start a new one or ask for a shorter answer"
             )
-        self._stop.clear()
-        said = []
-        for piece in self._pieces(prompt, generation):
-            said.append(piece)
-            yield piece
-        self.turns.append(Turn(turn.question, "".join(said).strip(), turn.num_images))
-        self.waiting = 0
+        stop = self._stop = threading.Event()
+        turns, said = self.turns, []
+        try:
+            for piece in self._pieces(prompt, generation, stop):
+                said.append(piece)
+                yield piece
+        finally:
+            stop.set()  # whoever stops listening ends the work too
+        if turns is self.turns:
+            turns.append(Turn(turn.question, "".join(said).strip(), turn.num_images))
+            self.waiting = 0
 
     def encode(self, turns: Sequence[Turn]) -> Encoded:
         """Token ids of a conversation under this session's template."""
         queries = self.config.qformer.num_query_tokens
         return encode_turns(self.template, turns, self.model.tokenizer, queries)
 
-    def _pieces(self, prompt: Encoded, generation: Generation) -> Iterator[str]:
+    def _pieces(self, prompt: Encoded, generation: Generation, stop: threading.Event) -> Iterator[str]:
         """Run `generate` in a thread and yield its text, holding back what may become a stop string."""
         tokenizer = self.model.tokenizer
         stops = (
             *stop_strings(self.template, tokenizer),
             *filter(None, (tokenizer.eos_token, tokenizer.pad_token)),
         )
-        streaming = generation.num_beams == 1  # beams have no text before they end
-        streamer = TextIteratorStreamer(tokenizer, skip_prompt=True) if streaming else None
+        texts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
+        # Beams have no text before they end.
+        streamer = _Streamer(tokenizer, texts) if generation.num_beams == 1 else None
+        queries = torch.cat(self.queries) if self.queries else None
         result: dict[str, Any] = {}
 
         def work() -> None:
@@ -173,33 +182,52 @@ class ChatSession:
                     torch.manual_seed(generation.seed)
                     result["text"] = self.model.generate(
                         [prompt],
-                        torch.cat(self.queries) if self.queries else None,
+                        queries,
                         stop_strings(self.template, tokenizer),
-                        stopping_criteria=StoppingCriteriaList([_Stopped(self._stop)]),
+                        stopping_criteria=StoppingCriteriaList([_Stopped(stop)]),
                         streamer=streamer,
                         **generation.options(),
                     )[0]
             except BaseException as error:
                 result["error"] = error
             finally:
-                if streamer:
-                    streamer.end()
+                texts.put(None)
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         sent = ""
-        if streamer:
-            whole = ""
-            for new in streamer:
-                whole += new
-                safe = _safe_text(whole, stops).lstrip()
-                if len(safe) > len(sent):
-                    yield safe[len(sent) :]
-                    sent = safe
+        while (whole := texts.get()) is not None:
+            safe = _safe_text(whole, stops).lstrip()
+            if len(safe) > len(sent) and safe.startswith(sent):
+                yield safe[len(sent) :]
+                sent = safe
         thread.join()
         if "error" in result:
             raise result["error"]
         yield result["text"][len(sent) :]
+
+
+class _Streamer(BaseStreamer):
+    """Puts the whole decoded text so far into a queue after each token.
+
+    transformers' own streamer decodes line by line, which loses the blank that SentencePiece drops at a start.
+    """
+
+    def __init__(self, tokenizer: Any, texts: queue.SimpleQueue[str | None]) -> None:
+        self.tokenizer, self.texts = tokenizer, texts
+        self.ids: list[int] | None = None
+
+    def put(self, value: Tensor) -> None:
+        if self.ids is None:  # the first call shows the prompt
+            self.ids = []
+            return
+        self.ids += value.flatten().tolist()
+        text = self.tokenizer.decode(self.ids)
+        if not text.endswith("\ufffd"):  # a character whose bytes have not all come yet
+            self.texts.put(text)
+
+    def end(self) -> None:
+        """The worker's own end mark follows."""
 
 
 class _Stopped(StoppingCriteria):
@@ -237,7 +265,9 @@ def config_and_checkpoint(config: str | None, checkpoint_path: str | None) -> tu
     if not config:
         raise ChatError("give --config or --checkpoint, e.g. --config configs/tiny/step2.yaml")
     loaded = load_config(config)
-    return loaded, checkpoint_path or (None if loaded.step == "none" else loaded.output_dir)
+    return loaded, checkpoint_path or (
+        loaded.initial_checkpoint if loaded.step == "none" else loaded.output_dir
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -56,8 +56,14 @@ def save(
         torch.save(state, part / STATE)
     card = {"format": FORMAT, **card, "tensors_sha256": file_sha256(part / TENSORS)}
     (part / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
+    if folder.exists():  # set the old one aside first, so that a kill never leaves neither
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+        os.replace(part, folder)
+        shutil.rmtree(old)
+    else:
+        os.replace(part, folder)
     return folder
 
 
@@ -70,10 +76,15 @@ def find(path: str | Path) -> Path:
     path = Path(path)
     if (path / CARD).is_file():
         return path
-    found = sorted(path.glob(f"checkpoints/*/{CARD}")) if path.is_dir() else []
+    found = saved(path)
     if not found:
         raise CheckpointError(f"{path}: holds no checkpoint; train it first, or name the folder with {CARD}")
-    return found[-1].parent
+    return found[-1]
+
+
+def saved(run_folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first; what a killed save left is passed over."""
+    return [card.parent for card in sorted(run_folder.glob(f"checkpoints/[!.]*/{CARD}"))]
 
 
 def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -87,6 +98,8 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{folder / CARD}: is damaged ({error})") from None
+    if not isinstance(card, dict) or not isinstance(card.get("tensors_sha256"), str):
+        raise CheckpointError(f"{folder / CARD}: is no checkpoint's description")
     if card.get("format") != FORMAT:
         raise CheckpointError(f"{folder}: has format {card.get('format')}, this software reads {FORMAT}")
     tensors = load_tensors(folder / TENSORS)
@@ -119,9 +132,9 @@ def require_fit(card: dict[str, Any], identity: dict[str, Any], where: str | Pat
         raise CheckpointError(f"checkpoint {where} does not fit this run: {'; '.join(differences)}")
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints of a run's `checkpoints/` folder."""
-    for old in sorted(p for p in folder.glob("*") if (p / CARD).is_file())[:-keep]:
+def prune(run_folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints of a run."""
+    for old in saved(run_folder)[:-keep]:
         shutil.rmtree(old)
 
 

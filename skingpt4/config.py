@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -131,6 +132,14 @@ class Config:
     log: LogConfig = field(default_factory=LogConfig)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader that reads 1e-6 as a number, as YAML 1.2 does (1.1 wants 1.0e-6)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
 STEPS = ("step1", "step2", "none")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 POSITIVE = (
@@ -164,12 +173,16 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
             raise ConfigError(f"override {text!r}: {_first_line(error)}") from None
         _check_keys(values, Config, f"override {text!r}", "")
         merged = _merge(merged, values, f"override {text!r}")
+    return _finished(merged, str(path))
+
+
+def _finished(merged: Any, where: str) -> Config:
     try:
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{path}: {_first_line(error)}") from None
+        raise ConfigError(f"{where}: {_first_line(error)}") from None
     assert isinstance(config, Config)
-    _check_values(config, str(path))
+    _check_values(config, where)
     return config
 
 
@@ -190,9 +203,7 @@ def from_dict(values: dict[str, Any], where: str) -> Config:
         ConfigError: the values do not fit the present configuration.
     """
     _check_keys(values, Config, where, "")
-    config = OmegaConf.to_object(_merge(OmegaConf.structured(Config), values, where))
-    assert isinstance(config, Config)
-    return config
+    return _finished(_merge(OmegaConf.structured(Config), values, where), where)
 
 
 def missing_paths(config: Config, for_training: bool = True) -> list[str]:
@@ -226,7 +237,7 @@ def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[st
     if path.resolve() in above:
         raise ConfigError(f"{path}: extends itself through {' -> '.join(p.name for p in above)}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
         near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
         raise ConfigError(f"{path}: no such config{_nearest(str(path), near)}") from None
@@ -238,7 +249,10 @@ def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[st
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must hold `key: value` lines, found a {type(values).__name__}")
     extends = values.pop("extends", [])
-    for name in [extends] if isinstance(extends, str) else extends:
+    names = [extends] if isinstance(extends, str) else extends
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise ConfigError(f"{path}: 'extends' must name a file or a list of files, found {extends!r}")
+    for name in names:
         yield from _layers(path.parent / name, (*above, path.resolve()))
     yield path, values
 
@@ -260,8 +274,9 @@ def _check_keys(values: dict[Any, Any], schema: type, where: str, prefix: str) -
 def _merge(base: Any, values: Any, where: str) -> Any:
     try:
         return OmegaConf.merge(base, values)
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: '{error.full_key}': {_first_line(error)}") from None
+    except (OmegaConfBaseException, TypeError) as error:
+        key = getattr(error, "full_key", None)
+        raise ConfigError(f"{where}: {key + ': ' if key else ''}{_first_line(error)}") from None
 
 
 def _check_values(config: Config, where: str) -> None:
@@ -278,6 +293,16 @@ def _check_values(config: Config, where: str) -> None:
             value = getattr(value, part)
         if not value > 0:  # type: ignore[operator]
             raise ConfigError(f"{where}: '{key}' is {value}; it must be above 0")
+    if not config.prompt.questions:
+        raise ConfigError(f"{where}: 'prompt.questions' is empty; give at least one")
+    for key, name in (("concepts_sentence", "concepts"), ("disease_sentence", "disease")):
+        try:
+            getattr(config.prompt, key).format(**{name: ""})
+        except (KeyError, IndexError, ValueError):
+            raise ConfigError(f"{where}: 'prompt.{key}' may hold no placeholder but {{{name}}}") from None
+    for key, value in (("seed", config.seed), ("log.validation_samples", config.log.validation_samples)):
+        if value < 0:
+            raise ConfigError(f"{where}: '{key}' is {value}; it must not be negative")
     if config.qformer.width % config.qformer.num_heads:
         raise ConfigError(
             f"{where}: 'qformer.width' ({config.qformer.width}) must be a multiple of "

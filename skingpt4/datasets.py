@@ -59,7 +59,7 @@ def read_manifest(path: str | Path) -> list[Record]:
     """
     path = Path(path)
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
         raise RecordError(f"{path}: no such manifest; prepare one (see data/README.md)") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -91,6 +91,9 @@ def _record(line: str, where: str, folder: Path) -> Record:
             raise RecordError(f"{where}: {unknown[0]!r} is none of SKINCON's 48 concepts")
     if row.get("class") not in (None, "others", *CLASSES):
         raise RecordError(f"{where}: {row['class']!r} is none of the classes; see skingpt4/taxonomy.py")
+    skin = row.get("fitzpatrick")
+    if skin is not None and (type(skin) is not int or not 1 <= skin <= 6):
+        raise RecordError(f"{where}: 'fitzpatrick' must be 1 to 6 or null, found {skin!r}")
     return Record(
         image_path=folder / row["image"],
         sha256=row.get("sha256"),
@@ -98,7 +101,7 @@ def _record(line: str, where: str, folder: Path) -> Record:
         concepts=None if concepts is None else tuple(concepts),
         disease=row.get("disease"),
         class_name=row.get("class"),
-        fitzpatrick=row.get("fitzpatrick"),
+        fitzpatrick=skin,
         body_site=row.get("body_site"),
         note=row.get("note"),
         case_id=row.get("case_id"),
@@ -131,11 +134,14 @@ class SampleEncoder:
         self.num_query_tokens, self.max_text_tokens = num_query_tokens, max_text_tokens
         self.template: Template | None = get_template(prompt.template)
 
+    def answer(self, record: Record) -> str:
+        """The record's answer, cut to the budget of tokens; empty if not even its first word fits."""
+        end = self.template.end if self.template else self.tokenizer.eos_token
+        return shorten(answer_for(record, self.prompt), end, self.tokenizer, self.max_text_tokens)
+
     def __call__(self, record: Record, question: str) -> Encoded:
         """Encode one record under one question."""
-        end = self.template.end if self.template else self.tokenizer.eos_token
-        answer = shorten(answer_for(record, self.prompt), end, self.tokenizer, self.max_text_tokens)
-        turns = [Turn(question, answer, num_images=1)]
+        turns = [Turn(question, self.answer(record), num_images=1)]
         return encode_turns(self.template, turns, self.tokenizer, self.num_query_tokens)
 
 
@@ -177,9 +183,9 @@ class TrainingSamples(Dataset):
             raise RecordError(
                 f"none of the {len(records)} records has what this step teaches; the first is {shown}"
             )
-        first = encoder(records[self.rows[0]], encoder.prompt.questions[0])
-        if not any(first.supervised):
-            text = answer_for(records[self.rows[0]], encoder.prompt)
+        first = records[self.rows[0]]
+        if not encoder.answer(first):
+            text = answer_for(first, encoder.prompt)
             raise RecordError(f"no token of the answer {text!r} is supervised; raise data.max_text_tokens")
 
     def __len__(self) -> int:
@@ -208,7 +214,7 @@ class HeldOutSamples(Dataset):
     ) -> None:
         """Choose the records; those without an answer are left out."""
         rows = [row for row, record in enumerate(records) if answer_for(record, encoder.prompt)]
-        step = max(1, -(-len(rows) // limit))
+        step = max(1, -(-len(rows) // max(1, limit)))
         self.rows, self.records, self.encoder, self.pictures = rows[::step], records, encoder, pictures
 
     def __len__(self) -> int:

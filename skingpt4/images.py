@@ -50,7 +50,7 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
         raise ImageError(f"{name}: is no picture that can be read (JPEG, PNG, WebP, ... are)") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{name}: has more than {MAX_PIXELS} pixels") from None
-    except (OSError, SyntaxError, EOFError) as error:
+    except (OSError, SyntaxError, EOFError, ValueError) as error:
         raise ImageError(f"{name}: the picture is damaged ({error})") from None
 
 
@@ -67,7 +67,7 @@ def to_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
     image = ImageOps.exif_transpose(image)
     if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):  # 16-bit grey: scale to 8 bits, do not clip
         grey = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if grey.max() > 255 else 255.0
+        top = 65535.0 if image.mode.startswith("I;16") or grey.max() > 255 else 255.0
         image = Image.fromarray(np.clip(grey / top * 255.0, 0, 255).astype(np.uint8))
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -114,6 +114,7 @@ def random_crop_box(
         if 0 < w <= width and 0 < h <= height:
             left, top = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
             return left, top, left + w, top + h
-    side = min(width, height)
-    left, top = (width - side) // 2, (height - side) // 2
-    return left, top, left + side, top + side
+    ratio = min(max(width / height, 3 / 4), 4 / 3)  # the middle, as wide or high as the ratio allows
+    w, h = min(width, round(height * ratio)), min(height, round(width / ratio))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h

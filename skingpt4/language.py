@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
@@ -48,11 +49,18 @@ def load_language_model(
         transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(name, dtype=dtype, attn_implementation=attention)
-    except (OSError, ValueError, KeyError) as error:
+        model, found = AutoModelForCausalLM.from_pretrained(
+            name, dtype=dtype, attn_implementation=attention, output_loading_info=True
+        )
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise LanguageModelError(
             f"language.model: {name} cannot be loaded ({str(error).splitlines()[0]})"
         ) from None
+    if found["missing_keys"]:  # transformers would fill them with random numbers and only log it
+        names = ", ".join(sorted(found["missing_keys"])[:4])
+        raise LanguageModelError(
+            f"language.model: {name} lacks {len(found['missing_keys'])} tensors: {names}"
+        )
     return model.requires_grad_(False).eval(), tokenizer
 
 

@@ -24,6 +24,12 @@ from skingpt4.vision import VisionEncoder
 IGNORED = -100  # a label that takes no part in the loss
 
 
+def half_precision(device: torch.device) -> torch.autocast:
+    """Autocast to the half precision that the device multiplies fast in, if it has one; weights stay fp32."""
+    dtype = choose_dtype("auto", device)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+
 class ImageEncoder(nn.Module):
     """Vision encoder and Q-Former as one frozen map from pictures to queries."""
 
@@ -41,8 +47,7 @@ class ImageEncoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Map pictures (b, 3, h, w) to queries (b, q, d) in fp32; half precision keeps fp32 residuals."""
         device = next(self.parameters()).device
-        half = torch.bfloat16 if device.type == "cuda" and torch.cuda.is_bf16_supported() else torch.float16
-        with torch.autocast(device.type, dtype=half, enabled=device.type == "cuda"):
+        with half_precision(device):
             return self.qformer(self.vision_encoder(image.to(device))).float()
 
 

@@ -29,7 +29,7 @@ from skingpt4.config import Config, load_config
 from skingpt4.datasets import Record, picture_files, read_manifest
 from skingpt4.errors import reported
 from skingpt4.features import Pictures
-from skingpt4.model import build_qformer, build_vision
+from skingpt4.model import build_qformer, build_vision, half_precision
 from skingpt4.qformer import QFormer
 from skingpt4.taxonomy import CLASSES, CONCEPTS
 from skingpt4.tensors import file_sha256
@@ -69,21 +69,27 @@ def targets(records: Sequence[Record], sites: Sequence[str]) -> dict[str, Tensor
 
 
 def grid_means(tokens: Tensor, cells: int) -> Tensor:
-    """Mean patch token of each cell of a square grid: (b, 1 + p * p, d) -> (b, cells, d), standardised."""
-    side, grid = math.isqrt(tokens.shape[1] - 1), math.isqrt(cells)
+    """Mean patch token of each cell of a square grid: (b, [1 +] p * p, d) -> (b, cells, d), standardised."""
+    side, grid = math.isqrt(tokens.shape[1]), math.isqrt(cells)  # a class token, if any, stands first
     patches = tokens[:, -side * side :].unflatten(1, (side, side)).permute(0, 3, 1, 2)
     means = F.adaptive_avg_pool2d(patches, grid).flatten(2).transpose(1, 2)
     return F.layer_norm(means, means.shape[-1:])
 
 
-def loss_of(read: dict[str, Tensor], tokens: Tensor, wanted: dict[str, Tensor]) -> Tensor:
-    """The sum of the read-outs' losses; concepts and class weigh most."""
+def loss_of(queries: Tensor, read: dict[str, Tensor], tokens: Tensor, wanted: dict[str, Tensor]) -> Tensor:
+    """The sum of the read-outs' losses; concepts and class weigh most.
+
+    `constant` is the share of the queries' energy that is the same for all pictures of a batch. The final
+    LayerNorm fixes the energy, so what it loses there goes into what differs between pictures; a linear
+    projection learns faster from such queries.
+    """
     parts = {
         "concepts": 10.0 * F.binary_cross_entropy_with_logits(read["concepts"], wanted["concepts"]),
         "classes": F.cross_entropy(read["classes"], wanted["classes"], label_smoothing=0.05),
         "sites": 0.2 * F.cross_entropy(read["sites"], wanted["sites"]),
         "skin": 0.2 * F.cross_entropy(read["skin"], wanted["skin"]),
         "cell": 0.3 * F.mse_loss(read["cell"], grid_means(tokens, read["cell"].shape[1])),
+        "constant": queries.mean(0).square().mean(),
     }
     return torch.stack(list(parts.values())).sum()
 
@@ -91,7 +97,7 @@ def loss_of(read: dict[str, Tensor], tokens: Tensor, wanted: dict[str, Tensor]) 
 @torch.no_grad()
 def vision_tokens(manifest: Path, records: Sequence[Record], config: Config, cache: Path) -> np.ndarray:
     """Tokens (n, t, d) fp16 of all pictures, memory-mapped from `cache`; computed there if missing."""
-    path = cache / f"vision-{file_sha256(manifest)[:16]}-block{config.vision.block}.npy"
+    path = cache / f"{config.vision.model}-{config.vision.block}-{file_sha256(manifest)[:16]}.npy"
     if not path.is_file():
         cache.mkdir(parents=True, exist_ok=True)
         vision = build_vision(config.vision).eval()
@@ -101,7 +107,8 @@ def vision_tokens(manifest: Path, records: Sequence[Record], config: Config, cac
         load = picture_files(records, config.vision.image_size, vision.mean, vision.std, augment=False)
         row = 0
         for image in tqdm(DataLoader(Pictures(load, len(records)), batch_size=16), desc="vision tokens"):
-            tokens[row : row + len(image)] = vision(image).half().numpy()
+            with half_precision(image.device):  # as the encoder runs later
+                tokens[row : row + len(image)] = vision(image).half().numpy()
             row += len(image)
         tokens.flush()
         os.replace(part, path)
@@ -148,7 +155,8 @@ def train(
         order = rng.permutation(len(records))[: steps // epochs * batch_size].reshape(-1, batch_size)
         for rows in order:
             batch = torch.from_numpy(tokens[np.sort(rows)]).float()
-            loss = loss_of(heads(qformer(batch)), batch, {k: v[np.sort(rows)] for k, v in wanted.items()})
+            queries = qformer(batch)
+            loss = loss_of(queries, heads(queries), batch, {k: v[np.sort(rows)] for k, v in wanted.items()})
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()

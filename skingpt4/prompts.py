@@ -37,6 +37,7 @@ class Template:
     image: str = "<Img><ImageHere></Img> "
     system: str = ""
     bos: bool = True
+    between: str = ""  # stands between an answer's end and the next turn
 
 
 TEMPLATES: dict[str, Template] = {
@@ -58,7 +59,7 @@ TEMPLATES: dict[str, Template] = {
         ),
         Template(
             "chatml", "<|im_start|>user\n{image}{question}<|im_end|>\n", "<|im_start|>assistant\n", "<|im_end|>",
-            ("<|im_end|>", "<|im_start|>"), image="<ImageHere>\n", bos=False,
+            ("<|im_end|>", "<|im_start|>"), image="<ImageHere>\n", bos=False, between="\n",
         ),
     )
 }  # fmt: skip
@@ -112,7 +113,7 @@ def render(template: Template | None, turns: Sequence[Turn], tokenizer: Any = No
     for number, turn in enumerate(turns):
         text = _user_text(template, turn) + template.assistant
         # In "###" dialogues the symbol that closes an answer also opens the next turn: write it once.
-        pieces.append((text.removeprefix(template.end) if number else text, False))
+        pieces.append((template.between + text.removeprefix(template.end) if number else text, False))
         if turn.answer is not None:
             pieces.append((turn.answer + template.end, True))
     return pieces
@@ -130,6 +131,9 @@ def _render_with_tokenizer(turns: Sequence[Turn], tokenizer: Any) -> list[tuple[
         raise PromptError(
             "this tokenizer has no chat template of its own; name a template in prompt.template"
         )
+    mark = "<answer {}>"
+    while any(mark.split("{")[0] in turn.question for turn in turns):
+        mark = "<" + mark  # never a text that a question holds
     messages = []
     for number, turn in enumerate(turns):
         question = (
@@ -137,15 +141,15 @@ def _render_with_tokenizer(turns: Sequence[Turn], tokenizer: Any) -> list[tuple[
         )
         messages.append({"role": "user", "content": question})
         if turn.answer is not None:
-            messages.append({"role": "assistant", "content": f"<answer {number}>"})
+            messages.append({"role": "assistant", "content": mark.format(number)})
     open_end = turns[-1].answer is None
     text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_end)
     pieces, rest = [], text
     for number, turn in enumerate(turns):
         if turn.answer is None:
             break
-        before, mark, rest = rest.partition(f"<answer {number}>")
-        if not mark:
+        before, found, rest = rest.partition(mark.format(number))
+        if not found:
             raise PromptError(
                 "the tokenizer's chat template drops answers; name a template in prompt.template"
             )

@@ -12,48 +12,83 @@ import yaml
 
 from skingpt4.errors import UserError
 
-CONFIG, METRICS, CHECKPOINTS = "config.yaml", "metrics.jsonl", "checkpoints"
+CONFIG, METRICS, CHECKPOINTS, BOARD = "config.yaml", "metrics.jsonl", "checkpoints", "tensorboard"
 
 
 class RunDirError(UserError):
     """A folder that cannot take this run; the message says what to do."""
 
 
-def claim(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None:
-    """Make the folder this run's own.
+def check(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that cannot take this run; nothing is written.
 
     Args:
         folder: `output_dir`.
-        config_text: the resolved configuration as YAML, kept as `config.yaml`.
+        config_text: the resolved configuration as YAML.
         resume: go on with the run that is there, if it has the same configuration.
-        overwrite: delete the run that is there.
+        overwrite: the run that is there may be deleted.
 
     Raises:
-        RunDirError: the folder holds something else, or another configuration.
+        RunDirError: the folder holds something else, another run, or the run has another configuration.
     """
-    config_path = folder / CONFIG
-    if folder.exists() and any(folder.iterdir()):
-        if not config_path.is_file():
-            raise RunDirError(f"{folder}: is not empty and holds no run; name another output_dir")
-        if overwrite:
-            shutil.rmtree(folder)
-        elif not resume and _has_begun(folder):
-            raise RunDirError(
-                f"{folder}: holds another run already; add --resume to go on with it, "
-                "--overwrite to delete it, or name another output_dir"
-            )
-        elif _has_begun(folder):
-            differing = _differences(yaml.safe_load(config_path.read_text()), yaml.safe_load(config_text))
-            if differing:
-                raise RunDirError(
-                    f"{folder}: holds a run with another configuration ({', '.join(differing[:6])} differ); "
-                    "name another output_dir, or add --overwrite"
-                )
+    if folder.exists() and not folder.is_dir():
+        raise RunDirError(f"{folder}: is a file; name another output_dir")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    kept = _kept_config(folder)
+    if kept is None:
+        raise RunDirError(f"{folder}: is not empty and holds no run; name another output_dir")
+    if overwrite or not _has_begun(folder):
+        return
+    if not resume:
+        raise RunDirError(
+            f"{folder}: holds another run already; add --resume to go on with it, "
+            "--overwrite to delete it, or name another output_dir"
+        )
+    differing = _differences(kept, yaml.safe_load(config_text))
+    if differing:
+        raise RunDirError(
+            f"{folder}: holds a run with another configuration ({', '.join(differing[:6])} differ); "
+            "name another output_dir, or add --overwrite"
+        )
+
+
+def claim(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None:
+    """Make the folder this run's own: `check`, delete an old run if allowed, write `config.yaml`.
+
+    Only what a run itself writes is ever deleted.
+
+    Raises:
+        RunDirError: as `check`, or the folder cannot be written.
+    """
+    check(folder, config_text, resume, overwrite)
     try:
+        if overwrite:
+            for name in (METRICS, CONFIG):
+                (folder / name).unlink(missing_ok=True)
+            for name in (CHECKPOINTS, BOARD):
+                shutil.rmtree(folder / name, ignore_errors=True)
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(config_path, config_text)
+        write_text(folder / CONFIG, config_text)
     except OSError as error:
         raise RunDirError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def _kept_config(folder: Path) -> dict[str, Any] | None:
+    """The configuration that a run left here; None where no run of ours stands.
+
+    Raises:
+        RunDirError: the file is damaged.
+    """
+    try:
+        kept = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        raise RunDirError(f"{folder / CONFIG}: cannot be read; name another output_dir") from None
+    if not isinstance(kept, dict) or not {"step", "output_dir"} <= kept.keys():
+        raise RunDirError(f"{folder / CONFIG}: is no configuration of a run; name another output_dir")
+    return kept
 
 
 def _has_begun(folder: Path) -> bool:
@@ -96,7 +131,7 @@ class Metrics:
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
 
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=start)
+            self.board = SummaryWriter(str(folder / BOARD), purge_step=start)
 
     def write(self, kind: str, iteration: int, **values: float) -> None:
         """Add one line, e.g. ``write("train", 10, loss=2.3)``."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -31,9 +32,11 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        held = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
-        raise WeightsMismatch(f"{path}: is a pickle with code in it and is not opened") from None
+        raise WeightsMismatch(
+            f"{path}: is no file of tensors, or a pickle with code in it; it is not opened"
+        ) from None
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise WeightsMismatch(
             f"{path}: cannot be read, perhaps truncated ({str(error).splitlines()[0]})"

@@ -216,29 +216,34 @@ def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
     accelerator = Accelerator(mixed_precision="fp16" if half else "no")
     folder = Path(config.output_dir)
     missing = missing_paths(config)
-    if missing:  # before anything is written
+    if missing:
         raise ConfigError("missing: " + "; ".join(missing))
-    if accelerator.is_main_process:
-        run_dir.claim(folder, to_yaml(config), resume, overwrite)
-    accelerator.wait_for_everyone()
+    run_dir.check(folder, to_yaml(config), resume, overwrite)
     with accelerator.main_process_first():  # the first process fills the feature cache
         prepared = prepare(config, accelerator.device)
-    model = prepared.model
-    optimizer = accelerator.prepare_optimizer(make_optimizer(model, config.optim))
-    start = _restore(folder, model, optimizer, accelerator) if resume else 0
+    if accelerator.is_main_process:  # only now that nothing can refuse the run is an old one deleted
+        run_dir.claim(folder, to_yaml(config), resume, overwrite)
+    accelerator.wait_for_everyone()
+    optimizer = accelerator.prepare_optimizer(make_optimizer(prepared.model, config.optim))
+    start = _restore(folder, prepared, optimizer, accelerator) if resume else 0
     last = config.optim.max_epoch * config.optim.iters_per_epoch
-    if start >= last:
-        accelerator.print(f"{folder}: complete, {last} iterations; nothing to do")
-        return checkpoint.find(folder)
-    if accelerator.is_main_process:
-        trainable, total = model.num_parameters()
-        accelerator.print(
-            f"{config.step}: {len(prepared.training)} records, "
-            f"{trainable / 1e6:.2f} M of {total / 1e6:.0f} M parameters trained, "
-            f"{accelerator.num_processes} x {accelerator.device}, "
-            f"{str(model.language_model.dtype).removeprefix('torch.')}"
-        )
-    return _loop(config, prepared, optimizer, accelerator, start, last)
+    try:
+        if start >= last:
+            accelerator.print(f"{folder}: complete, {last} iterations; nothing to do")
+            return checkpoint.find(folder)
+        _announce(config, prepared, accelerator)
+        return _loop(config, prepared, optimizer, accelerator, start, last)
+    finally:
+        accelerator.end_training()
+
+
+def _announce(config: Config, prepared: Prepared, accelerator: Accelerator) -> None:
+    trainable, total = prepared.model.num_parameters()
+    precision = str(prepared.model.language_model.dtype).removeprefix("torch.")
+    accelerator.print(
+        f"{config.step}: {len(prepared.training)} records, {trainable / 1e6:.2f} M of {total / 1e6:.0f} M "
+        f"parameters trained, {accelerator.num_processes} x {accelerator.device}, {precision}"
+    )
 
 
 def _device() -> torch.device:
@@ -371,18 +376,26 @@ def _save(config: Config, prepared: Prepared, optimizer: Any, accelerator: Accel
         if accelerator.scaler is not None:
             state["scaler"] = accelerator.scaler.state_dict()
         checkpoint.save(folder, prepared.model.projection.state_dict(), card, state)
-        checkpoint.prune(folder.parent, config.log.keep_checkpoints)
+        checkpoint.prune(Path(config.output_dir), config.log.keep_checkpoints)
     accelerator.wait_for_everyone()
     return folder
 
 
-def _restore(folder: Path, model: SkinGPT4, optimizer: Any, accelerator: Accelerator) -> int:
-    """Load the newest checkpoint of a run, if it has one; returns the iteration to go on at."""
-    if not any(folder.glob(f"{run_dir.CHECKPOINTS}/*/{checkpoint.CARD}")):
+def _restore(folder: Path, prepared: Prepared, optimizer: Any, accelerator: Accelerator) -> int:
+    """Load the newest checkpoint of a run, if it has one; returns the iteration to go on at.
+
+    Raises:
+        RunError: the run was begun on other data or from another parent.
+    """
+    if not checkpoint.saved(folder):
         return 0
     newest = checkpoint.find(folder)
     tensors, card = checkpoint.load(newest)
-    model.projection.load_state_dict(tensors)
+    now = {"data_sha256": prepared.data_sha256, "parent": prepared.parent, **prepared.identity}
+    for key, value in now.items():
+        if card.get(key) != value:
+            raise RunError(f"{folder}: was begun with another {key}; start anew with --overwrite")
+    prepared.model.projection.load_state_dict(tensors)
     state = torch.load(newest / checkpoint.STATE, map_location=accelerator.device, weights_only=True)
     optimizer.load_state_dict(state["optimizer"])
     if accelerator.scaler is not None and "scaler" in state:

@@ -9,7 +9,12 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from skingpt4.errors import UserError
 from skingpt4.tensors import WeightsMismatch, load_tensors, require_same_tensors
+
+
+class VisionError(UserError):
+    """A backbone that cannot be built as asked; the message says which key and why."""
 
 
 class VisionEncoder(nn.Module):
@@ -40,7 +45,7 @@ class VisionEncoder(nn.Module):
             norm_eps: epsilon of the final norm, where it differs from timm's.
 
         Raises:
-            ValueError: no such timm model, or no such block.
+            VisionError: no such timm model, or no such block.
         """
         super().__init__()
         args = {"num_classes": 0, **(model_args or {})}
@@ -54,10 +59,15 @@ class VisionEncoder(nn.Module):
         except TypeError:
             self.backbone = timm.create_model(model, **args)
         self.block, self.norm = block, norm
+        if block is not None or not norm or norm_eps is not None:
+            if not hasattr(self.backbone, "norm") or not hasattr(self.backbone, "blocks"):
+                raise VisionError(f"vision.block, norm and norm_eps are for transformers; {model} is none")
+            if block is not None and not 1 <= block <= len(self.backbone.blocks):
+                raise VisionError(
+                    f"vision.block: {model} has blocks 1 to {len(self.backbone.blocks)}, not {block}"
+                )
         if norm_eps is not None:
             self.backbone.norm.eps = norm_eps
-        if block is not None and not 1 <= block <= len(getattr(self.backbone, "blocks", ())):
-            raise ValueError(f"vision.block: {model} has no block {block}")
         self.mean = tuple(self.backbone.pretrained_cfg["mean"])
         self.std = tuple(self.backbone.pretrained_cfg["std"])
         with torch.no_grad():
@@ -100,19 +110,21 @@ class VisionEncoder(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Map pictures (b, 3, h, w), normalised, to tokens (b, n, d)."""
+        backbone = self.backbone
         if self.block is None and self.norm:
-            tokens = self.backbone.forward_features(image)
+            tokens = backbone.forward_features(image)
+            if tokens.dim() == 4:  # a feature map: (b, d, h, w), or (b, h, w, d) in Swin and its kin
+                last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
+                return tokens.flatten(1, 2) if last else tokens.flatten(2).transpose(1, 2)
+            prefix_length = getattr(backbone, "num_prefix_tokens", 0)
+            prefix, patches = tokens[:, :prefix_length], tokens[:, prefix_length:]
         else:
-            last = len(self.backbone.blocks) - 1 if self.block is None else self.block - 1
-            ((patches, prefix),) = self.backbone.forward_intermediates(
-                image, indices=[last], norm=self.norm, stop_early=True, output_fmt="NLC",
+            last_block = (len(backbone.blocks) if self.block is None else self.block) - 1
+            (taken,) = backbone.forward_intermediates(
+                image, indices=[last_block], norm=self.norm, stop_early=True, output_fmt="NLC",
                 intermediates_only=True, return_prefix_tokens=True,
             )  # fmt: skip
-            return torch.cat([prefix[:, :1], patches], dim=1)
-        if tokens.dim() == 4:
-            return tokens.flatten(2).transpose(1, 2)
-        registers = getattr(self.backbone, "num_reg_tokens", 0)
-        if registers:
-            prefix_length = self.backbone.num_prefix_tokens
-            tokens = torch.cat([tokens[:, : prefix_length - registers], tokens[:, prefix_length:]], dim=1)
-        return tokens
+            patches, prefix = taken if isinstance(taken, tuple) else (taken, taken[:, :0])
+        # Registers are scratch space of the backbone; of the prefix only a class token describes the picture.
+        has_class = getattr(backbone, "cls_token", None) is not None
+        return torch.cat([prefix[:, : int(has_class)], patches], dim=1)
