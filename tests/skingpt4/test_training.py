@@ -233,7 +233,6 @@ def test_two_processes_equal_one(two_processes, configure):
         torch.testing.assert_close(found[key], wanted[key], rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.xfail(strict=True, reason="gloo's threads outlive the run and abort the process now and then")
 def test_processes_leave_their_group_when_they_are_done(two_processes):
     _, printed = two_processes
     assert printed.count("CLOSED") == 2
@@ -322,6 +321,17 @@ def test_a_folder_with_another_run_is_refused_and_overwritten_only_when_asked(co
     assert not torch.equal(projection_of(config.output_dir)["weight"], before["weight"])
 
 
+def test_a_run_does_not_go_on_with_other_data(configure, tmp_path):
+    manifest = write_manifest(tmp_path / "own.jsonl", 2)
+    config = configure(data__train=[manifest], optim__max_epoch=1)
+    saved = run(config)
+    before = projection_of(saved)
+    write_manifest(tmp_path / "own.jsonl", 3)
+    with pytest.raises(RunError, match="begun with another data_sha256; start anew with --overwrite"):
+        run(config, resume=True)
+    assert torch.equal(projection_of(saved)["weight"], before["weight"])
+
+
 def test_nothing_to_train_on_is_refused_with_what_was_found(configure, tmp_path):
     empty = write_manifest(tmp_path / "empty.jsonl", 3, concepts=None, disease=None, note=None)
     with pytest.raises(
@@ -347,7 +357,6 @@ def test_a_refused_run_leaves_its_folder_free(configure, tmp_path):
     assert run(configure(optim__max_epoch=1)).is_dir()
 
 
-@pytest.mark.xfail(strict=True, reason="--overwrite deletes before the new run is known to start")
 def test_a_refused_run_does_not_delete_the_one_it_should_overwrite(configure, tmp_path):
     saved = run(configure(optim__max_epoch=1))
     empty = write_manifest(tmp_path / "empty.jsonl", 1, concepts=None, disease=None, note=None)
@@ -386,6 +395,20 @@ def test_a_signal_in_the_process_saves_and_puts_the_handlers_back(configure, num
         run(config)
     assert checkpoint.find(config.output_dir).name == "iteration_0000001"
     assert signal.getsignal(number) == before
+
+
+def test_a_second_ctrl_c_ends_the_run_at_once(configure, monkeypatch):
+    config = configure()
+
+    def interrupted(*args):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(training, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    assert not (Path(config.output_dir) / "checkpoints").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_ctrl_c_saves_and_the_run_goes_on(configure, tmp_path):
