@@ -27,6 +27,8 @@ EXAMPLES = """examples:
 
 The page is for this machine alone: it has no public link and asks nothing of other machines.
 Research software, no medical device."""
+UNTRAINED = "Untrained projection: the answers have nothing to do with the picture."
+DEMONSTRATION = "Demonstration: trained on computer-drawn pictures. Its answers have no clinical meaning."
 STEPS = {"step1": "step 1 (concepts)", "step2": "step 2 (diagnoses)"}
 # The browser itself is told to load nothing from elsewhere, whatever Gradio's scripts may try.
 POLICY = (
@@ -34,6 +36,29 @@ POLICY = (
     "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; worker-src 'self' blob:; "
     "connect-src 'self' data: blob:; object-src 'none'; frame-ancestors 'none'; form-action 'self'"
 )
+
+
+# How skingpt4/page.py looks; Gradio takes it when it is launched.
+CSS = """
+.gradio-container { max-width: 1240px !important; overflow: visible !important; }
+.gradio-container main { padding-top: 10px !important; } .gradio-container .html-container { padding: 0; }
+.gradio-container main .gap, .gradio-container main .row { gap: 10px; }
+header { display: flex; flex-wrap: wrap; gap: 2px 24px; align-items: baseline; font-size: .9rem; }
+header h1 { font-size: 1.3rem; margin: 0; } header h1 span { font-weight: 400; font-size: 1rem; }
+header dl { display: flex; flex-wrap: wrap; gap: 2px 20px; margin: 0; } header dl div { display: flex; gap: 6px; }
+header dt { font-weight: 600; white-space: nowrap; } header dd { margin: 0; overflow-wrap: anywhere; }
+#disclaimer { position: sticky; top: 0; z-index: 40; background: var(--body-background-fill); padding: 4px 0; }
+#disclaimer p { border: 2px solid #d92d20; border-radius: 6px; padding: 5px 12px; margin: 0; font-size: .95rem; }
+.caution { border-left: 5px solid #b54708; padding: 0 10px; margin: 6px 0 0; font-weight: 600; }
+.group { font-size: .85rem; font-weight: 600; margin: 0 0 -6px; } .hint { font-size: .9rem; margin: 0; }
+.note { margin: 0; padding: 0 10px; } .note.failure { border-left: 5px solid #d92d20; font-weight: 600; }
+#note { min-height: 1.6em; } #actions { align-items: flex-end; } #stop:not(:disabled) { border: 2px solid #d92d20; }
+.offered button, #actions button { min-height: 42px; font-size: .9rem; font-weight: 500; }
+#chat button[aria-label="Clear"] { display: none; } /* it would empty the view, not the conversation */
+.offered { align-items: stretch; } .toast-wrap { top: auto !important; bottom: 12px; } /* not over the disclaimer */
+@media (max-width: 500px) { #disclaimer p { font-size: .85rem; padding: 3px 10px; } }
+button:focus-visible { outline: 3px solid #0f766e; outline-offset: 2px; }
+"""
 
 
 class AddressError(UserError):
@@ -76,7 +101,7 @@ def describe(config: Config, checkpoint_path: str | None) -> page.About:
 
     model = os.path.basename(os.path.normpath(config.language.model))
     if checkpoint_path is None:
-        return page.About("none", "nothing", model, tuple(config.prompt.questions), untrained=True)
+        return page.About("no checkpoint", "not at all", model, (), UNTRAINED)
     card = checkpoint.load(checkpoint_path)[1]
     trained = card["config"]
     return page.About(
@@ -84,7 +109,7 @@ def describe(config: Config, checkpoint_path: str | None) -> page.About:
         step=STEPS.get(card["step"], card["step"]) + f", iteration {card['iteration']}",
         language_model=model,
         questions=tuple(trained["prompt"]["questions"]),
-        demonstration=any("phantoms" in path for path in trained["data"]["train"]),
+        caution=DEMONSTRATION if any("phantoms" in path for path in trained["data"]["train"]) else "",
     )
 
 
@@ -150,6 +175,21 @@ class _Guard:
         await self.app(scope, receive, guarded)
 
 
+def _theme() -> gr.themes.Base:
+    """Gradio's default in calm colours, with the system's own fonts."""
+    import gradio as gr
+
+    calm = gr.themes.Default(
+        primary_hue="teal", neutral_hue="slate", font=("system-ui", "sans-serif"), font_mono=("monospace",)
+    )
+    deep = {
+        "button_primary_background_fill": "*primary_700",
+        "button_primary_background_fill_hover": "*primary_800",
+    }
+    readable = {"block_info_text_color": "*neutral_600", "block_label_text_color": "*neutral_700"}
+    return calm.set(**deep, **readable, **{f"{name}_dark": value for name, value in deep.items()})
+
+
 def launch(desk: page.Desk, about: page.About, address: Address) -> gr.Blocks:
     """Build the page and serve it from a thread of its own; `close()` ends it.
 
@@ -172,8 +212,8 @@ def launch(desk: page.Desk, about: page.About, address: Address) -> gr.Blocks:
         server_name=f"[{address.host}]" if ":" in address.host else address.host,
         server_port=address.port,
         max_file_size=f"{address.max_upload_mb}mb",
-        theme=page.theme(),
-        css=page.CSS,
+        theme=_theme(),
+        css=CSS,
         app_kwargs={"routes": [Route("/health", health)], "middleware": middleware},
         share=False, inbrowser=False, quiet=True, prevent_thread_lock=True, ssr_mode=False, pwa=False,
         mcp_server=False, enable_monitoring=False, run_history=False, footer_links=[], show_error=True,

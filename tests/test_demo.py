@@ -26,7 +26,9 @@ demo.stay_local()
 
 from skingpt4 import page  # noqa: E402  (Gradio reads the environment when it is imported)
 
-ABOUT = page.About("runs/x/checkpoints/1", "step 2", "tiny", ("What is wrong with my skin?",), True)
+ABOUT = page.About(
+    "runs/x/checkpoints/1", "step 2", "tiny", ("What is wrong with my skin?",), demo.DEMONSTRATION
+)
 SETTINGS = (0.0, 1, 160, 0)
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")  # gr.Warning outside a running page
 
@@ -116,7 +118,7 @@ def test_new_picture_starts_anew_and_drops_a_running_answer(folder):
     again, second, step = desk.show(visit, upload(folder, "other.jpg"))
     assert again is visit
     assert (step.messages, step.busy) == ([], False)
-    assert list(running) == [], "nothing of the old answer reaches the new page"
+    assert list(running) == [step], "nothing of the old answer reaches the new page"
     assert stubs[0].stopping.is_set()
     assert visit.session is stubs[1]
     assert (Path(first).exists(), Path(second).exists()) == (False, True)
@@ -129,6 +131,8 @@ def test_clear_deletes_everything(folder):
     copy = visit.picture
     _, shown, step = desk.show(visit, None)
     assert (shown, step.messages, visit.session, copy.exists()) == (None, [], None, False)
+    assert "deleted" in step.note
+    assert desk.show(None, None) == (None, None, page.Shown()), "there was nothing to delete"
 
 
 def test_stop_keeps_what_was_written(folder):
@@ -264,9 +268,13 @@ def test_describe_reads_the_card(tmp_path, monkeypatch):
     checkpoint.save(Path("run/checkpoints/200"), {}, card)
     about = demo.describe(config, "run")
     assert about == page.About(
-        "run/checkpoints/200", "step 2 (diagnoses), iteration 200", "tiny", ("What is it?",), True
+        "run/checkpoints/200",
+        "step 2 (diagnoses), iteration 200",
+        "tiny",
+        ("What is it?",),
+        demo.DEMONSTRATION,
     )
-    assert demo.describe(config, None).untrained
+    assert demo.describe(config, None).caution == demo.UNTRAINED
 
 
 def test_command_line(capsys):
