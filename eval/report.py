@@ -17,10 +17,8 @@
 import argparse
 import json
 import math
-import os
 import platform
 import sys
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +28,8 @@ import scipy
 
 from eval.metrics import RESAMPLES, Interval, Line, arm_summary, best_class, compare_arms
 from eval.page import MEASURES, Run, render
+from skingpt4.errors import UserError, reported
+from skingpt4.run_dir import write_text
 
 ARMS = ("two_step", "step1_only", "step2_only", "untrained", "blank_image")
 REQUIRED: dict[str, type | tuple[type, ...]] = {
@@ -44,7 +44,7 @@ REQUIRED: dict[str, type | tuple[type, ...]] = {
 }
 
 
-class ReportError(ValueError):
+class ReportError(UserError):
     """Something about the run folder that its owner can mend; the message says what and where."""
 
 
@@ -131,19 +131,6 @@ def _read_json(path: Path) -> dict[str, Any]:
     return data
 
 
-def _write_atomically(path: Path, text: str) -> None:
-    # The temporary file lies beside its goal, because os.replace cannot cross file systems.
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
 def write_results(
     run_dir: Path | str,
     seconds: float | None = None,
@@ -188,7 +175,7 @@ def write_results(
             },
         },
     }
-    _write_atomically(run_dir / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    write_text(run_dir / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     return results
 
 
@@ -270,7 +257,7 @@ def write_report(run_dir: Path | str, cases_path: Path | str) -> Path:
         notes=_notes(arms, len(cases)),
     )
     path = run_dir / "report.html"
-    _write_atomically(path, render(run))
+    write_text(path, render(run))
     return path
 
 
@@ -280,14 +267,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--run-dir", type=Path, required=True, help="folder with answers/<arm>.jsonl")
     parser.add_argument("--cases", type=Path, required=True, help="manifest.jsonl of the cases")
     arguments = parser.parse_args(argv)
-    try:
-        path = write_report(arguments.run_dir, arguments.cases)
-    except (ReportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(headline(_read_json(arguments.run_dir / "results.json")))
-    print(f"report: {path}")
-    return 0
+    with reported() as status:
+        try:
+            path = write_report(arguments.run_dir, arguments.cases)
+        except OSError as error:
+            raise ReportError(str(error)) from error
+        print(headline(_read_json(arguments.run_dir / "results.json")))
+        print(f"report: {path}")
+    return status.code
 
 
 if __name__ == "__main__":

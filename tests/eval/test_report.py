@@ -249,11 +249,11 @@ def test_malformed_answers_are_named_by_file_and_line(copy, change, message):
 
 def test_other_errors_are_clear(copy, tmp_path, capsys):
     run_dir, cases = copy
-    assert main(["--run-dir", str(tmp_path / "none"), "--cases", str(cases)]) == 2
+    assert main(["--run-dir", str(tmp_path / "none"), "--cases", str(cases)]) == 1
     assert "none: no such folder" in capsys.readouterr().err
-    assert main(["--run-dir", str(run_dir), "--cases", str(tmp_path / "none.jsonl")]) == 2
+    assert main(["--run-dir", str(run_dir), "--cases", str(tmp_path / "none.jsonl")]) == 1
     assert "none.jsonl: no such file" in capsys.readouterr().err
-    assert main(["--run-dir", str(cases.parent), "--cases", str(cases)]) == 2
+    assert main(["--run-dir", str(cases.parent), "--cases", str(cases)]) == 1
     assert "no <arm>.jsonl files" in capsys.readouterr().err
     (run_dir / "step2" / "metrics.jsonl").write_text('{"kind": "train", "iteration": 1}\n{broken')
     with pytest.raises(ReportError, match=r"metrics.jsonl:2: not valid JSON"):

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from skingpt4 import weights
+from skingpt4 import weights, weights_convert
 from skingpt4.weights import WeightsError
 
 ROOT = Path(__file__).parents[2]
@@ -285,7 +285,7 @@ def test_dinov2_positions_and_names(tmp_path):
     patches = ramp.reshape(1, 37 * 37, 1).expand(-1, -1, 384)
     given["pos_embed"] = torch.cat([torch.full((1, 1, 384), 5.0), patches], dim=1)
     torch.save(given, tmp_path / "net.pt")
-    weights.convert_dinov2(tmp_path / "net.pt", tmp_path)
+    weights_convert.convert_dinov2(tmp_path / "net.pt", tmp_path)
 
     converted = load_file(tmp_path / "model.safetensors")
     assert converted.keys() == state.keys()
@@ -304,7 +304,7 @@ def test_efficientnet_is_zipped_in_order_and_checked(tmp_path):
     state = timm.create_model("tf_efficientnet_lite0").state_dict()
     rename = {key: f"_{key}".replace("_classifier.", "_fc.") for key in state}
     torch.save({rename[key]: value for key, value in state.items()}, tmp_path / "net.pth")
-    weights.convert_efficientnet_lite0(tmp_path / "net.pth", tmp_path)
+    weights_convert.convert_efficientnet_lite0(tmp_path / "net.pth", tmp_path)
     converted = load_file(tmp_path / "model.safetensors")
     assert len(converted) == 294
     assert all(torch.equal(converted[key], state[key]) for key in converted)
@@ -313,7 +313,7 @@ def test_efficientnet_is_zipped_in_order_and_checked(tmp_path):
     shuffled[1], shuffled[2] = shuffled[2], shuffled[1]  # weight and bias of one norm: shapes alike
     torch.save({rename[key]: state[key] for key in shuffled}, tmp_path / "net.pth")
     with pytest.raises(WeightsError, match=r"_bn1\.bias \(32,\) is not timm's bn1\.weight \(32,\)"):
-        weights.convert_efficientnet_lite0(tmp_path / "net.pth", tmp_path)
+        weights_convert.convert_efficientnet_lite0(tmp_path / "net.pth", tmp_path)
 
 
 @pytest.fixture(scope="module")

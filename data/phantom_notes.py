@@ -1,0 +1,87 @@
+"""The notes of phantoms: the words for their features, and short sentences made of them."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+NOUNS: dict[str, tuple[str, ...]] = {
+    "Bulla": ("large blister", "bulla"), "Wheal": ("wheal", "raised welt"), "Nodule": ("nodule", "lump"),
+    "Plaque": ("plaque", "raised area"), "Patch": ("patch", "flat area"),
+    "Vesicle": ("small blister", "vesicle"), "Pustule": ("pustule", "pus-filled spot"),
+    "Papule": ("papule", "small bump"), "Macule": ("macule", "flat spot"),
+    "Erosion": ("erosion", "raw area"), "Ulcer": ("ulcer", "open sore"), "Comedo": ("comedo", "blackhead"),
+}  # fmt: skip
+ADJECTIVES: dict[str, tuple[str, ...]] = {
+    "Erythema": ("red", "erythematous", "inflamed"),
+    "Brown(Hyperpigmentation)": ("brown", "hyperpigmented"), "White(Hypopigmentation)": ("pale", "white"),
+    "Purple": ("purple", "violaceous"), "Black": ("black", "very dark"), "Blue": ("blue", "bluish"),
+    "Yellow": ("yellow", "yellowish"), "Scale": ("scaly", "flaking"), "Crust": ("crusted", "scabbed"),
+    "Warty/Papillomatous": ("warty", "rough"), "Dome-shaped": ("dome-shaped", "rounded"),
+    "Flat topped": ("flat-topped",), "Translucent": ("pearly", "shiny"),
+    "Umbilicated": ("dimpled", "umbilicated"), "Lichenification": ("thickened", "lichenified"),
+    "Exudate": ("weeping", "oozing"),
+}  # fmt: skip
+EXTRAS: dict[str, tuple[str, ...]] = {
+    "Excoriation": ("scratch marks", "excoriations"), "Xerosis": ("dry skin around", "surrounding dryness"),
+    "Fissure": ("painful cracks", "fissures"), "Telangiectasia": ("fine visible vessels", "telangiectasia"),
+    "Scar": ("scarring", "old scars"), "Atrophy": ("thinned skin", "central atrophy"),
+    "Ulcer": ("an open sore",), "Erosion": ("raw areas", "erosions"),
+    "Purpura/Petechiae": ("tiny purple dots", "petechiae"), "Burrow": ("fine burrows", "thin wavy tracks"),
+    "Comedo": ("blackheads", "comedones"), "Pustule": ("pustules",), "Papule": ("small bumps", "papules"),
+}  # fmt: skip
+PLURALS = {"comedo": "comedones", "bulla": "bullae", "patch": "patches"}
+AMOUNTS: dict[str, tuple[str, ...]] = {
+    "few": ("a few", "some"), "many": ("many", "several"), "clustered": ("a group of", "clustered"),
+    "linear": ("a row of", "a line of"),
+}  # fmt: skip
+SYMPTOMS: dict[str, tuple[str, ...]] = {
+    "acne_and_rosacea": ("tender at times", "no itch"),
+    "malignant_lesions": ("slowly growing", "bleeds easily"),
+    "dermatitis": ("very itchy", "itchy at night"),
+    "bullous_disease": ("itchy and sore", "skin feels tight"),
+    "bacterial_infections": ("sore", "spreading"), "light_diseases": ("no itch", "worse in summer"),
+    "connective_tissue_diseases": ("worse after sun", "slightly sore"),
+    "benign_tumors": ("no pain", "slowly growing"),
+    "melanoma_nevi_moles": ("has changed recently", "no pain"),
+    "fungal_infections": ("itchy", "slowly spreading"),
+    "psoriasis_and_lichen_planus": ("mildly itchy", "comes and goes"),
+    "infestations_and_bites": ("itchy at night", "very itchy"),
+    "urticaria_hives": ("very itchy", "comes and goes"), "vascular_tumors": ("no pain", "bleeds easily"),
+    "herpes": ("burning", "tingling and sore"),
+}  # fmt: skip
+DURATIONS = ("for some time", "noticed recently", "for a while now", "not seen before", "duration unclear")
+TEMPLATES = (
+    "{what} on the {site}{extra}; {symptom}.",
+    "{site_cap}: {what_low}{extra}. {symptom_cap}, {duration}.",
+    "Patient shows {what_low} on the {site}{extra}, {duration}.",
+    "{what} of the {site}{extra}.",
+    "Presents with {what_low} on the {site}; {symptom}, {duration}.",
+    "On the {site} there is skin change with {what_low}{extra}; {symptom}.",
+)
+
+
+def write_note(
+    rng: np.random.Generator, name: str, concepts: Sequence[str], arrangement: str, site: str
+) -> str:
+    """One or two short sentences on site, features and complaint, with words for drawn concepts only."""
+    main = next(n for n in NOUNS if n in concepts)
+    noun = str(rng.choice(NOUNS[main]))
+    known = [str(rng.choice(ADJECTIVES[c])) for c in concepts if c in ADJECTIVES]
+    words = [known[i] for i in sorted(rng.permutation(len(known))[:2])]
+    ringed = arrangement == "annular" and main in ("Plaque", "Patch")
+    one = ringed or (arrangement == "single" and main != "Comedo")
+    if ringed:
+        words.insert(0, "ring-shaped")
+    if one:
+        article = "an" if (words or [noun])[0][0] in "aeiou" else "a"
+        what = " ".join([article, ", ".join(words), noun] if words else [article, noun])
+    else:
+        amount = str(rng.choice(AMOUNTS.get(arrangement, ("several",))))
+        what = " ".join(filter(None, [amount, ", ".join(words), PLURALS.get(noun, noun + "s")]))
+    more = [str(rng.choice(EXTRAS[c])) for c in concepts if c in EXTRAS and c != main]
+    extra = f" with {more[rng.integers(len(more))]}" if more else ""
+    symptom = str(rng.choice(SYMPTOMS[name]))
+    return str(rng.choice(TEMPLATES)).format(
+        what=what[0].upper() + what[1:], what_low=what, site=site, site_cap=site.capitalize(), extra=extra,
+        symptom=symptom, symptom_cap=symptom.capitalize(), duration=str(rng.choice(DURATIONS)),
+    )  # fmt: skip
