@@ -144,9 +144,9 @@ def run_arm(
     path, meta_path = out / f"{arm.name}.jsonl", out / f"{arm.name}.meta.json"
     done = 0
     if meta_path.is_file() and path.is_file() and meta.items() <= json.loads(meta_path.read_text()).items():
-        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-        write_text(path, "".join(lines))  # a line torn by a kill is answered again
-        done = len(lines)
+        whole = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+        write_text(path, "".join(whole))  # a line torn by a kill is answered again
+        done = len(whole)
     else:
         write_text(path, "")
         write_text(meta_path, json.dumps(meta | {"git_revision": checkpoint.git_revision()}, indent=1) + "\n")
@@ -159,8 +159,8 @@ def run_arm(
         tqdm(total=len(records), initial=done, desc=arm.name) as bar,
     ):
         if arm.blank:  # one picture for all cases: answered once, and counted for each
-            (said,) = next(answer_cases(model, config, blank_queries(config), 1, args.max_new_tokens))
-            batches = iter([[said] * (len(records) - done)])
+            (blank,) = next(answer_cases(model, config, blank_queries(config), 1, args.max_new_tokens))
+            batches = iter([[blank] * (len(records) - done)])
         else:
             batches = answer_cases(model, config, queries[done:], args.batch_size, args.max_new_tokens)
         for lines in batches:

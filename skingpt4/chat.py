@@ -117,6 +117,8 @@ class ChatSession:
             ImageError: no usable picture.
         """
         rgb = to_rgb(image) if isinstance(image, Image.Image) else open_image(image)
+        if self.model.encoder is None:
+            raise ChatError("this model was loaded without its image encoder")
         vision = self.model.encoder.vision_encoder
         pixels = to_tensor(rgb, self.config.vision.image_size, vision.mean, vision.std)
         self.queries.append(self.model.encode_images(pixels[None]))

@@ -160,15 +160,15 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: unknown key, wrong type, missing value, circular `extends`, unreadable file.
     """
     merged = OmegaConf.structured(Config)
-    for source, values in _layers(Path(path), ()):
-        _check_keys(values, Config, str(source), "")
-        merged = _merge(merged, values, str(source))
+    for source, layer in _layers(Path(path), ()):
+        _check_keys(layer, Config, str(source), "")
+        merged = _merge(merged, layer, str(source))
     for text in overrides:
         key, sign, _ = text.partition("=")
         if not sign or not key:
             raise ConfigError(f"override {text!r}: write it as key=value, e.g. optim.batch_size=8")
         try:
-            values = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
+            values: Any = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             raise ConfigError(f"override {text!r}: {_first_line(error)}") from None
         _check_keys(values, Config, f"override {text!r}", "")
@@ -284,14 +284,14 @@ def _check_values(config: Config, where: str) -> None:
         "step": (config.step, STEPS),
         "language.dtype": (config.language.dtype, DTYPES),
     }
-    for key, (value, allowed) in choices.items():
-        if value not in allowed:
-            raise ConfigError(f"{where}: '{key}' is {value!r}; choose one of {', '.join(allowed)}")
+    for key, (chosen, allowed) in choices.items():
+        if chosen not in allowed:
+            raise ConfigError(f"{where}: '{key}' is {chosen!r}; choose one of {', '.join(allowed)}")
     for key in POSITIVE:
-        value = config
+        value: Any = config
         for part in key.split("."):
             value = getattr(value, part)
-        if not value > 0:  # type: ignore[operator]
+        if not value > 0:
             raise ConfigError(f"{where}: '{key}' is {value}; it must be above 0")
     if not config.prompt.questions:
         raise ConfigError(f"{where}: 'prompt.questions' is empty; give at least one")
@@ -300,9 +300,9 @@ def _check_values(config: Config, where: str) -> None:
             getattr(config.prompt, key).format(**{name: ""})
         except (KeyError, IndexError, ValueError):
             raise ConfigError(f"{where}: 'prompt.{key}' may hold no placeholder but {{{name}}}") from None
-    for key, value in (("seed", config.seed), ("log.validation_samples", config.log.validation_samples)):
-        if value < 0:
-            raise ConfigError(f"{where}: '{key}' is {value}; it must not be negative")
+    for key, count in (("seed", config.seed), ("log.validation_samples", config.log.validation_samples)):
+        if count < 0:
+            raise ConfigError(f"{where}: '{key}' is {count}; it must not be negative")
     if config.qformer.width % config.qformer.num_heads:
         raise ConfigError(
             f"{where}: 'qformer.width' ({config.qformer.width}) must be a multiple of "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -71,7 +72,7 @@ def _problems(config: Config) -> list[str]:
     found = []
     if not config.data.train:
         found.append("data.train names no manifest")
-    checks = [
+    checks: list[Callable[[], object]] = [
         lambda: get_template(config.prompt.template),
         *(lambda path=path: read_manifest(path) for path in config.data.train if Path(path).exists()),
     ]
@@ -114,7 +115,8 @@ def _memory_gib(config: Config, model: SkinGPT4, encoder_parameters: int, sample
 
 def show_sample(encoded: Encoded, tokenizer: object) -> str:
     """A sample as text: pictures as <n image vectors>, the supervised part between >> and <<."""
-    text, run, images, learning = "", [], 0, False
+    text, images, learning = "", 0, False
+    run: list[int] = []
     for token, supervised in zip([*encoded.input_ids, None], [*encoded.supervised, False], strict=True):
         if run and (token == IMAGE_TOKEN or token is None or supervised != learning):
             text += tokenizer.decode(run)  # type: ignore[attr-defined]

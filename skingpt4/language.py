@@ -49,13 +49,14 @@ def load_language_model(
         transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, attn_implementation=attention, output_loading_info=True
         )
     except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         raise LanguageModelError(
             f"language.model: {name} cannot be loaded ({str(error).splitlines()[0]})"
         ) from None
+    model, found = loaded
     if found["missing_keys"]:  # transformers would fill them with random numbers and only log it
         names = ", ".join(sorted(found["missing_keys"])[:4])
         raise LanguageModelError(

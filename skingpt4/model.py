@@ -241,7 +241,7 @@ def build(config: Config, device: torch.device, encoder: ImageEncoder | None = N
 
 def encoder_identity(config: Config) -> str:
     """16 hex digits that change whenever the encoder, its weights or the picture's transform do."""
-    parts = {
+    parts: dict[str, Any] = {
         "vision": asdict(config.vision),
         "qformer": asdict(config.qformer),
         "files": [file_sha256(w) for w in (config.vision.weights, config.qformer.weights) if w],

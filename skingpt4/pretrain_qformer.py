@@ -2,7 +2,7 @@
 
 BLIP-2's Q-Former learnt from 129 million captioned pictures. The default has none of that size, so its own
 learns from phantoms that nothing else uses: the queries must tell concepts, class, body site and skin type
-through linear heads on their mean (so that one linear projection can carry them on), and query i must still
+through linear read-outs of their mean (one linear projection has to carry them on), and query i must still
 hold what the backbone saw in cell i of a grid over the picture. The heads are thrown away afterwards.
 """
 
@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -36,22 +37,38 @@ from skingpt4.tensors import file_sha256
 
 
 class Heads(nn.Module):
-    """Linear read-outs of the queries; they exist only while the Q-Former is trained."""
+    """Linear read-outs of the queries; they exist only while the Q-Former is trained.
+
+    Concepts, class, site and skin type are read along fixed orthonormal directions with a small fixed gain, so
+    the Q-Former has to put each into the mean query with a large amplitude, where a projection that is trained
+    for a few hundred iterations finds it. What the backbone saw is read by learned weights and may stay small.
+    """
+
+    GAINS: ClassVar = {"concepts": 1.5, "classes": 1.5, "sites": 6.0, "skin": 6.0}
 
     def __init__(self, width: int, encoder_width: int, num_sites: int) -> None:
-        """One linear layer for each thing to tell, on the mean query; one for a grid cell, on each query."""
+        """Directions from the present random state; `width` must hold them all."""
         super().__init__()
-        self.concepts = nn.Linear(width, len(CONCEPTS))
-        self.classes = nn.Linear(width, len(CLASSES))
-        self.sites = nn.Linear(width, num_sites)
-        self.skin = nn.Linear(width, 6)
+        sizes = {"concepts": len(CONCEPTS), "classes": len(CLASSES), "sites": num_sites, "skin": 6}
+        basis = torch.linalg.qr(torch.randn(width, width)).Q[: sum(sizes.values())]
+        self.register_buffer("basis", basis)
+        self.parts = dict(zip(sizes, basis.split(list(sizes.values())), strict=True))
+        self.biases = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(size)) for name, size in sizes.items()}
+        )
         self.cell = nn.Linear(width, encoder_width)
 
     def forward(self, queries: Tensor) -> dict[str, Tensor]:
-        """Map queries (b, q, d) to logits (b, ...) and cells (b, q, encoder width)."""
+        """Map queries (b, q, d) to logits (b, ...), cells (b, q, encoder width) and `noise`, a scalar.
+
+        `noise` is the energy that differs between pictures outside of all directions.
+        """
         mean = queries.mean(1)
-        read = {name: getattr(self, name)(mean) for name in ("concepts", "classes", "sites", "skin")}
-        return read | {"cell": self.cell(queries)}
+        read = {n: g * mean @ self.parts[n].T + self.biases[n] for n, g in self.GAINS.items()}
+        differing = queries - queries.mean(0)
+        inside = differing @ self.basis.T
+        noise = differing.square().mean() - inside.square().sum(-1).mean() / queries.shape[-1]
+        return read | {"cell": self.cell(queries), "noise": noise}
 
 
 def targets(records: Sequence[Record], sites: Sequence[str]) -> dict[str, Tensor]:
@@ -76,20 +93,15 @@ def grid_means(tokens: Tensor, cells: int) -> Tensor:
     return F.layer_norm(means, means.shape[-1:])
 
 
-def loss_of(queries: Tensor, read: dict[str, Tensor], tokens: Tensor, wanted: dict[str, Tensor]) -> Tensor:
-    """The sum of the read-outs' losses; concepts and class weigh most.
-
-    `constant` is the share of the queries' energy that is the same for all pictures of a batch. The final
-    LayerNorm fixes the energy, so what it loses there goes into what differs between pictures; a linear
-    projection learns faster from such queries.
-    """
+def loss_of(read: dict[str, Tensor], tokens: Tensor, wanted: dict[str, Tensor]) -> Tensor:
+    """The sum of the read-outs' losses; concepts and class weigh most."""
     parts = {
         "concepts": 10.0 * F.binary_cross_entropy_with_logits(read["concepts"], wanted["concepts"]),
         "classes": F.cross_entropy(read["classes"], wanted["classes"], label_smoothing=0.05),
         "sites": 0.2 * F.cross_entropy(read["sites"], wanted["sites"]),
         "skin": 0.2 * F.cross_entropy(read["skin"], wanted["skin"]),
         "cell": 0.3 * F.mse_loss(read["cell"], grid_means(tokens, read["cell"].shape[1])),
-        "constant": queries.mean(0).square().mean(),
+        "noise": 1.0 * read["noise"],
     }
     return torch.stack(list(parts.values())).sum()
 
@@ -155,8 +167,11 @@ def train(
         order = rng.permutation(len(records))[: steps // epochs * batch_size].reshape(-1, batch_size)
         for rows in order:
             batch = torch.from_numpy(tokens[np.sort(rows)]).float()
-            queries = qformer(batch)
-            loss = loss_of(queries, heads(queries), batch, {k: v[np.sort(rows)] for k, v in wanted.items()})
+            labels = {key: value[np.sort(rows)] for key, value in wanted.items()}
+            with half_precision(batch.device):
+                read = heads(qformer(batch))
+            read = {key: value.float() for key, value in read.items()}
+            loss = loss_of(read, batch, labels)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()

@@ -176,7 +176,8 @@ class _Lazy:
     """A value made at its first use."""
 
     def __init__(self, make: Callable[[], ImageEncoder]) -> None:
-        self.make, self.value = make, None
+        self.make = make
+        self.value: ImageEncoder | None = None
 
     def __call__(self) -> ImageEncoder:
         if self.value is None:
@@ -337,7 +338,8 @@ class _StopFlag:
     """Set by the first Ctrl-C or SIGTERM, so that no iteration is torn; the second one acts as usual."""
 
     def __enter__(self) -> _StopFlag:
-        self.raised, self.before = False, {}
+        self.raised = False
+        self.before: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
             self.before = {s: signal.signal(s, self._raise) for s in (signal.SIGINT, signal.SIGTERM)}
         return self

@@ -51,11 +51,11 @@ class VisionEncoder(nn.Module):
         args = {"num_classes": 0, **(model_args or {})}
         if not timm.is_model(model):
             near = timm.list_models(f"*{model.split('_')[0]}*")[:5]
-            raise ValueError(
+            raise VisionError(
                 f"vision.model: timm has no '{model}'{'; near: ' + ', '.join(near) if near else ''}"
             )
         try:  # transformers fix their positions to a size; CNNs do not take the argument
-            self.backbone = timm.create_model(model, img_size=image_size, **args)
+            self.backbone: Any = timm.create_model(model, img_size=image_size, **args)
         except TypeError:
             self.backbone = timm.create_model(model, **args)
         self.block, self.norm = block, norm
@@ -102,8 +102,9 @@ class VisionEncoder(nn.Module):
             WeightsMismatch: the file has no `ln_vision`, or of another width.
         """
         tensors = load_tensors(path)
-        norm = {key: tensors.get(f"ln_vision.{key}") for key in ("weight", "bias")}
-        if any(value is None for value in norm.values()):
+        keys = ("weight", "bias")
+        norm = {key: tensors[f"ln_vision.{key}"] for key in keys if f"ln_vision.{key}" in tensors}
+        if not norm:
             raise WeightsMismatch(f"{path}: holds no ln_vision; give the BLIP-2 checkpoint of the Q-Former")
         require_same_tensors(norm, self.backbone.norm.state_dict(), str(path), "ln_vision")
         self.backbone.norm.load_state_dict(norm, strict=True)
