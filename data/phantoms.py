@@ -95,6 +95,7 @@ class SplitParams:
     seed: int
     size: int
     known_concepts: float
+    known_notes: float
     masks: bool
     renderer_version: int = RENDERER_VERSION
 
@@ -106,18 +107,19 @@ def _write_record(index: int, folder: Path, params: SplitParams) -> dict:
     Image.fromarray(phantom.image).save(path, quality=95)
     if params.masks:
         Image.fromarray(phantom.mask * 255).save(folder / "masks" / f"{index:06d}.png")
-    known = generators(params.seed, params.split, index)[2].random() < params.known_concepts
+    draw = generators(params.seed, params.split, index)[2]
+    knows_concepts, knows_note = draw.random() < params.known_concepts, draw.random() < params.known_notes
     return {
         "image": f"images/{path.name}",
         "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "source": "phantoms",
         "split": params.split,
-        "concepts": list(phantom.concepts) if known else None,
+        "concepts": list(phantom.concepts) if knows_concepts else None,
         "disease": phantom.disease,
         "class": phantom.class_name,
         "fitzpatrick": phantom.fitzpatrick,
         "body_site": phantom.body_site,
-        "note": phantom.note,
+        "note": phantom.note if knows_note else None,
         "case_id": f"phantom-{params.split}-{index:06d}",
         "licence": "Apache-2.0",
     }
@@ -135,18 +137,19 @@ def _records(folder: Path, params: SplitParams) -> Iterator[dict]:
 
 def write_split(
     out_dir: str | Path, split: str, count: int, seed: int, size: int = 224, known_concepts: float = 1.0,
-    masks: bool = False,
+    known_notes: float = 1.0, masks: bool = False,
 ) -> Path:  # fmt: skip
     """Write `count` phantoms under out_dir/split and return the path of the manifest.
 
     The manifest comes last and at once, so a manifest means a whole split; one made with the same parameters
-    is reused. `known_concepts` (0..1) is the share of records that keep their concepts, others get null.
+    is reused. `known_concepts` and `known_notes` (0..1) are the shares of records that keep theirs,
+    others get null.
     """
-    if count < 0 or not 0 <= known_concepts <= 1:
-        raise ValueError("count must not be negative and known_concepts must lie in 0..1")
+    if count < 0 or not (0 <= known_concepts <= 1 and 0 <= known_notes <= 1):
+        raise ValueError("count must not be negative, known_concepts and known_notes must lie in 0..1")
     if not split.replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"split must be a plain name of letters, digits, - and _, got {split!r}")
-    params = SplitParams(split, count, seed, size, float(known_concepts), masks)
+    params = SplitParams(split, count, seed, size, float(known_concepts), float(known_notes), masks)
     folder = Path(out_dir) / split
     manifest, stored = folder / "manifest.jsonl", folder / "params.json"
     wanted = json.dumps(asdict(params), indent=1)
@@ -228,6 +231,7 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument(
         "--known-concepts", type=float, default=1.0, help="share of records with concepts, 0..1"
     )
+    render.add_argument("--known-notes", type=float, default=1.0, help="share of records with a note, 0..1")
     render.add_argument("--masks", action="store_true", help="save lesion masks too")
     sheet = commands.add_parser(
         "sheet", help="save a picture grid", description=f"Save a picture grid. {WARNING}"
@@ -245,7 +249,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.command == "render":
             path = write_split(
-                args.out_dir, args.split, args.count, args.seed, args.size, args.known_concepts, args.masks
+                args.out_dir,
+                args.split,
+                args.count,
+                args.seed,
+                args.size,
+                args.known_concepts,
+                args.known_notes,
+                args.masks,
             )
         else:
             path = contact_sheet(args.by, args.out, args.seed, only=args.only)

@@ -19,12 +19,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data.phantoms import RENDERER_VERSION
 from eval.report import headline, write_report, write_results
 from skingpt4.errors import UserError, reported
 from skingpt4.run_dir import write_text
 
-# split: (pictures, share of records whose concepts are known, as step 2's sources know few)
-SPLITS = {"step1": (900, 1.0), "step2": (1200, 0.3), "validation": (90, 1.0), "cases": (150, 1.0)}
+# split: (pictures, share of records with concepts, share with a note). Most sources of diagnoses have neither.
+SPLITS = {
+    "step1": (900, 1.0, 1.0),
+    "step2": (1200, 0.15, 0.05),
+    "validation": (90, 1.0, 1.0),
+    "cases": (150, 1.0, 1.0),
+}
+QFORMER = Path("skingpt4/assets/qformer_tiny.safetensors")
 SHORT_PICTURES, SHORT_TRAINING = 30, ["optim.max_epoch=1", "optim.iters_per_epoch=3", "optim.batch_size=2"]
 
 
@@ -34,23 +41,27 @@ class StageError(UserError):
 
 @dataclass(frozen=True)
 class Stage:
-    """A command, the file that shows it is done, and whether it is a training run that can be resumed."""
+    """A command, the file that shows it is done, and how it is run again.
+
+    A `training` run can be resumed; `cheap` stages see for themselves what is there, so they always run.
+    """
 
     name: str
     command: list[str]
     output: Path
-    resumable: bool = False
+    training: bool = False
+    cheap: bool = False
 
 
 def stages(root: Path, phantoms: Path, short: bool, ablation: bool) -> list[Stage]:
     """All stages in order. `short` takes the same path over less: a check of the software, not a result."""
     weights = ["smollm2-135m-instruct", "dinov2-vit-s14-reg4"]
-    found = [Stage("weights", ["-m", "skingpt4.weights", "fetch", *weights], Path("weights") / weights[0])]
-    for split, (count, known) in SPLITS.items():
+    found = [Stage("weights", ["-m", "skingpt4.weights", "fetch", *weights], Path("weights"), cheap=True)]
+    for split, (count, concepts, notes) in SPLITS.items():
         count = SHORT_PICTURES if short else count
         render = ["-m", "data.phantoms", "render", "--out-dir", str(phantoms), "--split", split]
-        render += ["--count", str(count), "--known-concepts", str(known)]
-        found.append(Stage(f"render {split}", render, phantoms / split / "manifest.jsonl"))
+        render += ["--count", str(count), "--known-concepts", str(concepts), "--known-notes", str(notes)]
+        found.append(Stage(f"render {split}", render, phantoms / split / "manifest.jsonl", cheap=True))
     found += [_train("step1", root, phantoms, short), _train("step2", root, phantoms, short)]
     arms = [f"two_step={root}/step2", f"step1_only={root}/step1", "untrained", f"blank_image={root}/step2"]
     found.append(_answer("answer the cases", root, phantoms, short, arms))
@@ -69,7 +80,7 @@ def _train(step: str, root: Path, phantoms: Path, short: bool) -> Stage:
     command += [f"data.validation=[{phantoms}/validation/manifest.jsonl]"]
     command += [f"initial_checkpoint={root}/step1"] if step == "step2" else []
     command += SHORT_TRAINING if short else []
-    return Stage(step, command, root / step / "checkpoints", resumable=True)
+    return Stage(step, command, root / step / "checkpoints", training=True)
 
 
 def _answer(name: str, root: Path, phantoms: Path, short: bool, arms: Sequence[str]) -> Stage:
@@ -88,26 +99,27 @@ def run_stages(found: Sequence[Stage], ledger_path: Path) -> dict[str, Any]:
         StageError: a stage ended with an error.
     """
     ledger = json.loads(ledger_path.read_text()) if ledger_path.is_file() else {}
-    configs = "".join(p.read_text() for p in sorted(Path("configs/tiny").glob("*.yaml")))
-    anew = False
+    made_of = b"".join(p.read_bytes() for p in [*sorted(Path("configs/tiny").glob("*.yaml")), QFORMER])
+    made_of += str(RENDERER_VERSION).encode()
     for number, stage in enumerate(found, 1):
         shown = shlex.join(["python", *stage.command])
-        key = hashlib.sha256((shown + configs).encode()).hexdigest()[:16]
+        key = hashlib.sha256(shown.encode() + made_of).hexdigest()[:16]
         print(f"\n[{number}/{len(found)}] {stage.name}\n$ {shown}", flush=True)
         done = ledger.get(stage.name)
-        if done and done["key"] == key and stage.output.exists() and not anew:
+        if done and done["key"] == key and stage.output.exists() and not stage.cheap:
             print(f"done before in {done['seconds']:.0f} s; reused", flush=True)
             continue
-        # What came of another config, or of stages that have run anew since, is made anew too.
-        again = ["--overwrite" if ledger.pop(stage.name, None) else "--resume"] if stage.resumable else []
-        write_text(ledger_path, json.dumps(ledger, indent=1) + "\n")
+        if done and done["key"] != key:  # made of something else: what follows from it is made anew too
+            for later in found[number:]:
+                ledger.get(later.name, {})["key"] = "of an earlier stage's other result"
+            write_text(ledger_path, json.dumps(ledger, indent=1) + "\n")
+        again = ["--overwrite" if done else "--resume"] if stage.training else []
         began = time.monotonic()
-        status = subprocess.run([sys.executable, *stage.command, *again]).returncode
+        status = _wait([sys.executable, *stage.command, *again])
         if status:
             raise StageError(
                 f"stage '{stage.name}' ended with status {status}; mend it and run the same again"
             )
-        anew = anew or done is not None
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
         ledger[stage.name] = {
             "command": shown, "key": key, "seconds": time.monotonic() - began, "peak_memory_gb": peak,
@@ -116,10 +128,21 @@ def run_stages(found: Sequence[Stage], ledger_path: Path) -> dict[str, Any]:
     return ledger
 
 
+def _wait(command: Sequence[str]) -> int:
+    """Run a command; Ctrl-C reaches it too, and it is given the time to save."""
+    with subprocess.Popen(command) as process:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.wait()
+            raise
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the main job and print the headline table; returns the exit status."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=f"{__doc__}\nResearch software, no medical device.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--ablation", action="store_true", help="also train step 2 without step 1")
     parser.add_argument("--short", action="store_true", help="the same path on a few pictures, in minutes")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ from skingpt4.config import Config, load_config
 from skingpt4.datasets import Record, read_manifest
 from skingpt4.errors import UserError, reported
 from skingpt4.features import cached_queries
-from skingpt4.model import SkinGPT4, build_encoder, load_projection
+from skingpt4.model import ImageEncoder, SkinGPT4, build_encoder, encoder_identity, load_projection
 from skingpt4.prompts import Turn, encode_turns, get_template, stop_strings
 from skingpt4.run_dir import write_text
 from skingpt4.scoring import score_answers
@@ -64,10 +65,10 @@ def parse_arm(text: str) -> Arm:
 
 
 @torch.no_grad()
-def blank_queries(config: Config) -> Tensor:
+def blank_queries(config: Config, device: torch.device) -> Tensor:
     """Queries (1, q, d) of a picture in the encoder's mean colour."""
     size = config.vision.image_size
-    return build_encoder(config)(torch.zeros(1, 3, size, size))
+    return build_encoder(config).to(device)(torch.zeros(1, 3, size, size))
 
 
 def answer_cases(
@@ -135,7 +136,9 @@ def run_arm(
         "iteration": card.get("iteration"),
         "cases_sha256": file_sha256(args.cases),
         "num_cases": len(records),
+        "encoder": encoder_identity(config),
         "template": config.prompt.template,
+        "disease_sentence": config.prompt.disease_sentence,
         "language_model": config.language.model,
         "precision": str(model.language_model.dtype).removeprefix("torch."),
         "decoding": f"greedy, at most {args.max_new_tokens} new tokens, batch {args.batch_size}",
@@ -159,28 +162,40 @@ def run_arm(
         tqdm(total=len(records), initial=done, desc=arm.name) as bar,
     ):
         if arm.blank:  # one picture for all cases: answered once, and counted for each
-            (blank,) = next(answer_cases(model, config, blank_queries(config), 1, args.max_new_tokens))
+            blank_picture = blank_queries(config, model.projection.weight.device)
+            (blank,) = next(answer_cases(model, config, blank_picture, 1, args.max_new_tokens))
             batches = iter([[blank] * (len(records) - done)])
         else:
             batches = answer_cases(model, config, queries[done:], args.batch_size, args.max_new_tokens)
         for lines in batches:
             for said in lines:
-                file.write(json.dumps({"arm": arm.name, **_case(records[done]), **said}) + "\n")
+                file.write(
+                    json.dumps({"arm": arm.name, **_case(records[done], args.cases.parent), **said}) + "\n"
+                )
                 done += 1
             file.flush()
             bar.update(len(lines))
 
 
-def _case(record: Record) -> dict[str, Any]:
+def _case(record: Record, folder: Path) -> dict[str, Any]:
     return {
         "case_id": record.case_id,
-        "image": f"{record.image_path.parent.name}/{record.image_path.name}",
+        "image": os.path.relpath(record.image_path, folder),
         "sha256": record.sha256,
         "class": record.class_name,
         "disease": record.disease,
         "concepts": list(record.concepts or ()),
         "fitzpatrick": record.fitzpatrick,
     }
+
+
+def _check_cases(records: Sequence[Record], where: str) -> None:
+    if any(r.class_name not in DISEASES or r.case_id is None or r.concepts is None for r in records):
+        raise ArmError(
+            f"{where}: every case needs 'case_id', 'concepts' and one of the 15 classes as 'class'"
+        )
+    if len({r.case_id for r in records}) < len(records):
+        raise ArmError(f"{where}: a 'case_id' stands twice")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -197,7 +212,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--run-dir", required=True, type=Path, help="answers go to its folder answers/")
     parser.add_argument("--arm", action="append", required=True, help="NAME=CHECKPOINT, or 'untrained'")
-    parser.add_argument("--batch-size", type=int, default=30)
+    parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--max-new-tokens", type=int, default=48)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
     args = parser.parse_intermixed_args(argv)
@@ -208,11 +223,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             if arm.checkpoint:
                 checkpoint.find(arm.checkpoint)
         records = read_manifest(args.cases)
-        if any(r.class_name is None or r.case_id is None for r in records):
-            raise ArmError(f"{args.cases}: every case needs 'class' and 'case_id'")
+        _check_cases(records, str(args.cases))
         out = args.run_dir / "answers"
         out.mkdir(parents=True, exist_ok=True)
-        queries = cached_queries(args.cases, records, config, config.data.feature_cache or "runs/features")
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+        def encoder() -> ImageEncoder:
+            return build_encoder(config).to(device)
+
+        queries = cached_queries(
+            args.cases, records, config, config.data.feature_cache or "runs/features", encoder
+        )
         model = load_model(config, None, with_encoder=False)
         initial = {key: value.clone() for key, value in model.projection.state_dict().items()}
         for arm in arms:

@@ -23,7 +23,7 @@ from skingpt4.config import Config, from_dict, load_config, missing_paths
 from skingpt4.errors import UserError, reported
 from skingpt4.images import open_image, to_rgb, to_tensor
 from skingpt4.model import SkinGPT4, build, build_encoder, load_projection
-from skingpt4.prompts import Encoded, Turn, encode_turns, get_template, stop_strings
+from skingpt4.prompts import IMAGE, Encoded, Turn, encode_turns, get_template, stop_strings
 
 DISCLAIMER = "Research software, not a medical device. Its answers are no diagnosis; ask a doctor."
 # The four questions put to every case of the published evaluation (Nature Communications 2024, 15:5649).
@@ -140,6 +140,8 @@ class ChatSession:
         """
         if not question.strip():
             raise ChatError("the question is empty")
+        if IMAGE in question:
+            raise ChatError(f"a question cannot hold {IMAGE}; add the picture itself")
         turn = Turn(question.strip(), None, self.waiting)
         prompt = self.encode([*self.turns, turn])
         limit = getattr(self.model.language_model.config, "max_position_embeddings", None)
@@ -158,7 +160,7 @@ class ChatSession:
             stop.set()  # whoever stops listening ends the work too
         if turns is self.turns:
             turns.append(Turn(turn.question, "".join(said).strip(), turn.num_images))
-            self.waiting = 0
+            self.waiting -= turn.num_images
 
     def encode(self, turns: Sequence[Turn]) -> Encoded:
         """Token ids of a conversation under this session's template."""

@@ -68,6 +68,10 @@ class PromptConfig:
         "This is a skin disease image with the following medical features (clinical concepts): {concepts}."
     )
     disease_sentence: str = "This could be a skin disease image of {disease}."
+    # Rehearsal of step 1 in step 2: of the samples whose concepts are known, this share asks this question and
+    # is answered with the concepts alone.
+    concepts_question: str | None = None
+    concepts_share: float = 0.5
     use_concepts: bool = True
     use_disease: bool = True
     use_note: bool = True
@@ -140,12 +144,13 @@ _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
 
+LOCAL = (".", "/", "weights/", "runs/")  # what makes a language model's name a path, not a hub id
 STEPS = ("step1", "step2", "none")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 POSITIVE = (
     "optim.max_epoch", "optim.iters_per_epoch", "optim.batch_size", "optim.accumulation", "optim.init_lr",
     "data.max_text_tokens", "vision.image_size", "qformer.num_query_tokens", "qformer.width",
-    "qformer.num_layers", "qformer.num_heads", "log.every", "log.keep_checkpoints",
+    "qformer.num_layers", "qformer.num_heads", "qformer.cross_attention_every", "log.every", "log.keep_checkpoints",
 )  # fmt: skip
 
 
@@ -215,7 +220,7 @@ def missing_paths(config: Config, for_training: bool = True) -> list[str]:
         wanted += [("initial_checkpoint", config.initial_checkpoint)]
     # A language model may be a hub name such as lmsys/vicuna-7b-v1.5; only what looks like a path is checked.
     model = config.language.model
-    if model.startswith((".", "/", "~", "weights/", "runs/")):
+    if model.startswith(LOCAL):
         wanted.append(("language.model", model))
     return [
         f"{key}: {path} is not there{_hint(str(path))}"
@@ -300,7 +305,27 @@ def _check_values(config: Config, where: str) -> None:
             getattr(config.prompt, key).format(**{name: ""})
         except (KeyError, IndexError, ValueError):
             raise ConfigError(f"{where}: 'prompt.{key}' may hold no placeholder but {{{name}}}") from None
-    for key, count in (("seed", config.seed), ("log.validation_samples", config.log.validation_samples)):
+    optim, vision = config.optim, config.vision
+    if not (optim.max_grad_norm > 0 and 0 <= optim.beta1 < 1 and 0 <= optim.beta2 < 1):
+        raise ConfigError(
+            f"{where}: 'optim': max_grad_norm must be above 0, beta1 and beta2 in 0..1, below 1"
+        )
+    if any(values is not None and len(values) != 3 for values in (vision.mean, vision.std)):
+        raise ConfigError(f"{where}: 'vision.mean' and 'vision.std' have three values, one a channel")
+    if config.data.augment and config.data.feature_cache:
+        raise ConfigError(
+            f"{where}: 'data.augment' and 'data.feature_cache' exclude each other: "
+            "kept features show one view of a picture"
+        )
+    if not 0 <= config.prompt.concepts_share <= 1:
+        raise ConfigError(f"{where}: 'prompt.concepts_share' must lie in 0..1")
+    counts: dict[str, float] = {
+        "data.num_workers": config.data.num_workers,
+        "optim.weight_decay": optim.weight_decay,
+        "seed": config.seed,
+        "log.validation_samples": config.log.validation_samples,
+    }
+    for key, count in counts.items():
         if count < 0:
             raise ConfigError(f"{where}: '{key}' is {count}; it must not be negative")
     if config.qformer.width % config.qformer.num_heads:

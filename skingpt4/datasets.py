@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,7 @@ from torch.utils.data import Dataset
 from skingpt4.config import PromptConfig
 from skingpt4.errors import UserError
 from skingpt4.images import open_image, random_crop_box, to_tensor
-from skingpt4.model import IGNORED
-from skingpt4.prompts import Encoded, Template, Turn, encode_turns, get_template, shorten
+from skingpt4.prompts import IGNORED, Encoded, Template, Turn, encode_turns, get_template, shorten
 from skingpt4.taxonomy import CLASSES, CONCEPTS
 
 
@@ -134,14 +133,23 @@ class SampleEncoder:
         self.num_query_tokens, self.max_text_tokens = num_query_tokens, max_text_tokens
         self.template: Template | None = get_template(prompt.template)
 
-    def answer(self, record: Record) -> str:
+    def answer(self, record: Record, question: str) -> str:
         """The record's answer, cut to the budget of tokens; empty if not even its first word fits."""
         end = self.template.end if self.template else self.tokenizer.eos_token
+        if question == self.prompt.concepts_question:
+            record = replace(record, disease=None, note=None)
         return shorten(answer_for(record, self.prompt), end, self.tokenizer, self.max_text_tokens)
+
+    def draw_question(self, record: Record, rng: np.random.Generator) -> str:
+        """One of the questions that this record can answer."""
+        rehearsed = self.prompt.concepts_question
+        if rehearsed and record.concepts and rng.random() < self.prompt.concepts_share:
+            return rehearsed
+        return self.prompt.questions[int(rng.integers(len(self.prompt.questions)))]
 
     def __call__(self, record: Record, question: str) -> Encoded:
         """Encode one record under one question."""
-        turns = [Turn(question, self.answer(record), num_images=1)]
+        turns = [Turn(question, self.answer(record, question), num_images=1)]
         return encode_turns(self.template, turns, self.tokenizer, self.num_query_tokens)
 
 
@@ -179,12 +187,13 @@ class TrainingSamples(Dataset):
         self.records, self.encoder, self.pictures, self.seed = records, encoder, pictures, seed
         self.rows = [row for row, record in enumerate(records) if answer_for(record, encoder.prompt)]
         if not self.rows:
-            shown = records[0] if records else "no record at all"
+            first_path = records[0].image_path if records else "no record at all"
             raise RecordError(
-                f"none of the {len(records)} records has what this step teaches; the first is {shown}"
+                f"none of {len(records)} records has what this step teaches (concepts for step 1, a disease or "
+                f"note for step 2); the first is {first_path}"
             )
         first = records[self.rows[0]]
-        if not encoder.answer(first):
+        if not encoder.answer(first, encoder.prompt.questions[0]):
             text = answer_for(first, encoder.prompt)
             raise RecordError(f"no token of the answer {text!r} is supervised; raise data.max_text_tokens")
 
@@ -202,7 +211,7 @@ class TrainingSamples(Dataset):
         """Sample `index` of the endless sequence."""
         rng = np.random.default_rng((self.seed, 2, index))
         row = self.row_of(index)
-        question = self.encoder.prompt.questions[int(rng.integers(len(self.encoder.prompt.questions)))]
+        question = self.encoder.draw_question(self.records[row], rng)
         return {"encoded": self.encoder(self.records[row], question), **self.pictures(row, rng)}
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import torch
 
-from skingpt4 import checkpoint
-from skingpt4.config import Config, ConfigError, missing_paths
+from skingpt4 import checkpoint, run_dir
+from skingpt4.config import Config, ConfigError, missing_paths, to_yaml
 from skingpt4.datasets import SampleEncoder, TrainingSamples, answer_for, picture_files, read_manifest
 from skingpt4.errors import UserError
 from skingpt4.language import choose_dtype, load_language_model
@@ -65,11 +65,12 @@ def describe(config: Config) -> str:
         "one sample, the supervised part between >> and <<:",
         show_sample(sample["encoded"], tokenizer),
     ]
+    lines.append("Research software, no medical device.")
     return "\n".join(lines)
 
 
 def _problems(config: Config) -> list[str]:
-    found = []
+    found: list[str] = []
     if not config.data.train:
         found.append("data.train names no manifest")
     checks: list[Callable[[], object]] = [
@@ -78,6 +79,9 @@ def _problems(config: Config) -> list[str]:
     ]
     if config.initial_checkpoint and Path(config.initial_checkpoint).exists():
         checks.append(lambda: checkpoint.load(config.initial_checkpoint or ""))
+    checks.append(
+        lambda: run_dir.check(Path(config.output_dir), to_yaml(config), resume=True, overwrite=False)
+    )
     for check in checks:
         try:
             check()

@@ -21,6 +21,12 @@ class Status:
     code: int = 0
 
 
+def _sentence(error: Exception) -> str:
+    """The message; of a failure in a loader's worker process, only its own last line, not the traceback."""
+    text = str(error).strip()
+    return text.splitlines()[-1].partition(": ")[2] if "Original Traceback" in text else text
+
+
 @contextmanager
 def reported() -> Iterator[Status]:
     """Turn expected failures into a sentence and a status; anything else keeps its traceback."""
@@ -28,7 +34,7 @@ def reported() -> Iterator[Status]:
     try:
         yield status
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_sentence(error)}", file=sys.stderr)
         status.code = error.status
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
@@ -38,7 +44,7 @@ def reported() -> Iterator[Status]:
         if type(error).__name__ != "OutOfMemoryError":
             raise
         print(
-            "error: out of GPU memory; lower optim.batch_size (and raise optim.accumulation), "
+            "error: out of GPU memory; lower optim.batch_size (and raise optim.accumulation) or --batch-size, "
             "choose language.dtype=bfloat16, or take a smaller language model",
             file=sys.stderr,
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
+from skingpt4.config import LOCAL
 from skingpt4.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -40,7 +41,7 @@ def load_language_model(
     Raises:
         LanguageModelError: the directory is not there or incomplete, or the hub could not be reached.
     """
-    looks_local = name.startswith((".", "/", "~", "weights/", "runs/"))
+    looks_local = name.startswith(LOCAL)
     if looks_local and not (Path(name) / "config.json").is_file():
         raise LanguageModelError(
             f"language.model: {name} holds no config.json; fetch or convert the model first"
@@ -62,7 +63,18 @@ def load_language_model(
         raise LanguageModelError(
             f"language.model: {name} lacks {len(found['missing_keys'])} tensors: {names}"
         )
+    model.get_output_embeddings().register_forward_pre_hook(_contiguous)
     return model.requires_grad_(False).eval(), tokenizer
+
+
+def _contiguous(head: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Copy the head's few input rows if they are a slice.
+
+    torch multiplies a sliced (b, 1, d) row by row and copies the whole vocabulary matrix for each: reading a
+    batch of 50 prompts in bf16 on a CPU took 5.5 s instead of 1.
+    """
+    del head
+    return (args[0].contiguous(), *args[1:])
 
 
 def supervised_logits(model: Any, embeds: Tensor, attention_mask: Tensor, positions: Tensor) -> Tensor:

@@ -16,12 +16,10 @@ from torch.nn import functional as F
 from skingpt4 import checkpoint
 from skingpt4.config import Config, QFormerConfig, VisionConfig
 from skingpt4.language import choose_dtype, load_language_model, supervised_logits
-from skingpt4.prompts import IMAGE_TOKEN, Encoded
+from skingpt4.prompts import IGNORED, IMAGE_TOKEN, Encoded
 from skingpt4.qformer import QFormer
 from skingpt4.tensors import file_sha256, require_same_tensors
 from skingpt4.vision import VisionEncoder
-
-IGNORED = -100  # a label that takes no part in the loss
 
 
 def half_precision(device: torch.device) -> torch.autocast:
@@ -155,8 +153,15 @@ class SkinGPT4(nn.Module):
         input_ids, attention_mask = pad_left([e.input_ids for e in encoded])
         device = self.language_model.get_input_embeddings().weight.device
         embeds = self.embed(input_ids.to(device), queries)
-        if stop:
-            options |= {"stop_strings": list(stop), "tokenizer": self.tokenizer}
+        # A stop string that is one special token is cheaper to see as an id than in decoded text.
+        special = {s: self.tokenizer.convert_tokens_to_ids(s) for s in self.tokenizer.all_special_tokens}
+        strings = [s for s in stop if s not in special]
+        own = self.language_model.generation_config.eos_token_id
+        ends = set(own if isinstance(own, list) else [own] if own is not None else [])
+        ends |= {special[s] for s in (*stop, self.tokenizer.eos_token) if s in special}
+        options["eos_token_id"] = sorted(ends) or None
+        if strings:
+            options |= {"stop_strings": strings, "tokenizer": self.tokenizer}
         pad = self.tokenizer.pad_token_id
         ids = self.language_model.generate(
             inputs_embeds=embeds,

@@ -44,6 +44,7 @@ class Heads(nn.Module):
     for a few hundred iterations finds it. What the backbone saw is read by learned weights and may stay small.
     """
 
+    basis: Tensor
     GAINS: ClassVar = {"concepts": 1.5, "classes": 1.5, "sites": 6.0, "skin": 6.0}
 
     def __init__(self, width: int, encoder_width: int, num_sites: int) -> None:

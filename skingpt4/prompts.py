@@ -14,6 +14,7 @@ from typing import Any
 from skingpt4.errors import UserError
 
 IMAGE_TOKEN = -1  # never a vocabulary id; the model replaces it before the embedding is looked up
+IGNORED = -100  # a label that takes no part in the loss
 IMAGE = "<ImageHere>"  # the placeholder inside a question's text
 
 

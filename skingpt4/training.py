@@ -147,6 +147,10 @@ def prepare(config: Config, device: torch.device) -> Prepared:
         ConfigError: paths are missing (all are named), or there is nothing to train on.
         RecordError, CheckpointError, WeightsMismatch, LanguageModelError: what they say.
     """
+    for path in () if config.data.feature_cache else config.data.train:
+        gone = [r.image_path for r in read_manifest(path) if not r.image_path.is_file()]
+        if gone:
+            raise ConfigError(f"{path}: {len(gone)} pictures are not there, the first is {gone[0]}")
     if not config.data.train:
         raise ConfigError(
             "data.train names no manifest; give at least one, e.g. data.train=[runs/data/train.jsonl]"
@@ -194,10 +198,6 @@ def _pictures(
         vision = encoder().vision_encoder if records else None
         mean, std = (vision.mean, vision.std) if vision else ((0.0,), (1.0,))
         return records, picture_files(records, config.vision.image_size, mean, std, augment)
-    if augment:
-        raise ConfigError(
-            "data.augment and data.feature_cache exclude each other: kept features show one view"
-        )
     parts = [
         cached_queries(path, g, config, config.data.feature_cache, encoder)
         for path, g in zip(manifests, groups, strict=True)
@@ -214,6 +214,8 @@ def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
         RunError: the loss is not finite, or a batch teaches nothing.
     """
     half = choose_dtype(config.language.dtype, _device()) is torch.float16
+    if half and not torch.cuda.is_available():
+        raise ConfigError("language.dtype: float16 needs a GPU; choose bfloat16 or float32")
     accelerator = Accelerator(mixed_precision="fp16" if half else "no")
     folder = Path(config.output_dir)
     missing = missing_paths(config)

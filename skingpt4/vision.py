@@ -57,7 +57,10 @@ class VisionEncoder(nn.Module):
         try:  # transformers fix their positions to a size; CNNs do not take the argument
             self.backbone: Any = timm.create_model(model, img_size=image_size, **args)
         except TypeError:
-            self.backbone = timm.create_model(model, **args)
+            try:
+                self.backbone = timm.create_model(model, **args)
+            except TypeError as error:
+                raise VisionError(f"vision.model_args: {model} does not take them ({error})") from None
         self.block, self.norm = block, norm
         if block is not None or not norm or norm_eps is not None:
             if not hasattr(self.backbone, "norm") or not hasattr(self.backbone, "blocks"):
