@@ -281,7 +281,8 @@ def _merge(base: Any, values: Any, where: str) -> Any:
         return OmegaConf.merge(base, values)
     except (OmegaConfBaseException, TypeError) as error:
         key = getattr(error, "full_key", None)
-        raise ConfigError(f"{where}: {key + ': ' if key else ''}{_first_line(error)}") from None
+        place = f"'{key}': " if key else ""
+        raise ConfigError(f"{where}: {place}{_first_line(error)}") from None
 
 
 def _check_values(config: Config, where: str) -> None:

@@ -189,8 +189,7 @@ class TrainingSamples(Dataset):
         if not self.rows:
             first_path = records[0].image_path if records else "no record at all"
             raise RecordError(
-                f"none of {len(records)} records has what this step teaches (concepts for step 1, a disease or "
-                f"note for step 2); the first is {first_path}"
+                f"none of the {len(records)} records has what this step teaches; the first is {first_path}"
             )
         first = records[self.rows[0]]
         if not encoder.answer(first, encoder.prompt.questions[0]):
@@ -224,7 +223,8 @@ class HeldOutSamples(Dataset):
         """Choose the records; those without an answer are left out."""
         rows = [row for row, record in enumerate(records) if answer_for(record, encoder.prompt)]
         step = max(1, -(-len(rows) // max(1, limit)))
-        self.rows, self.records, self.encoder, self.pictures = rows[::step], records, encoder, pictures
+        self.rows = rows[::step] if limit else []
+        self.records, self.encoder, self.pictures = records, encoder, pictures
 
     def __len__(self) -> int:
         """Number of chosen records."""

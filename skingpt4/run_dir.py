@@ -87,7 +87,7 @@ def _kept_config(folder: Path) -> dict[str, Any] | None:
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         raise RunDirError(f"{folder / CONFIG}: cannot be read; name another output_dir") from None
     if not isinstance(kept, dict) or not {"step", "output_dir"} <= kept.keys():
-        raise RunDirError(f"{folder / CONFIG}: is no configuration of a run; name another output_dir")
+        raise RunDirError(f"{folder}: holds no run; name another output_dir (its {CONFIG} is no run's)")
     return kept
 
 

@@ -28,7 +28,11 @@ def split_candidates(tokenizer: Any, answers: Sequence[str]) -> tuple[list[int],
 
 @torch.no_grad()
 def score_answers(
-    model: SkinGPT4, prompts: Sequence[Encoded], queries: Tensor, answers: Sequence[str], max_rows: int = 240
+    model: SkinGPT4,
+    prompts: Sequence[Encoded],
+    queries: Tensor | None,
+    answers: Sequence[str],
+    max_rows: int = 240,
 ) -> Tensor:
     """Log-probabilities (prompts, answers), fp32, summed over each answer's tokens after their shared beginning.
 
@@ -38,19 +42,21 @@ def score_answers(
     Args:
         model: the network.
         prompts: rendered conversations whose last answer is open.
-        queries: (prompts, q, d), one picture for each prompt.
+        queries: (prompts, q, d), one picture for each prompt; None without pictures.
         answers: the closed set; the softmax over it is a distribution over the answers.
         max_rows: how many (prompt, answer) pairs are in memory at once.
     """
     size = max(1, max_rows // len(answers))
-    parts = [
-        _score(model, prompts[i : i + size], queries[i : i + size], answers)
-        for i in range(0, len(prompts), size)
-    ]
+    parts = []
+    for i in range(0, len(prompts), size):
+        shown = None if queries is None else queries[i : i + size]
+        parts.append(_score(model, prompts[i : i + size], shown, answers))
     return torch.cat(parts)
 
 
-def _score(model: SkinGPT4, prompts: Sequence[Encoded], queries: Tensor, answers: Sequence[str]) -> Tensor:
+def _score(
+    model: SkinGPT4, prompts: Sequence[Encoded], queries: Tensor | None, answers: Sequence[str]
+) -> Tensor:
     shared, tails = split_candidates(model.tokenizer, answers)
     input_ids, attention_mask = pad_left([[*p.input_ids, *shared] for p in prompts])
     device = model.language_model.get_input_embeddings().weight.device

@@ -39,7 +39,7 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
         ) from None
     except (SafetensorError, RuntimeError, EOFError, OSError) as error:
         raise WeightsMismatch(
-            f"{path}: cannot be read, perhaps truncated ({str(error).splitlines()[0]})"
+            f"{path}: cannot be read, perhaps truncated ({type(error).__name__}: {str(error)[:200]})"
         ) from None
     held = held.get("model", held) if isinstance(held, dict) else held
     if not isinstance(held, dict):

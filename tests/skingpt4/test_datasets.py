@@ -128,14 +128,12 @@ def test_a_bad_line_is_named(line, message, manifest):
         read_manifest(manifest(ROW, "", line, ROW))
 
 
-@pytest.mark.xfail(strict=True, reason="the type of fitzpatrick is not checked")
 @pytest.mark.parametrize("value", ["III", 3.5, True])
 def test_fitzpatrick_is_a_whole_number(value, manifest):
     with pytest.raises(RecordError, match=r"line 1: 'fitzpatrick'"):
         read_manifest(manifest({**ROW, "fitzpatrick": value}))
 
 
-@pytest.mark.xfail(strict=True, reason="str.splitlines also splits at separators that JSON allows in a text")
 @pytest.mark.parametrize("separator", ["\u2028", "\u0085"])
 def test_unicode_line_separators_inside_a_text(separator, tmp_path):
     path = tmp_path / "manifest.jsonl"
@@ -208,7 +206,7 @@ def test_a_long_answer_keeps_its_end_symbol(encoder, byte_tokenizer):
 
 
 def test_nothing_to_teach_is_refused(encoder):
-    with pytest.raises(RecordError, match=r"none of the 2 records .* the first is Record\(image_path='a'"):
+    with pytest.raises(RecordError, match=r"none of the 2 records .* the first is a$"):
         TrainingSamples([Record("a"), Record("b")], encoder(), no_pictures, 0)
     with pytest.raises(RecordError, match="none of the 0 records"):
         TrainingSamples([], encoder(), no_pictures, 0)
@@ -216,7 +214,6 @@ def test_nothing_to_teach_is_refused(encoder):
         TrainingSamples([Record("a", disease="d")], encoder(use_disease=False), no_pictures, 0)
 
 
-@pytest.mark.xfail(strict=True, reason="the end symbol alone counts as something to learn")
 def test_an_answer_cut_to_nothing_is_refused(encoder):
     with pytest.raises(RecordError, match=r"data\.max_text_tokens"):
         TrainingSamples(records(2), encoder(max_text_tokens=6), no_pictures, 0)
@@ -284,7 +281,6 @@ def test_held_out_samples_repeat_and_take_the_first_question(encoder, byte_token
         assert held[i]["queries"].tolist() == [[i + 1, -1.0]]  # no generator: the whole picture
 
 
-@pytest.mark.xfail(strict=True, raises=ZeroDivisionError, reason="log.validation_samples=0 divides by zero")
 def test_no_held_out_samples_asked_for(encoder):
     assert len(HeldOutSamples(records(3), encoder(), no_pictures, 0)) == 0
 

@@ -170,7 +170,6 @@ def test_chatml_as_text():
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="a second turn follows <|im_end|> without ChatML's line break")
 def test_chatml_puts_a_line_break_between_turns():
     text = text_of("chatml", [Turn("Q", "A."), Turn("R", "B.")])
     assert "A.<|im_end|>\n<|im_start|>user\nR<|im_end|>\n<|im_start|>assistant\nB.<|im_end|>" in text
@@ -299,7 +298,6 @@ def test_own_template_supervises_answer_and_closing_token(templated):
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="the answer's mark is searched in the question as well")
 def test_own_template_survives_a_question_that_looks_like_its_marks(templated):
     pieces = render(None, [Turn("What does <answer 0> mean?", "A.")], templated)
     assert pieces == [("<s>[INST] What does <answer 0> mean? [/INST] ", False), ("A. </s>", True)]

@@ -46,7 +46,6 @@ def test_what_is_no_tensor_is_left_out(tensors, tmp_path):
     assert load_tensors(tmp_path / "w.pth").keys() == tensors.keys()
 
 
-@pytest.mark.xfail(strict=True, reason="files that torch wrote before 1.6 cannot be mapped into memory")
 def test_old_torch_format(tensors, tmp_path):
     torch.save(tensors, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
     assert load_tensors(tmp_path / "w.pth").keys() == tensors.keys()

@@ -124,9 +124,6 @@ def test_a_block_of_a_backbone_without_class_token():
     assert (encoder.num_tokens, encoder.width) == (16, 32)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=ValueError, reason="is a ValueError, which ends a command with a traceback"
-)
 def test_what_timm_does_not_have_is_refused_with_something_near():
     with pytest.raises(VisionError, match=r"vision\.model: timm has no 'eva_gigant'; near: .*eva"):
         VisionEncoder("eva_gigant")
