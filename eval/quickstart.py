@@ -29,6 +29,7 @@ SPLITS = {
     "step1": (900, 1.0, 1.0),
     "step2": (1200, 0.15, 0.05),
     "validation": (90, 1.0, 1.0),
+    "validation_step2": (90, 0.15, 0.05),
     "cases": (150, 1.0, 1.0),
 }
 QFORMER = Path("skingpt4/assets/qformer_tiny.safetensors")
@@ -74,10 +75,10 @@ def stages(root: Path, phantoms: Path, short: bool, ablation: bool) -> list[Stag
 
 
 def _train(step: str, root: Path, phantoms: Path, short: bool) -> Stage:
-    split = "step1" if step == "step1" else "step2"
+    split, held_out = ("step1", "validation") if step == "step1" else ("step2", "validation_step2")
     command = ["train.py", "--config", f"configs/tiny/{step}.yaml", f"output_dir={root}/{step}"]
     command += [f"data.train=[{phantoms}/{split}/manifest.jsonl]"]
-    command += [f"data.validation=[{phantoms}/validation/manifest.jsonl]"]
+    command += [f"data.validation=[{phantoms}/{held_out}/manifest.jsonl]"]
     command += [f"initial_checkpoint={root}/step1"] if step == "step2" else []
     command += SHORT_TRAINING if short else []
     return Stage(step, command, root / step / "checkpoints", training=True)

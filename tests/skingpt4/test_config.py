@@ -144,6 +144,7 @@ def test_mistakes_are_told_with_file_and_key(text, message, write):
         ("optim.batch_size", r"write it as key=value"),
         ("=3", r"write it as key=value"),
         ("data.train=[a", r"override 'data\.train=\[a'"),
+        ("data.feature_cache=runs/features", r"'data\.augment' and 'data\.feature_cache' exclude each other"),
         ("data.train.0=a", r"override 'data\.train\.0=a'"),
     ],
 )

@@ -340,8 +340,6 @@ def test_nothing_to_train_on_is_refused_with_what_was_found(configure, tmp_path)
         run(configure("a", data__train=[empty]))
     with pytest.raises(ConfigError, match=r"data\.train names no manifest"):
         run(configure("b", data__train=[]))
-    with pytest.raises(ConfigError, match=r"data\.augment and data\.feature_cache exclude each other"):
-        run(configure("c", data__feature_cache=str(tmp_path / "cache")))
     with pytest.raises(ConfigError, match=r"gone\.jsonl is not there") as told:
         run(configure("d", data__train=["gone.jsonl"], vision__weights="gone.safetensors"))
     assert "vision.weights: gone.safetensors is not there" in str(told.value)  # all at once
