@@ -13,7 +13,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from skingpt4 import checkpoint, features, training
+from skingpt4 import checkpoint, features, preparation, training
 from skingpt4.checkpoint import CheckpointError
 from skingpt4.config import ConfigError, OptimConfig, to_yaml
 from skingpt4.datasets import RecordError
@@ -247,7 +247,7 @@ def test_the_feature_cache_changes_nothing_but_the_rounding(configure, tmp_path,
     run(cached)
     assert losses_of(cached) == pytest.approx(losses_of(plain), rel=1e-3)
     assert losses_of(cached) != losses_of(plain)  # queries were rounded to 16 bits on their way
-    monkeypatch.setattr(training, "build_encoder", lambda config: pytest.fail("built although cached"))
+    monkeypatch.setattr(preparation, "build_encoder", lambda config: pytest.fail("built although cached"))
     monkeypatch.setattr(features, "build_encoder", lambda config: pytest.fail("built although cached"))
     again = dataclasses.replace(cached, output_dir=str(tmp_path / "again"))
     run(again)
@@ -268,10 +268,10 @@ def test_workers_and_the_seed(configure):
 
 def test_a_run_changes_the_projection_and_nothing_else(configure, monkeypatch):
     config, built = configure(), []
-    build = training.build
-    monkeypatch.setattr(training, "build", lambda *args: built.append(build(*args)) or built[-1])
+    build = preparation.build
+    monkeypatch.setattr(preparation, "build", lambda *args: built.append(build(*args)) or built[-1])
     run(config)
-    used, fresh = built[0].state_dict(), training.prepare(config, torch.device("cpu")).model.state_dict()
+    used, fresh = built[0].state_dict(), preparation.prepare(config, torch.device("cpu")).model.state_dict()
     assert any(name.startswith("encoder.vision_encoder.") for name in used)
     assert {name for name in used if not torch.equal(used[name], fresh[name])} == {
         "projection.weight",
@@ -283,7 +283,7 @@ def test_step2_starts_where_step1_ended(configure, tmp_path):
     first = configure("step1")
     saved = run(first)
     second = configure("step2", step="step2", initial_checkpoint=first.output_dir, prompt__use_concepts=False)
-    prepared = training.prepare(second, torch.device("cpu"))
+    prepared = preparation.prepare(second, torch.device("cpu"))
     wanted = projection_of(saved)
     assert all(torch.equal(prepared.model.projection.state_dict()[key], wanted[key]) for key in wanted)
     card = json.loads((run(second) / checkpoint.CARD).read_text())
