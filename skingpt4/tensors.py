@@ -71,18 +71,6 @@ def require_same_tensors(
         raise WeightsMismatch(f"{where} does not fit this {what}; {'; '.join(problems)}")
 
 
-def fingerprint(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes, in the order of the names; 16 hex digits."""
-    digest = hashlib.sha256()
-    for key in sorted(tensors):
-        value = tensors[key].detach().cpu().contiguous()
-        digest.update(f"{key}{value.dtype}{tuple(value.shape)}".encode())
-        digest.update(
-            value.view(torch.uint8).numpy().tobytes() if value.dim() else str(value.item()).encode()
-        )
-    return digest.hexdigest()[:16]
-
-
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes as hex, read in pieces."""
     with open(path, "rb") as file:
