@@ -9,10 +9,11 @@ PY := $(VENV)/bin/python
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
 
-$(VENV)/installed: requirements.lock
+$(VENV)/installed: requirements.lock requirements-lavis.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
+	$(PY) -m pip install --disable-pip-version-check --require-hashes --no-deps -r requirements-lavis.txt
 	@touch $@
 
 setup: $(VENV)/installed ## create .venv and install the locked requirements
