@@ -29,7 +29,7 @@ from skingpt4.prompts import IMAGE_TOKEN, Encoded
 
 ROW = {
     "image": "images/1.png",
-    "sha256": "9f",
+    "sha256": "9f" * 32,
     "source": "phantoms",
     "concepts": ["Plaque", "Scale"],
     "disease": "psoriasis",
@@ -84,7 +84,7 @@ def test_a_full_record(manifest, tmp_path):
     (record,) = read_manifest(manifest(ROW))
     assert record == Record(
         image_path=tmp_path / "images" / "1.png",
-        sha256="9f",
+        sha256="9f" * 32,
         source="phantoms",
         concepts=("Plaque", "Scale"),
         disease="psoriasis",
@@ -150,7 +150,7 @@ def test_manifests_that_are_no_manifests(manifest, tmp_path):
     with pytest.raises(RecordError, match="cannot be read"):
         read_manifest(tmp_path)
     (tmp_path / "latin.jsonl").write_bytes(b'{"image": "\xe9.png"}')
-    with pytest.raises(RecordError, match=r"latin\.jsonl: cannot be read"):
+    with pytest.raises(RecordError, match=r"latin\.jsonl, line 1: is not UTF-8"):
         read_manifest(tmp_path / "latin.jsonl")
 
 
