@@ -118,22 +118,7 @@ _PHONE_LABEL = re.compile(
 )
 # Words that begin with a capital after a title and are no name of a person.
 _NO_NAMES = frozenset(
-    [
-        "The",
-        "This",
-        "That",
-        "Patient",
-        "Recommends",
-        "Will",
-        "Has",
-        "Was",
-        "Is",
-        "And",
-        "Mrs",
-        "Miss",
-        "Ms",
-        "Mr",
-    ]
+    {"The", "This", "That", "Patient", "Recommends", "Will", "Has", "Was", "Is", "And", "Mrs", "Miss", "Ms"}
 )
 
 
