@@ -50,6 +50,13 @@ class QFormerConfig:
 
 
 @dataclass
+class EncoderConfig:
+    """How vision encoder and Q-Former are run. `backend`: our modules (native)."""
+
+    backend: str = "native"
+
+
+@dataclass
 class LanguageConfig:
     """The frozen language model: a local directory or a hub name, and its compute precision."""
 
@@ -129,6 +136,7 @@ class Config:
     seed: int = 42
     vision: VisionConfig = field(default_factory=VisionConfig)
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     data: DataConfig = field(default_factory=DataConfig)
@@ -146,6 +154,7 @@ _Loader.add_implicit_resolver(
 
 LOCAL = (".", "/", "weights/", "runs/")  # what makes a language model's name a path, not a hub id
 STEPS = ("step1", "step2", "none")
+BACKENDS = ("native",)
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 POSITIVE = (
     "optim.max_epoch", "optim.iters_per_epoch", "optim.batch_size", "optim.accumulation", "optim.init_lr",
@@ -289,6 +298,7 @@ def _check_values(config: Config, where: str) -> None:
     choices = {
         "step": (config.step, STEPS),
         "language.dtype": (config.language.dtype, DTYPES),
+        "encoder.backend": (config.encoder.backend, BACKENDS),
     }
     for key, (chosen, allowed) in choices.items():
         if chosen not in allowed:
