@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from data.phantoms import DISEASES
-from skingpt4 import checkpoint
+from skingpt4 import checkpoint, lora
 from skingpt4.chat import Generation, load_model
 from skingpt4.config import Config, load_config
 from skingpt4.datasets import Record, read_manifest
@@ -238,6 +238,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         initial = {key: value.clone() for key, value in model.projection.state_dict().items()}
         for arm in arms:
             model.projection.load_state_dict(initial)
+            lora.remove(model.language_model)
             run_arm(model, config, arm, records, queries, out, args)
     return status.code
 

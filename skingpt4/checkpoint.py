@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from skingpt4.errors import UserError
 from skingpt4.tensors import file_sha256, load_tensors
 
 TENSORS, CARD, STATE = "projection.safetensors", "checkpoint.json", "training_state.pt"
+LORA = "lora.safetensors"  # only where the card has `lora`
 FORMAT = 1
 
 
@@ -38,23 +40,31 @@ def language_identity(model: Any, tokenizer: Any, name: str) -> dict[str, Any]:
 
 
 def save(
-    folder: Path, tensors: dict[str, Tensor], card: dict[str, Any], state: dict[str, Any] | None = None
+    folder: Path,
+    tensors: dict[str, Tensor],
+    card: dict[str, Any],
+    state: dict[str, Any] | None = None,
+    lora: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a checkpoint folder so that it is there whole or not at all.
 
     Args:
         folder: where it will stand; replaced if it exists.
-        tensors: the trainable tensors by name.
-        card: JSON-able description; `format` and `tensors_sha256` are added.
+        tensors: the projection's tensors by name.
+        card: JSON-able description; `format` and `tensors_sha256` (and `lora_sha256`) are added.
         state: optimiser state for resuming, or None.
+        lora: the tensors of LoRA on the language model, if it has any.
     """
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, part / TENSORS)
+    _write(tensors, part / TENSORS)
     if state is not None:
         torch.save(state, part / STATE)
     card = {"format": FORMAT, **card, "tensors_sha256": file_sha256(part / TENSORS)}
+    if lora:
+        _write(lora, part / LORA)
+        card["lora_sha256"] = file_sha256(part / LORA)
     (part / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     if folder.exists():  # set the old one aside first, so that a kill never leaves neither
         old = folder.with_name(f".{folder.name}.old")
@@ -65,6 +75,10 @@ def save(
     else:
         os.replace(part, folder)
     return folder
+
+
+def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
 
 
 def find(path: str | Path) -> Path:
@@ -102,12 +116,23 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{folder / CARD}: is no checkpoint's description")
     if card.get("format") != FORMAT:
         raise CheckpointError(f"{folder}: has format {card.get('format')}, this software reads {FORMAT}")
-    tensors = load_tensors(folder / TENSORS)
-    if file_sha256(folder / TENSORS) != card["tensors_sha256"]:
-        raise CheckpointError(
-            f"{folder / TENSORS}: its checksum is not the one in {CARD}; it was changed or damaged"
-        )
-    return tensors, card
+    return _verified(folder / TENSORS, card["tensors_sha256"]), card
+
+
+def load_lora(path: str | Path, card: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of LoRA that a checkpoint holds, their checksum verified; empty where it has none.
+
+    Raises:
+        CheckpointError, WeightsMismatch: damaged or missing.
+    """
+    return _verified(find(path) / LORA, card.get("lora_sha256")) if card.get("lora") else {}
+
+
+def _verified(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    tensors = load_tensors(path)
+    if file_sha256(path) != sha256:
+        raise CheckpointError(f"{path}: its checksum is not the one in {CARD}; it was changed or damaged")
+    return tensors
 
 
 def require_fit(card: dict[str, Any], identity: dict[str, Any], where: str | Path) -> None:

@@ -66,6 +66,16 @@ class LanguageConfig:
 
 
 @dataclass
+class LoraConfig:
+    """LoRA on the frozen language model; rank 0 switches it off. Empty `targets` take peft's for the family."""
+
+    rank: int = 0
+    alpha: float = 16.0
+    dropout: float = 0.0
+    targets: list[str] = field(default_factory=list)
+
+
+@dataclass
 class PromptConfig:
     """Template, questions (one is drawn per sample) and the sentences an answer is built from."""
 
@@ -138,6 +148,7 @@ class Config:
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     data: DataConfig = field(default_factory=DataConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -320,6 +331,10 @@ def _check_values(config: Config, where: str) -> None:
     if not (optim.max_grad_norm > 0 and 0 <= optim.beta1 < 1 and 0 <= optim.beta2 < 1):
         raise ConfigError(
             f"{where}: 'optim': max_grad_norm must be above 0, beta1 and beta2 in 0..1, below 1"
+        )
+    if config.lora.rank < 0 or config.lora.alpha <= 0 or not 0 <= config.lora.dropout < 1:
+        raise ConfigError(
+            f"{where}: 'lora': rank must be 0 (off) or more, alpha above 0, dropout in 0..1, below 1"
         )
     if any(values is not None and len(values) != 3 for values in (vision.mean, vision.std)):
         raise ConfigError(f"{where}: 'vision.mean' and 'vision.std' have three values, one a channel")

@@ -98,10 +98,14 @@ def supervised_logits(model: Any, embeds: Tensor, attention_mask: Tensor, positi
 def _has_plain_head(model: Any) -> bool:
     """Whether head(base model(x)) is the model's own output; asked of the model once, on three embeddings."""
     if not hasattr(model, "_skingpt4_plain_head"):
+        in_training = [module for module in model.modules() if module.training]
+        model.eval()  # dropout of LoRA would make the two differ, and draw from the random state
         with torch.no_grad():
             table = model.get_input_embeddings().weight
             embeds = table[: min(3, len(table))][None]
             whole = model(inputs_embeds=embeds, use_cache=False).logits
             parts = model.get_output_embeddings()(model.base_model(inputs_embeds=embeds, use_cache=False)[0])
+        for module in in_training:
+            module.training = True
         model._skingpt4_plain_head = torch.allclose(whole.float(), parts.float(), rtol=1e-3, atol=1e-3)
     return model._skingpt4_plain_head

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skingpt4 import checkpoint
+from skingpt4 import checkpoint, lora
 from skingpt4.config import Config, QFormerConfig, VisionConfig
 from skingpt4.language import choose_dtype, load_language_model, supervised_logits
 from skingpt4.prompts import IGNORED, IMAGE_TOKEN, Encoded
@@ -50,7 +50,7 @@ class ImageEncoder(nn.Module):
 
 
 class SkinGPT4(nn.Module):
-    """The network. Only `projection` is trained; `encoder` may be absent when queries are given."""
+    """The network. Only `projection` (and LoRA, if added) is trained; `encoder` may be absent: give queries."""
 
     def __init__(
         self, encoder: ImageEncoder | None, language_model: Any, tokenizer: Any, query_width: int
@@ -71,9 +71,10 @@ class SkinGPT4(nn.Module):
         self.projection = nn.Linear(query_width, width)
 
     def train(self, mode: bool = True) -> SkinGPT4:
-        """Put only the projection into training mode."""
+        """Put only what is trained (the projection, and LoRA if there is any) into training mode."""
         super().train(False)
         self.projection.train(mode)
+        lora.set_training(self.language_model, mode)
         return self
 
     def encode_images(self, image: Tensor) -> Tensor:
@@ -267,7 +268,9 @@ def identity(config: Config, model: SkinGPT4) -> dict[str, Any]:
 
 
 def load_projection(model: SkinGPT4, config: Config, path: str | Path) -> dict[str, Any]:
-    """Load a checkpoint's projection into the model and return the checkpoint's card.
+    """Load a checkpoint's projection, and its LoRA if it has any, and return the checkpoint's card.
+
+    LoRA that the model has and the checkpoint has not is taken off: the model becomes what was saved.
 
     Raises:
         CheckpointError: missing, damaged, or made for another encoder, language model or template.
@@ -275,5 +278,7 @@ def load_projection(model: SkinGPT4, config: Config, path: str | Path) -> dict[s
     tensors, card = checkpoint.load(path)
     checkpoint.require_fit(card, identity(config, model), path)
     require_same_tensors(tensors, model.projection.state_dict(), str(path), "projection")
+    branches = checkpoint.load_lora(path, card)
+    lora.restore(model.language_model, card.get("lora"), branches, str(path))
     model.projection.load_state_dict(tensors, strict=True)
     return card

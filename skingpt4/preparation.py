@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from skingpt4 import lora
 from skingpt4.config import Config, ConfigError
 from skingpt4.datasets import (
     HeldOutSamples,
@@ -61,6 +62,7 @@ def prepare(config: Config, device: torch.device) -> Prepared:
         card = load_projection(model, config, config.initial_checkpoint)
         parent = {key: card[key] for key in ("step", "iteration", "tensors_sha256")}
         parent["path"] = config.initial_checkpoint
+    _add_lora(config, model)
     samples = SampleEncoder(
         config.prompt, model.tokenizer, config.qformer.num_query_tokens, config.data.max_text_tokens
     )
@@ -70,6 +72,23 @@ def prepare(config: Config, device: torch.device) -> Prepared:
     return Prepared(
         model, training, held_out if len(held_out) else None, identity(config, model), digest, parent
     )
+
+
+def _add_lora(config: Config, model: SkinGPT4) -> None:
+    """LoRA as configured: new, or the parent's, which must then be of the same kind."""
+    inherited = lora.settings_of(model.language_model)
+    if inherited is None and config.lora.rank:
+        lora.add(model.language_model, config.lora, config.seed)
+    elif inherited is not None:
+        wanted = {**inherited, "rank": config.lora.rank, "alpha": config.lora.alpha}
+        wanted["targets"] = sorted(config.lora.targets) or inherited["targets"]
+        if wanted != inherited:
+            raise ConfigError(
+                f"{config.initial_checkpoint}: was trained with LoRA (rank {inherited['rank']}, alpha "
+                f"{inherited['alpha']:g} on {', '.join(inherited['targets'])}); set lora.rank and the others to "
+                "the same, or start from another checkpoint"
+            )
+        lora.set_dropout(model.language_model, config.lora.dropout)
 
 
 class _Lazy:

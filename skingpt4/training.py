@@ -1,4 +1,4 @@
-"""Fine-tuning of the projection: one step (step1 or step2) of the paper's recipe from a configuration."""
+"""Fine-tuning of the projection (and LoRA, if asked for): one step of the paper's recipe from a configuration."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from accelerate import Accelerator
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from skingpt4 import checkpoint, run_dir
+from skingpt4 import checkpoint, lora, run_dir
 from skingpt4.config import Config, ConfigError, OptimConfig, missing_paths, to_dict, to_yaml
 from skingpt4.datasets import HeldOutSamples, batch_indices, collate
 from skingpt4.errors import UserError
@@ -82,7 +83,7 @@ def train_step(
         accelerator.backward(loss / total)
         loss_sum += loss.detach()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if accelerator.num_processes > 1:  # the projection is small: one sum per tensor, no wrapper needed
+    if accelerator.num_processes > 1:  # what is trained is small: one sum per tensor, no wrapper needed
         for p in parameters:
             p.grad = accelerator.reduce(p.grad)
     norm = accelerator.clip_grad_norm_(parameters, max_norm)
@@ -181,6 +182,9 @@ def _loop(
                 rate = learning_rate(iteration, optim)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
+                if config.lora.dropout:  # what is dropped is a function of (seed, iteration, process) too
+                    mixed = np.random.SeedSequence([config.seed, iteration, accelerator.process_index])
+                    torch.manual_seed(int(mixed.generate_state(1)[0]))
                 micro_batches = [next(batches) for _ in range(optim.accumulation)]
                 result = train_step(model, optimizer, micro_batches, accelerator, optim.max_grad_norm)
                 done = iteration + 1
@@ -280,6 +284,7 @@ def _save(config: Config, prepared: Prepared, optimizer: Any, accelerator: Accel
             "iteration": done,
             "num_trainable": trainable,
             **prepared.identity,
+            "lora": lora.settings_of(prepared.model.language_model),
             "parent": prepared.parent,
             "data_sha256": prepared.data_sha256,
             "git_revision": checkpoint.git_revision(),
@@ -289,7 +294,8 @@ def _save(config: Config, prepared: Prepared, optimizer: Any, accelerator: Accel
         state = {"optimizer": optimizer.state_dict()}
         if accelerator.scaler is not None:
             state["scaler"] = accelerator.scaler.state_dict()
-        checkpoint.save(folder, prepared.model.projection.state_dict(), card, state)
+        branches = lora.trainable(prepared.model.language_model)
+        checkpoint.save(folder, prepared.model.projection.state_dict(), card, state, branches)
         checkpoint.prune(Path(config.output_dir), config.log.keep_checkpoints)
     accelerator.wait_for_everyone()
     return folder
@@ -305,11 +311,19 @@ def _restore(folder: Path, prepared: Prepared, optimizer: Any, accelerator: Acce
         return 0
     newest = checkpoint.find(folder)
     tensors, card = checkpoint.load(newest)
-    now = {"data_sha256": prepared.data_sha256, "parent": prepared.parent, **prepared.identity}
+    branches = lora.settings_of(prepared.model.language_model)
+    now = {
+        "data_sha256": prepared.data_sha256,
+        "parent": prepared.parent,
+        "lora": branches,
+        **prepared.identity,
+    }
     for key, value in now.items():
         if card.get(key) != value:
             raise RunError(f"{folder}: was begun with another {key}; start anew with --overwrite")
     prepared.model.projection.load_state_dict(tensors)
+    tensors = checkpoint.load_lora(newest, card)
+    lora.restore(prepared.model.language_model, branches, tensors, str(newest))
     state = torch.load(newest / checkpoint.STATE, map_location=accelerator.device, weights_only=True)
     optimizer.load_state_dict(state["optimizer"])
     if accelerator.scaler is not None and "scaler" in state:
