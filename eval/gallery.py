@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageOps
-
 from eval.figures import SKIN_TYPES, escape, plain
 from eval.metrics import Line, best_class
+from skingpt4.images import ImageError, open_image
 
 GALLERY_SIZE, LONG_ANSWER = 12, 320
 
@@ -29,9 +28,8 @@ def gallery_cases(lines: Sequence[Line]) -> list[Line]:
 def _picture(path: Path, alt: str) -> str:
     """A small copy of the picture, inline; saved anew, so that no camera data travels with the page."""
     try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened).convert("RGB")
-    except OSError:
+        image = open_image(path)
+    except ImageError:
         return '<div class="nopicture">picture not found</div>'
     image.thumbnail((360, 360))
     buffer = io.BytesIO()

@@ -1,6 +1,8 @@
 """Pictures: every kind of file becomes upright RGB without metadata, or a sentence that says why not."""
 
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -115,10 +117,133 @@ def test_sixteen_bit_grey_that_is_dark_stays_dark():
     assert np.asarray(open_image(file_of(Image.fromarray(dark)))).max() <= 1
 
 
-def test_an_animation_gives_its_first_frame():
-    frames = [Image.new("RGB", (12, 12), colour) for colour in ("red", "green", "blue")]
-    data = file_of(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert open_image(data).getpixel((5, 5)) == (255, 0, 0)
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG", "TIFF", "AVIF"])
+def test_an_animation_gives_its_first_frame(kind):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "green", "blue")]
+    data = file_of(frames[0], kind, save_all=True, append_images=frames[1:])
+    assert getattr(Image.open(io.BytesIO(data)), "n_frames", 1) == 3
+    red, green, blue = open_image(data).getpixel((5, 5))
+    assert red > 240
+    assert max(green, blue) < 15
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("JPEG", {"quality": 95, "subsampling": 0}), ("JPEG", {"quality": 95, "progressive": True}), ("PNG", {}),
+        ("WEBP", {"lossless": True}), ("AVIF", {"quality": 100}), ("HEIF", {"quality": 100}), ("BMP", {}),
+        ("TIFF", {"compression": "tiff_lzw"}), ("JPEG2000", {}), ("PPM", {}), ("MPO", {"quality": 95}),
+    ],
+)  # fmt: skip
+def test_every_format_of_photographs_is_read(kind, options):
+    images._register_heif()
+    y, x = np.mgrid[0:48, 0:64]
+    smooth = np.stack([x * 4, y * 5, 255 - x * 2 - y], axis=-1).astype(np.uint8)
+    data = file_of(Image.fromarray(smooth), kind, **options)
+    result = open_image(data)
+    assert (result.mode, result.size) == ("RGB", (64, 48))
+    assert np.abs(np.asarray(result).astype(int) - smooth).mean() < 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "WEBP", "HEIF", "AVIF"])
+def test_orientation_of_telephones_formats(kind, orientation):
+    images._register_heif()
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    stored = Image.new("RGB", (64, 48), "white")
+    stored.paste("red", (0, 0, 16, 16))
+    result = open_image(file_of(stored, kind, exif=exif.tobytes()))
+    assert result.size == ((64, 48) if orientation < 5 else (48, 64))
+    corners = {
+        "tl": (8, 8), "tr": (result.width - 8, 8), "bl": (8, result.height - 8),
+        "br": (result.width - 8, result.height - 8),
+    }  # fmt: skip
+    red = {name for name, place in corners.items() if result.getpixel(place)[1] < 100}
+    # Where the stored left upper corner stands upright, by the EXIF standard.
+    assert red == {{1: "tl", 2: "tr", 3: "br", 4: "bl", 5: "tl", 6: "tr", 7: "br", 8: "bl"}[orientation]}
+
+
+def test_damaged_exif_data_costs_the_orientation_not_the_picture():
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    data = file_of(picture(24, 16), "JPEG", exif=exif.tobytes()[:20])
+    assert open_image(data).size == (24, 16)
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_transparency_of_animations_lies_over_white(kind):
+    clear, solid = Image.new("RGBA", (16, 16), (0, 0, 0, 0)), Image.new("RGBA", (16, 16), (255, 0, 0, 128))
+    clear.paste((0, 0, 255, 255), (0, 0, 8, 16))
+    data = file_of(clear, kind, save_all=True, append_images=[solid])
+    result = open_image(data)
+    assert result.getpixel((12, 8)) == (255, 255, 255)
+    assert result.getpixel((4, 8))[2] > 240
+
+
+def test_palette_with_a_transparency_for_each_colour():
+    image = Image.new("P", (12, 12), 0)
+    image.putpalette([255, 0, 0, 0, 200, 0, 0, 0, 0])
+    image.paste(1, (4, 0, 8, 12))
+    image.paste(2, (8, 0, 12, 12))
+    result = open_image(file_of(image, transparency=bytes([128, 255, 0])))
+    assert result.getpixel((1, 1)) == (255, 127, 127)
+    assert result.getpixel((5, 1)) == (0, 200, 0)
+    assert result.getpixel((10, 1)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+@pytest.mark.parametrize(
+    ("ink", "colour"),
+    [((0, 0, 0, 0), (255, 255, 255)), ((0, 0, 0, 255), (0, 0, 0)), ((255, 0, 0, 0), (0, 255, 255))],
+)
+def test_cmyk_inks(kind, ink, colour):
+    """White paper stays white: in JPEG the Adobe marker says that the inks are stored inverted."""
+    data = file_of(Image.new("CMYK", (16, 16), ink), kind, **({"quality": 100} if kind == "JPEG" else {}))
+    assert kind != "JPEG" or b"Adobe" in data
+    assert np.abs(np.array(open_image(data).getpixel((8, 8))) - colour).max() <= 3
+
+
+def png(depth, colour_type, rows, chunks=b""):
+    """A PNG written by hand, for depths that Pillow does not write."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = len(rows), 16
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    packed = zlib.compress(b"".join(b"\0" + row for row in rows))
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunks + chunk(b"IDAT", packed) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize(
+    ("colour_type", "pixel", "expected"),
+    [
+        (0, (0x8000,), (128, 128, 128)),
+        (2, (0xFFFF, 0x8000, 0), (255, 128, 0)),
+        (4, (0, 0x8000), (127, 127, 127)),
+        (6, (0xFFFF, 0, 0, 0x8000), (255, 127, 127)),
+    ],
+)
+def test_sixteen_bit_png_of_every_kind(colour_type, pixel, expected):
+    row = struct.pack(f">{len(pixel)}H", *pixel) * 16
+    result = open_image(png(16, colour_type, [row] * 16))
+    assert np.abs(np.array(result.getpixel((8, 8))) - expected).max() <= 1
+
+
+def test_sixteen_bit_grey_with_a_transparent_value():
+    ramp = np.full((16, 16), 300, dtype=np.uint16)
+    ramp[:, 8:] = 20000
+    result = open_image(file_of(Image.fromarray(ramp), transparency=300))
+    assert result.getpixel((2, 2)) == (255, 255, 255)
+    assert result.getpixel((12, 2)) == (77, 77, 77)
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4])
+def test_few_bits_a_pixel(depth):
+    assert open_image(png(depth, 0, [b"\xff" * (2 * depth)] * 16)).getpixel((8, 8)) == (255, 255, 255)
 
 
 @given(
@@ -217,6 +342,62 @@ def test_pillows_own_bomb_guard_is_told_as_ours(limit, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(ImageError, match="bomb: has more than"):
         open_image(file_of(picture()), "bomb")
+
+
+def refused(source, *args):
+    with pytest.raises(ImageError) as caught:
+        open_image(source, *args)
+    assert caught.value.reason in images.REASONS
+    return caught.value.reason
+
+
+def test_every_refusal_has_its_reason(tmp_path, monkeypatch):
+    whole = file_of(picture(64, 64), "JPEG")
+    (tmp_path / "notes.jpg").write_text("words " * 90)
+    assert refused(tmp_path / "gone.jpg") == "missing"
+    assert refused(tmp_path) == "unreadable"
+    assert refused("a\0b.png") == "unreadable"
+    assert refused(tmp_path / "notes.jpg") == "not_an_image"
+    assert refused(b"") == "not_an_image"
+    assert refused(whole[: len(whole) // 2]) == "damaged"
+    assert refused(file_of(Image.new("RGB", (1, 1)))) == "too_small"
+    monkeypatch.setattr(images, "MAX_BYTES", 100)
+    assert refused(tmp_path / "notes.jpg") == "too_large"
+    monkeypatch.setattr(images, "MAX_PIXELS", 64 * 64 - 1)
+    assert refused(whole) == "too_large"
+
+
+def test_a_real_bomb_is_refused_without_unfolding_it():
+    row = b"\0" * (40_000 * 3)
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    data = png(8, 2, [b""])
+    bomb = data[:16] + header + data[29:29] + struct.pack(">I", zlib.crc32(b"IHDR" + header)) + data[33:]
+    assert len(bomb) < 200 < len(row)
+    assert refused(bomb) == "too_large"
+
+
+def test_a_format_that_starts_a_program_is_no_picture():
+    assert refused(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 100 100\n%%EndComments\n") == "not_an_image"
+
+
+def test_a_truncated_heic_is_refused():
+    images._register_heif()
+    data = file_of(picture(64, 64), "HEIF")
+    for kept in (0.3, 0.7, 0.95):
+        assert refused(data[: int(len(data) * kept)]) in ("damaged", "not_an_image")
+
+
+@given(data=st.binary(max_size=200), kind=st.sampled_from(["JPEG", "PNG", "GIF", "HEIF", "WEBP", "AVIF"]))
+@settings(max_examples=100, deadline=None)
+def test_damage_anywhere_is_a_picture_or_a_sentence(data, kind):
+    images._register_heif()
+    good = file_of(Image.new("RGB", (32, 32), "red"), kind)
+    place = len(data) * 7 % len(good)
+    try:
+        outcome = open_image(good[:place] + data + good[place + len(data) :]).mode
+    except ImageError as error:
+        outcome = error.reason
+    assert outcome in ("RGB", *images.REASONS)
 
 
 # ---- tensors and crops
