@@ -68,7 +68,7 @@ def parse_arm(text: str) -> Arm:
 def blank_queries(config: Config, device: torch.device) -> Tensor:
     """Queries (1, q, d) of a picture in the encoder's mean colour."""
     size = config.vision.image_size
-    return build_encoder(config).to(device)(torch.zeros(1, 3, size, size))
+    return build_encoder(config, device)(torch.zeros(1, 3, size, size))
 
 
 def answer_cases(
@@ -229,7 +229,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
         def encoder() -> ImageEncoder:
-            return build_encoder(config).to(device)
+            return build_encoder(config, device)
 
         queries = cached_queries(
             args.cases, records, config, config.data.feature_cache or "runs/features", encoder

@@ -87,7 +87,7 @@ def load_model(
     if checkpoint_path is not None:
         checkpoint.find(checkpoint_path)  # before anything heavy
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build(config, device, build_encoder(config) if with_encoder else None)
+    model = build(config, device, build_encoder(config, device) if with_encoder else None)
     if checkpoint_path is not None:
         load_projection(model, config, checkpoint_path)
     return model.eval()

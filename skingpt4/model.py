@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from torch.nn import functional as F
 from skingpt4 import checkpoint, lora
 from skingpt4.config import Config, QFormerConfig, VisionConfig
 from skingpt4.language import choose_dtype, load_language_model, supervised_logits
+from skingpt4.layouts import NORM_NAMES, QFORMER_PREFIXES, VISION_PREFIXES, brings_norm
 from skingpt4.prompts import IGNORED, IMAGE_TOKEN, Encoded
 from skingpt4.qformer import QFormer
-from skingpt4.tensors import file_sha256, require_same_tensors
+from skingpt4.tensor_source import built_without_memory, source_files
+from skingpt4.tensors import WeightsMismatch, file_sha256, require_same_tensors
 from skingpt4.vision import VisionEncoder
 
 
@@ -199,21 +202,37 @@ def pad_left(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
     return ids, mask
 
 
-def build_vision(config: VisionConfig) -> VisionEncoder:
-    """The vision encoder of a configuration with its weights (random where it names none)."""
-    vision = VisionEncoder(
-        config.model, dict(config.model_args), config.image_size, config.block, config.norm, config.norm_eps
+def build_vision(
+    config: VisionConfig, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> VisionEncoder:
+    """The vision encoder of a configuration with its weights (random where it names none).
+
+    Args:
+        config: model, weights, picture size.
+        device: where it will be; weights are read straight to it.
+        dtype: of the weights; fp32 also where the forward is autocast to half precision.
+    """
+    args = dict(config.model_args)
+    build = partial(
+        VisionEncoder, config.model, args, config.image_size, config.block, config.norm, config.norm_eps
     )
+    vision = built_without_memory(build) if config.weights else build()
     if config.weights:
-        vision.load(config.weights)
+        vision.load(config.weights, device, dtype)
     vision.mean = tuple(config.mean or vision.mean)
     vision.std = tuple(config.std or vision.std)
-    return vision
+    return vision.to(device, dtype)
 
 
-def build_qformer(config: QFormerConfig, encoder_width: int) -> QFormer:
-    """The Q-Former of a configuration with its weights (random where it names none)."""
-    qformer = QFormer(
+def build_qformer(
+    config: QFormerConfig,
+    encoder_width: int,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> QFormer:
+    """The Q-Former of a configuration with its weights (random where it names none), as `build_vision`."""
+    build = partial(
+        QFormer,
         encoder_width,
         config.num_query_tokens,
         config.width,
@@ -222,17 +241,25 @@ def build_qformer(config: QFormerConfig, encoder_width: int) -> QFormer:
         config.intermediate_width,
         config.cross_attention_every,
     )
+    qformer = built_without_memory(build) if config.weights else build()
     if config.weights:
-        qformer.load(config.weights)
-    return qformer
+        qformer.load(config.weights, device, dtype)
+    return qformer.to(device, dtype)
 
 
-def build_encoder(config: Config) -> ImageEncoder:
-    """Vision encoder and Q-Former of a configuration, frozen."""
-    vision = build_vision(config.vision)
-    if config.qformer.weights and config.qformer.weights.endswith(".pth"):
-        vision.load_ln_vision(config.qformer.weights)
-    return ImageEncoder(vision, build_qformer(config.qformer, vision.width))
+def build_encoder(
+    config: Config, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+) -> ImageEncoder:
+    """Vision encoder and Q-Former of a configuration, frozen; host memory holds the weights once."""
+    vision = build_vision(config.vision, device, dtype)
+    if config.qformer.weights and brings_norm(config.qformer.weights):
+        vision.load_ln_vision(config.qformer.weights, device, dtype)
+    if config.qformer.weights and config.vision.norm and not vision.has_norm_weights:
+        raise WeightsMismatch(
+            f"vision.weights: {config.vision.weights} lacks the final norm (ln_vision), and {config.qformer.weights} "
+            "brings none; set qformer.weights to the BLIP-2 checkpoint, or vision.weights to a file with norm.weight"
+        )
+    return ImageEncoder(vision, build_qformer(config.qformer, vision.width, device, dtype))
 
 
 def build(config: Config, device: torch.device, encoder: ImageEncoder | None = None) -> SkinGPT4:
@@ -245,12 +272,21 @@ def build(config: Config, device: torch.device, encoder: ImageEncoder | None = N
     return model.to(device).train(False)
 
 
+def encoder_files(config: Config) -> list[Path]:
+    """Every file that the encoder's weights are read from."""
+    named = (
+        (config.vision.weights, VISION_PREFIXES),
+        (config.qformer.weights, QFORMER_PREFIXES + NORM_NAMES),
+    )
+    return [file for weights, prefixes in named if weights for file in source_files(weights, prefixes)]
+
+
 def encoder_identity(config: Config) -> str:
     """16 hex digits that change whenever the encoder, its weights or the picture's transform do."""
     parts: dict[str, Any] = {
         "vision": asdict(config.vision),
         "qformer": asdict(config.qformer),
-        "files": [file_sha256(w) for w in (config.vision.weights, config.qformer.weights) if w],
+        "files": [file_sha256(file) for file in encoder_files(config)],
     }
     for group in ("vision", "qformer"):
         del parts[group]["weights"]  # its content counts, not where it lies

@@ -52,7 +52,7 @@ def prepare(config: Config, device: torch.device) -> Prepared:
         raise ConfigError(
             "data.train names no manifest; give at least one, e.g. data.train=[runs/data/train.jsonl]"
         )
-    encoder = _Lazy(lambda: build_encoder(config).to(device))
+    encoder = _Lazy(lambda: build_encoder(config, device))
     train_records, train_pictures = _pictures(config, config.data.train, encoder, augment=config.data.augment)
     held_records, held_pictures = _pictures(config, config.data.validation, encoder, augment=False)
     # With all features on disk the encoder has done its work and never takes up memory beside the decoder.

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
-from skingpt4.tensors import load_tensors, require_same_tensors
-
-_LAVIS_NAMES = (
-    ("embeddings.LayerNorm.", "layernorm."),
-    (".attention.self.", ".attention.attention."),
-    (".crossattention.self.", ".crossattention.attention."),
-)
+from skingpt4.layouts import QFORMER_PREFIXES, qformer_recipes, unused
+from skingpt4.tensor_source import load_into, open_source
 
 
 class QFormer(nn.Module):
@@ -48,35 +42,31 @@ class QFormer(nn.Module):
         self.query_tokens = nn.Parameter(torch.randn(1, num_query_tokens, width) * 0.02)
         self.width, self.num_query_tokens = width, num_query_tokens
 
-    def load(self, path: str | Path) -> None:
-        """Load weights strictly: our safetensors, or a LAVIS BLIP-2 `.pth`.
+    def load(
+        self, path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> list[str]:
+        """Load weights strictly: our safetensors, a LAVIS BLIP-2 `.pth`, or a Hugging Face directory of BLIP-2.
+
+        The text branch is left out. InstructBLIP trained its Q-Former to read the instruction beside the
+        queries; without that text its weights load, but it is not the model that was published.
+
+        Args:
+            path: the file or directory.
+            device: where the Q-Former will be.
+            dtype: of its weights; None keeps the module's own (fp32).
+
+        Returns:
+            The names of the file's tensors that were not used.
 
         Raises:
             WeightsMismatch: a tensor is missing, of another shape, or not expected.
         """
-        tensors = load_tensors(path)
-        if Path(path).suffix == ".pth":
-            tensors = from_lavis(tensors)
-        require_same_tensors(tensors, self.state_dict(), str(path), "Q-Former")
-        self.load_state_dict(tensors, strict=True)
+        source = open_source(path, QFORMER_PREFIXES)
+        recipes = qformer_recipes(source)
+        load_into(self, source, recipes, "Q-Former", device, dtype)
+        return unused(source, recipes.values())
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map vision tokens (b, n, encoder width) to queries (b, q, d)."""
         queries = self.query_tokens.expand(len(tokens), -1, -1)
         return self.model(query_embeds=queries, encoder_hidden_states=tokens).last_hidden_state
-
-
-def from_lavis(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the tensors of LAVIS's `blip2_pretrained_*.pth` to `QFormer`'s, leaving out the text branch."""
-    renamed = {"query_tokens": tensors["query_tokens"]} if "query_tokens" in tensors else {}
-    for key, value in tensors.items():
-        if not key.startswith("Qformer.bert."):
-            continue
-        key = key.removeprefix("Qformer.bert.")
-        text_feed_forward = re.match(r"encoder\.layer\.\d+\.(intermediate|output)\.", key)
-        if text_feed_forward or re.match(r"embeddings\.(word|position)", key):
-            continue
-        for old, new in _LAVIS_NAMES:
-            key = key.replace(old, new)
-        renamed[f"model.{key}"] = value
-    return renamed

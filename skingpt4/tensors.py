@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -17,11 +17,25 @@ from skingpt4.errors import UserError
 
 
 class WeightsMismatch(UserError):
-    """Tensors that do not fit the model; the message names the file and the tensors."""
+    """Weights that cannot be read or do not fit the model; the message names the file and the tensors.
+
+    `missing`, `unexpected` and `of_another_shape` hold every name; the message shows the first few.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        missing: Sequence[str] = (),
+        unexpected: Sequence[str] = (),
+        of_another_shape: Sequence[str] = (),
+    ) -> None:
+        """Keep the names beside the message."""
+        super().__init__(message)
+        self.missing, self.unexpected, self.of_another_shape = missing, unexpected, of_another_shape
 
 
 def load_tensors(path: str | Path) -> dict[str, Tensor]:
-    """Read a `.safetensors`, or a `.pth`/`.pt` with ``weights_only=True`` (its `model` entry, if it has one).
+    """Read a whole `.safetensors`, or a `.pth`/`.pt` as `read_pth` does.
 
     Raises:
         WeightsMismatch: the file is missing, truncated, or a pickle that holds more than tensors.
@@ -29,22 +43,41 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
     path = Path(path)
     if not path.is_file():
         raise WeightsMismatch(f"{path}: no such file of weights")
+    if path.suffix != ".safetensors":
+        return read_pth(path)
     try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise unreadable(path, error) from None
+
+
+def read_pth(path: Path) -> dict[str, Tensor]:
+    """The tensors of a `.pth` by name (of its `model` entry, if it has one), memory-mapped where it is a zip.
+
+    Only tensors are read, with ``weights_only=True``: no code in the file is ever run.
+
+    Raises:
+        WeightsMismatch: truncated, no tensors by name, or a pickle that holds more than tensors.
+    """
+    try:
         held = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise WeightsMismatch(
             f"{path}: is no file of tensors, or a pickle with code in it; it is not opened"
         ) from None
-    except (SafetensorError, RuntimeError, EOFError, OSError) as error:
-        raise WeightsMismatch(
-            f"{path}: cannot be read, perhaps truncated ({type(error).__name__}: {str(error)[:200]})"
-        ) from None
+    except (RuntimeError, EOFError, OSError) as error:
+        raise unreadable(path, error) from None
     held = held.get("model", held) if isinstance(held, dict) else held
     if not isinstance(held, dict):
         raise WeightsMismatch(f"{path}: holds no tensors by name")
     return {key: value for key, value in held.items() if isinstance(value, Tensor)}
+
+
+def unreadable(path: Path, error: Exception) -> WeightsMismatch:
+    """The refusal of a file that a library could not read."""
+    return WeightsMismatch(
+        f"{path}: cannot be read, perhaps truncated ({type(error).__name__}: {str(error)[:200]}); fetch it anew"
+    )
 
 
 def require_same_tensors(
@@ -68,7 +101,8 @@ def require_same_tensors(
         if keys
     ]
     if problems:
-        raise WeightsMismatch(f"{where} does not fit this {what}; {'; '.join(problems)}")
+        sentence = f"{where} does not fit this {what}; {'; '.join(problems)}"
+        raise WeightsMismatch(sentence, missing, unexpected, shapes)
 
 
 def file_sha256(path: str | Path) -> str:

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from skingpt4.errors import UserError
-from skingpt4.tensors import WeightsMismatch, load_tensors, require_same_tensors
+from skingpt4.layouts import (
+    NORM_NAMES,
+    VISION_PREFIXES,
+    is_lavis_vision,
+    norm_recipes,
+    unused,
+    vision_recipes,
+)
+from skingpt4.tensor_source import Recipe, TensorSource, load_into, open_source
+from skingpt4.tensors import WeightsMismatch
 
 
 class VisionError(UserError):
@@ -62,6 +74,7 @@ class VisionEncoder(nn.Module):
             except TypeError as error:
                 raise VisionError(f"vision.model_args: {model} does not take them ({error})") from None
         self.block, self.norm = block, norm
+        self.has_norm_weights = True  # False between LAVIS's EVA file and the ln_vision of the Q-Former's
         if block is not None or not norm or norm_eps is not None:
             if not hasattr(self.backbone, "norm") or not hasattr(self.backbone, "blocks"):
                 raise VisionError(f"vision.block, norm and norm_eps are for transformers; {model} is none")
@@ -77,40 +90,80 @@ class VisionEncoder(nn.Module):
             self.num_tokens, self.width = self._probe(image_size)
 
     def _probe(self, image_size: int) -> tuple[int, int]:
+        meta = any(p.is_meta for p in self.parameters())
+        # Shapes can be had without memory; buffers are real even then, so a copy of them goes along.
+        probed = copy.deepcopy(self).to("meta") if meta else self
         training = self.training
-        tokens = self.eval()(torch.zeros(1, 3, image_size, image_size))
+        tokens = probed.eval()(torch.zeros(1, 3, image_size, image_size, device="meta" if meta else "cpu"))
         self.train(training)
         return tokens.shape[1], tokens.shape[2]
 
-    def load(self, path: str | Path) -> None:
-        """Load weights strictly: our safetensors, or LAVIS's `eva_vit_g.pth` (extra keys there are allowed).
+    def load(
+        self, path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> list[str]:
+        """Load weights strictly: our safetensors, LAVIS's `eva_vit_g.pth`, or a Hugging Face BLIP-2 directory.
 
-        In the LAVIS file only `norm.*` is missing: it is `ln_vision` and stands in the Q-Former's file.
+        LAVIS's file has no final norm (`ln_vision` stands in the Q-Former's) and may hold more than the encoder:
+        a 40th block, a head. Positions learned at another picture size are resampled.
+
+        Args:
+            path: the file or directory.
+            device: where the encoder will be.
+            dtype: of its weights; None keeps the module's own (fp32).
+
+        Returns:
+            The names of the file's tensors that were not used.
 
         Raises:
             WeightsMismatch: a tensor is missing, of another shape, or (in our own files) not expected.
         """
-        tensors = load_tensors(path)
-        wanted = self.backbone.state_dict()
-        if Path(path).suffix == ".pth":
-            tensors = {key: value for key, value in tensors.items() if key in wanted}
-            tensors |= {key: wanted[key] for key in wanted if key.startswith("norm.") and key not in tensors}
-        require_same_tensors(tensors, wanted, str(path), "vision encoder")
-        self.backbone.load_state_dict(tensors, strict=True)
+        source = open_source(path, VISION_PREFIXES)
+        recipes = vision_recipes(source)
+        if "pos_embed" in recipes and hasattr(self.backbone, "pos_embed"):
+            recipes["pos_embed"] = self._positions(*recipes["pos_embed"], source)
+        lavis = is_lavis_vision(source)
+        if lavis or Path(path).suffix != ".safetensors":
+            wanted = self.backbone.state_dict()
+            recipes = {name: recipe for name, recipe in recipes.items() if name in wanted}
+        left_out = ("norm.",) if lavis else ()
+        load_into(self.backbone, source, recipes, "vision encoder", device, dtype, left_out)
+        self.has_norm_weights = not lavis
+        return unused(source, recipes.values())
 
-    def load_ln_vision(self, path: str | Path) -> None:
-        """Load `ln_vision` out of a BLIP-2 checkpoint into the final norm.
+    def _positions(self, name: str, as_it_is: Any, source: TensorSource) -> Recipe:
+        """Resample learned positions to this picture size as LAVIS does: bicubic, the class slot kept."""
+        held, wanted = source.header[name], self.backbone.pos_embed
+        prefix = (
+            0
+            if getattr(self.backbone, "no_embed_class", False)
+            else getattr(self.backbone, "num_prefix_tokens", 0)
+        )
+        if held.dim() != 3 or wanted.dim() != 3 or held.shape == wanted.shape:
+            return name, as_it_is
+        sides = [math.isqrt(max(0, positions.shape[1] - prefix)) for positions in (held, wanted)]
+        if any(side**2 + prefix != p.shape[1] for side, p in zip(sides, (held, wanted), strict=True)):
+            return name, as_it_is  # not of a square grid: the shapes are refused
+
+        def resample(positions: Tensor) -> Tensor:
+            side = [sides[1], sides[1]]
+            return resample_abs_pos_embed(positions, side, num_prefix_tokens=prefix, antialias=False)
+
+        return name, resample
+
+    def load_ln_vision(
+        self, path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+    ) -> None:
+        """Load `ln_vision` out of a BLIP-2 checkpoint (LAVIS's, or a Hugging Face directory) into the final norm.
 
         Raises:
             WeightsMismatch: the file has no `ln_vision`, or of another width.
         """
-        tensors = load_tensors(path)
-        keys = ("weight", "bias")
-        norm = {key: tensors[f"ln_vision.{key}"] for key in keys if f"ln_vision.{key}" in tensors}
-        if not norm:
+        source = open_source(path, NORM_NAMES)
+        recipes = norm_recipes(source)
+        if not recipes:
             raise WeightsMismatch(f"{path}: holds no ln_vision; give the BLIP-2 checkpoint of the Q-Former")
-        require_same_tensors(norm, self.backbone.norm.state_dict(), str(path), "ln_vision")
-        self.backbone.norm.load_state_dict(norm, strict=True)
+        load_into(self.backbone.norm, source, recipes, "ln_vision", device, dtype)
+        self.has_norm_weights = True
 
     def forward(self, image: Tensor) -> Tensor:
         """Map pictures (b, 3, h, w), normalised, to tokens (b, n, d)."""
