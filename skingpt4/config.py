@@ -14,6 +14,7 @@ import yaml
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from skingpt4 import placement
 from skingpt4.errors import UserError
 
 
@@ -51,18 +52,34 @@ class QFormerConfig:
 
 @dataclass
 class EncoderConfig:
-    """How vision encoder and Q-Former are run. `backend`: our modules (native)."""
+    """How vision encoder and Q-Former are run. `backend`: our modules (native).
+
+    `device` auto is the run's own, else e.g. cpu or cuda:1. `dtype` auto keeps fp32 weights and computes in the
+    half precision that the device is fast in; a name computes in that one.
+    """
 
     backend: str = "native"
+    device: str = "auto"
+    dtype: str = "auto"
 
 
 @dataclass
 class LanguageConfig:
-    """The frozen language model: a local directory or a hub name, and its compute precision."""
+    """The frozen language model: a local directory or a hub name, its precision and where it stands.
+
+    `quantization` keeps its matrices in fewer bits: int8 and nf4 are bitsandbytes', torchao_int8 is torchao's
+    weight-only form. `device_map` is null (one device), a rule (auto, balanced, balanced_low_0, sequential),
+    a device (cpu, cuda:1), or a mapping of module names to devices or `disk`. `max_memory` bounds the rules
+    (``{cuda:0: 20GiB, cpu: 60GiB}``); `offload_dir` takes what is sent to the disk.
+    """
 
     model: str = MISSING
     dtype: str = "auto"
     attention: str = "sdpa"
+    quantization: str = "none"
+    device_map: Any = None
+    max_memory: dict[str, Any] = field(default_factory=dict)
+    offload_dir: str | None = None
 
 
 @dataclass
@@ -193,7 +210,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         if not sign or not key:
             raise ConfigError(f"override {text!r}: write it as key=value, e.g. optim.batch_size=8")
         try:
-            values: Any = OmegaConf.to_container(OmegaConf.from_dotlist([text]))
+            values: Any = _string_keys(OmegaConf.to_container(OmegaConf.from_dotlist([text])))
         except (OmegaConfBaseException, yaml.YAMLError) as error:
             raise ConfigError(f"override {text!r}: {_first_line(error)}") from None
         _check_keys(values, Config, f"override {text!r}", "")
@@ -279,7 +296,14 @@ def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[st
         raise ConfigError(f"{path}: 'extends' must name a file or a list of files, found {extends!r}")
     for name in names:
         yield from _layers(path.parent / name, (*above, path.resolve()))
-    yield path, values
+    yield path, _string_keys(values)
+
+
+def _string_keys(values: Any) -> Any:
+    """The same values with every key a string: YAML reads ``0: 20GiB`` as a number's."""
+    if isinstance(values, dict):
+        return {str(key): _string_keys(value) for key, value in values.items()}
+    return values
 
 
 def _check_keys(values: dict[Any, Any], schema: type, where: str, prefix: str) -> None:
@@ -310,10 +334,21 @@ def _check_values(config: Config, where: str) -> None:
         "step": (config.step, STEPS),
         "language.dtype": (config.language.dtype, DTYPES),
         "encoder.backend": (config.encoder.backend, BACKENDS),
+        "encoder.dtype": (config.encoder.dtype, DTYPES),
+        "language.attention": (config.language.attention, placement.ATTENTIONS),
+        "language.quantization": (config.language.quantization, placement.QUANTIZATIONS),
     }
     for key, (chosen, allowed) in choices.items():
         if chosen not in allowed:
-            raise ConfigError(f"{where}: '{key}' is {chosen!r}; choose one of {', '.join(allowed)}")
+            near = difflib.get_close_matches(chosen, allowed, n=1, cutoff=0.5)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise ConfigError(f"{where}: '{key}' is {chosen!r}; choose one of {', '.join(allowed)}{hint}")
+    language = config.language
+    problem = placement.encoder_problem(config.encoder.device) or placement.problem(
+        language.device_map, language.max_memory, language.offload_dir
+    )
+    if problem:
+        raise ConfigError(f"{where}: {problem}")
     for key in POSITIVE:
         value: Any = config
         for part in key.split("."):
