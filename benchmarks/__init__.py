@@ -1,0 +1,1 @@
+"""Measurements: whole commands that print ratios and write benchmarks/results/*.json."""
