@@ -105,7 +105,7 @@ def plan(
     split[kept] = _deal(cluster[kept], classes[kept], np.array(list(shares.values())), seed)
     rng = np.random.default_rng((seed, 1))
     naive = rng.choice(len(shares), size=count, p=list(shares.values()))
-    report = {
+    report: dict[str, Any] = {
         "records": count,
         "kept": len(kept),
         "left_out": dict(Counter(reason[reason != ""])),
