@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skingpt4.taxonomy import CLASSES, CONCEPTS, find_concepts, find_names
+from skingpt4 import taxonomy
+from skingpt4.taxonomy import CLASSES, CONCEPTS, UnknownName, find_concepts, find_names
 
 
 def test_sizes_of_the_published_vocabularies():
@@ -60,3 +61,58 @@ def test_only_names_that_stand_in_the_text(text, names):
     found = find_names(text, names)
     assert len(found) == len(set(found))
     assert all(name.lower() in text.lower() for name in found)
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("Flat-topped", "Flat topped"),
+        ("Brown (Hyperpigmentation)", "Brown(Hyperpigmentation)"),
+        ("white(hypopigmentation)", "White(Hypopigmentation)"),
+        ("grey", "Gray"),
+        ("dome shaped", "Dome-shaped"),
+        ("Purpura / Petechiae", "Purpura/Petechiae"),
+        ("Redness", None),
+        ("", None),
+    ],
+)
+def test_concepts_in_other_spellings(written, name):
+    assert taxonomy.concept(written) == name
+
+
+def test_the_papers_spellings_are_found_in_text():
+    text = "clinical concepts: Flat-topped, Brown (Hyperpigmentation), Grey"
+    assert find_concepts(text) == ["Flat topped", "Brown(Hyperpigmentation)", "Gray"]
+
+
+def test_every_class_has_a_title_and_a_disease_of_that_class():
+    for name in (*CLASSES, "others"):
+        assert taxonomy.class_title(name)
+        assert taxonomy.disease_class(taxonomy.class_disease(name)) == name
+    assert all(taxonomy.disease_class(name) == name for name in CLASSES)
+
+
+def test_dermnet_folders_as_counted():
+    folders = taxonomy.dermnet_folders()
+    assert len(folders) == 23
+    assert (sum(f.train for f in folders), sum(f.test for f in folders)) == (15557, 4002)
+    assert all((f.class_name is None) == (f.how == "none shown") for f in folders)
+    assert {f.class_name for f in folders if f.class_name} == {*CLASSES, "others"}
+    assert sum(f.how == "exact" for f in folders) == 10  # nine classes: fungal infections have two folders
+
+
+def test_a_dermnet_folder_by_name_or_its_nearest():
+    folder = taxonomy.dermnet_folder("acne_and_rosacea  PHOTOS")
+    assert (folder.name, folder.class_name, folder.how) == (
+        "Acne and Rosacea Photos",
+        "acne_and_rosacea",
+        "exact",
+    )
+    with pytest.raises(
+        UnknownName, match=r"none of Dermnet's 23 folders; the nearest is 'Eczema Photos'"
+    ) as caught:
+        taxonomy.dermnet_folder("Ekzema Photos")
+    assert caught.value.nearest == "Eczema Photos"
+    with pytest.raises(UnknownName, match=r"folders$") as caught:
+        taxonomy.dermnet_folder("12345")
+    assert caught.value.nearest is None
