@@ -1,13 +1,15 @@
 # Two commands do everything on a fresh machine: `make quickstart` and `make test`. Both need Python 3.11+ only.
 PYTHON ?= python3
+LAVIS_PYTHON ?= python3.11
 VENV := .venv
+LAVIS := .venv-lavis/bin/python
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help setup weights quickstart ablation demo test lint format clean
+.PHONY: help setup weights quickstart ablation demo test lint format clean lavis-reference
 
 help: ## show this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
 
 $(VENV)/installed: requirements.lock requirements-lavis.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
@@ -37,6 +39,11 @@ lint: setup ## style and types
 
 test: weights lint ## lint, types and the whole test suite
 	$(PY) -m pytest
+
+lavis-reference: ## numbers of the unmodified LAVIS, by an environment of its own (Python 3.11, 6 GB)
+	$(LAVIS_PYTHON) -m venv .venv-lavis
+	$(LAVIS) -m pip install --disable-pip-version-check -r tests/parity/lavis_reference.txt
+	$(LAVIS) tests/parity/lavis_reference.py tests/parity/lavis_reference.npz
 
 format: setup ## rewrite the code in the project's style
 	$(VENV)/bin/ruff check --fix .

@@ -52,7 +52,7 @@ class QFormerConfig:
 
 @dataclass
 class EncoderConfig:
-    """How vision encoder and Q-Former are run. `backend`: our modules (native).
+    """How vision encoder and Q-Former are run. `backend`: our modules (native) or LAVIS's (lavis).
 
     `device` auto is the run's own, else e.g. cpu or cuda:1. `dtype` auto keeps fp32 weights and computes in the
     half precision that the device is fast in; a name computes in that one.
@@ -182,7 +182,7 @@ _Loader.add_implicit_resolver(
 
 LOCAL = (".", "/", "weights/", "runs/")  # what makes a language model's name a path, not a hub id
 STEPS = ("step1", "step2", "none")
-BACKENDS = ("native",)
+BACKENDS = ("native", "lavis")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 POSITIVE = (
     "optim.max_epoch", "optim.iters_per_epoch", "optim.batch_size", "optim.accumulation", "optim.init_lr",

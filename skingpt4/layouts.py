@@ -29,7 +29,7 @@ _HF_VISION = (
     (r"\.self_attn\.projection\.", ".attn.proj."),
     (r"^post_layernorm\.", "norm."),
 )
-_LAVIS_QFORMER = (
+LAVIS_QFORMER = (  # LAVIS's, ours
     ("embeddings.LayerNorm.", "layernorm."),
     (".attention.self.", ".attention.attention."),
     (".crossattention.self.", ".crossattention.attention."),
@@ -88,7 +88,7 @@ def qformer_recipes(source: TensorSource) -> dict[str, Recipe]:
         if re.fullmatch(r"(model\.)?query_tokens", name):
             recipes["query_tokens"] = (name, unchanged)
         elif inner != name and not _TEXT_BRANCH.match(inner):
-            for old, new in _LAVIS_QFORMER if lavis else _HF_QFORMER:
+            for old, new in LAVIS_QFORMER if lavis else _HF_QFORMER:
                 inner = inner.replace(old, new)
             recipes[f"model.{inner}"] = (name, unchanged)
     return recipes

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from skingpt4 import checkpoint, lora
 from skingpt4.config import Config, QFormerConfig, VisionConfig
 from skingpt4.language import choose_dtype, load_language_model, supervised_logits
+from skingpt4.lavis_encoder import LavisQFormer, LavisVision
 from skingpt4.layouts import NORM_NAMES, QFORMER_PREFIXES, VISION_PREFIXES, brings_norm
 from skingpt4.prompts import IGNORED, IMAGE_TOKEN, Encoded
 from skingpt4.qformer import QFormer
@@ -34,7 +35,7 @@ def half_precision(device: torch.device) -> torch.autocast:
 class ImageEncoder(nn.Module):
     """Vision encoder and Q-Former as one frozen map from pictures to queries."""
 
-    def __init__(self, vision_encoder: VisionEncoder, qformer: QFormer) -> None:
+    def __init__(self, vision_encoder: VisionEncoder | LavisVision, qformer: QFormer | LavisQFormer) -> None:
         """Freeze both and put them into eval mode for good."""
         super().__init__()
         self.vision_encoder, self.qformer = vision_encoder, qformer
@@ -259,7 +260,10 @@ def build_encoder(
             f"vision.weights: {config.vision.weights} lacks the final norm (ln_vision), and {config.qformer.weights} "
             "brings none; set qformer.weights to the BLIP-2 checkpoint, or vision.weights to a file with norm.weight"
         )
-    return ImageEncoder(vision, build_qformer(config.qformer, vision.width, device, dtype))
+    qformer = build_qformer(config.qformer, vision.width, device, dtype)
+    if config.encoder.backend == "lavis":
+        return ImageEncoder(LavisVision(vision), LavisQFormer(qformer))
+    return ImageEncoder(vision, qformer)
 
 
 def build(config: Config, device: torch.device, encoder: ImageEncoder | None = None) -> SkinGPT4:
@@ -282,7 +286,11 @@ def encoder_files(config: Config) -> list[Path]:
 
 
 def encoder_identity(config: Config) -> str:
-    """16 hex digits that change whenever the encoder, its weights or the picture's transform do."""
+    """16 hex digits that change whenever the encoder, its weights or the picture's transform do.
+
+    Not with `encoder.backend`: both backends give the same queries within 1e-5 (docs/parity.md), less than half
+    precision moves them, so a projection or kept features of one serve the other.
+    """
     parts: dict[str, Any] = {
         "vision": asdict(config.vision),
         "qformer": asdict(config.qformer),
