@@ -74,6 +74,7 @@ PLURALS = (
 
 def normal_form(word: str) -> str:
     """A word without case, accents, possessive, plural and British spelling."""
+    word = re.sub(r"(?<=[A-Z]{2})s$", "", word)  # AKs
     plain = unicodedata.normalize("NFKD", word.replace("’", "'")).casefold().removesuffix("'s")
     plain = "".join(c for c in plain if not unicodedata.combining(c))
     plain = re.sub(r"ae$", "a", plain)  # verrucae

@@ -183,7 +183,7 @@ def classify(text: str, form: str = ANSWER_FORM) -> Classified:
     """
     whole = disease(text)
     mentions = lexicon().mentions(text)
-    if whole is not None and not mentions and "?" not in text:
+    if whole is not None and not mentions and not re.search(r"[?;]|[.!]\s", text):
         mentions = (Mention(whole, 0, len(text), text, "asserted"),)
     stated = _stated_spans(text, form)
     deciding = (
