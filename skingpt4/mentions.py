@@ -137,7 +137,7 @@ class Lexicon:
     def _joined(self, text: str, words: Sequence[re.Match[str]], term: Term) -> bool:
         """Nothing but a space, hyphen or slash stands between the words (or a comma that the term has too)."""
         gaps = [text[a.end() : b.start()] for a, b in pairwise(words)]
-        allowed = r"[\s_–/,\-]{1,3}" if "," in term.name else r"[\s_–/\-]{1,3}"
+        allowed = r"\s*[,_–/\-]?\s*" if "," in term.name else r"\s*[_–/\-]?\s*"
         return all(re.fullmatch(allowed, gap) for gap in gaps)
 
     def _capitals_fit(self, word: str, term: Term, shouted: bool) -> bool:
@@ -167,10 +167,10 @@ _BULLET = re.compile(r"\s*(?:[-*•–]|\d+[.)])\s")
 
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:
-    """Spans of sentences; a list after a colon belongs to the sentence that opens it."""
+    """Spans of sentences; a wrapped line, and a list after a colon, belong to the sentence they go on."""
     start = 0
     for match in _END.finditer(text):
-        if "\n" in match[0] and _in_list(text[start : match.start()], text[match.end() :]):
+        if "\n" in match[0] and _goes_on(text[start : match.start()], text[match.end() :]):
             continue
         yield start, match.end()
         start = match.end()
@@ -178,8 +178,10 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
         yield start, len(text)
 
 
-def _in_list(before: str, after: str) -> bool:
-    """Whether a line break stands inside a list: after its colon, or before one more of its bullets."""
+def _goes_on(before: str, after: str) -> bool:
+    """Whether a sentence goes on after a line break: in small letters, after a colon, or in bullets after one."""
+    if after.lstrip(" ")[:1].islower():
+        return True
     if before.rstrip(" *\n").endswith(":"):
         return True
     return _BULLET.match(after) is not None and ":\n" in re.sub(r"[ *]", "", before)
@@ -307,7 +309,9 @@ def _is_joined(text: str, chain: list[Found]) -> bool:
     return not gaps or re.search(r"\b(?:and|or|nor|vs|versus)\b|[/(]", gaps[-1], re.IGNORECASE) is not None
 
 
-_VERB = re.compile(r"\band\s+(?:is|has|had|shows?|now|presents?|with|are|was|were|it|this)\b", re.IGNORECASE)
+_VERB = re.compile(
+    r"\band\s+(?:(?:is|has|had|shows?|now|presents?|with|are|was|were|it|this)\b|\w+ed\b)", re.IGNORECASE
+)
 
 
 def _reaches(cue: Cue, gap: str) -> bool:

@@ -252,7 +252,7 @@ def _describe(text: str, result: Classified, as_json: bool) -> str:
         )
     parts = [f"{result.class_name or '-':27} {result.outcome:10}"]
     if mention:
-        cue = f", after '{mention.cue}'" if mention.cue else ""
+        cue = f" by '{mention.cue}'" if mention.cue else ""
         parts.append(f"'{mention.text}' at {mention.start}-{mention.end}, {mention.status}{cue}")
     return "  ".join(parts).rstrip()
 
