@@ -28,6 +28,7 @@ EXAMPLES = """examples:
 The page is for this machine alone: it has no public link and asks nothing of other machines.
 Research software, no medical device."""
 UNTRAINED = "Untrained projection: the answers have nothing to do with the picture."
+UNKNOWN = "Projection in MiniGPT-4's layout: the file does not say what it was trained on."
 DEMONSTRATION = "Demonstration: trained on computer-drawn pictures. Its answers have no clinical meaning."
 STEPS = {"step1": "step 1 (concepts)", "step2": "step 2 (diagnoses)"}
 # The browser itself is told to load nothing from elsewhere, whatever Gradio's scripts may try.
@@ -103,6 +104,8 @@ def describe(config: Config, checkpoint_path: str | None) -> page.About:
     if checkpoint_path is None:
         return page.About("no checkpoint", "not at all", model, (), UNTRAINED)
     card = checkpoint.load(checkpoint_path)[1]
+    if "config" not in card:  # MiniGPT-4's layout records nothing
+        return page.About(os.path.relpath(checkpoint_path), "not known", model, (), UNKNOWN)
     trained = card["config"]
     return page.About(
         checkpoint=os.path.relpath(checkpoint.find(checkpoint_path)),

@@ -22,7 +22,7 @@ from skingpt4 import checkpoint
 from skingpt4.config import Config, from_dict, load_config, missing_paths
 from skingpt4.errors import UserError, reported
 from skingpt4.images import open_image, to_rgb, to_tensor
-from skingpt4.model import SkinGPT4, build, build_encoder, load_projection
+from skingpt4.model import SkinGPT4, build, build_encoder, load_projection, require_projection_width
 from skingpt4.prompts import IMAGE, Encoded, Turn, encode_turns, get_template, stop_strings
 
 DISCLAIMER = "Research software, not a medical device. Its answers are no diagnosis; ask a doctor."
@@ -86,6 +86,7 @@ def load_model(
         raise ChatError("missing: " + "; ".join(missing))
     if checkpoint_path is not None:
         checkpoint.find(checkpoint_path)  # before anything heavy
+        require_projection_width(config, checkpoint_path)
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = build(config, device, build_encoder(config, device) if with_encoder else None)
     if checkpoint_path is not None:
@@ -265,6 +266,10 @@ def config_and_checkpoint(config: str | None, checkpoint_path: str | None) -> tu
     """
     if checkpoint_path and not config:
         _, card = checkpoint.load(checkpoint_path)
+        if "config" not in card:
+            raise ChatError(
+                f"{checkpoint_path}: is MiniGPT-4's layout and knows no configuration; add --config"
+            )
         return from_dict(card["config"], checkpoint_path), checkpoint_path
     if not config:
         raise ChatError("give --config or --checkpoint, e.g. --config configs/tiny/step2.yaml")

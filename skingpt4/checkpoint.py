@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from skingpt4 import minigpt4
 from skingpt4.errors import UserError
 from skingpt4.tensors import file_sha256, load_tensors
 
@@ -82,18 +83,23 @@ def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
 
 
 def find(path: str | Path) -> Path:
-    """The checkpoint folder that a path means: itself, or the newest of a run's `checkpoints/`.
+    """The checkpoint that a path means: itself, the newest of a run's `checkpoints/`, or a MiniGPT-4 `.pth`.
 
     Raises:
         CheckpointError: there is none.
     """
     path = Path(path)
-    if (path / CARD).is_file():
+    if (path / CARD).is_file() or is_minigpt4(path):
         return path
     found = saved(path)
     if not found:
         raise CheckpointError(f"{path}: holds no checkpoint; train it first, or name the folder with {CARD}")
     return found[-1]
+
+
+def is_minigpt4(path: str | Path) -> bool:
+    """Whether a path is a file in MiniGPT-4's layout instead of a folder of ours, by its suffix."""
+    return Path(path).is_file() and Path(path).suffix in minigpt4.SUFFIXES
 
 
 def saved(run_folder: Path) -> list[Path]:
@@ -102,12 +108,15 @@ def saved(run_folder: Path) -> list[Path]:
 
 
 def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors, card) of a checkpoint, its checksum verified.
+    """(tensors, card) of a checkpoint, its checksum verified; of a MiniGPT-4 `.pth` the card has no identity.
 
     Raises:
         CheckpointError: missing, damaged, or of another format.
+        WeightsMismatch: a `.pth` without a projection.
     """
     folder = find(path)
+    if is_minigpt4(folder):
+        return minigpt4.read(folder)
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     except json.JSONDecodeError as error:

@@ -12,7 +12,7 @@ from skingpt4.config import Config, ConfigError, missing_paths, to_yaml
 from skingpt4.datasets import SampleEncoder, TrainingSamples, answer_for, picture_files, read_manifest
 from skingpt4.errors import UserError
 from skingpt4.language import choose_dtype, load_language_model
-from skingpt4.model import SkinGPT4, build_qformer, build_vision
+from skingpt4.model import SkinGPT4, build_qformer, build_vision, require_projection_width
 from skingpt4.prompts import IMAGE_TOKEN, Encoded, get_template
 
 GIB = 2.0**30
@@ -79,6 +79,7 @@ def _problems(config: Config) -> list[str]:
     ]
     if config.initial_checkpoint and Path(config.initial_checkpoint).exists():
         checks.append(lambda: checkpoint.load(config.initial_checkpoint or ""))
+        checks.append(lambda: require_projection_width(config, config.initial_checkpoint or ""))
     checks.append(
         lambda: run_dir.check(Path(config.output_dir), to_yaml(config), resume=True, overwrite=False)
     )

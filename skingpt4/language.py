@@ -13,13 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from skingpt4.config import LOCAL
-from skingpt4.errors import UserError
+from skingpt4.language_checks import LanguageModelError, require_vocabulary, require_whole
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class LanguageModelError(UserError):
-    """A language model that cannot be loaded; the message says which and what to do."""
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -46,10 +42,13 @@ def load_language_model(
         raise LanguageModelError(
             f"language.model: {name} holds no config.json; fetch or convert the model first"
         )
+    if Path(name).is_dir():
+        require_whole(name)
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
+        require_vocabulary(name, tokenizer)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             name, dtype=dtype, attn_implementation=attention, output_loading_info=True
         )

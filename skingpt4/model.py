@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skingpt4 import checkpoint, lora
+from skingpt4 import checkpoint, lora, minigpt4
 from skingpt4.config import Config, QFormerConfig, VisionConfig
 from skingpt4.language import choose_dtype, load_language_model, supervised_logits
+from skingpt4.language_checks import configuration
 from skingpt4.lavis_encoder import LavisQFormer, LavisVision
 from skingpt4.layouts import NORM_NAMES, QFORMER_PREFIXES, VISION_PREFIXES, brings_norm
 from skingpt4.prompts import IGNORED, IMAGE_TOKEN, Encoded
@@ -311,16 +312,35 @@ def identity(config: Config, model: SkinGPT4) -> dict[str, Any]:
     }
 
 
+def require_projection_width(config: Config, path: str | Path) -> None:
+    """Refuse a MiniGPT-4 `.pth` of another width from headers alone, before anything heavy is loaded.
+
+    Raises:
+        WeightsMismatch: names both widths; or no projection of this kind.
+        LanguageModelError: the language model's configuration cannot be read.
+    """
+    if checkpoint.is_minigpt4(path):
+        width = configuration(config.language.model).hidden_size
+        minigpt4.require_width(path, width, config.qformer.width)
+
+
 def load_projection(model: SkinGPT4, config: Config, path: str | Path) -> dict[str, Any]:
     """Load a checkpoint's projection, and its LoRA if it has any, and return the checkpoint's card.
 
-    LoRA that the model has and the checkpoint has not is taken off: the model becomes what was saved.
+    LoRA that the model has and the checkpoint has not is taken off: the model becomes what was saved. A `.pth` of
+    MiniGPT-4 or the published SkinGPT-4 loads too; whether its encoder, language model and template are these,
+    nobody can tell from the file.
 
     Raises:
         CheckpointError: missing, damaged, or made for another encoder, language model or template.
+        WeightsMismatch: a projection of another width.
     """
-    tensors, card = checkpoint.load(path)
-    checkpoint.require_fit(card, identity(config, model), path)
+    if checkpoint.is_minigpt4(path):  # it records widths alone
+        minigpt4.require_width(path, model.projection.out_features, model.projection.in_features)
+        tensors, card = checkpoint.load(path)
+    else:
+        tensors, card = checkpoint.load(path)
+        checkpoint.require_fit(card, identity(config, model), path)
     require_same_tensors(tensors, model.projection.state_dict(), str(path), "projection")
     branches = checkpoint.load_lora(path, card)
     lora.restore(model.language_model, card.get("lora"), branches, str(path))

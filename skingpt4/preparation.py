@@ -21,7 +21,15 @@ from skingpt4.datasets import (
     read_manifest,
 )
 from skingpt4.features import cached_queries, picture_queries
-from skingpt4.model import ImageEncoder, SkinGPT4, build, build_encoder, identity, load_projection
+from skingpt4.model import (
+    ImageEncoder,
+    SkinGPT4,
+    build,
+    build_encoder,
+    identity,
+    load_projection,
+    require_projection_width,
+)
 from skingpt4.tensors import file_sha256
 
 
@@ -52,6 +60,8 @@ def prepare(config: Config, device: torch.device) -> Prepared:
         raise ConfigError(
             "data.train names no manifest; give at least one, e.g. data.train=[runs/data/train.jsonl]"
         )
+    if config.initial_checkpoint:
+        require_projection_width(config, config.initial_checkpoint)
     encoder = _Lazy(lambda: build_encoder(config, device))
     train_records, train_pictures = _pictures(config, config.data.train, encoder, augment=config.data.augment)
     held_records, held_pictures = _pictures(config, config.data.validation, encoder, augment=False)

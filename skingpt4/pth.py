@@ -13,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from skingpt4.tensors import read_pth
+from skingpt4.headers import UnreadableWeights, read_header
+from skingpt4.tensors import WeightsMismatch, read_pth
 
 
 def safetensors_of(path: Path) -> Path | None:
@@ -31,6 +32,10 @@ def safetensors_of(path: Path) -> Path | None:
     twin = path.with_name(f"{path.name}.safetensors")
     if _is_made_from(twin, path):
         return twin
+    try:
+        read_header(path)  # says more clearly than torch what a file is instead
+    except UnreadableWeights as error:
+        raise WeightsMismatch(str(error)) from None
     tensors = read_pth(path)  # before anything is written: a refusal leaves nothing behind
     part = twin.with_name(f".{twin.name}.part")
     try:

@@ -15,11 +15,12 @@ from typing import TypeVar
 
 import torch
 from accelerate import init_empty_weights
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor, nn
 
+from skingpt4.headers import Header, UnreadableWeights, read_header
 from skingpt4.pth import safetensors_of
-from skingpt4.tensors import WeightsMismatch, read_pth, require_same_tensors, unreadable
+from skingpt4.tensors import WeightsMismatch, read_pth, require_same_tensors
 
 INDEX = "model.safetensors.index.json"
 # A tensor's name in the file, and what is done with it. The second is also asked of a meta tensor, for the shape.
@@ -105,16 +106,11 @@ def _open_shards(path: Path, shards: list[Path], prefixes: tuple[str, ...]) -> T
     header: dict[str, Tensor] = {}
     shard_of: dict[str, Path] = {}
     for shard in shards:
-        try:
-            with safe_open(shard, "pt") as file:
-                for name in file.keys():  # noqa: SIM118 (no mapping)
-                    if name.startswith(prefixes):
-                        part = file.get_slice(name)
-                        dtype = _DTYPES[part.get_dtype()]
-                        header[name] = torch.empty(part.get_shape(), dtype=dtype, device="meta")
-                        shard_of[name] = shard
-        except (SafetensorError, OSError, KeyError) as error:
-            raise unreadable(shard, error) from None
+        for name, info in _header(shard).tensors.items():
+            if name.startswith(prefixes):
+                dtype = getattr(torch, info.dtype)
+                header[name] = torch.empty(info.shape, dtype=dtype, device="meta")
+                shard_of[name] = shard
 
     def read(name: str) -> Tensor:
         # Opened for each tensor: closing unmaps its pages, which would else count as memory used.
@@ -124,11 +120,11 @@ def _open_shards(path: Path, shards: list[Path], prefixes: tuple[str, ...]) -> T
     return TensorSource(path, header, read, tuple(shards))
 
 
-_DTYPES = {
-    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
-    "F8_E4M3": torch.float8_e4m3fn, "F8_E5M2": torch.float8_e5m2, "I64": torch.int64, "I32": torch.int32,
-    "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
-}  # fmt: skip
+def _header(path: Path) -> Header:
+    try:
+        return read_header(path)
+    except UnreadableWeights as error:
+        raise WeightsMismatch(str(error)) from None
 
 
 M = TypeVar("M", bound=nn.Module)

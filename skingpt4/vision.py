@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,18 @@ from skingpt4.tensors import WeightsMismatch
 
 class VisionError(UserError):
     """A backbone that cannot be built as asked; the message says which key and why."""
+
+
+def _check_patches(model: str, image_size: int, args: dict[str, Any]) -> None:
+    """Transformers cut a picture into squares; timm would silently drop what is left over."""
+    patch = re.search(r"patch(\d+)", model)
+    side = args.get("patch_size", int(patch[1]) if patch else 1)
+    if image_size % side:
+        below = max(1, image_size // side) * side
+        raise VisionError(
+            f"vision.image_size: {model} cuts pictures into squares of {side} pixels, and {image_size} is no "
+            f"multiple of it; choose {below} or {below + side}"
+        )
 
 
 class VisionEncoder(nn.Module):
@@ -66,6 +79,7 @@ class VisionEncoder(nn.Module):
             raise VisionError(
                 f"vision.model: timm has no '{model}'{'; near: ' + ', '.join(near) if near else ''}"
             )
+        _check_patches(model, image_size, args)
         try:  # transformers fix their positions to a size; CNNs do not take the argument
             self.backbone: Any = timm.create_model(model, img_size=image_size, **args)
         except TypeError:

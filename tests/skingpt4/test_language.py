@@ -67,14 +67,14 @@ def test_what_is_no_language_model_is_refused_in_a_sentence(tmp_path):
     with pytest.raises(LanguageModelError, match=r"language\.model: .*nowhere holds no config\.json"):
         load_language_model(str(tmp_path / "nowhere"))
     folder = tmp_path / "odd"
-    folder.mkdir()
+    save_language_model(folder)
     (folder / "config.json").write_text(json.dumps({"model_type": "no_such_family"}))
     with pytest.raises(LanguageModelError, match=r"language\.model: .*odd cannot be loaded \("):
         load_language_model(str(folder))
     cut = tmp_path / "cut"
     save_language_model(cut)
     (cut / "model.safetensors").unlink()
-    with pytest.raises(LanguageModelError, match=r"cut cannot be loaded \("):
+    with pytest.raises(LanguageModelError, match=r"cut lacks model\.safetensors"):
         load_language_model(str(cut))
 
 
@@ -82,7 +82,7 @@ def test_a_truncated_weights_file_is_refused_in_a_sentence(tmp_path):
     save_language_model(tmp_path / "cut")
     weights = tmp_path / "cut" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-100])
-    with pytest.raises(LanguageModelError, match="cannot be loaded"):
+    with pytest.raises(LanguageModelError, match="is truncated"):
         load_language_model(str(tmp_path / "cut"))
 
 

@@ -137,3 +137,9 @@ def test_what_a_backbone_does_not_have_is_refused():
         for asked in ({"block": 1}, {"norm": False}, {"norm_eps": 1e-5}):
             with pytest.raises(VisionError, match=rf"vision\.block, norm .*{model}"):
                 VisionEncoder(model, image_size=64, **asked)
+
+
+def test_a_picture_that_is_no_multiple_of_the_patches_is_refused():
+    with pytest.raises(VisionError, match=r"image_size: .* 14 pixels, and 60 is no .*; choose 56 or 70"):
+        VisionEncoder(EVA, EVA_ARGS, 60)
+    VisionEncoder("resnet10t", image_size=60)
