@@ -7,14 +7,16 @@ import functools
 import io
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
 
 from skingpt4.errors import UserError
 from skingpt4.stores import StoreError, TooLarge, read_bytes
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_PIXELS = 80_000_000  # a decompression bomb otherwise; a 48-megapixel phone picture passes
 MAX_BYTES = 512 * 2**20  # of a file, before it is read
@@ -146,6 +148,8 @@ def to_tensor(
     Returns:
         (3, size, size) float32.
     """
+    import torch  # here: of the processes that only read pictures there are many, and each should stay small
+
     resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255.0
     return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]

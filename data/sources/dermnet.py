@@ -1,0 +1,131 @@
+"""Dermnet in its Kaggle layout, `train|test/<folder>/<file>.jpg` (step 2)."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from data.rows import Candidate, Refusal, Rows, SourceError
+from data.tables import DiskMap, find_files, need_folder, some_names
+from skingpt4.taxonomy import DermnetFolder, UnknownName, dermnet_folder, disease
+
+HELP = "Dermnet's 23 folders of diagnoses in the Kaggle layout (step 2)"
+EPILOG = """DIR holds train/ and test/ (one of them will do), each with Dermnet's class folders. A record's case is
+FOLDER/NAME, so that pictures of the same name in train/ and test/ are never split apart.
+
+The diagnosis is the beginning of the file's name where that is the exact name of a disease of the folder's class
+(basal-cell-carcinoma-nose-12.jpg), else the folder's name without "Photos"; --disease folder takes that always.
+
+  python -m data.prepare dermnet downloads/dermnet
+  python -m data.split runs/data/dermnet/all.jsonl --out-dir runs/data/dermnet"""
+
+SPLITS = ("train", "test")
+LICENCE = "copyright of Dermnet; not to be shared"
+CLASS_REMARKS = {
+    "exact": "with a class whose count equals the paper's (x_class_how: exact)",
+    "by name": "with a class by the folder's name alone (x_class_how: by name)",
+    "none shown": "without class: the folder is in no row of the paper's table (x_class_how: none shown)",
+}
+FINER = "with a diagnosis finer than the folder, from the file's name"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The folder of the download."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder that holds train/ and test/")
+    parser.add_argument(
+        "--disease",
+        choices=("file", "folder"),
+        default="file",
+        help="where the diagnosis is read (default file)",
+    )
+    parser.add_argument(
+        "--skip-unknown", action="store_true", help="refuse the pictures of unknown folders, not the whole"
+    )
+
+
+def read(args: argparse.Namespace) -> Rows:
+    """Check the layout and every folder's name, then give the files in order.
+
+    Raises:
+        SourceError: no train/ or test/ below the folder, or a folder that is none of Dermnet's.
+    """
+    root = need_folder(args.folder, "Dermnet's train/ and test/")
+    splits = [split for split in SPLITS if (root / split).is_dir()]
+    if not splits:
+        raise SourceError(
+            f"{root}: expected the folders train/ and test/ with Dermnet's class folders in it; "
+            f"found {some_names(p.name for p in root.iterdir())}"
+        )
+    places = [
+        path
+        for split in splits
+        for path in sorted((root / split).iterdir())
+        if path.is_dir() and not path.name.startswith(".")
+    ]
+    unknown = [path for path in places if _folder(path.name) is None]
+    if unknown and not args.skip_unknown:
+        more = f", and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+        try:
+            dermnet_folder(unknown[0].name)
+        except UnknownName as error:
+            raise SourceError(f"{unknown[0]}: {error}{more}; rename it, or add --skip-unknown") from None
+    files = {split: find_files(root / split) for split in splits}
+    rows = _rows(root, files, args.disease == "file")
+    return Rows(rows, sum(len(found) for found in files.values()))
+
+
+@functools.cache
+def _folder(name: str) -> DermnetFolder | None:
+    try:
+        return dermnet_folder(name)
+    except UnknownName:
+        return None
+
+
+def _rows(root: Path, files: dict[str, DiskMap], by_file: bool) -> Iterator[Candidate | Refusal]:
+    for split, found in files.items():
+        for name in found:
+            path = root / split / name
+            folder = _folder(name.split("/")[0])
+            if folder is None or "/" not in name:
+                detail = f"{name.split('/')[0]!r} is none of Dermnet's class folders"
+                yield Refusal(str(path), None, str(path), "unknown_folder", detail)
+                continue
+            finer = _finer(_stem(path.name), folder.class_name) if by_file else None
+            fields = {
+                "source": "dermnet",
+                "split": split,
+                "disease": finer or folder_title(folder.name),
+                "class": folder.class_name,
+                "x_class_how": folder.how,
+                "case_id": name,
+                "licence": LICENCE,
+            }
+            remarks = (CLASS_REMARKS[folder.how], *([FINER] if finer else []))
+            yield Candidate(str(path), None, path, fields, remarks)
+
+
+def folder_title(name: str) -> str:
+    """A folder's name as a diagnosis: without the words for pictures."""
+    return re.sub(r" (Photos|pictures)\b", "", name)
+
+
+def _stem(name: str) -> str:
+    """`basal-cell-carcinoma-nose` of `basal-cell-carcinoma-nose-12.jpg`; empty where names follow no such form."""
+    found = re.match(r"[a-z]+(?:-[a-z]+)*(?=-?\d*\.)", name)
+    return found[0] if found else ""
+
+
+@functools.lru_cache(10_000)
+def _finer(stem: str, class_name: str | None) -> str | None:
+    """The longest beginning of the stem that is exactly a disease of the folder's class (or lack of one)."""
+    words = stem.split("-") if stem else []
+    for length in range(len(words), 0, -1):
+        name = " ".join(words[:length])
+        found = disease(name)
+        if found is not None and found.group == class_name:
+            return name
+    return None

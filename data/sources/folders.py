@@ -1,0 +1,130 @@
+"""Any folder of class folders: the folder's name is a class of the paper or a disease."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from data.rows import Candidate, Refusal, Rows, SourceError, did_you_mean
+from data.tables import DiskMap, find_files, need_folder
+from skingpt4.records import CLASS_NAMES
+from skingpt4.taxonomy import disease_class
+
+HELP = "any folder of class folders (step 2)"
+EPILOG = """DIR/NAME/... holds the pictures of NAME: a class of the paper (acne_and_rosacea, others, ...) or a disease
+that the taxonomy knows (psoriasis). Other names need a --class-map, a YAML file such as
+
+  Akne: acne_and_rosacea
+  BCC pictures: {class: malignant_lesions, disease: basal cell carcinoma}
+  unsorted: null            # kept without class; a folder that is left out here is an error
+
+  python -m data.prepare folders pictures --source clinic --class-map classes.yaml --out-dir runs/data/clinic"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The folder and what its names mean."""
+    parser.add_argument("folder", type=Path, metavar="DIR", help="the folder that holds the class folders")
+    parser.add_argument(
+        "--class-map", type=Path, metavar="YAML", help="folder name: class, or {class, disease}"
+    )
+    parser.add_argument("--source", metavar="NAME", help="what to call it (default: DIR's name)")
+    parser.add_argument("--split", metavar="NAME", help="the part of the data set that it is, such as train")
+    parser.add_argument("--licence", metavar="TEXT", help="under which terms the pictures may be used")
+    parser.add_argument(
+        "--skip-unknown", action="store_true", help="refuse the pictures of unknown folders, not the whole"
+    )
+
+
+def read(args: argparse.Namespace) -> Rows:
+    """Check every folder's name, then give the files in order.
+
+    Raises:
+        SourceError: no class folders, one that nobody knows, or a map that cannot be read.
+    """
+    root = need_folder(args.folder, "the class folders")
+    mapped = read_class_map(args.class_map) if args.class_map else {}
+    folders = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not folders:
+        raise SourceError(f"{root}: expected a folder for each class; found none")
+    for name in mapped:
+        if name not in folders:
+            raise SourceError(
+                f"{args.class_map}: names {name!r}, which {root} has not{did_you_mean(name, folders)}"
+            )
+    labels = {name: label for name in folders if (label := mapped.get(name) or label_of(name))}
+    unknown = [name for name in folders if name not in labels]
+    if unknown and not args.skip_unknown:
+        more = f" ({len(unknown) - 1} more are unknown)" if len(unknown) > 1 else ""
+        raise SourceError(
+            f"{root / unknown[0]}: is no class of the paper and no disease that the taxonomy knows"
+            f"{did_you_mean(unknown[0], CLASS_NAMES)}{more}; "
+            "rename it, name it in a --class-map, or add --skip-unknown"
+        )
+    fields = {
+        "source": args.source or root.resolve().name,
+        "split": args.split,
+        "licence": args.licence,
+    }
+    files = find_files(root)
+    return Rows(_rows(root, files, labels, fields), len(files))
+
+
+def label_of(name: str) -> dict[str, str | None] | None:
+    """Class and disease that a folder's name says by itself, or None; _ and - stand for spaces in a disease."""
+    if name in CLASS_NAMES:
+        return {"class": name, "disease": None}
+    disease = name.replace("_", " ").replace("-", " ")
+    known = disease_class(name) or disease_class(disease)
+    return {"class": known, "disease": disease} if known else None
+
+
+def read_class_map(path: Path) -> dict[str, dict[str, str | None]]:
+    """A YAML file of folder names as {folder: {class, disease}}.
+
+    Raises:
+        SourceError: no such file, no YAML, no map, or a class that is none.
+    """
+    try:
+        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise SourceError(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SourceError(f"{path}: is no YAML that can be read ({' '.join(str(error).split())})") from None
+    if not isinstance(read, dict) or not read:
+        raise SourceError(f"{path}: expected lines such as 'folder name: acne_and_rosacea'")
+    return {str(name): _label(value, f"{path}, {name!r}") for name, value in read.items()}
+
+
+def _label(value: Any, where: str) -> dict[str, str | None]:
+    label = value if isinstance(value, dict) else {"class": value}
+    for key, text in label.items():
+        if key not in ("class", "disease"):
+            raise SourceError(f"{where}: {key!r} is neither 'class' nor 'disease'")
+        if not isinstance(text, str | None):
+            raise SourceError(f"{where}: {key!r} must be a text, found {text!r}")
+    name, disease = label.get("class"), label.get("disease")
+    if name is not None and name not in CLASS_NAMES:
+        raise SourceError(
+            f"{where}: {name!r} is none of the paper's classes{did_you_mean(name, CLASS_NAMES)}"
+        )
+    if name is None and disease:
+        name = disease_class(disease)
+    return {"class": name, "disease": disease}
+
+
+def _rows(
+    root: Path, files: DiskMap, labels: dict[str, dict[str, str | None]], fields: dict[str, Any]
+) -> Iterator[Candidate | Refusal]:
+    for name in files:
+        path, folder = root / name, name.split("/")[0]
+        if folder not in labels or "/" not in name:
+            detail = (
+                f"{folder!r} is no class folder" if "/" not in name else f"nobody knows the folder {folder!r}"
+            )
+            yield Refusal(str(path), None, str(path), "unknown_folder", detail)
+        else:
+            yield Candidate(str(path), None, path, {**fields, **labels[folder]})

@@ -1,0 +1,156 @@
+"""In-house pictures with doctors' notes (step 2): a CSV or JSONL file whose columns can be named."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from data.fields import as_text, parse_class, parse_concepts, parse_skin_type, parse_turns, treat_phi
+from data.rows import Candidate, Refusal, RowError, Rows, SourceError, did_you_mean
+from data.tables import Table, need_folder
+from skingpt4.taxonomy import disease_class
+
+HELP = "in-house pictures with notes, CSV or JSONL (step 2)"
+EPILOG = """FILE has a row for each picture. Its columns are `image` (relative to --images), `note`, and, where known,
+`diagnosis`, `class`, `concepts` (names separated by ; or , or |), `fitzpatrick`, `body_site`, `case_id`,
+`patient_id`, `split`, `licence`; in JSONL also `turns`, a list of {"question", "answer"}. Name others with --column;
+columns that nobody names are not read.
+
+Every text that goes into a record is scanned for what identifies a person. Such rows are refused unless --phi says
+otherwise; the scan finds what is written in a usual form and no more (data/README.md says what it misses).
+
+  python -m data.prepare notes notes.csv --images photographs --column note=report --column diagnosis=dx
+  python -m data.prepare notes skincap.csv --images skincap --preset skincap --phi redact"""
+
+TEXTS = ("note", "diagnosis", "body_site", "case_id", "patient_id", "split", "licence")
+KEYS = ("image", *TEXTS, "class", "concepts", "fitzpatrick", "turns")
+LABELS = ("note", "diagnosis", "class", "concepts", "turns")  # a row without any of them teaches nothing
+PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
+    "skincap": {
+        "image": ("skincap_file_path",),
+        "diagnosis": ("disease",),
+        "note": ("caption_zh_polish_en", "caption_en"),
+    },
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The table, where its pictures are, how its columns are called."""
+    add_table_arguments(parser, KEYS)
+    parser.add_argument("--preset", choices=PRESETS, help="column names of a public data set")
+    parser.add_argument(
+        "--source", default="in-house", metavar="NAME", help="what to call it (default in-house)"
+    )
+
+
+def add_table_arguments(parser: argparse.ArgumentParser, keys: tuple[str, ...]) -> None:
+    """What every source that is a table of one's own asks for."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="a .csv, .tsv or .jsonl file, UTF-8")
+    parser.add_argument(
+        "--images", type=Path, metavar="DIR", help="what image paths are relative to (default: FILE's folder)"
+    )
+    parser.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="KEY=NAME",
+        help=f"the column NAME holds KEY, one of {', '.join(keys)}; may be repeated",
+    )
+    parser.add_argument(
+        "--phi",
+        choices=("refuse", "redact", "allow"),
+        default="refuse",
+        help="rows with what seems to identify a person: refuse them, replace it, or keep it and record that",
+    )
+
+
+def read(args: argparse.Namespace) -> Rows:
+    """Check the header and the folder, then give the rows.
+
+    Raises:
+        SourceError: the file or folder is missing, or a column is.
+    """
+    table = Table(args.file)
+    columns = find_columns(
+        args, KEYS, table, [("image",), LABELS], PRESETS[args.preset] if args.preset else {}
+    )
+    images = need_folder(args.images or args.file.parent, "the pictures")
+    return Rows(_rows(table, columns, images, args.source, args.phi), table.count())
+
+
+def find_columns(
+    args: argparse.Namespace,
+    keys: tuple[str, ...],
+    table: Table,
+    needed: Sequence[tuple[str, ...]],
+    preset: dict[str, tuple[str, ...]] | None = None,
+) -> dict[str, str]:
+    """Which column holds which key: those of --column, then of the preset, then of the same name.
+
+    Args:
+        args: has `column`.
+        keys: what may be named.
+        table: a CSV has the columns of its header; a row of JSONL may have keys that the first has not.
+        needed: groups of keys; a column for one of each group must be there.
+        preset: column names by key, the best first.
+
+    Raises:
+        SourceError: --column names an unknown key or a column that is not there, or a needed one is missing.
+    """
+    names: dict[str, tuple[str, ...]] = {key: (*(preset or {}).get(key, ()), key) for key in keys}
+    for text in args.column:
+        key, equals, name = text.partition("=")
+        if not equals or key not in keys:
+            raise SourceError(
+                f"--column {text}: expected KEY=NAME with KEY one of {', '.join(keys)}{did_you_mean(key, keys)}"
+            )
+        names[key] = (name,)
+        table.need([name])
+    found = {key: next((name for name in names[key] if name in table.columns), None) for key in keys}
+    for group in needed:
+        if not any(found[key] for key in group):
+            table.need([tuple(name for key in group for name in names[key])])
+    return {key: name or names[key][-1] for key, name in found.items() if name or table.is_json}
+
+
+def _rows(
+    table: Table, columns: dict[str, str], images: Path, source: str, phi: str
+) -> Iterator[Candidate | Refusal]:
+    file = str(table.path)
+    for number, row in table:
+        image = None
+        try:
+            if isinstance(row, str):
+                raise RowError("bad_row", row)
+            values = {key: row.get(name) for key, name in columns.items()}
+            image = as_text("image", values.pop("image"))
+            if not image:
+                raise RowError("bad_row", "names no picture")
+            fields = {"source": source, **fields_of(values)}
+            if not any(fields[key] for key in ("note", "disease", "class", "concepts", "turns")):
+                raise RowError("no_label", "has no note, diagnosis, class or concept")
+            remarks = treat_phi(fields, phi)
+            yield Candidate(file, number, images / image, fields, remarks)
+        except RowError as error:
+            yield Refusal(file, number, image, error.reason, str(error))
+
+
+def fields_of(values: dict[str, Any]) -> dict[str, Any]:
+    """The keys of a record that a row's values give.
+
+    Raises:
+        RowError: a value that its column cannot have.
+    """
+    texts = {key: as_text(key, values.get(key)) or None for key in TEXTS}
+    disease = texts.pop("diagnosis")
+    given = parse_class(as_text("class", values.get("class")))
+    return {
+        **texts,
+        "disease": disease,
+        "class": given or (disease_class(disease) if disease else None),
+        "concepts": parse_concepts(values.get("concepts")),
+        "fitzpatrick": parse_skin_type(as_text("fitzpatrick", values.get("fitzpatrick"))),
+        "turns": parse_turns(values.get("turns")),
+    }
