@@ -6,7 +6,7 @@ LAVIS := .venv-lavis/bin/python
 PY := $(VENV)/bin/python
 .DEFAULT_GOAL := help
 
-.PHONY: help setup weights quickstart ablation demo test lint format clean lavis-reference
+.PHONY: help setup weights quickstart ablation demo test lint format clean lavis-reference parity-full
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
@@ -44,6 +44,9 @@ lavis-reference: ## numbers of the unmodified LAVIS, by an environment of its ow
 	$(LAVIS_PYTHON) -m venv .venv-lavis
 	$(LAVIS) -m pip install --disable-pip-version-check -r tests/parity/lavis_reference.txt
 	$(LAVIS) tests/parity/lavis_reference.py tests/parity/lavis_reference.npz
+
+parity-full: setup ## our encoder against LAVIS's at the published size, random weights (6 GB of memory, minutes)
+	$(PY) -m pytest tests/parity/test_full_size.py -m slow -s
 
 format: setup ## rewrite the code in the project's style
 	$(VENV)/bin/ruff check --fix .

@@ -19,6 +19,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from skingpt4 import checkpoint
+from skingpt4.compat import BEHAVIOURS
 from skingpt4.config import Config, from_dict, load_config, missing_paths
 from skingpt4.errors import UserError, reported
 from skingpt4.images import open_image, to_rgb, to_tensor
@@ -100,7 +101,7 @@ class ChatSession:
     def __init__(self, model: SkinGPT4, config: Config) -> None:
         """Start empty."""
         self.model, self.config = model, config
-        self.template = get_template(config.prompt.template)
+        self.template = get_template(BEHAVIOURS[config.compat].chat_template or config.prompt.template)
         self._stop = threading.Event()
         self.reset()
 

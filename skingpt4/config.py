@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from skingpt4 import placement
+from skingpt4.compat import BEHAVIOURS
 from skingpt4.errors import UserError
 
 
@@ -155,11 +157,15 @@ class LogConfig:
 
 @dataclass
 class Config:
-    """One run. `step` is step1 (concepts), step2 (diagnoses), or none (a chat with untrained projection)."""
+    """One run. `step` is step1 (concepts), step2 (diagnoses), or none (a chat with untrained projection).
+
+    `compat` minigpt4 trains and chats as the original code does, see docs/parity.md.
+    """
 
     step: str = MISSING
     output_dir: str = MISSING
     initial_checkpoint: str | None = None
+    compat: str = "none"
     seed: int = 42
     vision: VisionConfig = field(default_factory=VisionConfig)
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
@@ -334,6 +340,7 @@ def _check_values(config: Config, where: str) -> None:
         "step": (config.step, STEPS),
         "language.dtype": (config.language.dtype, DTYPES),
         "encoder.backend": (config.encoder.backend, BACKENDS),
+        "compat": (config.compat, tuple(BEHAVIOURS)),
         "encoder.dtype": (config.encoder.dtype, DTYPES),
         "language.attention": (config.language.attention, placement.ATTENTIONS),
         "language.quantization": (config.language.quantization, placement.QUANTIZATIONS),
@@ -350,11 +357,14 @@ def _check_values(config: Config, where: str) -> None:
     if problem:
         raise ConfigError(f"{where}: {problem}")
     for key in POSITIVE:
-        value: Any = config
-        for part in key.split("."):
-            value = getattr(value, part)
+        value = _value_at(config, key)
         if not value > 0:
             raise ConfigError(f"{where}: '{key}' is {value}; it must be above 0")
+    for key, wanted in BEHAVIOURS[config.compat].needs:
+        value = _value_at(config, key)
+        if value != wanted:
+            shown = "null" if wanted is None else str(wanted).lower()
+            raise ConfigError(f"{where}: 'compat' {config.compat} needs {key}: {shown}, found {value!r}")
     if not config.prompt.questions:
         raise ConfigError(f"{where}: 'prompt.questions' is empty; give at least one")
     for key, name in (("concepts_sentence", "concepts"), ("disease_sentence", "disease")):
@@ -394,6 +404,10 @@ def _check_values(config: Config, where: str) -> None:
             f"{where}: 'qformer.width' ({config.qformer.width}) must be a multiple of "
             f"'qformer.num_heads' ({config.qformer.num_heads})"
         )
+
+
+def _value_at(config: Config, key: str) -> Any:
+    return functools.reduce(getattr, key.split("."), config)
 
 
 def _nearest(name: str, valid: Any) -> str:

@@ -39,10 +39,15 @@ class SampleEncoder:
     """Records to token ids with the supervised part marked."""
 
     def __init__(
-        self, prompt: PromptConfig, tokenizer: Any, num_query_tokens: int, max_text_tokens: int
+        self,
+        prompt: PromptConfig,
+        tokenizer: Any,
+        num_query_tokens: int,
+        max_text_tokens: int,
+        cut_blindly: bool = False,
     ) -> None:
-        """Keep what is the same for all samples."""
-        self.prompt, self.tokenizer = prompt, tokenizer
+        """Keep what is the same for all samples; `cut_blindly` cuts a long answer as the original does."""
+        self.prompt, self.tokenizer, self.cut_blindly = prompt, tokenizer, cut_blindly
         self.num_query_tokens, self.max_text_tokens = num_query_tokens, max_text_tokens
         self.template: Template | None = get_template(prompt.template)
 
@@ -51,7 +56,8 @@ class SampleEncoder:
         end = self.template.end if self.template else self.tokenizer.eos_token
         if question == self.prompt.concepts_question:
             record = replace(record, disease=None, note=None)
-        return shorten(answer_for(record, self.prompt), end, self.tokenizer, self.max_text_tokens)
+        answer = answer_for(record, self.prompt)
+        return answer if self.cut_blindly else shorten(answer, end, self.tokenizer, self.max_text_tokens)
 
     def draw_question(self, record: Record, rng: np.random.Generator) -> str:
         """One of the questions that this record can answer."""
@@ -63,7 +69,10 @@ class SampleEncoder:
     def __call__(self, record: Record, question: str) -> Encoded:
         """Encode one record under one question."""
         turns = [Turn(question, self.answer(record, question), num_images=1)]
-        return encode_turns(self.template, turns, self.tokenizer, self.num_query_tokens)
+        encoded = encode_turns(self.template, turns, self.tokenizer, self.num_query_tokens)
+        # Without `cut_blindly` the answer fits already; with it, what is too long stands at the very end.
+        length = len(encoded.input_ids) - max(0, sum(encoded.supervised) - self.max_text_tokens)
+        return Encoded(encoded.input_ids[:length], encoded.supervised[:length])
 
 
 PictureSource = Callable[[int, "np.random.Generator | None"], dict[str, Tensor]]
@@ -90,14 +99,27 @@ class TrainingSamples(Dataset):
     """
 
     def __init__(
-        self, records: Sequence[Record], encoder: SampleEncoder, pictures: PictureSource, seed: int
+        self,
+        records: Sequence[Record],
+        encoder: SampleEncoder,
+        pictures: PictureSource,
+        seed: int,
+        per_question: int = 1,
     ) -> None:
         """Keep only records with something to teach.
+
+        Args:
+            records: what is shown.
+            encoder: of texts.
+            pictures: of rows.
+            seed: of order, questions and crops.
+            per_question: so many samples in a row share one drawn question; 1 draws one for each.
 
         Raises:
             RecordError: no record has an answer; shows the first.
         """
         self.records, self.encoder, self.pictures, self.seed = records, encoder, pictures, seed
+        self.per_question = per_question
         self.rows = [row for row, record in enumerate(records) if answer_for(record, encoder.prompt)]
         if not self.rows:
             first_path = records[0].image_path if records else "no record at all"
@@ -123,7 +145,8 @@ class TrainingSamples(Dataset):
         """Sample `index` of the endless sequence."""
         rng = np.random.default_rng((self.seed, 2, index))
         row = self.row_of(index)
-        question = self.encoder.draw_question(self.records[row], rng)
+        shared = np.random.default_rng((self.seed, 3, index // self.per_question))
+        question = self.encoder.draw_question(self.records[row], rng if self.per_question == 1 else shared)
         return {"encoded": self.encoder(self.records[row], question), **self.pictures(row, rng)}
 
 

@@ -9,10 +9,11 @@ import torch
 
 from skingpt4 import checkpoint, run_dir
 from skingpt4.config import Config, ConfigError, missing_paths, to_yaml
-from skingpt4.datasets import SampleEncoder, TrainingSamples, answer_for, picture_files, read_manifest
+from skingpt4.datasets import TrainingSamples, answer_for, picture_files, read_manifest
 from skingpt4.errors import UserError
 from skingpt4.language import choose_dtype, load_language_model
 from skingpt4.model import SkinGPT4, build_qformer, build_vision, require_projection_width
+from skingpt4.preparation import sample_encoder
 from skingpt4.prompts import IMAGE_TOKEN, Encoded, get_template
 
 GIB = 2.0**30
@@ -34,9 +35,7 @@ def describe(config: Config) -> str:
     vision = build_vision(config.vision)
     qformer = build_qformer(config.qformer, vision.width)
     records = [record for path in config.data.train for record in read_manifest(path)]
-    samples = SampleEncoder(
-        config.prompt, tokenizer, config.qformer.num_query_tokens, config.data.max_text_tokens
-    )
+    samples = sample_encoder(config, tokenizer)
     pictures = picture_files(records, config.vision.image_size, vision.mean, vision.std, config.data.augment)
     training = TrainingSamples(records, samples, pictures, config.seed)
     sample = training[0]

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from skingpt4 import lora
+from skingpt4.compat import BEHAVIOURS
 from skingpt4.config import Config, ConfigError
 from skingpt4.datasets import (
     HeldOutSamples,
@@ -73,10 +74,9 @@ def prepare(config: Config, device: torch.device) -> Prepared:
         parent = {key: card[key] for key in ("step", "iteration", "tensors_sha256")}
         parent["path"] = config.initial_checkpoint
     _add_lora(config, model)
-    samples = SampleEncoder(
-        config.prompt, model.tokenizer, config.qformer.num_query_tokens, config.data.max_text_tokens
-    )
-    training = TrainingSamples(train_records, samples, train_pictures, config.seed)
+    samples = sample_encoder(config, model.tokenizer)
+    per_question = config.optim.batch_size if BEHAVIOURS[config.compat].question_per_batch else 1
+    training = TrainingSamples(train_records, samples, train_pictures, config.seed, per_question)
     held_out = HeldOutSamples(held_records, samples, held_pictures, config.log.validation_samples)
     digest = hashlib.sha256("".join(file_sha256(path) for path in config.data.train).encode()).hexdigest()
     return Prepared(
@@ -99,6 +99,17 @@ def _add_lora(config: Config, model: SkinGPT4) -> None:
                 "the same, or start from another checkpoint"
             )
         lora.set_dropout(model.language_model, config.lora.dropout)
+
+
+def sample_encoder(config: Config, tokenizer: Any) -> SampleEncoder:
+    """What turns the configuration's records into token ids."""
+    return SampleEncoder(
+        config.prompt,
+        tokenizer,
+        config.qformer.num_query_tokens,
+        config.data.max_text_tokens,
+        BEHAVIOURS[config.compat].cut_blindly,
+    )
 
 
 class _Lazy:

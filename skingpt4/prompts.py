@@ -41,6 +41,11 @@ class Template:
     between: str = ""  # stands between an answer's end and the next turn
 
 
+_MINIGPT4_SYSTEM = (
+    "Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide it to you. "
+    "Please answer my questions."
+)
+
 TEMPLATES: dict[str, Template] = {
     t.name: t
     for t in (
@@ -49,8 +54,12 @@ TEMPLATES: dict[str, Template] = {
         # The same words after MiniGPT-4's system sentence, which the original chat uses but never trained.
         Template(
             "vicuna_system", "###Human: {image}{question} ", "###Assistant: ", "###", ("###",),
-            system="Give the following image: <Img>ImageContent</Img>. You will be able to see the image "
-            "once I provide it to you. Please answer my questions.",
+            system=_MINIGPT4_SYSTEM,
+        ),
+        # The original chat's own form, which is not the trained one: no blanks before and after "###Assistant:".
+        Template(
+            "minigpt4_chat", "###Human: {image}{question}", "###Assistant:", "###", ("###",),
+            system=_MINIGPT4_SYSTEM,
         ),
         # The article's form.
         Template("instruction", "### Instruction: {image}{question} ", "### Response: ", "###", ("###",)),
@@ -110,11 +119,12 @@ def render(template: Template | None, turns: Sequence[Turn], tokenizer: Any = No
         raise PromptError("only the last turn of a conversation may lack its answer")
     if template is None:
         return _render_with_tokenizer(turns, tokenizer)
-    pieces: list[tuple[str, bool]] = [(template.system, False)] if template.system else []
+    pieces: list[tuple[str, bool]] = []
     for number, turn in enumerate(turns):
         text = _user_text(template, turn) + template.assistant
         # In "###" dialogues the symbol that closes an answer also opens the next turn: write it once.
-        pieces.append((template.between + text.removeprefix(template.end) if number else text, False))
+        before = template.between + text.removeprefix(template.end) if number else template.system + text
+        pieces.append((before, False))
         if turn.answer is not None:
             pieces.append((turn.answer + template.end, True))
     return pieces

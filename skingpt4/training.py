@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from skingpt4 import checkpoint, lora, run_dir
+from skingpt4.compat import BEHAVIOURS, OURS, Behaviour
 from skingpt4.config import Config, ConfigError, OptimConfig, missing_paths, to_dict, to_yaml
 from skingpt4.datasets import HeldOutSamples, batch_indices, collate
 from skingpt4.errors import UserError
@@ -37,15 +38,17 @@ class Stopped(RunError):
     status = 130
 
 
-def learning_rate(iteration: int, optim: OptimConfig) -> float:
+def learning_rate(iteration: int, optim: OptimConfig, behaviour: Behaviour = OURS) -> float:
     """Linear warm-up by iteration, then cosine counted from iteration 0, as in LAVIS.
 
     Args:
         iteration: from 0, over all epochs.
         optim: `warmup_lr`, `init_lr`, `min_lr`, `warmup_steps` and the run's length.
+        behaviour: whether the warm-up begins anew with each epoch.
     """
     if iteration < optim.warmup_steps:
-        return optim.warmup_lr + (optim.init_lr - optim.warmup_lr) * iteration / optim.warmup_steps
+        warm = iteration % optim.iters_per_epoch if behaviour.warmup_restarts else iteration
+        return optim.warmup_lr + (optim.init_lr - optim.warmup_lr) * warm / optim.warmup_steps
     done = iteration / (optim.max_epoch * optim.iters_per_epoch)
     return optim.min_lr + (optim.init_lr - optim.min_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
 
@@ -66,8 +69,11 @@ def train_step(
     micro_batches: Sequence[dict[str, Tensor]],
     accelerator: Accelerator,
     max_norm: float,
+    behaviour: Behaviour = OURS,
 ) -> dict[str, float]:
     """One optimiser step on the mean loss over all supervised tokens of all micro-batches and processes.
+
+    The original's behaviour takes each batch's own mean, adds these up over micro-batches and does not clip.
 
     Returns:
         loss (nats a token), num_tokens (supervised), gradient_norm (before clipping).
@@ -79,14 +85,15 @@ def train_step(
     loss_sum = torch.zeros((), device=accelerator.device)
     for batch in micro_batches:
         with accelerator.autocast():
-            loss, _ = model(**{key: value.to(accelerator.device) for key, value in batch.items()})
-        accelerator.backward(loss / total)
+            loss, tokens = model(**{key: value.to(accelerator.device) for key, value in batch.items()})
+        alone = float(tokens) * accelerator.num_processes
+        accelerator.backward(loss / (alone if behaviour.mean_of_means else total))
         loss_sum += loss.detach()
     parameters = [p for p in model.parameters() if p.requires_grad]
     if accelerator.num_processes > 1:  # what is trained is small: one sum per tensor, no wrapper needed
         for p in parameters:
             p.grad = accelerator.reduce(p.grad)
-    norm = accelerator.clip_grad_norm_(parameters, max_norm)
+    norm = accelerator.clip_grad_norm_(parameters, max_norm if behaviour.clips else math.inf)
     optimizer.step()
     optimizer.zero_grad()
     loss = accelerator.reduce(loss_sum).item() / total
@@ -169,7 +176,7 @@ def _loop(
 ) -> Path:
     optim, log, model, folder = config.optim, config.log, prepared.model, Path(config.output_dir)
     metrics = run_dir.Metrics(folder, start, log.tensorboard) if accelerator.is_main_process else None
-    saved = folder
+    saved, behaviour = folder, BEHAVIOURS[config.compat]
     model.train()
     began, loss = time.perf_counter(), math.nan
     bar = tqdm(
@@ -179,14 +186,16 @@ def _loop(
         with bar, _StopFlag() as stop:
             batches = _batches(config, prepared, accelerator, start, last)
             for iteration in range(start, last):
-                rate = learning_rate(iteration, optim)
+                rate = learning_rate(iteration, optim, behaviour)
                 for group in optimizer.param_groups:
                     group["lr"] = rate
                 if config.lora.dropout:  # what is dropped is a function of (seed, iteration, process) too
                     mixed = np.random.SeedSequence([config.seed, iteration, accelerator.process_index])
                     torch.manual_seed(int(mixed.generate_state(1)[0]))
                 micro_batches = [next(batches) for _ in range(optim.accumulation)]
-                result = train_step(model, optimizer, micro_batches, accelerator, optim.max_grad_norm)
+                result = train_step(
+                    model, optimizer, micro_batches, accelerator, optim.max_grad_norm, behaviour
+                )
                 done = iteration + 1
                 loss = result["loss"] if math.isnan(loss) else 0.9 * loss + 0.1 * result["loss"]
                 bar.update()

@@ -139,6 +139,13 @@ def test_bos_only_where_asked_and_known(llama_tokenizer, byte_tokenizer):
             ["A.###", "B.###"],
         ),
         (
+            "minigpt4_chat",
+            "Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide "
+            "it to you. Please answer my questions.###Human: <Img>@</Img> Q###Assistant:A.###Human: R###Assistant:"
+            "B.###",
+            ["A.###", "B.###"],
+        ),
+        (
             "instruction",
             "### Instruction: <Img>@</Img> Q ### Response: A.### Instruction: R ### Response: B.###",
             ["A.###", "B.###"],
