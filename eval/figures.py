@@ -160,9 +160,11 @@ def arms_figure(arms: dict[str, dict[str, Any]], chance: float) -> str:
         figure, axes = _axes(1.2 + 0.55 * len(arms))
         for row, summary in enumerate(arms.values()):
             first = row == 0
-            top1, f1 = (Interval.from_dict(summary[key]) for key in ("top1", "concept_micro_f1"))
+            top1 = Interval.from_dict(summary["top1"])
             _bars(axes, row - 0.15, top1, BLUE, "o", "right class (top-1)" if first else None)
-            _bars(axes, row + 0.15, f1, ORANGE, "s", "concept micro F1" if first else None)
+            if "concept_micro_f1" in summary:
+                f1 = Interval.from_dict(summary["concept_micro_f1"])
+                _bars(axes, row + 0.15, f1, ORANGE, "s", "concept micro F1" if first else None)
         axes.axvline(100 * chance, color=BLUE, linestyle=":", linewidth=1.4, label="top-1 by chance")
         _percent_axis(axes, list(arms), "percent, with 95 % interval")
         figure.legend(loc="outside upper left", ncols=3, handletextpad=0.4, columnspacing=1.2)

@@ -12,6 +12,14 @@ from eval.metrics import Line, best_class
 from skingpt4.images import ImageError, open_image
 
 GALLERY_SIZE, LONG_ANSWER = 12, 320
+# Why a written answer commits to no class, by its outcome (skingpt4/taxonomy.py).
+NO_CLASS = {
+    "ambiguous": "several classes",
+    "no_class": "a disease of no class",
+    "mentioned": "only weighs diseases",
+    "negated": "only rules out",
+    "unknown": "no known disease",
+}
 
 
 def gallery_cases(lines: Sequence[Line]) -> list[Line]:
@@ -59,11 +67,17 @@ def _arm_answers(arm: str, line: Line | None, asked: Sequence[str]) -> str:
     title = f"<h4>{escape(plain(arm))}</h4>"
     if line is None:
         return f"<section>{title}<p>not answered</p></section>"
-    first, true, named = best_class(line), set(line["concepts"]), set(line["predicted_concepts"])
+    first, named = best_class(line), set(line["predicted_concepts"])
+    true = named if line["concepts"] is None else set(line["concepts"])  # unknown: nothing is right or wrong
     verdict = _mark(first == line["class"], "right" if first == line["class"] else "wrong")
     text_class = line["text_class"]
-    in_text = "no class named" if text_class is None else plain(text_class)
-    hits = ", ".join(_mark(concept in true, concept) for concept in sorted(named)) or "none named"
+    in_text = (
+        NO_CLASS.get(line.get("text_outcome", ""), "no class named")
+        if text_class is None
+        else plain(text_class)
+    )
+    words = (_mark(concept in true, concept) for concept in sorted(named))
+    hits = ", ".join(words if line["concepts"] is not None else map(escape, sorted(named))) or "none named"
     missed = f"; missed: {escape(', '.join(sorted(true - named)))}" if true - named else ""
     answers = "".join(_answer(number, turn, asked) for number, turn in enumerate(line["turns"], start=1))
     return (
@@ -75,7 +89,7 @@ def _arm_answers(arm: str, line: Line | None, asked: Sequence[str]) -> str:
 
 def _card(line: Line, answers: dict[str, Line | None], image_dir: Path) -> str:
     title = f"{plain(line['class'])}: {line.get('disease') or 'disease not given'}"
-    concepts = ", ".join(line["concepts"]) or "none annotated"
+    concepts = "unknown" if line["concepts"] is None else ", ".join(line["concepts"]) or "none annotated"
     tone = line.get("fitzpatrick")
     asked = [turn.get("question", "") for turn in line["turns"]]
     truth = {

@@ -262,30 +262,40 @@ def top1_right(lines: Iterable[Line]) -> np.ndarray:
 
 
 def concept_sets(lines: Iterable[Line]) -> tuple[list[set[str]], list[set[str]]]:
-    """The true and the named concepts of each case."""
-    pairs = [(set(line["concepts"]), set(line["predicted_concepts"])) for line in lines]
-    return [truth for truth, _ in pairs], [predicted for _, predicted in pairs]
+    """The true and the named concepts of each case whose concepts are known (null is unknown, [] is none)."""
+    known = [line for line in lines if line["concepts"] is not None]
+    return [set(line["concepts"]) for line in known], [set(line["predicted_concepts"]) for line in known]
 
 
 def arm_summary(lines: Sequence[Line]) -> dict[str, dict[str, float | int]]:
-    """The four headline measures of one arm, each as `Interval.to_dict()`."""
+    """The headline measures of one arm, each as `Interval.to_dict()`.
+
+    `concept_micro_f1` is over the cases whose concepts are known and missing where there is none.
+    """
     n = len(lines)
     summary = {
         "top1": proportion(int(top1_right(lines).sum()), n),
         "top3": proportion(sum(_among_best(line, 3) for line in lines), n),
-        # An answer that names no class has text_class None and counts as wrong.
+        # An answer that commits to no class has text_class None and counts as wrong.
         "top1_text": proportion(sum(line["text_class"] == line["class"] for line in lines), n),
-        "concept_micro_f1": micro_f1(*concept_sets(lines)),
     }
+    truth, named = concept_sets(lines)
+    if truth:
+        summary["concept_micro_f1"] = micro_f1(truth, named)
     return {name: interval.to_dict() for name, interval in summary.items()}
+
+
+def text_outcomes(lines: Iterable[Line]) -> dict[str, int]:
+    """How many answers assert a class, and how many do what else; most frequent first."""
+    return dict(Counter(line["text_outcome"] for line in lines if "text_outcome" in line).most_common())
 
 
 def compare_arms(first: Sequence[Line], second: Sequence[Line]) -> dict[str, dict[str, Any]]:
     """First arm minus second arm on the cases both answered, matched by `case_id`.
 
     Returns:
-        "top1" and "concept_micro_f1", each an interval as a dict; "top1" also has only_first, only_second
-        (cases that only one arm got right) and mcnemar_p.
+        "top1" and, where cases have known concepts, "concept_micro_f1", each an interval as a dict; "top1" also
+        has only_first, only_second (cases that only one arm got right) and mcnemar_p.
 
     Raises:
         ValueError: when the arms share no case.
@@ -297,11 +307,14 @@ def compare_arms(first: Sequence[Line], second: Sequence[Line]) -> dict[str, dic
     lines_a, lines_b = [a for a, _ in pairs], [b for _, b in pairs]
     right_a, right_b = top1_right(lines_a), top1_right(lines_b)
     test = mcnemar(right_a, right_b)
-    truth, predicted_a = concept_sets(lines_a)
     top1 = paired_difference(right_a, right_b).to_dict()
     counts = {"only_first": test.only_first, "only_second": test.only_second, "mcnemar_p": test.p}
-    f1 = paired_f1_difference(truth, predicted_a, concept_sets(lines_b)[1])
-    return {"top1": {**top1, **counts}, "concept_micro_f1": f1.to_dict()}
+    compared = {"top1": {**top1, **counts}}
+    truth, predicted_a = concept_sets(lines_a)
+    if truth:
+        f1 = paired_f1_difference(truth, predicted_a, concept_sets(lines_b)[1])
+        compared["concept_micro_f1"] = f1.to_dict()
+    return compared
 
 
 def by_group(lines: Sequence[Line], key: str) -> dict[str, Interval]:

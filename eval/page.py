@@ -10,7 +10,7 @@ import numpy as np
 
 from eval import figures
 from eval.figures import SKIN_TYPES, escape, plain
-from eval.gallery import gallery
+from eval.gallery import NO_CLASS, gallery
 from eval.metrics import Interval, Line, best_class, by_group, concept_sets, confusion, per_concept
 
 NBSP = "\u00a0"
@@ -20,6 +20,8 @@ MEASURES = {
     "top1_text": "class in text",
     "concept_micro_f1": "concept F1",
 }
+# What the text of an answer does, in the terms of skingpt4/taxonomy.py.
+TEXT_OUTCOMES = {"asserted": "asserts a class", **NO_CLASS}
 STEPS = {"step1": "Step 1: concepts", "step2": "Step 2: diagnoses"}
 ARM_NOTES = {
     "two_step": "concepts, then diagnoses",
@@ -68,6 +70,27 @@ def _cell(interval: Interval) -> str:
     return f"{escape(share)} <small>{escape(rest.split(',')[0])}</small>"
 
 
+def _measure(data: dict[str, Any] | None, n: int) -> str:
+    """A measure of an arm; with its own n where it rests on fewer cases than the arm has."""
+    if data is None:
+        return "not annotated"
+    own = f" <small>n = {data['n']}</small>" if data["n"] != n else ""
+    return _cell(Interval.from_dict(data)) + own
+
+
+def _texts(run: Run) -> str:
+    """What the written answers commit to, by arm; empty where the answers do not say."""
+    counts = {arm: found for arm, found in run.results.get("text_outcomes", {}).items() if found}
+    if not counts:
+        return ""
+    head = [name for name in TEXT_OUTCOMES if any(name in found for found in counts.values())]
+    rows = [
+        [escape(plain(arm)), *(str(found.get(name, 0)) for name in head)] for arm, found in counts.items()
+    ]
+    table = _table("Answers by what their text says", ["arm", *(TEXT_OUTCOMES[name] for name in head)], rows)
+    return f"<details><summary>What the written answers commit to</summary>{table}</details>"
+
+
 def _warning(run: Run) -> str:
     pictures = {
         "all": "; the pictures are rendered phantoms with no clinical meaning",
@@ -78,10 +101,9 @@ def _warning(run: Run) -> str:
 
 def _summary(run: Run) -> str:
     name, summary = next(iter(run.results["arms"].items()))
-    top1, f1 = (Interval.from_dict(summary[key]) for key in ("top1", "concept_micro_f1"))
-    text = (
-        f"The {plain(name)} model puts the right class first in {top1.text()} of the cases; "
-        f"its concept micro F1 is {f1.text()}."
+    top1, f1 = Interval.from_dict(summary["top1"]), summary.get("concept_micro_f1")
+    text = f"The {plain(name)} model puts the right class first in {top1.text()} of the cases; " + (
+        f"its concept micro F1 is {Interval.from_dict(f1).text()}." if f1 else "their concepts are unknown."
     )
     text = text.replace(" %", NBSP + "%")
     notes = "".join(f"<li>{escape(note)}</li>" for note in run.notes)
@@ -93,15 +115,17 @@ def _arms(run: Run) -> str:
     rows = []
     for name, summary in arms.items():
         first = f"{escape(plain(name))} <small>{escape(ARM_NOTES.get(name, ''))}</small>"
-        cells = [_cell(Interval.from_dict(summary[key])) for key in MEASURES]
-        rows.append([first, *cells, str(summary["top1"]["n"])])
+        n = summary["top1"]["n"]
+        cells = [_measure(summary.get(key), n) for key in MEASURES]
+        rows.append([first, *cells, str(n)])
     chance = 1 / len(next(iter(run.arms.values()))[0]["class_scores"])
     caption = "Each measure above its 95 % interval; n is the number of cases"
     picture = figures.arms_figure({plain(name): arm for name, arm in arms.items()}, chance)
-    return _table(caption, ["arm", *MEASURES.values(), "n"], rows) + _figure(
+    figure = _figure(
         picture,
         f"Circles: top-1. Squares: concept micro F1. Dotted: one of {round(1 / chance)} classes by chance.",
     )
+    return _table(caption, ["arm", *MEASURES.values(), "n"], rows) + _texts(run) + figure
 
 
 def _more(interval: Interval, what: str) -> str:
@@ -119,13 +143,16 @@ def _comparisons(run: Run) -> str:
     items = []
     for name, comparison in run.results["comparisons"].items():
         other = plain(name.removeprefix("two_step_minus_"))
-        top1, f1 = (Interval.from_dict(comparison[key]) for key in ("top1", "concept_micro_f1"))
+        top1 = Interval.from_dict(comparison["top1"])
         test = comparison["top1"]
         p = "p < 0.001" if test["mcnemar_p"] < 0.001 else f"p = {test['mcnemar_p']:.3f}"
         text = (
             f"{_more(top1, 'Top-1 of two-step')}. Only two-step was right in {test['only_first']} cases, "
-            f"only {other} in {test['only_second']} (McNemar exact {p}). {_more(f1, 'Concept micro F1')}."
+            f"only {other} in {test['only_second']} (McNemar exact {p})."
         )
+        if "concept_micro_f1" in comparison:
+            f1 = Interval.from_dict(comparison["concept_micro_f1"])
+            text += f" {_more(f1, 'Concept micro F1')}."
         items.append(f"<li><strong>Two-step against {escape(other)}.</strong> {escape(text)}</li>")
     if not items:
         return "<p>There is nothing to compare two_step with.</p>"
@@ -211,8 +238,10 @@ METHOD = """
 Every case is asked two questions, each in a fresh conversation: one for the concepts, one for the
 diagnosis. Right class (top-1) does not read the text: every class is scored by the log-probability that
 the model gives to an answer naming it, and the best-scored class must be the true one; for top 3 the true
-one must be among the best three. Right class in the text reads the class off the written answer; an
-answer that names none counts as wrong. Concept micro F1 pools all (case, concept) pairs: twice the
+one must be among the best three. Right class in the text reads the class off the written answer with the
+project's list of disease names and phrases: the disease must be asserted, not ruled out or only weighed; an
+answer that asserts none, or diseases of several classes, counts as wrong. Concepts are measured on the cases
+whose concepts are known. Concept micro F1 pools all (case, concept) pairs: twice the
 concepts rightly named, divided by those named plus those annotated, 0 where there are neither. Shares
 have Wilson 95 % intervals. F1 and all differences have percentile bootstrap intervals over whole cases;
 in a difference both arms are computed on the same drawn cases. McNemar's exact test looks at the cases

@@ -8,7 +8,9 @@
      "class": "dermatitis", "disease": "eczema", "concepts": ["Patch", "Erythema"], "fitzpatrick": 3,
      "turns": [{"question": "...", "answer": "..."}, {"question": "...", "answer": "..."}],
      "predicted_concepts": ["Plaque"], "class_scores": {"dermatitis": -1.23, "herpes": -2.5},
-     "predicted_class": "dermatitis", "text_class": null, "seconds": 1.9}
+     "predicted_class": "dermatitis", "text_class": null, "text_outcome": "unknown", "seconds": 1.9}
+
+`concepts` is null where they are unknown; such cases take no part in the measures of concepts.
 
 `answers/<arm>.meta.json` (where an arm's answers come from) and the losses in `step1/metrics.jsonl` and
 `step2/metrics.jsonl` are optional.
@@ -26,7 +28,7 @@ from typing import Any
 import numpy as np
 import scipy
 
-from eval.metrics import RESAMPLES, Interval, Line, arm_summary, best_class, compare_arms
+from eval.metrics import RESAMPLES, Interval, Line, arm_summary, best_class, compare_arms, text_outcomes
 from eval.page import MEASURES, Run, render
 from skingpt4.errors import UserError, reported
 from skingpt4.run_dir import write_text
@@ -36,7 +38,7 @@ REQUIRED: dict[str, type | tuple[type, ...]] = {
     "case_id": str,
     "image": str,
     "class": str,
-    "concepts": list,
+    "concepts": (list, type(None)),
     "turns": list,
     "predicted_concepts": list,
     "class_scores": dict,
@@ -99,7 +101,7 @@ def load_answers(run_dir: Path) -> dict[str, list[Line]]:
     found = {path.stem: path for path in sorted((run_dir / "answers").glob("*.jsonl"))}
     names = [arm for arm in ARMS if arm in found] + [arm for arm in found if arm not in ARMS]
     arms: dict[str, list[Line]] = {}
-    truth: dict[str, tuple[str, frozenset[str]]] = {}
+    truth: dict[str, tuple[str, frozenset[str] | None]] = {}
     for name in names:
         arms[name], seen = read_jsonl(found[name]), set()
         if not arms[name]:
@@ -110,7 +112,8 @@ def load_answers(run_dir: Path) -> dict[str, list[Line]]:
             if row["case_id"] in seen:
                 raise ReportError(f"{where}: case {row['case_id']!r} is answered twice")
             seen.add(row["case_id"])
-            here = (row["class"], frozenset(row["concepts"]))
+            known = row["concepts"] is not None
+            here = (row["class"], frozenset(row["concepts"]) if known else None)
             if truth.setdefault(row["case_id"], here) != here:
                 raise ReportError(f"{where}: another arm has another truth for case {row['case_id']!r}")
     if not arms:
@@ -146,7 +149,7 @@ def write_results(
         provenance: facts about the run, such as its commands; added to those already in the file.
 
     Returns:
-        What was written: num_cases, seconds, peak_memory_gb, arms, comparisons, provenance.
+        What was written: num_cases, seconds, peak_memory_gb, arms, text_outcomes, comparisons, provenance.
     """
     run_dir = Path(run_dir)
     arms = load_answers(run_dir)
@@ -162,6 +165,7 @@ def write_results(
         "seconds": before.get("seconds") if seconds is None else seconds,
         "peak_memory_gb": before.get("peak_memory_gb") if peak_memory_gb is None else peak_memory_gb,
         "arms": {name: arm_summary(lines) for name, lines in arms.items()},
+        "text_outcomes": {name: text_outcomes(lines) for name, lines in arms.items()},
         "comparisons": comparisons,
         "provenance": {
             "run": {**before.get("provenance", {}).get("run", {}), **(provenance or {})},
@@ -183,15 +187,17 @@ def headline(results: dict[str, Any]) -> str:
     """The arms and their intervals as a text table for the terminal."""
     rows = [["arm", *MEASURES.values()]]
     for name, summary in results["arms"].items():
-        intervals = [Interval.from_dict(summary[measure]) for measure in MEASURES]
-        rows.append([name, *(interval.text() for interval in intervals)])
+        found = [summary.get(measure) for measure in MEASURES]
+        rows.append([name, *(Interval.from_dict(data).text() if data else "not annotated" for data in found)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     for name, comparison in results["comparisons"].items():
-        top1, f1 = (Interval.from_dict(comparison[key]) for key in ("top1", "concept_micro_f1"))
-        p = comparison["top1"]["mcnemar_p"]
-        lines.append(f"{name}: top-1 {top1.points()}, McNemar p = {p:.3g}; concept F1 {f1.points()}")
+        said = f"{name}: top-1 {Interval.from_dict(comparison['top1']).points()}"
+        said += f", McNemar p = {comparison['top1']['mcnemar_p']:.3g}"
+        if "concept_micro_f1" in comparison:
+            said += f"; concept F1 {Interval.from_dict(comparison['concept_micro_f1']).points()}"
+        lines.append(said)
     return "\n".join(line.rstrip() for line in lines)
 
 

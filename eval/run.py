@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from data.phantoms import DISEASES
-from skingpt4 import checkpoint, lora
+from eval.classes import read_class, scored_diseases
+from skingpt4 import checkpoint, lora, taxonomy
 from skingpt4.chat import Generation, load_model
 from skingpt4.config import Config, load_config
 from skingpt4.datasets import Record, read_manifest
@@ -31,7 +31,7 @@ from skingpt4.model import ImageEncoder, SkinGPT4, build_encoder, encoder_identi
 from skingpt4.prompts import Turn, encode_turns, get_template, stop_strings
 from skingpt4.run_dir import write_text
 from skingpt4.scoring import score_answers
-from skingpt4.taxonomy import find_concepts, find_names
+from skingpt4.taxonomy import CLASSES, find_concepts
 from skingpt4.tensors import file_sha256
 
 CONCEPTS_QUESTION = "Could you describe the medical concepts of skin disease in this image for me?"
@@ -72,16 +72,23 @@ def blank_queries(config: Config, device: torch.device) -> Tensor:
 
 
 def answer_cases(
-    model: SkinGPT4, config: Config, queries: Tensor, batch_size: int, max_new_tokens: int
+    model: SkinGPT4,
+    config: Config,
+    queries: Tensor,
+    diseases: dict[str, str],
+    batch_size: int,
+    max_new_tokens: int,
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield, batch by batch, what the model says about each picture: two answers and 15 class scores.
 
     Each question is asked with fresh state. `class_scores` are log-probabilities of the published sentence
-    for each class after the diagnosis question; they sum over the tokens that tell the classes apart.
+    for each class's disease (`diseases`) after the diagnosis question; they sum over the tokens that tell the
+    classes apart.
     """
     template, tokenizer = get_template(config.prompt.template), model.tokenizer
     stop = stop_strings(template, tokenizer)
-    sentences = [config.prompt.disease_sentence.format(disease=disease) for disease in DISEASES.values()]
+    form = config.prompt.disease_sentence
+    sentences = [form.format(disease=disease) for disease in diseases.values()]
     for start in range(0, len(queries), batch_size):
         began = time.perf_counter()
         part = queries[start : start + batch_size].float()
@@ -95,21 +102,23 @@ def answer_cases(
         scores = score_answers(model, prompts, part, sentences)
         seconds = (time.perf_counter() - began) / len(part)
         yield [
-            _line({q: texts[row] for q, texts in answers.items()}, scores[row].tolist(), seconds)
+            _line(
+                {q: texts[row] for q, texts in answers.items()}, scores[row].tolist(), diseases, form, seconds
+            )
             for row in range(len(part))
         ]
 
 
-def _line(answers: dict[str, str], scores: list[float], seconds: float) -> dict[str, Any]:
-    class_scores = dict(zip(DISEASES, (round(s, 4) for s in scores), strict=True))
-    said = find_names(answers[DIAGNOSIS_QUESTION], DISEASES.values())
+def _line(
+    answers: dict[str, str], scores: list[float], diseases: dict[str, str], form: str, seconds: float
+) -> dict[str, Any]:
+    class_scores = dict(zip(diseases, (round(s, 4) for s in scores), strict=True))
     return {
         "turns": [{"question": q, "answer": a} for q, a in answers.items()],
         "predicted_concepts": find_concepts(answers[CONCEPTS_QUESTION]),
         "class_scores": class_scores,
         "predicted_class": max(class_scores, key=lambda name: class_scores[name]),
-        # A text that names several diseases commits to none.
-        "text_class": next(c for c, d in DISEASES.items() if d == said[0]) if len(said) == 1 else None,
+        **read_class(answers[DIAGNOSIS_QUESTION], form, diseases),
         "seconds": round(seconds, 3),
     }
 
@@ -127,6 +136,7 @@ def run_arm(
 
     Answers made with another checkpoint, case list or setting are made anew.
     """
+    diseases = scored_diseases(records)
     card = load_projection(model, config, arm.checkpoint) if arm.checkpoint else {}
     meta = {
         "arm": arm.name,
@@ -139,6 +149,8 @@ def run_arm(
         "encoder": encoder_identity(config),
         "template": config.prompt.template,
         "disease_sentence": config.prompt.disease_sentence,
+        "scored_diseases": list(diseases.values()),
+        "taxonomy": taxonomy.version(),
         "language_model": config.language.model,
         "precision": str(model.language_model.dtype).removeprefix("torch."),
         "decoding": f"greedy, at most {args.max_new_tokens} new tokens, batch {args.batch_size}",
@@ -163,10 +175,12 @@ def run_arm(
     ):
         if arm.blank:  # one picture for all cases: answered once, and counted for each
             blank_picture = blank_queries(config, model.projection.weight.device)
-            (blank,) = next(answer_cases(model, config, blank_picture, 1, args.max_new_tokens))
+            (blank,) = next(answer_cases(model, config, blank_picture, diseases, 1, args.max_new_tokens))
             batches = iter([[blank] * (len(records) - done)])
         else:
-            batches = answer_cases(model, config, queries[done:], args.batch_size, args.max_new_tokens)
+            batches = answer_cases(
+                model, config, queries[done:], diseases, args.batch_size, args.max_new_tokens
+            )
         for lines in batches:
             for said in lines:
                 file.write(
@@ -184,16 +198,18 @@ def _case(record: Record, folder: Path) -> dict[str, Any]:
         "sha256": record.sha256,
         "class": record.class_name,
         "disease": record.disease,
-        "concepts": list(record.concepts or ()),
+        "concepts": None if record.concepts is None else list(record.concepts),
         "fitzpatrick": record.fitzpatrick,
     }
 
 
 def _check_cases(records: Sequence[Record], where: str) -> None:
-    if any(r.class_name not in DISEASES or r.case_id is None or r.concepts is None for r in records):
-        raise ArmError(
-            f"{where}: every case needs 'case_id', 'concepts' and one of the 15 classes as 'class'"
-        )
+    for number, record in enumerate(records, 1):
+        if record.class_name not in CLASSES or record.case_id is None:
+            raise ArmError(
+                f"{where}, record {number}: every case needs a 'case_id' and one of the 15 classes as 'class', "
+                f"found {record.case_id!r} and {record.class_name!r}"
+            )
     if len({r.case_id for r in records}) < len(records):
         raise ArmError(f"{where}: a 'case_id' stands twice")
 
@@ -208,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config", required=True, help="its encoder, language model and template are used")
     parser.add_argument(
-        "--cases", required=True, type=Path, help="a manifest (JSONL) with classes and concepts"
+        "--cases", required=True, type=Path, help="a manifest (JSONL) with classes; concepts where known"
     )
     parser.add_argument("--run-dir", required=True, type=Path, help="answers go to its folder answers/")
     parser.add_argument("--arm", action="append", required=True, help="NAME=CHECKPOINT, or 'untrained'")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import hashlib
 import json
 import re
 import sys
@@ -21,7 +22,8 @@ from pathlib import Path
 from typing import Literal
 
 from skingpt4.errors import UserError, reported
-from skingpt4.mentions import Lexicon, Mention, Term, read_asset, sentences
+from skingpt4.lexicon import ASSETS, Lexicon, Term, read_asset
+from skingpt4.mentions import Mention, find_mentions, sentences
 
 OTHERS = "others"
 
@@ -41,6 +43,12 @@ _DATA = read_asset("taxonomy.yaml")
 CONCEPTS: tuple[str, ...] = tuple(_DATA["concepts"])
 # Rows of Table 2 (Nature Communications 2024, 15:5649) without its 16th row, "others".
 CLASSES: tuple[str, ...] = tuple(name for name in _DATA["classes"] if name != OTHERS)
+
+
+def version() -> str:
+    """A short hash of all the taxonomy's words and phrases, so that results say what read them."""
+    files = ("taxonomy.yaml", "diseases.yaml", "cues.yaml")
+    return hashlib.sha256(b"".join((ASSETS / name).read_bytes() for name in files)).hexdigest()[:12]
 
 
 # --- look-ups ------------------------------------------------------------------------------------------
@@ -182,7 +190,7 @@ def classify(text: str, form: str = ANSWER_FORM) -> Classified:
         form: the sentence that states a diagnosis, with `{disease}` in it.
     """
     whole = disease(text)
-    mentions = lexicon().mentions(text)
+    mentions = find_mentions(lexicon(), text)
     if whole is not None and not mentions and not re.search(r"[?;]|[.!]\s", text):
         mentions = (Mention(whole, 0, len(text), text, "asserted"),)
     stated = _stated_spans(text, form)

@@ -174,7 +174,9 @@ def test_page_tells_numbers_and_provenance(page):
 
 def test_results_schema(made_up):
     results = json.loads((made_up[0] / "results.json").read_text())
-    assert set(results) == {"num_cases", "seconds", "peak_memory_gb", "arms", "comparisons", "provenance"}
+    assert set(results) == {
+        "num_cases", "seconds", "peak_memory_gb", "arms", "text_outcomes", "comparisons", "provenance",
+    }  # fmt: skip
     assert (results["num_cases"], results["seconds"], results["peak_memory_gb"]) == (30, 612.5, 2.25)
     assert list(results["arms"]) == ["two_step", "step1_only", "untrained", "blank_image"]
     for summary in results["arms"].values():
