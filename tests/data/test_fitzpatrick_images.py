@@ -1,0 +1,271 @@
+import argparse
+import csv
+import errno
+import hashlib
+import io
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from data import fitzpatrick_images, picture_download
+from data.picture_download import Manners, Wanted, run
+from skingpt4.errors import reported
+
+HASTY = Manners(parallel=4, per_host=4, rate=1000.0, tries=3, timeout_seconds=0.5, deadline_seconds=3.0)
+
+
+def picture(shade):
+    buffer = io.BytesIO()
+    Image.new("RGB", (40, 30), (200, shade, 120)).save(buffer, "JPEG", comment=str(shade))
+    return buffer.getvalue()
+
+
+def md5(content):
+    return hashlib.md5(content).hexdigest()
+
+
+class Server:
+    """A server of made pictures with every fault that a real one has; counts what is asked of it."""
+
+    def __init__(self):
+        self.asked = Counter()
+        self.times = []
+        self.inside = self.most_inside = 0
+        lock = threading.Lock()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *args):
+                pass
+
+            def do_GET(self):
+                _, kind, shade = self.path.split("/")[:3]
+                with lock:
+                    server.asked[self.path] += 1
+                    server.times.append(time.monotonic())
+                    server.inside += 1
+                    server.most_inside = max(server.most_inside, server.inside)
+                try:
+                    self.answer(kind, picture(int(shade)), server.asked[self.path])
+                except OSError:
+                    pass
+                finally:
+                    with lock:
+                        server.inside -= 1
+
+            def answer(self, kind, content, attempt):
+                if kind == "redirect":
+                    return self.send(302, b"", Location=self.path.replace("redirect", "good"))
+                if kind == "loop":
+                    return self.send(302, b"", Location=self.path)
+                if kind in ("gone", "forbidden"):
+                    return self.send({"gone": 404, "forbidden": 403}[kind], b"no")
+                if kind == "page":
+                    return self.send(200, b"<html>moved to our new site</html>")
+                if kind == "changed":
+                    return self.send(200, picture(255))
+                if kind == "slow":
+                    time.sleep(0.2)
+                if kind == "stalls" or (kind == "stalls-once" and attempt == 1):
+                    self.head(200, len(content))
+                    self.wfile.write(content[:50])
+                    self.wfile.flush()
+                    time.sleep(1.2)
+                    self.close_connection = True
+                    return None
+                if kind == "truncates" or (kind == "truncates-once" and attempt == 1):
+                    self.head(200, len(content))
+                    self.wfile.write(content[:100])
+                    self.close_connection = True
+                    return None
+                if kind == "busy-once" and attempt == 1:
+                    return self.send(503, b"", **{"Retry-After": "0"})
+                if kind == "broken":
+                    return self.send(500, b"")
+                return self.send(200, content)
+
+            def head(self, code, length, **headers):
+                self.send_response(code)
+                self.send_header("Content-Length", str(length))
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.end_headers()
+
+            def send(self, code, content, **headers):
+                self.head(code, len(content), **headers)
+                self.wfile.write(content)
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.http.daemon_threads = True
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_port}"
+
+    def want(self, kind, shade):
+        return Wanted(md5(picture(shade)), f"{self.url}/{kind}/{shade}/x.jpg")
+
+
+@pytest.fixture
+def server():
+    made = Server()
+    yield made
+    made.http.shutdown()
+
+
+def test_every_fault_has_its_outcome_and_only_whole_right_pictures_are_kept(server, tmp_path):
+    kinds = {
+        "good": "kept", "redirect": "kept", "busy-once": "kept", "stalls-once": "kept", "truncates-once": "kept",
+        "gone": "gone", "forbidden": "refused", "page": "no picture", "changed": "changed",
+        "stalls": "unreachable", "truncates": "unreachable", "broken": "unreachable", "loop": "unreachable",
+    }  # fmt: skip
+    wanted = {kind: server.want(kind, 10 * number) for number, kind in enumerate(kinds)}
+    found = {}
+    counts = run(wanted.values(), tmp_path, HASTY, seen=lambda o: found.update({o.md5: o}))
+    assert {kind: found[item.md5].status for kind, item in wanted.items()} == kinds
+    assert counts == Counter(kinds.values())
+    for kind, item in wanted.items():
+        file = picture_download.target(tmp_path, item.md5)
+        assert file.is_file() == (kinds[kind] == "kept")
+        assert not file.is_file() or md5(file.read_bytes()) == item.md5
+    assert (tmp_path / "changed" / f"{wanted['changed'].md5}.jpg").is_file()
+    assert not list(tmp_path.glob(".*"))
+    assert "0.5 seconds" in found[wanted["stalls"].md5].detail
+
+
+def test_a_second_run_asks_only_for_what_may_have_come_back(server, tmp_path):
+    wanted = [
+        server.want("good", 0),
+        server.want("gone", 10),
+        server.want("broken", 20),
+        Wanted("f" * 32, ""),
+    ]
+    run(wanted, tmp_path, HASTY)
+    server.asked.clear()
+    assert run(wanted, tmp_path, HASTY) == {"present": 1, "gone": 1, "unreachable": 1, "no url": 1}
+    assert [path.split("/")[1] for path in server.asked] == ["broken"]
+    server.asked.clear()
+    run(wanted, tmp_path, HASTY, ask_again=True)
+    assert {path.split("/")[1] for path in server.asked} == {"broken", "gone"}
+
+
+def test_a_picture_listed_twice_is_asked_for_once(server, tmp_path):
+    assert run([server.want("slow", 0)] * 3, tmp_path, HASTY) == {"kept": 1, "repeated": 2}
+    assert server.asked.total() == 1
+
+
+def test_a_full_disk_stops_with_a_sentence_and_keeps_what_is_whole(server, tmp_path, monkeypatch):
+    run([server.want("good", 0)], tmp_path, HASTY)
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(picture_download.os, "replace", full)
+    with pytest.raises(picture_download.DownloadError, match="No space left on device"):
+        run([server.want("good", n) for n in range(10)], tmp_path, HASTY)
+    assert [file.stem for file in tmp_path.glob("*.jpg")] == [server.want("good", 0).md5]
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_one_host_is_asked_at_a_bounded_rate_by_few_at_once(server, tmp_path):
+    manners = Manners(parallel=8, per_host=2, rate=25.0, tries=1)
+    run([server.want("slow", n) for n in range(12)], tmp_path, manners)
+    gaps = [b - a for a, b in zip(server.times, server.times[1:], strict=False)]
+    assert len(gaps) == 11
+    assert server.times[-1] - server.times[0] >= 11 * 0.04 * 0.95
+    assert server.most_inside <= 2
+
+
+def write_csv(path, rows, header=("md5hash", "fitzpatrick_scale", "label", "url")):
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def command(*arguments):
+    parser = argparse.ArgumentParser()
+    fitzpatrick_images.add_arguments(parser)
+    with reported() as status:
+        status.code = fitzpatrick_images.run_command(parser.parse_args([str(a) for a in arguments]))
+    return status.code
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_the_command_reads_both_headers_and_reports_what_is_gone(server, tmp_path, capsys, first):
+    items = [server.want("good", 0), server.want("gone", 10), Wanted("e" * 32, "")]
+    rows = [[i.md5, 3, "psoriasis", i.url] for i in items] + [["../etc", 3, "psoriasis", "x"]]
+    if first:  # the first release: an unnamed index, and 'fitzpatrick'
+        rows = [[n, *row] for n, row in enumerate(rows)]
+        path = write_csv(tmp_path / "f.csv", rows, ("", "md5hash", "fitzpatrick", "label", "url"))
+    else:
+        path = write_csv(tmp_path / "f.csv", rows)
+    assert command(path, "--out-dir", tmp_path / "out", "--rate", 1000) == 0
+    out = capsys.readouterr().out
+    assert "1  kept" in out
+    assert "md5hash is '../etc'" in out
+    with (tmp_path / "out" / "missing.csv").open() as file:
+        assert {row["status"] for row in csv.DictReader(file)} == {"gone", "no url"}
+
+
+def test_only_what_skincon_annotates(server, tmp_path):
+    items = [server.want("good", n) for n in range(4)]
+    path = write_csv(tmp_path / "f.csv", [[i.md5, 1, "acne", i.url] for i in items])
+    only = tmp_path / "annotations.csv"
+    only.write_text(f",ImageID,Vesicle\n0,{items[2].md5}.jpg,1\n")
+    assert command(path, "--only", only, "--out-dir", tmp_path / "out", "--rate", 1000) == 0
+    assert [file.stem for file in (tmp_path / "out").glob("*.jpg")] == [items[2].md5]
+
+
+def test_a_dry_run_asks_nobody(server, tmp_path, capsys):
+    path = write_csv(tmp_path / "f.csv", [[i.md5, 1, "acne", i.url] for i in [server.want("good", 1)]])
+    assert command(path, "--out-dir", tmp_path / "out", "--dry-run") == 0
+    assert "1  127.0.0.1" in capsys.readouterr().out
+    assert not server.asked
+    assert not (tmp_path / "out").exists()
+
+
+def test_errors_are_one_sentence(server, tmp_path, capsys):
+    path = write_csv(tmp_path / "f.csv", [["a" * 32, 1, "acne", f"{server.url}/gone/1/x"]])
+    assert command(path, "--out-dir", tmp_path / "out", "--rate", 1000) == 1
+    assert "no picture came" in capsys.readouterr().err
+    assert command(path, "--out-dir", tmp_path / "out", "--rate", 0) == 1
+    assert "must be above 0" in capsys.readouterr().err
+    other = write_csv(tmp_path / "other.csv", [["x", "y"]], ("md5", "link"))
+    assert command(other, "--out-dir", tmp_path / "new") == 1
+    assert "'md5hash'" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_killed_run_goes_on_without_asking_twice(server, tmp_path):
+    items = [server.want("slow", n) for n in range(30)]
+    path = write_csv(tmp_path / "f.csv", [[i.md5, 1, "acne", i.url] for i in items])
+    code = (
+        "import argparse, sys; from data import fitzpatrick_images as f; p = argparse.ArgumentParser(); "
+        "f.add_arguments(p); f.run_command(p.parse_args(sys.argv[1:]))"
+    )
+    arguments = [path, "--out-dir", tmp_path / "out", "--rate", "1000", "--per-host", "2"]
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *map(str, arguments)], cwd=root, stderr=subprocess.DEVNULL
+    )
+    while len(list((tmp_path / "out").glob("*.jpg"))) < 4:
+        time.sleep(0.02)
+        assert process.poll() is None
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    there = {file.stem for file in (tmp_path / "out").glob("*.jpg")}
+    assert all(md5((tmp_path / "out" / f"{stem}.jpg").read_bytes()) == stem for stem in there)
+    server.asked.clear()
+    assert command(*arguments) == 0
+    assert len(list((tmp_path / "out").glob("*.jpg"))) == 30
+    assert len(server.asked) == 30 - len(there)
+    assert not list((tmp_path / "out").glob(".*.part"))
