@@ -16,7 +16,7 @@ from data.picture_download import STATUSES, DownloadError, Manners, Outcome, Wan
 from data.tables import Table
 
 MISSING = "missing.csv"
-HELP = "download Fitzpatrick17k's pictures from the urls of fitzpatrick17k.csv"
+HELP = "Fitzpatrick17k's pictures, downloaded from the urls of fitzpatrick17k.csv"
 EPILOG = """example:
   python -m data.prepare fitzpatrick17k-images fitzpatrick17k.csv --out-dir downloads/fitzpatrick17k
 The pictures belong to the atlases that show them; read their terms first. A picture is kept only if its MD5 is the

@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
+from data import fitzpatrick_images
 from data.engine import MANIFEST, REJECTED, Relative, Summary, refusal_line, results, write_manifest
 from data.pictures import Measurer, PictureCache, PreparationError
 from data.rows import REASONS, Refusal, Rows
@@ -171,7 +172,15 @@ def table(summary: Summary, out_dir: Path) -> str:
     return "\n".join(lines)
 
 
-COMMANDS: dict[str, Command] = {name: source_command(name, source) for name, source in SOURCES.items()}
+COMMANDS: dict[str, Command] = {
+    **{name: source_command(name, source) for name, source in SOURCES.items()},
+    "fitzpatrick17k-images": Command(
+        fitzpatrick_images.HELP,
+        fitzpatrick_images.EPILOG,
+        fitzpatrick_images.add_arguments,
+        fitzpatrick_images.run_command,
+    ),
+}
 
 if __name__ == "__main__":
     sys.exit(main())

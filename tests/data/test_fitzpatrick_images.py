@@ -1,4 +1,3 @@
-import argparse
 import csv
 import errno
 import hashlib
@@ -16,9 +15,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from data import fitzpatrick_images, picture_download
+from data import picture_download, prepare
 from data.picture_download import Manners, Wanted, run
-from skingpt4.errors import reported
 
 HASTY = Manners(parallel=4, per_host=4, rate=1000.0, tries=3, timeout_seconds=0.5, deadline_seconds=3.0)
 
@@ -192,11 +190,7 @@ def write_csv(path, rows, header=("md5hash", "fitzpatrick_scale", "label", "url"
 
 
 def command(*arguments):
-    parser = argparse.ArgumentParser()
-    fitzpatrick_images.add_arguments(parser)
-    with reported() as status:
-        status.code = fitzpatrick_images.run_command(parser.parse_args([str(a) for a in arguments]))
-    return status.code
+    return prepare.main(["fitzpatrick17k-images", *map(str, arguments)])
 
 
 @pytest.mark.parametrize("first", [True, False])
@@ -248,14 +242,12 @@ def test_errors_are_one_sentence(server, tmp_path, capsys):
 def test_a_killed_run_goes_on_without_asking_twice(server, tmp_path):
     items = [server.want("slow", n) for n in range(30)]
     path = write_csv(tmp_path / "f.csv", [[i.md5, 1, "acne", i.url] for i in items])
-    code = (
-        "import argparse, sys; from data import fitzpatrick_images as f; p = argparse.ArgumentParser(); "
-        "f.add_arguments(p); f.run_command(p.parse_args(sys.argv[1:]))"
-    )
     arguments = [path, "--out-dir", tmp_path / "out", "--rate", "1000", "--per-host", "2"]
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
-        [sys.executable, "-c", code, *map(str, arguments)], cwd=root, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "data.prepare", "fitzpatrick17k-images", *map(str, arguments)],
+        cwd=root,
+        stderr=subprocess.DEVNULL,
     )
     while len(list((tmp_path / "out").glob("*.jpg"))) < 4:
         time.sleep(0.02)
