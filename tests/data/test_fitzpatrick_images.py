@@ -244,11 +244,8 @@ def test_a_killed_run_goes_on_without_asking_twice(server, tmp_path):
     path = write_csv(tmp_path / "f.csv", [[i.md5, 1, "acne", i.url] for i in items])
     arguments = [path, "--out-dir", tmp_path / "out", "--rate", "1000", "--per-host", "2"]
     root = Path(__file__).parents[2]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "data.prepare", "fitzpatrick17k-images", *map(str, arguments)],
-        cwd=root,
-        stderr=subprocess.DEVNULL,
-    )
+    whole = [sys.executable, "-m", "data.prepare", "fitzpatrick17k-images", *map(str, arguments)]
+    process = subprocess.Popen(whole, cwd=root, stderr=subprocess.DEVNULL)
     while len(list((tmp_path / "out").glob("*.jpg"))) < 4:
         time.sleep(0.02)
         assert process.poll() is None
