@@ -143,6 +143,19 @@ def test_vit_norm_qformer_and_the_whole_are_equal_side_by_side(ours, theirs, see
 
 
 @torch.no_grad()
+def test_the_backends_differ_less_than_half_precision_moves_either(ours, theirs):
+    image, found = reference.pictures(), {}
+    for name, encoder in (("ours", ours), ("theirs", theirs)):
+        for half in (False, True):
+            with torch.autocast("cpu", torch.bfloat16, enabled=half):
+                found[name, half] = encoder.qformer(encoder.vision_encoder(image)).float()
+    apart = (found["ours", False] - found["theirs", False]).abs().max()
+    moved = [(found[name, True] - found[name, False]).abs().max() for name in ("ours", "theirs")]
+    assert apart < 1e-5 < 1e-3 < min(moved) < max(moved) < 0.2
+    assert (found["ours", True] - found["theirs", True]).abs().max() < 2 * max(moved)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize(("heads", "every", "layers"), [(2, 1, 2), (3, 3, 4), (8, 2, 3)])
 def test_other_sizes_of_the_qformer_are_equal(heads, every, layers):
     ours = QFormer(24, 6, 48, layers, heads, 80, every).eval()
