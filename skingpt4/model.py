@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skingpt4 import checkpoint, lora, minigpt4
+from skingpt4 import checkpoint, known_answer, lora, minigpt4
 from skingpt4.config import Config, QFormerConfig, VisionConfig
 from skingpt4.language import choose_dtype, load_language_model, supervised_logits
 from skingpt4.language_checks import configuration
@@ -312,6 +312,13 @@ def identity(config: Config, model: SkinGPT4) -> dict[str, Any]:
     }
 
 
+def known_queries(config: Config, get_encoder: Callable[[], ImageEncoder]) -> Tensor:
+    """Queries (1, q, d) of the self-test's picture, kept on disk under the encoder's identity."""
+    name = f"known-{encoder_identity(config)}.safetensors"
+    folder = Path(config.data.feature_cache or "runs/features")
+    return known_answer.kept_queries(folder / name, get_encoder, config.vision.image_size)
+
+
 def require_projection_width(config: Config, path: str | Path) -> None:
     """Refuse a MiniGPT-4 `.pth` of another width from headers alone, before anything heavy is loaded.
 
@@ -324,16 +331,25 @@ def require_projection_width(config: Config, path: str | Path) -> None:
         minigpt4.require_width(path, width, config.qformer.width)
 
 
-def load_projection(model: SkinGPT4, config: Config, path: str | Path) -> dict[str, Any]:
+def load_projection(
+    model: SkinGPT4, config: Config, path: str | Path, queries: Tensor | None = None
+) -> dict[str, Any]:
     """Load a checkpoint's projection, and its LoRA if it has any, and return the checkpoint's card.
 
-    LoRA that the model has and the checkpoint has not is taken off: the model becomes what was saved. A `.pth` of
-    MiniGPT-4 or the published SkinGPT-4 loads too; whether its encoder, language model and template are these,
-    nobody can tell from the file.
+    LoRA that the model has and the checkpoint has not is taken off: the model becomes what was saved. It is
+    then asked for the checkpoint's known answer. A `.pth` of MiniGPT-4 or the published SkinGPT-4 loads too; whether
+    its encoder, language model and template are these, nobody can tell from the file.
+
+    Args:
+        model: the network.
+        config: its configuration.
+        path: a checkpoint or a run's folder.
+        queries: of the self-test's picture, (1, q, d); by default from the model's encoder, or `known_queries`.
 
     Raises:
         CheckpointError: missing, damaged, or made for another encoder, language model or template.
         WeightsMismatch: a projection of another width.
+        KnownAnswerError: all of it fits by name and shape, and yet the network says something else.
     """
     if checkpoint.is_minigpt4(path):  # it records widths alone
         minigpt4.require_width(path, model.projection.out_features, model.projection.in_features)
@@ -345,4 +361,10 @@ def load_projection(model: SkinGPT4, config: Config, path: str | Path) -> dict[s
     branches = checkpoint.load_lora(path, card)
     lora.restore(model.language_model, card.get("lora"), branches, str(path))
     model.projection.load_state_dict(tensors, strict=True)
+    if queries is None and card.get("known_answer"):
+        if model.encoder is not None:
+            queries = known_answer.queries_of(model.encoder, config.vision.image_size)
+        else:
+            queries = known_queries(config, lambda: build_encoder(config).to(model.projection.weight.device))
+    known_answer.check(model, queries, card, str(path))
     return card

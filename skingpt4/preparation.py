@@ -22,12 +22,14 @@ from skingpt4.datasets import (
     read_manifest,
 )
 from skingpt4.features import cached_queries, picture_queries
+from skingpt4.known_answer import queries_of
 from skingpt4.model import (
     ImageEncoder,
     SkinGPT4,
     build,
     build_encoder,
     identity,
+    known_queries,
     load_projection,
     require_projection_width,
 )
@@ -44,6 +46,7 @@ class Prepared:
     identity: dict[str, Any]
     data_sha256: str
     parent: dict[str, Any] | None
+    known_queries: torch.Tensor  # (1, q, d), of the self-test's picture
 
 
 def prepare(config: Config, device: torch.device) -> Prepared:
@@ -68,9 +71,14 @@ def prepare(config: Config, device: torch.device) -> Prepared:
     held_records, held_pictures = _pictures(config, config.data.validation, encoder, augment=False)
     # With all features on disk the encoder has done its work and never takes up memory beside the decoder.
     model = build(config, device, None if config.data.feature_cache else encoder())
+    known = (
+        known_queries(config, encoder)
+        if config.data.feature_cache
+        else queries_of(encoder(), config.vision.image_size)
+    )
     parent = None
     if config.initial_checkpoint:
-        card = load_projection(model, config, config.initial_checkpoint)
+        card = load_projection(model, config, config.initial_checkpoint, known)
         parent = {key: card[key] for key in ("step", "iteration", "tensors_sha256")}
         parent["path"] = config.initial_checkpoint
     _add_lora(config, model)
@@ -80,7 +88,7 @@ def prepare(config: Config, device: torch.device) -> Prepared:
     held_out = HeldOutSamples(held_records, samples, held_pictures, config.log.validation_samples)
     digest = hashlib.sha256("".join(file_sha256(path) for path in config.data.train).encode()).hexdigest()
     return Prepared(
-        model, training, held_out if len(held_out) else None, identity(config, model), digest, parent
+        model, training, held_out if len(held_out) else None, identity(config, model), digest, parent, known
     )
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from skingpt4 import checkpoint, lora, run_dir
+from skingpt4 import checkpoint, known_answer, lora, run_dir
 from skingpt4.compat import BEHAVIOURS, OURS, Behaviour
 from skingpt4.config import Config, ConfigError, OptimConfig, missing_paths, to_dict, to_yaml
 from skingpt4.datasets import HeldOutSamples, batch_indices, collate
@@ -294,6 +294,9 @@ def _save(config: Config, prepared: Prepared, optimizer: Any, accelerator: Accel
             "num_trainable": trainable,
             **prepared.identity,
             "lora": lora.settings_of(prepared.model.language_model),
+            "known_answer": known_answer.measure(
+                prepared.model, prepared.known_queries, config.prompt.template
+            ),
             "parent": prepared.parent,
             "data_sha256": prepared.data_sha256,
             "git_revision": checkpoint.git_revision(),
@@ -333,6 +336,7 @@ def _restore(folder: Path, prepared: Prepared, optimizer: Any, accelerator: Acce
     prepared.model.projection.load_state_dict(tensors)
     tensors = checkpoint.load_lora(newest, card)
     lora.restore(prepared.model.language_model, branches, tensors, str(newest))
+    known_answer.check(prepared.model, prepared.known_queries, card, str(newest))
     state = torch.load(newest / checkpoint.STATE, map_location=accelerator.device, weights_only=True)
     optimizer.load_state_dict(state["optimizer"])
     if accelerator.scaler is not None and "scaler" in state:
