@@ -1,1 +1,1 @@
-"""Measurements: whole commands that print ratios and write benchmarks/results/*.json."""
+"""Measurements: whole commands that print ratios, tables and benchmarks/results/*.json."""

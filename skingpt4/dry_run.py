@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from skingpt4 import checkpoint, run_dir
+from skingpt4 import checkpoint, lora, memory, run_dir
 from skingpt4.config import Config, ConfigError, missing_paths, to_yaml
 from skingpt4.datasets import TrainingSamples, answer_for, picture_files, read_manifest
 from skingpt4.errors import UserError
@@ -15,8 +15,6 @@ from skingpt4.language import choose_dtype, load_language_model
 from skingpt4.model import SkinGPT4, build_qformer, build_vision, require_projection_width
 from skingpt4.preparation import sample_encoder
 from skingpt4.prompts import IMAGE_TOKEN, Encoded, get_template
-
-GIB = 2.0**30
 
 
 def describe(config: Config) -> str:
@@ -40,8 +38,18 @@ def describe(config: Config) -> str:
     training = TrainingSamples(records, samples, pictures, config.seed)
     sample = training[0]
     encoder_parameters = sum(p.numel() for p in (*vision.parameters(), *qformer.parameters()))
+    if config.lora.rank:
+        lora.add(language_model, config.lora, config.seed)
+    branches = f" and LoRA of rank {config.lora.rank} on the language model" if config.lora.rank else ""
     trainable, decoder = model.num_parameters()
-    memory = _memory_gib(config, model, encoder_parameters, sample["encoded"])
+    need = memory.training(
+        config,
+        memory.language_shape(language_model.config),
+        str(dtype).removeprefix("torch."),
+        encoder_parameters,
+        len(records),
+        quantization=config.language.quantization,
+    )
     optim = config.optim
     seen = optim.max_epoch * optim.iters_per_epoch * optim.batch_size * optim.accumulation
     passes = seen / len(training)
@@ -57,9 +65,9 @@ def describe(config: Config) -> str:
         f"Q-Former {config.qformer.num_query_tokens} queries of {config.qformer.width}",
         f"language model {config.language.model}, {language_model.config.model_type}, "
         f"{str(dtype).removeprefix('torch.')} on {device.type}",
-        f"trainable      1 linear layer of the network: {trainable / 1e6:.2f} M of "
+        f"trainable      1 linear layer{branches}: {trainable / 1e6:.2f} M of "
         f"{(decoder + encoder_parameters) / 1e6:.0f} M parameters",
-        f"memory         about {memory:.1f} GiB (estimate)",
+        f"memory         about {memory.gib(need):.1f} GiB (estimate of docs/memory.md)",
         f"answer         {answer_for(records[training.row_of(0)], config.prompt)}",
         "one sample, the supervised part between >> and <<:",
         show_sample(sample["encoded"], tokenizer),
@@ -95,26 +103,6 @@ def _parent(config: Config) -> str:
         return f"an untrained projection (seed {config.seed})"
     _, card = checkpoint.load(config.initial_checkpoint)
     return f"{checkpoint.find(config.initial_checkpoint)} ({card['step']}, iteration {card['iteration']})"
-
-
-def _memory_gib(config: Config, model: SkinGPT4, encoder_parameters: int, sample: Encoded) -> float:
-    """Weights, activations kept for the backward pass, logits, and AdamW's state of the projection.
-
-    A frozen transformer keeps about 16 values of its width per token and layer for the gradient's way back;
-    the answer's logits exist twice in fp32.
-    """
-    language = model.language_model
-    weights = sum(p.numel() * p.element_size() for p in language.parameters())
-    encoder = 0 if config.data.feature_cache else 4 * encoder_parameters
-    trainable, _ = model.num_parameters()
-    width = language.get_input_embeddings().weight.shape[1]
-    layers = getattr(language.config, "num_hidden_layers", 32)
-    tokens = config.optim.batch_size * min(
-        len(sample.input_ids) * 2, len(sample.input_ids) + config.data.max_text_tokens
-    )
-    activations = tokens * layers * width * 16 * language.dtype.itemsize
-    logits = config.optim.batch_size * sum(sample.supervised) * language.config.vocab_size * 4 * 2
-    return (weights + encoder + 16 * trainable + activations + logits) / GIB
 
 
 def show_sample(encoded: Encoded, tokenizer: object) -> str:
