@@ -96,7 +96,8 @@ def measure(
     labels = input_ids.masked_fill(~torch.tensor([encoded.supervised], device=device), IGNORED)
     was_training = model.projection.training
     model.eval()
-    loss, count = model(input_ids, labels, torch.ones_like(input_ids), queries=queries)
+    mask = torch.ones_like(input_ids)
+    loss, count = model(input_ids=input_ids, labels=labels, attention_mask=mask, queries=queries)
     model.train(was_training)
     name = precision(model.language_model)
     return {
