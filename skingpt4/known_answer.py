@@ -28,7 +28,7 @@ from skingpt4.tensors import load_tensors
 QUESTION, ANSWER = "What is wrong with my skin?", "This could be a skin disease image of psoriasis."
 # Largest difference that is taken for rounding, in nats a token, and as a share of the queries' own size. What
 # was measured, and the margin over it, stands in docs/known_answer.md.
-TOLERANCE = {"float32": 0.01, "bfloat16": 0.15, "float16": 0.05, "quantised": 1.0}
+TOLERANCE = {"float32": 0.05, "bfloat16": 0.15, "float16": 0.05, "quantised": 1.0}
 QUERY_TOLERANCE = 0.4
 _SUMS = 16  # the queries are summed up in so many numbers
 
