@@ -79,6 +79,7 @@ def _train(step: str, root: Path, phantoms: Path, short: bool) -> Stage:
     command = ["train.py", "--config", f"configs/tiny/{step}.yaml", f"output_dir={root}/{step}"]
     command += [f"data.train=[{phantoms}/{split}/manifest.jsonl]"]
     command += [f"data.validation=[{phantoms}/{held_out}/manifest.jsonl]"]
+    command += [f"data.evaluation=[{phantoms}/cases/manifest.jsonl]"]
     command += [f"initial_checkpoint={root}/step1"] if step == "step2" else []
     command += SHORT_TRAINING if short else []
     return Stage(step, command, root / step / "checkpoints", training=True)

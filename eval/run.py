@@ -24,11 +24,13 @@ from eval.classes import read_class, scored_diseases
 from skingpt4 import checkpoint, lora, taxonomy
 from skingpt4.chat import Generation, load_model
 from skingpt4.config import Config, load_config
-from skingpt4.datasets import Record, read_manifest
 from skingpt4.errors import UserError, reported
 from skingpt4.features import cached_queries
+from skingpt4.manifests import Manifest, read_manifest
 from skingpt4.model import ImageEncoder, SkinGPT4, build_encoder, encoder_identity, load_projection
+from skingpt4.overlap import check_cases
 from skingpt4.prompts import Turn, encode_turns, get_template, stop_strings
+from skingpt4.records import Record
 from skingpt4.run_dir import write_text
 from skingpt4.scoring import score_answers
 from skingpt4.taxonomy import CLASSES, find_concepts
@@ -131,6 +133,7 @@ def run_arm(
     queries: Tensor,
     out: Path,
     args: Any,
+    overlap: Sequence[str] = (),
 ) -> None:
     """Answer what is not answered yet and write `ARM.jsonl` with `ARM.meta.json`.
 
@@ -156,6 +159,8 @@ def run_arm(
         "decoding": f"greedy, at most {args.max_new_tokens} new tokens, batch {args.batch_size}",
         "seed": config.seed,
     }
+    if overlap:
+        meta["overlap_with_training"] = list(overlap)
     path, meta_path = out / f"{arm.name}.jsonl", out / f"{arm.name}.meta.json"
     done = 0
     if meta_path.is_file() and path.is_file() and meta.items() <= json.loads(meta_path.read_text()).items():
@@ -214,6 +219,22 @@ def _check_cases(records: Sequence[Record], where: str) -> None:
         raise ArmError(f"{where}: a 'case_id' stands twice")
 
 
+def _check_overlap(cases: Manifest, arm: Arm, allowed: bool) -> list[str]:
+    """Refuse cases that the arm's checkpoint, or the one it began from, was trained on; returns what is allowed."""
+    if not arm.checkpoint:
+        return []
+    _, card = checkpoint.load(arm.checkpoint)
+    shared, unchecked = check_cases(cases, arm.checkpoint, card)
+    if shared:
+        said = f"arm {arm.name}: the training shares records with the cases: {'; '.join(shared)}"
+        if not allowed:
+            raise ArmError(f"{said}; evaluate on other cases, or add --allow-overlap")
+        print(f"note: {said} (allowed by --allow-overlap)", file=sys.stderr)
+    if unchecked:
+        print(f"note: arm {arm.name}: {unchecked}", file=sys.stderr)
+    return shared
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and answer all cases with all arms; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -228,6 +249,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--run-dir", required=True, type=Path, help="answers go to its folder answers/")
     parser.add_argument("--arm", action="append", required=True, help="NAME=CHECKPOINT, or 'untrained'")
+    parser.add_argument(
+        "--allow-overlap", action="store_true", help="answer cases that a checkpoint was trained on too"
+    )
     parser.add_argument("--batch-size", type=int, default=50)
     parser.add_argument("--max-new-tokens", type=int, default=48)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
@@ -240,6 +264,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 checkpoint.find(arm.checkpoint)
         records = read_manifest(args.cases)
         _check_cases(records, str(args.cases))
+        overlaps = {arm.name: _check_overlap(records, arm, args.allow_overlap) for arm in arms}
         out = args.run_dir / "answers"
         out.mkdir(parents=True, exist_ok=True)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -255,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for arm in arms:
             model.projection.load_state_dict(initial)
             lora.remove(model.language_model)
-            run_arm(model, config, arm, records, queries, out, args)
+            run_arm(model, config, arm, records, queries, out, args, overlaps[arm.name])
     return status.code
 
 

@@ -21,6 +21,7 @@ from skingpt4.tensors import file_sha256, load_tensors
 
 TENSORS, CARD, STATE = "projection.safetensors", "checkpoint.json", "training_state.pt"
 LORA = "lora.safetensors"  # only where the card has `lora`
+SEEN = "seen.safetensors"  # hashes of the pictures it was trained on; only where the card has `seen_sha256`
 FORMAT = 1
 
 
@@ -46,6 +47,7 @@ def save(
     card: dict[str, Any],
     state: dict[str, Any] | None = None,
     lora: Mapping[str, Tensor] | None = None,
+    seen: Mapping[str, Tensor] | None = None,
 ) -> Path:
     """Write a checkpoint folder so that it is there whole or not at all.
 
@@ -55,6 +57,7 @@ def save(
         card: JSON-able description; `format` and `tensors_sha256` (and `lora_sha256`) are added.
         state: optimiser state for resuming, or None.
         lora: the tensors of LoRA on the language model, if it has any.
+        seen: hashes of the training's pictures (see skingpt4/overlap.py), for an evaluation elsewhere.
     """
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -66,6 +69,9 @@ def save(
     if lora:
         _write(lora, part / LORA)
         card["lora_sha256"] = file_sha256(part / LORA)
+    if seen:
+        _write(seen, part / SEEN)
+        card["seen_sha256"] = file_sha256(part / SEEN)
     (part / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
     if folder.exists():  # set the old one aside first, so that a kill never leaves neither
         old = folder.with_name(f".{folder.name}.old")
@@ -135,6 +141,15 @@ def load_lora(path: str | Path, card: dict[str, Any]) -> dict[str, Tensor]:
         CheckpointError, WeightsMismatch: damaged or missing.
     """
     return _verified(find(path) / LORA, card.get("lora_sha256")) if card.get("lora") else {}
+
+
+def load_seen(path: str | Path, card: dict[str, Any]) -> dict[str, Tensor]:
+    """Hashes of the pictures that a checkpoint was trained on; empty where it has none.
+
+    Raises:
+        CheckpointError, WeightsMismatch: damaged or missing.
+    """
+    return _verified(find(path) / SEEN, card["seen_sha256"]) if card.get("seen_sha256") else {}
 
 
 def _verified(path: Path, sha256: str | None) -> dict[str, Tensor]:

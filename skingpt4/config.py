@@ -111,14 +111,22 @@ class PromptConfig:
     use_concepts: bool = True
     use_disease: bool = True
     use_note: bool = True
+    use_turns: bool = (
+        True  # a record with a dialogue of its own trains on that in place of the sentences above
+    )
 
 
 @dataclass
 class DataConfig:
-    """Manifests (JSONL), the length of a text, augmentation, and where features are kept (null: not kept)."""
+    """Manifests (JSONL), the length of a text, augmentation, and where features are kept (null: not kept).
+
+    No record of `train` and `validation` may stand in a manifest of `evaluation`, unless `allow_overlap`.
+    """
 
     train: list[str] = field(default_factory=list)
     validation: list[str] = field(default_factory=list)
+    evaluation: list[str] = field(default_factory=list)
+    allow_overlap: bool = False
     max_text_tokens: int = 160
     augment: bool = True
     num_workers: int = 2

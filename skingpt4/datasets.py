@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,8 +14,17 @@ from torch.utils.data import Dataset
 
 from skingpt4.config import PromptConfig
 from skingpt4.images import open_image, random_crop_box, to_tensor
-from skingpt4.manifests import read_manifest
-from skingpt4.prompts import IGNORED, Encoded, Template, Turn, encode_turns, get_template, shorten
+from skingpt4.manifests import Manifest, read_manifest
+from skingpt4.prompts import (
+    IGNORED,
+    IMAGE,
+    Encoded,
+    Template,
+    Turn,
+    encode_turns,
+    get_template,
+    shorten,
+)
 from skingpt4.records import Record, RecordError
 
 __all__ = ["Record", "RecordError", "read_manifest"]  # defined below this floor, asked for here by habit
@@ -23,8 +33,11 @@ __all__ = ["Record", "RecordError", "read_manifest"]  # defined below this floor
 def answer_for(record: Record, prompt: PromptConfig) -> str:
     """The answer that a record teaches: concepts, then disease, then note, as far as known and asked for.
 
-    Empty where the record has nothing that the configuration asks for.
+    A record with a dialogue of its own teaches the answers of that instead, where `prompt.use_turns`. Empty
+    where the record has nothing that the configuration asks for.
     """
+    if prompt.use_turns and record.turns:
+        return " ".join(answer for _, answer in record.turns)
     sentences = []
     if prompt.use_concepts and record.concepts:
         sentences.append(prompt.concepts_sentence.format(concepts=", ".join(record.concepts)))
@@ -32,7 +45,24 @@ def answer_for(record: Record, prompt: PromptConfig) -> str:
         sentences.append(prompt.disease_sentence.format(disease=record.disease))
     if prompt.use_note and record.note:
         sentences.append(record.note)
-    return " ".join(sentences)
+    return " ".join(filter(None, sentences))
+
+
+def rows_with_answer(records: Sequence[Record], prompt: PromptConfig) -> np.ndarray:
+    """The rows of records for which `answer_for` is not empty: (n,) int64; of a manifest by whole columns."""
+    if not isinstance(records, Manifest):
+        found = [row for row, record in enumerate(records) if answer_for(record, prompt)]
+        return np.array(found, dtype=np.int64)
+    known = np.zeros(len(records), dtype=bool)
+    for key, asked in (
+        ("turns", prompt.use_turns),
+        ("concepts", prompt.use_concepts and bool(prompt.concepts_sentence)),
+        ("disease", prompt.use_disease and bool(prompt.disease_sentence)),
+        ("note", prompt.use_note),
+    ):
+        if asked:
+            known |= records.known(key)
+    return np.flatnonzero(known)
 
 
 class SampleEncoder:
@@ -55,7 +85,7 @@ class SampleEncoder:
         """The record's answer, cut to the budget of tokens; empty if not even its first word fits."""
         end = self.template.end if self.template else self.tokenizer.eos_token
         if question == self.prompt.concepts_question:
-            record = replace(record, disease=None, note=None)
+            record = replace(record, disease=None, note=None, turns=())
         answer = answer_for(record, self.prompt)
         return answer if self.cut_blindly else shorten(answer, end, self.tokenizer, self.max_text_tokens)
 
@@ -66,9 +96,30 @@ class SampleEncoder:
             return rehearsed
         return self.prompt.questions[int(rng.integers(len(self.prompt.questions)))]
 
+    def turns(self, record: Record, question: str) -> list[Turn]:
+        """The conversation that a record teaches under a question: one turn, or the record's own dialogue.
+
+        A dialogue's answers share the budget of tokens; what does not fit any more is left out.
+        """
+        if not (record.turns and self.prompt.use_turns) or question == self.prompt.concepts_question:
+            return [Turn(question, self.answer(record, question), num_images=1)]
+        end = self.template.end if self.template else self.tokenizer.eos_token
+        turns: list[Turn] = []
+        budget = self.max_text_tokens
+        for asked, said in record.turns:
+            answer = shorten(said, end, self.tokenizer, budget)
+            if turns and not answer:
+                break
+            # The picture stands before the first question; a mark of it in the text would ask for another.
+            turns.append(Turn(asked.replace(IMAGE, "").strip(), answer, num_images=0 if turns else 1))
+            budget -= len(self.tokenizer(answer + end, add_special_tokens=False)["input_ids"])
+            if answer != said:
+                break
+        return turns
+
     def __call__(self, record: Record, question: str) -> Encoded:
         """Encode one record under one question."""
-        turns = [Turn(question, self.answer(record, question), num_images=1)]
+        turns = self.turns(record, question)
         encoded = encode_turns(self.template, turns, self.tokenizer, self.num_query_tokens)
         # Without `cut_blindly` the answer fits already; with it, what is too long stands at the very end.
         length = len(encoded.input_ids) - max(0, sum(encoded.supervised) - self.max_text_tokens)
@@ -120,14 +171,15 @@ class TrainingSamples(Dataset):
         """
         self.records, self.encoder, self.pictures, self.seed = records, encoder, pictures, seed
         self.per_question = per_question
-        self.rows = [row for row, record in enumerate(records) if answer_for(record, encoder.prompt)]
-        if not self.rows:
-            first_path = records[0].image_path if records else "no record at all"
+        self.rows = rows_with_answer(records, encoder.prompt)
+        self._orders: OrderedDict[int, np.ndarray] = OrderedDict()
+        if not len(self.rows):
+            first_path = records[0].image_path if len(records) else "no record at all"
             raise RecordError(
                 f"none of the {len(records)} records has what this step teaches; the first is {first_path}"
             )
-        first = records[self.rows[0]]
-        if not encoder.answer(first, encoder.prompt.questions[0]):
+        first = records[int(self.rows[0])]
+        if not encoder.turns(first, encoder.prompt.questions[0])[0].answer:
             text = answer_for(first, encoder.prompt)
             raise RecordError(f"no token of the answer {text!r} is supervised; raise data.max_text_tokens")
 
@@ -138,16 +190,25 @@ class TrainingSamples(Dataset):
     def row_of(self, index: int) -> int:
         """The record that sample `index` shows."""
         passed, place = divmod(index, len(self.rows))
-        order = np.random.default_rng((self.seed, 1, passed)).permutation(len(self.rows))
-        return self.rows[order[place]]
+        return int(self.rows[self._order(passed)[place]])
+
+    def _order(self, passed: int) -> np.ndarray:
+        """The permutation of a pass, kept for it and the one before: a batch may lie in both."""
+        if passed not in self._orders:
+            rng = np.random.default_rng((self.seed, 1, passed))
+            self._orders[passed] = rng.permutation(len(self.rows))
+            if len(self._orders) > 2:
+                self._orders.popitem(last=False)
+        return self._orders[passed]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """Sample `index` of the endless sequence."""
         rng = np.random.default_rng((self.seed, 2, index))
         row = self.row_of(index)
+        record = self.records[row]
         shared = np.random.default_rng((self.seed, 3, index // self.per_question))
-        question = self.encoder.draw_question(self.records[row], rng if self.per_question == 1 else shared)
-        return {"encoded": self.encoder(self.records[row], question), **self.pictures(row, rng)}
+        question = self.encoder.draw_question(record, rng if self.per_question == 1 else shared)
+        return {"encoded": self.encoder(record, question), **self.pictures(row, rng)}
 
 
 class HeldOutSamples(Dataset):
@@ -157,9 +218,9 @@ class HeldOutSamples(Dataset):
         self, records: Sequence[Record], encoder: SampleEncoder, pictures: PictureSource, limit: int
     ) -> None:
         """Choose the records; those without an answer are left out."""
-        rows = [row for row, record in enumerate(records) if answer_for(record, encoder.prompt)]
+        rows = rows_with_answer(records, encoder.prompt)
         step = max(1, -(-len(rows) // max(1, limit)))
-        self.rows = rows[::step] if limit else []
+        self.rows = [int(row) for row in rows[::step]] if limit else []
         self.records, self.encoder, self.pictures = records, encoder, pictures
 
     def __len__(self) -> int:

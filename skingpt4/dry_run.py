@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from skingpt4 import checkpoint, lora, memory, run_dir
 from skingpt4.config import Config, ConfigError, missing_paths, to_yaml
-from skingpt4.datasets import TrainingSamples, answer_for, picture_files, read_manifest
+from skingpt4.datasets import TrainingSamples, answer_for, picture_files
 from skingpt4.errors import UserError
 from skingpt4.language import choose_dtype, load_language_model
+from skingpt4.manifests import Manifest, chain, read_manifest
 from skingpt4.model import SkinGPT4, build_qformer, build_vision, require_projection_width
+from skingpt4.overlap import require_disjoint
 from skingpt4.preparation import sample_encoder
 from skingpt4.prompts import IMAGE_TOKEN, Encoded, get_template
 
 
 def describe(config: Config) -> str:
-    """A report of everything the run would do; nothing is written.
+    """A report of everything the run would do; nothing of the run is written.
 
     Raises:
         ConfigError: lists all that is missing at once.
@@ -32,7 +34,7 @@ def describe(config: Config) -> str:
     model = SkinGPT4(None, language_model, tokenizer, config.qformer.width)
     vision = build_vision(config.vision)
     qformer = build_qformer(config.qformer, vision.width)
-    records = [record for path in config.data.train for record in read_manifest(path)]
+    records = _records(config.data.train)
     samples = sample_encoder(config, tokenizer)
     pictures = picture_files(records, config.vision.image_size, vision.mean, vision.std, config.data.augment)
     training = TrainingSamples(records, samples, pictures, config.seed)
@@ -60,6 +62,8 @@ def describe(config: Config) -> str:
         f"starts from    {_parent(config)}",
         *(f"train          {path}" for path in config.data.train),
         *(f"validation     {path}" for path in config.data.validation),
+        *(f"kept apart     {path}" for path in config.data.evaluation),
+        *(f"note           {note}" for note in _require_disjoint(config)),
         f"records        {len(records)}, of which {len(training)} have an answer in this step; {passes:.1f} passes",
         f"encoder        {config.vision.model}, {vision.num_tokens} tokens of {vision.width}; "
         f"Q-Former {config.qformer.num_query_tokens} queries of {config.qformer.width}",
@@ -80,9 +84,10 @@ def _problems(config: Config) -> list[str]:
     found: list[str] = []
     if not config.data.train:
         found.append("data.train names no manifest")
+    manifests = [*config.data.train, *config.data.validation, *config.data.evaluation]
     checks: list[Callable[[], object]] = [
         lambda: get_template(config.prompt.template),
-        *(lambda path=path: read_manifest(path) for path in config.data.train if Path(path).exists()),
+        *(lambda path=path: read_manifest(path) for path in manifests if Path(path).exists()),
     ]
     if config.initial_checkpoint and Path(config.initial_checkpoint).exists():
         checks.append(lambda: checkpoint.load(config.initial_checkpoint or ""))
@@ -95,7 +100,21 @@ def _problems(config: Config) -> list[str]:
             check()
         except UserError as error:
             found.append(str(error))
+    if not found:  # the manifests can be read
+        try:
+            _require_disjoint(config)
+        except UserError as error:
+            found.append(str(error))
     return found
+
+
+def _records(paths: Sequence[str]) -> Manifest:
+    return chain(read_manifest(path) for path in paths if Path(path).exists())
+
+
+def _require_disjoint(config: Config) -> list[str]:
+    records = _records([*config.data.train, *config.data.validation])
+    return require_disjoint(records, config.data.evaluation, config.data.allow_overlap)
 
 
 def _parent(config: Config) -> str:

@@ -75,11 +75,13 @@ def cached_queries(
         return file.get_tensor("queries")
 
 
-def picture_queries(queries: Tensor) -> PictureSource:
-    """Pictures as rows of precomputed queries (n, q, d)."""
+def picture_queries(*parts: Tensor) -> PictureSource:
+    """Pictures as rows of precomputed queries, one after another: each part (n, q, d), as its file maps it."""
+    ends = np.cumsum([len(part) for part in parts])
 
     def load(row: int, rng: np.random.Generator | None) -> dict[str, Tensor]:
         del rng  # one view is kept per picture, so there is no crop to draw
-        return {"queries": queries[row].float()}
+        number = int(np.searchsorted(ends, row, side="right"))
+        return {"queries": parts[number][row - int(ends[number])].float()}
 
     return load

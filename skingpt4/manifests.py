@@ -13,6 +13,7 @@ import os
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, overload
@@ -112,10 +113,6 @@ class Manifest(Sequence[Record]):
         length = pc.list_value_length if pa.types.is_list(column.type) else pc.binary_length
         return pc.fill_null(pc.greater(length(column), 0), False).to_numpy()
 
-    def image_path(self, row: int) -> Path:
-        """Where picture `row` stands."""
-        return self[row].image_path
-
     def where(self, row: int) -> str:
         """File and line of a record, for a message."""
         for part in self.parts:
@@ -129,6 +126,19 @@ class Manifest(Sequence[Record]):
 def chain(manifests: Iterable[Manifest]) -> Manifest:
     """The records of all manifests, one after the other."""
     return Manifest([part for manifest in manifests for part in manifest.parts])
+
+
+def picture_paths(records: Manifest, limit: int | None = None) -> list[Path]:
+    """Where the pictures stand: of all records, or of at most `limit` spread evenly over them."""
+    step = 1 if limit is None else max(1, -(-len(records) // limit))
+    paths, start = [], 0
+    for part in records.parts:
+        for batch in part.batches:
+            places = pa.array(range(-start % step, len(batch), step), pa.int64())
+            images = batch.column("image").take(places).to_pylist()
+            paths += [part.path.parent / image for image in images]
+            start += len(batch)
+    return paths
 
 
 def manifest_lines(path: str | Path) -> Iterator[tuple[int, bytes, int]]:
@@ -194,7 +204,7 @@ def _build(path: Path, found: os.stat_result, place: Path) -> _Part:
     """Write the Arrow file whole or not at all; processes that race write the same, the last one stays."""
     table_path = place / _table_name(path, found)
     place.mkdir(parents=True, exist_ok=True)
-    part = table_path.with_name(f"{table_path.name}.{os.getpid()}.part")
+    part = table_path.with_name(f"{table_path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:

@@ -9,20 +9,19 @@ from typing import Any
 
 import torch
 
-from skingpt4 import lora
+from skingpt4 import checkpoint, lora
 from skingpt4.compat import BEHAVIOURS
 from skingpt4.config import Config, ConfigError
 from skingpt4.datasets import (
     HeldOutSamples,
     PictureSource,
-    Record,
     SampleEncoder,
     TrainingSamples,
     picture_files,
-    read_manifest,
 )
 from skingpt4.features import cached_queries, picture_queries
 from skingpt4.known_answer import queries_of
+from skingpt4.manifests import Manifest, chain, picture_paths, read_manifest
 from skingpt4.model import (
     ImageEncoder,
     SkinGPT4,
@@ -33,7 +32,11 @@ from skingpt4.model import (
     load_projection,
     require_projection_width,
 )
+from skingpt4.overlap import merge_hashes, picture_hashes, require_disjoint
+from skingpt4.stores import exists
 from skingpt4.tensors import file_sha256
+
+PICTURES_LOOKED_FOR = 20_000  # a file takes microseconds to find on a disk, milliseconds over a network
 
 
 @dataclass
@@ -47,6 +50,8 @@ class Prepared:
     data_sha256: str
     parent: dict[str, Any] | None
     known_queries: torch.Tensor  # (1, q, d), of the self-test's picture
+    seen: dict[str, torch.Tensor]  # hashes of all pictures learned from, the parent's too
+    notes: list[str]  # what the user should know before it starts
 
 
 def prepare(config: Config, device: torch.device) -> Prepared:
@@ -56,19 +61,21 @@ def prepare(config: Config, device: torch.device) -> Prepared:
         ConfigError: paths are missing (all are named), or there is nothing to train on.
         RecordError, CheckpointError, WeightsMismatch, LanguageModelError: what they say.
     """
-    for path in () if config.data.feature_cache else config.data.train:
-        gone = [r.image_path for r in read_manifest(path) if not r.image_path.is_file()]
-        if gone:
-            raise ConfigError(f"{path}: {len(gone)} pictures are not there, the first is {gone[0]}")
     if not config.data.train:
         raise ConfigError(
             "data.train names no manifest; give at least one, e.g. data.train=[runs/data/train.jsonl]"
         )
     if config.initial_checkpoint:
         require_projection_width(config, config.initial_checkpoint)
+    train = [open_manifest(config, path) for path in config.data.train]
+    held = [open_manifest(config, path) for path in config.data.validation]
+    if not config.data.feature_cache:
+        for records in train:
+            require_pictures(records)
+    notes = require_disjoint(chain([*train, *held]), config.data.evaluation, config.data.allow_overlap)
     encoder = _Lazy(lambda: build_encoder(config, device))
-    train_records, train_pictures = _pictures(config, config.data.train, encoder, augment=config.data.augment)
-    held_records, held_pictures = _pictures(config, config.data.validation, encoder, augment=False)
+    train_records, train_pictures = _pictures(config, train, encoder, augment=config.data.augment)
+    held_records, held_pictures = _pictures(config, held, encoder, augment=False)
     # With all features on disk the encoder has done its work and never takes up memory beside the decoder.
     model = build(config, device, None if config.data.feature_cache else encoder())
     known = (
@@ -77,10 +84,12 @@ def prepare(config: Config, device: torch.device) -> Prepared:
         else queries_of(encoder(), config.vision.image_size)
     )
     parent = None
+    seen = picture_hashes(train_records)
     if config.initial_checkpoint:
         card = load_projection(model, config, config.initial_checkpoint, known)
         parent = {key: card[key] for key in ("step", "iteration", "tensors_sha256")}
         parent["path"] = config.initial_checkpoint
+        seen = merge_hashes(seen, checkpoint.load_seen(config.initial_checkpoint, card))
     _add_lora(config, model)
     samples = sample_encoder(config, model.tokenizer)
     per_question = config.optim.batch_size if BEHAVIOURS[config.compat].question_per_batch else 1
@@ -88,8 +97,36 @@ def prepare(config: Config, device: torch.device) -> Prepared:
     held_out = HeldOutSamples(held_records, samples, held_pictures, config.log.validation_samples)
     digest = hashlib.sha256("".join(file_sha256(path) for path in config.data.train).encode()).hexdigest()
     return Prepared(
-        model, training, held_out if len(held_out) else None, identity(config, model), digest, parent, known
+        model,
+        training,
+        held_out if len(held_out) else None,
+        identity(config, model),
+        digest,
+        parent,
+        known,
+        seen,
+        notes,
     )
+
+
+def open_manifest(config: Config, path: str) -> Manifest:
+    """A manifest of the configuration; the Arrow file of a large one may stand in `data.feature_cache`."""
+    return read_manifest(path, config.data.feature_cache)
+
+
+def require_pictures(records: Manifest) -> None:
+    """Look for the pictures: for all, or for PICTURES_LOOKED_FOR spread evenly over a larger manifest.
+
+    Raises:
+        ConfigError: some are not there; says how many, and names the first.
+    """
+    paths = picture_paths(records, PICTURES_LOOKED_FOR)
+    gone = [path for path in paths if not exists(path)]
+    if gone:
+        of = f" of {len(paths)} looked for" if len(paths) < len(records) else ""
+        raise ConfigError(
+            f"{records.parts[0].path}: {len(gone)} pictures{of} are not there, the first is {gone[0]}"
+        )
 
 
 def _add_lora(config: Config, model: SkinGPT4) -> None:
@@ -134,16 +171,15 @@ class _Lazy:
 
 
 def _pictures(
-    config: Config, manifests: Sequence[str], encoder: _Lazy, augment: bool
-) -> tuple[list[Record], PictureSource]:
-    groups = [read_manifest(path) for path in manifests]
-    records = [record for group in groups for record in group]
-    if not config.data.feature_cache or not records:
-        vision = encoder().vision_encoder if records else None
+    config: Config, manifests: Sequence[Manifest], encoder: _Lazy, augment: bool
+) -> tuple[Manifest, PictureSource]:
+    records = chain(manifests)
+    if not config.data.feature_cache or not len(records):
+        vision = encoder().vision_encoder if len(records) else None
         mean, std = (vision.mean, vision.std) if vision else ((0.0,), (1.0,))
         return records, picture_files(records, config.vision.image_size, mean, std, augment)
     parts = [
-        cached_queries(path, g, config, config.data.feature_cache, encoder)
-        for path, g in zip(manifests, groups, strict=True)
+        cached_queries(manifest.parts[0].path, manifest, config, config.data.feature_cache, encoder)
+        for manifest in manifests
     ]
-    return records, picture_queries(torch.cat(parts))
+    return records, picture_queries(*parts)

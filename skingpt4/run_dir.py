@@ -10,9 +10,12 @@ from typing import Any
 
 import yaml
 
+from skingpt4.config import Config, to_dict
 from skingpt4.errors import UserError
 
 CONFIG, METRICS, CHECKPOINTS, BOARD = "config.yaml", "metrics.jsonl", "checkpoints", "tensorboard"
+# Keys that a run may go on with changed: how often it logs and saves, and what it is kept apart from.
+NO_MATTER = ("log.", "data.evaluation", "data.allow_overlap")
 
 
 class RunDirError(UserError):
@@ -45,7 +48,8 @@ def check(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None
             f"{folder}: holds another run already; add --resume to go on with it, "
             "--overwrite to delete it, or name another output_dir"
         )
-    differing = _differences(kept, yaml.safe_load(config_text))
+    defaults = to_dict(Config(step="", output_dir=""))
+    differing = _differences(_filled(kept, defaults), _filled(yaml.safe_load(config_text), defaults))
     if differing:
         raise RunDirError(
             f"{folder}: holds a run with another configuration ({', '.join(differing[:6])} differ); "
@@ -96,15 +100,24 @@ def _has_begun(folder: Path) -> bool:
     return (folder / CHECKPOINTS).exists() or (folder / METRICS).exists()
 
 
+def _filled(kept: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the defaults of keys that are newer than it, so that older runs go on."""
+    filled = defaults | kept
+    for key, value in defaults.items():
+        if isinstance(value, dict) and isinstance(kept.get(key), dict):
+            filled[key] = _filled(kept[key], value)
+    return filled
+
+
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of the keys that differ; how often a run logs and saves does not count."""
+    """Dotted names of the keys that differ; what does not change the training does not count."""
     found = []
     for key in sorted(old.keys() | new.keys()):
         name = f"{prefix}{key}"
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
             found += _differences(a, b, f"{name}.")
-        elif a != b and not name.startswith("log."):
+        elif a != b and not name.startswith(NO_MATTER):
             found.append(name)
     return found
 

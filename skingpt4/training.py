@@ -159,6 +159,8 @@ def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
 
 
 def _announce(config: Config, prepared: Prepared, accelerator: Accelerator) -> None:
+    for note in prepared.notes:
+        accelerator.print(f"note: {note}")
     trainable, total = prepared.model.num_parameters()
     precision = str(prepared.model.language_model.dtype).removeprefix("torch.")
     accelerator.print(
@@ -307,7 +309,7 @@ def _save(config: Config, prepared: Prepared, optimizer: Any, accelerator: Accel
         if accelerator.scaler is not None:
             state["scaler"] = accelerator.scaler.state_dict()
         branches = lora.trainable(prepared.model.language_model)
-        checkpoint.save(folder, prepared.model.projection.state_dict(), card, state, branches)
+        checkpoint.save(folder, prepared.model.projection.state_dict(), card, state, branches, prepared.seen)
         checkpoint.prune(Path(config.output_dir), config.log.keep_checkpoints)
     accelerator.wait_for_everyone()
     return folder

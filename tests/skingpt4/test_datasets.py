@@ -22,6 +22,7 @@ from skingpt4.datasets import (
     collate,
     picture_files,
     read_manifest,
+    rows_with_answer,
 )
 from skingpt4.images import ImageError
 from skingpt4.model import IGNORED
@@ -202,6 +203,75 @@ def test_a_long_answer_keeps_its_end_symbol(encoder, byte_tokenizer):
     assert byte_tokenizer.decode(learned) == f"{DISEASE_SENTENCE}###"
 
 
+DIALOGUE = Record(
+    "x", concepts=("Plaque",), disease="psoriasis",
+    turns=(("Does <ImageHere> itch?", "It may."), ("For how long?", "For weeks. Then it goes.")),
+)  # fmt: skip
+
+
+def text_of(encoded, tokenizer, learned=False):
+    pairs = zip(encoded.input_ids, encoded.supervised, strict=True)
+    return tokenizer.decode([i for i, s in pairs if i != IMAGE_TOKEN and (s or not learned)])
+
+
+def test_a_record_with_a_dialogue_trains_on_it(encoder, byte_tokenizer):
+    encoded = encoder()(DIALOGUE, "First?")
+    assert text_of(encoded, byte_tokenizer) == (
+        "###Human: <Img></Img> Does  itch? ###Assistant: It may.###"
+        "Human: For how long? ###Assistant: For weeks. Then it goes.###"
+    )
+    assert text_of(encoded, byte_tokenizer, learned=True) == "It may.###For weeks. Then it goes.###"
+    assert encoded.input_ids.count(IMAGE_TOKEN) == 3  # one picture, however often the text marks one
+
+
+def test_the_dialogue_can_be_switched_off_and_the_rehearsal_stays(encoder, byte_tokenizer):
+    plain = encoder(use_turns=False)(DIALOGUE, "First?")
+    assert text_of(plain, byte_tokenizer, learned=True) == (
+        f"{CONCEPTS_SENTENCE.replace(', Scale', '')} {DISEASE_SENTENCE}###"
+    )
+    rehearsed = encoder(concepts_question="Concepts?")(DIALOGUE, "Concepts?")
+    assert (
+        text_of(rehearsed, byte_tokenizer, learned=True) == f"{CONCEPTS_SENTENCE.replace(', Scale', '')}###"
+    )
+
+
+@pytest.mark.parametrize(
+    ("budget", "learned"),
+    [
+        (len("It may.###For weeks. Then it goes.###"), "It may.###For weeks. Then it goes.###"),
+        (len("It may.###For weeks.###") + 3, "It may.###For weeks.###"),
+        (len("It may.###") + 4, "It may.###"),
+    ],
+)
+def test_a_dialogue_shares_the_budget_and_ends_properly(budget, learned, encoder, byte_tokenizer):
+    encoded = encoder(max_text_tokens=budget)(DIALOGUE, "First?")
+    assert text_of(encoded, byte_tokenizer, learned=True) == learned
+
+
+@given(data=st.data())
+@settings(max_examples=80, deadline=None)
+def test_the_columns_know_the_rows_with_an_answer(data, tmp_path_factory):
+    texts = st.one_of(st.none(), st.sampled_from(["", "acne", " "]))
+    row = st.fixed_dictionaries(
+        {
+            "image": st.just("a.png"),
+            "concepts": st.one_of(st.none(), st.just([]), st.just(["Plaque"])),
+            "disease": texts,
+            "note": texts,
+            "turns": st.one_of(st.none(), st.just([]), st.just([{"question": "q", "answer": "a"}])),
+        }
+    )
+    path = tmp_path_factory.mktemp("rows") / "manifest.jsonl"
+    path.write_text("".join(json.dumps(r) + "\n" for r in data.draw(st.lists(row, min_size=1, max_size=8))))
+    switches = ("use_concepts", "use_disease", "use_note", "use_turns")
+    prompt = PromptConfig(
+        **{key: data.draw(st.booleans()) for key in switches},
+        concepts_sentence=data.draw(st.sampled_from(["", "{concepts}."])),
+    )
+    records = read_manifest(path)
+    assert rows_with_answer(records, prompt).tolist() == rows_with_answer(list(records), prompt).tolist()
+
+
 # ---- training samples
 
 
@@ -227,6 +297,26 @@ def test_each_pass_is_another_permutation_of_records_with_an_answer(encoder):
     for order in passes:
         assert sorted(order) == list(range(0, 40, 2))
     assert len({tuple(order) for order in passes}) == 3
+
+
+def test_the_order_is_that_of_the_runs_before(encoder):
+    """Fixed: numpy's permutation of each pass under (seed, 1, pass). A run of an older version goes on."""
+    samples = TrainingSamples(records(50), encoder(), no_pictures, seed=42)
+    indices = [0, 49, 50, 1, 120, 51, 3, 149]  # back and forth between passes
+    expected = [int(np.random.default_rng((42, 1, i // 50)).permutation(50)[i % 50]) for i in indices]
+    assert [samples.row_of(i) for i in indices] == expected
+    assert [samples.row_of(i) for i in range(6)] == [33, 35, 26, 1, 14, 2]
+
+
+def test_a_permutation_is_drawn_once_a_pass(encoder, monkeypatch):
+    samples = TrainingSamples(records(50), encoder(), no_pictures, seed=0)
+    drawn = []
+    real = np.random.default_rng
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or real(seed))
+    for index in range(40, 160):
+        samples.row_of(index)
+    assert drawn == [(0, 1, 0), (0, 1, 1), (0, 1, 2), (0, 1, 3)]
+    assert len(samples._orders) == 2
 
 
 def test_a_sample_is_a_function_of_seed_and_index(encoder):

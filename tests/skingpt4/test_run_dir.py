@@ -13,7 +13,7 @@ CONFIG_TEXT = yaml.safe_dump(
         "step": "step1",
         "output_dir": "runs/a",
         "seed": 1,
-        "optim": {"init_lr": 0.1, "batch_size": 2},
+        "optim": {"init_lr": 0.1, "batch_size": 3},
         "log": {"every": 1},
     }
 )
@@ -84,6 +84,17 @@ def test_resume_may_log_and_save_more_often(run):
     other = changed(log={"every": 50, "tensorboard": False})
     run_dir.claim(run, other, resume=True, overwrite=False)
     assert (run / CONFIG).read_text() == other
+
+
+def test_a_run_begun_before_a_key_existed_goes_on_with_its_default(run):
+    newer = changed(data={"allow_overlap": False}, prompt={"use_turns": True})
+    run_dir.claim(run, newer, resume=True, overwrite=False)
+    with pytest.raises(RunDirError, match=r"\(prompt\.use_turns differ\)"):
+        run_dir.claim(run, changed(prompt={"use_turns": False}), resume=True, overwrite=False)
+
+
+def test_what_is_kept_apart_may_change_on_resume(run):
+    run_dir.claim(run, changed(data={"evaluation": ["cases.jsonl"]}), resume=True, overwrite=False)
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -13,10 +14,12 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from skingpt4 import checkpoint, features, preparation, training
+from skingpt4 import checkpoint, features, manifests, preparation, training
 from skingpt4.checkpoint import CheckpointError
 from skingpt4.config import ConfigError, OptimConfig, to_yaml
 from skingpt4.datasets import RecordError
+from skingpt4.dry_run import describe
+from skingpt4.overlap import OverlapError
 from skingpt4.run_dir import RunDirError
 from skingpt4.tensors import load_tensors
 from skingpt4.training import RunError, Stopped, learning_rate, make_optimizer, run, train_step
@@ -343,6 +346,55 @@ def test_nothing_to_train_on_is_refused_with_what_was_found(configure, tmp_path)
     with pytest.raises(ConfigError, match=r"gone\.jsonl is not there") as told:
         run(configure("d", data__train=["gone.jsonl"], vision__weights="gone.safetensors"))
     assert "vision.weights: gone.safetensors is not there" in str(told.value)  # all at once
+
+
+def test_training_on_the_evaluation_is_refused_unless_allowed(configure, tmp_path, capsys):
+    cases = write_manifest(tmp_path / "cases.jsonl", 2, sha256="ab" * 32)
+    train = write_manifest(tmp_path / "train.jsonl", 4, sha256="ab" * 32)
+    changes = {"data__train": [train], "data__evaluation": [cases], "optim__max_epoch": 1}
+    config = configure(**changes)
+    with pytest.raises(OverlapError, match=r"4 by the same picture, first .*train\.jsonl, line 1"):
+        run(config)
+    with pytest.raises(ConfigError, match="4 by the same picture"):
+        describe(config)
+    assert not Path(config.output_dir).exists()
+    as_validation = configure(**changes | {"data__train": [cases], "data__evaluation": [train]})
+    as_validation.data.train, as_validation.data.validation = configure().data.train, [cases]
+    with pytest.raises(OverlapError):
+        run(as_validation)
+    allowed = configure(**changes, data__allow_overlap=True)
+    assert "allowed by data.allow_overlap" in describe(allowed)
+    run(allowed)
+    assert "allowed by data.allow_overlap" in capsys.readouterr().out
+    later = configure("later", **changes | {"data__evaluation": ["later.jsonl"]})
+    assert "later.jsonl is not there, so overlap" in describe(later)
+
+
+def test_a_checkpoint_knows_what_it_and_its_parent_saw(configure, tmp_path):
+    def train(name, sha256, **changes):
+        manifest = write_manifest(tmp_path / f"{name}.jsonl", 2, sha256=sha256)
+        return run(configure(name, data__train=[manifest], optim__max_epoch=1, **changes))
+
+    first = train("first", "ab" * 32)
+    second = train("second", "cd" * 32, initial_checkpoint=str(first))
+    for folder, count in ((first, 1), (second, 2)):
+        seen = checkpoint.load_seen(folder, checkpoint.load(folder)[1])
+        assert {key: len(value) for key, value in seen.items()} == {"sha256": count, "phash": 0}
+
+
+def test_a_manifest_behind_a_map_and_pictures_in_a_shard_train_the_same(configure, tmp_path, monkeypatch):
+    plain = write_manifest(tmp_path / "plain.jsonl", 6)
+    lines = [json.loads(line) for line in Path(plain).read_text().splitlines()]
+    with tarfile.open(tmp_path / "000000.tar", "w") as tar:
+        for line in lines:
+            tar.add(tmp_path / line["image"], line["image"])
+    packed = tmp_path / "packed.jsonl"
+    packed.write_text("".join(json.dumps(r | {"image": f"000000.tar/{r['image']}"}) + "\n" for r in lines))
+    one = run(configure("one", data__train=[plain]))
+    monkeypatch.setattr(manifests, "SMALL_BYTES", 0)
+    two = run(configure("two", data__train=[str(packed)], data__num_workers=2))
+    assert list(tmp_path.glob(".packed.jsonl.*.arrow"))
+    assert_same_projection(one, two)
 
 
 def test_a_refused_run_leaves_its_folder_free(configure, tmp_path):
