@@ -64,7 +64,7 @@ class Manifest(Sequence[Record]):
     def __init__(self, parts: Sequence[_Part] = ()) -> None:
         """Chain the parts; use `read_manifest` and `chain`."""
         self.parts = tuple(parts)
-        self._batches = [(batch, part.path.parent) for part in self.parts for batch in part.batches]
+        self._batches = [(batch, part) for part in self.parts for batch in part.batches]
         self._ends = np.cumsum([len(batch) for batch, _ in self._batches], dtype=np.int64)
 
     def __len__(self) -> int:
@@ -80,20 +80,23 @@ class Manifest(Sequence[Record]):
         """Record `index`, or a list of those of a slice."""
         if isinstance(index, slice):
             return [self[row] for row in range(*index.indices(len(self)))]
+        batch, place, part = self._place(index)
+        return record_of(batch.slice(place, 1).to_pylist()[0], part.path.parent)
+
+    def _place(self, index: int) -> tuple[pa.RecordBatch, int, _Part]:
         row = index + len(self) if index < 0 else index
         if not 0 <= row < len(self):
             raise IndexError(index)
         number = int(np.searchsorted(self._ends, row, side="right"))
-        batch, folder = self._batches[number]
-        place = row - (int(self._ends[number]) - len(batch))
-        return record_of(batch.slice(place, 1).to_pylist()[0], folder)
+        batch, part = self._batches[number]
+        return batch, row - (int(self._ends[number]) - len(batch)), part
 
     def __iter__(self) -> Iterator[Record]:
         """All records in order, a few at a time."""
-        for batch, folder in self._batches:
+        for batch, part in self._batches:
             for start in range(0, len(batch), 256):
                 for row in batch.slice(start, 256).to_pylist():
-                    yield record_of(row, folder)
+                    yield record_of(row, part.path.parent)
 
     def __add__(self, other: Manifest) -> Manifest:
         """One after the other."""
@@ -113,14 +116,15 @@ class Manifest(Sequence[Record]):
         length = pc.list_value_length if pa.types.is_list(column.type) else pc.binary_length
         return pc.fill_null(pc.greater(length(column), 0), False).to_numpy()
 
+    def image_path(self, row: int) -> Path:
+        """Where picture `row` stands."""
+        batch, place, part = self._place(row)
+        return part.path.parent / batch.column("image")[place].as_py()
+
     def where(self, row: int) -> str:
         """File and line of a record, for a message."""
-        for part in self.parts:
-            for batch in part.batches:
-                if row < len(batch):
-                    return f"{part.path}, line {batch.column('line')[row].as_py()}"
-                row -= len(batch)
-        raise IndexError(row)
+        batch, place, part = self._place(row)
+        return f"{part.path}, line {batch.column('line')[place].as_py()}"
 
 
 def chain(manifests: Iterable[Manifest]) -> Manifest:

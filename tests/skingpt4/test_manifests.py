@@ -58,8 +58,10 @@ def test_the_map_gives_what_the_memory_gives(written, monkeypatch):
     assert [first[n] for n in range(50)] == list(first)
     assert (first[-1], first[10:14]) == (list(first)[-1], list(first)[10:14])
     assert len(first) == 50
-    with pytest.raises(IndexError):
-        first[50]
+    assert [first.image_path(n) for n in (0, 7, -1)] == [first[n].image_path for n in (0, 7, -1)]
+    for outside in (50, -51):
+        with pytest.raises(IndexError):
+            first[outside]
     assert [first.where(n) for n in (0, 49)] == [small.where(n) for n in (0, 49)]
     lines = path.read_text(encoding="utf-8").split("\n")
     for n in (0, 6, 7, 30, 49):
