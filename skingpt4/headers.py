@@ -90,9 +90,15 @@ def read_header(path: str | Path) -> Header:
     except OSError as error:
         raise UnreadableWeights("missing", f"{path}: cannot be read ({error.strerror})") from None
     _refuse_other_files(path, start)
+    if _starts_as_safetensors(start):  # first: the length of its header may spell what a pickle begins with
+        return _read_safetensors(path)
     if start[:2] in (b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"):
         return _read_pth(path, is_zip=start[:2] == b"PK")
     return _read_safetensors(path)
+
+
+def _starts_as_safetensors(start: bytes) -> bool:
+    return start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= _MAX_HEADER
 
 
 def lfs_pointer(start: bytes) -> tuple[str, int] | None:

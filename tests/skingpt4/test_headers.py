@@ -1,6 +1,7 @@
 """Headers: the same names, shapes and dtypes as loading gives, for nothing; broken files named for what they are."""
 
 import contextlib
+import json
 import os
 import pickle
 import struct
@@ -156,3 +157,11 @@ def test_a_large_sparse_file_costs_nothing(tmp_path):
         file.write(struct.pack("<Q", len(header)) + header)
         file.truncate(8 + len(header) + 5_000_000_000)  # 5 GB, none of them on the disk
     assert read_header(tmp_path / "w.safetensors").tensors["w"].num_bytes == 5_000_000_000
+
+
+@pytest.mark.parametrize("length", [0x280, 0x380, 0x480, 0x580])
+def test_a_safetensors_header_whose_length_begins_like_a_pickle_is_no_pickle(length, tmp_path):
+    entry = {"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}
+    text = json.dumps(entry).encode().ljust(length)
+    (tmp_path / "w.safetensors").write_bytes(struct.pack("<Q", length) + text + bytes(4))
+    assert read_header(tmp_path / "w.safetensors").tensors["a"].shape == (1,)
