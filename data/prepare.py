@@ -161,7 +161,7 @@ def table(summary: Summary, out_dir: Path) -> str:
         lines.append(f"         {number:>9,}  {reason}: {known.get(reason, '')}")
     remarks = dict(summary.remarks.most_common())
     if summary.duplicates:
-        remarks["with the same bytes as an earlier one; data.split keeps them together"] = summary.duplicates
+        remarks["with the same bytes as an earlier one; data.split keeps one of them"] = summary.duplicates
     if unclassed := sum(summary.unclassed.values()):
         names = ", ".join(f"{name} {number:,}" for name, number in summary.unclassed.most_common(3))
         remarks[f"with a diagnosis that belongs to no class: {names}, ..."] = unclassed
