@@ -153,7 +153,8 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     sizes, pictures = ([100, 1000], 100) if args.small else ([1_000, 10_000, 100_000, 1_000_000], 1000)
     load = os.getloadavg()[0]
-    with tempfile.TemporaryDirectory(dir=".") as folder:  # not in memory, as a system's folder may be
+    Path("runs").mkdir(exist_ok=True)  # on a disk, which a system's temporary folder may not be
+    with tempfile.TemporaryDirectory(dir="runs") as folder:
         result = {
             "speed": speed(Path(folder), pictures, cores),
             "memory": memory(Path(folder), sizes, args.distinct, cores),

@@ -164,7 +164,8 @@ def table(summary: Summary, out_dir: Path) -> str:
         remarks["with the same bytes as an earlier one; data.split keeps one of them"] = summary.duplicates
     if unclassed := sum(summary.unclassed.values()):
         names = ", ".join(f"{name} {number:,}" for name, number in summary.unclassed.most_common(3))
-        remarks[f"with a diagnosis that belongs to no class: {names}, ..."] = unclassed
+        more = ", ..." if len(summary.unclassed) > 3 else ""
+        remarks[f"with a diagnosis that belongs to no class: {names}{more}"] = unclassed
     if remarks:
         lines.append("of the kept")
     lines += [f"         {number:>9,}  {remark}" for remark, number in remarks.items()]
