@@ -125,10 +125,10 @@ def write_manifest(
     summary, relative = Summary(), Relative(out_dir)
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
-        if fresh:
-            (out_dir / CACHE).unlink(missing_ok=True)
         with ExitStack() as stack:
             cache = stack.enter_context(closing(PictureCache(out_dir / CACHE)))
+            if fresh:
+                cache.clear()
             serial = (rows.total if limit is None else min(limit, rows.total)) < SERIAL_BELOW
             measurer = stack.enter_context(closing(Measurer(cache, 1 if serial else workers)))
             contents = DiskMap()

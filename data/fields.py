@@ -54,12 +54,12 @@ def parse_skin_type(text: str) -> int | None:
 
 
 def as_text(key: str, value: Any) -> str:
-    """A value of a table as a stripped text; numbers are written out, null is empty.
+    """A value of a table as a stripped text; numbers are written out, null and NaN are empty.
 
     Raises:
         RowError: a list or an object.
     """
-    if value is None:
+    if value is None or value != value:
         return ""
     if isinstance(value, list | dict):
         raise RowError(

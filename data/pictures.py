@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Generic, TypeVar
@@ -82,20 +83,26 @@ class PictureCache:
         """
         self.path = str(path)
         self._committed = time.monotonic()
-        try:
+        with self._told():
             self._base = sqlite3.connect(self.path, timeout=0, isolation_level=None)
             self._base.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._base.execute("PRAGMA cache_size=-8192")
             self._base.execute("BEGIN EXCLUSIVE")
             self._base.execute("CREATE TABLE IF NOT EXISTS about (version TEXT)")
+            self._base.execute(
+                "CREATE TABLE IF NOT EXISTS pictures (path TEXT PRIMARY KEY, bytes INT, changed INT, "
+                "sha256 TEXT, phash TEXT, width INT, height INT, reason TEXT, detail TEXT) WITHOUT ROWID"
+            )
             if self._base.execute("SELECT version FROM about").fetchall() != [(VERSION,)]:
-                self._base.execute("DROP TABLE IF EXISTS pictures")
+                self.clear()
                 self._base.execute("DELETE FROM about")
                 self._base.execute("INSERT INTO about VALUES (?)", (VERSION,))
-            self._base.execute(
-                "CREATE TABLE IF NOT EXISTS pictures (path TEXT PRIMARY KEY, bytes INT, changed INT, sha256 TEXT, "
-                "phash TEXT, width INT, height INT, reason TEXT, detail TEXT) WITHOUT ROWID"
-            )
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what SQLite raises into a sentence."""
+        try:
+            yield
         except sqlite3.Error as error:
             raise PreparationError(self._sentence(error)) from None
 
@@ -106,24 +113,34 @@ class PictureCache:
             )
         if "not a database" in str(error) or "malformed" in str(error):
             return f"{self.path}: is damaged ({error}); delete it, and the pictures are measured again"
-        return f"{self.path}: cannot be written ({error})"
+        return f"{self.path}: cannot be read or written ({error})"
+
+    def clear(self) -> None:
+        """Forget every picture."""
+        with self._told():
+            self._base.execute("DELETE FROM pictures")
 
     def get(self, path: str, stat: os.stat_result) -> Picture | None:
-        """What was measured of this file; None if it is new or has changed."""
-        found = self._base.execute(
-            "SELECT sha256, phash, width, height, reason, detail FROM pictures "
-            "WHERE path = ? AND bytes = ? AND changed = ?",
-            (path, stat.st_size, stat.st_mtime_ns),
-        ).fetchone()
+        """What was measured of this file; None if it is new or has changed.
+
+        Raises:
+            PreparationError: the file of what was measured is damaged.
+        """
+        with self._told():
+            found = self._base.execute(
+                "SELECT sha256, phash, width, height, reason, detail FROM pictures "
+                "WHERE path = ? AND bytes = ? AND changed = ?",
+                (path, stat.st_size, stat.st_mtime_ns),
+            ).fetchone()
         return Picture(*found) if found else None
 
     def put(self, path: str, stat: os.stat_result, picture: Picture) -> None:
-        """Remember a picture; it outlasts a kill within COMMIT_SECONDS.
+        """Remember a picture; within COMMIT_SECONDS that outlasts a kill.
 
         Raises:
             PreparationError: the disk is full.
         """
-        try:
+        with self._told():
             self._base.execute(
                 "INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (path, stat.st_size, stat.st_mtime_ns, *astuple(picture)),
@@ -132,14 +149,17 @@ class PictureCache:
                 self._base.execute("COMMIT")
                 self._base.execute("BEGIN")
                 self._committed = time.monotonic()
-        except sqlite3.Error as error:
-            raise PreparationError(self._sentence(error)) from None
 
     def close(self) -> None:
-        """Keep everything that was measured and let others in."""
+        """Keep everything that was measured and let others in.
+
+        Raises:
+            PreparationError: the disk is full.
+        """
         try:
-            if self._base.in_transaction:
-                self._base.execute("COMMIT")
+            with self._told():
+                if self._base.in_transaction:
+                    self._base.execute("COMMIT")
         finally:
             self._base.close()
 

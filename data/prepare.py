@@ -126,7 +126,11 @@ def run_source(source: ModuleType, args: argparse.Namespace) -> int:
     if args.dry_run:
         show_first(rows, args.out_dir, args.limit or DRY_ROWS)
         return 0
-    summary = write_manifest(rows, args.out_dir, args.workers, args.limit, args.fresh)
+    try:
+        summary = write_manifest(rows, args.out_dir, args.workers, args.limit, args.fresh)
+    except KeyboardInterrupt:
+        print("what was measured is kept: the same command goes on from here", file=sys.stderr)
+        raise
     print(table(summary, args.out_dir))
     if not summary.kept:
         raise PreparationError(

@@ -254,8 +254,9 @@ def test_two_runs_at_once_are_told_apart(clinic, tmp_path, capsys):
     out = tmp_path / "out"
     run(clinic, out)
     other = PictureCache(out / engine.CACHE)
-    run(clinic, out, status=1)
-    assert "another run is at work in this folder" in capsys.readouterr().err
+    for options in ((), ("--fresh",)):
+        run(clinic, out, *options, status=1)
+        assert "another run is at work in this folder" in capsys.readouterr().err
     other.close()
     run(clinic, out)
 
@@ -318,6 +319,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(clinic, tmp_path, how, stat
     out = tmp_path / "out"
     ended = run_apart(DIES.format(how=how), clinic, tmp_path)
     assert ended.returncode == status, ended.stderr
+    assert ("the same command goes on from here" in ended.stderr) == (how == "SIGINT")
     assert not {"all.jsonl", "rejected.jsonl"} & {path.name for path in out.iterdir()}
     wait_for_end([int(pid) for pid in ended.stdout.split()])
     capsys.readouterr()

@@ -236,6 +236,11 @@ def test_notes_as_jsonl_with_a_dialogue(tmp_path, pictures):
     records, _ = run(["notes", path, "--images", pictures, "--column", "turns=turns"], tmp_path / "out")
     assert records[0]["turns"] == turns
     assert records[0]["case_id"] == "7"
+    path.write_text(
+        '{"image": "0.jpg", "note": NaN, "diagnosis": "psoriasis", "fitzpatrick": NaN}\n'
+    )  # as pandas
+    records, _ = run(["notes", path, "--images", pictures], tmp_path / "out")
+    assert (records[0]["note"], records[0]["fitzpatrick"]) == (None, None)
     assert [r["row"] for r in rejected] == [2, 3, 4, 5, 6]
     assert {r["reason"] for r in rejected} == {"bad_value", "bad_row"}
 
