@@ -18,7 +18,7 @@ from torch import Tensor
 from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
-from skingpt4 import checkpoint
+from skingpt4 import checkpoint, hub
 from skingpt4.compat import BEHAVIOURS
 from skingpt4.config import Config, from_dict, load_config, missing_paths
 from skingpt4.errors import UserError, reported
@@ -266,6 +266,8 @@ def config_and_checkpoint(config: str | None, checkpoint_path: str | None) -> tu
         ChatError: neither was given.
     """
     if checkpoint_path and not config:
+        if hub.is_shared(checkpoint_path):
+            return hub.config_of(Path(checkpoint_path)), checkpoint_path
         _, card = checkpoint.load(checkpoint_path)
         if "config" not in card:
             raise ChatError(

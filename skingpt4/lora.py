@@ -122,5 +122,28 @@ def restore(
             parameter.copy_(tensors[name])
 
 
+def require_same(inherited: dict[str, Any] | None, config: LoraConfig, where: str) -> None:
+    """Refuse to go on from a checkpoint whose branches are of another kind; one without any takes new ones.
+
+    Args:
+        inherited: the checkpoint's, as `settings_of` gave them; None without LoRA.
+        config: of the run.
+        where: the checkpoint, for the message.
+
+    Raises:
+        LoraError: says what the checkpoint has.
+    """
+    if inherited is None:
+        return
+    wanted = {**inherited, "rank": config.rank, "alpha": config.alpha}
+    wanted["targets"] = sorted(config.targets) or inherited["targets"]
+    if wanted != inherited:
+        raise LoraError(
+            f"{where}: was trained with LoRA (rank {inherited['rank']}, alpha {inherited['alpha']:g} on "
+            f"{', '.join(inherited['targets'])}); set lora.rank and the others to the same, or start from another "
+            "checkpoint"
+        )
+
+
 def _layers(language_model: Any) -> Any:
     return ((name, m) for name, m in language_model.named_modules() if hasattr(m, "lora_A"))

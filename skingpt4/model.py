@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skingpt4 import checkpoint, known_answer, lora, minigpt4
-from skingpt4.config import Config, QFormerConfig, VisionConfig
+from skingpt4 import checkpoint, hub, known_answer, lora, minigpt4
+from skingpt4.config import Config, QFormerConfig, VisionConfig, missing_paths
 from skingpt4.language import choose_dtype, load_language_model, supervised_logits
 from skingpt4.language_checks import configuration
 from skingpt4.lavis_encoder import LavisQFormer, LavisVision
@@ -74,6 +74,38 @@ class SkinGPT4(nn.Module):
         self.tokenizer = tokenizer
         width = language_model.get_input_embeddings().weight.shape[1]
         self.projection = nn.Linear(query_width, width)
+        self.config: Config | None = None  # only of a model `from_pretrained`
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        device: torch.device | None = None,
+        language_model: str | None = None,
+        revision: str | None = None,
+    ) -> SkinGPT4:
+        """A shared model out of a folder or a hub id, with the frozen parts that it names, and no others.
+
+        Args:
+            name: a folder written by `skingpt4.share`, or the id of a repository of one.
+            device: where it will be; by default a GPU, if there is one.
+            language_model: where the language model lies here, if not where the folder says.
+            revision: of the repository.
+
+        Raises:
+            HubError, ConfigError: no such folder or repository; files of frozen parts are missing.
+            CheckpointError, KnownAnswerError: the parts that are here are not those it was trained with.
+        """
+        folder = hub.resolve(name, revision)
+        config = hub.config_of(folder, language_model)
+        missing = missing_paths(config, for_training=False)
+        if missing:
+            raise hub.HubError(f"{name}: its frozen parts are missing: {'; '.join(missing)}")
+        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = build(config, device, build_encoder(config).to(device))
+        load_projection(model, config, folder)
+        model.config = config
+        return model.eval()
 
     def train(self, mode: bool = True) -> SkinGPT4:
         """Put only what is trained (the projection, and LoRA if there is any) into training mode."""

@@ -135,14 +135,7 @@ def _add_lora(config: Config, model: SkinGPT4) -> None:
     if inherited is None and config.lora.rank:
         lora.add(model.language_model, config.lora, config.seed)
     elif inherited is not None:
-        wanted = {**inherited, "rank": config.lora.rank, "alpha": config.lora.alpha}
-        wanted["targets"] = sorted(config.lora.targets) or inherited["targets"]
-        if wanted != inherited:
-            raise ConfigError(
-                f"{config.initial_checkpoint}: was trained with LoRA (rank {inherited['rank']}, alpha "
-                f"{inherited['alpha']:g} on {', '.join(inherited['targets'])}); set lora.rank and the others to "
-                "the same, or start from another checkpoint"
-            )
+        lora.require_same(inherited, config.lora, config.initial_checkpoint or "")
         lora.set_dropout(model.language_model, config.lora.dropout)
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from skingpt4.layouts import QFORMER_PREFIXES, qformer_recipes, unused
-from skingpt4.tensor_source import load_into, open_source
+from skingpt4.tensor_source import TensorSource, load_into, open_source
 
 
 class QFormer(nn.Module):
@@ -43,7 +43,10 @@ class QFormer(nn.Module):
         self.width, self.num_query_tokens = width, num_query_tokens
 
     def load(
-        self, path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+        self,
+        path: str | Path | TensorSource,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
     ) -> list[str]:
         """Load weights strictly: our safetensors, a LAVIS BLIP-2 `.pth`, or a Hugging Face directory of BLIP-2.
 

@@ -44,17 +44,42 @@ class TensorSource:
     read: Callable[[str], Tensor]
     files: tuple[Path, ...]
 
+    def __fspath__(self) -> str:
+        """The path, so that an opened source can stand where a path does."""
+        return str(self.path)
 
-def open_source(path: str | Path, prefixes: tuple[str, ...] = ("",)) -> TensorSource:
+
+def header_source(path: str | Path, prefixes: tuple[str, ...] = ("",)) -> TensorSource:
+    """A source whose tensors have no values: loading it onto the meta device compares names and shapes alone.
+
+    Nothing is converted, and neither time nor memory grows with the tensors.
+
+    Raises:
+        UnreadableWeights, WeightsMismatch: missing, truncated, a pickle with code in it, or no weights.
+    """
+    path = Path(path)
+    if path.is_dir():
+        source = open_source(path, prefixes)
+        return replace(source, read=source.header.__getitem__)
+    tensors = {
+        name: torch.empty(info.shape, dtype=getattr(torch, info.dtype), device="meta")
+        for name, info in read_header(path).tensors.items()
+    }
+    return TensorSource(path, tensors, tensors.__getitem__, (path,))
+
+
+def open_source(path: str | Path | TensorSource, prefixes: tuple[str, ...] = ("",)) -> TensorSource:
     """Open a `.safetensors`, a `.pth` (through its safetensors twin), or a Hugging Face directory.
 
     Args:
-        path: the file or directory.
+        path: the file or directory; a source that is open already is given back.
         prefixes: of a directory, only tensors whose names begin so, and only the shards that hold them.
 
     Raises:
         WeightsMismatch: missing, truncated, a pickle with code in it, or a shard that is not there.
     """
+    if isinstance(path, TensorSource):
+        return path
     path = Path(path)
     files = source_files(path, prefixes)
     if path.is_dir():
@@ -173,7 +198,7 @@ def load_into(
     for name in wanted:
         key, transform = recipes[name]
         _place(module, name, transform(source.read(key)), device, dtype)
-    for part in module.modules():
+    for part in module.modules() if torch.device(device).type != "meta" else ():
         if any(p.is_meta for p in part.parameters(recurse=False)):
             part.to_empty(device=device, recurse=False)
             part.reset_parameters()  # type: ignore[operator]

@@ -113,7 +113,10 @@ class VisionEncoder(nn.Module):
         return tokens.shape[1], tokens.shape[2]
 
     def load(
-        self, path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+        self,
+        path: str | Path | TensorSource,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
     ) -> list[str]:
         """Load weights strictly: our safetensors, LAVIS's `eva_vit_g.pth`, or a Hugging Face BLIP-2 directory.
 
@@ -165,7 +168,10 @@ class VisionEncoder(nn.Module):
         return name, resample
 
     def load_ln_vision(
-        self, path: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None
+        self,
+        path: str | Path | TensorSource,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype | None = None,
     ) -> None:
         """Load `ln_vision` out of a BLIP-2 checkpoint (LAVIS's, or a Hugging Face directory) into the final norm.
 

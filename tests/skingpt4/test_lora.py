@@ -157,7 +157,7 @@ def test_step_2_goes_on_from_step_1_s_branches_or_refuses(configure):
     one, other = load_tensors(first / checkpoint.LORA), load_tensors(second / checkpoint.LORA)
     assert one.keys() == other.keys()
     assert any(not torch.equal(one[key], other[key]) for key in one)
-    with pytest.raises(ConfigError, match=r"was trained with LoRA \(rank 2"):
+    with pytest.raises(LoraError, match=r"was trained with LoRA \(rank 2"):
         run(configure("third", initial_checkpoint=str(first)))
     run(configure("fourth", initial_checkpoint=str(run(configure("plain"))), lora__rank=2))
 

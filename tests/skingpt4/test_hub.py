@@ -1,0 +1,202 @@
+"""A shared folder: what was trained and nothing else, loaded back only onto the parts it belongs to."""
+
+import functools
+import hashlib
+import http.server
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+
+from skingpt4 import checkpoint, hub, share
+from skingpt4.chat import config_and_checkpoint, load_model
+from skingpt4.hub import HubError
+from skingpt4.model import SkinGPT4
+from skingpt4.training import run
+from tests.skingpt4.tiny import (
+    batch_of,
+    conversation,
+    make_queries,
+    one_thread,  # noqa: F401
+    save_language_model,
+    tiny_config,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return tiny_config(tmp_path_factory.mktemp("hub"), lora__rank=2, optim__init_lr=0.1)
+
+
+@pytest.fixture(scope="module")
+def saved(config):
+    return run(config)
+
+
+@pytest.fixture(scope="module")
+def shared(saved, tmp_path_factory):
+    return hub.write_folder(saved, tmp_path_factory.mktemp("shared") / "tiny-skin", "tiny-skin")
+
+
+def loss_of(model):
+    with torch.no_grad():
+        return model(**batch_of([conversation(model, "What is it?", "Acne.")]), queries=make_queries(1))[0]
+
+
+def test_a_folder_gives_the_same_model_back(config, saved, shared):
+    model = SkinGPT4.from_pretrained(shared, CPU)
+    assert torch.equal(loss_of(model), loss_of(load_model(config, saved, CPU)))
+    assert model.config.prompt == config.prompt
+    assert not model.training
+
+
+def test_frozen_parts_are_named_and_not_copied(config, shared):
+    names = {file.name for file in shared.iterdir()}
+    assert names == {
+        "README.md", "config.json", "preprocessor_config.json", "checkpoint.json", "projection.safetensors",
+        "lora.safetensors",
+    }  # fmt: skip
+    frozen = json.loads((shared / "config.json").read_text())["frozen_parts"]
+    assert frozen["language_model"]["family"] == "llama"
+    assert frozen["encoder"]["vision"]["weights"] == config.vision.weights
+
+
+def test_the_card_is_one_the_hub_can_read(shared):
+    card = huggingface_hub.ModelCard.load(shared / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert "not-a-medical-device" in card.data.tags
+    for title in ("Intended use", "Limits", "Data", "Training", "Licence", "Research software"):
+        assert title in card.text
+    trained = json.loads((shared / "checkpoint.json").read_text())["num_trainable"]
+    assert f"{trained:,}" in card.text
+
+
+def test_what_says_where_it_was_trained_stays_here(config, shared):
+    described = json.loads((shared / "config.json").read_text())["config"]
+    assert described["data"]["train"] == []
+    assert described["output_dir"] == "runs/shared"
+
+
+def test_parts_taken_along_are_read_from_the_folder(config, saved, tmp_path, monkeypatch):
+    folder = hub.write_folder(saved, tmp_path / "whole", "whole", include=hub.PARTS)
+    found, path = config_and_checkpoint(None, str(folder))
+    assert Path(found.vision.weights) == folder / "vision.safetensors"
+    assert Path(found.qformer.weights) == folder / "qformer.safetensors"
+    assert torch.equal(loss_of(load_model(found, path, CPU)), loss_of(load_model(config, saved, CPU)))
+
+
+def test_another_language_model_is_refused(config, shared, tmp_path):
+    with pytest.raises(checkpoint.CheckpointError, match="language_model"):
+        SkinGPT4.from_pretrained(shared, CPU, language_model=save_language_model(tmp_path / "q", "qwen2"))
+    other = tmp_path / "same_shapes"
+    shutil.copytree(config.language.model, other)
+    weights = Path(save_language_model(tmp_path / "w", "llama", seed=4)) / "model.safetensors"
+    shutil.copy(weights, other)
+    with pytest.raises(Exception, match="self-test"):
+        SkinGPT4.from_pretrained(shared, CPU, language_model=str(other))
+
+
+def test_missing_frozen_parts_are_named(shared, tmp_path):
+    folder = tmp_path / "moved"
+    shutil.copytree(shared, folder)
+    described = json.loads((folder / "config.json").read_text())
+    described["config"]["vision"]["weights"] = "weights/none.safetensors"
+    (folder / "config.json").write_text(json.dumps(described))
+    with pytest.raises(HubError, match=r"vision.weights: weights/none.safetensors is not there"):
+        SkinGPT4.from_pretrained(folder, CPU)
+
+
+def test_a_damaged_folder_and_a_wrong_name_are_one_sentence(shared, tmp_path):
+    with pytest.raises(HubError, match="no such folder"):
+        SkinGPT4.from_pretrained(tmp_path / "none", CPU)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(HubError, match="no description"):
+        SkinGPT4.from_pretrained(tmp_path, CPU)
+
+
+def test_a_failed_write_leaves_nothing(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "model_card", lambda *a: pytest.fail("disk full"))
+    with pytest.raises(BaseException, match="disk full"):
+        hub.write_folder(saved, tmp_path / "out", "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_says_how_to_upload_and_refuses_a_full_folder(saved, tmp_path, capsys):
+    out = tmp_path / "skin"
+    assert share.main(["--checkpoint", str(saved), "--out", str(out), "--include", "qformer"]) == 0
+    shown = capsys.readouterr().out
+    assert f"hf upload YOUR_NAME/skin {out}" in shown
+    assert "not a medical device" in shown
+    assert (out / "qformer.safetensors").is_file()
+    assert not (out / "vision.safetensors").exists()
+    assert share.main(["--checkpoint", str(saved), "--out", str(out)]) == 1
+    assert "is not empty" in capsys.readouterr().err
+
+
+class _Hub(http.server.BaseHTTPRequestHandler):
+    """As much of the hub as a download needs, on the loopback interface."""
+
+    folder: Path
+
+    def do_HEAD(self):
+        self.answer(body=False)
+
+    def do_GET(self):
+        self.answer(body=True)
+
+    def answer(self, body):
+        path = self.path.split("?")[0]
+        files = sorted(file.name for file in self.folder.iterdir())
+        if path.startswith("/api/models/me/skin/tree/"):
+            told = [
+                {"type": "file", "path": n, "size": (self.folder / n).stat().st_size, "oid": "0" * 40}
+                for n in files
+            ]
+            return self.send(200, json.dumps(told).encode(), body)
+        if path.startswith("/api/models/me/skin"):
+            told = {"id": "me/skin", "sha": "a" * 40, "siblings": [{"rfilename": n} for n in files]}
+            return self.send(200, json.dumps(told).encode(), body)
+        name = path.rpartition("/")[2]
+        if path.startswith("/me/skin/resolve/") and name in files:
+            content = (self.folder / name).read_bytes()
+            etag = f'"{hashlib.sha1(content).hexdigest()}"'
+            return self.send(200, content, body, {"ETag": etag, "X-Repo-Commit": "a" * 40})
+        return self.send(404, b"{}", body, {"X-Error-Code": "RepoNotFound"})
+
+    def send(self, status, content, body, headers=None):
+        self.send_response(status)
+        for key, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
+            self.send_header(key, value)
+        self.end_headers()
+        if body:
+            self.wfile.write(content)
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def loopback_hub(shared, tmp_path, monkeypatch):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Hub", (_Hub,), {"folder": shared}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    real = functools.partial(
+        huggingface_hub.snapshot_download,
+        endpoint=f"http://127.0.0.1:{server.server_port}",
+        cache_dir=tmp_path / "cache",
+    )
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", real)
+    yield server
+    server.shutdown()
+
+
+def test_a_hub_id_is_fetched_once_and_loads(config, saved, loopback_hub):
+    model = SkinGPT4.from_pretrained("me/skin", CPU)
+    assert torch.equal(loss_of(model), loss_of(load_model(config, saved, CPU)))
+    with pytest.raises(HubError, match="me/nothing: cannot be fetched"):
+        SkinGPT4.from_pretrained("me/nothing", CPU)
