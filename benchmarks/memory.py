@@ -73,7 +73,7 @@ def compare(config_path: str, overrides: Sequence[str]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for what in ("training", "chat"):
-        for dtype in ("float32", "bfloat16"):
+        for dtype in ("float32", "bfloat16") if torch.cpu._is_amx_tile_supported() else ("float32",):
             for batch in (1, 8) if what == "training" else (1,):
                 changes = [*overrides, f"language.dtype={dtype}", f"optim.batch_size={batch}"]
                 changed = load_config(config_path, changes)

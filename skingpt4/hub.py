@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from timm.models import get_pretrained_cfg
 
 from skingpt4 import checkpoint
 from skingpt4.config import LOCAL, Config, from_dict
@@ -38,8 +39,6 @@ def write_folder(
     name: str,
     licence: str = "apache-2.0",
     include: Sequence[str] = (),
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
 ) -> Path:
     """Write a checkpoint as a repository folder, whole or not at all.
 
@@ -49,8 +48,6 @@ def write_folder(
         name: of the model, for its card.
         licence: of what was trained, as the hub spells it.
         include: frozen parts to copy along, of `PARTS`.
-        mean: of the picture's transform, per channel.
-        std: likewise.
 
     Raises:
         HubError: the folder holds something, or a part to take along has no file.
@@ -81,7 +78,7 @@ def write_folder(
             "config": plain["config"],
         }
         write_text(part / CONFIG, json.dumps(described, indent=1) + "\n")
-        write_text(part / PROCESSOR, json.dumps(_processor(config, mean, std), indent=1) + "\n")
+        write_text(part / PROCESSOR, json.dumps(_processor(config), indent=1) + "\n")
         write_text(part / MODEL_CARD, model_card(name, licence, config, card, include))
         if folder.exists():
             folder.rmdir()
@@ -104,7 +101,7 @@ def _take_along(config: Config, key: str, part: Path) -> None:
 
 
 def _without_places(card: dict[str, Any], include: Sequence[str]) -> dict[str, Any]:
-    """The card without absolute paths of the machine that it was trained on; parts taken along are in the folder."""
+    """The card without where its data and its run lay; parts that are taken along stand in the folder."""
     config = json.loads(json.dumps(card["config"]))
     for key in include:
         config[key]["weights"] = f"{key}{Path(config[key]['weights']).suffix}"
@@ -127,7 +124,8 @@ def _frozen_parts(config: Config, card: dict[str, Any], include: Sequence[str]) 
     }
 
 
-def _processor(config: Config, mean: Sequence[float] | None, std: Sequence[float] | None) -> dict[str, Any]:
+def _processor(config: Config) -> dict[str, Any]:
+    own = get_pretrained_cfg(config.vision.model)  # timm's, which hold where the configuration gives none
     template = get_template(config.prompt.template)
     return {
         "processor_class": "skingpt4",
@@ -135,8 +133,8 @@ def _processor(config: Config, mean: Sequence[float] | None, std: Sequence[float
             "size": config.vision.image_size,
             "resample": "bicubic, aspect ratio not kept",
             "rescale": "1/255",
-            "mean": list(mean or config.vision.mean or []) or None,
-            "std": list(std or config.vision.std or []) or None,
+            "mean": list(config.vision.mean or (own.mean if own else [])),
+            "std": list(config.vision.std or (own.std if own else [])),
         },
         "num_query_tokens": config.qformer.num_query_tokens,
         "prompt": {
@@ -261,6 +259,13 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
         raise HubError(
             f"{name}: cannot be fetched from the hub ({str(error).splitlines()[0][:160]})"
         ) from None
+
+
+def places_of(folder: Path) -> list[str]:
+    """Absolute paths of this machine that a written folder names: frozen parts that were configured so."""
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["config"]
+    named = (config["vision"]["weights"], config["qformer"]["weights"], config["language"]["model"])
+    return [path for path in named if path and Path(path).is_absolute()]
 
 
 def is_shared(path: str | Path) -> bool:

@@ -40,6 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         width = max(len(file.name) for file in files)
         for file in files:
             print(f"  {file.name:{width}}  {file.stat().st_size:>12,} bytes")
+        for path in hub.places_of(folder):
+            print(f"note: {hub.CONFIG} names {path}, a path of this machine; others need their own")
         print(f"{folder}: read {hub.MODEL_CARD} and complete its Data section before you share it, then")
         print(f"  hf upload YOUR_NAME/{name} {folder}")
         print(hub.DISCLAIMER)

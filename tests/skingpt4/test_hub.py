@@ -83,6 +83,14 @@ def test_what_says_where_it_was_trained_stays_here(config, shared):
     assert described["output_dir"] == "runs/shared"
 
 
+def test_the_processor_is_complete(config, shared):
+    processor = json.loads((shared / "preprocessor_config.json").read_text())
+    assert processor["image"]["size"] == config.vision.image_size
+    assert processor["image"]["mean"] == pytest.approx([0.48145466, 0.4578275, 0.40821073])
+    assert processor["prompt"]["text"]["end"] == "###"
+    assert processor["tokenizer"] == config.language.model
+
+
 def test_parts_taken_along_are_read_from_the_folder(config, saved, tmp_path, monkeypatch):
     folder = hub.write_folder(saved, tmp_path / "whole", "whole", include=hub.PARTS)
     found, path = config_and_checkpoint(None, str(folder))
@@ -133,6 +141,7 @@ def test_the_command_says_how_to_upload_and_refuses_a_full_folder(saved, tmp_pat
     shown = capsys.readouterr().out
     assert f"hf upload YOUR_NAME/skin {out}" in shown
     assert "not a medical device" in shown
+    assert "a path of this machine" in shown  # the test's configuration names absolute ones
     assert (out / "qformer.safetensors").is_file()
     assert not (out / "vision.safetensors").exists()
     assert share.main(["--checkpoint", str(saved), "--out", str(out)]) == 1
