@@ -196,7 +196,16 @@ _Loader.add_implicit_resolver(
 
 LOCAL = (".", "/", "weights/", "runs/")  # what makes a language model's name a path, not a hub id
 STEPS = ("step1", "step2", "none")
-BACKENDS = ("native", "lavis")
+# Backends, each with the keys whose only value fits it: LAVIS has EVA-ViT-g with ln_vision alone.
+BACKENDS: dict[str, tuple[tuple[str, Any], ...]] = {
+    "native": (),
+    "lavis": (
+        ("vision.model", "eva_giant_patch14_clip_224"),
+        ("vision.block", None),
+        ("vision.norm", True),
+        ("vision.norm_eps", 1e-5),
+    ),
+}
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 POSITIVE = (
     "optim.max_epoch", "optim.iters_per_epoch", "optim.batch_size", "optim.accumulation", "optim.init_lr",
@@ -347,7 +356,7 @@ def _check_values(config: Config, where: str) -> None:
     choices = {
         "step": (config.step, STEPS),
         "language.dtype": (config.language.dtype, DTYPES),
-        "encoder.backend": (config.encoder.backend, BACKENDS),
+        "encoder.backend": (config.encoder.backend, tuple(BACKENDS)),
         "compat": (config.compat, tuple(BEHAVIOURS)),
         "encoder.dtype": (config.encoder.dtype, DTYPES),
         "language.attention": (config.language.attention, placement.ATTENTIONS),
@@ -368,11 +377,9 @@ def _check_values(config: Config, where: str) -> None:
         value = _value_at(config, key)
         if not value > 0:
             raise ConfigError(f"{where}: '{key}' is {value}; it must be above 0")
-    for key, wanted in BEHAVIOURS[config.compat].needs:
-        value = _value_at(config, key)
-        if value != wanted:
-            shown = "null" if wanted is None else str(wanted).lower()
-            raise ConfigError(f"{where}: 'compat' {config.compat} needs {key}: {shown}, found {value!r}")
+    _check_needs(config, where, f"'compat' {config.compat}", BEHAVIOURS[config.compat].needs)
+    backend = config.encoder.backend
+    _check_needs(config, where, f"'encoder.backend' {backend}", BACKENDS[backend])
     if not config.prompt.questions:
         raise ConfigError(f"{where}: 'prompt.questions' is empty; give at least one")
     for key, name in (("concepts_sentence", "concepts"), ("disease_sentence", "disease")):
@@ -412,6 +419,14 @@ def _check_values(config: Config, where: str) -> None:
             f"{where}: 'qformer.width' ({config.qformer.width}) must be a multiple of "
             f"'qformer.num_heads' ({config.qformer.num_heads})"
         )
+
+
+def _check_needs(config: Config, where: str, who: str, needs: tuple[tuple[str, Any], ...]) -> None:
+    for key, wanted in needs:
+        value = _value_at(config, key)
+        if value != wanted:
+            shown = "null" if wanted is None else str(wanted).lower()
+            raise ConfigError(f"{where}: {who} needs {key}: {shown}, found {value!r}")
 
 
 def _value_at(config: Config, key: str) -> Any:

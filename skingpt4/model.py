@@ -18,6 +18,7 @@ from skingpt4 import checkpoint, hub, known_answer, lora, minigpt4
 from skingpt4.config import Config, QFormerConfig, VisionConfig, missing_paths
 from skingpt4.language import choose_dtype, load_language_model, supervised_logits
 from skingpt4.language_checks import configuration
+from skingpt4.lavis_bridge import lavis_classes
 from skingpt4.lavis_encoder import LavisQFormer, LavisVision
 from skingpt4.layouts import NORM_NAMES, QFORMER_PREFIXES, VISION_PREFIXES, brings_norm
 from skingpt4.prompts import IGNORED, IMAGE_TOKEN, Encoded
@@ -285,6 +286,8 @@ def build_encoder(
     config: Config, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> ImageEncoder:
     """Vision encoder and Q-Former of a configuration, frozen; host memory holds the weights once."""
+    if config.encoder.backend == "lavis":
+        lavis_classes()  # a package that is not there is found out before gigabytes are read
     vision = build_vision(config.vision, device, dtype)
     if config.qformer.weights and brings_norm(config.qformer.weights):
         vision.load_ln_vision(config.qformer.weights, device, dtype)

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from skingpt4 import lavis_bridge
+from skingpt4.config import ConfigError, load_config
 from skingpt4.lavis_bridge import LavisError, lavis_classes
 from skingpt4.lavis_encoder import LavisQFormer, LavisVision
 from skingpt4.model import ImageEncoder, build_encoder, encoder_identity
@@ -79,10 +80,17 @@ def test_a_module_that_was_there_before_is_there_again(fresh, monkeypatch):
     assert sys.modules["timm.models.layers"] is before
 
 
-def test_without_the_package_the_command_is_told(fresh, monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(LavisError, match=r"not installed; pip install --no-deps salesforce-lavis==1\.0\.2$"):
-        lavis_classes()
+def test_without_the_package_the_command_is_told(fresh, monkeypatch, tmp_path):
+    config = tiny_config(tmp_path, encoder__backend="lavis")
+    Path(config.vision.weights).write_text("nothing that could be read")
+    real = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *_: None if name == "lavis" else real(name, *_)
+    )
+    message = r"not installed; pip install --no-deps salesforce-lavis==1\.0\.2$"
+    for asked in (lavis_classes, lambda: build_encoder(config)):  # the second before any weights are opened
+        with pytest.raises(LavisError, match=message):
+            asked()
 
 
 @pytest.mark.parametrize("content", [None, "import no_such_module", "VisionTransformer = 1"])
@@ -131,6 +139,29 @@ def test_the_config_picks_the_backend_and_its_identity_stays(tmp_path):
     for name in ("mean", "std", "width", "num_tokens"):
         assert getattr(lavis.vision_encoder, name) == getattr(native.vision_encoder, name)
     assert (lavis.qformer.width, lavis.qformer.num_query_tokens) == (native.qformer.width, 4)
+
+
+@pytest.mark.parametrize(
+    ("config", "override", "found"),
+    [
+        ("tiny/step1", "vision.block=10", "vision.model: eva_giant_patch14_clip_224, found 'vit_small"),
+        ("paper/step1_vicuna7b", "vision.norm_eps=1e-6", "vision.norm_eps: 1e-05, found 1e-06"),
+        ("paper/step1_vicuna7b", "vision.block=38", "vision.block: null, found 38"),
+        ("paper/step1_vicuna7b", "vision.norm=false", "vision.norm: true, found False"),
+    ],
+)
+def test_a_config_that_lavis_does_not_fit_is_refused_before_anything_is_loaded(config, override, found):
+    path = ROOT / f"configs/{config}.yaml"
+    with pytest.raises(ConfigError, match=rf"'encoder\.backend' lavis needs {found}"):
+        load_config(path, ["encoder.backend=lavis", override])
+    load_config(path, [override])
+
+
+def test_the_papers_configs_run_on_lavis():
+    path = ROOT / "configs/paper/step1_vicuna7b.yaml"
+    assert load_config(path, ["encoder.backend=lavis"]).encoder.backend == "lavis"
+    with pytest.raises(ConfigError, match=r"'encoder\.backend' is 'timm'; choose one of native, lavis"):
+        load_config(path, ["encoder.backend=timm"])
 
 
 def test_the_backend_is_frozen_and_in_eval_mode():
