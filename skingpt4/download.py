@@ -68,6 +68,32 @@ def offline() -> str | None:
     return None
 
 
+def free_bytes(directory: Path) -> int:
+    """Free bytes on the disk of a directory that may not exist yet."""
+    there = directory.absolute()
+    while not there.exists():
+        there = there.parent
+    return shutil.disk_usage(there).free
+
+
+def remote_size(url: str, timeout_seconds: float = 30.0) -> int | None:
+    """Bytes that a server says a file has, or None if it does not say.
+
+    Raises:
+        DownloadError: offline mode, not reached, or refused.
+    """
+    if name := offline():
+        raise DownloadError(f"{url}: not asked for, since {name} is set; unset it")
+    try:
+        response = httpx.head(url, follow_redirects=True, timeout=timeout_seconds)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise DownloadError(f"{url}: cannot be asked ({error}); check the network") from error
+    if response.status_code != 200:
+        raise DownloadError(f"{url}: answered {response.status_code}", response.status_code, response.headers)
+    length = response.headers.get("content-length", "")
+    return int(length) if length.isdigit() else None
+
+
 def require_space(directory: Path, num_bytes: int, what: str) -> None:
     """Refuse to begin what the disk cannot hold.
 
@@ -79,10 +105,7 @@ def require_space(directory: Path, num_bytes: int, what: str) -> None:
     Raises:
         DownloadError: less is free than that and a small margin.
     """
-    there = directory.absolute()
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free
+    free = free_bytes(directory)
     if free < num_bytes + _MARGIN:
         raise DownloadError(
             f"{what} needs {(num_bytes + _MARGIN) / 1e6:,.0f} MB in {directory}, {free / 1e6:,.0f} MB are free; "
@@ -134,23 +157,21 @@ def download(
         raise DownloadError(
             f"{target.name}: not downloaded, since {name} is set; unset it, or bring {target}"
         )
-    own = client or httpx.Client(follow_redirects=True, timeout=timeout_seconds)
-    with contextlib.ExitStack() as stack:
-        if client is None:
-            stack.enter_context(own)
-        try:
+    try:
+        with contextlib.ExitStack() as stack:
+            if client is None:
+                client = stack.enter_context(httpx.Client(follow_redirects=True, timeout=timeout_seconds))
             target.parent.mkdir(parents=True, exist_ok=True)
             part = stack.enter_context(_opened(target))
-            transfer = _Transfer(
-                own, url, target, part, size, digest, dict(headers or {}), max_bytes, progress
-            )
+            given = dict(headers or {})
+            transfer = _Transfer(client, url, target, part, size, digest, given, max_bytes, progress)
             _with_retries(transfer, attempts, backoff_seconds)
             return transfer.finish()
-        except OSError as error:
-            raise DownloadError(
-                f"{target}: cannot be written ({error.strerror or error}); check the free space and rights of "
-                f"{target.parent}, then run it again"
-            ) from error
+    except OSError as error:
+        raise DownloadError(
+            f"{target}: cannot be written ({error.strerror or error}); check the free space and rights of "
+            f"{target.parent}, then run it again"
+        ) from error
 
 
 class _Retry(Exception):
@@ -360,6 +381,8 @@ def _opened(target: Path) -> Iterator[IO[bytes]]:
         try:
             yield part
         finally:
+            with contextlib.suppress(OSError):  # of a full disk, which is told elsewhere
+                part.flush()
             if path.exists() and path.stat().st_size == 0:
                 path.unlink()
                 _beside(target, ".part.json").unlink(missing_ok=True)

@@ -19,7 +19,7 @@ from skingpt4.inspection_files import (
 
 _INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
-_BLIP2_PARTS = ("vision_model.", "qformer.", "query_tokens")
+_BLIP2_PARTS = ("vision_model.", "qformer.", "query_tokens")  # newer files begin with "model."
 # A norm's weights start at one and grow in training; the difference of two models' is near zero.
 _DELTA_NORM = 0.1
 
@@ -130,10 +130,10 @@ def _hf_blip2(
 ) -> Inspection:
     """Only the shards with the image side are needed, so the language model's may be away."""
     index = _index(path)
-    needed = {file for name, file in index.items() if name.startswith(_BLIP2_PARTS)}
+    needed = {file for name, file in index.items() if name.removeprefix("model.").startswith(_BLIP2_PARTS)}
     missing = [name for name in missing if name in needed] if index else missing
     for part in _BLIP2_PARTS:
-        if not any(name.startswith(part) for name in tensors) and not missing:
+        if not any(n.removeprefix("model.").startswith(part) for n in tensors) and not missing:
             missing.append(f"{part}*")
     details = {"family": config.get("model_type"), **hf_blip2_details(tensors)}
     details["language_model"] = (config.get("text_config") or {}).get("model_type")

@@ -239,6 +239,7 @@ def _tell_hf_blip2(path: Path, tensors: Tensors) -> _Verdict:
 
 def hf_blip2_details(tensors: Tensors) -> dict[str, Any]:
     """Widths and depths of the image side of a BLIP-2 in Hugging Face's names, as far as they are there."""
+    tensors = {name.removeprefix("model."): info for name, info in tensors.items()}
     details = _qformer_details(tensors, "qformer.encoder.layer.")
     patch = tensors.get("vision_model.embeddings.patch_embedding.weight")
     if patch:
@@ -290,7 +291,7 @@ def gaps(tensors: Iterable[str], pattern: str) -> list[str]:
 _RULES: tuple[tuple[Callable[[Tensors], bool], Callable[[Path, Tensors], _Verdict]], ...] = (
     (_has(r"llama_proj\.weight"), _tell_llama_proj),
     (_has(r"Qformer\.bert\."), _tell_lavis_blip2),
-    (_has(r"(vision_model|qformer)\."), _tell_hf_blip2),
+    (_has(r"(model\.)?(vision_model|qformer)\."), _tell_hf_blip2),
     (_has(r"patch_embed\.proj\.weight", r"blocks\.\d+\.attn\.q_bias"), _tell_eva),
     (_has(r"model\.encoder\.layer\.\d+\.(attention|crossattention)\."), _tell_qformer),
     (_has(r"patch_embed\.proj\.weight|conv_stem\.weight|stem\."), _tell_vision),

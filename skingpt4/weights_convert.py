@@ -6,11 +6,7 @@ whoever only looks a path up should not wait for torch.
 
 from pathlib import Path
 
-from skingpt4.errors import UserError
-
-
-class WeightsError(UserError):
-    """Weights that are missing, damaged or cannot be fetched; the message says what to do."""
+from skingpt4.weights_store import WeightsError
 
 
 def convert_smollm2(member: Path, directory: Path) -> None:

@@ -85,6 +85,14 @@ def test_a_server_without_ranges_starts_over(server, target, chunked):
     assert target.read_bytes() == CONTENT
 
 
+def test_a_few_bytes_are_kept_too(server, target):
+    server.page("/file.bin", CONTENT, breaks=[700, 0])
+    with pytest.raises(DownloadError, match="700 bytes are kept"):
+        fetch(server, target, attempts=1)
+    fetch(server, target)
+    assert server.asked("/file.bin")[-1]["range"] == "bytes=700-"
+
+
 def test_always_breaking_off_at_the_same_place_ends(server, target):
     server.page("/file.bin", CONTENT, breaks=[200_000] * 50, ranges=False)
     with pytest.raises(
@@ -269,10 +277,11 @@ def test_no_space_is_seen_first(server, target, monkeypatch):
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs Linux's device that is always full")
-def test_a_disk_that_fills_up(server, target):
+@pytest.mark.parametrize("content", [CONTENT, b"small"])
+def test_a_disk_that_fills_up(server, target, content):
     target.parent.mkdir()
     target.with_name("file.bin.part").symlink_to("/dev/full")
-    server.page("/file.bin", CONTENT)
+    server.page("/file.bin", content)
     with pytest.raises(
         DownloadError, match=r"cannot be written \(No space left on device\); check the free space"
     ):

