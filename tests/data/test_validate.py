@@ -1,0 +1,126 @@
+"""The validator: counts what is good, names every bad row, stops where nothing would be learned."""
+
+import hashlib
+import json
+import tarfile
+
+import pytest
+from PIL import Image
+
+from data.validate import main
+from skingpt4.config import to_yaml
+from tests.skingpt4.tiny import tiny_config
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for n in range(3):
+        Image.new("RGB", (20, 10 + n), (n, 90, 90)).save(tmp_path / f"{n}.png")
+    return tmp_path
+
+
+@pytest.fixture
+def manifest(folder):
+    def write(*rows, name="m.jsonl"):
+        path = folder / name
+        path.write_text("".join((r if isinstance(r, str) else json.dumps(r)) + "\n" for r in rows))
+        return str(path)
+
+    return write
+
+
+def run(capsys, *arguments):
+    status = main([*arguments, "--json"])
+    return status, json.loads(capsys.readouterr().out)
+
+
+def test_good_rows_are_counted(manifest, capsys):
+    path = manifest({"image": "0.png", "disease": "acne"}, "", {"image": "1.png", "concepts": []})
+    status, found = run(capsys, path)
+    assert (status, found["ok"]) == (0, True)
+    (one,) = found["manifests"]
+    assert (one["good"], one["bad"], one["known"]) == (2, [], {"image": 2, "disease": 1})
+    assert main([path]) == 0
+    assert "m.jsonl: 2 good, 0 bad" in capsys.readouterr().out
+
+
+def test_every_bad_row_is_named(manifest, capsys):
+    path = manifest(
+        {"image": "0.png"}, "{", "", {"image": "a", "fitzpatrick": 9}, {"image": "1.png", "diseas": "x"}
+    )
+    status, found = run(capsys, path, manifest({"image": "2.png"}, name="n.jsonl"))
+    assert (status, found["ok"]) == (1, False)
+    one, other = found["manifests"]
+    assert (one["good"], [bad["line"] for bad in one["bad"]]) == (1, [2, 4, 5])
+    assert one["bad"][1]["reason"].startswith("'fitzpatrick' must be")
+    assert other["ok"]
+    assert main([path]) == 1
+    assert "  line 5: 'diseas' is no key of a record; did you mean 'disease'?" in capsys.readouterr().out
+
+
+def test_pictures_are_opened_and_compared(folder, manifest, capsys):
+    digest = hashlib.sha256((folder / "0.png").read_bytes()).hexdigest()
+    (folder / "bad.png").write_bytes((folder / "1.png").read_bytes()[:40])
+    with tarfile.open(folder / "s.tar", "w") as tar:
+        tar.add(folder / "2.png", "2.png")
+    path = manifest(
+        {"image": "0.png", "sha256": digest, "width": 20, "height": 10}, {"image": "s.tar/2.png"},
+        {"image": "gone.png"}, {"image": "bad.png"}, {"image": "1.png", "sha256": digest},
+        {"image": "1.png", "height": 10},
+    )  # fmt: skip
+    assert run(capsys, path)[0] == 0
+    status, found = run(capsys, path, "--check-images", "--workers", "1")
+    assert status == 1
+    (one,) = found["manifests"]
+    assert one["good"] == 2
+    reasons = {bad["line"]: bad["reason"] for bad in one["bad"]}
+    assert sorted(reasons) == [3, 4, 5, 6]
+    assert "no such picture" in reasons[3]
+    assert "'sha256' is" in reasons[5]
+    assert reasons[6] == "'height' is 10 in the record, the picture's is 11"
+
+
+def test_nothing_there(manifest, folder, capsys):
+    status, found = run(capsys, manifest("", name="empty.jsonl"), str(folder / "gone.jsonl"))
+    assert status == 1
+    assert "holds no records" in found["manifests"][0]["stopped_by"]
+    assert "no such manifest" in found["manifests"][1]["stopped_by"]
+
+
+@pytest.fixture(scope="module")
+def config_path(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("validate")
+    path = folder / "config.yaml"
+    path.write_text(to_yaml(tiny_config(folder)))
+    return str(path)
+
+
+def test_what_a_step_would_teach_is_counted(manifest, config_path, capsys):
+    path = manifest(
+        {"image": "0.png", "disease": "acne"}, {"image": "1.png"}, {"image": "2.png", "note": "Dry."}
+    )
+    status, found = run(capsys, path, "--config", config_path)
+    (one,) = found["manifests"]
+    assert (status, one["answers"]) == (0, 2)
+    assert one["supervised_tokens"] > 4
+
+
+def test_nothing_to_teach_stops_and_shows_the_text(manifest, config_path, capsys):
+    path = manifest({"image": "0.png", "body_site": "forearm"}, {"image": "1.png"})
+    assert main([path, "--config", config_path]) == 1
+    said = capsys.readouterr().out
+    assert "no record has what this step teaches; the first is line 1" in said
+    assert "forearm" in said
+
+
+def test_an_answer_without_a_supervised_token_is_named_with_its_text(manifest, config_path, capsys):
+    path = manifest({"image": "0.png", "note": "Unbelievable"}, {"image": "1.png"})
+    assert main([path, "--config", config_path, "--set", "data.max_text_tokens=2"]) == 1
+    said = capsys.readouterr().out
+    assert "line 1: no token of the answer 'Unbelievable' is supervised" in said
+
+
+def test_a_configuration_that_is_none(manifest, tmp_path, capsys):
+    path = manifest({"image": "0.png"})
+    assert main([path, "--config", str(tmp_path / "gone.yaml")]) == 1
+    assert "error: " in capsys.readouterr().err
