@@ -163,9 +163,9 @@ def _candidate(part: _Opened, file: str, number: int, row: dict[str, Any]) -> Ca
     half, name = part.half, row["ImageID"]
     if not name.strip():
         raise RowError("bad_row", "names no picture")
-    if FLAG in row and _is_set(row, FLAG):
+    if FLAG in row and is_set(row, FLAG):
         raise RowError("flagged", f"SKINCON says of {name}: {FLAG}")
-    concepts = [concept for concept in CONCEPTS if _is_set(row, concept)]
+    concepts = [concept for concept in CONCEPTS if is_set(row, concept)]
     skin, disease, remarks = None, None, []
     if part.metadata is None:
         remarks.append(NO_METADATA)
@@ -187,7 +187,12 @@ def _candidate(part: _Opened, file: str, number: int, row: dict[str, Any]) -> Ca
     return Candidate(file, number, part.images / name, fields, tuple(remarks))
 
 
-def _is_set(row: dict[str, Any], column: str) -> bool:
+def is_set(row: dict[str, Any], column: str) -> bool:
+    """Whether a column of 0 and 1 is set.
+
+    Raises:
+        RowError: another value.
+    """
     value = row[column].strip()
     if value not in ("0", "1", "0.0", "1.0"):
         raise RowError("bad_value", f"{column!r} is {value!r}; expected 0 or 1")
