@@ -23,6 +23,7 @@ from skingpt4.compat import BEHAVIOURS
 from skingpt4.config import Config, from_dict, load_config, missing_paths
 from skingpt4.errors import UserError, reported
 from skingpt4.images import open_image, to_rgb, to_tensor
+from skingpt4.language import describe_place
 from skingpt4.model import SkinGPT4, build, build_encoder, load_projection, require_projection_width
 from skingpt4.prompts import IMAGE, Encoded, Turn, encode_turns, get_template, stop_strings
 
@@ -302,7 +303,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             open_image(path)  # a bad picture is reported before the model is loaded
         config, checkpoint_path = config_and_checkpoint(args.config, args.checkpoint)
         print(f"{DISCLAIMER}\nloading {checkpoint_path or 'an untrained projection'} ...", file=sys.stderr)
-        session = ChatSession(load_model(config, checkpoint_path), config)
+        model = load_model(config, checkpoint_path)
+        places = [f"language model: {describe_place(model.language_model)}"]
+        places += [f"encoder: {model.encoder.describe_place()}"] if model.encoder else []
+        print("; ".join(places), file=sys.stderr)
+        session = ChatSession(model, config)
         for path in args.image:
             session.add_image(path)
         if args.question:

@@ -11,9 +11,17 @@ from skingpt4 import checkpoint, lora, memory, run_dir
 from skingpt4.config import Config, ConfigError, missing_paths, to_yaml
 from skingpt4.datasets import TrainingSamples, answer_for, picture_files
 from skingpt4.errors import UserError
-from skingpt4.language import choose_dtype, load_language_model
+from skingpt4.language import describe_place
 from skingpt4.manifests import Manifest, chain, read_manifest
-from skingpt4.model import SkinGPT4, build_qformer, build_vision, require_projection_width
+from skingpt4.model import (
+    SkinGPT4,
+    build_language_model,
+    build_qformer,
+    build_vision,
+    describe_precision,
+    encoder_device,
+    require_projection_width,
+)
 from skingpt4.overlap import require_disjoint
 from skingpt4.preparation import sample_encoder
 from skingpt4.prompts import IMAGE_TOKEN, Encoded, get_template
@@ -29,8 +37,7 @@ def describe(config: Config) -> str:
     if problems:
         raise ConfigError("this run cannot start:\n  " + "\n  ".join(problems))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = choose_dtype(config.language.dtype, device)
-    language_model, tokenizer = load_language_model(config.language.model, dtype, config.language.attention)
+    language_model, tokenizer = build_language_model(config.language, device)
     model = SkinGPT4(None, language_model, tokenizer, config.qformer.width)
     vision = build_vision(config.vision)
     qformer = build_qformer(config.qformer, vision.width)
@@ -47,7 +54,7 @@ def describe(config: Config) -> str:
     need = memory.training(
         config,
         memory.language_shape(language_model.config),
-        str(dtype).removeprefix("torch."),
+        str(language_model.dtype).removeprefix("torch."),
         encoder_parameters,
         len(records),
         quantization=config.language.quantization,
@@ -66,9 +73,10 @@ def describe(config: Config) -> str:
         *(f"note           {note}" for note in _require_disjoint(config)),
         f"records        {len(records)}, of which {len(training)} have an answer in this step; {passes:.1f} passes",
         f"encoder        {config.vision.model}, {vision.num_tokens} tokens of {vision.width}; "
-        f"Q-Former {config.qformer.num_query_tokens} queries of {config.qformer.width}",
+        f"Q-Former {config.qformer.num_query_tokens} queries of {config.qformer.width}, "
+        f"{describe_precision(config.encoder.dtype, encoder_device(config, device))}",
         f"language model {config.language.model}, {language_model.config.model_type}, "
-        f"{str(dtype).removeprefix('torch.')} on {device.type}",
+        f"{describe_place(language_model)}",
         f"trainable      1 linear layer{branches}: {trainable / 1e6:.2f} M of "
         f"{(decoder + encoder_parameters) / 1e6:.0f} M parameters",
         f"memory         about {memory.gib(need):.1f} GiB (estimate of docs/memory.md)",

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TorchAoConfig
 from transformers.utils import logging as transformers_logging
 
 from skingpt4.config import LOCAL
+from skingpt4.errors import UserError
+from skingpt4.float16 import guard, guard_linear
 from skingpt4.language_checks import LanguageModelError, require_vocabulary, require_whole
+from skingpt4.placement import DEVICE_RULES
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class DeviceError(UserError):
+    """A device that this machine does not have; the message says which key named it."""
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -29,13 +38,50 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def load_language_model(
-    name: str, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
-) -> tuple[Any, Any]:
-    """Load (model, tokenizer) from a local directory or a hub name, frozen and in eval mode.
+def require_device(name: str, key: str) -> torch.device:
+    """The device of that name, if this machine has it.
+
+    Args:
+        name: e.g. cpu or cuda:1.
+        key: the configuration's key that named it, for the message.
 
     Raises:
-        LanguageModelError: the directory is not there or incomplete, or the hub could not be reached.
+        DeviceError: there is no such device here.
+    """
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f"{key}: {name} is not here; this machine has {torch.cuda.device_count()} CUDA devices"
+        )
+    return device
+
+
+def load_language_model(
+    name: str,
+    dtype: torch.dtype = torch.float32,
+    attention: str = "sdpa",
+    device: torch.device | None = None,
+    quantization: str = "none",
+    device_map: Any = None,
+    max_memory: Mapping[str, Any] | None = None,
+    offload_dir: str | None = None,
+) -> tuple[Any, Any]:
+    """Load (model, tokenizer) from a local directory or a hub name, frozen and in eval mode, where it will stand.
+
+    Args:
+        name: the directory or name.
+        dtype: of the weights; fp16 is guarded against overflow (see `float16`).
+        attention: transformers' name of an implementation.
+        device: of the whole model, where no `device_map` is given; None is the CPU.
+        quantization: none, int8 or nf4 (bitsandbytes), torchao_int8.
+        device_map: a rule, a device, or a mapping of modules to devices or ``disk``.
+        max_memory: bounds of a rule, e.g. ``{"cuda:0": "20GiB", "cpu": "60GiB"}``.
+        offload_dir: where modules sent to the disk are kept.
+
+    Raises:
+        LanguageModelError: the directory is not there or incomplete, the hub could not be reached, or the model
+            cannot be put there.
+        Float16Error: fp16 was asked of a family that cannot be guarded.
     """
     looks_local = name.startswith(LOCAL)
     if looks_local and not (Path(name) / "config.json").is_file():
@@ -46,15 +92,28 @@ def load_language_model(
         require_whole(name)
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
+    device = device or torch.device("cpu")
+    place: dict[str, Any] = {"device_map": _places(device_map)}
+    if device_map is None:
+        place["device_map"] = {"": device} if device.type != "cpu" or quantization != "none" else None
+    if max_memory:
+        place["max_memory"] = {_device_key(key): value for key, value in max_memory.items()}
+    if offload_dir:
+        place["offload_folder"] = offload_dir
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         require_vocabulary(name, tokenizer)
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name, dtype=dtype, attn_implementation=attention, output_loading_info=True
+            name,
+            dtype=dtype,
+            attn_implementation=attention,
+            output_loading_info=True,
+            quantization_config=_quantizer(quantization, dtype),
+            **place,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise LanguageModelError(
-            f"language.model: {name} cannot be loaded ({str(error).splitlines()[0]})"
+            f"language.model: {name} cannot be loaded ({str(error).strip().splitlines()[0]})"
         ) from None
     model, found = loaded
     if found["missing_keys"]:  # transformers would fill them with random numbers and only log it
@@ -62,8 +121,80 @@ def load_language_model(
         raise LanguageModelError(
             f"language.model: {name} lacks {len(found['missing_keys'])} tensors: {names}"
         )
+    if dtype is torch.float16:
+        guard(model)
+    elif quantization == "int8":  # bitsandbytes turns its input into fp16 whatever it was
+        for module in model.modules():
+            if type(module).__name__ == "Linear8bitLt":
+                guard_linear(module, grow=False)
+    model.skingpt4_quantization = quantization
     model.get_output_embeddings().register_forward_pre_hook(_contiguous)
     return model.requires_grad_(False).eval(), tokenizer
+
+
+def _quantizer(name: str, dtype: torch.dtype) -> Any:
+    """A quantisation as transformers wants it, None for none; its library is imported only where asked for."""
+    if name == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if name == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_use_double_quant=True,
+        )
+    if name == "torchao_int8":
+        from torchao.quantization import Int8WeightOnlyConfig
+
+        return TorchAoConfig(Int8WeightOnlyConfig())
+    return None
+
+
+def _places(device_map: Any) -> Any:
+    """A device map as transformers wants it: rules as they are, a device for everything, numbers for CUDA's."""
+    if isinstance(device_map, dict):
+        return {key: _device_key(value) for key, value in device_map.items()} or None
+    if device_map is None or device_map in DEVICE_RULES:
+        return device_map
+    return {"": _device_key(device_map)}
+
+
+def _device_key(device: Any) -> Any:
+    """cuda:1 and "1" as 1, which accelerate insists on; cpu, disk and others as they are."""
+    text = str(device).removeprefix("cuda:")
+    return 0 if text == "cuda" else int(text) if text.isdigit() else text
+
+
+def input_device(model: Any) -> torch.device:
+    """Where a language model takes its input embeddings, however it is spread."""
+    table = model.get_input_embeddings()
+    hook = getattr(table, "_hf_hook", None)
+    device = getattr(hook, "execution_device", None)
+    if device is None:
+        return table.weight.device
+    return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+
+
+def describe_place(model: Any) -> str:
+    """A line on how a language model is kept, e.g. ``float16 (guarded), nf4, 5.1 GiB on cuda:0, 2.3 GiB on cpu``."""
+    places = getattr(model, "hf_device_map", {})
+    sizes: Counter[str] = Counter()
+    for name, parameter in model.named_parameters():
+        owners = [key for key in places if not key or name == key or name.startswith(f"{key}.")]
+        place = places[max(owners, key=len)] if owners else parameter.device
+        sizes[str(torch.device("cuda", place) if isinstance(place, int) else place)] += num_bytes(parameter)
+    precision = str(model.dtype).removeprefix("torch.")
+    parts = [precision + (" (guarded)" if model.dtype is torch.float16 else "")]
+    quantization = getattr(model, "skingpt4_quantization", "none")
+    parts += [quantization] if quantization != "none" else []
+    return ", ".join([*parts, *(f"{size / 2**30:.2g} GiB on {place}" for place, size in sizes.items())])
+
+
+def num_bytes(tensor: Tensor) -> int:
+    """The memory of a tensor's values, also where a quantised kind keeps them in parts."""
+    if hasattr(tensor, "__tensor_flatten__"):
+        return sum(num_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
+    return tensor.numel() * tensor.element_size()
 
 
 def _contiguous(head: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -90,8 +221,9 @@ def supervised_logits(model: Any, embeds: Tensor, attention_mask: Tensor, positi
     """
     if _has_plain_head(model):
         hidden = model.base_model(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False)[0]
-        return model.get_output_embeddings()(hidden[positions])
-    return model(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False).logits[positions]
+        return model.get_output_embeddings()(hidden[positions.to(hidden.device)])
+    logits = model(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False).logits
+    return logits[positions.to(logits.device)]
 
 
 def _has_plain_head(model: Any) -> bool:
@@ -100,8 +232,7 @@ def _has_plain_head(model: Any) -> bool:
         in_training = [module for module in model.modules() if module.training]
         model.eval()  # dropout of LoRA would make the two differ, and draw from the random state
         with torch.no_grad():
-            table = model.get_input_embeddings().weight
-            embeds = table[: min(3, len(table))][None]
+            embeds = model.get_input_embeddings()(torch.arange(3, device=input_device(model))[None])
             whole = model(inputs_embeds=embeds, use_cache=False).logits
             parts = model.get_output_embeddings()(model.base_model(inputs_embeds=embeds, use_cache=False)[0])
         for module in in_training:

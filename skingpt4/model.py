@@ -15,12 +15,21 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skingpt4 import checkpoint, hub, known_answer, lora, minigpt4
-from skingpt4.config import Config, QFormerConfig, VisionConfig, missing_paths
-from skingpt4.language import choose_dtype, load_language_model, supervised_logits
+from skingpt4.config import Config, LanguageConfig, QFormerConfig, VisionConfig, missing_paths
+from skingpt4.language import (
+    DTYPES,
+    choose_dtype,
+    input_device,
+    load_language_model,
+    num_bytes,
+    require_device,
+    supervised_logits,
+)
 from skingpt4.language_checks import configuration
 from skingpt4.lavis_bridge import lavis_classes
 from skingpt4.lavis_encoder import LavisQFormer, LavisVision
 from skingpt4.layouts import NORM_NAMES, QFORMER_PREFIXES, VISION_PREFIXES, brings_norm
+from skingpt4.placement import DEVICE_RULES, main_device
 from skingpt4.prompts import IGNORED, IMAGE_TOKEN, Encoded
 from skingpt4.qformer import QFormer
 from skingpt4.tensor_source import built_without_memory, source_files
@@ -28,19 +37,41 @@ from skingpt4.tensors import WeightsMismatch, file_sha256, require_same_tensors
 from skingpt4.vision import VisionEncoder
 
 
-def half_precision(device: torch.device) -> torch.autocast:
-    """Autocast to the half precision that the device multiplies fast in, if it has one; weights stay fp32."""
-    dtype = choose_dtype("auto", device)
+def half_precision(device: torch.device, name: str = "auto") -> torch.autocast:
+    """Autocast to the named precision, or to what the device multiplies fast in; residuals stay fp32."""
+    dtype = choose_dtype(name, device)
     return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+
+def describe_precision(name: str, device: torch.device) -> str:
+    """What an encoder of that `encoder.dtype` does there, e.g. ``computes in bfloat16 on cpu``."""
+    return f"computes in {str(choose_dtype(name, device)).removeprefix('torch.')} on {device}"
 
 
 class ImageEncoder(nn.Module):
     """Vision encoder and Q-Former as one frozen map from pictures to queries."""
 
-    def __init__(self, vision_encoder: VisionEncoder | LavisVision, qformer: QFormer | LavisQFormer) -> None:
-        """Freeze both and put them into eval mode for good."""
+    def __init__(
+        self,
+        vision_encoder: VisionEncoder | LavisVision,
+        qformer: QFormer | LavisQFormer,
+        precision: str = "auto",
+    ) -> None:
+        """Freeze both and put them into eval mode for good.
+
+        Args:
+            vision_encoder: pictures to tokens.
+            qformer: tokens to queries.
+            precision: auto keeps fp32 weights and computes in what the device is fast in. A half precision by
+                name keeps matrices in it too; norms, positions and the residual stream stay fp32, since a tower
+                converted whole has about three times the error.
+        """
         super().__init__()
-        self.vision_encoder, self.qformer = vision_encoder, qformer
+        self.vision_encoder, self.qformer, self.precision = vision_encoder, qformer, precision
+        if precision in ("float16", "bfloat16"):
+            for module in self.modules():
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    module.to(DTYPES[precision])
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> ImageEncoder:
@@ -51,8 +82,14 @@ class ImageEncoder(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """Map pictures (b, 3, h, w) to queries (b, q, d) in fp32; half precision keeps fp32 residuals."""
         device = next(self.parameters()).device
-        with half_precision(device):
+        with half_precision(device, self.precision):
             return self.qformer(self.vision_encoder(image.to(device))).float()
+
+    def describe_place(self) -> str:
+        """A line on how it is kept, e.g. ``computes in bfloat16 on cpu, 0.093 GiB``."""
+        device = next(self.parameters()).device
+        size = sum(map(num_bytes, self.parameters()))
+        return f"{describe_precision(self.precision, device)}, {size / 2**30:.2g} GiB"
 
 
 class SkinGPT4(nn.Module):
@@ -131,8 +168,8 @@ class SkinGPT4(nn.Module):
         Raises:
             ValueError: the places do not match the queries.
         """
-        table = self.language_model.get_input_embeddings()
-        embeds = table(input_ids.clamp(min=0))
+        input_ids = input_ids.to(input_device(self.language_model))
+        embeds = self.language_model.get_input_embeddings()(input_ids.clamp(min=0))
         places = input_ids == IMAGE_TOKEN
         num_places, num_queries = (
             int(places.sum()),
@@ -145,8 +182,8 @@ class SkinGPT4(nn.Module):
         if queries is None:
             return embeds
         with torch.autocast(embeds.device.type, enabled=False):  # the projection stays in fp32
-            projected = self.projection(queries.to(embeds.device).float())
-        return embeds.masked_scatter(places[..., None], projected.flatten(0, 1).to(embeds.dtype))
+            projected = self.projection(queries.to(self.projection.weight.device).float())
+        return embeds.masked_scatter(places[..., None], projected.flatten(0, 1).to(embeds))
 
     def forward(
         self,
@@ -166,16 +203,17 @@ class SkinGPT4(nn.Module):
             queries: (images, q, d) precomputed.
 
         Returns:
-            (loss summed over the supervised tokens, fp32 scalar; number of supervised tokens, int64 scalar).
+            (loss summed over the supervised tokens, fp32 scalar on `input_ids`' device; their number, int64 scalar).
         """
         if queries is None and image is not None:
             queries = self.encode_images(image)
         embeds = self.embed(input_ids, queries)
         targets = labels[:, 1:]
         positions = F.pad(targets != IGNORED, (0, 1))
-        logits = supervised_logits(self.language_model, embeds, attention_mask, positions)
-        chosen = targets[targets != IGNORED]
-        return F.cross_entropy(logits.float(), chosen, reduction="sum"), torch.tensor(len(chosen))
+        logits = supervised_logits(self.language_model, embeds, attention_mask.to(embeds.device), positions)
+        chosen = targets[targets != IGNORED].to(logits.device)
+        loss = F.cross_entropy(logits.float(), chosen, reduction="sum")
+        return loss.to(input_ids.device), torch.tensor(len(chosen))
 
     @torch.no_grad()
     def generate(
@@ -190,8 +228,8 @@ class SkinGPT4(nn.Module):
             options: passed to the language model's `generate`, e.g. `max_new_tokens`, `do_sample`, `streamer`.
         """
         input_ids, attention_mask = pad_left([e.input_ids for e in encoded])
-        device = self.language_model.get_input_embeddings().weight.device
-        embeds = self.embed(input_ids.to(device), queries)
+        device = input_device(self.language_model)
+        embeds = self.embed(input_ids, queries)
         # A stop string that is one special token is cheaper to see as an id than in decoded text.
         special = {s: self.tokenizer.convert_tokens_to_ids(s) for s in self.tokenizer.all_special_tokens}
         strings = [s for s in stop if s not in special]
@@ -282,12 +320,23 @@ def build_qformer(
     return qformer.to(device, dtype)
 
 
+def encoder_device(config: Config, device: torch.device | str) -> torch.device:
+    """Where the encoder stands: `encoder.device`, or the run's `device`.
+
+    Raises:
+        DeviceError: this machine has no such device.
+    """
+    named = config.encoder.device
+    return torch.device(device) if named == "auto" else require_device(named, "encoder.device")
+
+
 def build_encoder(
     config: Config, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> ImageEncoder:
     """Vision encoder and Q-Former of a configuration, frozen; host memory holds the weights once."""
     if config.encoder.backend == "lavis":
         lavis_classes()  # a package that is not there is found out before gigabytes are read
+    device = encoder_device(config, device)
     vision = build_vision(config.vision, device, dtype)
     if config.qformer.weights and brings_norm(config.qformer.weights):
         vision.load_ln_vision(config.qformer.weights, device, dtype)
@@ -298,18 +347,35 @@ def build_encoder(
         )
     qformer = build_qformer(config.qformer, vision.width, device, dtype)
     if config.encoder.backend == "lavis":
-        return ImageEncoder(LavisVision(vision), LavisQFormer(qformer))
-    return ImageEncoder(vision, qformer)
+        return ImageEncoder(LavisVision(vision), LavisQFormer(qformer), config.encoder.dtype)
+    return ImageEncoder(vision, qformer, config.encoder.dtype)
+
+
+def build_language_model(config: LanguageConfig, device: torch.device) -> tuple[Any, Any]:
+    """(language model, tokenizer) of a configuration, on the run's device unless its `device_map` says otherwise.
+
+    Raises:
+        LanguageModelError, Float16Error: what they say.
+    """
+    named = list(config.device_map.values()) if isinstance(config.device_map, dict) else [config.device_map]
+    for place in named:
+        if place is not None and place not in ("disk", *DEVICE_RULES):
+            require_device(main_device(place, "cpu"), "language.device_map")
+    dtype = choose_dtype(config.dtype, torch.device(main_device(config.device_map, str(device))))
+    return load_language_model(
+        config.model, dtype, config.attention, device, config.quantization, config.device_map,
+        config.max_memory, config.offload_dir,
+    )  # fmt: skip
 
 
 def build(config: Config, device: torch.device, encoder: ImageEncoder | None = None) -> SkinGPT4:
-    """The whole network on one device; the projection starts from the configuration's seed."""
-    dtype = choose_dtype(config.language.dtype, device)
-    language_model, tokenizer = load_language_model(config.language.model, dtype, config.language.attention)
+    """The whole network; the projection starts from the configuration's seed, beside the input embeddings."""
+    language_model, tokenizer = build_language_model(config.language, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = SkinGPT4(encoder, language_model, tokenizer, config.qformer.width)
-    return model.to(device).train(False)
+    model.projection.to(input_device(language_model))
+    return model.train(False)
 
 
 def encoder_files(config: Config) -> list[Path]:

@@ -51,6 +51,16 @@ def encoder_problem(device: str) -> str | None:
     return f"'encoder.device' is {device!r}; write auto, cpu or cuda:N"
 
 
+def main_device(device_map: Any, own: str) -> str:
+    """The device whose precision a language model takes: the map's first that is no store, else the run's own."""
+    if isinstance(device_map, dict):
+        named = [str(device) for device in device_map.values() if device not in ("cpu", "disk")]
+        device = named[0] if named else "cpu" if device_map else own
+    else:
+        device = own if device_map is None or device_map in DEVICE_RULES else str(device_map)
+    return f"cuda:{device}" if device.isdigit() else device
+
+
 def _known(device_map: Any) -> bool:
     return isinstance(device_map, str | int) and (
         device_map in DEVICE_RULES or bool(_DEVICE.fullmatch(str(device_map)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from pathlib import Path
@@ -147,8 +148,9 @@ class Metrics:
             self.board = SummaryWriter(str(folder / BOARD), purge_step=start)
 
     def write(self, kind: str, iteration: int, **values: float) -> None:
-        """Add one line, e.g. ``write("train", 10, loss=2.3)``."""
-        self.file.write(json.dumps({"kind": kind, "iteration": iteration, **values}) + "\n")
+        """Add one line, e.g. ``write("train", 10, loss=2.3)``; what is not finite becomes null, JSON has no NaN."""
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        self.file.write(json.dumps({"kind": kind, "iteration": iteration, **finite}, allow_nan=False) + "\n")
         self.file.flush()
         if self.board:
             for key, value in values.items():

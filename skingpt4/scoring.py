@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from skingpt4.language import input_device
 from skingpt4.model import SkinGPT4, pad_left
 from skingpt4.prompts import Encoded
 
@@ -59,7 +60,7 @@ def _score(
 ) -> Tensor:
     shared, tails = split_candidates(model.tokenizer, answers)
     input_ids, attention_mask = pad_left([[*p.input_ids, *shared] for p in prompts])
-    device = model.language_model.get_input_embeddings().weight.device
+    device = input_device(model.language_model)
     input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
     positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
     read = model.language_model(

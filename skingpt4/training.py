@@ -23,9 +23,11 @@ from skingpt4.compat import BEHAVIOURS, OURS, Behaviour
 from skingpt4.config import Config, ConfigError, OptimConfig, missing_paths, to_dict, to_yaml
 from skingpt4.datasets import HeldOutSamples, batch_indices, collate
 from skingpt4.errors import UserError
-from skingpt4.language import choose_dtype
+from skingpt4.language import describe_place
 from skingpt4.model import SkinGPT4
 from skingpt4.preparation import Prepared, prepare
+
+MAX_SKIPPED = 20  # iterations in a row whose gradient is not finite, before a run gives up
 
 
 class RunError(UserError):
@@ -73,10 +75,11 @@ def train_step(
 ) -> dict[str, float]:
     """One optimiser step on the mean loss over all supervised tokens of all micro-batches and processes.
 
-    The original's behaviour takes each batch's own mean, adds these up over micro-batches and does not clip.
+    A gradient that is not finite changes nothing: the step is left out. The original's behaviour takes each batch's
+    own mean, adds these up over micro-batches and does not clip.
 
     Returns:
-        loss (nats a token), num_tokens (supervised), gradient_norm (before clipping).
+        loss (nats a token), num_tokens (supervised), gradient_norm (before clipping; not finite: left out).
     """
     count = sum(int((batch["labels"][:, 1:] >= 0).sum()) for batch in micro_batches)
     total = accelerator.reduce(torch.tensor(float(count), device=accelerator.device)).item()
@@ -84,8 +87,7 @@ def train_step(
         raise RunError("a batch has no supervised token; raise data.max_text_tokens or check the answers")
     loss_sum = torch.zeros((), device=accelerator.device)
     for batch in micro_batches:
-        with accelerator.autocast():
-            loss, tokens = model(**{key: value.to(accelerator.device) for key, value in batch.items()})
+        loss, tokens = model(**{key: value.to(accelerator.device) for key, value in batch.items()})
         alone = float(tokens) * accelerator.num_processes
         accelerator.backward(loss / (alone if behaviour.mean_of_means else total))
         loss_sum += loss.detach()
@@ -93,15 +95,16 @@ def train_step(
     if accelerator.num_processes > 1:  # what is trained is small: one sum per tensor, no wrapper needed
         for p in parameters:
             p.grad = accelerator.reduce(p.grad)
-    norm = accelerator.clip_grad_norm_(parameters, max_norm if behaviour.clips else math.inf)
-    optimizer.step()
+    norm = float(accelerator.clip_grad_norm_(parameters, max_norm if behaviour.clips else math.inf))
+    if math.isfinite(norm):
+        optimizer.step()
     optimizer.zero_grad()
     loss = accelerator.reduce(loss_sum).item() / total
     if not math.isfinite(loss):
         raise RunError(
             f"the loss became {loss}; use bfloat16 or float32 (language.dtype) or a smaller optim.init_lr"
         )
-    return {"loss": loss, "num_tokens": total, "gradient_norm": float(norm)}
+    return {"loss": loss, "num_tokens": total, "gradient_norm": norm}
 
 
 @torch.no_grad()
@@ -115,8 +118,7 @@ def held_out_loss(
     )
     sums = torch.zeros(2, device=accelerator.device)
     for batch in DataLoader(mine, batch_size=batch_size, collate_fn=collate):
-        with accelerator.autocast():
-            loss, count = model(**{key: value.to(accelerator.device) for key, value in batch.items()})
+        loss, count = model(**{key: value.to(accelerator.device) for key, value in batch.items()})
         sums += torch.stack([loss, count.to(loss)])
     sums = accelerator.reduce(sums)
     model.train()
@@ -131,10 +133,11 @@ def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
         Stopped: interrupted by Ctrl-C or SIGTERM, after saving.
         RunError: the loss is not finite, or a batch teaches nothing.
     """
-    half = choose_dtype(config.language.dtype, _device()) is torch.float16
-    if half and not torch.cuda.is_available():
-        raise ConfigError("language.dtype: float16 needs a GPU; choose bfloat16 or float32")
-    accelerator = Accelerator(mixed_precision="fp16" if half else "no")
+    accelerator = Accelerator(mixed_precision="no")  # in fp16 neither: `float16` scales inside the model
+    if config.language.device_map is not None and accelerator.num_processes > 1:
+        raise ConfigError(
+            "language.device_map: spreads one process over devices; start it without accelerate"
+        )
     folder = Path(config.output_dir)
     missing = missing_paths(config)
     if missing:
@@ -162,15 +165,13 @@ def _announce(config: Config, prepared: Prepared, accelerator: Accelerator) -> N
     for note in prepared.notes:
         accelerator.print(f"note: {note}")
     trainable, total = prepared.model.num_parameters()
-    precision = str(prepared.model.language_model.dtype).removeprefix("torch.")
+    encoder = prepared.model.encoder
     accelerator.print(
         f"{config.step}: {len(prepared.training)} records, {trainable / 1e6:.2f} M of {total / 1e6:.0f} M "
-        f"parameters trained, {accelerator.num_processes} x {accelerator.device}, {precision}"
+        f"parameters trained, {accelerator.num_processes} x {accelerator.device}\n"
+        f"language model: {describe_place(prepared.model.language_model)}; "
+        f"encoder: {encoder.describe_place() if encoder else 'not needed, features are kept'}"
     )
-
-
-def _device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _loop(
@@ -180,7 +181,7 @@ def _loop(
     metrics = run_dir.Metrics(folder, start, log.tensorboard) if accelerator.is_main_process else None
     saved, behaviour = folder, BEHAVIOURS[config.compat]
     model.train()
-    began, loss = time.perf_counter(), math.nan
+    began, loss, skipped = time.perf_counter(), math.nan, 0
     bar = tqdm(
         total=last, initial=start, desc=config.step, unit="it", disable=not accelerator.is_main_process
     )
@@ -199,11 +200,19 @@ def _loop(
                     model, optimizer, micro_batches, accelerator, optim.max_grad_norm, behaviour
                 )
                 done = iteration + 1
+                skipped = 0 if math.isfinite(result["gradient_norm"]) else skipped + 1
+                if skipped == MAX_SKIPPED:
+                    raise RunError(
+                        f"the gradient was not finite in {skipped} iterations in a row, the last is {done}; use "
+                        "bfloat16 or float32 (language.dtype) or a smaller optim.init_lr"
+                    )
                 loss = result["loss"] if math.isnan(loss) else 0.9 * loss + 0.1 * result["loss"]
                 bar.update()
                 bar.set_postfix(loss=f"{loss:.3f}", lr=f"{rate:.1e}", refresh=False)
-                if metrics and (done % log.every == 0 or done in (1, last)):
+                if metrics and (done % log.every == 0 or done in (1, last) or skipped):
                     seconds = time.perf_counter() - began
+                    if skipped:
+                        result["skipped"] = True
                     metrics.write(
                         "train", done, **result, learning_rate=rate, seconds=seconds,
                         epoch=iteration // optim.iters_per_epoch,
@@ -305,10 +314,8 @@ def _save(config: Config, prepared: Prepared, optimizer: Any, accelerator: Accel
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
             "config": to_dict(config),
         }
-        state = {"optimizer": optimizer.state_dict()}
-        if accelerator.scaler is not None:
-            state["scaler"] = accelerator.scaler.state_dict()
         branches = lora.trainable(prepared.model.language_model)
+        state = {"optimizer": optimizer.state_dict()}
         checkpoint.save(folder, prepared.model.projection.state_dict(), card, state, branches, prepared.seen)
         checkpoint.prune(Path(config.output_dir), config.log.keep_checkpoints)
     accelerator.wait_for_everyone()
@@ -341,6 +348,4 @@ def _restore(folder: Path, prepared: Prepared, optimizer: Any, accelerator: Acce
     known_answer.check(prepared.model, prepared.known_queries, card, str(newest))
     state = torch.load(newest / checkpoint.STATE, map_location=accelerator.device, weights_only=True)
     optimizer.load_state_dict(state["optimizer"])
-    if accelerator.scaler is not None and "scaler" in state:
-        accelerator.scaler.load_state_dict(state["scaler"])
     return card["iteration"]

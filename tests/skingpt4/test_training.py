@@ -432,6 +432,55 @@ def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(configure, mo
     assert all(value.isfinite().all() for value in projection_of(config.output_dir).values())
 
 
+class _Scaled(torch.autograd.Function):
+    """The loss as it is, with a gradient that is not finite."""
+
+    @staticmethod
+    def forward(ctx, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("inf")
+
+
+def _with_infinite_gradients(monkeypatch, spoilt_iterations):
+    forward = training.SkinGPT4.forward
+    calls = iter(range(1, 10_000))
+
+    def spoilt(self, **batch):
+        loss, count = forward(self, **batch)
+        return (_Scaled.apply(loss) if next(calls) in spoilt_iterations else loss), count
+
+    monkeypatch.setattr(training.SkinGPT4, "forward", spoilt)
+
+
+def test_a_step_whose_gradient_is_not_finite_is_left_out_and_the_metrics_stay_json(configure, monkeypatch):
+    config = configure(optim__max_epoch=1, optim__iters_per_epoch=4, log__checkpoint_every=1, log__every=4)
+    _with_infinite_gradients(monkeypatch, {2})
+    run(config)
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    text = (Path(config.output_dir) / "metrics.jsonl").read_text()
+    lines = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    assert [(line["iteration"], line.get("skipped")) for line in lines] == [(1, None), (2, True), (4, None)]
+    assert [line["gradient_norm"] is None for line in lines] == [False, True, False]
+    assert all(line["loss"] > 0 for line in lines)
+    assert all(value.isfinite().all() for value in projection_of(config.output_dir).values())
+
+
+def test_gradients_that_stay_infinite_end_the_run(configure, monkeypatch):
+    config = configure(optim__iters_per_epoch=30, optim__max_epoch=1, log__checkpoint_every=1)
+    _with_infinite_gradients(monkeypatch, range(3, 100))
+    monkeypatch.setattr(training, "MAX_SKIPPED", 5)
+    with pytest.raises(RunError, match=r"not finite in 5 iterations in a row, the last is 7; use bfloat16"):
+        run(config)
+    kept = projection_of(Path(config.output_dir) / "checkpoints" / "iteration_0000006")
+    assert all(value.isfinite().all() for value in kept.values())
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_in_the_process_saves_and_puts_the_handlers_back(configure, number, monkeypatch):
     config = configure(optim__iters_per_epoch=50)
