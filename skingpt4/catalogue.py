@@ -150,6 +150,25 @@ class Catalogue:
         return list(dict.fromkeys(one for name in names for one in self.groups.get(name, (name,))))
 
 
+def fetch_command(path: str) -> str | None:
+    """The command that gets what a configuration names: a file or directory of the weights directory, or a hub id.
+
+    Args:
+        path: e.g. `weights/eva_vit_g.pth`, `weights/dinov2-vit-s14-reg4/model.safetensors`, `lmsys/vicuna-7b-v1.5`.
+
+    Returns:
+        None where nothing in the catalogue is meant.
+    """
+    held, parts = catalogue(), Path(path).parts
+    for entry in held.entries.values():
+        file = getattr(entry.source, "file", None)
+        named = parts[-1:] == (file,) if file else entry.name in parts[-2:]
+        if named or getattr(entry.source, "repo", None) == path:
+            group = next((g for g, members in held.groups.items() if entry.name in members), entry.name)
+            return f"python -m skingpt4.weights fetch {group}"
+    return None
+
+
 @functools.cache
 def catalogue() -> Catalogue:
     """The catalogue of this software."""

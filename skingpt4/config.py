@@ -16,6 +16,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from skingpt4 import placement
+from skingpt4.catalogue import fetch_command
 from skingpt4.compat import BEHAVIOURS
 from skingpt4.errors import UserError
 
@@ -291,7 +292,7 @@ def missing_paths(config: Config, for_training: bool = True) -> list[str]:
 
 def _hint(path: str) -> str:
     if path.startswith("weights/"):
-        return " (for the bundled default: python -m skingpt4.weights fetch tiny; else see docs/weights.md)"
+        return f" ({fetch_command(path) or 'docs/weights.md says where weights come from'})"
     if path.startswith("runs/phantoms/"):
         return " (render it with python -m data.phantoms render, or run make quickstart)"
     return ""

@@ -15,6 +15,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from skingpt4 import checkpoint, lora, memory, run_dir
+from skingpt4.catalogue import fetch_command
 from skingpt4.config import LOCAL, Config, to_yaml
 from skingpt4.errors import UserError
 from skingpt4.inspection import inspect
@@ -28,7 +29,6 @@ from skingpt4.tensor_source import built_without_memory, header_source
 from skingpt4.vision import VisionEncoder
 
 OK, WARNING, MISSING = "ok", "warning", "missing"
-FETCH_DEFAULT = "python -m skingpt4.weights fetch tiny"
 
 
 @dataclass(frozen=True)
@@ -471,8 +471,8 @@ def _disk(patient: Patient) -> Finding:
 
 def mend_for(path: str) -> str:
     """The command or the page that helps to get a file that is not there."""
-    if path.startswith(("weights/smollm2", "weights/dinov2", "weights/efficientnet")):
-        return FETCH_DEFAULT
+    if command := fetch_command(path):
+        return command
     if path.startswith("weights/"):
         return (
             "docs/weights.md says where it comes from; `python -m skingpt4.weights list` what can be fetched"

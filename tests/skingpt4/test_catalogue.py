@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from skingpt4 import weights_wheel
-from skingpt4.catalogue import PATH, CatalogueError, Hub, Url, Wheel, catalogue, read
+from skingpt4.catalogue import PATH, CatalogueError, Hub, Url, Wheel, catalogue, fetch_command, read
 
 GOOD = {
     "name": "x",
@@ -105,3 +105,19 @@ def test_more_slips(tmp_path):
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(CatalogueError, match="no weights are called 'eva_vit'; near: eva_vit_g"):
         catalogue()["eva_vit"]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("weights/eva_vit_g.pth", "paper"),
+        ("elsewhere/blip2_pretrained_opt2.7b.pth", "blip2_pretrained_opt2.7b"),
+        ("weights/dinov2-vit-s14-reg4/model.safetensors", "tiny"),
+        ("weights/smollm2-135m-instruct", "tiny"),
+        ("weights/minigpt4_7b.pth", "minigpt4-7b"),
+        ("lmsys/vicuna-7b-v1.5", "vicuna-7b-v1.5"),
+    ],
+)
+def test_the_command_for_what_a_configuration_names(path, name):
+    assert fetch_command(path) == f"python -m skingpt4.weights fetch {name}"
+    assert fetch_command("weights/mine.pth") is None

@@ -363,7 +363,7 @@ def test_a_delta_is_fetched_and_named_one(server, model, add, weights_dir, capsy
     )
     add(Delta("org/model", base="LLaMA-7B"))
     assert weights.main(["fetch", "toy", "--weights-dir", str(weights_dir)]) == 0
-    assert "is a delta; add it to LLaMA-7B" in capsys.readouterr().err
+    assert "with LLaMA-7B as LLAMA run `python -m skingpt4.delta --base LLAMA" in capsys.readouterr().err
     add(Hub("org/model"))
     with pytest.raises(WeightsError, match="is a Vicuna delta"):
         weights.fetch("toy", weights_dir / "as-a-model")
