@@ -292,7 +292,8 @@ def missing_paths(config: Config, for_training: bool = True) -> list[str]:
 
 def _hint(path: str) -> str:
     if path.startswith("weights/"):
-        return f" ({fetch_command(path) or 'docs/weights.md says where weights come from'})"
+        known = "python -m skingpt4.weights list shows what can be fetched; see docs/weights.md"
+        return f" ({fetch_command(path) or known})"
     if path.startswith("runs/phantoms/"):
         return " (render it with python -m data.phantoms render, or run make quickstart)"
     return ""
