@@ -1,6 +1,6 @@
 """How fast preparation reads pictures, and that its memory does not grow with the number of rows.
 
-    python -m benchmarks.prepare            # about five minutes and 1.5 GB of disk
+    python -m benchmarks.prepare            # about five minutes on an idle machine, 1 GB of disk
     python -m benchmarks.prepare --small    # half a minute, to try the script
 
 Speed: `data.prepare notes` on distinct JPEGs of 720 x 480 pixels, with one worker and with one a core. Memory: the
@@ -146,7 +146,7 @@ def main() -> None:
         "--small", action="store_true", help="few pictures, few rows; writes nothing by default"
     )
     parser.add_argument(
-        "--distinct", type=int, default=20_000, metavar="N", help="small pictures (default 20000)"
+        "--distinct", type=int, default=10_000, metavar="N", help="small pictures (default 10000)"
     )
     parser.add_argument("--out", type=Path, help="default benchmarks/results/prepare.json")
     args = parser.parse_args()

@@ -56,11 +56,14 @@ class Relative:
     def __init__(self, folder: Path) -> None:
         """Resolve links now: .. in a path means the real parent."""
         real = os.path.realpath(folder)
-        self._parent = functools.lru_cache(4096)(lambda parent: Path(os.path.relpath(parent, real)))
+        self._parent = functools.lru_cache(4096)(
+            lambda parent: Path(os.path.relpath(parent, real)).as_posix()
+        )
 
     def __call__(self, path: Path) -> str:
         """The path of a picture as a record names it."""
-        return (self._parent(path.parent) / path.name).as_posix()
+        parent, name = os.path.split(path)
+        return f"{self._parent(parent or os.curdir)}/{name}".removeprefix("./")
 
 
 def build_record(row: Candidate, picture: Picture, image: str) -> dict[str, Any] | Refusal:

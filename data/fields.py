@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from typing import Any
 
 from data.rows import RowError, did_you_mean
 from skingpt4.records import CLASS_NAMES, SKIN_TYPES
-from skingpt4.taxonomy import CONCEPTS, concept
+from skingpt4.taxonomy import CONCEPTS, concept, disease_class
 
 SCANNED = ("note", "disease", "body_site", "turns", "x_history", "x_reference")  # free texts of a record
 MAX_SHOWN = 40  # characters of a value that a refusal shows
@@ -29,6 +30,12 @@ def parse_class(text: str) -> str | None:
             f"class {name[:MAX_SHOWN]!r} is none of the paper's{did_you_mean(name, CLASS_NAMES)}",
         )
     return name
+
+
+@functools.lru_cache(10_000)
+def class_of(disease: str | None) -> str | None:
+    """The class of a diagnosis whose exact name the taxonomy knows, else None."""
+    return disease_class(disease) if disease else None
 
 
 _ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5, "vi": 6}

@@ -230,7 +230,8 @@ class Measurer:
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.workers, context, _start_worker)
         try:
-            return self._pool.submit(_measure_all, paths)
+            with _interrupt_held():
+                return self._pool.submit(_measure_all, paths)
         except BrokenProcessPool:
             raise PreparationError(_KILLED) from None
 
@@ -266,9 +267,21 @@ def _measure_all(paths: list[str]) -> list[Picture]:
     return [measure(path) for path in paths]
 
 
+@contextmanager
+def _interrupt_held() -> Iterator[None]:
+    """Workers that are started in the block ignore Ctrl-C from the first; the main process ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def _start_worker() -> None:
-    """Leave Ctrl-C to the main process, and end with it even where it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """End with the main process even where it is killed."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

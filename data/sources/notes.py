@@ -7,10 +7,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.fields import as_text, parse_class, parse_concepts, parse_skin_type, parse_turns, treat_phi
+from data.fields import (
+    as_text,
+    class_of,
+    parse_class,
+    parse_concepts,
+    parse_skin_type,
+    parse_turns,
+    treat_phi,
+)
 from data.rows import Candidate, Refusal, RowError, Rows, SourceError, did_you_mean
 from data.tables import Table, need_folder
-from skingpt4.taxonomy import disease_class
 
 HELP = "in-house pictures with notes, CSV or JSONL (step 2)"
 EPILOG = """FILE has a row for each picture. Its columns are `image` (relative to --images), `note`, and, where known,
@@ -149,7 +156,7 @@ def fields_of(values: dict[str, Any]) -> dict[str, Any]:
     return {
         **texts,
         "disease": disease,
-        "class": given or (disease_class(disease) if disease else None),
+        "class": given or class_of(disease),
         "concepts": parse_concepts(values.get("concepts")),
         "fitzpatrick": parse_skin_type(as_text("fitzpatrick", values.get("fitzpatrick"))),
         "turns": parse_turns(values.get("turns")),

@@ -194,7 +194,7 @@ def test_rows_are_read_a_bounded_distance_ahead(tmp_path):
 
     measurer = Measurer(PictureCache(":memory:"), 2)
     bound = 2 * pictures.CHUNKS_PER_WORKER * pictures.CHUNK
-    for n, _ in measurer(rows(), lambda row: None, str):
+    for n, *_ in measurer(rows(), lambda row: None, str):
         assert read_so_far <= n + bound + pictures.CHUNK
 
 
@@ -293,7 +293,7 @@ def dying(self, *args):
     count += 1
     if count == 7:
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)
-        os.kill(os.getpid(), signal.{how})
+        {how}
 pictures.PictureCache.put = dying
 """
 WORKER_DIES = """
@@ -308,18 +308,24 @@ def run_apart(change, path, folder):
     script.write_text(SCRIPT.format(change=change))
     command = [sys.executable, script, "notes", path, "--out-dir", folder / "out", "--workers", "2"]
     env = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ended = subprocess.run(list(map(str, command)), env=env, capture_output=True, text=True, timeout=120)
+    ended = subprocess.run(
+        list(map(str, command)), env=env, capture_output=True, text=True, timeout=120, start_new_session=True
+    )
     assert "Traceback" not in ended.stderr, ended.stderr
     return ended
 
 
-@pytest.mark.parametrize(("how", "status"), [("SIGKILL", -9), ("SIGINT", 130)])
+@pytest.mark.parametrize(
+    ("how", "status"),
+    [("os.kill(os.getpid(), signal.SIGKILL)", -9), ("os.killpg(0, signal.SIGINT)", 130)],
+    ids=["kill -9", "Ctrl-C"],
+)
 def test_a_run_that_was_stopped_goes_on_where_it_was(clinic, tmp_path, how, status, capsys):
     run(clinic, tmp_path / "whole")
     out = tmp_path / "out"
     ended = run_apart(DIES.format(how=how), clinic, tmp_path)
     assert ended.returncode == status, ended.stderr
-    assert ("the same command goes on from here" in ended.stderr) == (how == "SIGINT")
+    assert ("the same command goes on from here" in ended.stderr) == (status == 130)
     assert not {"all.jsonl", "rejected.jsonl"} & {path.name for path in out.iterdir()}
     wait_for_end([int(pid) for pid in ended.stdout.split()])
     capsys.readouterr()
