@@ -106,7 +106,7 @@ def inspect_file(path: Path) -> Inspection:
         return Inspection(path, error.kind, problem=str(error))
     kind, details, fits, missing, problem = _classify(path, header.tensors)
     details = {"format": header.format, **details}
-    if header.inside:
+    if header.inside and header.extra:
         details["beside_the_tensors"] = header.extra
     return Inspection(path, kind, dict(header.tensors), details, fits, tuple(missing), problem)
 
