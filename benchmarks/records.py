@@ -2,8 +2,10 @@
 
 Three ways over the same generated manifest, each in a process of its own: `list` parses it into a list of records and
 draws a permutation for every sample, as this software did at first; `map, first` checks it and writes the map;
-`map` is every later start. `private` is what a process has for itself; mapped pages are shared by all workers and
-given back when memory is short, though they count in the peak. Research software, no medical device.
+`map` is every later start. `private` is the memory a process takes for itself (anonymous pages); mapped pages are
+shared by all workers and given back when memory is short, though they count in the peak.
+
+Research software, no medical device.
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ class _Words:
 
 def _private_mib() -> float:
     rows = dict(line.split(":", 1) for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
-    return sum(int(rows[key].split()[0]) for key in ("Private_Clean", "Private_Dirty")) / 1024
+    return int(rows["Anonymous"].split()[0]) / 1024
 
 
 def measure(manifest: Path, way: str) -> dict[str, float]:

@@ -15,7 +15,7 @@ from skingpt4.overlap import picture_hashes
 @pytest.fixture
 def cases(tmp_path):
     rows = [
-        {"image": f"{n}.png", "sha256": f"{n:064x}", "case_id": f"c{n}", "concepts": ["Plaque"],
+        {"image": f"{n}.png", "sha256": f"{n:08x}" * 8, "case_id": f"c{n}", "concepts": ["Plaque"],
          "class": "herpes"} for n in range(4)
     ]  # fmt: skip
     path = tmp_path / "cases.jsonl"

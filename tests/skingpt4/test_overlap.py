@@ -18,7 +18,7 @@ from skingpt4.overlap import (
 
 
 def sha(n):
-    return f"{n:064x}"
+    return f"{n:08x}" * 8
 
 
 def row(n, **fields):
@@ -155,6 +155,9 @@ def test_hashes_say_nothing_of_ids_and_join_those_of_the_parent(manifest):
     one = picture_hashes(read_manifest(manifest("a.jsonl", *map(row, range(5)))))
     two = picture_hashes(read_manifest(manifest("b.jsonl", *map(row, range(3, 8)))))
     assert one.keys() == {"sha256", "phash"}
+    assert one["phash"].tolist() == [0, 1, 2, 3, 4]
+    odd = read_manifest(manifest("odd.jsonl", row(1, sha256="fedcba9876543210" * 4), row(2, sha256=None)))
+    assert [n % 2**64 for n in picture_hashes(odd)["sha256"].tolist()] == [0xFEDCBA9876543210]
     both = merge_hashes(one, two)
     whole = picture_hashes(chain([read_manifest(manifest("c.jsonl", *map(row, range(8))))]))
     assert {key: value.tolist() for key, value in both.items()} == {k: v.tolist() for k, v in whole.items()}
