@@ -1,0 +1,103 @@
+import hashlib
+import json
+
+import pytest
+
+from eval import cases
+from skingpt4.records import RecordError
+from skingpt4.taxonomy import CLASSES
+
+
+def manifest(path, rows):
+    filled = [
+        {"image": f"p/{n}.jpg", "sha256": hashlib.sha256(f"{path.name}{n}".encode()).hexdigest(), **row}
+        for n, row in enumerate(rows)
+    ]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in filled))
+    return path
+
+
+def rows_of(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def sample(*arguments):
+    return cases.main(["sample", *map(str, arguments)])
+
+
+def test_several_pictures_make_one_case_with_history_and_reference(tmp_path):
+    path = manifest(
+        tmp_path / "cases.jsonl",
+        [
+            {"case_id": "a", "class": "herpes", "x_history": "two weeks", "x_reference": ["one", "two"]},
+            {"disease": "psoriasis"},
+            {"case_id": "a", "class": "herpes"},
+        ],
+    )
+    found = cases.read_cases(path)
+    assert [(case.id, len(case.records)) for case in found] == [("a", 2), ("p/1.jpg", 1)]
+    assert (found[0].history, found[0].reference) == ("two weeks", ("one", "two"))
+    assert found[0].known.class_name == "herpes"
+
+
+@pytest.mark.parametrize(
+    ("rows", "sentence"),
+    [
+        ([{"case_id": "a"}], "case 'a' has neither 'class' nor 'disease'"),
+        (
+            [{"case_id": "a", "class": "herpes"}, {"case_id": "a", "class": "dermatitis"}],
+            "different values under 'class'",
+        ),
+    ],
+)
+def test_cases_that_cannot_be_judged_are_refused(tmp_path, capsys, rows, sentence):
+    assert cases.main(["check", str(manifest(tmp_path / "c.jsonl", rows))]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_broken_line_is_named(tmp_path):
+    path = tmp_path / "c.jsonl"
+    path.write_text('{"image": "a.jpg", "clas": "herpes"}\n')
+    with pytest.raises(RecordError, match="line 1"):
+        cases.read_cases(path)
+
+
+def test_ten_a_class_seeded_and_apart_from_training(tmp_path):
+    pool = [
+        {"class": name, "patient_id": f"{name}-{n // 2}", "source": "s"}
+        for name in CLASSES
+        for n in range(30)
+    ]
+    path = manifest(tmp_path / "in" / "pool.jsonl", pool)
+    train = manifest(
+        tmp_path / "train.jsonl", [{**row, "image": f"t/{n}.jpg"} for n, row in enumerate(pool) if n % 5 == 0]
+    )
+    for out in ("a", "b"):
+        assert sample(path, "--train", train, "--out", tmp_path / f"{out}.jsonl", "--per-class", 5) == 0
+    assert sample(path, "--train", train, "--out", tmp_path / "c.jsonl", "--per-class", 5, "--seed", 1) == 0
+    drawn = rows_of(tmp_path / "a.jsonl")
+    assert (tmp_path / "a.jsonl").read_text() == (tmp_path / "b.jsonl").read_text()
+    assert (tmp_path / "a.jsonl").read_text() != (tmp_path / "c.jsonl").read_text()
+    assert len(drawn) == 75
+    assert len({row["patient_id"] for row in drawn}) == 75  # at most one of a cluster
+    assert not {row["patient_id"] for row in drawn} & {row["patient_id"] for row in rows_of(train)}
+    assert drawn[0]["image"].startswith("in/p/")
+    assert len(cases.read_cases(tmp_path / "a.jsonl")) == 75
+
+
+def test_too_few_is_said_for_every_class_and_nothing_is_written(tmp_path, capsys):
+    path = manifest(tmp_path / "pool.jsonl", [{"class": "herpes"}] * 3 + [{"class": "dermatitis"}])
+    out = tmp_path / "cases.jsonl"
+    assert sample(path, "--out", out, "--per-class", 2, "--classes", "herpes,dermatitis,vascular_tumors") == 1
+    assert "dermatitis 1, vascular_tumors 0" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_drawn_cases_are_not_drawn_again(tmp_path, capsys):
+    path = manifest(tmp_path / "pool.jsonl", [{"class": "herpes"}] * 3)
+    for status in (0, 1):
+        assert sample(path, "--out", tmp_path / "c.jsonl", "--per-class", 1, "--classes", "herpes") == status
+    assert "are not drawn twice" in capsys.readouterr().err
+    assert sample(path, "--out", tmp_path / "d.jsonl", "--classes", "herpe") == 1
+    assert "'herpe' is no class" in capsys.readouterr().err
