@@ -1,0 +1,158 @@
+"""What a model said: one JSON object a line, written ahead and read back; nothing is lost by a kill.
+
+`RUN/answers/ARM.jsonl` (and `ARM.rankK.jsonl` of further processes) hold lines of three kinds:
+
+    turn    one prompt of the conversation and its answer
+    probe   a question with fresh state, from which concepts and a class are read
+    scores  log-probabilities of the closed sets: the 15 classes, and the 48 concepts where they were asked for
+
+`RUN/answers/ARM.meta.json` says what made them, `RUN/cases.jsonl` what the cases are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from skingpt4.errors import UserError
+
+FOLDER, CASES = "answers", "cases.jsonl"
+
+
+class AnswersError(UserError):
+    """A run's folder that cannot be read; the message says which file and why."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which answer: the case, the repeat (from 0), the change made to its picture, the kind and its number."""
+
+    case_id: str
+    repeat: int
+    perturbation: str | None
+    kind: str
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One line; `said` holds what is particular to its kind."""
+
+    arm: str
+    key: Key
+    said: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The answer of a turn or probe."""
+        return str(self.said["answer"])
+
+
+@dataclass
+class ArmAnswers:
+    """Everything one arm said; the first of two lines with one key counts."""
+
+    name: str
+    meta: dict[str, Any]
+    lines: dict[Key, Answer] = field(default_factory=dict)
+
+    def of(self, kind: str, repeat: int | None = 0, perturbation: str | None = None) -> list[Answer]:
+        """Answers of one kind, in the order of the file; `repeat` None means all repeats."""
+        return [
+            answer
+            for key, answer in self.lines.items()
+            if key.kind == kind and key.perturbation == perturbation and repeat in (None, key.repeat)
+        ]
+
+
+@dataclass
+class Run:
+    """A run's folder: its cases by id (as `case_line` wrote them) and its arms by name."""
+
+    folder: Path
+    cases: dict[str, dict[str, Any]]
+    arms: dict[str, ArmAnswers]
+
+
+def to_line(answer: Answer) -> str:
+    """One JSON line, with its end."""
+    key = asdict(answer.key)
+    number = key.pop("number")
+    if answer.key.kind != "scores":
+        key["turn" if answer.key.kind == "turn" else "probe"] = number
+    return json.dumps({"arm": answer.arm, **key, **answer.said}, ensure_ascii=False) + "\n"
+
+
+def from_line(line: str) -> Answer:
+    """The inverse of `to_line`.
+
+    Raises:
+        ValueError, KeyError: it is no such line.
+    """
+    row = json.loads(line)
+    arm, kind = row.pop("arm"), row.pop("kind")
+    number = row.pop("turn" if kind == "turn" else "probe") if kind != "scores" else 0
+    key = Key(row.pop("case_id"), row.pop("repeat"), row.pop("perturbation"), kind, number)
+    return Answer(arm, key, row)
+
+
+def arm_files(folder: Path, arm: str) -> list[Path]:
+    """The files that hold an arm's lines: the first process's, then those of the others."""
+    first = folder / FOLDER / f"{arm}.jsonl"
+    return [path for path in (first, *sorted((folder / FOLDER).glob(f"{arm}.rank*.jsonl"))) if path.is_file()]
+
+
+def read_lines(paths: Iterable[Path]) -> Iterator[Answer]:
+    """All whole lines; one that a kill has torn (the last of a file) is passed over.
+
+    Raises:
+        AnswersError: a line in the middle of a file is none of ours.
+    """
+    for path in paths:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield from_line(line)
+                except (ValueError, KeyError, AttributeError):
+                    if line.endswith("\n"):
+                        raise AnswersError(f"{path}, line {number}: is no answer of eval.run") from None
+
+
+def mend(path: Path) -> None:
+    """Take away a last line that a kill has torn, so that the next one begins a line of its own."""
+    if path.is_file():
+        content = path.read_bytes()
+        if content and not content.endswith(b"\n"):
+            with path.open("r+b") as file:
+                file.truncate(content.rfind(b"\n") + 1)
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read a run's folder.
+
+    Raises:
+        AnswersError: there is no run, or a file is damaged.
+    """
+    folder = Path(folder)
+    metas = sorted((folder / FOLDER).glob("*.meta.json"))
+    if not metas:
+        raise AnswersError(
+            f"{folder}: holds no answers; make them with python -m eval.run --run-dir {folder}"
+        )
+    try:
+        with (folder / CASES).open(encoding="utf-8", newline="\n") as file:
+            cases = {row["id"]: row for row in map(json.loads, file)}
+        arms = {}
+        for path in metas:
+            name = path.name.removesuffix(".meta.json")
+            arm = ArmAnswers(name, json.loads(path.read_text(encoding="utf-8")))
+            for answer in read_lines(arm_files(folder, name)):
+                if answer.key.case_id in cases:
+                    arm.lines.setdefault(answer.key, answer)
+            arms[name] = arm
+    except (OSError, ValueError, KeyError) as error:
+        raise AnswersError(f"{folder}: cannot be read ({error})") from None
+    return Run(folder, cases, arms)
