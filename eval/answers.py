@@ -20,6 +20,8 @@ from typing import Any
 from skingpt4.errors import UserError
 
 FOLDER, CASES = "answers", "cases.jsonl"
+# What is read off probes and scores.
+READ = ("predicted_concepts", "text_class", "text_outcome", "text_mention", "class_scores", "concept_scores")
 
 
 class AnswersError(UserError):
@@ -156,3 +158,38 @@ def read_run(folder: str | Path) -> Run:
     except (OSError, ValueError, KeyError) as error:
         raise AnswersError(f"{folder}: cannot be read ({error})") from None
     return Run(folder, cases, arms)
+
+
+def case_lines(run: Run, arm: ArmAnswers) -> list[dict[str, Any]]:
+    """The greedy, unchanged answers of an arm, one object a case, as `eval.report` reads them.
+
+    Cases that are not answered to the end are left out.
+    """
+    found: dict[str, dict[Key, Answer]] = {name: {} for name in run.cases}
+    for key, answer in arm.lines.items():
+        if key.repeat == 0 and key.perturbation is None:
+            found[key.case_id][key] = answer
+    lines = []
+    wanted = len(arm.meta["prompts"]) + len(arm.meta["probes"]) + 1
+    for name, said in found.items():
+        if len(said) < wanted:
+            continue
+        case = run.cases[name]
+        line: dict[str, Any] = {
+            "arm": arm.name,
+            "case_id": name,
+            "image": case["images"][0],
+            "sha256": case["sha256"][0],
+        }
+        line |= {key: case[key] for key in ("class", "disease", "concepts", "fitzpatrick")}
+        ordered = sorted(said.values(), key=lambda a: (a.key.kind, a.key.number))
+        probes = [answer for answer in ordered if answer.key.kind == "probe"]
+        turns = [answer for answer in ordered if answer.key.kind == "turn"]
+        line["turns"] = [{"question": a.said["question"], "answer": a.text} for a in probes]
+        line["conversation"] = [{"question": a.said["prompt"], "answer": a.text} for a in turns]
+        for answer in (*probes, *(a for a in ordered if a.key.kind == "scores")):
+            line |= {key: value for key, value in answer.said.items() if key in READ}
+        scores = line["class_scores"]
+        line["predicted_class"] = max(scores, key=lambda each: scores[each])
+        lines.append(line)
+    return lines

@@ -35,10 +35,14 @@ class CasesError(UserError):
 
 @dataclass(frozen=True)
 class Case:
-    """One case. `records` are its pictures, in the order of the file; the first says what is known of it."""
+    """One case. `records` are its pictures, in the order of the file; the first says what is known of it.
+
+    `rows` are the pictures' places in the manifest, from 0.
+    """
 
     id: str
     records: tuple[Record, ...]
+    rows: tuple[int, ...]
     history: str | None = None
     reference: tuple[str, ...] = ()
 
@@ -61,17 +65,21 @@ def read_cases(path: str | Path) -> list[Case]:
     path = Path(path)
     rows: dict[str, list[dict[str, Any]]] = {}
     records: dict[str, list[Record]] = {}
+    places: dict[str, list[int]] = {}
     manifest = read_manifest(path)
-    for record, (number, line, _) in zip(manifest, manifest_lines(path), strict=True):
+    for place, (record, (number, line, _)) in enumerate(zip(manifest, manifest_lines(path), strict=True)):
         row = json.loads(line)
         check_row(row, f"{path}, line {number}")
         name = record.case_id or row["image"]
         rows.setdefault(name, []).append(row)
         records.setdefault(name, []).append(record)
-    return [_case(name, records[name], rows[name], path) for name in rows]
+        places.setdefault(name, []).append(place)
+    return [_case(name, records[name], places[name], rows[name], path) for name in rows]
 
 
-def _case(name: str, records: Sequence[Record], rows: Sequence[dict[str, Any]], path: Path) -> Case:
+def _case(
+    name: str, records: Sequence[Record], places: Sequence[int], rows: Sequence[dict[str, Any]], path: Path
+) -> Case:
     for key in ("class", "disease", "fitzpatrick"):
         if len({json.dumps(row.get(key)) for row in rows}) > 1:
             raise CasesError(f"{path}: the pictures of case {name!r} have different values under '{key}'")
@@ -81,6 +89,7 @@ def _case(name: str, records: Sequence[Record], rows: Sequence[dict[str, Any]], 
     return Case(
         name,
         tuple(records),
+        tuple(places),
         rows[0].get("x_history"),
         (reference,) if isinstance(reference, str) else tuple(reference),
     )
@@ -129,7 +138,7 @@ def sample(
 
 def write_sample(manifest: Path, rows: Sequence[int], out: Path) -> None:
     """Write the chosen lines of a manifest as a manifest of cases, its pictures relative to the new place."""
-    wanted, lines = set(rows), []
+    wanted, lines = set(rows), list[str]()
     folder = os.path.relpath(manifest.parent, out.parent)
     for place, (_, line, _) in enumerate(manifest_lines(manifest)):
         if place in wanted:

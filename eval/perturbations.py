@@ -59,7 +59,7 @@ KINDS: dict[str, tuple[Callable[[Image.Image, float], Image.Image], float, float
     "resolution": (_resolution, 0.02, 1, (0.5,)),
 }
 STANDARD = tuple(f"{kind}:{strength:g}" for kind, (_, _, _, usual) in KINDS.items() for strength in usual)
-CONTROLS = ("blank_image", "noise_image", "other_image")
+BLANK, NOISE, OTHER = CONTROLS = ("blank_image", "noise_image", "other_image")
 
 
 def perturb(image: Image.Image, name: str) -> Image.Image:

@@ -90,7 +90,7 @@ def _answer(name: str, root: Path, phantoms: Path, short: bool, arms: Sequence[s
     command += ["--cases", str(phantoms / "cases" / "manifest.jsonl"), "--run-dir", str(root)]
     for arm in arms:
         command += ["--arm", arm]
-    command += ["--max-new-tokens", "16"] if short else []
+    command += ["--replace", *(["--max-new-tokens", "16"] if short else [])]
     return Stage(name, command, root / "answers" / f"{arms[-1].split('=')[0]}.jsonl")
 
 

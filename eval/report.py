@@ -2,15 +2,8 @@
 
     python -m eval.report --run-dir runs/quickstart --cases path/to/manifest.jsonl
 
-`<run-dir>/answers/<arm>.jsonl` holds one JSON object for each case:
-
-    {"arm": "two_step", "case_id": "case-3", "image": "images/000003.jpg", "sha256": "...",
-     "class": "dermatitis", "disease": "eczema", "concepts": ["Patch", "Erythema"], "fitzpatrick": 3,
-     "turns": [{"question": "...", "answer": "..."}, {"question": "...", "answer": "..."}],
-     "predicted_concepts": ["Plaque"], "class_scores": {"dermatitis": -1.23, "herpes": -2.5},
-     "predicted_class": "dermatitis", "text_class": null, "text_outcome": "unknown", "seconds": 1.9}
-
-`concepts` is null where they are unknown; such cases take no part in the measures of concepts.
+`eval.answers` says what a run's folder holds. Cases whose concepts are unknown take no part in the measures of
+concepts.
 
 `answers/<arm>.meta.json` (where an arm's answers come from) and the losses in `step1/metrics.jsonl` and
 `step2/metrics.jsonl` are optional.
@@ -28,22 +21,13 @@ from typing import Any
 import numpy as np
 import scipy
 
+from eval.answers import case_lines, read_run
 from eval.metrics import RESAMPLES, Interval, Line, arm_summary, best_class, compare_arms, text_outcomes
 from eval.page import MEASURES, Run, render
 from skingpt4.errors import UserError, reported
 from skingpt4.run_dir import write_text
 
-ARMS = ("two_step", "step1_only", "step2_only", "untrained", "blank_image")
-REQUIRED: dict[str, type | tuple[type, ...]] = {
-    "case_id": str,
-    "image": str,
-    "class": str,
-    "concepts": (list, type(None)),
-    "turns": list,
-    "predicted_concepts": list,
-    "class_scores": dict,
-    "text_class": (str, type(None)),
-}
+ARMS = ("two_step", "step1_only", "step2_only", "untrained", "blank_image", "noise_image", "other_image")
 
 
 class ReportError(UserError):
@@ -73,51 +57,31 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _check_answer(row: Line, where: str) -> None:
-    for key, kind in REQUIRED.items():
-        if key not in row:
-            raise ReportError(f"{where}: {key!r} is missing")
-        if not isinstance(row[key], kind):
-            raise ReportError(f"{where}: {key!r} has the wrong type, {type(row[key]).__name__}")
-    for name, score in row["class_scores"].items():
-        # A score that is not a number would win or lose every comparison unnoticed.
-        if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
-            raise ReportError(f"{where}: the class score of {name!r} is not a finite number: {score!r}")
-    if row["class"] not in row["class_scores"]:
-        raise ReportError(f"{where}: the true class {row['class']!r} has no class score")
-    for turn in row["turns"]:
-        if not isinstance(turn, dict) or not isinstance(turn.get("answer"), str):
-            raise ReportError(f"{where}: every turn needs an 'answer' that is text")
-
-
 def load_answers(run_dir: Path) -> dict[str, list[Line]]:
-    """The answers of every arm found, in order of display.
+    """The greedy answers of every arm found, in order of display; see `eval.answers.case_lines`.
 
     Raises:
-        ReportError: no folder, no answers, a malformed or repeated line, or arms that disagree on the truth.
+        AnswersError: no folder, no answers, or a damaged file.
+        ReportError: no case is answered to the end, or a score is no number.
     """
-    if not run_dir.is_dir():
-        raise ReportError(f"{run_dir}: no such folder")
-    found = {path.stem: path for path in sorted((run_dir / "answers").glob("*.jsonl"))}
-    names = [arm for arm in ARMS if arm in found] + [arm for arm in found if arm not in ARMS]
-    arms: dict[str, list[Line]] = {}
-    truth: dict[str, tuple[str, frozenset[str] | None]] = {}
-    for name in names:
-        arms[name], seen = read_jsonl(found[name]), set()
-        if not arms[name]:
-            raise ReportError(f"{found[name]}: holds no answers")
-        for row in arms[name]:
-            where = f"{found[name]}:{row.pop('__line__')}"
-            _check_answer(row, where)
-            if row["case_id"] in seen:
-                raise ReportError(f"{where}: case {row['case_id']!r} is answered twice")
-            seen.add(row["case_id"])
-            known = row["concepts"] is not None
-            here = (row["class"], frozenset(row["concepts"]) if known else None)
-            if truth.setdefault(row["case_id"], here) != here:
-                raise ReportError(f"{where}: another arm has another truth for case {row['case_id']!r}")
-    if not arms:
-        raise ReportError(f"{run_dir / 'answers'}: no <arm>.jsonl files; run the evaluation first")
+    run = read_run(run_dir)
+    names = [arm for arm in ARMS if arm in run.arms] + [arm for arm in run.arms if arm not in ARMS]
+    arms = {name: case_lines(run, run.arms[name]) for name in names}
+    for name, lines in arms.items():
+        if not lines:
+            raise ReportError(f"{run_dir}: arm {name} has answered no case to the end; run eval.run again")
+        for line in lines:
+            for each, score in line["class_scores"].items():
+                # A score that is not a number would win or lose every comparison unnoticed.
+                if isinstance(score, bool) or not isinstance(score, int | float) or not math.isfinite(score):
+                    raise ReportError(
+                        f"{run_dir}: arm {name}, case {line['case_id']!r}: the class score of {each!r} is not a "
+                        f"finite number: {score!r}"
+                    )
+            if line["class"] not in line["class_scores"]:
+                raise ReportError(
+                    f"{run_dir}: arm {name}, case {line['case_id']!r}: the true class {line['class']!r} has no score"
+                )
     return arms
 
 

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from eval import report
+from eval.answers import Answer, Key, to_line
 from eval.gallery import gallery_cases
 from eval.report import ReportError, headline, load_answers, main, write_report, write_results
 
@@ -49,13 +50,31 @@ def answer(arm, number, right):
     }
 
 
+def to_lines(line):
+    """The lines that eval.run writes for what `answer` says of a case."""
+    for number, turn in enumerate(line["turns"], 1):
+        read = {1: ("predicted_concepts",), 2: ("text_class",)}[number]
+        said = {**turn, **{key: line[key] for key in read}}
+        yield Answer(line["arm"], Key(line["case_id"], 0, None, "probe", number), said)
+    scores = {"class_scores": line["class_scores"], "concept_scores": None}
+    yield Answer(line["arm"], Key(line["case_id"], 0, None, "scores"), scores)
+
+
 def add_arm(run_dir, arm, hits):
     folder = run_dir / "answers"
     folder.mkdir(parents=True, exist_ok=True)
-    rows = [json.dumps(answer(arm, number, number < hits)) for number in range(30)]
-    (folder / f"{arm}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    rows = [answer(arm, number, number < hits) for number in range(30)]
+    written = [to_line(line) for row in rows for line in to_lines(row)]
+    (folder / f"{arm}.jsonl").write_text("".join(written), encoding="utf-8")
     meta = {"template": "skingpt4", "checkpoint": f"{arm}.safetensors", "versions": {"torch": "2.9"}}
+    meta |= {"prompts": [], "probes": ["Which concepts?", "What is wrong?"]}
     (folder / f"{arm}.meta.json").write_text(json.dumps(meta), encoding="utf-8")
+    cases = [
+        {"id": row["case_id"], "images": [row["image"]], "sha256": [row["sha256"]]}
+        | {key: row[key] for key in ("class", "disease", "concepts", "fitzpatrick")}
+        for row in rows
+    ]
+    (run_dir / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
 
 
 @pytest.fixture(scope="module")
@@ -230,33 +249,39 @@ def test_gallery_is_chosen_by_rule(made_up):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda row: row.pop("class_scores"), "'class_scores' is missing"),
-        (lambda row: row.update(concepts="Papule"), "'concepts' has the wrong type, str"),
         (lambda row: row["class_scores"].update(herpes=float("nan")), "'herpes' is not a finite number"),
-        (lambda row: row.update({"class": "measles"}), "'measles' has no class score"),
-        (lambda row: row.update(case_id="case-000"), "'case-000' is answered twice"),
-        (lambda row: row.update(concepts=["Cyst"]), "another arm has another truth"),
-        (lambda row: row.update(turns=["hm"]), "needs an 'answer'"),
+        (lambda row: row["class_scores"].pop("vascular_tumors"), "'vascular_tumors' has no score"),
     ],
 )
-def test_malformed_answers_are_named_by_file_and_line(copy, change, message):
+def test_scores_that_would_win_unnoticed_are_named(copy, change, message):
     path = copy[0] / "answers" / "step1_only.jsonl"
     rows = [json.loads(text) for text in path.read_text().splitlines()]
-    change(rows[4])
-    path.write_text("\n".join(map(json.dumps, rows)))
+    for row in rows[12:15]:
+        if row["kind"] == "scores":
+            change(row)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     with pytest.raises(ReportError, match=message) as caught:
         write_report(*copy)
-    assert "step1_only.jsonl:5: " in str(caught.value)
+    assert "arm step1_only, case 'case-004'" in str(caught.value)
+
+
+def test_a_case_that_is_not_answered_to_the_end_is_left_out(copy):
+    path = copy[0] / "answers" / "two_step.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    assert len(load_answers(copy[0])["two_step"]) == 29
+    path.write_text("")
+    with pytest.raises(ReportError, match="has answered no case to the end"):
+        load_answers(copy[0])
 
 
 def test_other_errors_are_clear(copy, tmp_path, capsys):
     run_dir, cases = copy
     assert main(["--run-dir", str(tmp_path / "none"), "--cases", str(cases)]) == 1
-    assert "none: no such folder" in capsys.readouterr().err
+    assert "none: holds no answers" in capsys.readouterr().err
     assert main(["--run-dir", str(run_dir), "--cases", str(tmp_path / "none.jsonl")]) == 1
     assert "none.jsonl: no such file" in capsys.readouterr().err
     assert main(["--run-dir", str(cases.parent), "--cases", str(cases)]) == 1
-    assert "no <arm>.jsonl files" in capsys.readouterr().err
+    assert "holds no answers" in capsys.readouterr().err
     (run_dir / "step2" / "metrics.jsonl").write_text('{"kind": "train", "iteration": 1}\n{broken')
     with pytest.raises(ReportError, match=r"metrics.jsonl:2: not valid JSON"):
         report.write_report(run_dir, cases)

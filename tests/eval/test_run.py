@@ -1,14 +1,24 @@
 """Arms answered by a tiny network: what is written, resumed and refused."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from collections import Counter
 
 import pytest
+import torch
 
-from eval import run
+from eval import conversation, run
+from eval.answers import arm_files, read_lines
+from eval.arms import Arm
 from eval.report import load_answers, write_results
 from eval.report import main as report
+from eval.shown import Shown
+from skingpt4.chat import CLINICAL_PROMPTS
 from skingpt4.config import to_yaml
-from skingpt4.taxonomy import CLASSES, version
+from skingpt4.taxonomy import CLASSES, CONCEPTS, version
 from tests.skingpt4.tiny import one_thread, tiny_config, write_manifest  # noqa: F401
 
 
@@ -36,7 +46,7 @@ def answer(root, out, cases="cases.jsonl", *more):
 
 
 def lines(out):
-    return [json.loads(line) for line in (out / "answers/untrained.jsonl").read_text().splitlines()]
+    return load_answers(out)["untrained"]
 
 
 def test_cases_with_and_without_known_concepts(root, tmp_path, capsys):
@@ -69,24 +79,30 @@ def test_no_case_with_known_concepts(root, tmp_path, capsys):
     assert "not annotated" in page
 
 
-def test_answers_of_another_taxonomy_are_made_anew(root, tmp_path, monkeypatch, capsys):
+def test_answers_of_another_taxonomy_are_kept_unless_they_may_be_replaced(
+    root, tmp_path, monkeypatch, capsys
+):
     assert answer(root, tmp_path) == 0
-    capsys.readouterr()
+    path = tmp_path / "answers/untrained.jsonl"
+    before = path.read_text()
     assert answer(root, tmp_path) == 0
-    assert "all 6 cases are answered already" in capsys.readouterr().out
+    assert path.read_text() == before
     monkeypatch.setattr("skingpt4.taxonomy.version", lambda: "another")
-    assert answer(root, tmp_path) == 0
-    assert "answered already" not in capsys.readouterr().out
+    capsys.readouterr()
+    assert answer(root, tmp_path) == 1
+    assert "made otherwise (taxonomy differ)" in capsys.readouterr().err
+    assert path.read_text() == before
+    assert answer(root, tmp_path, "cases.jsonl", "--replace") == 0
     assert len(lines(tmp_path)) == 6
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"class": None}, "record 2: every case needs a 'case_id' and one of the 15 classes"),
-        ({"class": "others"}, "record 2: every case needs a 'case_id' and one of the 15 classes"),
-        ({"case_id": None}, "record 2: every case needs a 'case_id'"),
-        ({"case_id": "case-0"}, "a 'case_id' stands twice"),
+        ({"class": None, "disease": None}, "neither 'class' nor 'disease'"),
+        ({"class": None}, "case 'case-1' needs one of the 15 classes as 'class', found None"),
+        ({"class": "others"}, "found 'others'"),
+        ({"case_id": "case-0"}, "the pictures of case 'case-0' have different values under 'class'"),
     ],
 )
 def test_cases_that_cannot_be_evaluated(root, tmp_path, capsys, change, message):
@@ -99,11 +115,164 @@ def test_cases_that_cannot_be_evaluated(root, tmp_path, capsys, change, message)
     assert not (tmp_path / "answers").exists()
 
 
-def test_arms_whose_truth_about_concepts_differs_are_refused(root, tmp_path, capsys):
+def keys(out, arm="untrained"):
+    return [answer.key for answer in read_lines(arm_files(out, arm))]
+
+
+def said(out, arm="untrained"):
+    return {a.key: a.said.get("answer", a.said.get("class_scores")) for a in read_lines(arm_files(out, arm))}
+
+
+def test_each_case_is_one_conversation_and_sees_only_itself(root, tmp_path, monkeypatch):
+    asked = []
+    encode = conversation.encode_turns
+
+    def listen(template, turns, *rest):
+        asked.append([(turn.question, turn.answer, turn.num_images) for turn in turns])
+        return encode(template, turns, *rest)
+
+    monkeypatch.setattr(conversation, "encode_turns", listen)
     assert answer(root, tmp_path) == 0
-    rows = lines(tmp_path)
-    rows[5]["concepts"] = []
-    other = tmp_path / "answers/other.jsonl"
-    other.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with pytest.raises(Exception, match="another arm has another truth for case 'case-5'"):
-        load_answers(tmp_path)
+    found = {(k.case_id, k.number): text for k, text in said(tmp_path).items() if k.kind == "turn"}
+    talks = [talk for talk in asked if len(talk) == 4]
+    assert len(talks) == 6
+    for number, talk in enumerate(talks):
+        assert [question for question, _, _ in talk] == list(CLINICAL_PROMPTS)
+        assert [text for _, text, _ in talk[:3]] == [found[f"case-{number}", turn] for turn in (1, 2, 3)]
+        assert [images for _, _, images in talk] == [1, 0, 0, 0]
+
+
+def test_one_case_at_a_time_and_all_at_once_say_the_same(root, tmp_path):
+    for name, size in (("one", "1"), ("all", "6")):
+        assert (
+            answer(root, tmp_path / name, "cases.jsonl", "--batch-size", size, "language.dtype=float32") == 0
+        )
+    one, many = said(tmp_path / "one"), said(tmp_path / "all")
+    assert one.keys() == many.keys()
+    for key, text in one.items():
+        if key.kind == "scores":
+            assert text == pytest.approx(many[key], abs=1e-3)
+        else:
+            assert text == many[key]
+
+
+def test_repeats_are_drawn_and_seeded_and_changes_are_asked_once(root, tmp_path):
+    more = ["--repeats", "2", "--temperature", "1.0", "--perturb", "blur:3", "--num-prompts", "1"]
+    for name in ("a", "b"):
+        assert answer(root, tmp_path / name, "cases.jsonl", *more) == 0
+    assert said(tmp_path / "a") == said(tmp_path / "b")
+    counts = Counter((key.repeat, key.perturbation, key.kind) for key in keys(tmp_path / "a"))
+    assert counts == {
+        (0, None, "turn"): 6, (0, None, "probe"): 12, (0, None, "scores"): 6,
+        (1, None, "turn"): 6, (1, None, "probe"): 12,
+        (0, "blur:3", "turn"): 6, (0, "blur:3", "probe"): 12, (0, "blur:3", "scores"): 6,
+    }  # fmt: skip
+    first, second = (
+        [text for key, text in said(tmp_path / "a").items() if key.kind == "turn" and key.repeat == r]
+        for r in (0, 1)
+    )
+    assert first != second
+
+
+def test_more_repeats_are_added_to_those_that_are_there(root, tmp_path):
+    few = ["--num-prompts", "1", "--temperature", "1.0"]
+    assert answer(root, tmp_path, "cases.jsonl", *few) == 0
+    before = (tmp_path / "answers/untrained.jsonl").read_text()
+    assert answer(root, tmp_path, "cases.jsonl", *few, "--repeats", "2") == 0
+    assert (tmp_path / "answers/untrained.jsonl").read_text().startswith(before)
+    assert {key.repeat for key in keys(tmp_path)} == {0, 1}
+    assert json.loads((tmp_path / "answers/untrained.meta.json").read_text())["repeats"] == 2
+
+
+def test_controls_are_shown_other_pictures(root, tmp_path, monkeypatch):
+    seen = {}
+    of = Shown._of
+
+    def watch(self, number, control, *rest):
+        seen[control, number] = of(self, number, control, *rest)
+        return seen[control, number]
+
+    monkeypatch.setattr(Shown, "_of", watch)
+    monkeypatch.setattr(run, "parse_arm", lambda text: Arm(text, None))
+    arms = ["--arm", "blank_image", "--arm", "noise_image", "--arm", "other_image", "--num-prompts", "1"]
+    assert answer(root, tmp_path, "cases.jsonl", *arms) == 0
+    own = [seen[None, number] for number in range(6)]
+    assert len({tuple(queries.flatten().tolist()) for queries in own}) == 6
+    assert not any(torch.equal(seen["noise_image", 0], queries) for queries in own)
+    for number in range(6):
+        shown = seen["other_image", number]
+        assert not torch.equal(shown, own[number])
+        assert any(torch.equal(shown, queries) for queries in own)
+    assert [control for control, _ in seen if control == "blank_image"] == ["blank_image"]  # asked once
+    assert len(keys(tmp_path, "blank_image")) == 6 * 4
+    assert len({text for key, text in said(tmp_path, "blank_image").items() if key.kind == "turn"}) == 1
+
+
+def test_concept_scores_are_there_when_asked_for(root, tmp_path):
+    assert answer(root, tmp_path, "cases.jsonl", "--concept-scores", "--num-prompts", "0") == 0
+    for line in lines(tmp_path):
+        assert list(line["concept_scores"]) == list(CONCEPTS)
+
+
+def test_several_views_and_a_history_are_one_case(root, tmp_path):
+    rows = [json.loads(line) for line in (root / "cases.jsonl").read_text().splitlines()][:3]
+    rows[2] |= {"case_id": "case-0", "class": rows[0]["class"], "disease": rows[0]["disease"]}
+    rows[0]["x_history"] = "Itching for two weeks."
+    (root / "views.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert answer(root, tmp_path, "views.jsonl", "--with-history") == 0
+    turns = [a for a in read_lines(arm_files(tmp_path, "untrained")) if a.key.kind == "turn"]
+    first = next(a for a in turns if a.key.case_id == "case-0")
+    assert first.said["prompt"] == f"Itching for two weeks. {CLINICAL_PROMPTS[0]}"
+    assert first.said["image_sha256"] == [None, None]  # the manifest has none
+    assert len(lines(tmp_path)) == 2
+
+
+def test_kills_at_any_moment_lose_nothing_and_repeat_nothing(root, tmp_path):
+    assert answer(root, tmp_path / "whole", "cases.jsonl", "--batch-size", "2", "language.dtype=float32") == 0
+    out = tmp_path / "killed"
+    command = [sys.executable, "-m", "eval.run", "--config", str(root / "config.yaml"), "--run-dir", str(out),
+               "--cases", str(root / "cases.jsonl"), "--arm", "untrained", "--batch-size", "2",
+               "--max-new-tokens", "4", "language.dtype=float32"]  # fmt: skip
+    path = out / "answers/untrained.jsonl"
+    for least in (5, 17):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        while process.poll() is None and not (path.is_file() and len(path.read_text().splitlines()) >= least):
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        with path.open("a") as file:
+            file.write('{"arm": "untrained", "kind": "tu')  # a line that the kill has torn
+    assert answer(root, out, "cases.jsonl", "--batch-size", "2", "language.dtype=float32") == 0
+    assert len(keys(out)) == len(set(keys(out))) == 6 * 7
+    assert said(out) == said(tmp_path / "whole")
+
+
+def test_two_processes_share_the_cases(root, tmp_path):
+    out = tmp_path / "two"
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "eval.run",
+               "--config", str(root / "config.yaml"), "--cases", str(root / "cases.jsonl"), "--run-dir", str(out),
+               "--arm", "untrained", "--batch-size", "2", "--max-new-tokens", "4"]  # fmt: skip
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert [len(list(read_lines([path]))) for path in arm_files(out, "untrained")] == [21, 21]
+    assert answer(root, tmp_path / "one", "cases.jsonl", "--batch-size", "2") == 0
+    one, two = said(tmp_path / "one"), said(out)
+    assert one.keys() == two.keys()
+    assert all(two[key] == text for key, text in one.items() if key.kind != "scores")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--perturb", "tilt:3"], "'tilt:3' is no change"),
+        (["--arm", "two_step"], "write NAME=CHECKPOINT"),
+        (["--arm", "a/b=x"], "letters, digits"),
+        (["--repeats", "0"], "must be 1 or more"),
+        (["--temperature", "-1"], "temperature must be at least 0"),
+    ],
+)
+def test_senseless_arguments_are_refused_before_the_model_is_loaded(root, tmp_path, capsys, more, message):
+    assert answer(root, tmp_path, "cases.jsonl", *more) == 1
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "answers").exists()

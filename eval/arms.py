@@ -1,0 +1,142 @@
+"""Arms of an evaluation: a projection and what it is shown, and what their answers depend on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from eval import answers, perturbations
+from eval.conversation import PROBES, Setting
+from skingpt4 import checkpoint, taxonomy
+from skingpt4.config import Config
+from skingpt4.errors import UserError
+from skingpt4.manifests import Manifest
+from skingpt4.model import encoder_identity
+from skingpt4.overlap import check_cases
+from skingpt4.run_dir import write_text
+from skingpt4.tensors import file_sha256
+
+UNTRAINED = "untrained"
+
+
+class ArmError(UserError):
+    """An arm or case list that cannot be run; the message says why."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A named projection; an arm that is called like a control is shown the control's pictures."""
+
+    name: str
+    checkpoint: str | None
+
+    @property
+    def control(self) -> str | None:
+        """The control that it is, if it is one."""
+        return self.name if self.name in perturbations.CONTROLS else None
+
+
+def parse_arm(text: str) -> Arm:
+    """`two_step=runs/x/step2`, `blank_image=runs/x/step2`, or `untrained`.
+
+    Raises:
+        ArmError: no checkpoint for an arm that needs one, or a name that cannot be a file's.
+    """
+    name, _, path = text.partition("=")
+    if not path and name != UNTRAINED:
+        raise ArmError(f"arm {text!r}: write NAME=CHECKPOINT (only '{UNTRAINED}' has none)")
+    if not name.isidentifier():
+        raise ArmError(f"arm {text!r}: a name has letters, digits and _ alone")
+    return Arm(name, path or None)
+
+
+def meta_of(
+    config: Config, arm: Arm, card: dict[str, Any], setting: Setting, precision: str, args: argparse.Namespace
+) -> dict[str, Any]:
+    """What answers depend on; answers are gone on with only where it is the same."""
+    return {
+        "arm": arm.name,
+        "checkpoint": arm.checkpoint and str(checkpoint.find(arm.checkpoint)),
+        "checkpoint_sha256": card.get("tensors_sha256"),
+        "step": card.get("step"),
+        "iteration": card.get("iteration"),
+        "cases_sha256": file_sha256(args.cases),
+        "encoder": encoder_identity(config),
+        "template": config.prompt.template,
+        "prompts": list(setting.prompts),
+        "probes": list(PROBES),
+        "with_history": setting.with_history,
+        "disease_sentence": config.prompt.disease_sentence,
+        "scored_diseases": list(setting.diseases.values()),
+        "taxonomy": taxonomy.version(),
+        "language_model": config.language.model,
+        "precision": precision,
+        "decoding": asdict(setting.generation),
+        "batch_size": setting.batch_size,
+        "seed": args.seed,
+    }
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Where answers are made, for the report's response times."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def claim(folder: Path, arm: Arm, meta: dict[str, Any], extra: dict[str, Any], replace_old: bool) -> None:
+    """Write the arm's meta file, or accept the one that is there.
+
+    Raises:
+        ArmError: answers of another checkpoint, case list or setting are there.
+    """
+    path = folder / answers.FOLDER / f"{arm.name}.meta.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        differing = [key for key, value in meta.items() if before.get(key) != value]
+        if not differing:
+            for file in answers.arm_files(folder, arm.name):
+                answers.mend(file)
+            extra = {"perturbations": sorted({*before.get("perturbations", []), *extra["perturbations"]})} | {
+                "repeats": max(before.get("repeats", 1), extra["repeats"])
+            }
+            write_text(path, json.dumps({**before, **extra}, indent=1) + "\n")
+            return
+        if not replace_old:
+            raise ArmError(
+                f"{path}: the answers that are there were made otherwise ({', '.join(differing)} differ); name "
+                "another --run-dir, or add --replace to delete them"
+            )
+    for file in answers.arm_files(folder, arm.name):
+        file.unlink()
+    write_text(path, json.dumps({**meta, **extra}, indent=1) + "\n")
+
+
+def check_overlap(cases: Manifest, arm: Arm, allowed: bool) -> list[str]:
+    """Refuse cases that the arm's checkpoint, or the one it began from, was trained on; returns what is allowed."""
+    if not arm.checkpoint:
+        return []
+    _, card = checkpoint.load(arm.checkpoint)
+    shared, unchecked = check_cases(cases, arm.checkpoint, card)
+    if shared:
+        said = f"arm {arm.name}: the training shares records with the cases: {'; '.join(shared)}"
+        if not allowed:
+            raise ArmError(f"{said}; evaluate on other cases, or add --allow-overlap")
+        print(f"note: {said} (allowed by --allow-overlap)", file=sys.stderr)
+    if unchecked:
+        print(f"note: arm {arm.name}: {unchecked}", file=sys.stderr)
+    return shared
