@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from PIL import Image
 from tqdm import tqdm
@@ -194,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         check(cases, str(args.cases))
         records = read_manifest(args.cases)
         overlaps = {arm.name: check_overlap(records, arm, args.allow_overlap) for arm in arms}
-        state = PartialState()
+        state = PartialState(cpu=not torch.cuda.is_available())
         generation = Generation(
             max_new_tokens=args.max_new_tokens, temperature=args.temperature, seed=args.seed
         )
