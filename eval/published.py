@@ -20,17 +20,11 @@ import numpy as np
 from eval.metrics import Interval, proportion
 from eval.ratings import AGREE, ITEMS, Rating, of_items, read_csv
 from skingpt4.errors import reported
+from skingpt4.published import published
 from skingpt4.run_dir import write_text
 
-NUMBERS = Path(__file__).parent.parent / "skingpt4/assets/published.json"
 STATED_CASES, LARGEST = 150, 200
 RESAMPLES = 2000
-
-
-def numbers() -> dict[str, Any]:
-    """Every number of the papers that the audit needs, as the repository holds them."""
-    found: dict[str, Any] = json.loads(NUMBERS.read_text(encoding="utf-8"))
-    return found
 
 
 def counts_behind(percent: str | float, n: int, decimals: int = 2) -> list[int]:
@@ -98,7 +92,7 @@ def agreement(ratings: Sequence[Rating], item: str, seed: int = 0) -> Interval:
 def audit(printed: dict[str, Any], ratings: Sequence[Rating] = ()) -> dict[str, Any]:
     """Everything that the command prints, as plain data."""
     result: dict[str, Any] = {"questionnaire": {}, "stated_cases": STATED_CASES}
-    for version, values in printed["questionnaire_agree_percent"].items():
+    for version, values in printed["questionnaire"]["percent"].items():
         shown = dict(zip(ITEMS, values["agree_or_strongly"], strict=True))
         extra = {
             "diagnosis, strongly agree": values["strongly_agree_item_1"],
@@ -127,11 +121,11 @@ def audit(printed: dict[str, Any], ratings: Sequence[Rating] = ()) -> dict[str, 
     result["consistency"] = consistency_readings(
         stated["ratio_percent"], stated["samples"], stated["repeats"]
     )
-    classes = printed["table2_step2_class_counts"]
+    table = printed["table2"]
     result["table2"] = {
-        "sum_of_rows": sum(classes.values()),
-        "printed_total": printed["table2_total_samples"],
-        "dermnet_plus_in_house": printed["dermnet_images"] + printed["in_house_images"],
+        "sum_of_rows": sum(table["counts"].values()),
+        "printed_total": table["total"],
+        "dermnet_plus_in_house": table["dermnet_images"] + table["in_house_images"],
     }
     return result
 
@@ -186,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     with reported() as status:
         ratings = list(of_items(read_csv(args.ratings), args.arm)) if args.ratings else []
-        result = audit(numbers(), ratings)
+        result = audit(published(), ratings)
         print(show(result))
         if args.json:
             write_text(args.json, json.dumps(result, indent=1) + "\n")

@@ -2,6 +2,7 @@ import pytest
 
 from eval import published
 from eval.ratings import Rating, write_csv
+from skingpt4.published import published as printed
 
 
 def test_counts_behind_a_percentage_by_every_way_of_rounding():
@@ -19,7 +20,7 @@ def test_every_share_finds_its_own_count(n):
 
 
 def test_the_paper_against_itself():
-    result = published.audit(published.numbers())
+    result = published.audit(printed())
     for version in ("preprint", "article"):
         found = result["questionnaire"][version]
         assert found["best_denominator"] == 160
