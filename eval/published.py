@@ -72,15 +72,17 @@ def consistency_readings(ratio: float, samples: int, repeats: int) -> list[dict[
     return [{"share_of": name, "n": n, "counts": counts_behind(ratio, n)} for name, n in readings.items()]
 
 
-def agreement(ratings: Sequence[Rating], item: str, seed: int = 0) -> Interval:
+def agreement(ratings: Sequence[Rating], item: str, seed: int = 0) -> Interval | None:
     """Share of ratings of an item that agree (4 or 5), cases drawn with all their ratings for the interval.
 
-    `n` is the number of cases.
+    `n` is the number of cases. None where nobody rated the item.
     """
     by_case: dict[str, list[bool]] = {}
     for rating in ratings:
         if rating.item == item:
             by_case.setdefault(rating.case_id, []).append(rating.number in AGREE)
+    if not by_case:
+        return None
     agree = np.array([sum(values) for values in by_case.values()])
     total = np.array([len(values) for values in by_case.values()])
     drawn = np.random.default_rng(seed).integers(len(agree), size=(RESAMPLES, len(agree)))
@@ -111,7 +113,7 @@ def audit(printed: dict[str, Any], ratings: Sequence[Rating] = ()) -> dict[str, 
                     "denominators": denominators(percent),
                     "count_of_best": behind[0] if behind else None,
                     "interval_of_best": proportion(behind[0], best).to_dict() if behind else None,
-                    "own": agreement(ratings, name).to_dict() if name in ITEMS and ratings else None,
+                    "own": own.to_dict() if (own := agreement(ratings, name)) else None,
                 }
             )
         result["questionnaire"][version] = {

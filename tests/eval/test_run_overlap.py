@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from eval import run
-from eval.run import ArmError, parse_arm
+from eval.arms import ArmError, check_overlap, parse_arm
 from skingpt4 import checkpoint
 from skingpt4.manifests import read_manifest
 from skingpt4.overlap import picture_hashes
@@ -51,14 +51,14 @@ def test_refused_with_the_count(cases, arm, tmp_path, capsys):
 def test_allowed_it_is_told(cases, arm, capsys):
     records = read_manifest(cases)
     with pytest.raises(ArmError):
-        run._check_overlap(records, parse_arm(arm), allowed=False)
-    assert run._check_overlap(records, parse_arm(arm), allowed=True) == ["4 by the same picture"]
+        check_overlap(records, parse_arm(arm), allowed=False)
+    assert check_overlap(records, parse_arm(arm), allowed=True) == ["4 by the same picture"]
     assert "allowed by --allow-overlap" in capsys.readouterr().err
-    assert run._check_overlap(records, parse_arm("untrained"), allowed=False) == []
+    assert check_overlap(records, parse_arm("untrained"), allowed=False) == []
 
 
 def test_what_cannot_be_checked_is_told(cases, tmp_path, capsys):
     card = {"step": "step2", "config": {"data": {"train": ["gone.jsonl"]}}}
     checkpoint.save(tmp_path / "old", {"weight": torch.zeros(1)}, card)
-    assert run._check_overlap(read_manifest(cases), parse_arm(f"a={tmp_path / 'old'}"), allowed=False) == []
+    assert check_overlap(read_manifest(cases), parse_arm(f"a={tmp_path / 'old'}"), allowed=False) == []
     assert "gone.jsonl was not checked" in capsys.readouterr().err
