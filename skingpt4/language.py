@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, TorchAoConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from skingpt4.config import LOCAL
@@ -19,6 +19,7 @@ from skingpt4.errors import UserError
 from skingpt4.float16 import guard, guard_linear
 from skingpt4.language_checks import LanguageModelError, require_vocabulary, require_whole
 from skingpt4.placement import DEVICE_RULES
+from skingpt4.quantisation import plain_linears, quantiser, require_quantised
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -82,6 +83,7 @@ def load_language_model(
         LanguageModelError: the directory is not there or incomplete, the hub could not be reached, or the model
             cannot be put there.
         Float16Error: fp16 was asked of a family that cannot be guarded.
+        QuantisationError: a layer was left whole.
     """
     looks_local = name.startswith(LOCAL)
     if looks_local and not (Path(name) / "config.json").is_file():
@@ -103,17 +105,18 @@ def load_language_model(
     try:
         tokenizer = AutoTokenizer.from_pretrained(name)
         require_vocabulary(name, tokenizer)
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            name,
-            dtype=dtype,
-            attn_implementation=attention,
-            output_loading_info=True,
-            quantization_config=_quantizer(quantization, dtype),
-            **place,
-        )
+        with plain_linears(quantization):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                name,
+                dtype=dtype,
+                attn_implementation=attention,
+                output_loading_info=True,
+                quantization_config=quantiser(quantization, dtype),
+                **place,
+            )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise LanguageModelError(
-            f"language.model: {name} cannot be loaded ({str(error).strip().splitlines()[0]})"
+            f"language.model: {name} cannot be loaded ({str(error).strip().splitlines()[0][:300]})"
         ) from None
     model, found = loaded
     if found["missing_keys"]:  # transformers would fill them with random numbers and only log it
@@ -121,6 +124,8 @@ def load_language_model(
         raise LanguageModelError(
             f"language.model: {name} lacks {len(found['missing_keys'])} tensors: {names}"
         )
+    if quantization != "none":
+        require_quantised(model, quantization)
     if dtype is torch.float16:
         guard(model)
     elif quantization == "int8":  # bitsandbytes turns its input into fp16 whatever it was
@@ -130,24 +135,6 @@ def load_language_model(
     model.skingpt4_quantization = quantization
     model.get_output_embeddings().register_forward_pre_hook(_contiguous)
     return model.requires_grad_(False).eval(), tokenizer
-
-
-def _quantizer(name: str, dtype: torch.dtype) -> Any:
-    """A quantisation as transformers wants it, None for none; its library is imported only where asked for."""
-    if name == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    if name == "nf4":
-        return BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=dtype,
-            bnb_4bit_use_double_quant=True,
-        )
-    if name == "torchao_int8":
-        from torchao.quantization import Int8WeightOnlyConfig
-
-        return TorchAoConfig(Int8WeightOnlyConfig())
-    return None
 
 
 def _places(device_map: Any) -> Any:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from skingpt4.model import IGNORED, cut_at
+from skingpt4.model import IGNORED, ImageEncoder, build_encoder, cut_at, encoder_device
 from skingpt4.prompts import IMAGE_TOKEN, Encoded
 from tests.skingpt4.tiny import (
     FAMILIES,
@@ -18,6 +18,7 @@ from tests.skingpt4.tiny import (
     make_model,
     make_queries,
     one_thread,  # noqa: F401
+    tiny_config,
 )
 
 QUESTIONS = ("What is it?", "What is wrong with my skin?", "Is this image of psoriasis, scale or plaque?")
@@ -212,3 +213,33 @@ def test_nothing_to_learn_is_a_loss_of_zero(model):
 def test_text_is_cut_at_the_first_of_the_stop_strings():
     assert cut_at(" Acne.###Human: B</s>", ("</s>", "###")) == "Acne."
     assert cut_at("Acne. ", ("###",)) == "Acne."
+
+
+# ---- the encoder's own precision and device
+
+
+@pytest.mark.parametrize(("precision", "most"), [("float16", 3e-3), ("bfloat16", 3e-2)])
+def test_an_encoder_in_half_precision_halves_its_matrices_and_keeps_residuals_in_fp32(precision, most):
+    whole, half = make_encoder(), make_encoder()
+    half = ImageEncoder(half.vision_encoder, half.qformer, precision)
+    image = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
+    residuals = []
+    half.vision_encoder.backbone.blocks[1].register_forward_pre_hook(
+        lambda m, args: residuals.append(args[0].dtype)
+    )
+    wanted, queries = whole(image), half(image)
+    assert queries.dtype == torch.float32
+    assert residuals == [torch.float32]
+    assert 0 < (queries - wanted).norm() < most * wanted.norm()
+    kinds = {type(m).__name__: p.dtype for m in half.modules() for p in m.parameters(recurse=False)}
+    assert kinds["Linear"] == kinds["Conv2d"] == getattr(torch, precision)
+    assert kinds["LayerNorm"] == kinds["Eva"] == torch.float32
+    assert half.describe_place().startswith(f"computes in {precision} on cpu, ")
+
+
+def test_the_encoder_stands_where_the_configuration_says(tmp_path):
+    config = tiny_config(tmp_path, encoder__device="cpu", encoder__dtype="float32")
+    assert encoder_device(config, "meta") == torch.device("cpu")
+    config.encoder.device = "auto"
+    assert encoder_device(config, "meta") == torch.device("meta")
+    assert build_encoder(config).precision == "float32"

@@ -1,0 +1,78 @@
+"""A frozen language model's matrices in fewer bits: bitsandbytes' int8 and nf4, torchao's weight-only int8."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import nn
+from transformers import BitsAndBytesConfig, TorchAoConfig
+from transformers.models.falcon import modeling_falcon
+
+from skingpt4.errors import UserError
+
+
+class QuantisationError(UserError):
+    """A language model that cannot be kept in fewer bits as asked; the message says why and what to do."""
+
+
+def quantiser(name: str, dtype: torch.dtype) -> Any:
+    """A quantisation as transformers wants it, None for none; its library is imported only where asked for.
+
+    Args:
+        name: none, int8, nf4 (NormalFloat of arXiv 2305.14314, scales quantised too) or torchao_int8.
+        dtype: what nf4 is turned into for a product.
+    """
+    if name == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if name == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_use_double_quant=True,
+        )
+    if name == "torchao_int8":
+        from torchao.quantization import Int8WeightOnlyConfig
+
+        return TorchAoConfig(Int8WeightOnlyConfig())
+    return None
+
+
+@contextmanager
+def plain_linears(quantisation: str) -> Iterator[None]:
+    """While a model is built, let Falcon's own linear class be torch's, which computes the same.
+
+    bitsandbytes' integration replaces torch's class alone and would leave a Falcon whole without a word; torchao's
+    tensors cannot be transposed, as Falcon's class does.
+    """
+    if quantisation == "none":
+        yield
+        return
+    with mock.patch.object(modeling_falcon, "FalconLinear", nn.Linear):
+        yield
+
+
+def require_quantised(model: Any, name: str) -> None:
+    """Check that every linear layer but the head was quantised.
+
+    Raises:
+        QuantisationError: some were left whole.
+    """
+    head = model.get_output_embeddings()
+    layers = {key: m for key, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
+    whole = [key for key, layer in layers.items() if not _is_quantised(layer)]
+    if whole or not layers:
+        raise QuantisationError(
+            f"language.quantization: {name} leaves {len(whole)} of {len(layers)} linear layers of this "
+            f"{model.config.model_type} whole{', e.g. ' + whole[0] if whole else ''}; choose another or none"
+        )
+
+
+def _is_quantised(layer: nn.Linear) -> bool:
+    return type(layer).__name__ in ("Linear8bitLt", "Linear4bit") or hasattr(
+        layer.weight, "__tensor_flatten__"
+    )
