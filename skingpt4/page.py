@@ -18,6 +18,7 @@ import gradio as gr
 from skingpt4.chat import CLINICAL_PROMPTS, DISCLAIMER, ChatError, ChatSession, Generation
 from skingpt4.errors import UserError
 from skingpt4.images import open_image
+from skingpt4.serving import note
 
 STUDY_LABELS = ("Describe the disease", "List further features", "Explain the cause", "Suggest treatment")
 TITLE = "<h1>SkinGPT-4 <span>open re-implementation</span></h1>"
@@ -67,12 +68,6 @@ class Shown(NamedTuple):
     note: str | None = None
     busy: bool | None = None
     question: str | None = None
-
-
-def note(text: str, failed: bool = False) -> str:
-    """A line of the page as HTML; screen readers speak it."""
-    role, kind = ("alert", "failure") if failed else ("status", "plain")
-    return f'<p class="note {kind}" role="{role}">{html.escape(text)}</p>' if text else ""
 
 
 def _failure(error: Exception) -> str:

@@ -21,6 +21,7 @@ import demo
 from skingpt4 import checkpoint
 from skingpt4.chat import CLINICAL_PROMPTS, DISCLAIMER, ChatError
 from skingpt4.config import Config, LanguageConfig, PromptConfig, to_dict
+from skingpt4.serving import AddressError
 
 demo.stay_local()
 
@@ -299,10 +300,10 @@ def test_address(capsys):
     assert "pictures of patients could leave" in capsys.readouterr().err
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(demo.AddressError, match=f"port {port}: another program"):
+        with pytest.raises(AddressError, match=f"port {port}: another program"):
             demo.Address(port=port).check()
     for wrong in (demo.Address(port=70000), demo.Address(port=0), demo.Address("no.such.host.invalid")):
-        with pytest.raises(demo.AddressError):
+        with pytest.raises(AddressError):
             wrong.check()
 
 

@@ -1,0 +1,195 @@
+"""Serving a Gradio page to this machine alone: no telemetry, no public link, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+import errno
+import html
+import ipaddress
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from skingpt4.errors import UserError
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+# The browser itself is told to load nothing from elsewhere, whatever Gradio's scripts may try.
+POLICY = (
+    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
+    "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; worker-src 'self' blob:; "
+    "connect-src 'self' data: blob:; object-src 'none'; frame-ancestors 'none'; form-action 'self'"
+)
+
+# What all pages share; Gradio takes it when a page is launched.
+CSS = """
+.gradio-container { max-width: 1240px !important; overflow: visible !important; }
+.gradio-container main { padding-top: 10px !important; } .gradio-container .html-container { padding: 0; }
+.gradio-container main .gap, .gradio-container main .row { gap: 10px; }
+header { display: flex; flex-wrap: wrap; gap: 2px 24px; align-items: baseline; font-size: .9rem; }
+header h1 { font-size: 1.3rem; margin: 0; } header h1 span { font-weight: 400; font-size: 1rem; }
+header dl { display: flex; flex-wrap: wrap; gap: 2px 20px; margin: 0; } header dl div { display: flex; gap: 6px; }
+header dt { font-weight: 600; white-space: nowrap; } header dd { margin: 0; overflow-wrap: anywhere; }
+#disclaimer { position: sticky; top: 0; z-index: 40; background: var(--body-background-fill); padding: 4px 0; }
+#disclaimer p { border: 2px solid #d92d20; border-radius: 6px; padding: 5px 12px; margin: 0; font-size: .95rem; }
+.note { margin: 0; padding: 0 10px; } .note.failure { border-left: 5px solid #d92d20; font-weight: 600; }
+@media (max-width: 500px) { #disclaimer p { font-size: .85rem; padding: 3px 10px; } }
+button:focus-visible { outline: 3px solid #0f766e; outline-offset: 2px; }
+"""
+
+
+class AddressError(UserError):
+    """An address that the page cannot be served at; the message says why."""
+
+
+def stay_local() -> None:
+    """Forbid what Gradio and the Hugging Face libraries would send; must run before either is imported."""
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        del os.environ[name]  # one of them could open a public link or share a folder
+    os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+    for name in ("no_proxy", "NO_PROXY"):  # Gradio calls its own page once; not through a proxy
+        os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
+
+
+class Address(NamedTuple):
+    """Where the page is served, and the largest file it takes."""
+
+    host: str = "127.0.0.1"
+    port: int = 7860
+    max_upload_mb: int = 20
+
+    @property
+    def local(self) -> bool:
+        """Whether only this machine can reach the page."""
+        try:
+            return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    def check(self, password: bool = False) -> None:
+        """Warn of an open address; refuse one that cannot be listened on, before anything is loaded.
+
+        Args:
+            password: whether the page asks for one.
+
+        Raises:
+            AddressError: the port is taken, or host or port do not exist.
+        """
+        if not self.local:
+            print(
+                f"warning: --host {self.host} opens the page to other machines: pictures of patients could "
+                f"leave this one, unencrypted{'' if password else ' and without a password'}",
+                file=sys.stderr,
+            )
+        if self.max_upload_mb < 1 or self.port < 1:
+            raise AddressError("--max-upload-mb and --port must be at least 1")
+        try:
+            with socket.create_server((self.host, self.port), family=_family(self.host)):
+                pass
+        except (OSError, OverflowError) as error:
+            taken = getattr(error, "errno", None) == errno.EADDRINUSE
+            why = "another program listens there; choose another --port" if taken else error
+            raise AddressError(f"cannot listen on {self.host}, port {self.port}: {why}") from None
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+class _Guard:
+    """ASGI middleware: the browser may load nothing from elsewhere and keeps no picture in its cache."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        async def guarded(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                extra = [(b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer")]
+                if "/assets/" not in scope["path"] and "/static/" not in scope["path"]:
+                    extra.append((b"cache-control", b"no-store"))
+                names = {name for name, _ in extra}
+                kept = [pair for pair in message["headers"] if pair[0].lower() not in names]
+                message = {**message, "headers": [*kept, *extra]}
+            await send(message)
+
+        await self.app(scope, receive, guarded)
+
+
+def _theme() -> gr.themes.Base:
+    """Gradio's default in calm colours, with the system's own fonts."""
+    import gradio as gr
+
+    calm = gr.themes.Default(
+        primary_hue="teal", neutral_hue="slate", font=("system-ui", "sans-serif"), font_mono=("monospace",)
+    )
+    deep = {
+        "button_primary_background_fill": "*primary_700",
+        "button_primary_background_fill_hover": "*primary_800",
+    }
+    readable = {"block_info_text_color": "*neutral_600", "block_label_text_color": "*neutral_700"}
+    return calm.set(**deep, **readable, **{f"{name}_dark": value for name, value in deep.items()})
+
+
+def note(text: str, failed: bool = False) -> str:
+    """A line of a page as HTML; screen readers speak it."""
+    role, kind = ("alert", "failure") if failed else ("status", "plain")
+    return f'<p class="note {kind}" role="{role}">{html.escape(text)}</p>' if text else ""
+
+
+def launch(blocks: gr.Blocks, address: Address, health: dict[str, str], **extra: Any) -> gr.Blocks:
+    """Serve a page from a thread of its own; `close()` ends it.
+
+    Pictures pass through the folder that the environment names as GRADIO_TEMP_DIR; see `until_ended`.
+
+    Args:
+        blocks: the page.
+        address: where.
+        health: what `/health` answers.
+        extra: further arguments of Gradio's `launch`, e.g. `css` (put behind `CSS`) or `auth`.
+    """
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+
+    def answer(request: Any) -> JSONResponse:
+        return JSONResponse(health)
+
+    names = ["127.0.0.1", "localhost"] if address.host in ("127.0.0.1", "localhost") else ["*"]
+    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=names), Middleware(_Guard)]
+    blocks.launch(
+        server_name=f"[{address.host}]" if ":" in address.host else address.host,
+        server_port=address.port,
+        max_file_size=f"{address.max_upload_mb}mb",
+        theme=_theme(),
+        css=CSS + extra.pop("css", ""),
+        app_kwargs={"routes": [Route("/health", answer)], "middleware": middleware},
+        share=False, inbrowser=False, quiet=True, prevent_thread_lock=True, ssr_mode=False, pwa=False,
+        mcp_server=False, enable_monitoring=False, run_history=False, footer_links=[], show_error=True,
+        **extra,
+    )  # fmt: skip
+    return blocks
+
+
+def until_ended(launched: Callable[[], gr.Blocks]) -> None:
+    """Serve a page until SIGINT or SIGTERM. Its pictures live in a private folder deleted at the end.
+
+    Only a killed process or a power cut leaves the folder behind; with TMPDIR on a memory file system
+    not even that does.
+    """
+    ended = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: ended.set())
+    with tempfile.TemporaryDirectory(prefix="skingpt4-") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = folder
+        blocks = launched()
+        print(f"open {blocks.local_url} in a browser; Ctrl-C ends", flush=True)
+        ended.wait()
+        blocks.close(verbose=False)
+    print("stopped", flush=True)
