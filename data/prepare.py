@@ -173,7 +173,8 @@ def table(summary: Summary, out_dir: Path) -> str:
     if remarks:
         lines.append("of the kept")
     lines += [f"         {number:>9,}  {remark}" for remark, number in remarks.items()]
-    lines.append(f"{summary.measured:,} pictures were read, the others were known from an earlier run")
+    known_before = ", the others were known from an earlier run" if summary.kept > summary.measured else ""
+    lines.append(f"{summary.measured:,} pictures were read{known_before}")
     return "\n".join(lines)
 
 
