@@ -1,6 +1,6 @@
 """How fast preparation reads pictures, and that its memory does not grow with the number of rows.
 
-    python -m benchmarks.prepare            # about five minutes on an idle machine, 1 GB of disk
+    python -m benchmarks.prepare            # ten minutes of CPU time, 1 GB of disk
     python -m benchmarks.prepare --small    # half a minute, to try the script
 
 Speed: `data.prepare notes` on distinct JPEGs of 720 x 480 pixels, with one worker and with one a core. Memory: the
