@@ -17,9 +17,7 @@ import pingouin
 from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
 
-from eval.metrics import Interval
-
-RESAMPLES = 2000
+from eval.metrics import RESAMPLES, Interval, ratio_interval
 
 
 def _codes(answers: Sequence[Sequence[str | None]]) -> np.ndarray:
@@ -61,9 +59,7 @@ def fleiss(answers: Sequence[Sequence[str | None]]) -> float:
 
 def mean_interval(per_case: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """Mean over cases with a 95 % bootstrap interval that draws cases."""
-    drawn = np.random.default_rng(seed).integers(len(per_case), size=(resamples, len(per_case)))
-    low, high = np.percentile(per_case[drawn].mean(axis=1), [2.5, 97.5])
-    return Interval(float(per_case.mean()), float(low), float(high), len(per_case))
+    return ratio_interval(per_case, seed=seed, resamples=resamples)
 
 
 def statistic_interval(

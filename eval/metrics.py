@@ -4,9 +4,11 @@ A case (one photograph with its answers) is the unit of every interval: all conc
 together, and two arms are compared on the same drawn cases.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ from scipy.stats import binomtest
 
 RESAMPLES = 2000
 Line = dict[str, Any]
+Figure = dict[str, float | int | None]  # value, low, high, n: see Interval.to_dict
 
 
 @dataclass(frozen=True)
@@ -25,9 +28,10 @@ class Interval:
     high: float
     n: int
 
-    def to_dict(self) -> dict[str, float | int]:
-        """The four numbers as plain Python, ready for JSON."""
-        return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
+    def to_dict(self) -> Figure:
+        """The four numbers as plain Python, ready for JSON; what is not defined (NaN) is None."""
+        value, low, high = (None if math.isnan(x) else x for x in (self.value, self.low, self.high))
+        return {"value": value, "low": low, "high": high, "n": self.n}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> "Interval":
@@ -63,18 +67,50 @@ def proportion(successes: int, n: int) -> Interval:
     return Interval(successes / n, float(bounds.low), float(bounds.high), int(n))
 
 
-def _draws(num_cases: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each case is drawn in each resample: (resamples, num_cases), every row sums to num_cases."""
+@lru_cache(maxsize=4)
+def case_draws(num_cases: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
+    """How often each case is drawn in each resample: (resamples, num_cases), every row sums to num_cases.
+
+    Whole numbers as fp64, for which matrix products are fast; kept, so not to be written to.
+
+    Raises:
+        ValueError: no case.
+    """
     if num_cases < 1:
         raise ValueError("an interval needs at least one case")
-    return np.random.default_rng(seed).multinomial(
-        num_cases, np.full(num_cases, 1 / num_cases), size=resamples
-    )
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(num_cases, np.full(num_cases, 1 / num_cases), size=resamples).astype(np.float64)
+    drawn.setflags(write=False)
+    return drawn
 
 
-def _percentiles(value: float, resampled: np.ndarray, n: int) -> Interval:
-    low, high = np.percentile(resampled, [2.5, 97.5])
+def percentile_interval(value: float, resampled: np.ndarray, n: int) -> Interval:
+    """A value with the 2.5th and 97.5th percentile of its resamples; those that are not defined (NaN) are left out."""
+    defined = resampled[~np.isnan(resampled)]
+    low, high = np.percentile(defined, [2.5, 97.5]) if len(defined) else (math.nan, math.nan)
     return Interval(float(value), float(low), float(high), n)
+
+
+def ratio_interval(
+    part: Sequence[float] | np.ndarray,
+    whole: Sequence[float] | np.ndarray | None = None,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """Sum of `part` over sum of `whole`, with a percentile bootstrap over cases; NaN where `whole` is 0.
+
+    Args:
+        part: (num_cases,) one number a case.
+        whole: (num_cases,) likewise; None is 1 for each case, so that the result is the mean of `part`.
+        seed: of the draws.
+        resamples: number of draws.
+    """
+    top = np.asarray(part, dtype=np.float64)
+    bottom = np.ones(len(top)) if whole is None else np.asarray(whole, dtype=np.float64)
+    draws = case_draws(len(top), resamples, seed)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value, drawn = top.sum() / bottom.sum(), (draws @ top) / (draws @ bottom)
+    return percentile_interval(value, np.where(np.isfinite(drawn), drawn, np.nan), len(top))
 
 
 def concept_counts(truth: Sequence[set[str]], predicted: Sequence[set[str]]) -> np.ndarray:
@@ -115,8 +151,8 @@ def _micro(
     resamples: int,
 ) -> Interval:
     counts = concept_counts(truth, predicted)
-    resampled = measure(_draws(len(counts), resamples, seed) @ counts)
-    return _percentiles(float(measure(counts.sum(axis=0))), resampled, len(counts))
+    resampled = measure(case_draws(len(counts), resamples, seed) @ counts)
+    return percentile_interval(float(measure(counts.sum(axis=0))), resampled, len(counts))
 
 
 def micro_f1(
@@ -183,8 +219,8 @@ def paired_difference(
     """
     first, second = _pair(a, b)
     difference = first - second
-    resampled = _draws(len(difference), resamples, seed) @ difference / len(difference)
-    return _percentiles(float(difference.mean()), resampled, len(difference))
+    resampled = case_draws(len(difference), resamples, seed) @ difference / len(difference)
+    return percentile_interval(float(difference.mean()), resampled, len(difference))
 
 
 class McNemar(NamedTuple):
@@ -221,9 +257,9 @@ def paired_f1_difference(
 ) -> Interval:
     """Micro F1 of a minus micro F1 of b on the same cases, both computed on the same drawn cases."""
     counts_a, counts_b = concept_counts(truth, predicted_a), concept_counts(truth, predicted_b)
-    draws = _draws(len(counts_a), resamples, seed)
+    draws = case_draws(len(counts_a), resamples, seed)
     value = float(_f1(counts_a.sum(axis=0)) - _f1(counts_b.sum(axis=0)))
-    return _percentiles(value, _f1(draws @ counts_a) - _f1(draws @ counts_b), len(counts_a))
+    return percentile_interval(value, _f1(draws @ counts_a) - _f1(draws @ counts_b), len(counts_a))
 
 
 def confusion(truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> np.ndarray:
@@ -267,7 +303,7 @@ def concept_sets(lines: Iterable[Line]) -> tuple[list[set[str]], list[set[str]]]
     return [set(line["concepts"]) for line in known], [set(line["predicted_concepts"]) for line in known]
 
 
-def arm_summary(lines: Sequence[Line]) -> dict[str, dict[str, float | int]]:
+def arm_summary(lines: Sequence[Line]) -> dict[str, Figure]:
     """The headline measures of one arm, each as `Interval.to_dict()`.
 
     `concept_micro_f1` is over the cases whose concepts are known and missing where there is none.
