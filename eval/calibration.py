@@ -90,7 +90,9 @@ def expected_error(
     }
 
 
-def _risks(confidence: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _risks(
+    confidence: np.ndarray, right: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """(order, starts of runs of equal confidence in it, coverage and risk after each run)."""
     order = np.argsort(-confidence, kind="stable")
     ranked = confidence[order]
@@ -144,7 +146,7 @@ def selective_risk(
 
 
 def choose_threshold(confidence: np.ndarray, right: np.ndarray, target: float = TARGET_RISK) -> float | None:
-    """The lowest confidence at and above which at most `target` of the answers are wrong; None where there is none."""
+    """The lowest confidence at and above which at most `target` of the answers are wrong; None: there is none."""
     order, starts, _, risk = _risks(confidence, right)
     fit = np.flatnonzero(risk <= target)
     return float(confidence[order][starts[fit[-1]]]) if len(fit) else None

@@ -134,9 +134,7 @@ def by_text(lines: Sequence[Line]) -> dict[str, Any]:
         "accuracy_committed": proportion(right, len(committed)).to_dict() if committed else None,
         "balanced_accuracy": balanced_accuracy(truth, predicted).to_dict(),
         "macro_f1": macro_f1(truth, predicted).to_dict(),
-        "outcomes": {
-            name: proportion(outcomes[name], counted).to_dict() for name in OUTCOMES if counted
-        },
+        "outcomes": {name: proportion(outcomes[name], counted).to_dict() for name in OUTCOMES if counted},
         "per_class": per_class(truth, predicted),
         "confusion": _table(truth, predicted, [*lines[0]["class_scores"], NO_ANSWER]),
     }

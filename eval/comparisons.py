@@ -74,8 +74,8 @@ def compare_pair(first: Sequence[Line], second: Sequence[Line]) -> dict[str, Any
     """First minus second for each measure: a figure with `p` and `test`.
 
     Returns:
-        `top1`, `top1_text` (with `only_first`, `only_second`: cases that one arm alone got right) and, where concepts are
-        known, `concept_micro_f1`.
+        `top1`, `top1_text` (with `only_first`, `only_second`: cases that one arm alone got right) and, where
+        concepts are known, `concept_micro_f1`.
 
     Raises:
         ValueError: the arms share no case.
@@ -105,7 +105,7 @@ def correct(pairs: dict[str, dict[str, Any]]) -> None:
 
 
 def compare_all(arms: dict[str, list[Line]]) -> dict[str, dict[str, Any]]:
-    """Every pair of arms, named FIRST_minus_SECOND in the order of display; pairs without a common case are left out."""
+    """Every pair of arms with a common case, named FIRST_minus_SECOND in the order of display."""
     pairs = {}
     for first, second in combinations(arms, 2):
         if {line["case_id"] for line in arms[first]} & {line["case_id"] for line in arms[second]}:

@@ -129,8 +129,9 @@ def scored_concepts(lines: Sequence[Line], seed: int = 0, resamples: int = RESAM
     """AUROC of the concepts' log-odds against what is known.
 
     Returns:
-        {} where no case has both scores and known concepts, else `micro` (over all pairs of case and concept), `macro`,
-        `per_concept` (concept: figure with `num_positive`) and `left_out`: concepts that no case or every case has.
+        {} where no case has both scores and known concepts, else `micro` (over all pairs of case and concept),
+        `macro`, `per_concept` (concept: figure with `num_positive`) and `left_out`: concepts that no case or
+        every case has.
     """
     known = [line for line in lines if line["concepts"] is not None and line.get("concept_scores")]
     if not known:
@@ -169,8 +170,9 @@ def hallucinations(lines: Sequence[Line]) -> dict[str, Any]:
     """Concepts that an answer names and the labels do not have.
 
     Returns:
-        {} where no case has known concepts, else `share_of_named` (None values where nothing is named), `cases_with_one`
-        (share of cases with at least one), `per_case` (mean number) and `most_frequent` (concept: number of cases).
+        {} where no case has known concepts, else `share_of_named` (None values where nothing is named),
+        `cases_with_one` (share of cases with at least one), `per_case` (mean number) and `most_frequent`
+        (concept: number of cases).
     """
     truth, named = concept_sets(lines)
     if not truth:

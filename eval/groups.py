@@ -73,8 +73,8 @@ def permutation_p(
 ) -> float:
     """Share of random divisions into groups of these sizes that lie as far apart as the true one.
 
-    How far: the sum over groups of n (value - overall value)^2, which for shares is Pearson's chi-square up to a factor
-    that all divisions share. The true division counts as one of them, so p is never 0.
+    How far: the sum over groups of n (value - overall value)^2, which for shares is Pearson's chi-square up to
+    a factor that all divisions share. The true division counts as one of them, so p is never 0.
     """
     cases = np.concatenate(groups)
     sizes = np.array([len(group) for group in groups])
@@ -145,11 +145,11 @@ def by_groups(lines: Sequence[Line]) -> dict[str, Any]:
     """Each measure by class, by skin type and by pairs of skin types.
 
     Returns:
-        {grouping: {measure: {"groups": {name: figure}, "in_test": names of groups of 5 cases or more, "gap": highest minus
-        lowest (with `highest`, `lowest`), "p": of the permutation test, "dark_minus_light" (pairs alone)}}} for the
-        groupings `class`, `fitzpatrick` (as recorded) and `fitzpatrick_pairs`; a grouping that is unknown for all cases
-        is left out. The gap's interval takes the two groups as chosen beforehand, so it is too far from 0 where there
-        are many groups; the test is not.
+        {grouping: {measure: {"groups": {name: figure}, "in_test": names of groups of 5 cases or more, "gap":
+        highest minus lowest (with `highest`, `lowest`), "p": of the permutation test, "dark_minus_light" (pairs
+        alone)}}} for the groupings `class`, `fitzpatrick` (as recorded) and `fitzpatrick_pairs`; a grouping
+        that is unknown for all cases is left out. The gap's interval takes the two groups as chosen beforehand,
+        so it is too far from 0 where there are many groups; the test is not.
     """
     groupings = {
         "class": lambda line: line["class"],

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import binomtest
+from statsmodels.stats.proportion import proportion_confint
 
 RESAMPLES = 2000
 Line = dict[str, Any]
@@ -63,8 +64,8 @@ def proportion(successes: int, n: int) -> Interval:
     """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"a proportion needs 0 <= successes <= n and n >= 1, got {successes} of {n}")
-    bounds = binomtest(int(successes), int(n)).proportion_ci(confidence_level=0.95, method="wilson")
-    return Interval(successes / n, float(bounds.low), float(bounds.high), int(n))
+    low, high = proportion_confint(int(successes), int(n), alpha=0.05, method="wilson")
+    return Interval(successes / n, max(0.0, float(low)), min(1.0, float(high)), int(n))
 
 
 @lru_cache(maxsize=4)
@@ -85,7 +86,7 @@ def case_draws(num_cases: int, resamples: int = RESAMPLES, seed: int = 0) -> np.
 
 
 def percentile_interval(value: float, resampled: np.ndarray, n: int) -> Interval:
-    """A value with the 2.5th and 97.5th percentile of its resamples; those that are not defined (NaN) are left out."""
+    """A value with the 2.5th and 97.5th percentile of its resamples, of which the undefined (NaN) are left out."""
     defined = resampled[~np.isnan(resampled)]
     low, high = np.percentile(defined, [2.5, 97.5]) if len(defined) else (math.nan, math.nan)
     return Interval(float(value), float(low), float(high), n)
@@ -324,33 +325,6 @@ def arm_summary(lines: Sequence[Line]) -> dict[str, Figure]:
 def text_outcomes(lines: Iterable[Line]) -> dict[str, int]:
     """How many answers assert a class, and how many do what else; most frequent first."""
     return dict(Counter(line["text_outcome"] for line in lines if "text_outcome" in line).most_common())
-
-
-def compare_arms(first: Sequence[Line], second: Sequence[Line]) -> dict[str, dict[str, Any]]:
-    """First arm minus second arm on the cases both answered, matched by `case_id`.
-
-    Returns:
-        "top1" and, where cases have known concepts, "concept_micro_f1", each an interval as a dict; "top1" also
-        has only_first, only_second (cases that only one arm got right) and mcnemar_p.
-
-    Raises:
-        ValueError: when the arms share no case.
-    """
-    by_id = {line["case_id"]: line for line in second}
-    pairs = [(line, by_id[line["case_id"]]) for line in first if line["case_id"] in by_id]
-    if not pairs:
-        raise ValueError("the two arms share no case")
-    lines_a, lines_b = [a for a, _ in pairs], [b for _, b in pairs]
-    right_a, right_b = top1_right(lines_a), top1_right(lines_b)
-    test = mcnemar(right_a, right_b)
-    top1 = paired_difference(right_a, right_b).to_dict()
-    counts = {"only_first": test.only_first, "only_second": test.only_second, "mcnemar_p": test.p}
-    compared = {"top1": {**top1, **counts}}
-    truth, predicted_a = concept_sets(lines_a)
-    if truth:
-        f1 = paired_f1_difference(truth, predicted_a, concept_sets(lines_b)[1])
-        compared["concept_micro_f1"] = f1.to_dict()
-    return compared
 
 
 def by_group(lines: Sequence[Line], key: str) -> dict[str, Interval]:

@@ -18,16 +18,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import scipy
-
+from eval.answers import Run as Answers
 from eval.answers import case_lines, read_run
-from eval.metrics import RESAMPLES, Interval, Line, arm_summary, best_class, compare_arms, text_outcomes
+from eval.comparisons import compare_all
+from eval.consistency import consistency
+from eval.measures import measure_arm, statistics
+from eval.metrics import Interval, Line, best_class, text_outcomes
 from eval.page import MEASURES, Run, render
 from skingpt4.errors import UserError, reported
 from skingpt4.run_dir import write_text
 
-ARMS = ("two_step", "step1_only", "step2_only", "untrained", "blank_image", "noise_image", "other_image")
+FIRST = "two_step"  # the arm that the others are compared with
+ARMS = (FIRST, "step1_only", "step2_only", "untrained", "blank_image", "noise_image", "other_image")
 
 
 class ReportError(UserError):
@@ -64,7 +66,11 @@ def load_answers(run_dir: Path) -> dict[str, list[Line]]:
         AnswersError: no folder, no answers, or a damaged file.
         ReportError: no case is answered to the end, or a score is no number.
     """
-    run = read_run(run_dir)
+    return _case_lines(read_run(run_dir))
+
+
+def _case_lines(run: Answers) -> dict[str, list[Line]]:
+    run_dir = run.folder
     names = [arm for arm in ARMS if arm in run.arms] + [arm for arm in run.arms if arm not in ARMS]
     arms = {name: case_lines(run, run.arms[name]) for name in names}
     for name, lines in arms.items():
@@ -113,38 +119,47 @@ def write_results(
         provenance: facts about the run, such as its commands; added to those already in the file.
 
     Returns:
-        What was written: num_cases, seconds, peak_memory_gb, arms, text_outcomes, comparisons, provenance.
+        What was written; docs/evaluation.md says what stands where.
     """
     run_dir = Path(run_dir)
-    arms = load_answers(run_dir)
+    run = read_run(run_dir)
+    arms = _case_lines(run)
     before = _read_json(run_dir / "results.json")
-    comparisons = {}
-    for other in [name for name in arms if name != "two_step"] if "two_step" in arms else []:
-        try:
-            comparisons[f"two_step_minus_{other}"] = compare_arms(arms["two_step"], arms[other])
-        except ValueError as error:
-            raise ReportError(f"{run_dir}: two_step against {other}: {error}") from error
+    pairs = compare_all(arms)
+    for other in [name for name in arms if name != FIRST] if FIRST in arms else []:
+        if f"{FIRST}_minus_{other}" not in pairs:
+            raise ReportError(f"{run_dir}: {FIRST} against {other}: the two arms share no case")
     results = {
         "num_cases": len({line["case_id"] for lines in arms.values() for line in lines}),
         "seconds": before.get("seconds") if seconds is None else seconds,
         "peak_memory_gb": before.get("peak_memory_gb") if peak_memory_gb is None else peak_memory_gb,
-        "arms": {name: arm_summary(lines) for name, lines in arms.items()},
+        "arms": {name: measure_arm(run.arms[name], lines) for name, lines in arms.items()},
         "text_outcomes": {name: text_outcomes(lines) for name, lines in arms.items()},
-        "comparisons": comparisons,
+        "comparisons": _planned(pairs),
+        "pairs": pairs,
+        "consistency": consistency(run),
         "provenance": {
             "run": {**before.get("provenance", {}).get("run", {}), **(provenance or {})},
             "arms": {name: _read_json(run_dir / "answers" / f"{name}.meta.json") for name in arms},
-            "statistics": {
-                "bootstrap seed": 0,
-                "bootstrap resamples": RESAMPLES,
-                "python": platform.python_version(),
-                "numpy": np.__version__,
-                "scipy": scipy.__version__,
-            },
+            "statistics": {**statistics(), "python": platform.python_version()},
         },
     }
-    write_text(run_dir / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
+    write_text(
+        run_dir / "results.json", json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    )
     return results
+
+
+def _planned(pairs: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of all pairs those of the two-step arm with another, as page and headline show them."""
+    planned = {name: pair for name, pair in pairs.items() if name.startswith(f"{FIRST}_minus_")}
+    return {
+        name: {
+            measure: {"mcnemar_p" if key == "p" and measure == "top1" else key: x for key, x in entry.items()}
+            for measure, entry in pair.items()
+        }
+        for name, pair in planned.items()
+    }
 
 
 def headline(results: dict[str, Any]) -> str:

@@ -167,18 +167,13 @@ def test_equal_scores_are_broken_alike_for_top1_and_best_class():
     assert metrics.arm_summary([tied])["top3"]["value"] == 1
 
 
-def test_compare_arms_matches_cases_by_id():
-    right = [line("1", "a", [-1, -2, -3, -4]), line("2", "b", [-2, -1, -3, -4])]
-    wrong = [
-        line("2", "b", [-1, -2, -3, -4]),
-        line("1", "a", [-1, -2, -3, -4]),
-        line("9", "a", [-1, -2, -3, -4]),
-    ]
-    top1 = metrics.compare_arms(right, wrong)["top1"]
-    assert (top1["value"], top1["n"], top1["only_first"], top1["only_second"]) == (0.5, 2, 1, 0)
-    assert top1["mcnemar_p"] == 1.0
-    with pytest.raises(ValueError, match="share no case"):
-        metrics.compare_arms(right, [line("7", "a", [-1, -2, -3, -4])])
+def test_a_ratio_over_cases_and_where_it_is_not_defined():
+    interval = metrics.ratio_interval([1, 2, 3], [2, 4, 6])
+    assert (interval.value, interval.low, interval.high, interval.n) == (0.5, 0.5, 0.5, 3)
+    assert metrics.ratio_interval([0.0, 1.0] * 50).value == 0.5
+    assert metrics.ratio_interval([0, 0], [0, 0]).to_dict() == {
+        "value": None, "low": None, "high": None, "n": 2,
+    }  # fmt: skip
 
 
 def test_by_group_counts_each_group_and_names_the_unknown():

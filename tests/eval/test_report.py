@@ -194,13 +194,14 @@ def test_page_tells_numbers_and_provenance(page):
 def test_results_schema(made_up):
     results = json.loads((made_up[0] / "results.json").read_text())
     assert set(results) == {
-        "num_cases", "seconds", "peak_memory_gb", "arms", "text_outcomes", "comparisons", "provenance",
+        "num_cases", "seconds", "peak_memory_gb", "arms", "text_outcomes", "comparisons", "pairs", "consistency",
+        "provenance",
     }  # fmt: skip
     assert (results["num_cases"], results["seconds"], results["peak_memory_gb"]) == (30, 612.5, 2.25)
     assert list(results["arms"]) == ["two_step", "step1_only", "untrained", "blank_image"]
     for summary in results["arms"].values():
-        assert set(summary) == {"top1", "top3", "top1_text", "concept_micro_f1"}
-        assert all(set(measure) == {"value", "low", "high", "n"} for measure in summary.values())
+        for name in ("top1", "top3", "top1_text", "concept_micro_f1"):
+            assert set(summary[name]) == {"value", "low", "high", "n"}
     assert results["arms"]["two_step"]["top1"]["value"] == 0.8
     difference = results["comparisons"]["two_step_minus_step1_only"]["top1"]
     assert difference["value"] == 0.5
