@@ -1,0 +1,55 @@
+// The ratings form in the browser: keys, focus, and what is sent. It knows the form's marks and nothing of ratings.
+(() => {
+  let last = null;
+  const form = () => document.querySelector('#sheet');
+  const groups = () => [...document.querySelectorAll('#sheet .item')];
+  const answered = group => group.querySelector('input:checked');
+  const point = (group, scroll) => {
+    (answered(group) || group.querySelector('input')).focus({preventScroll: true});
+    if (scroll) group.scrollIntoView({block: 'nearest'});
+  };
+  window.reviewCollect = () => {
+    const values = {};
+    if (form()) for (const [name, value] of new FormData(form())) values[name] = value;
+    return JSON.stringify({serial: form() ? form().dataset.serial : '', values});
+  };
+  window.reviewReady = () => setTimeout(() => {
+    const own = document.querySelector('#own textarea, #own input');
+    const serial = document.querySelector('[data-view]')?.dataset.view;
+    if (serial === last) return;
+    last = serial;
+    window.scrollTo(0, 0);
+    if (own) return own.focus({preventScroll: true});
+    if (!form()) return;
+    form().reset();
+    point(groups().find(group => !answered(group)) || groups()[0], false);
+  }, 120);
+  const choose = (group, key) => {
+    const input = group.querySelector(`input[data-key="${key}"]`);
+    if (!input) return;
+    input.checked = true;
+    group.classList.remove('missing');
+    const next = groups()[groups().indexOf(group) + 1];
+    if (next) return point(next, true);
+    document.querySelector('#sheet textarea').focus({preventScroll: true});
+    document.querySelector('#save')?.scrollIntoView({block: 'nearest'});
+  };
+  document.addEventListener('click', event => {
+    if (event.target.matches('#pictures img')) event.target.classList.toggle('large');
+  });
+  document.addEventListener('change', event => event.target.closest('#sheet .item')?.classList.remove('missing'));
+  document.addEventListener('keydown', event => {
+    if (!form() || event.ctrlKey || event.altKey || event.metaKey || event.isComposing || event.repeat)
+      return;
+    const target = event.target, typing = target.matches('textarea, input:not([type=radio])');
+    if (event.key === 'Enter' && !event.shiftKey && !target.matches('button, a') && (!typing || form().contains(target))) {
+      event.preventDefault();
+      const open = groups().filter(group => !answered(group));
+      open.forEach(group => group.classList.add('missing'));
+      if (open.length) point(open[0], true); else document.querySelector('#save').click();
+    } else if (!typing && /^[1-5yn]$/i.test(event.key)) {
+      const group = target.closest('#sheet .item') || groups().find(group => !answered(group));
+      if (group) { event.preventDefault(); choose(group, event.key.toLowerCase()); }
+    }
+  });
+})();

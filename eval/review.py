@@ -1,0 +1,162 @@
+"""Rate a run's answers in a local form: python -m eval.review --run-dir RUN.
+
+Each rater logs in with a password, sees the cases under all arms in an order of their own without any model's name,
+writes their own diagnosis before the text is shown, and answers the seven published items. Everything is kept in
+RUN/ratings.sqlite at once; a rater who comes back goes on where they stopped. Several may rate at the same time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import getpass
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from eval import answers, ratings
+from eval.review_desk import Desk, ReviewError, select
+from eval.review_store import FILE, Store
+from skingpt4 import serving
+from skingpt4.errors import reported
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+EXAMPLES = """examples:
+  python -m eval.review add-rater anna --run-dir runs/quickstart
+  python -m eval.review --run-dir runs/quickstart --cases runs/phantoms/cases/manifest.jsonl
+  python -m eval.review --run-dir runs/quickstart --status
+  python -m eval.review --run-dir runs/quickstart --export ratings.csv
+
+The form is for this machine alone unless --host says otherwise. Research software, no medical device."""
+
+
+def add_rater(store: Store, name: str, replace: bool) -> None:
+    """Ask for a password (twice at a terminal, one line of a pipe) and keep the rater."""
+    if sys.stdin.isatty():
+        password = getpass.getpass(f"password for {name}: ")
+        if password != getpass.getpass("again: "):
+            raise ReviewError("the two passwords differ; nothing was changed")
+    else:
+        password = sys.stdin.readline().rstrip("\r\n")
+    store.add_rater(name, password, replace)
+    print(f"{name} can log in")
+
+
+def export(store: Store, path: Path) -> int:
+    """Write the newest answers as long CSV, whole or not at all; returns how many.
+
+    Raises:
+        ReviewError: there are none, or the file cannot be written.
+    """
+    rows = store.current()
+    if not rows:
+        raise ReviewError(f"{store.path}: holds no ratings yet")
+    part = path.with_name(f".{path.name}.part")
+    try:
+        ratings.write_csv(rows, part)
+        os.replace(part, path)
+    except OSError as error:
+        raise ReviewError(f"{path}: cannot be written ({error.strerror})") from None
+    return len(rows)
+
+
+def take_over(store: Store, run: answers.Run, path: Path, overwrite: bool) -> tuple[int, int]:
+    """Read a long CSV into the store; returns how many answers it holds and how many of them were new.
+
+    Raises:
+        RatingsError, ReviewError, StoreError: a wrong line, an arm or case that the run has not, or a conflict.
+    """
+    rows = ratings.read_csv(path)
+    for row in rows:
+        for kind, name, known in (("arm", row.arm, run.arms), ("case", row.case_id, run.cases)):
+            if name not in known:
+                raise ReviewError(
+                    f"{path}: the run in {run.folder} has no {kind} {name!r}; nothing was taken over"
+                )
+    return len(rows), store.add(rows, overwrite)
+
+
+def status(desk: Desk) -> str:
+    """How far each rater is."""
+    lines = []
+    for rater in desk.store.raters():
+        view = desk.open(rater)
+        lines.append(f"{rater}: {view.num_rated} of {view.n} forms rated")
+    return "\n".join(lines) or "no raters yet"
+
+
+def serve(desk: Desk, address: serving.Address) -> None:
+    """Serve the form until SIGINT or SIGTERM."""
+    from eval import review_page
+
+    def launched() -> gr.Blocks:
+        return serving.launch(
+            review_page.build(desk), address, {"status": "ok"}, css=review_page.CSS, head=review_page.SCRIPT,
+            auth=desk.store.login, auth_message=review_page.DISCLAIMER,
+        )  # fmt: skip
+
+    serving.until_ended(launched)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.review", description=__doc__, epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add("command", nargs="*", metavar="add-rater NAME", help="add a rater; the password is asked for")
+    add("--run-dir", type=Path, required=True, help="the folder that eval.run wrote")
+    add("--cases", type=Path, help="the list of cases that eval.run read; its folder holds the pictures "
+        "(default: the run's own cases.jsonl)")  # fmt: skip
+    add("--arms", nargs="+", metavar="ARM", help="rate only these (default: all of the run)")
+    add("--num-cases", type=int, help="rate only so many cases, evenly spaced over the list")
+    add("--new-password", action="store_true", help="with add-rater: change the password of one who is there")
+    add("--status", action="store_true", help="say how far each rater is, and end")
+    add("--export", type=Path, metavar="CSV", help="write all ratings as long CSV, and end")
+    add("--import", type=Path, metavar="CSV", dest="take", help="take ratings over from a long CSV, and end")
+    add("--overwrite", action="store_true", help="with --import: its answers count where there are others")
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    add("--port", type=int, default=7861, help="default: %(default)s")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and do the one thing it asks for; returns the exit status."""
+    parser = _parser()
+    args = parser.parse_intermixed_args(argv)
+    if args.command and (len(args.command) != 2 or args.command[0] != "add-rater"):
+        parser.error("the only command is: add-rater NAME")
+    serving.stay_local()
+    with reported() as result:
+        run = answers.read_run(args.run_dir)
+        store = Store(args.run_dir)
+        if args.command:
+            add_rater(store, args.command[1], args.new_password)
+        elif args.export:
+            print(f"{args.export}: {export(store, args.export)} answers")
+        elif args.take:
+            total, new = take_over(store, run, args.take, args.overwrite)
+            print(f"{args.take}: {total} answers, {new} of them new")
+        else:
+            folder = args.cases.parent if args.cases else args.run_dir
+            desk = Desk(store, select(run, folder, args.arms, args.num_cases))
+            if args.status:
+                print(status(desk))
+                return 0
+            if not store.raters():
+                raise ReviewError(
+                    f"{args.run_dir / FILE}: there are no raters yet; add one with "
+                    f"python -m eval.review add-rater NAME --run-dir {args.run_dir}"
+                )
+            address = serving.Address(args.host, args.port)
+            address.check(password=True)
+            print(status(desk), flush=True)
+            serve(desk, address)
+    return result.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,250 @@
+"""The ratings form without a browser: what is shown when, without names, and what the command says."""
+
+from __future__ import annotations
+
+import io
+import json
+import socket
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from eval import answers, ratings, review, review_desk
+from eval.ratings import FLAG, ITEMS
+from eval.review_desk import DIAGNOSE, DONE, RATE, Desk, ReviewError, select
+from eval.review_store import Store
+from skingpt4 import serving
+from tests.eval.review_run import FORM, MARK, make_run
+
+serving.stay_local()
+PASSWORD = "correct horse"
+
+
+@pytest.fixture
+def desk(tmp_path) -> Desk:
+    folder = make_run(tmp_path / "run")
+    store = Store(folder)
+    store.add_rater("anna", PASSWORD)
+    return Desk(store, select(answers.read_run(folder), folder))
+
+
+def rate_all(desk: Desk, rater: str, forms: int) -> None:
+    for _ in range(forms):
+        view = desk.open(rater)
+        if view.stage == DIAGNOSE:
+            desk.diagnose(rater, view.k, "acne", 1.0)
+        desk.rate(rater, view.k, FORM, 2.0)
+
+
+def test_own_diagnosis_comes_before_any_text(desk):
+    view = desk.open("anna")
+    assert (view.stage, view.k, view.n, view.conversation) == (DIAGNOSE, 0, 6, ())
+    assert len(view.pictures) >= 1
+    with pytest.raises(ReviewError, match="own diagnosis first"):
+        desk.diagnose("anna", 0, "  \n", 1.0)
+    with pytest.raises(ReviewError, match="cannot be taken now"):
+        desk.rate("anna", 0, FORM, 1.0)
+    assert desk.store.current() == []
+    view = desk.diagnose("anna", 0, "psoriasis", 7.25)
+    assert (view.stage, view.own, len(view.conversation)) == (RATE, "psoriasis", 4)
+    assert MARK in view.conversation[0][1]
+    again = desk.diagnose("anna", 0, "what the text says", 1.0)
+    assert again.own == "psoriasis", "after the text was shown it is not changed any more"
+    (row,) = desk.store.current()
+    assert (row.item, row.value, row.seconds) == ("own_diagnosis", "psoriasis", "7.2")
+
+
+def test_a_case_under_the_next_arm_keeps_the_own_diagnosis_and_asks_no_second(desk):
+    stages = []
+    for _ in range(6):
+        view = desk.open("anna")
+        stages.append(view.stage)
+        if view.stage == DIAGNOSE:
+            desk.diagnose("anna", view.k, f"own {view.pictures[0].name}", 1.0)
+        assert desk.open("anna").own == f"own {view.pictures[0].name}"
+        desk.rate("anna", view.k, FORM, 1.0)
+    assert stages == [DIAGNOSE] * 3 + [RATE] * 3
+    assert desk.open("anna").stage == DONE
+
+
+def test_nobody_sees_a_name(desk):
+    texts = [text for said in desk.material.conversations.values() for _, text in said]
+    assert len(texts) == 24
+    for text in texts:
+        assert text.startswith(f"the system (the system) sees a {MARK}") or text.startswith(
+            f"the system (untrained) sees a {MARK}"
+        )
+
+
+@pytest.mark.parametrize(
+    ("said", "shown"),
+    [
+        ("SkinGPT-4's view", "the system's view"),
+        ("skin gpt 4 or MiniGPT4", "the system or the system"),
+        ("I am Vicuna-13b-v1.5, made of LLaMA-2", "I am the system, made of the system"),
+        ("smollm2-135m-instruct says", "the system says"),
+        ("arm two_step here", "arm the system here"),
+        ("GPT-4o. Or Falcon-40B-instruct?", "the system. Or the system?"),
+        (
+            "two steps, blank skin, noise, 2 llamas, gemmate",
+            "two steps, blank skin, noise, 2 llamas, gemmate",
+        ),
+    ],
+)
+def test_names_in_a_text(said, shown):
+    pattern = review_desk.name_pattern(("two_step", "blank", "noise"), ("weights/smollm2-135m-instruct",))
+    assert pattern.sub(review_desk.NEUTRAL, said) == shown
+
+
+def test_raters_have_their_own_order_and_go_on_where_they_stopped(desk):
+    rate_all(desk, "anna", 2)
+    anew = Desk(Store(desk.store.path.parent), desk.material)
+    view = anew.open("anna")
+    assert (view.k, view.num_rated) == (2, 2)
+    assert anew.open("bert").k == 0
+    orders = {tuple(sheet[1:] for sheet in anew._sheets(name)) for name in ("anna", "bert", "cleo", "dora")}
+    assert len(orders) > 1
+
+
+def test_back_shows_the_last_form_and_the_newest_counts(desk):
+    rate_all(desk, "anna", 2)
+    view = desk.back("anna", 2)
+    assert (view.k, view.stage, view.revising) == (1, RATE, True)
+    assert view.values["privacy"] == "4"
+    after = desk.rate("anna", 1, {**FORM, "privacy": "2", "comment": "thought again"}, 3.0)
+    assert (after.k, after.num_rated) == (2, 2), "then it goes on"
+    assert desk.back("anna", 2).values["privacy"] == "2"
+    assert desk.back("anna", 0).k == 0
+    assert desk.open("anna", 5).k == 2, "nobody looks ahead"
+
+
+def test_a_form_with_a_gap_keeps_nothing(desk):
+    desk.diagnose("anna", 0, "acne", 1.0)
+    for item, number in (("diagnosis", 1), (FLAG, 8)):
+        with pytest.raises(ReviewError, match=f"Still to be answered: {number}"):
+            desk.rate("anna", 0, {**FORM, item: ""}, 1.0)
+    with pytest.raises(ratings.RatingsError, match="hallucination is '2'"):
+        desk.rate("anna", 0, {**FORM, FLAG: "2"}, 1.0)
+    assert [row.item for row in desk.store.current()] == ["own_diagnosis"]
+
+
+def test_selection(tmp_path):
+    folder = make_run(tmp_path / "run", num_cases=10)
+    run = answers.read_run(folder)
+    few = select(run, folder, ["untrained"], 3)
+    assert few.cases == ("melanoma_0", "melanoma_3", "melanoma_6"), "evenly over the list"
+    assert set(few.conversations) == {("untrained", case) for case in few.cases}
+    with pytest.raises(ReviewError, match="no arm 'x'; it has two_step, untrained"):
+        select(run, folder, ["x"])
+    with pytest.raises(ReviewError, match="--num-cases"):
+        select(run, folder, None, 0)
+    with pytest.raises(ReviewError, match=r"no such picture \(11 missing\); --cases"):
+        select(run, tmp_path)
+    lines = (folder / "answers/untrained.jsonl").read_text().splitlines(keepends=True)
+    (folder / "answers/untrained.jsonl").write_text("".join(lines[:6]))
+    left = select(answers.read_run(folder), folder, ["untrained"])
+    assert list(left.conversations) == [("untrained", "melanoma_0")], "half a conversation is not shown"
+
+
+def test_page_of_a_view(desk):
+    from eval import review_page
+
+    page, request = review_page.Page(desk), SimpleNamespace(username="anna")
+    now, *shown = page.open(request)
+    sent = str(shown)
+    assert MARK not in sent
+    assert "melanoma" not in sent, "the case's name may tell the class"
+    assert "Form 1 of 6" in sent
+    now, *shown = page.go_on(now, "acne", json.dumps({"serial": "", "values": {}}), request)
+    assert MARK in shown[5]
+    assert "&lt;b&gt;in" in shown[5]
+    assert "{value}" not in shown[5], "no template of Gradio's"
+    for text in (*ITEMS.values(), review_page.FLAG_TEXT):
+        assert review_page.text(text) in shown[5]
+    gap = page.go_on(now, "", json.dumps({"serial": now[1], "values": {"privacy": "4"}}), request)
+    assert "Not saved. Still to be answered: 1, 2" in gap[-1]
+    assert all(value == {"__type__": "update"} for value in gap[:-1]), "what was entered stays"
+    old = page.go_on(now, "", json.dumps({"serial": "0-rate-0", "values": FORM}), request)
+    assert "out of date" in old[-1]
+    assert desk.store.rated("anna") == set()
+    saved = page.go_on(now, "", json.dumps({"serial": now[1], "values": FORM}), request)
+    assert "Saved." in saved[-1]
+    assert len(desk.store.rated("anna")) == 1
+    assert "out of date" in page.go_on(None, "", "", request)[-1]
+    assert "checked" in page.back(saved[0], request)[6]
+
+
+def test_shown_picture_has_neither_name_nor_metadata(tmp_path):
+    import base64
+
+    from eval import review_page
+
+    picture = Image.new("RGB", (2000, 100), "tan")
+    exif = picture.getexif()
+    exif[0x010E] = "John Doe"
+    picture.save(tmp_path / "John.jpg", exif=exif)
+    uri = review_page.picture_uri(tmp_path / "John.jpg")
+    assert "John" not in uri
+    shown = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
+    assert (shown.size, dict(shown.getexif())) == ((1600, 80), {})
+
+
+def test_all_controls_are_labelled_and_private(desk):
+    from eval import review_page
+
+    config = review_page.build(desk).get_config_file()
+    assert MARK not in json.dumps(config, default=str)
+    assert "not a medical device" in str(config["components"])
+    assert all(d["api_visibility"] == "private" for d in config["dependencies"] if d["backend_fn"])
+
+
+def command(folder: Path, *words: str) -> int:
+    return review.main([*words, "--run-dir", str(folder)])
+
+
+def test_command_line(tmp_path, capsys, monkeypatch):
+    assert command(tmp_path / "nowhere") == 1
+    assert "holds no answers" in capsys.readouterr().err
+    assert not (tmp_path / "nowhere").exists()
+    folder = make_run(tmp_path / "run")
+    assert command(folder) == 1
+    assert "python -m eval.review add-rater NAME --run-dir" in capsys.readouterr().err
+    monkeypatch.setattr("sys.stdin", io.StringIO(PASSWORD + "\n"))
+    assert command(folder, "add-rater", "anna") == 0
+    assert Store(folder).login("anna", PASSWORD)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert command(folder, "--port", str(taken.getsockname()[1])) == 1
+    assert "choose another --port" in capsys.readouterr().err
+    assert command(folder, "--export", str(tmp_path / "r.csv")) == 1
+    assert "holds no ratings yet" in capsys.readouterr().err
+    desk = Desk(Store(folder), select(answers.read_run(folder), folder))
+    rate_all(desk, "anna", 2)
+    assert command(folder, "--status") == 0
+    assert capsys.readouterr().out == "anna: 2 of 6 forms rated\n"
+    assert command(folder, "--export", str(tmp_path / "r.csv")) == 0
+    rows = ratings.read_csv(tmp_path / "r.csv")
+    assert len(rows) == 2 * (len(ITEMS) + 2), "seven items, the flag and the own diagnosis"
+    twin = make_run(tmp_path / "twin")
+    assert command(twin, "--import", str(tmp_path / "r.csv")) == 0
+    assert Store(twin).current() == rows
+    assert Desk(Store(twin), desk.material).open("anna").num_rated == 2
+    other = make_run(tmp_path / "other", arms=("x",))
+    capsys.readouterr()
+    assert command(other, "--import", str(tmp_path / "r.csv")) == 1
+    assert "has no arm" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        command(folder, "add-rater")
+    with pytest.raises(SystemExit):
+        command(folder, "remove", "anna")
+    assert "add-rater NAME" in capsys.readouterr().err
+
+
+def test_two_typed_passwords_must_agree(tmp_path, capsys, monkeypatch):
+    folder, typed = make_run(tmp_path / "run"), iter(["correct horse", "correct hors"])
+    monkeypatch.setattr("sys.stdin", SimpleNamespace(isatty=lambda: True))
+    monkeypatch.setattr("getpass.getpass", lambda prompt: next(typed))
+    assert command(folder, "add-rater", "anna") == 1
+    assert "differ" in capsys.readouterr().err
+    assert Store(folder).raters() == []
