@@ -173,10 +173,8 @@ class ChatSession:
     def _pieces(self, prompt: Encoded, generation: Generation, stop: threading.Event) -> Iterator[str]:
         """Run `generate` in a thread and yield its text, holding back what may become a stop string."""
         tokenizer = self.model.tokenizer
-        stops = (
-            *stop_strings(self.template, tokenizer),
-            *filter(None, (tokenizer.eos_token, tokenizer.pad_token)),
-        )
+        strings = stop_strings(self.template, tokenizer)
+        stops = (*strings, *self.model.end_tokens(strings), *filter(None, [tokenizer.pad_token]))
         texts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
         # Beams have no text before they end.
         streamer = _Streamer(tokenizer, texts) if generation.num_beams == 1 else None
@@ -190,7 +188,7 @@ class ChatSession:
                     result["text"] = self.model.generate(
                         [prompt],
                         queries,
-                        stop_strings(self.template, tokenizer),
+                        strings,
                         stopping_criteria=StoppingCriteriaList([_Stopped(stop)]),
                         streamer=streamer,
                         **generation.options(),

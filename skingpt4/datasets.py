@@ -21,6 +21,7 @@ from skingpt4.prompts import (
     Encoded,
     Template,
     Turn,
+    answer_end,
     encode_turns,
     get_template,
     shorten,
@@ -80,14 +81,14 @@ class SampleEncoder:
         self.prompt, self.tokenizer, self.cut_blindly = prompt, tokenizer, cut_blindly
         self.num_query_tokens, self.max_text_tokens = num_query_tokens, max_text_tokens
         self.template: Template | None = get_template(prompt.template)
+        self.end = answer_end(self.template, tokenizer)
 
     def answer(self, record: Record, question: str) -> str:
         """The record's answer, cut to the budget of tokens; empty if not even its first word fits."""
-        end = self.template.end if self.template else self.tokenizer.eos_token
         if question == self.prompt.concepts_question:
             record = replace(record, disease=None, note=None, turns=())
         answer = answer_for(record, self.prompt)
-        return answer if self.cut_blindly else shorten(answer, end, self.tokenizer, self.max_text_tokens)
+        return answer if self.cut_blindly else shorten(answer, self.end, self.tokenizer, self.max_text_tokens)
 
     def draw_question(self, record: Record, rng: np.random.Generator) -> str:
         """One of the questions that this record can answer."""
@@ -103,16 +104,15 @@ class SampleEncoder:
         """
         if not (record.turns and self.prompt.use_turns) or question == self.prompt.concepts_question:
             return [Turn(question, self.answer(record, question), num_images=1)]
-        end = self.template.end if self.template else self.tokenizer.eos_token
         turns: list[Turn] = []
         budget = self.max_text_tokens
         for asked, said in record.turns:
-            answer = shorten(said, end, self.tokenizer, budget)
+            answer = shorten(said, self.end, self.tokenizer, budget)
             if turns and not answer:
                 break
             # The picture stands before the first question; a mark of it in the text would ask for another.
             turns.append(Turn(asked.replace(IMAGE, "").strip(), answer, num_images=0 if turns else 1))
-            budget -= len(self.tokenizer(answer + end, add_special_tokens=False)["input_ids"])
+            budget -= len(self.tokenizer(answer + self.end, add_special_tokens=False)["input_ids"])
             if answer != said:
                 break
         return turns

@@ -30,7 +30,7 @@ from skingpt4.lavis_bridge import lavis_classes
 from skingpt4.lavis_encoder import LavisQFormer, LavisVision
 from skingpt4.layouts import NORM_NAMES, QFORMER_PREFIXES, VISION_PREFIXES, brings_norm
 from skingpt4.placement import DEVICE_RULES, main_device
-from skingpt4.prompts import IGNORED, IMAGE_TOKEN, Encoded
+from skingpt4.prompts import IGNORED, IMAGE_TOKEN, Encoded, special_tokens
 from skingpt4.qformer import QFormer
 from skingpt4.tensor_source import built_without_memory, source_files
 from skingpt4.tensors import WeightsMismatch, file_sha256, require_same_tensors
@@ -231,15 +231,12 @@ class SkinGPT4(nn.Module):
         device = input_device(self.language_model)
         embeds = self.embed(input_ids, queries)
         # A stop string that is one special token is cheaper to see as an id than in decoded text.
-        special = {s: self.tokenizer.convert_tokens_to_ids(s) for s in self.tokenizer.all_special_tokens}
-        strings = [s for s in stop if s not in special]
-        own = self.language_model.generation_config.eos_token_id
-        ends = set(own if isinstance(own, list) else [own] if own is not None else [])
-        ends |= {special[s] for s in (*stop, self.tokenizer.eos_token) if s in special}
-        options["eos_token_id"] = sorted(ends) or None
-        if strings:
+        ends = self.end_tokens(stop)
+        options["eos_token_id"] = sorted(ends.values()) or None
+        if strings := [s for s in stop if s not in ends]:
             options |= {"stop_strings": strings, "tokenizer": self.tokenizer}
         pad = self.tokenizer.pad_token_id
+        pads = tuple(filter(None, [self.tokenizer.pad_token]))
         ids = self.language_model.generate(
             inputs_embeds=embeds,
             attention_mask=attention_mask.to(device),
@@ -247,12 +244,19 @@ class SkinGPT4(nn.Module):
             **options,
         )
         return [
-            cut_at(self.tokenizer.decode(row, skip_special_tokens=False), (*stop, *self._specials()))
+            cut_at(self.tokenizer.decode(row, skip_special_tokens=False), (*stop, *ends, *pads))
             for row in ids
         ]
 
-    def _specials(self) -> tuple[str, ...]:
-        return tuple(filter(None, (self.tokenizer.eos_token, self.tokenizer.pad_token)))
+    def end_tokens(self, stop: Sequence[str]) -> dict[str, int]:
+        """Special tokens that end an answer, text to id: the model's own, the tokenizer's, those of `stop`."""
+        own = self.language_model.generation_config.eos_token_id
+        ids = own if isinstance(own, list) else [own] if own is not None else []
+        special = {s: self.tokenizer.convert_tokens_to_ids(s) for s in special_tokens(self.tokenizer)}
+        named = {s: special[s] for s in (*stop, self.tokenizer.eos_token) if s in special}
+        return named | {
+            s: i for s, i in zip(self.tokenizer.convert_ids_to_tokens(ids), ids, strict=True) if s
+        }
 
     def num_parameters(self) -> tuple[int, int]:
         """(trainable, all) numbers of parameters."""

@@ -154,7 +154,9 @@ def _render_with_tokenizer(turns: Sequence[Turn], tokenizer: Any) -> list[tuple[
         if turn.answer is not None:
             messages.append({"role": "assistant", "content": mark.format(number)})
     open_end = turns[-1].answer is None
-    text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=open_end)
+    text = _chat_text(messages, tokenizer, open_end)
+    opened = _chat_text(messages[:1], tokenizer, open_end=True)
+    blanks = len(opened) - len(opened.rstrip())
     pieces, rest = [], text
     for number, turn in enumerate(turns):
         if turn.answer is None:
@@ -166,26 +168,56 @@ def _render_with_tokenizer(turns: Sequence[Turn], tokenizer: Any) -> list[tuple[
             )
         # What closes an answer is the first special token after it; it is supervised with the answer.
         end = _first_special(rest, tokenizer)
-        pieces += [(before, False), (turn.answer + end, True)]
+        # Some templates write a blank before an answer that they do not write when they ask for one: a model that
+        # read it in training would miss it later, so it is learnt with the answer.
+        stem = before.rstrip()
+        lead = before[len(stem) + blanks :]
+        pieces += [(before[: len(before) - len(lead)], False), (lead + turn.answer + end, True)]
         rest = rest[len(end) :]
     if open_end:
         pieces.append((rest, False))
     return pieces
 
 
+def _chat_text(messages: list[dict[str, str]], tokenizer: Any, open_end: bool) -> str:
+    # Qwen 3's template shows an answer after an empty thought, but opens one without, unless told not to think.
+    return tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=open_end, enable_thinking=False
+    )
+
+
 def _first_special(text: str, tokenizer: Any) -> str:
-    found = [(text.find(s), s) for s in tokenizer.all_special_tokens if s in text]
+    found = [(text.find(s), s) for s in special_tokens(tokenizer) if s in text]
     if not found:
         return ""
     place, token = min(found)
     return text[: place + len(token)]
 
 
+def special_tokens(tokenizer: Any) -> list[str]:
+    """Every special token by its text, also those that have no role of their own, such as Llama 3's `<|eot_id|>`."""
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return list(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
+
+
 def stop_strings(template: Template | None, tokenizer: Any) -> tuple[str, ...]:
-    """The decoded strings that end an answer."""
+    """The decoded strings that end an answer.
+
+    A chat template may close an answer with another token than the tokenizer's last one: Gemma's does, and so do
+    tokenizers that a base model shares with its instructed sibling.
+    """
     if template is not None:
         return template.stop
-    return tuple(filter(None, [tokenizer.eos_token]))
+    return tuple(dict.fromkeys(filter(None, [answer_end(None, tokenizer).strip(), tokenizer.eos_token])))
+
+
+def answer_end(template: Template | None, tokenizer: Any) -> str:
+    """What closes an answer and is supervised with it."""
+    if template is not None:
+        return template.end
+    answer = "answer"
+    *_, (text, _) = _render_with_tokenizer([Turn("question", answer)], tokenizer)
+    return text.partition(answer)[2]
 
 
 def encode(

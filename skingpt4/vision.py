@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import re
 from pathlib import Path
@@ -40,6 +41,29 @@ def _check_patches(model: str, image_size: int, args: dict[str, Any]) -> None:
             f"vision.image_size: {model} cuts pictures into squares of {side} pixels, and {image_size} is no "
             f"multiple of it; choose {below} or {below + side}"
         )
+
+
+def _gives_blocks(backbone: Any) -> bool:
+    """Whether timm can return one block's tokens with what stands before the patches."""
+    method = getattr(backbone, "forward_intermediates", None)
+    return method is not None and "return_prefix_tokens" in inspect.signature(method).parameters
+
+
+def _create(model: str, image_size: int, args: dict[str, Any]) -> Any:
+    """The timm model; transformers fix their positions to a picture's size, CNNs do not take that argument."""
+    sizes: tuple[dict[str, Any], ...] = ({"img_size": image_size}, {})
+    for sized in sizes:
+        try:
+            return timm.create_model(model, **sized, **args)
+        except TypeError as error:  # the one that timm raises for an argument it does not know
+            problem: Exception = error
+        except (KeyError, ValueError, AssertionError, RuntimeError) as error:
+            problem = error
+            break
+    raise VisionError(
+        f"vision.model_args: {model} cannot be built with them at {image_size} pixels "
+        f"({type(problem).__name__}: {str(problem).splitlines()[0][:200] if str(problem) else 'no reason given'})"
+    )
 
 
 class VisionEncoder(nn.Module):
@@ -80,18 +104,16 @@ class VisionEncoder(nn.Module):
                 f"vision.model: timm has no '{model}'{'; near: ' + ', '.join(near) if near else ''}"
             )
         _check_patches(model, image_size, args)
-        try:  # transformers fix their positions to a size; CNNs do not take the argument
-            self.backbone: Any = timm.create_model(model, img_size=image_size, **args)
-        except TypeError:
-            try:
-                self.backbone = timm.create_model(model, **args)
-            except TypeError as error:
-                raise VisionError(f"vision.model_args: {model} does not take them ({error})") from None
+        self.backbone: Any = _create(model, image_size, args)
         self.block, self.norm = block, norm
         self.has_norm_weights = True  # False between LAVIS's EVA file and the ln_vision of the Q-Former's
         if block is not None or not norm or norm_eps is not None:
             if not hasattr(self.backbone, "norm") or not hasattr(self.backbone, "blocks"):
                 raise VisionError(f"vision.block, norm and norm_eps are for transformers; {model} is none")
+            if (block is not None or not norm) and not _gives_blocks(self.backbone):
+                raise VisionError(
+                    f"vision.block and norm: timm gives no single blocks of {model}; leave them out"
+                )
             if block is not None and not 1 <= block <= len(self.backbone.blocks):
                 raise VisionError(
                     f"vision.block: {model} has blocks 1 to {len(self.backbone.blocks)}, not {block}"

@@ -298,16 +298,17 @@ def templated(llama_tokenizer, monkeypatch):
 def test_own_template_supervises_answer_and_closing_token(templated):
     pieces = render(None, [Turn("Q", "A.", num_images=1), Turn("R", "B.")], templated)
     assert pieces == [
-        (f"<s>[INST] {IMAGE}\nQ [/INST] ", False),
-        ("A. </s>", True),
-        ("<s>[INST] R [/INST] ", False),
-        ("B. </s>", True),
+        (f"<s>[INST] {IMAGE}\nQ [/INST]", False),
+        (" A. </s>", True),  # the blank is not there when an answer is asked for, so it is learnt
+        ("<s>[INST] R [/INST]", False),
+        (" B. </s>", True),
     ]
+    assert render(None, [Turn("Q", None, num_images=1)], templated) == pieces[:1]
 
 
 def test_own_template_survives_a_question_that_looks_like_its_marks(templated):
     pieces = render(None, [Turn("What does <answer 0> mean?", "A.")], templated)
-    assert pieces == [("<s>[INST] What does <answer 0> mean? [/INST] ", False), ("A. </s>", True)]
+    assert pieces == [("<s>[INST] What does <answer 0> mean? [/INST]", False), (" A. </s>", True)]
 
 
 def test_own_template_that_is_missing_or_drops_answers(byte_tokenizer, templated, monkeypatch):
@@ -327,8 +328,8 @@ def test_what_closes_an_answer_also_stops_it(name):
     assert template.end in stop_strings(template, None)
 
 
-def test_own_template_stops_at_eos(llama_tokenizer):
-    assert stop_strings(None, llama_tokenizer) == ("</s>",)
+def test_own_template_stops_at_eos(templated):
+    assert stop_strings(None, templated) == ("</s>",)
 
 
 @pytest.mark.parametrize(
