@@ -135,6 +135,12 @@ def memory(folder: Path, sizes: list[int], distinct: int, cores: int) -> list[di
     return found
 
 
+def revision() -> str:
+    """The commit that is measured, asked before it can change; in a process that torch makes large, not in this."""
+    command = [sys.executable, "-c", "from skingpt4.checkpoint import git_revision; print(git_revision())"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
 def main() -> None:
     """Run the command line."""
     parser = argparse.ArgumentParser(
@@ -152,20 +158,16 @@ def main() -> None:
     args = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     sizes, pictures = ([100, 1000], 100) if args.small else ([1_000, 10_000, 100_000, 1_000_000], 1000)
-    load = os.getloadavg()[0]
+    load, commit = os.getloadavg()[0], revision()
     Path("runs").mkdir(exist_ok=True)  # on a disk, which a system's temporary folder may not be
     with tempfile.TemporaryDirectory(dir="runs") as folder:
         result = {
             "speed": speed(Path(folder), pictures, cores),
             "memory": memory(Path(folder), sizes, args.distinct, cores),
         }
-    from skingpt4.checkpoint import (
-        git_revision,  # here: torch would make this process, and its children, large
-    )
-
     about = {
         "command": "python -m benchmarks.prepare" + " --small" * args.small,
-        "commit": git_revision(),
+        "commit": commit,
         "hardware": {"machine": platform.machine(), "cores": cores, "load_before": round(load, 1)},
         "versions": {"python": platform.python_version()}
         | {n: version(n) for n in ("pillow", "imagehash", "numpy")},
