@@ -478,8 +478,7 @@ def mend_for(path: str) -> str:
             "docs/weights.md says where it comes from; `python -m skingpt4.weights list` what can be fetched"
         )
     if path.startswith("runs/phantoms/"):
-        split = Path(path).parent.name
-        return f"python -m data.phantoms render --out-dir runs/phantoms --split {split} --count 600"
+        return "make quickstart (renders the phantoms, trains on them and evaluates)"
     if path.endswith(".jsonl"):
         return "data/README.md says how to write a manifest"
     return ""
