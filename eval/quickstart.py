@@ -64,8 +64,12 @@ def stages(root: Path, phantoms: Path, short: bool, ablation: bool) -> list[Stag
         render += ["--count", str(count), "--known-concepts", str(concepts), "--known-notes", str(notes)]
         found.append(Stage(f"render {split}", render, phantoms / split / "manifest.jsonl", cheap=True))
     found += [_train("step1", root, phantoms, short), _train("step2", root, phantoms, short)]
-    arms = [f"two_step={root}/step2", f"step1_only={root}/step1", "untrained", f"blank_image={root}/step2"]
-    found.append(_answer("answer the cases", root, phantoms, short, arms))
+    # The whole conversation is asked of the main arm; the others are there for their measures.
+    found.append(
+        _answer("answer the cases", root, phantoms, short, [f"two_step={root}/step2"], num_prompts=4)
+    )
+    others = [f"step1_only={root}/step1", "untrained", f"blank_image={root}/step2"]
+    found.append(_answer("answer the cases (other arms)", root, phantoms, short, others))
     if ablation:
         found.append(_train("step2_only", root, phantoms, short))
         found.append(
@@ -85,12 +89,19 @@ def _train(step: str, root: Path, phantoms: Path, short: bool) -> Stage:
     return Stage(step, command, root / step / "checkpoints", training=True)
 
 
-def _answer(name: str, root: Path, phantoms: Path, short: bool, arms: Sequence[str]) -> Stage:
+def _answer(
+    name: str, root: Path, phantoms: Path, short: bool, arms: Sequence[str], num_prompts: int = 1
+) -> Stage:
     command = ["-m", "eval.run", "--config", "configs/tiny/step2.yaml"]
     command += ["--cases", str(phantoms / "cases" / "manifest.jsonl"), "--run-dir", str(root)]
     for arm in arms:
         command += ["--arm", arm]
-    command += ["--replace", *(["--max-new-tokens", "16"] if short else [])]
+    command += [
+        "--num-prompts",
+        str(num_prompts),
+        "--replace",
+        *(["--max-new-tokens", "16"] if short else []),
+    ]
     return Stage(name, command, root / "answers" / f"{arms[-1].split('=')[0]}.jsonl")
 
 
