@@ -91,7 +91,7 @@ def test_each_missing_file_has_a_line_and_what_mends_it(configure):
     )
     assert "skingpt4.weights fetch tiny" in found(config, "vision encoder").mend
     assert "docs/weights.md" in found(config, "Q-Former").mend
-    assert "--split none" in found(config, "data.train").mend
+    assert "make quickstart" in found(config, "data.train").mend
     lines = {f.name: f for f in doctor.examine(config)}
     for name in ("vision encoder", "Q-Former", "data.train", "starts from"):
         assert lines[name].state == MISSING
