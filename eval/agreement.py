@@ -1,6 +1,6 @@
 """How far repeated answers, and raters, agree: pure functions over tables of categories or scores.
 
-Libraries where they are kept up: statsmodels (Fleiss' kappa), scikit-learn (weighted kappa), krippendorff, pingouin
+Libraries where they are kept up: statsmodels (Fleiss' kappa), krippendorff, pingouin
 (intraclass correlation). Gwet's AC2 is written out here: the one package that has it pins an old scipy.
 """
 
@@ -14,7 +14,6 @@ import krippendorff
 import numpy as np
 import pandas as pd
 import pingouin
-from sklearn.metrics import cohen_kappa_score
 from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
 
 from eval.metrics import RESAMPLES, Interval, ratio_interval
@@ -94,13 +93,19 @@ def statistic_interval(
 
 
 def weighted_kappa(table: np.ndarray) -> float:
-    """Mean quadratic-weighted Cohen's kappa over all pairs of raters with common cases; NaN where none is defined."""
+    """Mean quadratic-weighted Cohen's kappa over all pairs of raters with common cases; NaN where none is defined.
+
+    For quadratic weights kappa is 2 cov / (var + var + squared difference of means) (Fleiss and Cohen 1973,
+    doi 10.1177/001316447303300309), which spares a bootstrap the tables of counts.
+    """
     kappas = []
     for a, b in combinations(range(table.shape[1]), 2):
         both = ~np.isnan(table[:, a]) & ~np.isnan(table[:, b])
-        left, right = table[both, a].astype(int), table[both, b].astype(int)
-        if len(left) and len(np.union1d(left, right)) > 1:
-            kappas.append(cohen_kappa_score(left, right, weights="quadratic"))
+        left, right = table[both, a], table[both, b]
+        if len(left):
+            spread = left.var() + right.var() + (left.mean() - right.mean()) ** 2
+            if spread:
+                kappas.append(2 * ((left - left.mean()) * (right - right.mean())).mean() / spread)
     return float(np.mean(kappas)) if kappas else float("nan")
 
 

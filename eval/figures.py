@@ -82,7 +82,10 @@ break-inside:avoid}
 .arms{display:grid;gap:.9rem 1.1rem;grid-template-columns:repeat(auto-fit,minmax(min(100%,180px),1fr))}
 .arms section{border-top:2px solid var(--rule);padding-top:.4rem;font-size:.9rem;min-width:0;
 overflow-wrap:break-word}
-.arms p{margin:.25rem 0}.arms h4{margin:0;font-size:.92rem}
+.arms p{margin:.25rem 0}.arms h4,.arms h5{margin:0;font-size:.92rem}.talk h4{margin:1.1rem 0 .4rem;font-size:.92rem}
+td.words{min-width:7rem;max-width:34rem}
+nav ul{padding:0;margin:.8rem 0 0;list-style:none;display:flex;flex-wrap:wrap;gap:.2rem 1.1rem;max-width:none}
+a{color:var(--blue)}
 .right{color:var(--blue)}.wrong{color:var(--orange)}
 .right,.wrong{font-weight:600}q{quotes:none}dl{margin:0}
 .facts{columns:2 220px}.facts div{break-inside:avoid}dt{color:var(--soft);font-size:.82rem}
@@ -110,7 +113,7 @@ def plain(name: str) -> str:
     return words.get(name, name.replace("_", " "))
 
 
-def _svg(figure: Figure, name: str, alt: str) -> str:
+def to_svg(figure: Figure, name: str, alt: str) -> str:
     """The figure as an inline `<svg>` without prolog, namespaces or ids that could clash on one page."""
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -128,7 +131,8 @@ def _svg(figure: Figure, name: str, alt: str) -> str:
     return f'<svg {box.group()} role="img" aria-label="{escape(alt)}">' + text[text.index(">") + 1 :]
 
 
-def _axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+def new_axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
+    """A figure of this size in inches, with one pair of axes."""
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
 
@@ -157,7 +161,7 @@ def _percent_axis(axes: Axes, rows: Sequence[str], label: str) -> None:
 def arms_figure(arms: dict[str, dict[str, Any]], chance: float) -> str:
     """Points with interval bars: top-1 (circle) and concept F1 (square) of every arm, and chance."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(1.2 + 0.55 * len(arms))
+        figure, axes = new_axes(1.2 + 0.55 * len(arms))
         for row, summary in enumerate(arms.values()):
             first = row == 0
             top1 = Interval.from_dict(summary["top1"])
@@ -169,7 +173,7 @@ def arms_figure(arms: dict[str, dict[str, Any]], chance: float) -> str:
         _percent_axis(axes, list(arms), "percent, with 95 % interval")
         figure.legend(loc="outside upper left", ncols=3, handletextpad=0.4, columnspacing=1.2)
         said = ", ".join(f"{name} {100 * arm['top1']['value']:.0f} %" for name, arm in arms.items())
-        return _svg(figure, "arms", f"Top-1 and concept F1 of every arm with intervals. Top-1: {said}.")
+        return to_svg(figure, "arms", f"Top-1 and concept F1 of every arm with intervals. Top-1: {said}.")
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
@@ -181,7 +185,7 @@ def _smooth(values: np.ndarray) -> np.ndarray:
 def loss_figure(step: str, log: Sequence[dict[str, Any]]) -> str:
     """Training loss (raw and smoothed) and validation loss of one step."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(3.2)
+        figure, axes = new_axes(3.2)
         train, validation = (
             np.array([(row["iteration"], row["loss"]) for row in log if row["kind"] == kind]).reshape(-1, 2)
             for kind in ("train", "validation")
@@ -199,14 +203,14 @@ def loss_figure(step: str, log: Sequence[dict[str, Any]]) -> str:
         axes.set_ylim(bottom=0)
         axes.grid(axis="y")
         axes.legend(loc="upper right")
-        return _svg(figure, step, "; ".join(said) + ".")
+        return to_svg(figure, step, "; ".join(said) + ".")
 
 
 def confusion_figure(table: np.ndarray, names: Sequence[str]) -> str:
     """Heat map of counts, coloured by the share of the true class; empty cells stay blank."""
     with matplotlib.rc_context({**STYLE, "axes.spines.left": False, "axes.spines.bottom": False}):
         size = 2.6 + 0.32 * len(names)
-        figure, axes = _axes(size, size + 0.3)
+        figure, axes = new_axes(size, size + 0.3)
         share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
         axes.pcolormesh(
             np.ma.masked_equal(share, 0), cmap="Blues", vmin=0, vmax=1, edgecolors=RULE, linewidth=0.4
@@ -227,13 +231,13 @@ def confusion_figure(table: np.ndarray, names: Sequence[str]) -> str:
         axes.set(xlabel="predicted class", ylabel="true class", aspect="equal")
         axes.invert_yaxis()
         right = f"{int(np.trace(table))} of {int(table.sum())} cases lie on the diagonal"
-        return _svg(figure, "confusion", f"Confusion matrix over {len(names)} classes: {right}.")
+        return to_svg(figure, "confusion", f"Confusion matrix over {len(names)} classes: {right}.")
 
 
 def concepts_figure(rows: Sequence[ConceptRow]) -> str:
     """One bar of F1 for each concept, labelled with its support."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(0.9 + 0.25 * len(rows))
+        figure, axes = new_axes(0.9 + 0.25 * len(rows))
         axes.barh(range(len(rows)), [100 * row.f1 for row in rows], height=0.62, color=BLUE)
         for place, row in enumerate(rows):
             axes.text(100 * row.f1 + 1, place, f"{100 * row.f1:.0f}", va="center_baseline", size=9.5)
@@ -241,17 +245,17 @@ def concepts_figure(rows: Sequence[ConceptRow]) -> str:
         axes.set_xlim(0, 106)
         best = max(rows, key=lambda row: row.f1)
         said = f"F1 of {len(rows)} concepts; the highest is {best.concept} with {100 * best.f1:.0f} percent."
-        return _svg(figure, "concepts", said)
+        return to_svg(figure, "concepts", said)
 
 
 def groups_figure(groups: dict[str, Interval], name: str) -> str:
     """Points with interval bars for top-1 of every group, each labelled `right/n`."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes(0.9 + 0.3 * len(groups))
+        figure, axes = new_axes(0.9 + 0.3 * len(groups))
         for row, interval in enumerate(groups.values()):
             _bars(axes, row, interval, BLUE, "o")
             counts = f"{round(interval.value * interval.n)}/{interval.n}"
             axes.text(105, row, counts, va="center_baseline", size=10, clip_on=False)
         _percent_axis(axes, list(groups), "right class, percent, with 95 % interval")
         said = ", ".join(f"{key} {100 * group.value:.0f} % of {group.n}" for key, group in groups.items())
-        return _svg(figure, name, f"Top-1 by group: {said}.")
+        return to_svg(figure, name, f"Top-1 by group: {said}.")

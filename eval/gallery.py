@@ -56,11 +56,7 @@ def _answer(number: int, turn: dict[str, Any], asked: Sequence[str]) -> str:
     text = turn["answer"].strip() or "(no text)"
     question = turn.get("question", "")
     own = "" if question in asked[number - 1 : number] else f'<p class="soft">{escape(question)}</p>'
-    if len(text) <= LONG_ANSWER:
-        return f'{own}<p><span class="soft">{number}.</span> {escape(text)}</p>'
-    start = text[:LONG_ANSWER].rsplit(" ", 1)[0]
-    whole = f"<details><summary>whole answer</summary><p>{escape(text)}</p></details>"
-    return f'{own}<p><span class="soft">{number}.</span> {escape(start)} …</p>{whole}'
+    return own + _shortened(text, f'<span class="soft">{number}.</span> ')
 
 
 def _arm_answers(arm: str, line: Line | None, asked: Sequence[str]) -> str:
@@ -104,7 +100,34 @@ def _card(line: Line, answers: dict[str, Line | None], image_dir: Path) -> str:
     picture = _picture(image_dir / line["image"], f"{title}; concepts: {concepts}")
     columns = "".join(_arm_answers(name, found, asked) for name, found in answers.items())
     truth_box = f'<div><h3>{escape(title)}</h3><dl class="facts">{facts}</dl></div>'
-    return f'<article><div class="case">{picture}{truth_box}</div><div class="arms">{columns}</div></article>'
+    talk = _conversation(answers)
+    return f'<article><div class="case">{picture}{truth_box}</div><div class="arms">{columns}</div>{talk}</article>'
+
+
+def _conversation(answers: dict[str, Line | None]) -> str:
+    """The conversation of every arm, prompt by prompt and arm beside arm; empty where none was held."""
+    talks = {arm: line.get("conversation", []) for arm, line in answers.items() if line is not None}
+    prompts = next((talk for talk in talks.values() if talk), [])
+    parts = []
+    for number, turn in enumerate(prompts, start=1):
+        columns = []
+        for arm, talk in talks.items():
+            said = talk[number - 1 : number]
+            text = _shortened(said[0]["answer"].strip() or "(no text)") if said else "<p>not answered</p>"
+            columns.append(f"<section><h5>{escape(plain(arm))}</h5>{text}</section>")
+        parts.append(
+            f'<h4>Prompt {number}: {escape(turn["question"])}</h4><div class="arms">{"".join(columns)}</div>'
+        )
+    return f'<div class="talk">{"".join(parts)}</div>' if parts else ""
+
+
+def _shortened(text: str, before: str = "") -> str:
+    """A text, a long one folded; `before` is HTML that stands before it."""
+    if len(text) <= LONG_ANSWER:
+        return f"<p>{before}{escape(text)}</p>"
+    start = text[:LONG_ANSWER].rsplit(" ", 1)[0]
+    whole = f"<details><summary>whole answer</summary><p>{escape(text)}</p></details>"
+    return f"<p>{before}{escape(start)} …</p>{whole}"
 
 
 def gallery(arms: dict[str, list[Line]], image_dir: Path) -> str:
@@ -117,6 +140,8 @@ def gallery(arms: dict[str, list[Line]], image_dir: Path) -> str:
     how = (
         f"{len(cards)} cases chosen by rule and not by result: the first answered case of each class, in the "
         "order of the classes, then the second of each, until the page is full. ✓ marks what is right, ✗ "
-        "what is wrong; 1. and 2. are the answers to the two questions."
+        "what is wrong; 1. and 2. are the answers to the two questions, each asked afresh. The conversation "
+        "below them "
+        "is one through the four published prompts, in which each prompt sees the answers before it."
     )
     return f"<p>{escape(how)}</p>{''.join(cards)}"

@@ -1,17 +1,23 @@
 """The sections of `report.html`: a run already read and measured into one HTML page."""
 
-import json
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eval import figures
+from eval import figures, markup
+from eval.answers import Run as Answers
+from eval.checklists import checklists_section, facts
+from eval.consistency_section import consistency_section
 from eval.figures import SKIN_TYPES, escape, plain
 from eval.gallery import NO_CLASS, gallery
+from eval.measure_section import measure_section
 from eval.metrics import Interval, Line, best_class, by_group, concept_sets, confusion, per_concept
+from eval.provenance import provenance
+from eval.rating_sections import agreement_section, ratings_section
+from eval.ratings import Rating
+from eval.time_section import time_section
 
 NBSP = "\u00a0"
 MEASURES = {
@@ -43,31 +49,9 @@ class Run:
     image_dir: Path
     phantoms: str
     notes: list[str]
-
-
-def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column heads its rows. Cells are HTML already; caption and head are text."""
-    top = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head).replace("top-1", "top\u20111")
-    body = "".join(
-        f'<tr><th scope="row">{first}</th>' + "".join(f'<td class="number">{c}</td>' for c in rest) + "</tr>"
-        for first, *rest in rows
-    )
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(caption)}"><table>'
-        f"<caption>{escape(caption)}</caption><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
-
-
-def _figure(svg: str, caption: str, wide: bool = False) -> str:
-    region = f' tabindex="0" role="region" aria-label="{escape(caption)}"'
-    body = f'<div class="scroll"{region}>{svg}</div>' if wide else svg
-    return f"<figure{' class=wide' if wide else ''}>{body}<figcaption>{escape(caption)}</figcaption></figure>"
-
-
-def _cell(interval: Interval) -> str:
-    """Share over interval; n stands in a column of its own."""
-    share, rest = interval.text().split(" (", 1)
-    return f"{escape(share)} <small>{escape(rest.split(',')[0])}</small>"
+    answers: Answers
+    ratings: list[Rating]
+    printed: dict[str, Any]
 
 
 def _measure(data: dict[str, Any] | None, n: int) -> str:
@@ -75,7 +59,7 @@ def _measure(data: dict[str, Any] | None, n: int) -> str:
     if data is None:
         return "not annotated"
     own = f" <small>n = {data['n']}</small>" if data["n"] != n else ""
-    return _cell(Interval.from_dict(data)) + own
+    return markup.cell(Interval.from_dict(data)) + own
 
 
 def _texts(run: Run) -> str:
@@ -87,7 +71,9 @@ def _texts(run: Run) -> str:
     rows = [
         [escape(plain(arm)), *(str(found.get(name, 0)) for name in head)] for arm, found in counts.items()
     ]
-    table = _table("Answers by what their text says", ["arm", *(TEXT_OUTCOMES[name] for name in head)], rows)
+    table = markup.table(
+        "Answers by what their text says", ["arm", *(TEXT_OUTCOMES[name] for name in head)], rows
+    )
     return f"<details><summary>What the written answers commit to</summary>{table}</details>"
 
 
@@ -121,11 +107,11 @@ def _arms(run: Run) -> str:
     chance = 1 / len(next(iter(run.arms.values()))[0]["class_scores"])
     caption = "Each measure above its 95 % interval; n is the number of cases"
     picture = figures.arms_figure({plain(name): arm for name, arm in arms.items()}, chance)
-    figure = _figure(
+    figure = markup.figure(
         picture,
         f"Circles: top-1. Squares: concept micro F1. Dotted: one of {round(1 / chance)} classes by chance.",
     )
-    return _table(caption, ["arm", *MEASURES.values(), "n"], rows) + _texts(run) + figure
+    return markup.table(caption, ["arm", *MEASURES.values(), "n"], rows) + _texts(run) + figure
 
 
 def _more(interval: Interval, what: str) -> str:
@@ -165,7 +151,9 @@ def _losses(run: Run) -> str:
         return "<p>The run folder holds no loss logs.</p>"
     missing = [step for step in ("step1", "step2") if step not in run.losses]
     note = f"<p>No loss log of {escape(' and '.join(missing))}.</p>" if missing else ""
-    drawn = "".join(_figure(figures.loss_figure(step, log), STEPS[step]) for step, log in run.losses.items())
+    drawn = "".join(
+        markup.figure(figures.loss_figure(step, log), STEPS[step]) for step, log in run.losses.items()
+    )
     return (
         f'<div class="pair">{drawn}</div>{note}'
         '<p class="soft">Thin line: each logged training loss; thick line: its running mean; squares: '
@@ -188,7 +176,9 @@ def _confusion(run: Run) -> str:
     caption = (
         f"{plain(arm)}: counts; the stronger the blue, the larger the share of the true class. Blank: none."
     )
-    picture = _figure(figures.confusion_figure(table, [plain(name) for name in classes]), caption, wide=True)
+    picture = markup.figure(
+        figures.confusion_figure(table, [plain(name) for name in classes]), caption, wide=True
+    )
     worst = [(int(wrong[i, j]), classes[i], classes[j]) for i, j in zip(*np.nonzero(wrong), strict=True)]
     worst = sorted(worst, key=lambda item: (-item[0], item))[:3]
     text = "; ".join(f"{plain(true)} taken for {plain(named)} ({count})" for count, true, named in worst)
@@ -213,9 +203,11 @@ def _concepts(run: Run) -> str:
         for row in rows
     ]
     head = ["concept", "cases", "named in", "precision %", "recall %", "F1 %"]
-    table = _table("Concepts, most frequent first", head, [[str(cell) for cell in row] for row in cells])
+    table = markup.table(
+        "Concepts, most frequent first", head, [[str(cell) for cell in row] for row in cells]
+    )
     details = f"<details><summary>Precision and recall of each concept</summary>{table}</details>"
-    return _figure(figures.concepts_figure(rows), caption) + details
+    return markup.figure(figures.concepts_figure(rows), caption) + details
 
 
 def _groups(run: Run) -> str:
@@ -227,10 +219,10 @@ def _groups(run: Run) -> str:
     parts = []
     for groups, name, what in ((types, "fitzpatrick", "Fitzpatrick skin type"), (classes, "class", "class")):
         caption = f"{plain(arm)}: top-1 by {what}; at the right, right answers of all."
-        rows = [[escape(key), _cell(interval), str(interval.n)] for key, interval in groups.items()]
-        table = _table(f"Top-1 by {what}", [what, "top-1", "n"], rows)
+        rows = [[escape(key), markup.cell(interval), str(interval.n)] for key, interval in groups.items()]
+        table = markup.table(f"Top-1 by {what}", [what, "top-1", "n"], rows)
         details = f"<details><summary>Numbers by {what}</summary>{table}</details>"
-        parts.append(f"<div>{_figure(figures.groups_figure(groups, name), caption)}{details}</div>")
+        parts.append(f"<div>{markup.figure(figures.groups_figure(groups, name), caption)}{details}</div>")
     return f'<div class="pair">{"".join(parts)}</div>'
 
 
@@ -250,67 +242,56 @@ another seed; where no case differs a bootstrap interval has no width.
 """
 
 
-def _flat(data: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested facts as one level, `a.b` for b inside a; lists as JSON."""
-    flat: dict[str, str] = {}
-    for key, value in data.items():
-        if isinstance(value, dict):
-            flat.update(_flat(value, f"{prefix}{key}."))
-        else:
-            flat[prefix + key] = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return flat
+TITLES = {
+    "arms": "Results of every arm",
+    "comparisons": "Paired comparisons",
+    "ratings": "What dermatologists say of the answers",
+    "agreement": "How far the raters agree",
+    "times": "Response times",
+    "consistency": "Consistency",
+    "losses": "Losses of both steps",
+    "measures": "Further measures",
+    "confusion": "Which class is taken for which",
+    "concepts": "Concepts",
+    "groups": "By skin type and by class",
+    "gallery": "Cases",
+    "method": "How the measures are computed",
+    "checklists": "Reporting checklists",
+    "provenance": "Provenance",
+}
 
 
-def _provenance(run: Run) -> str:
-    results = run.results
-    rows: list[tuple[str, str]] = [("cases", str(results["num_cases"]))]
-    for key, title, form in (
-        ("seconds", "duration", "{:.0f} s"),
-        ("peak_memory_gb", "peak memory", "{:.2f} GB"),
-    ):
-        if results[key] is not None:
-            rows.append((title, form.format(results[key])))
-    rows += _flat(results["provenance"]["run"]).items()
-    facts = {arm: _flat(meta) for arm, meta in results["provenance"]["arms"].items()}
-    for arm, lines in run.arms.items():
-        times = [line["seconds"] for line in lines if isinstance(line.get("seconds"), int | float)]
-        if times:
-            facts[arm]["median seconds per case"] = f"{np.median(times):.2f}"
-    for key in dict.fromkeys(key for meta in facts.values() for key in meta):
-        values = {arm: meta[key] for arm, meta in facts.items() if key in meta}
-        same = len(values) == len(facts) and len(set(values.values())) == 1
-        text = (
-            next(iter(values.values())) if same else "\n".join(f"{plain(a)}: {v}" for a, v in values.items())
-        )
-        rows.append((key, text))
-    rows += _flat(results["provenance"]["statistics"]).items()
-    body = "".join(
-        f'<tr><th scope="row">{escape(plain(key))}</th>'
-        f"<td>{'<br>'.join(f'<code>{escape(part)}</code>' for part in text.split(chr(10)))}</td></tr>"
-        for key, text in rows
-    )
-    head = '<thead><tr><th scope="col">fact</th><th scope="col">value</th></tr></thead>'
-    caption = "<caption>Where the numbers come from; one value where all arms share it</caption>"
-    return f'<div class="scroll"><table>{caption}{head}<tbody>{body}</tbody></table></div>'
+def _sections(run: Run) -> dict[str, str]:
+    """The HTML of every section of TITLES."""
+    rated = run.results.get("ratings") or {}
+    known = facts(run.answers, run.results, len(run.losses))
+    return {
+        "arms": _arms(run),
+        "comparisons": _comparisons(run),
+        "ratings": ratings_section(rated, run.printed),
+        "agreement": agreement_section(rated),
+        "times": time_section(run.answers, run.ratings, run.printed),
+        "consistency": consistency_section(run.results.get("consistency") or {}),
+        "losses": _losses(run),
+        "measures": measure_section(run.results["arms"]),
+        "confusion": _confusion(run),
+        "concepts": _concepts(run),
+        "groups": _groups(run),
+        "gallery": gallery(run.arms, run.image_dir),
+        "method": f"<p>{escape(METHOD.strip())}</p>",
+        "checklists": checklists_section(known, TITLES),
+        "provenance": provenance(run.results, run.arms),
+    }
 
 
 def render(run: Run) -> str:
     """The whole page: no script, and nothing that would be loaded from elsewhere."""
-    sections = {
-        "arms": ("Results of every arm", _arms(run)),
-        "comparisons": ("Paired comparisons", _comparisons(run)),
-        "losses": ("Losses of both steps", _losses(run)),
-        "confusion": ("Which class is taken for which", _confusion(run)),
-        "concepts": ("Concepts", _concepts(run)),
-        "groups": ("By skin type and by class", _groups(run)),
-        "gallery": ("Cases", gallery(run.arms, run.image_dir)),
-        "method": ("How the measures are computed", f"<p>{escape(METHOD.strip())}</p>"),
-        "provenance": ("Provenance", _provenance(run)),
-    }
     body = "".join(
-        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{title}</h2>{text}</section>'
-        for key, (title, text) in sections.items()
+        f'<section id="{key}" aria-labelledby="{key}-title"><h2 id="{key}-title">{TITLES[key]}</h2>{text}</section>'
+        for key, text in _sections(run).items()
     )
+    links = "".join(f'<li><a href="#{key}">{title}</a></li>' for key, title in TITLES.items())
+    contents = f'<nav aria-label="Contents"><ul>{links}</ul></nav>'
     title = f"Evaluation of {escape(run.name)}"
     # The policy lets a browser prove the page self-contained: it may load nothing at all.
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -319,5 +300,5 @@ def render(run: Run) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{figures.CSS}</style></head><body><main><header><h1>{title}</h1>"
-        f"{_warning(run)}{_summary(run)}</header>{body}</main></body></html>\n"
+        f"{_warning(run)}{_summary(run)}{contents}</header>{body}</main></body></html>\n"
     )

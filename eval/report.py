@@ -1,6 +1,6 @@
-"""A run folder's answers into `results.json`, a table for the terminal and one self-contained `report.html`.
+"""A run folder into `results.json`, a table for the terminal, one self-contained `report.html` and `report.pdf`.
 
-    python -m eval.report --run-dir runs/quickstart --cases path/to/manifest.jsonl
+    python -m eval.report --run-dir runs/quickstart [--ratings ratings.csv] [--cases path/to/manifest.jsonl]
 
 `eval.answers` says what a run's folder holds. Cases whose concepts are unknown take no part in the measures of
 concepts.
@@ -19,14 +19,19 @@ from pathlib import Path
 from typing import Any
 
 from eval.answers import Run as Answers
-from eval.answers import case_lines, read_run
+from eval.answers import CASES, case_lines, read_run
 from eval.comparisons import compare_all
 from eval.consistency import consistency
 from eval.measures import measure_arm, statistics
 from eval.metrics import Interval, Line, best_class, text_outcomes
 from eval.page import MEASURES, Run, render
+from eval.pdf import write_pdf
+from eval.rated import summary as rating_summary
+from eval.ratings import Rating, read_csv
 from skingpt4.errors import UserError, reported
+from skingpt4.published import published
 from skingpt4.run_dir import write_text
+from skingpt4.tensors import file_sha256
 
 FIRST = "two_step"  # the arm that the others are compared with
 ARMS = (FIRST, "step1_only", "step2_only", "untrained", "blank_image", "noise_image", "other_image")
@@ -215,50 +220,105 @@ def _notes(arms: dict[str, list[Line]], num_listed: int) -> list[str]:
     return notes
 
 
-def write_report(run_dir: Path | str, cases_path: Path | str) -> Path:
-    """Brings `results.json` up to date and writes `<run_dir>/report.html`, one file without outside parts.
+def _image_dir(run: Answers, cases_path: Path | None) -> Path:
+    """The folder that the pictures' paths are relative to: that of the case list."""
+    named = [meta["cases"] for meta in (arm.meta for arm in run.arms.values()) if meta.get("cases")]
+    return Path(cases_path or (named[0] if named else run.folder / "cases.jsonl")).parent
+
+
+def _add_ratings(run_dir: Path, path: Path | None, results: dict[str, Any], known: set[str]) -> list[Rating]:
+    """Puts what the ratings say into the results; `<run_dir>/ratings.csv` is used where no file is named.
+
+    Raises:
+        RatingsError: the file is none.
+        ReportError: it holds no rating of this run.
+    """
+    path = path or (run_dir / "ratings.csv" if (run_dir / "ratings.csv").is_file() else None)
+    if path is None:
+        return []
+    every = read_csv(path)
+    ratings = [rating for rating in every if rating.case_id in known and rating.arm in results["arms"]]
+    if not ratings:
+        raise ReportError(f"{path}: none of its {len(every)} rows is about a case and an arm of {run_dir}")
+    results["ratings"] = rating_summary(ratings)
+    results["provenance"]["ratings"] = {
+        "ratings": path.name,
+        "ratings sha256": file_sha256(path),
+        "ratings rows": len(every),
+        "ratings rows of this run": len(ratings),
+        "raters": results["ratings"]["raters"],
+    }
+    return ratings
+
+
+def write_report(
+    run_dir: Path | str, cases_path: Path | str | None = None, ratings_path: Path | str | None = None
+) -> Path:
+    """Brings `results.json` up to date and writes `<run_dir>/report.html`, one file without outside parts, and a PDF.
 
     Args:
         run_dir: folder with `answers/` and, if there are any, the logs of both steps.
-        cases_path: manifest of the cases; the pictures' paths are relative to its folder.
+        cases_path: manifest of the cases, to whose folder the pictures' paths are relative; None takes the one that
+            the run was made with.
+        ratings_path: CSV of ratings; None takes `<run_dir>/ratings.csv` where there is one.
 
     Returns:
-        The path of the page.
+        The path of the page; the PDF stands beside it.
 
     Raises:
         ReportError: when something is missing or malformed; the message names the file and the line.
+        RatingsError: when the ratings cannot be used.
     """
-    run_dir, cases_path = Path(run_dir), Path(cases_path)
-    arms = load_answers(run_dir)
-    cases = read_jsonl(cases_path)
+    run_dir = Path(run_dir)
+    cases_path, ratings_path = (None if path is None else Path(path) for path in (cases_path, ratings_path))
+    arms, answers = load_answers(run_dir), read_run(run_dir)
+    cases = read_jsonl(cases_path or run_dir / CASES)
+    results = write_results(run_dir)
+    results["provenance"]["files"] = {"sha256 of the run's cases": file_sha256(run_dir / CASES)}
+    ratings = _add_ratings(run_dir, ratings_path, results, set(answers.cases))
+    write_text(run_dir / "results.json", json.dumps(results, indent=2, ensure_ascii=False) + "\n")
     drawn = [str(case.get("source", "")).lower().startswith("phantom") for case in cases]
     run = Run(
         name=run_dir.resolve().name,
         arms=arms,
-        results=write_results(run_dir),
+        results=results,
         losses=_load_losses(run_dir),
-        image_dir=cases_path.parent,
+        image_dir=_image_dir(answers, cases_path),
         phantoms="all" if drawn and all(drawn) else "some" if any(drawn) else "none",
         notes=_notes(arms, len(cases)),
+        answers=answers,
+        ratings=ratings,
+        printed=published(),
     )
-    path = run_dir / "report.html"
-    write_text(path, render(run))
+    path, page = run_dir / "report.html", render(run)
+    write_text(path, page)
+    write_pdf(page, run_dir / "report.pdf")
     return path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Writes both files and prints the headline; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m eval.report", description=(__doc__ or "").split("\n")[0])
+    """Writes the files and prints the headline; returns the exit status."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python -m eval.report",
+        description=f"{__doc__}\nResearch software, no medical device.",
+        formatter_class=raw,
+    )
     parser.add_argument("--run-dir", type=Path, required=True, help="folder with answers/<arm>.jsonl")
-    parser.add_argument("--cases", type=Path, required=True, help="manifest.jsonl of the cases")
+    parser.add_argument(
+        "--ratings", type=Path, help="CSV of eval.review (default: RUN/ratings.csv if it is there)"
+    )
+    parser.add_argument(
+        "--cases", type=Path, help="manifest.jsonl of the cases (default: the one of the run)"
+    )
     arguments = parser.parse_args(argv)
     with reported() as status:
         try:
-            path = write_report(arguments.run_dir, arguments.cases)
+            path = write_report(arguments.run_dir, arguments.cases, arguments.ratings)
         except OSError as error:
             raise ReportError(str(error)) from error
         print(headline(_read_json(arguments.run_dir / "results.json")))
-        print(f"report: {path}")
+        print(f"report: {path} and {path.with_suffix('.pdf')}")
     return status.code
 
 

@@ -225,7 +225,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if state.is_main_process:
                 meta = meta_of(config, arm, card, setting, precision, args)
                 extra = {
-                    "num_cases": len(cases), "repeats": args.repeats, "perturbations": args.perturb,
+                    "cases": str(args.cases), "num_cases": len(cases), "repeats": args.repeats,
+                    "perturbations": args.perturb,
                     "num_processes": state.num_processes, "hardware": hardware(state.device),
                     "git_revision": checkpoint.git_revision(), "overlap_with_training": overlaps[arm.name],
                 }  # fmt: skip

@@ -1,0 +1,258 @@
+"""The report's page on paper: reads `report.html` and sets the same headings, text, tables, figures and pictures.
+
+The page is the one source of what is said; figures stay drawings (SVG), so the file is small and sharp. Only the
+elements that the page is made of are known here. Answers that the page folds away as "whole answer" are left out.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib
+from fpdf import FPDF
+from fpdf.enums import TableBordersLayout
+from fpdf.fonts import FontFace
+
+FONT, SIZES = "DejaVu", {"h1": 18.0, "h2": 13.5, "h3": 11.0, "h4": 9.5, "h5": 8.5}
+INK, SOFT, RULE = (27, 31, 36), (87, 96, 106), (201, 206, 212)
+COLOURS = {
+    "currentColor": "#1b1f24",
+    "var(--rule)": "#c9ced4",
+    "var(--blue)": "#0072b2",
+    "var(--orange)": "#d55e00",
+}
+SVG = re.compile(r"<svg (viewBox=\"[^\"]*\")([^>]*)>(.*?)</svg>", re.DOTALL)
+FOOT = "Research software, not a medical device"
+PICTURE_WIDTH, FIGURE_WIDTH, WIDE_WIDTH = 32.0, 125.0, 150.0  # mm
+Row = list[str]
+
+
+class Paper(FPDF):
+    """A4 with the warning and the page's number at the foot of every page."""
+
+    def __init__(self, title: str) -> None:
+        """Set up fonts that hold all signs of the page: matplotlib brings them along."""
+        super().__init__(format="A4")
+        folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+        for style, name in (("", "DejaVuSans"), ("B", "DejaVuSans-Bold"), ("I", "DejaVuSans-Oblique")):
+            self.add_font(FONT, style, str(folder / f"{name}.ttf"))
+        self.set_margins(15, 15)
+        self.set_auto_page_break(True, 18)
+        self.set_title(title)
+        self.set_lang("en")
+        self.alias_nb_pages()
+        self.add_page()
+
+    def footer(self) -> None:
+        """Called by fpdf2 at the end of each page."""
+        self.set_y(-12)
+        self.set_font(FONT, "", 7.5)
+        self.set_text_color(*SOFT)
+        self.cell(0, 5, f"{FOOT}  ·  page {self.page_no()} of {{nb}}", align="C")
+
+    def text_block(self, text: str, size: float = 9.0, style: str = "", soft: bool = False) -> None:
+        """A paragraph over the whole width."""
+        text = " ".join(text.split())
+        if text:
+            self.set_font(FONT, style, size)
+            self.set_text_color(*(SOFT if soft else INK))
+            self.multi_cell(0, size * 0.5, text, align="L", new_x="LMARGIN", new_y="NEXT")
+            self.ln(size * 0.16)
+
+    def heading(self, text: str, level: str) -> None:
+        """A heading that does not stay behind at the foot of a page, and a bookmark."""
+        if self.will_page_break({"h1": 20, "h2": 75, "h3": 45}.get(level, 20)):
+            self.add_page()
+        elif level == "h2":
+            self.ln(4)
+            self.set_draw_color(*RULE)
+            self.line(self.l_margin, self.y, self.w - self.r_margin, self.y)
+            self.ln(2)
+        text = " ".join(text.split())
+        if level in ("h1", "h2"):
+            self.start_section(text, 0 if level == "h1" else 1)
+        self.text_block(text, SIZES[level], "B")
+
+    def rows(self, rows: Sequence[Row], headed: bool = True, size: float = 7.2) -> None:
+        """A table; the first row is repeated on every page where it is a heading."""
+        if not rows:
+            return
+        self.set_font(FONT, "", size)
+        self.set_text_color(*INK)
+        self.set_draw_color(*RULE)
+        columns = max(map(len, rows))
+        whole = [[*row, *[""] * (columns - len(row))] for row in rows]
+        # As wide as its longest line, within bounds, so that words wrap before numbers do.
+        need = [
+            max(min(max((len(line) for line in row[column].split("\n")), default=0), 36) for row in whole)
+            for column in range(columns)
+        ]
+        widths = tuple(max(8, length) for length in need)
+        full = self.w - self.l_margin - self.r_margin
+        width = min(full, sum(widths) * size * 0.26 + 3 * columns)
+        with self.table(
+            col_widths=widths, width=width if headed else full, line_height=size * 0.46, text_align="L", align="L",
+            padding=0.7, first_row_as_headings=headed, headings_style=FontFace(emphasis="BOLD"), v_align="T",
+            borders_layout=TableBordersLayout.HORIZONTAL_LINES,
+        ) as table:  # fmt: skip
+            for row in whole:
+                table.row(row)
+        self.ln(2.5)
+
+    def drawing(self, svg: str, wide: bool) -> None:
+        """A figure of the page, as vectors."""
+        box = [float(number) for number in re.findall(r"[\d.]+", svg[: svg.index(">")])[-4:]]
+        width = WIDE_WIDTH if wide else FIGURE_WIDTH
+        room = self.h - self.t_margin - 18 - 12
+        width = min(width, room * box[2] / box[3])
+        if self.will_page_break(width * box[3] / box[2] + 8):
+            self.add_page()
+        self.image(io.BytesIO(svg.encode()), w=width)
+        self.ln(1)
+
+
+def standalone(attributes: str, inner: str) -> str:
+    """An inline figure as an SVG of its own: colours for paper, no clipping, which fpdf2 cannot place."""
+    for variable, colour in COLOURS.items():
+        inner = inner.replace(variable, colour)
+    inner = re.sub(r' clip-path="[^"]*"', "", inner)
+    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f"<svg {spaces} {attributes}>{inner}</svg>"
+
+
+@dataclass
+class _Table:
+    rows: list[Row] = field(default_factory=list)
+
+
+class _Reader(HTMLParser):
+    """Walks the page and writes to the paper as it goes."""
+
+    BLOCKS = ("p", "li", "h1", "h2", "h3", "h4", "h5", "figcaption", "caption", "dt", "dd", "summary")
+
+    def __init__(self, paper: Paper, drawings: Sequence[str]) -> None:
+        super().__init__()
+        self.paper, self.drawings = paper, drawings
+        self.words: list[str] = []
+        self.stack: list[tuple[str, str]] = []  # open elements with their classes
+        self.table: _Table | None = None
+        self.columns: list[list[str]] | None = None  # the arms of a case, side by side
+        self.term = ""
+
+    def inside(self, tag: str, kind: str | None = None) -> bool:
+        return any(tag == t and kind in (None, c) for t, c in self.stack)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = {key: value or "" for key, value in attrs}
+        if tag == "br" or tag == "small":
+            self.words.append("\n")
+        elif tag == "img":
+            self._picture(found["src"])
+        elif tag == "drawing":
+            self.paper.drawing(self.drawings[int(found["number"])], self.inside("figure", "wide"))
+        if tag in ("br", "img", "meta", "drawing"):
+            return
+        self.stack.append((tag, found.get("class", "")))
+        if tag in self.BLOCKS or tag in ("th", "td"):
+            self.words = []
+        if tag == "table":
+            self.table = _Table()
+        elif tag == "tr" and self.table:
+            self.table.rows.append([])
+        elif (tag, found.get("class")) == ("div", "arms"):
+            self.columns = []
+        elif tag == "section" and self.columns is not None:
+            self.columns.append([])
+
+    def handle_data(self, data: str) -> None:
+        if not any(self.inside(tag) for tag in ("style", "title", "nav")):
+            self.words.append(re.sub(r"\s+", " ", data))
+
+    def handle_endtag(self, tag: str) -> None:
+        text = "".join(self.words).replace("\u2011", "-").strip()
+        kind = self.stack.pop()[1]
+        if tag in ("th", "td") and self.table and self.table.rows:
+            self.table.rows[-1].append(re.sub(r" *\n *", "\n", text))
+        elif tag == "table" and self.table:
+            self.paper.rows(self.table.rows)
+            self.table = None
+        elif tag == "div" and kind == "arms":
+            self._side_by_side()
+        elif tag in self.BLOCKS:
+            self._block(tag, kind, text)
+            self.words = []
+
+    def _block(self, tag: str, kind: str, text: str) -> None:
+        if self.columns is not None:
+            if self.columns and not self.inside("details") and tag != "summary":
+                self.columns[-1].append(" ".join(text.split()))
+        elif tag in SIZES:
+            self.paper.heading(text, tag)
+        elif tag == "dt":
+            self.term = text
+        elif tag == "dd":
+            self.paper.text_block(f"{self.term}: {text}", 7.5)
+        elif tag == "li":
+            self.paper.text_block(f"•  {text}")
+        elif tag in ("figcaption", "caption"):
+            if tag == "caption" and self.paper.will_page_break(28):  # it stays with its table
+                self.paper.add_page()
+            self.paper.text_block(text, 8, "B" if tag == "caption" else "I", soft=True)
+        elif tag == "summary":
+            self.paper.text_block(text, 9, "B")
+        else:
+            self.paper.text_block(text, 9, "B" if kind in ("warn", "lead") else "", soft=kind == "soft")
+
+    def _side_by_side(self) -> None:
+        columns = [column for column in self.columns or [] if column]
+        self.columns = None
+        if columns:
+            deepest = max(map(len, columns))
+            rows = [
+                [column[place] if place < len(column) else "" for column in columns]
+                for place in range(deepest)
+            ]
+            self.paper.rows(rows, size=6.5)
+
+    def _picture(self, source: str) -> None:
+        data = io.BytesIO(base64.b64decode(source.split(",", 1)[1]))
+        if self.paper.will_page_break(PICTURE_WIDTH + 30):
+            self.paper.add_page()
+        self.paper.image(data, w=PICTURE_WIDTH)
+        self.paper.ln(1)
+
+
+def write_pdf(page: str, path: Path) -> None:
+    """Write the page as a PDF; the file appears whole or not at all.
+
+    Args:
+        page: `report.html` as text.
+        path: of the PDF.
+    """
+    drawings: list[str] = []
+
+    def keep(match: re.Match[str]) -> str:
+        drawings.append(standalone(match[1], match[3]))
+        return f'<drawing number="{len(drawings) - 1}">'
+
+    page = SVG.sub(keep, page)
+    title = re.search(r"<title>(.*?)</title>", page)
+    paper = Paper(title[1] if title else "Report")
+    logger = logging.getLogger("fpdf")
+    before = logger.level
+    logger.setLevel(logging.ERROR)  # a sign that no font has is left blank, which need not be said each time
+    try:
+        _Reader(paper, drawings).feed(page)
+        data = bytes(paper.output())
+    finally:
+        logger.setLevel(before)
+    temporary = path.with_name(f".{path.name}.part")
+    temporary.write_bytes(data)
+    temporary.replace(path)
