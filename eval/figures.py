@@ -58,11 +58,12 @@ font:16px/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Helvetica Neue",Arial,
 main{max-width:1120px;margin:0 auto;padding:2rem 1.25rem 4rem}
 h1{font-size:1.9rem;line-height:1.2;margin:0 0 .4rem}
 h2{font-size:1.3rem;line-height:1.3;margin:2.8rem 0 .6rem;padding-top:.9rem;border-top:1px solid var(--rule)}
-h3{font-size:1.02rem;margin:0 0 .35rem}
+h3{font-size:1.02rem;margin:1.6rem 0 .35rem}article h3{margin-top:0}
+.scroll{margin-top:1rem}
 p,li{max-width:72ch}.lead{font-size:1.1rem}.soft{color:var(--soft)}
 .warn{border:1px solid var(--warn-edge);border-left-width:6px;background:var(--warn);padding:.7rem 1rem;
 margin:1rem 0;font-weight:600;max-width:none}
-.scroll{overflow-x:auto}table{border-collapse:collapse;font-size:.93rem;font-variant-numeric:tabular-nums}
+.scroll{overflow-x:auto}table{min-width:min(100%,26rem);border-collapse:collapse;font-size:.93rem;font-variant-numeric:tabular-nums}
 caption{text-align:left;color:var(--soft);padding-bottom:.4rem}
 th,td{text-align:left;vertical-align:top;padding:.42rem .9rem .42rem 0;border-bottom:1px solid var(--rule)}
 thead th{border-bottom-width:2px;vertical-align:bottom}td small,th small{display:block;color:var(--soft);

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -20,7 +20,9 @@ SHADES = {5: ("#005a8f", "#fff"), 4: ("#6fb1d8", "#111"), 3: ("#d0d0d0", "#111")
 NARROWEST = 0.055  # share of a bar that still holds its number
 
 
-def scale_figure(items: dict[str, dict[str, Any]], printed: dict[str, Sequence[float]], name: str) -> str:
+def scale_figure(
+    items: Mapping[str, dict[str, Any]], printed: Mapping[str, Sequence[float]], name: str
+) -> str:
     """Figure 4a: a stacked bar of the five points for each item, and under it the share that agrees.
 
     Args:
@@ -79,7 +81,7 @@ def scale_figure(items: dict[str, dict[str, Any]], printed: dict[str, Sequence[f
         )
 
 
-def times_figure(seconds: dict[str, Sequence[float]], doctors: tuple[float, float] | None) -> str:
+def times_figure(seconds: Mapping[str, Sequence[float]], doctors: tuple[float, float] | None) -> str:
     """Figure 4b: a box plot for each row, seconds on a logarithmic axis; the published doctors' range as a band.
 
     Args:

@@ -107,7 +107,7 @@ def _card(line: Line, answers: dict[str, Line | None], image_dir: Path) -> str:
 def _conversation(answers: dict[str, Line | None]) -> str:
     """The conversation of every arm, prompt by prompt and arm beside arm; empty where none was held."""
     talks = {arm: line.get("conversation", []) for arm, line in answers.items() if line is not None}
-    prompts = next((talk for talk in talks.values() if talk), [])
+    prompts: list[dict[str, Any]] = next((talk for talk in talks.values() if talk), [])
     parts = []
     for number, turn in enumerate(prompts, start=1):
         columns = []

@@ -270,7 +270,7 @@ def _sections(run: Run) -> dict[str, str]:
         "comparisons": _comparisons(run),
         "ratings": ratings_section(rated, run.printed),
         "agreement": agreement_section(rated),
-        "times": time_section(run.answers, run.ratings, run.printed),
+        "times": time_section(run.answers, list(run.arms), run.ratings, run.printed),
         "consistency": consistency_section(run.results.get("consistency") or {}),
         "losses": _losses(run),
         "measures": measure_section(run.results["arms"]),

@@ -131,42 +131,46 @@ def item_summary(table: np.ndarray, resamples: int = COEFFICIENT_RESAMPLES) -> d
     }
 
 
-def mixed_model(difference: np.ndarray) -> dict[str, Any] | None:
-    """Mean difference of two arms' scores with crossed random effects of case and rater (REML, statsmodels MixedLM).
+def mixed_model(first: np.ndarray, second: np.ndarray) -> dict[str, Any] | None:
+    """First minus second arm's mean score: REML with a random effect of the case, raters as fixed (MixedLM).
+
+    Raters are fixed, for the variance among two or three of them cannot be told; the two-way bootstrap speaks of
+    others.
 
     Args:
-        difference: (cases, raters) first arm's score minus the second's, NaN where one is missing.
+        first: (cases, raters) scores of the first arm, NaN where one is missing.
+        second: of the second, rows and columns the same.
 
     Returns:
-        The figure with its Wald interval and `p`; None with one rater, without variance, or where the fit does not
-        converge.
+        The figure with its Wald interval and `p`; None without variance or where the fit does not converge.
     """
-    frame = pd.DataFrame(difference).reset_index().melt(id_vars="index", var_name="rater", value_name="score")
-    frame = frame.dropna().assign(all=1)
-    if frame["rater"].nunique() < 2 or frame["score"].nunique() < 2:
+    frames = []
+    for arm, table in enumerate((second, first)):
+        wide = pd.DataFrame(table).reset_index()
+        frames.append(wide.melt(id_vars="index", var_name="rater", value_name="score").assign(arm=float(arm)))
+    frame = pd.concat(frames).dropna()
+    if frame["score"].nunique() < 2 or frame["arm"].nunique() < 2:
         return None
-    effects = {"case": "0 + C(index)", "rater": "0 + C(rater)"}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a variance of nought lies on the edge, which is said aloud
+    formula = "score ~ arm + C(rater)" if frame["rater"].nunique() > 1 else "score ~ arm"
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # whether it converged is asked below
         try:
-            model = mixedlm("score ~ 1", frame, groups="all", re_formula="0", vc_formula=effects)
-            fit = model.fit(reml=True)
+            fit = mixedlm(formula, frame, groups=frame["index"].to_numpy()).fit(reml=True)
         except (np.linalg.LinAlgError, ValueError):
             return None
-    low, high = fit.conf_int().loc["Intercept"]
+        low, high = fit.conf_int().loc["arm"]
     if not fit.converged or not np.isfinite([low, high]).all():
         return None
-    interval = Interval(float(fit.params["Intercept"]), float(low), float(high), len(frame))
-    return {**_figure(interval), "p": float(fit.pvalues["Intercept"])}
+    interval = Interval(float(fit.params["arm"]), float(low), float(high), len(frame))
+    return {**_figure(interval), "p": float(fit.pvalues["arm"])}
 
 
-def compare(first: np.ndarray, second: np.ndarray, model: bool = False) -> dict[str, Any] | None:
+def compare(first: np.ndarray, second: np.ndarray) -> dict[str, Any] | None:
     """Two arms on one item, paired by case and rater.
 
     Args:
         first: (cases, raters) scores of the first arm.
         second: of the second, rows and columns the same.
-        model: also fit the mixed model, which takes seconds.
 
     Returns:
         `agree` and `mean`: first minus second with intervals that draw cases and, where there are two raters or
@@ -185,7 +189,7 @@ def compare(first: np.ndarray, second: np.ndarray, model: bool = False) -> dict[
         "agree": _figure(mean_of(share, raters)),
         "mean": _figure(mean_of(difference, raters)),
         "p": sign_flip(np.nansum(difference, axis=1)),
-        "mixed_model": mixed_model(difference) if model else None,
+        "mixed_model": mixed_model(first, second),
     }
 
 
@@ -200,7 +204,6 @@ def summary(
     ratings: Sequence[Rating],
     first: str = "two_step",
     resamples: int = COEFFICIENT_RESAMPLES,
-    model: bool = True,
 ) -> dict[str, Any]:
     """Everything about a run's ratings.
 
@@ -208,7 +211,6 @@ def summary(
         ratings: as `eval.ratings.read_csv` gives them.
         first: the arm that the others are compared with.
         resamples: of the agreement coefficients.
-        model: fit the mixed model to the first item of each comparison.
 
     Returns:
         `num_ratings`, `raters`, `cases` (number), `arms` {arm: {item: item_summary}}, `hallucination`
@@ -224,7 +226,7 @@ def summary(
     for other in arms[1:] if arms and arms[0] == first else []:
         for item in ITEMS:
             if (first, item) in tables and (other, item) in tables:
-                found = compare(tables[first, item], tables[other, item], model and item == next(iter(ITEMS)))
+                found = compare(tables[first, item], tables[other, item])
                 if found:
                     pairs.setdefault(f"{first}_minus_{other}", {})[item] = found
     tests = [entry for pair in pairs.values() for entry in pair.values()]

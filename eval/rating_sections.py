@@ -122,34 +122,32 @@ def _pairs(rated: dict[str, Any]) -> str:
                     escape(ITEMS[item]),
                     f"{points[0].replace('-', '−')} <small>{span}</small>",
                     scores.replace("-", "−"),
+                    _model(found["mixed_model"]),
                     _p(found["p"]),
                     _p(found["p_holm"]),
                 ]
             )
         caption = f"{plain(first)} minus {plain(second)}, the same cases and raters"
-        parts.append(table(caption, ["item", "agree", "mean score", "p", "p, Holm"], rows))
-        parts.append(paragraph(_model_words(items), soft=True))
+        parts.append(table(caption, ["item", "agree", "mean score", "mixed model", "p", "p, Holm"], rows))
     if not parts:
         return ""
     text = (
-        "Intervals draw cases and raters (two-way bootstrap). p: sign flips of whole cases, mean score; these raters "
+        "Intervals of agree and mean score draw cases and raters (two-way bootstrap). Mixed model: difference "
+        "of mean "
+        "scores, random effect of the case, raters fixed, REML, Wald interval; “no fit” where it did not "
+        "converge, and "
+        "the bootstrap stands alone. p: sign flips of whole cases, mean score; the mixed model and p speak of "
+        "these raters "
         "only. Holm: corrected for all items and arms of these tables."
     )
     return "<h3>Differences of the arms</h3>" + "".join(parts) + paragraph(text, soft=True)
 
 
-def _model_words(items: dict[str, Any]) -> str:
-    found = next(iter(items.values())).get("mixed_model")
-    item = ITEMS[next(iter(items))]
+def _model(found: dict[str, Any] | None) -> str:
     if found is None:
-        return (
-            f"“{item}”: no mixed model (one rater, or its fit did not converge); the bootstrap stands alone."
-        )
-    span = f"{found['low']:+.2f} to {found['high']:+.2f}".replace("-", "−")
-    return (
-        f"“{item}”: a mixed model of the difference (random effects of case and rater, REML) gives "
-        f"{found['value']:+.2f} points of the scale (95 % Wald interval {span}), p {_p(found['p'])}."
-    ).replace(" -", " −")
+        return "no fit"
+    text = f"{found['value']:+.2f} <small>{found['low']:.2f} to {found['high']:.2f}</small>"
+    return text.replace("-", "−")
 
 
 def agreement_section(rated: dict[str, Any]) -> str:

@@ -21,10 +21,11 @@ MEASURED = {
 }
 
 
-def response_times(run: Run) -> dict[str, dict[str, dict[str, float]]]:
+def response_times(run: Run, arms: Sequence[str]) -> dict[str, dict[str, dict[str, float]]]:
     """Arm -> what (of MEASURED) -> case -> seconds, of the first repeat on unchanged pictures."""
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for name, arm in run.arms.items():
+    for name in arms:
+        arm = run.arms[name]
         asked = len(arm.meta.get("prompts", ()))
         kinds: dict[str, dict[str, float]] = {what: {} for what in MEASURED}
         turns: dict[str, list[float]] = {}
@@ -61,9 +62,9 @@ def doctors_times(ratings: Sequence[Rating]) -> dict[str, list[float]]:
     return found
 
 
-def time_section(run: Run, ratings: Sequence[Rating], printed: dict[str, Any]) -> str:
-    """Box plots, their numbers, the test that is possible, and what it cannot say."""
-    times = response_times(run)
+def time_section(run: Run, arms: Sequence[str], ratings: Sequence[Rating], printed: dict[str, Any]) -> str:
+    """Box plots of these arms, their numbers, the test that is possible, and what it cannot say."""
+    times = response_times(run, arms)
     if not times:
         return paragraph("The answers of this run carry no times.")
     rows, seconds = [], {}
@@ -79,7 +80,7 @@ def time_section(run: Run, ratings: Sequence[Rating], printed: dict[str, Any]) -
     published = printed.get("response_time", {})
     minutes = published.get("dermatologists_minutes", {}).get("approximate_range")
     band = (60.0 * minutes[0], 60.0 * minutes[1]) if minutes else None
-    sizes = sorted({arm.meta.get("batch_size") for arm in run.arms.values() if arm.meta.get("batch_size")})
+    sizes = sorted({int(arm.meta["batch_size"]) for arm in run.arms.values() if arm.meta.get("batch_size")})
     caption = "; ".join(f"{what}: {words}" for what, words in MEASURED.items()) + "."
     head = ["what", "median s", "quartiles s", "5th to 95th s", "n"]
     return (

@@ -13,16 +13,9 @@ from eval.report import ReportError, headline, load_answers, main, write_report,
 CLASSES = ["acne_and_rosacea", "dermatitis", "herpes", "urticaria_hives", "vascular_tumors"]
 EVIL = "<script>alert('x')</script>"
 SECTIONS = [
-    "arms",
-    "comparisons",
-    "losses",
-    "confusion",
-    "concepts",
-    "groups",
-    "gallery",
-    "method",
-    "provenance",
-]
+    "arms", "comparisons", "ratings", "agreement", "times", "consistency", "losses", "measures", "confusion",
+    "concepts", "groups", "gallery", "method", "checklists", "provenance",
+]  # fmt: skip
 
 
 def answer(arm, number, right):
