@@ -85,7 +85,7 @@ def _gaps(arms: dict[str, dict[str, Any]]) -> str:
                     continue
                 between = " and ".join(
                     SKIN_TYPES.get(str(part), plain(str(part)))
-                    for part in (gap.get("best"), gap.get("worst"))
+                    for part in (gap.get("highest"), gap.get("lowest"))
                     if part
                 )
                 p = at(found, "p")
@@ -99,5 +99,5 @@ def _gaps(arms: dict[str, dict[str, Any]]) -> str:
                         "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
                     ]
                 )
-    head = ["measure", "groups", "between", "gap", "p of the groups"]
+    head = ["measure", "groups", "between", "gap", "p of all groups"]
     return table("How far groups lie apart, and whether chance alone does that", head, rows) if rows else ""

@@ -125,24 +125,32 @@ def _more(interval: Interval, what: str) -> str:
     return f"{what} is {size} ({span}{settled})".replace(" -", " −").replace(" %", NBSP + "%")
 
 
+def _p(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
 def _comparisons(run: Run) -> str:
     items = []
     for name, comparison in run.results["comparisons"].items():
         other = plain(name.removeprefix("two_step_minus_"))
         top1 = Interval.from_dict(comparison["top1"])
         test = comparison["top1"]
-        p = "p < 0.001" if test["mcnemar_p"] < 0.001 else f"p = {test['mcnemar_p']:.3f}"
+        p = _p(test["mcnemar_p"])
         text = (
             f"{_more(top1, 'Top-1 of two-step')}. Only two-step was right in {test['only_first']} cases, "
-            f"only {other} in {test['only_second']} (McNemar exact {p})."
+            f"only {other} in {test['only_second']} (McNemar exact {p}"
         )
+        corrected = test.get("p_holm")
+        if corrected is not None:
+            text += f"; with Holm's correction for all pairs of arms {_p(corrected)}"
+        text += ")."
         if "concept_micro_f1" in comparison:
             f1 = Interval.from_dict(comparison["concept_micro_f1"])
             text += f" {_more(f1, 'Concept micro F1')}."
         items.append(f"<li><strong>Two-step against {escape(other)}.</strong> {escape(text)}</li>")
     if not items:
         return "<p>There is nothing to compare two_step with.</p>"
-    caution = "Intervals and p are not corrected for the number of comparisons."
+    caution = "Intervals are not corrected for the number of comparisons."
     return f'<ul>{"".join(items)}</ul><p class="soft">{caution}</p>'
 
 

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.answers import Run as Answers
 from eval.answers import CASES, case_lines, read_run
+from eval.answers import Run as Answers
 from eval.comparisons import compare_all
 from eval.consistency import consistency
 from eval.measures import measure_arm, statistics

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn.metrics import cohen_kappa_score
 
 from eval import agreement
 
@@ -47,6 +48,12 @@ def test_gwet_ac2_stands_where_kappa_collapses():
     table = np.where(rng.random((200, 3)) < 0.05, 4.0, 5.0)
     assert agreement.gwet_ac2(table) > 0.95
     assert agreement.weighted_kappa(table) < 0.2
+
+
+def test_weighted_kappa_is_the_library_s():
+    table = planted(raters=2)
+    theirs = cohen_kappa_score(*table.T.astype(int), weights="quadratic")
+    assert agreement.weighted_kappa(table) == pytest.approx(theirs)
 
 
 def planted(cases=150, raters=6, seed=0, noise=0.6):

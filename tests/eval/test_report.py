@@ -170,7 +170,7 @@ def test_page_is_accessible(page):
     drawings = [attrs for tag, attrs in page.tags if tag == "svg"]
     assert len(pictures) == 12
     assert all(attrs["alt"] for attrs in pictures)
-    assert len(drawings) == 7
+    assert len(drawings) == 9
     assert all(attrs["role"] == "img" and attrs["aria-label"] for attrs in drawings)
     assert all(attrs.get("scope") in ("col", "row") for tag, attrs in page.tags if tag == "th")
     assert "✓ right" in page.text

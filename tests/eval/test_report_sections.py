@@ -14,7 +14,7 @@ from eval.ratings import Rating, RatingsError, write_csv
 from eval.report import ReportError, main, write_report
 from eval.time_section import doctors_times, response_times
 from skingpt4.published import published
-from tests.eval.simulated import Panel, write_run
+from tests.eval.simulated_run import Panel, write_run
 from tests.eval.test_report import Page
 
 FIGURE = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 5}
@@ -189,7 +189,7 @@ def test_further_measures_are_shown_where_they_are():
         "aurc": FIGURE,
         "curve": {"coverage": [0.5, 1.0], "risk": [0.1, 0.3], "threshold": [0.9, 0.1]},
     }
-    gap = {**FIGURE, "best": "1", "worst": "6"}
+    gap = {**FIGURE, "highest": "1", "lowest": "6"}
     arm = {
         "class": {"balanced_accuracy": FIGURE}, "calibration": {"ece": FIGURE, "bins": bins, "selective": selective},
         "groups": {"fitzpatrick": {"top1": {"gap": gap, "p": 0.03}}},

@@ -5,7 +5,7 @@ import pytest
 
 from eval import rated
 from eval.ratings import ITEMS
-from tests.eval.simulated import Panel
+from tests.eval.simulated_run import Panel
 
 CASES = [f"case-{number:04d}" for number in range(150)]
 MANY = 20_000  # cases from which the planted values are computed, the raters being the same
