@@ -1,0 +1,57 @@
+"""A run for other people's tools: python -m eval.export --run-dir RUN --format lmms-eval --out DIR.
+
+`lmms-eval` writes results and samples as lmms-eval 0.7 does, `vlmevalkit` a TSV of the cases (with their pictures as
+base64, or paths with --image-paths) and one of predictions for each arm. docs/evaluation.md tells the columns.
+Research software, no medical device. The files hold what the run holds: answers, histories and, as TSV, photographs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from eval import lmms_eval_format, vlmevalkit_format
+from eval.answers import read_run
+from skingpt4.errors import UserError, reported
+
+FORMATS = ("lmms-eval", "vlmevalkit")
+
+
+class ExportError(UserError):
+    """A run that cannot be exported; the message says why."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Export a run; returns the exit status."""
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m eval.export", description=__doc__, formatter_class=raw)
+    parser.add_argument("--run-dir", type=Path, required=True, help="a folder that eval.run has filled")
+    parser.add_argument("--format", choices=FORMATS, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")
+    parser.add_argument("--arm", action="append", help="this arm alone; may be repeated (default: all)")
+    parser.add_argument("--images", type=Path, help="vlmevalkit: folder of the list of cases")
+    parser.add_argument("--image-paths", action="store_true", help="vlmevalkit: paths instead of base64")
+    args = parser.parse_args(argv)
+    with reported() as status:
+        run = read_run(args.run_dir)
+        unknown = [name for name in args.arm or () if name not in run.arms]
+        if unknown:
+            raise ExportError(f"{args.run_dir}: has no arm {unknown[0]!r}; there are {', '.join(run.arms)}")
+        if args.out.is_dir() and any(args.out.iterdir()):
+            raise ExportError(f"{args.out}: is not empty; name a new folder with --out")
+        arms = [run.arms[name] for name in dict.fromkeys(args.arm or run.arms)]
+        if args.format == "lmms-eval":
+            written = lmms_eval_format.write(run, args.out, arms)
+        elif args.images is None:
+            raise ExportError("vlmevalkit needs --images: the folder that the list of cases was in")
+        else:
+            written = vlmevalkit_format.write(run, args.out, arms, args.images, args.image_paths)
+        for path in written:
+            print(path)
+    return status.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
