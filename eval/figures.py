@@ -67,7 +67,8 @@ margin:1rem 0;font-weight:600;max-width:none}
 caption{text-align:left;color:var(--soft);padding-bottom:.4rem}
 th,td{text-align:left;vertical-align:top;padding:.42rem .9rem .42rem 0;border-bottom:1px solid var(--rule)}
 thead th{border-bottom-width:2px;vertical-align:bottom}td small,th small{display:block;color:var(--soft);
-font-weight:400;font-size:.82rem}tbody th{font-weight:600}td.number,td.number small{white-space:nowrap}
+font-weight:400;font-size:.82rem}tbody th{font-weight:600;
+min-width:7.5rem}td.number,td.number small{white-space:nowrap}
 figure{margin:1rem 0 0}figcaption{color:var(--soft);font-size:.9rem;margin-top:.3rem;max-width:72ch}
 figure svg{display:block;width:100%;height:auto;max-width:580px}figure svg *{stroke-linejoin:round}
 figure.wide svg{min-width:450px;max-width:700px}

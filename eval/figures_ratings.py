@@ -147,7 +147,7 @@ def repeats_figure(answers: Sequence[Sequence[str | None]], name: str) -> str:
         axes.invert_yaxis()
         axes.set(xlabel="cases, the steadiest first", ylabel="repeat")
         axes.tick_params(length=0)
-        words = ("the case's most frequent class", "another class", "no class")
+        words = ("the case's most frequent class (twice or more)", "another class", "no class")
         handles = [
             Patch(facecolor=colours(code), label=text)
             for code, text in enumerate(words) if (table == code).any()
@@ -159,9 +159,12 @@ def repeats_figure(answers: Sequence[Sequence[str | None]], name: str) -> str:
 
 
 def _against_mode(row: Sequence[str | None]) -> list[int]:
-    """0 for the most frequent answer of a case (the first among equals), 1 for another, 2 for none.
+    """0 for the case's most frequent class (the first among equals), 1 for another, 2 for none.
 
-    A case that mostly commits to none has no class as its most frequent answer: those are 2 as well.
+    A class that is named but once is not the most frequent one: such a case has no steady answer.
     """
-    mode = max(dict.fromkeys(row), key=list(row).count)
+    named = [answer for answer in row if answer is not None]
+    mode = max(dict.fromkeys(named), key=named.count, default=None)
+    if named.count(mode or "") < 2:
+        mode = None
     return [2 if answer is None else int(answer != mode) for answer in row]

@@ -269,6 +269,12 @@ TITLES = {
 }
 
 
+def _in_order(run: Run) -> dict[str, Any]:
+    """What is known of the arms' consistency, in the order of the page."""
+    found = run.results.get("consistency") or {}
+    return {arm: found[arm] for arm in run.arms if arm in found}
+
+
 def _sections(run: Run) -> dict[str, str]:
     """The HTML of every section of TITLES."""
     rated = run.results.get("ratings") or {}
@@ -279,7 +285,7 @@ def _sections(run: Run) -> dict[str, str]:
         "ratings": ratings_section(rated, run.printed),
         "agreement": agreement_section(rated),
         "times": time_section(run.answers, list(run.arms), run.ratings, run.printed),
-        "consistency": consistency_section(run.results.get("consistency") or {}),
+        "consistency": consistency_section(_in_order(run)),
         "losses": _losses(run),
         "measures": measure_section(run.results["arms"]),
         "confusion": _confusion(run),

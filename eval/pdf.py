@@ -20,6 +20,8 @@ from fpdf import FPDF
 from fpdf.enums import TableBordersLayout
 from fpdf.fonts import FontFace
 
+from eval.figures import WIDTH
+
 FONT, SIZES = "DejaVu", {"h1": 18.0, "h2": 13.5, "h3": 11.0, "h4": 9.5, "h5": 8.5}
 INK, SOFT, RULE = (27, 31, 36), (87, 96, 106), (201, 206, 212)
 COLOURS = {
@@ -31,6 +33,7 @@ COLOURS = {
 SVG = re.compile(r"<svg (viewBox=\"[^\"]*\")([^>]*)>(.*?)</svg>", re.DOTALL)
 FOOT = "Research software, not a medical device"
 PICTURE_WIDTH, FIGURE_WIDTH, WIDE_WIDTH = 32.0, 125.0, 150.0  # mm
+NATURAL_WIDTH = 72 * WIDTH  # of a figure on the page, in its own units
 Row = list[str]
 
 
@@ -109,7 +112,8 @@ class Paper(FPDF):
     def drawing(self, svg: str, wide: bool) -> None:
         """A figure of the page, as vectors."""
         box = [float(number) for number in re.findall(r"[\d.]+", svg[: svg.index(">")])[-4:]]
-        width = WIDE_WIDTH if wide else FIGURE_WIDTH
+        # Letters are of one size in all figures, so a small one stays small.
+        width = WIDE_WIDTH if wide else min(FIGURE_WIDTH, FIGURE_WIDTH * box[2] / NATURAL_WIDTH)
         room = self.h - self.t_margin - 18 - 12
         width = min(width, room * box[2] / box[3])
         if self.will_page_break(width * box[3] / box[2] + 8):

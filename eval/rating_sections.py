@@ -54,7 +54,7 @@ def ratings_section(rated: dict[str, Any], printed: dict[str, Any]) -> str:
         return paragraph(NO_RATINGS)
     shares = printed_shares(printed)
     raters = f"{rated['raters']} rater{'s' if rated['raters'] > 1 else ''}"
-    parts = [paragraph(f"{rated['num_ratings']} ratings of {rated['cases']} cases by {raters}.")]
+    parts = [paragraph(f"Ratings: {rated['num_ratings']}, cases: {rated['cases']}, by {raters}.")]
     for arm, items in rated["arms"].items():
         words = {SHORT[item]: summary for item, summary in items.items()}
         points = {SHORT[item]: sorted(set(shares[item].values())) for item in items}

@@ -52,7 +52,7 @@ def test_figure_4a_stands_beside_the_published_numbers(rated_run, text):
     page = Page((rated_run / "report.html").read_text(encoding="utf-8"))
     labels = [attrs["aria-label"] for tag, attrs in page.tags if tag == "svg"]
     assert sum("five-point scale" in label for label in labels) == 2
-    assert "1260 ratings of 30 cases by 3 raters" in text
+    assert "Ratings: 1260, cases: 30, by 3 raters" in text
     assert "80.63 %" in text
     assert "78.76 %" in text
     assert "No comparison of equals" in text
@@ -97,7 +97,7 @@ def test_one_rater_and_one_item(copy):
     write_csv([Rating("two_step", "case-0001", "r1", "diagnosis", "4")], copy / "ratings.csv")
     write_report(copy)
     text = Page((copy / "report.html").read_text(encoding="utf-8")).text
-    assert "1 ratings of 1 cases by 1 rater." in text
+    assert "Ratings: 1, cases: 1, by 1 rater." in text
     assert "one rater" in text
     assert "Agreement needs two raters or more" in text
 
@@ -164,7 +164,7 @@ def test_consistency_greedy_sampled_and_changed():
     text = Page(consistency_section.consistency_section(greedy)).text
     assert "its 3 repeats are the same by construction" in text
     assert "<svg" not in consistency_section.consistency_section(greedy)
-    rows = [["herpes"] * 3, ["herpes", "dermatitis", None]]
+    rows = [["herpes"] * 3, ["herpes", "dermatitis", None]]  # the second names no class twice
     kappa = {"value": None, "low": None, "high": None, "n": 2}
     data = {"pairwise": FIGURE, "modal": FIGURE, "always_same": FIGURE, "fleiss_kappa": kappa, "matrix": rows}
     repeats = {"repeats": 3, "trivial": False, "temperature": 0.7, "turn 1": data}
@@ -174,7 +174,7 @@ def test_consistency_greedy_sampled_and_changed():
     )
     page = Page(found)
     assert (
-        "Heat map of consistency: 3 repeats of 2 cases; 67 % of the answers"
+        "Heat map of consistency: 3 repeats of 2 cases; 50 % of the answers"
         in page.attributes("aria-label")[0]
     )
     assert "90.0 % 80.0 to 95.0" in page.text
