@@ -49,7 +49,7 @@ def measure_section(arms: dict[str, dict[str, Any]]) -> str:
     if not rows:
         return paragraph("The results of this run hold no further measures.")
     head = ["measure", *(plain(name) for name in arms)]
-    parts = [table("Further measures with 95 % intervals; n where it is not all cases", head, rows)]
+    parts = [table("Further measures with 95 % intervals and n", head, rows)]
     name, first = next(iter(arms.items()))
     bins, curve = at(first, "calibration", "bins"), at(first, "calibration", "selective", "curve")
     drawn = []

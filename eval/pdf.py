@@ -71,7 +71,7 @@ class Paper(FPDF):
 
     def heading(self, text: str, level: str) -> None:
         """A heading that does not stay behind at the foot of a page, and a bookmark."""
-        if self.will_page_break({"h1": 20, "h2": 75, "h3": 45}.get(level, 20)):
+        if self.will_page_break({"h1": 20, "h2": 95, "h3": 45}.get(level, 20)):
             self.add_page()
         elif level == "h2":
             self.ln(4)
