@@ -10,9 +10,13 @@ from matplotlib import cbook
 from PIL import Image
 
 from data.phantoms import DISEASES, render_phantom
-from skingpt4.chat import ChatSession, Generation, load_model
+from eval.cases import Case
+from eval.classes import scored_diseases
+from eval.conversation import Asker, Setting
+from skingpt4.chat import CLINICAL_PROMPTS, ChatSession, Generation, load_model
 from skingpt4.config import load_config
 from skingpt4.prompts import Turn
+from skingpt4.records import Record
 from skingpt4.scoring import score_answers
 
 pytestmark = pytest.mark.default
@@ -72,3 +76,23 @@ def test_batch_of_one_and_of_many_score_alike(model, config):
     # bf16 rounds differently with the batch; a nat is far below the spread over classes.
     assert torch.allclose(many, one, atol=1.0)
     assert (many.max(1).values - many.min(1).values > 5).all()
+
+
+def test_one_conversation_at_a_time_and_several_at_once_say_the_same(config, model):
+    """Greedy answers of the evaluation, through two prompts: the rows' different lengths must not matter."""
+    session = ChatSession(model, config)
+    for index in range(3):
+        session.add_image(Image.fromarray(render_phantom(1, "test", index).image))
+    record = Record(Path("phantom.jpg"), class_name="herpes")
+    cases = [Case(f"c{number}", (record,), (number,)) for number in range(3)]
+
+    def said(batch_size):
+        setting = Setting(scored_diseases([record]), CLINICAL_PROMPTS[:2], Generation(16), batch_size)
+        asker = Asker(model, config, setting, "arm")
+        answers = asker.answers(cases, lambda places: [session.queries[place] for place in places], {})
+        return {answer.key: answer.said["answer"] for answer in answers if answer.key.kind != "scores"}
+
+    one = said(1)
+    assert said(3) == one
+    assert len(one) == 3 * (2 + 2)
+    assert len(set(one.values())) > 1
