@@ -141,7 +141,9 @@ def test_a_template_whose_end_is_no_token_is_refused(configure):
 
 
 def test_a_published_model_that_is_not_here_is_estimated_and_not_fetched(configure, monkeypatch):
-    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)  # a served page in another test sets it for its process
+    monkeypatch.delenv(
+        "HF_HUB_OFFLINE", raising=False
+    )  # a served page in another test sets it for its process
     config = configure(language__model="meta-llama/Llama-2-13b-chat-hf")
     lines = {f.name: f for f in doctor.examine(config)}
     assert lines["language model"].state == WARNING
