@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 import pickle
 import pickletools
 import re
@@ -227,8 +228,9 @@ def _first_import(path: Path) -> str:
     """The first name that a bare pickle would import, or ""; its instructions are listed, not followed."""
     strings: list[str] = []
     try:
-        with path.open("rb") as file:
-            for instruction, argument, _ in pickletools.genops(file):
+        # Mapped, a length that lies ends at the file's end; a file's own read would first reserve that much.
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            for instruction, argument, _ in pickletools.genops(content):
                 if instruction.name == "STACK_GLOBAL":
                     return ".".join(strings[-2:])
                 if instruction.name == "GLOBAL":

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
@@ -68,6 +69,19 @@ def test_killed_writers_lose_nothing_and_leave_nothing_half_written(tmp_path):
         unacknowledged = Counter(arm for arm, _ in forms.keys() - acknowledged)
         assert max(unacknowledged.values(), default=0) <= 1, "at most the one that was being answered for"
     assert len(acknowledged) > 12
+
+
+def test_many_that_open_a_new_file_at_once_all_succeed(tmp_path):
+    def opened(folder: Path, barrier: threading.Barrier) -> Store:
+        barrier.wait()
+        return Store(folder)
+
+    for attempt in range(25):  # without waiting, one in about thirty attempts failed
+        folder, barrier = tmp_path / str(attempt), threading.Barrier(6)
+        folder.mkdir()
+        with ThreadPoolExecutor(6) as pool:
+            for future in [pool.submit(opened, folder, barrier) for _ in range(6)]:
+                future.result()
 
 
 def test_threads_that_write_at_once_lose_nothing(tmp_path):
