@@ -18,7 +18,7 @@ import warnings
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 from skingpt4.errors import UserError
 
@@ -230,7 +230,7 @@ def _first_import(path: Path) -> str:
     try:
         # Mapped, a length that lies ends at the file's end; a file's own read would first reserve that much.
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            for instruction, argument, _ in pickletools.genops(content):
+            for instruction, argument, _ in pickletools.genops(cast("IO[bytes]", content)):
                 if instruction.name == "STACK_GLOBAL":
                     return ".".join(strings[-2:])
                 if instruction.name == "GLOBAL":
