@@ -1,0 +1,188 @@
+"""The machine a figure was measured on, and what it can do: a matrix product and a copy, timed in the same run."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import platform
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# (rows, inner, columns): squares, and the long thin products of a small decoder over a batch of tokens.
+CPU_SHAPES = ((1024, 1024, 1024), (2048, 2048, 2048), (1024, 576, 1536), (1024, 1536, 576))
+CUDA_SHAPES = ((8192, 8192, 8192), (4096, 4096, 4096), (16384, 4096, 4096), (16384, 4096, 11008))
+CPU_COPY_BYTES, CUDA_COPY_BYTES = 1 << 28, 1 << 32
+
+
+def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Processor, cores, memory, load and, of a GPU, its name and memory."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
+    facts: dict[str, Any] = {
+        "cpu": found[1] if found else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "system": platform.platform(terse=True),
+        "load": [round(value, 1) for value in os.getloadavg()],
+    }
+    if torch.device(device).type == "cuda":
+        card = torch.cuda.get_device_properties(device)
+        facts |= {"gpu": card.name, "gpu_memory_gib": round(card.total_memory / 2**30, 1)}
+    return facts
+
+
+def versions() -> dict[str, str]:
+    """Python and the libraries that do the work."""
+    import accelerate
+    import transformers
+
+    return {
+        "python": platform.python_version(),
+        **{module.__name__: module.__version__ for module in (torch, transformers, accelerate)},
+    }
+
+
+def synchronize(device: torch.device | str) -> None:
+    """Wait for a GPU's queue; nothing to wait for elsewhere."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(work: Callable[[], Any], device: torch.device | str, seconds: float = 0.3) -> float:
+    """Seconds of one call: the fastest of as many as fit into `seconds`, three at the least, after two untimed."""
+    for _ in range(2):
+        work()
+    best, spent, calls = float("inf"), 0.0, 0
+    while calls < 3 or spent < seconds:
+        synchronize(device)
+        began = time.perf_counter()
+        work()
+        synchronize(device)
+        took = time.perf_counter() - began
+        best, spent, calls = min(best, took), spent + took, calls + 1
+    return best
+
+
+@dataclass(frozen=True)
+class Ceiling:
+    """What the machine did in this very run, on random data; a datasheet is never asked."""
+
+    dtype: str
+    threads: int  # of the CPU; a GPU's product does not depend on it
+    matrix_tflops: float  # best of `matrix_shape`'s rivals
+    matrix_shape: tuple[int, int, int]
+    copy_bytes_per_second: float  # read and written bytes together
+
+    def to_dict(self) -> dict[str, Any]:
+        """For a result's JSON."""
+        return asdict(self)
+
+
+@torch.no_grad()
+def ceiling(device: torch.device | str, dtype: torch.dtype, small: bool = False) -> Ceiling:
+    """Measure the matrix product (TFLOP/s) and the copy (bytes/s).
+
+    Args:
+        device: cpu or a GPU.
+        dtype: of the product.
+        small: one small shape, for a test.
+    """
+    on_gpu = torch.device(device).type == "cuda"
+    shapes = CUDA_SHAPES if on_gpu else CPU_SHAPES[:1] if small else CPU_SHAPES
+    best, best_shape = 0.0, shapes[0]
+    for rows, inner, columns in shapes:
+        a = torch.randn(rows, inner, device=device).to(dtype)
+        b = torch.randn(columns, inner, device=device).to(dtype)  # as nn.Linear keeps its weight
+        took = timed(lambda a=a, b=b: torch.nn.functional.linear(a, b), device, 0.02 if small else 0.3)  # type: ignore[misc]
+        rate = 2 * rows * inner * columns / took / 1e12
+        if rate > best:
+            best, best_shape = rate, (rows, inner, columns)
+    size = CUDA_COPY_BYTES if on_gpu else CPU_COPY_BYTES >> 4 * small
+    source = torch.ones(size // 4, device=device)
+    target = torch.empty_like(source)
+    took = timed(lambda: target.copy_(source), device, 0.02 if small else 0.3)
+    name = str(dtype).removeprefix("torch.")
+    return Ceiling(name, torch.get_num_threads(), best, best_shape, 2 * size / took)
+
+
+def roofline(top: Ceiling, seconds: float, flops: float = 0.0, read_bytes: float = 0.0) -> dict[str, Any]:
+    """What was achieved, beside what the machine can do.
+
+    Args:
+        top: measured in the same run.
+        seconds: that the work took.
+        flops: floating-point operations counted in it (a multiply-add is two); 0: not stated.
+        read_bytes: bytes that had to be read, for decoding the weights once a token; 0: not stated.
+
+    Returns:
+        tflops and matrix_share, bytes_per_second and copy_share, as far as they were stated, and a `line` to print.
+    """
+    found: dict[str, Any] = {}
+    words = []
+    if flops:
+        rate = flops / seconds / 1e12
+        found |= {"tflops": rate, "matrix_share": rate / top.matrix_tflops}
+        words.append(f"{rate:.3g} TFLOP/s, {rate / top.matrix_tflops:.0%} of the matrix product's")
+        words[-1] += f" {top.matrix_tflops:.3g} in {top.dtype}"
+    if read_bytes:
+        rate = read_bytes / seconds
+        found |= {"bytes_per_second": rate, "copy_share": rate / top.copy_bytes_per_second}
+        words.append(f"{rate / 1e9:.3g} GB/s, {rate / top.copy_bytes_per_second:.0%} of the copy's")
+        words[-1] += f" {top.copy_bytes_per_second / 1e9:.3g}"
+    return found | {"line": "roofline: " + "; ".join(words)}
+
+
+class PeakMemory:
+    """The most memory taken above what was held at entry, in bytes, as `peak_bytes`.
+
+    On a GPU torch's own counter. On Linux the kernel's peak of resident memory (VmHWM), reset at entry, after what
+    earlier work freed was handed back to the system; elsewhere None.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        """Of this device."""
+        self.device = torch.device(device)
+        self.peak_bytes: int | None = None
+
+    def __enter__(self) -> PeakMemory:
+        """Forget earlier peaks."""
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
+            self._before = torch.cuda.memory_allocated(self.device)
+        elif platform.system() == "Linux":
+            _hand_back()
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+            self._before = _status("VmRSS")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Read the peak."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+            self.peak_bytes = torch.cuda.max_memory_allocated(self.device) - self._before
+        elif platform.system() == "Linux":
+            self.peak_bytes = max(0, _status("VmHWM") - self._before)
+
+
+def _status(key: str) -> int:
+    found = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert found
+    return int(found[1]) * 1024
+
+
+def _hand_back() -> None:
+    """What the C library holds of freed memory would hide a part of the next peak."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
+    if trim:
+        trim(0)
