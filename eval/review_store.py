@@ -9,24 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import random
 import re
 import secrets
 import sqlite3
-import time
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 from eval.ratings import FLAG, ITEMS, Rating, check
 from skingpt4.errors import UserError
+from skingpt4.sqlite import WAIT_SECONDS, private_file, write_ahead
+from skingpt4.timestamps import now
 
 FILE, VERSION = "ratings.sqlite", 1
-WAIT_SECONDS = 20.0  # for another writer; a form takes milliseconds
 MIN_PASSWORD = 8
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 SCHEMA = f"""
@@ -60,11 +58,6 @@ class Sheet(NamedTuple):
     case_id: str
 
 
-def now() -> str:
-    """The time, UTC, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def _scrypt(password: str, salt: bytes) -> bytes:
     return hashlib.scrypt(password.encode(), salt=salt, n=2**14, r=8, p=1, dklen=32)
 
@@ -73,19 +66,6 @@ def clean(text: str) -> str:
     """Free text as it is kept: no outer spaces, nothing that a UTF-8 CSV cannot carry."""
     text = text.encode("utf-8", "ignore").decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc").strip()
-
-
-def _write_ahead(connection: sqlite3.Connection) -> None:
-    """Switch to a write-ahead log; SQLite refuses at once, without its timeout, while another opens the file too."""
-    deadline = time.monotonic() + WAIT_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode = WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if "locked" not in str(error) or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
 
 
 class Store:
@@ -98,15 +78,14 @@ class Store:
             StoreError: locked, damaged, of another version, or not writable.
         """
         self.path = Path(run_dir) / FILE
-        if not self.path.exists():
-            try:  # for its owner alone: it holds what people wrote
-                os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
-            except OSError as error:
-                raise StoreError(f"{self.path}: cannot be made ({error.strerror})") from None
+        try:
+            private_file(self.path)  # it holds what people wrote
+        except OSError as error:
+            raise StoreError(f"{self.path}: cannot be made ({error.strerror})") from None
         with self._reported():
             connection = self._connect()
             try:
-                _write_ahead(connection)
+                write_ahead(connection)
                 connection.execute("BEGIN IMMEDIATE")
                 version = connection.execute("PRAGMA user_version").fetchone()[0]
                 tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]

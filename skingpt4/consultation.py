@@ -15,7 +15,6 @@ import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from skingpt4.compat import BEHAVIOURS
 from skingpt4.config import Config
 from skingpt4.errors import UserError
 from skingpt4.images import open_image, to_rgb
+from skingpt4.timestamps import now
 
 FORMAT = "skingpt4.consultation/1"
 SHOWN_SIDE = 1200  # pixels of the longer side of a picture inside an export
@@ -37,11 +37,6 @@ UNKNOWN = "Projection in MiniGPT-4's layout: the file does not say what it was t
 
 class ConsultationError(UserError):
     """A record that cannot be read; the message says why."""
-
-
-def now() -> str:
-    """The time, UTC, to the second."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 @functools.cache
