@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import argparse
 import json
-import queue
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
 
 from skingpt4 import checkpoint, hub
 from skingpt4.compat import BEHAVIOURS
 from skingpt4.config import Config, from_dict, load_config, missing_paths
+from skingpt4.decoding import Decoder, Stream, Timing
 from skingpt4.errors import UserError, reported
+from skingpt4.generation import ChatError, Generation
 from skingpt4.images import open_image, to_rgb, to_tensor
 from skingpt4.language import describe_place
 from skingpt4.model import SkinGPT4, build, build_encoder, load_projection, require_projection_width
-from skingpt4.prompts import IMAGE, Encoded, Turn, encode_turns, get_template, stop_strings
+from skingpt4.prompts import IMAGE, Encoded, Turn, encode_turns, get_template, shorten, stop_strings
 
 DISCLAIMER = "Research software, not a medical device. Its answers are no diagnosis; ask a doctor."
 # The four questions put to every case of the published evaluation (Nature Communications 2024, 15:5649).
@@ -35,40 +33,19 @@ CLINICAL_PROMPTS = (
     "Based on the previous information, please provide a detailed explanation of the cause of this skin disease.",
     "What treatment and medication should be recommended for this case?",
 )
-# torch's random state is one for the whole process, so answers are drawn one at a time.
-_GENERATING = threading.Lock()
+GREEDY = Generation()
 
 
-class ChatError(UserError):
-    """A question that cannot be answered; the message says why."""
+class ContextFull(ChatError):
+    """The question and its answer do not fit into what the model can read; `ChatSession.condense` makes room."""
 
 
 @dataclass(frozen=True)
-class Generation:
-    """How an answer is drawn. Temperature 0 is greedy; beams switch sampling off; a seed makes it repeatable."""
+class Context:
+    """How many tokens a conversation has, and how many the model can read (None: it sets no limit)."""
 
-    max_new_tokens: int = 160
-    temperature: float = 0.0
-    top_p: float = 0.9
-    top_k: int = 50
-    num_beams: int = 1
-    seed: int = 0
-
-    def options(self) -> dict[str, Any]:
-        """Arguments for the language model's `generate`.
-
-        Raises:
-            ChatError: a value outside its range.
-        """
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.num_beams < 1 or self.max_new_tokens < 1:
-            raise ChatError(
-                "temperature must be at least 0, top_p in (0, 1], beams and max_new_tokens at least 1"
-            )
-        options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams}
-        if self.temperature == 0 or self.num_beams > 1:
-            return options | {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        sampling = {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
-        return options | {"do_sample": True, **sampling}
+    used: int
+    limit: int | None
 
 
 def load_model(
@@ -99,19 +76,38 @@ def load_model(
 class ChatSession:
     """Pictures and turns of one conversation. A session is used by one person; models are shared."""
 
-    def __init__(self, model: SkinGPT4, config: Config) -> None:
-        """Start empty."""
+    def __init__(self, model: SkinGPT4, config: Config, decoder: Decoder | None = None) -> None:
+        """Start empty.
+
+        Args:
+            model: the network.
+            config: its configuration.
+            decoder: of that model; by default the one that all its sessions share.
+        """
         self.model, self.config = model, config
         self.template = get_template(BEHAVIOURS[config.compat].chat_template or config.prompt.template)
+        self.decoder = decoder or Decoder.of(model)
+        self.last_timing: Timing | None = None
+        self._kept = self.decoder.keep()
         self._stop = threading.Event()
         self.reset()
 
     def reset(self) -> None:
         """Forget all pictures and turns; an answer that is being streamed ends and is not recorded."""
-        self.stop()
+        self.close()
         self.turns: list[Turn] = []
         self.queries: list[Tensor] = []
         self.waiting = 0  # pictures that the next question will show
+        self.last_timing = None
+
+    def close(self) -> None:
+        """Drop the conversation's cache, and end an answer that is being streamed.
+
+        The turns stay: another question reads the conversation anew.
+        """
+        self.stop()
+        self._kept.close()
+        self._kept = self.decoder.keep()
 
     def add_image(self, image: Image.Image | str | Path | bytes) -> None:
         """Show one more picture; it stands before the next question.
@@ -127,7 +123,7 @@ class ChatSession:
         self.queries.append(self.model.encode_images(pixels[None]))
         self.waiting += 1
 
-    def ask(self, question: str, generation: Generation = Generation()) -> str:
+    def ask(self, question: str, generation: Generation = GREEDY) -> str:
         """Answer a question; the turn becomes part of the conversation."""
         return "".join(self.stream(question, generation))
 
@@ -135,11 +131,57 @@ class ChatSession:
         """End the answer that is being streamed after its present token."""
         self._stop.set()
 
-    def stream(self, question: str, generation: Generation = Generation()) -> Iterator[str]:
+    def undo(self) -> Turn:
+        """Drop the last turn and return it; its pictures wait for the next question again.
+
+        Asking the same question again is another answer, asking another one an edit.
+
+        Raises:
+            ChatError: there is no turn, or an answer is being streamed.
+        """
+        if not self._stop.is_set():
+            raise ChatError("an answer is being written: wait for it, or stop it first")
+        if not self.turns:
+            raise ChatError("there is no question yet that could be taken back")
+        turn = self.turns.pop()
+        self.waiting += turn.num_images
+        return turn
+
+    def context(self) -> Context:
+        """How much of what the model can read this conversation takes, pictures that wait left out."""
+        used = len(self.encode(self.turns).input_ids) if self.turns else 0
+        limit = getattr(self.model.language_model.config, "max_position_embeddings", None)
+        return Context(used, limit)
+
+    def condense(self) -> str:
+        """Go on from a summary: the pictures, the first question and, as its answer, the first and the last one's.
+
+        Each of the two is cut at a sentence if it is longer than an eighth of the context.
+
+        Returns:
+            The text that is kept as the answer.
+
+        Raises:
+            ChatError: an answer is being streamed, or there are not two turns that could become one.
+        """
+        if not self._stop.is_set():
+            raise ChatError("an answer is being written: wait for it, or stop it first")
+        if len(self.turns) < 2:
+            raise ChatError("there is nothing to leave out; start a new conversation")
+        longest = (self.context().limit or 4096) // 8
+        ends = [self.turns[0].answer or "", self.turns[-1].answer or ""]
+        parts = [shorten(text, "", self.model.tokenizer, longest) for text in ends]
+        kept = " ".join(dict.fromkeys(filter(None, parts)))
+        num_images = sum(turn.num_images for turn in self.turns)
+        self.turns = [Turn(self.turns[0].question, kept, num_images)]
+        return kept
+
+    def stream(self, question: str, generation: Generation = GREEDY) -> Iterator[str]:
         """Yield the answer piece by piece. What was yielded when `stop` is called stays as the answer.
 
         Raises:
-            ChatError: an empty question, or a conversation longer than the model's context.
+            ContextFull: the question and its longest answer do not fit into the model's context.
+            ChatError: an empty question, or a setting outside its range.
         """
         if not question.strip():
             raise ChatError("the question is empty")
@@ -147,112 +189,36 @@ class ChatSession:
             raise ChatError(f"a question cannot hold {IMAGE}; add the picture itself")
         turn = Turn(question.strip(), None, self.waiting)
         prompt = self.encode([*self.turns, turn])
-        limit = getattr(self.model.language_model.config, "max_position_embeddings", None)
+        limit = self.context().limit
         if limit and len(prompt.input_ids) + generation.max_new_tokens > limit:
-            raise ChatError(
+            raise ContextFull(
                 f"the conversation has {len(prompt.input_ids)} tokens; with {generation.max_new_tokens} new ones "
                 f"it passes the model's {limit}; start a new one or ask for a shorter answer"
             )
-        stop = self._stop = threading.Event()
+        generation.options()
         turns, said = self.turns, []
+        answer = self._submit(prompt, generation)
+        stop = self._stop = answer.stopped
         try:
-            for piece in self._pieces(prompt, generation, stop):
+            for piece in answer:
                 said.append(piece)
                 yield piece
         finally:
             stop.set()  # whoever stops listening ends the work too
         if turns is self.turns:
+            self.last_timing = answer.timing
             turns.append(Turn(turn.question, "".join(said).strip(), turn.num_images))
             self.waiting -= turn.num_images
+
+    def _submit(self, prompt: Encoded, generation: Generation) -> Stream:
+        queries = torch.cat(self.queries) if self.queries else None
+        strings = stop_strings(self.template, self.model.tokenizer)
+        return self.decoder.submit(prompt, queries, generation, strings, self._kept)
 
     def encode(self, turns: Sequence[Turn]) -> Encoded:
         """Token ids of a conversation under this session's template."""
         queries = self.config.qformer.num_query_tokens
         return encode_turns(self.template, turns, self.model.tokenizer, queries)
-
-    def _pieces(self, prompt: Encoded, generation: Generation, stop: threading.Event) -> Iterator[str]:
-        """Run `generate` in a thread and yield its text, holding back what may become a stop string."""
-        tokenizer = self.model.tokenizer
-        strings = stop_strings(self.template, tokenizer)
-        stops = (*strings, *self.model.end_tokens(strings), *filter(None, [tokenizer.pad_token]))
-        texts: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        # Beams have no text before they end.
-        streamer = _Streamer(tokenizer, texts) if generation.num_beams == 1 else None
-        queries = torch.cat(self.queries) if self.queries else None
-        result: dict[str, Any] = {}
-
-        def work() -> None:
-            try:
-                with _GENERATING, torch.random.fork_rng(devices=[]):
-                    torch.manual_seed(generation.seed)
-                    result["text"] = self.model.generate(
-                        [prompt],
-                        queries,
-                        strings,
-                        stopping_criteria=StoppingCriteriaList([_Stopped(stop)]),
-                        streamer=streamer,
-                        **generation.options(),
-                    )[0]
-            except BaseException as error:
-                result["error"] = error
-            finally:
-                texts.put(None)
-
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        sent = ""
-        while (whole := texts.get()) is not None:
-            safe = _safe_text(whole, stops).lstrip()
-            if len(safe) > len(sent) and safe.startswith(sent):
-                yield safe[len(sent) :]
-                sent = safe
-        thread.join()
-        if "error" in result:
-            raise result["error"]
-        yield result["text"][len(sent) :]
-
-
-class _Streamer(BaseStreamer):
-    """Puts the whole decoded text so far into a queue after each token.
-
-    transformers' own streamer decodes line by line, which loses the blank that SentencePiece drops at a start.
-    """
-
-    def __init__(self, tokenizer: Any, texts: queue.SimpleQueue[str | None]) -> None:
-        self.tokenizer, self.texts = tokenizer, texts
-        self.ids: list[int] | None = None
-
-    def put(self, value: Tensor) -> None:
-        if self.ids is None:  # the first call shows the prompt
-            self.ids = []
-            return
-        self.ids += value.flatten().tolist()
-        text = self.tokenizer.decode(self.ids)
-        if not text.endswith("\ufffd"):  # a character whose bytes have not all come yet
-            self.texts.put(text)
-
-    def end(self) -> None:
-        """The worker's own end mark follows."""
-
-
-class _Stopped(StoppingCriteria):
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
-
-
-def _safe_text(text: str, stops: Sequence[str]) -> str:
-    """The text up to a stop string, or up to what may be the beginning of one, without trailing blanks."""
-    for stop in stops:
-        text = text.split(stop)[0]
-    for stop in stops:
-        for length in range(len(stop) - 1, 0, -1):
-            if text.endswith(stop[:length]):
-                text = text[:-length]
-                break
-    return text.rstrip()
 
 
 def config_and_checkpoint(config: str | None, checkpoint_path: str | None) -> tuple[Config, str | None]:

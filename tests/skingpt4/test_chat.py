@@ -2,6 +2,7 @@
 
 import json
 import threading
+import time
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import nn
 from skingpt4 import chat
 from skingpt4.chat import ChatError, ChatSession, Generation
 from skingpt4.config import to_yaml
+from skingpt4.decoding import Decoder
 from skingpt4.images import ImageError
 from skingpt4.model import build, build_encoder
 from skingpt4.prompts import IMAGE_TOKEN, Turn, encode, get_template, render
@@ -59,6 +61,13 @@ class Say(nn.Module):
         wanted = self.ids[min(self.said, len(self.ids) - 1)]
         self.said += 1
         return nn.functional.one_hot(torch.tensor(wanted), self.size).float().expand(*hidden.shape[:-1], -1)
+
+
+def wait_until(fact):
+    end = time.monotonic() + 20
+    while not fact():
+        assert time.monotonic() < end
+        time.sleep(0.001)
 
 
 def tell(session, text, wait_at=None):
@@ -168,21 +177,21 @@ def test_who_stops_listening_ends_the_work(start):
     assert head.waits.wait(20)
     stream.close()
     head.go_on.set()
-    with chat._GENERATING:  # free as soon as the model is silent
-        assert head.said == 13
+    wait_until(lambda: not session.decoder.is_busy)
+    assert head.said == 13
     assert session.turns == []
     assert session.ask("And this?", SHORT)
 
 
 def test_the_model_reads_the_whole_conversation(start, monkeypatch):
     session, seen = start(), []
-    generate = type(session.model).generate
+    submit = Decoder.submit
 
-    def watched(self, encoded, queries, *args, **options):
-        seen.append((encoded[0], None if queries is None else queries.clone()))
-        return generate(self, encoded, queries, *args, **options)
+    def watched(self, prompt, queries, *rest):
+        seen.append((prompt, queries))
+        return submit(self, prompt, queries, *rest)
 
-    monkeypatch.setattr(type(session.model), "generate", watched)
+    monkeypatch.setattr(Decoder, "submit", watched)
     session.add_image(make_picture(1))
     tell(session, "It is acne.###")
     session.ask(" What is it? ", SHORT)
@@ -280,7 +289,7 @@ def test_an_error_in_the_model_reaches_the_caller(start, monkeypatch, num_beams)
         raise RuntimeError("out of luck")
 
     with monkeypatch.context() as patch:
-        patch.setattr(session.model.language_model, "generate", broken)
+        patch.setattr(session.model.language_model, "forward" if num_beams == 1 else "generate", broken)
         with pytest.raises(RuntimeError, match="out of luck"):
             session.ask("What is it?", Generation(max_new_tokens=5, num_beams=num_beams))
     assert session.turns == []

@@ -1,0 +1,545 @@
+"""Answers of several conversations decoded together, each with its cache kept between turns.
+
+One thread owns a language model's decoding. A step of it reads a part of one newcomer's prompt and then one token of
+every running answer, so a long prompt delays the others by a bounded time. What is computed is what
+`SkinGPT4.generate` computes for each prompt alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
+
+from skingpt4.generation import Generation, Sampler, knows_rules
+from skingpt4.kv_cache import Rows, can_hold
+from skingpt4.language import input_device
+from skingpt4.model import SkinGPT4, cut_at
+from skingpt4.prompts import IMAGE_TOKEN, Encoded
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What an answer took, from its submission on."""
+
+    seconds_to_first_token: float
+    seconds: float
+    num_tokens: int
+    num_read_tokens: int  # of the prompt; the others were in the kept cache
+    num_rows: int  # the most answers that were decoded together with it, itself included
+
+
+class Kept:
+    """The keys and values of one conversation between its turns; closed when the conversation ends."""
+
+    def __init__(self) -> None:
+        """Hold nothing yet."""
+        self.ids: list[int] = []  # of what `rows` holds; below 0 for a picture's vectors, by their content
+        self.rows: Rows | None = None
+        self.used = time.monotonic()
+        self.closed = False
+
+    def close(self) -> None:
+        """Drop the cache for good, also one that an answer still uses."""
+        self.closed, self.rows, self.ids = True, None, []
+
+
+class Stream:
+    """An answer on its way: iterate for its text, piece by piece."""
+
+    def __init__(
+        self,
+        prompt: Encoded,
+        queries: Tensor | None,
+        generation: Generation,
+        stop: tuple[str, ...],
+        kept: Kept,
+        on_done: Callable[[Stream], None] | None,
+    ) -> None:
+        """Made by `Decoder.submit`."""
+        self.prompt, self.queries, self.generation, self.kept = prompt, queries, generation, kept
+        self.stop_strings, self.on_done = stop, on_done
+        self.ids: list[int] = []  # of the answer
+        self.text: str | None = None  # the whole answer, when it has ended
+        self.error: BaseException | None = None
+        self.timing: Timing | None = None
+        self._tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
+        self.stopped = threading.Event()  # set by whoever no longer listens
+        self._done = threading.Event()
+        # The decoder's own.
+        self._ends: dict[str, int] = {}
+        self._cuts: tuple[str, ...] = ()
+        self._spelt: tuple[str, ...] = ()
+        self._tokenizer: Any = None
+        self._sampler: Sampler | None = None
+        self._keys: list[int] = []
+        self._embeds: Tensor | None = None
+        self._rows: Rows | None = None
+        self._num_read, self._num_rows = 0, 1
+        self._began, self._first = time.perf_counter(), 0.0
+
+    def stop(self) -> None:
+        """End after the present token; what was said stays as the answer."""
+        self.stopped.set()
+
+    def result(self) -> str:
+        """Wait for the whole answer.
+
+        Raises:
+            BaseException: what the decoding of this answer raised.
+        """
+        self._done.wait()
+        if self.error is not None:
+            raise self.error
+        assert self.text is not None
+        return self.text
+
+    def __iter__(self) -> Iterator[str]:
+        """Yield the text, holding back what may become a stop string.
+
+        Raises:
+            BaseException: what the decoding of this answer raised.
+        """
+        ids: list[int] = []
+        sent, token = "", self._tokens.get()
+        while token is not None:
+            ids.append(token)
+            token = self._tokens.get() if self._tokens.empty() else self._tokens.get_nowait()
+            if token is not None and not self._tokens.empty():
+                continue  # more has come meanwhile
+            text = self._tokenizer.decode(ids)
+            if text.endswith("\ufffd"):  # a character whose bytes have not all come yet
+                continue
+            safe = safe_text(text, self._cuts).lstrip()
+            if len(safe) > len(sent) and safe.startswith(sent):
+                yield safe[len(sent) :]
+                sent = safe
+        if rest := self.result()[len(sent) :]:
+            yield rest
+
+    def _say(self, token: int) -> bool:
+        """Add a token; returns whether it was the last."""
+        if not self.ids:
+            self._first = time.perf_counter() - self._began
+        self.ids.append(token)
+        self._tokens.put(token)
+        if token in self._ends.values() or len(self.ids) >= self.generation.max_new_tokens:
+            return True
+        return bool(self._spelt) and self._spells_a_stop()
+
+    def _spells_a_stop(self) -> bool:
+        """Whether the text has come to a stop string; a token is at least a byte of it."""
+        longest = max(len(stop.encode()) for stop in self._spelt)
+        tail = self._tokenizer.decode(self.ids[-longest - 4 :])
+        return any(stop in tail for stop in self._spelt)
+
+    def _finish(self, text: str | None = None, error: BaseException | None = None) -> None:
+        if error is None and text is None:
+            text = cut_at(self._tokenizer.decode(self.ids), self._cuts)
+        self.text, self.error = text, error
+        self._embeds = self._rows = self.queries = None
+        seconds = time.perf_counter() - self._began
+        self.timing = Timing(self._first, seconds, len(self.ids), self._num_read, self._num_rows)
+        self._done.set()
+        self._tokens.put(None)
+        if self.on_done is not None:
+            self.on_done(self)
+
+
+_DECODERS: weakref.WeakKeyDictionary[SkinGPT4, Decoder] = weakref.WeakKeyDictionary()
+_MAKING = threading.Lock()
+
+
+class Decoder:
+    """Decodes for one model. Whoever uses one keeps the model alive: the decoder does not."""
+
+    def __init__(
+        self,
+        model: SkinGPT4,
+        max_rows: int = 16,
+        prefill_tokens: int = 256,
+        max_idle_seconds: float = 600.0,
+        max_cached_bytes: int = 2**31,
+    ) -> None:
+        """Start no thread yet.
+
+        Args:
+            model: the network.
+            max_rows: answers decoded together; more wait.
+            prefill_tokens: tokens of newcomers' prompts read between two tokens of the running answers.
+            max_idle_seconds: after which a conversation's cache is dropped.
+            max_cached_bytes: of all kept caches; those unused for longest are dropped first.
+        """
+        self._model = weakref.ref(model)
+        self.max_rows, self.prefill_tokens = max_rows, prefill_tokens
+        self.max_idle_seconds, self.max_cached_bytes = max_idle_seconds, max_cached_bytes
+        rules = model.language_model.generation_config
+        self.reads_whole = not (can_hold(model.language_model.config) and knows_rules(rules))
+        self._wake = threading.Condition()
+        self._waiting: deque[Stream] = deque()
+        self._keeping: weakref.WeakSet[Kept] = weakref.WeakSet()
+        self._thread: threading.Thread | None = None
+        # The thread's own.
+        self._reading: Stream | None = None
+        self._running: list[Stream] = []
+        self._rows: Rows | None = None
+
+    @staticmethod
+    def of(model: SkinGPT4) -> Decoder:
+        """The decoder that all conversations with a model share."""
+        with _MAKING:
+            if model not in _DECODERS:
+                _DECODERS[model] = Decoder(model)
+            return _DECODERS[model]
+
+    def keep(self) -> Kept:
+        """A place for one conversation's cache; give it to every `submit` of that conversation."""
+        kept = Kept()
+        with self._wake:
+            self._keeping.add(kept)
+        return kept
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether any answer is under way."""
+        return bool(self._waiting or self._reading or self._running)
+
+    @property
+    def cached_bytes(self) -> int:
+        """Memory of all kept caches, those in use by an answer left out."""
+        with self._wake:
+            return sum(kept.rows.num_bytes for kept in self._keeping if kept.rows is not None)
+
+    def submit(
+        self,
+        prompt: Encoded,
+        queries: Tensor | None,
+        generation: Generation,
+        stop: Sequence[str] = (),
+        kept: Kept | None = None,
+        on_done: Callable[[Stream], None] | None = None,
+    ) -> Stream:
+        """Have a prompt answered.
+
+        Args:
+            prompt: a rendered conversation whose last answer is open.
+            queries: (images, q, d) of its pictures, in order; None without pictures.
+            generation: how the answer is drawn.
+            stop: strings that end it and are cut off.
+            kept: the conversation's cache. What the prompt shares with it is not read again.
+            on_done: called by the decoder's thread when the answer has ended; must be quick.
+
+        Raises:
+            ChatError: a setting outside its range.
+        """
+        model = self._model()
+        assert model is not None, "the model is gone"
+        generation.options()
+        stream = Stream(prompt, queries, generation, tuple(stop), kept or Kept(), on_done)
+        tokenizer = stream._tokenizer = model.tokenizer
+        stream._ends = model.end_tokens(stream.stop_strings)
+        stream._spelt = tuple(s for s in stream.stop_strings if s not in stream._ends)
+        stream._cuts = (*stream.stop_strings, *stream._ends, *filter(None, [tokenizer.pad_token]))
+        with self._wake:
+            self._waiting.append(stream)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
+                self._thread.start()
+            self._wake.notify()
+        return stream
+
+    # ---- the thread
+
+    def _run(self) -> None:
+        while True:
+            with self._wake:
+                self._drop_idle()
+                while not self._waiting:
+                    if not any(kept.rows is not None for kept in self._keeping):
+                        self._thread = None
+                        return
+                    self._wake.wait(min(60.0, self.max_idle_seconds))
+                    self._drop_idle()
+            model = self._model()
+            try:
+                with torch.no_grad():
+                    while self._waiting or self._reading or self._running:
+                        assert model is not None
+                        self._read(model)
+                        self._step(model)
+            except BaseException as error:  # a mistake of ours: nobody may wait for ever
+                streams = [*self._running, *filter(None, [self._reading])]
+                self._running, self._reading, self._rows = [], None, None
+                for stream in streams:
+                    stream._finish(error=error)
+            del model
+
+    def _read(self, model: SkinGPT4) -> None:
+        """Read newcomers' prompts, a bounded number of tokens if answers are running."""
+        left = self.prefill_tokens if self._running else None
+        while left is None or left > 0:
+            stream = self._reading = self._reading or self._next()
+            if stream is None:
+                return
+            try:
+                if stream.stopped.is_set():
+                    self._end_reading(stream)
+                    continue
+                if self.reads_whole or stream.generation.num_beams > 1:
+                    self._reading = None
+                    self._generate(model, stream)
+                    continue
+                if stream._rows is None:
+                    self._begin(model, stream)
+                length = self._read_part(model, stream, left)
+                left = 0 if left is None else left - length
+            except BaseException as error:
+                self._reading = None
+                if _is_out_of_memory(error):
+                    self._drop_all()
+                stream._finish(error=error)
+
+    def _next(self) -> Stream | None:
+        with self._wake:
+            self._drop_idle()
+            if self._waiting and len(self._running) < self.max_rows:
+                return self._waiting.popleft()
+        return None
+
+    def _end_reading(self, stream: Stream) -> None:
+        self._reading = None
+        if stream._rows is not None:
+            self._put_back(stream, stream._rows)
+        stream._finish()
+
+    def _begin(self, model: SkinGPT4, stream: Stream) -> None:
+        """Embed the prompt and find out what of it the kept cache holds already."""
+        ids = stream.prompt.input_ids
+        stream._embeds = model.embed(torch.tensor([ids]), stream.queries)
+        stream._keys = _keys(ids, stream._embeds[0])
+        device = stream._embeds.device
+        stream._sampler = Sampler(stream.generation, model.language_model.generation_config, device)
+        with self._wake:
+            kept = stream.kept
+            rows, kept.rows = kept.rows, None
+            shared = _num_shared(kept.ids, stream._keys) if rows is not None else 0
+        shared = min(shared, len(ids) - 1)  # something must be read to know what follows
+        if rows is None or shared == 0:
+            rows = Rows(len(ids) + 1)
+        else:
+            rows.cut(shared)
+        stream._rows, stream._num_read = rows, len(ids) - shared
+
+    def _read_part(self, model: SkinGPT4, stream: Stream, most: int | None) -> int:
+        """Read at most so many tokens of a prompt; at its end the answer's first token is known."""
+        rows, embeds = stream._rows, stream._embeds
+        assert rows is not None
+        assert embeds is not None
+        start = rows.lengths[0]
+        end = embeds.shape[1] if most is None else min(embeds.shape[1], start + most)
+        logits = _forward(model, rows, end - start, inputs_embeds=embeds[:, start:end], logits_to_keep=1)
+        if end == embeds.shape[1]:
+            self._reading, stream._embeds = None, None
+            assert stream._sampler is not None
+            if stream._say(stream._sampler.choose(logits[0], ())) or stream.stopped.is_set():
+                self._put_back(stream, rows)
+                stream._finish()
+            else:
+                self._join(stream, rows)
+        return end - start
+
+    def _join(self, stream: Stream, rows: Rows) -> None:
+        if self._rows is None:
+            self._rows = rows
+        else:
+            self._rows.join(rows)
+        stream._rows = None
+        self._running.append(stream)
+        for running in self._running:
+            running._num_rows = max(running._num_rows, len(self._running))
+
+    def _step(self, model: SkinGPT4) -> None:
+        """One more token of every running answer."""
+        if not self._running:
+            return
+        rows = self._rows
+        assert rows is not None
+        try:
+            device = input_device(model.language_model)
+            ids = torch.tensor([[stream.ids[-1]] for stream in self._running], device=device)
+            logits = _forward(model, rows, 1, input_ids=ids)
+            likeliest = logits.float().argmax(-1).tolist()
+        except BaseException as error:
+            self._fail_newest(error)
+            return
+        for place in reversed(range(len(self._running))):
+            stream = self._running[place]
+            sampler = stream._sampler
+            assert sampler is not None
+            try:
+                token = likeliest[place] if sampler.is_argmax else sampler.choose(logits[place], stream.ids)
+                if stream._say(token) or stream.stopped.is_set():
+                    self._leave(place, keep=True)
+                    stream._finish()
+            except BaseException as error:
+                self._leave(place, keep=False)
+                stream._finish(error=error)
+
+    def _fail_newest(self, error: BaseException) -> None:
+        """A step failed: who came last pays, the others try again. Kept caches go first if memory was short."""
+        assert self._rows is not None
+        self._rows.take_back()
+        if _is_out_of_memory(error) and self._drop_all():
+            return
+        stream = self._running[-1]
+        self._leave(len(self._running) - 1, keep=False)
+        stream._finish(error=error)
+
+    def _leave(self, place: int, keep: bool) -> None:
+        rows, stream = self._rows, self._running[place]
+        assert rows is not None
+        alone = len(self._running) == 1
+        if keep and self._is_kept(stream):
+            self._put_back(stream, rows if alone and rows.num_reserved == 1 else rows.copy_out(place))
+        if alone:
+            self._rows = None
+        else:
+            rows.leave(place)
+        self._running[place] = self._running[-1]
+        self._running.pop()
+
+    def _is_kept(self, stream: Stream) -> bool:
+        with self._wake:
+            return not stream.kept.closed and stream.kept in self._keeping
+
+    def _put_back(self, stream: Stream, rows: Rows) -> None:
+        if not self._is_kept(stream):
+            return
+        kept = stream.kept
+        with self._wake:
+            kept.ids = [*stream._keys, *stream.ids][: rows.lengths[0]]
+            kept.rows, kept.used = rows, time.monotonic()
+            held = sorted((k for k in self._keeping if k.rows is not None), key=lambda k: k.used)
+            too_much = sum(k.rows.num_bytes for k in held if k.rows is not None) - self.max_cached_bytes
+            for oldest in held:
+                if too_much > 0 and oldest.rows is not None:
+                    too_much -= oldest.rows.num_bytes
+                    oldest.rows, oldest.ids = None, []
+
+    def _drop_idle(self) -> None:
+        for kept in list(self._keeping):
+            if kept.rows is not None and time.monotonic() - kept.used >= self.max_idle_seconds:
+                kept.rows, kept.ids = None, []
+
+    def _drop_all(self) -> bool:
+        """Drop all kept caches; returns whether there were any."""
+        with self._wake:
+            held = [kept for kept in self._keeping if kept.rows is not None]
+            for kept in held:
+                kept.rows, kept.ids = None, []
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return bool(held)
+
+    def _generate(self, model: SkinGPT4, stream: Stream) -> None:
+        """Beams, and models whose state cannot be cut back: transformers' own loop, one answer at a time."""
+        stream._num_read = len(stream.prompt.input_ids)
+        greedy = stream.generation.num_beams == 1  # beams have no text before they end
+        with torch.random.fork_rng():
+            torch.manual_seed(stream.generation.seed)
+            text = model.generate(
+                [stream.prompt],
+                stream.queries,
+                stream.stop_strings,
+                stopping_criteria=StoppingCriteriaList([_Stopped(stream.stopped)]),
+                streamer=_Streamer(stream) if greedy else None,
+                **stream.generation.options(),
+            )[0]
+        if not greedy:
+            stream.ids = stream._tokenizer(text, add_special_tokens=False)["input_ids"]
+            stream._first = time.perf_counter() - stream._began
+        stream._finish(text)
+
+
+def _forward(model: SkinGPT4, rows: Rows, length: int, **inputs: Any) -> Tensor:
+    """Read `length` tokens of each row; returns the logits (rows, vocabulary) of the last."""
+    rows.reserve(length)
+    mask = rows.attention_mask(length)
+    device = input_device(model.language_model)
+    positions = torch.tensor(rows.lengths)[:, None] + torch.arange(length)
+    out = model.language_model(
+        **inputs,
+        attention_mask=None if mask is None else mask.to(device),
+        position_ids=positions.to(device),
+        past_key_values=rows,
+        use_cache=True,
+    )
+    rows.advance(length)
+    return out.logits[:, -1]
+
+
+def _keys(ids: Sequence[int], embeds: Tensor) -> list[int]:
+    """The ids with a picture's places told apart by what stands there, as numbers below 0."""
+    keys = list(ids)
+    for place, token in enumerate(ids):
+        if token == IMAGE_TOKEN:
+            content = embeds[place].float().cpu().numpy().tobytes()
+            keys[place] = -1 - int.from_bytes(hashlib.blake2b(content, digest_size=7).digest())
+    return keys
+
+
+def _num_shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """The length of the common beginning."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+def safe_text(text: str, stops: Sequence[str]) -> str:
+    """The text up to a stop string, or up to what may be the beginning of one, without trailing blanks."""
+    for stop in stops:
+        text = text.split(stop)[0]
+    for stop in stops:
+        for length in range(len(stop) - 1, 0, -1):
+            if text.endswith(stop[:length]):
+                text = text[:-length]
+                break
+    return text.rstrip()
+
+
+class _Streamer(BaseStreamer):
+    """Gives the tokens of `generate` to a stream; its first call shows the prompt."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream, self.begun = stream, False
+
+    def put(self, value: Tensor) -> None:
+        if self.begun:
+            for token in value.flatten().tolist():
+                self.stream._say(token)
+        self.begun = True
+
+    def end(self) -> None:
+        """`Stream._finish` follows."""
+
+
+class _Stopped(StoppingCriteria):
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
