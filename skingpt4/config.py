@@ -73,7 +73,8 @@ class LanguageConfig:
     `quantization` keeps its matrices in fewer bits: int8 and nf4 are bitsandbytes', torchao_int8 is torchao's
     weight-only form. `device_map` is null (one device), a rule (auto, balanced, balanced_low_0, sequential),
     a device (cpu, cuda:1), or a mapping of module names to devices or `disk`. `max_memory` bounds the rules
-    (``{cuda:0: 20GiB, cpu: 60GiB}``); `offload_dir` takes what is sent to the disk.
+    (``{cuda:0: 20GiB, cpu: 60GiB}``); `offload_dir` takes what is sent to the disk. `loss_chunk_mb` bounds the logits
+    that stand in memory at once in training (0: all).
     """
 
     model: str = MISSING
@@ -83,6 +84,7 @@ class LanguageConfig:
     device_map: Any = None
     max_memory: dict[str, Any] = field(default_factory=dict)
     offload_dir: str | None = None
+    loss_chunk_mb: int = 32
 
 
 @dataclass
@@ -121,7 +123,9 @@ class PromptConfig:
 class DataConfig:
     """Manifests (JSONL), the length of a text, augmentation, and where features are kept (null: not kept).
 
-    No record of `train` and `validation` may stand in a manifest of `evaluation`, unless `allow_overlap`.
+    No record of `train` and `validation` may stand in a manifest of `evaluation`, unless `allow_overlap`. `batching`
+    says how a batch is put together (see `skingpt4.batching`; nothing that is computed depends on it), `group_tokens`
+    how long a group or a packed row may be.
     """
 
     train: list[str] = field(default_factory=list)
@@ -131,6 +135,8 @@ class DataConfig:
     max_text_tokens: int = 160
     augment: bool = True
     num_workers: int = 2
+    batching: str = "auto"
+    group_tokens: int = 384
     feature_cache: str | None = None
 
 
@@ -207,10 +213,11 @@ BACKENDS: dict[str, tuple[tuple[str, Any], ...]] = {
         ("vision.norm_eps", 1e-5),
     ),
 }
+BATCHINGS = ("auto", "padded", "grouped", "packed")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 POSITIVE = (
     "optim.max_epoch", "optim.iters_per_epoch", "optim.batch_size", "optim.accumulation", "optim.init_lr",
-    "data.max_text_tokens", "vision.image_size", "qformer.num_query_tokens", "qformer.width",
+    "data.max_text_tokens", "data.group_tokens", "vision.image_size", "qformer.num_query_tokens", "qformer.width",
     "qformer.num_layers", "qformer.num_heads", "qformer.cross_attention_every", "log.every", "log.keep_checkpoints",
 )  # fmt: skip
 
@@ -362,6 +369,7 @@ def _check_values(config: Config, where: str) -> None:
         "compat": (config.compat, tuple(BEHAVIOURS)),
         "encoder.dtype": (config.encoder.dtype, DTYPES),
         "language.attention": (config.language.attention, placement.ATTENTIONS),
+        "data.batching": (config.data.batching, BATCHINGS),
         "language.quantization": (config.language.quantization, placement.QUANTIZATIONS),
     }
     for key, (chosen, allowed) in choices.items():
@@ -409,6 +417,7 @@ def _check_values(config: Config, where: str) -> None:
         raise ConfigError(f"{where}: 'prompt.concepts_share' must lie in 0..1")
     counts: dict[str, float] = {
         "data.num_workers": config.data.num_workers,
+        "language.loss_chunk_mb": config.language.loss_chunk_mb,
         "optim.weight_decay": optim.weight_decay,
         "seed": config.seed,
         "log.validation_samples": config.log.validation_samples,

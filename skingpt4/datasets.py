@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,7 +15,6 @@ from skingpt4.config import PromptConfig
 from skingpt4.images import open_image, random_crop_box, to_tensor
 from skingpt4.manifests import Manifest, read_manifest
 from skingpt4.prompts import (
-    IGNORED,
     IMAGE,
     Encoded,
     Template,
@@ -232,25 +230,6 @@ class HeldOutSamples(Dataset):
         row = self.rows[index]
         encoded = self.encoder(self.records[row], self.encoder.prompt.questions[0])
         return {"encoded": encoded, **self.pictures(row, None)}
-
-
-def collate(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """Right-pad samples to a batch: input_ids, labels, attention_mask (b, t) and image or queries (b, ...)."""
-    length = max(len(s["encoded"].input_ids) for s in samples)
-    input_ids = torch.zeros(len(samples), length, dtype=torch.long)
-    labels = torch.full((len(samples), length), IGNORED)
-    attention_mask = torch.zeros(len(samples), length, dtype=torch.long)
-    for number, sample in enumerate(samples):
-        encoded = sample["encoded"]
-        ids = torch.tensor(encoded.input_ids)
-        input_ids[number, : len(ids)] = ids
-        labels[number, : len(ids)] = torch.where(torch.tensor(encoded.supervised), ids, IGNORED)
-        attention_mask[number, : len(ids)] = 1
-    batch = {"input_ids": input_ids, "labels": labels, "attention_mask": attention_mask}
-    for key in ("image", "queries"):
-        if key in samples[0]:
-            batch[key] = torch.stack([sample[key] for sample in samples])
-    return batch
 
 
 def batch_indices(

@@ -11,14 +11,17 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from skingpt4.config import LOCAL
 from skingpt4.errors import UserError
 from skingpt4.float16 import guard, guard_linear
+from skingpt4.head_loss import head_loss
 from skingpt4.language_checks import LanguageModelError, require_vocabulary, require_whole
 from skingpt4.placement import DEVICE_RULES
+from skingpt4.prompts import IGNORED
 from skingpt4.quantisation import plain_linears, quantiser, require_quantised
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -194,7 +197,13 @@ def _contiguous(head: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (args[0].contiguous(), *args[1:])
 
 
-def supervised_logits(model: Any, embeds: Tensor, attention_mask: Tensor, positions: Tensor) -> Tensor:
+def supervised_logits(
+    model: Any,
+    embeds: Tensor,
+    attention_mask: Tensor | None,
+    positions: Tensor,
+    position_ids: Tensor | None = None,
+) -> Tensor:
     """Logits (n, vocabulary) at the chosen positions alone.
 
     The head of a large vocabulary is a fifth of a small model's cost, and most positions are image and
@@ -203,14 +212,109 @@ def supervised_logits(model: Any, embeds: Tensor, attention_mask: Tensor, positi
     Args:
         model: a causal language model.
         embeds: (b, t, d) input embeddings.
-        attention_mask: (b, t), 0 at padding.
+        attention_mask: (b, t), 0 at padding; None where `position_ids` tell samples apart.
         positions: (b, t) bool, the positions whose next token is wanted.
+        position_ids: (b, t), anew from 0 with each sample, where a row holds several.
     """
     if _has_plain_head(model):
-        hidden = model.base_model(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False)[0]
+        hidden = _hidden_states(model.base_model, embeds, attention_mask, position_ids)[0]
         return model.get_output_embeddings()(hidden[positions.to(hidden.device)])
-    logits = model(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False).logits
+    logits = _hidden_states(model, embeds, attention_mask, position_ids).logits
     return logits[positions.to(logits.device)]
+
+
+def supervised_loss(
+    model: Any,
+    embeds: Tensor,
+    labels: Tensor,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None = None,
+    chunk_bytes: int = 0,
+) -> tuple[Tensor, int]:
+    """(cross-entropy summed over the supervised tokens, fp32 scalar; their number), as `supervised_logits`.
+
+    Args:
+        model: a causal language model.
+        embeds: (b, t, d) input embeddings.
+        labels: (b, t), IGNORED where not supervised.
+        attention_mask: (b, t), 0 at padding, or None.
+        position_ids: (b, t), or None.
+        chunk_bytes: of logits in memory at once, see `head_loss`.
+    """
+    targets = labels[:, 1:]
+    positions = F.pad(targets != IGNORED, (0, 1))
+    chosen = targets[targets != IGNORED]
+    if _has_plain_head(model):
+        hidden = _hidden_states(model.base_model, embeds, attention_mask, position_ids)[0]
+        hidden = hidden[positions.to(hidden.device)]
+        head = model.get_output_embeddings()
+        return head_loss(head, hidden, chosen.to(hidden.device), chunk_bytes), len(chosen)
+    logits = supervised_logits(model, embeds, attention_mask, positions, position_ids)
+    return F.cross_entropy(logits.float(), chosen.to(logits.device), reduction="sum"), len(chosen)
+
+
+def _hidden_states(
+    model: Any, embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
+) -> Any:
+    """A model's output, several samples in a row kept apart where `position_ids` are given."""
+    if position_ids is None:
+        return model(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False)
+    return _run_packed(model, embeds, position_ids, packing(model))
+
+
+def _run_packed(model: Any, embeds: Tensor, position_ids: Tensor, way: str) -> Any:
+    mask = None if way == "positions" else apart_mask(position_ids, embeds.dtype)
+    return model(inputs_embeds=embeds, attention_mask=mask, position_ids=position_ids, use_cache=False)
+
+
+def apart_mask(position_ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores (b, 1, t, t): 0 where a position may look, else the type's least number.
+
+    A position sees what stands before it in its own sample; a sample begins wherever `position_ids` do not count on.
+    """
+    counts_on = position_ids[:, 1:] == position_ids[:, :-1] + 1
+    sample = F.pad((~counts_on).long().cumsum(1), (1, 0))
+    seen = (sample[:, :, None] == sample[:, None, :]).tril()
+    mask = torch.zeros(seen.shape, dtype=dtype, device=position_ids.device)
+    return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
+def packing(model: Any) -> str:
+    """How a model keeps the samples of one row apart, tried on it once.
+
+    Returns:
+        positions (its own code reads them off `position_ids`) or mask (an explicit one is needed, as by Falcon).
+
+    Raises:
+        LanguageModelError: neither does (ALiBi, state space models).
+    """
+    if not hasattr(model, "_skingpt4_packing"):
+        ways = [way for way in ("positions", "mask") if _keeps_apart(model.base_model, way)]
+        model._skingpt4_packing = ways[0] if ways else ""
+        model.base_model._skingpt4_packing = model._skingpt4_packing
+    if not model._skingpt4_packing:
+        raise LanguageModelError(
+            f"data.batching: samples of one row would see each other in {model.config.model_type}; "
+            "choose grouped or padded"
+        )
+    return model._skingpt4_packing
+
+
+@torch.no_grad()
+def _keeps_apart(base: Any, way: str) -> bool:
+    in_training = [module for module in base.modules() if module.training]
+    base.eval()
+    embeds = base.get_input_embeddings()(torch.arange(7, device=input_device(base))[None])
+    positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]], device=embeds.device)
+    try:
+        packed = _run_packed(base, embeds, positions, way)[0]
+        alone = [base(inputs_embeds=part, use_cache=False)[0] for part in embeds.split([3, 4], 1)]
+    except (TypeError, ValueError, RuntimeError):  # takes no positions, or no such mask
+        return False
+    finally:
+        for module in in_training:
+            module.training = True
+    return torch.allclose(packed.float(), torch.cat(alone, 1).float(), rtol=1e-2, atol=1e-2)
 
 
 def _has_plain_head(model: Any) -> bool:

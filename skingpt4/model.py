@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from skingpt4 import checkpoint, hub, known_answer, lora, minigpt4
 from skingpt4.config import Config, LanguageConfig, QFormerConfig, VisionConfig, missing_paths
@@ -23,18 +22,20 @@ from skingpt4.language import (
     load_language_model,
     num_bytes,
     require_device,
-    supervised_logits,
+    supervised_loss,
 )
 from skingpt4.language_checks import configuration
 from skingpt4.lavis_bridge import lavis_classes
 from skingpt4.lavis_encoder import LavisQFormer, LavisVision
 from skingpt4.layouts import NORM_NAMES, QFORMER_PREFIXES, VISION_PREFIXES, brings_norm
 from skingpt4.placement import DEVICE_RULES, main_device
-from skingpt4.prompts import IGNORED, IMAGE_TOKEN, Encoded, special_tokens
+from skingpt4.prompts import IMAGE_TOKEN, Encoded, special_tokens
 from skingpt4.qformer import QFormer
 from skingpt4.tensor_source import built_without_memory, source_files
 from skingpt4.tensors import WeightsMismatch, file_sha256, require_same_tensors
 from skingpt4.vision import VisionEncoder
+
+LOSS_CHUNK_BYTES = 32 * 2**20  # of logits in memory at once
 
 
 def half_precision(device: torch.device, name: str = "auto") -> torch.autocast:
@@ -112,6 +113,7 @@ class SkinGPT4(nn.Module):
         self.tokenizer = tokenizer
         width = language_model.get_input_embeddings().weight.shape[1]
         self.projection = nn.Linear(query_width, width)
+        self.loss_chunk_bytes = LOSS_CHUNK_BYTES
         self.config: Config | None = None  # only of a model `from_pretrained`
 
     @classmethod
@@ -189,18 +191,20 @@ class SkinGPT4(nn.Module):
         self,
         input_ids: Tensor,
         labels: Tensor,
-        attention_mask: Tensor,
+        attention_mask: Tensor | None = None,
         image: Tensor | None = None,
         queries: Tensor | None = None,
+        position_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over supervised tokens.
 
         Args:
             input_ids: (b, t) with IMAGE_TOKEN where queries go, right padded.
             labels: (b, t), IGNORED where not supervised.
-            attention_mask: (b, t), 0 at padding.
+            attention_mask: (b, t), 0 at padding; None where there is none, or with `position_ids`.
             image: (images, 3, h, w), or
             queries: (images, q, d) precomputed.
+            position_ids: (b, t), anew from 0 with each sample, where a row holds several.
 
         Returns:
             (loss summed over the supervised tokens, fp32 scalar on `input_ids`' device; their number, int64 scalar).
@@ -208,12 +212,11 @@ class SkinGPT4(nn.Module):
         if queries is None and image is not None:
             queries = self.encode_images(image)
         embeds = self.embed(input_ids, queries)
-        targets = labels[:, 1:]
-        positions = F.pad(targets != IGNORED, (0, 1))
-        logits = supervised_logits(self.language_model, embeds, attention_mask.to(embeds.device), positions)
-        chosen = targets[targets != IGNORED].to(logits.device)
-        loss = F.cross_entropy(logits.float(), chosen, reduction="sum")
-        return loss.to(input_ids.device), torch.tensor(len(chosen))
+        mask, positions = (None if x is None else x.to(embeds.device) for x in (attention_mask, position_ids))
+        loss, count = supervised_loss(
+            self.language_model, embeds, labels, mask, positions, self.loss_chunk_bytes
+        )
+        return loss.to(input_ids.device), torch.tensor(count)
 
     @torch.no_grad()
     def generate(
@@ -379,6 +382,7 @@ def build(config: Config, device: torch.device, encoder: ImageEncoder | None = N
         torch.manual_seed(config.seed)
         model = SkinGPT4(encoder, language_model, tokenizer, config.qformer.width)
     model.projection.to(input_device(language_model))
+    model.loss_chunk_bytes = config.language.loss_chunk_mb * 2**20
     return model.train(False)
 
 

@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from skingpt4 import checkpoint, known_answer, lora, run_dir
+from skingpt4.batching import Collate, choose_batching
 from skingpt4.compat import BEHAVIOURS, OURS, Behaviour
 from skingpt4.config import Config, ConfigError, OptimConfig, missing_paths, to_dict, to_yaml
-from skingpt4.datasets import HeldOutSamples, batch_indices, collate
+from skingpt4.datasets import HeldOutSamples, batch_indices
 from skingpt4.errors import UserError
-from skingpt4.language import describe_place
+from skingpt4.language import describe_place, input_device, packing
 from skingpt4.model import SkinGPT4
 from skingpt4.preparation import Prepared, prepare
 
@@ -109,7 +110,7 @@ def train_step(
 
 @torch.no_grad()
 def held_out_loss(
-    model: SkinGPT4, samples: HeldOutSamples, batch_size: int, accelerator: Accelerator
+    model: SkinGPT4, samples: HeldOutSamples, batch_size: int, accelerator: Accelerator, collate: Collate
 ) -> float:
     """Mean loss (nats a token) over held-out samples, shared out among processes."""
     model.eval()
@@ -117,9 +118,10 @@ def held_out_loss(
         samples, range(accelerator.process_index, len(samples), accelerator.num_processes)
     )
     sums = torch.zeros(2, device=accelerator.device)
-    for batch in DataLoader(mine, batch_size=batch_size, collate_fn=collate):
-        loss, count = model(**{key: value.to(accelerator.device) for key, value in batch.items()})
-        sums += torch.stack([loss, count.to(loss)])
+    for groups in DataLoader(mine, batch_size=batch_size, collate_fn=collate):
+        for batch in groups:
+            loss, count = model(**{key: value.to(accelerator.device) for key, value in batch.items()})
+            sums += torch.stack([loss, count.to(loss)])
     sums = accelerator.reduce(sums)
     model.train()
     return float(sums[0] / sums[1])
@@ -180,6 +182,7 @@ def _loop(
     optim, log, model, folder = config.optim, config.log, prepared.model, Path(config.output_dir)
     metrics = run_dir.Metrics(folder, start, log.tensorboard) if accelerator.is_main_process else None
     saved, behaviour = folder, BEHAVIOURS[config.compat]
+    collate = _collate(config, model, behaviour)
     model.train()
     began, loss, skipped = time.perf_counter(), math.nan, 0
     bar = tqdm(
@@ -187,7 +190,7 @@ def _loop(
     )
     try:
         with bar, _StopFlag() as stop:
-            batches = _batches(config, prepared, accelerator, start, last)
+            batches = _batches(config, prepared, accelerator, collate, start, last)
             for iteration in range(start, last):
                 rate = learning_rate(iteration, optim, behaviour)
                 for group in optimizer.param_groups:
@@ -195,7 +198,7 @@ def _loop(
                 if config.lora.dropout:  # what is dropped is a function of (seed, iteration, process) too
                     mixed = np.random.SeedSequence([config.seed, iteration, accelerator.process_index])
                     torch.manual_seed(int(mixed.generate_state(1)[0]))
-                micro_batches = [next(batches) for _ in range(optim.accumulation)]
+                micro_batches = [group for _ in range(optim.accumulation) for group in next(batches)]
                 result = train_step(
                     model, optimizer, micro_batches, accelerator, optim.max_grad_norm, behaviour
                 )
@@ -218,7 +221,7 @@ def _loop(
                         epoch=iteration // optim.iters_per_epoch,
                     )  # fmt: skip
                 if prepared.held_out and _due(done, log.validate_every, optim.iters_per_epoch, last):
-                    held = held_out_loss(model, prepared.held_out, optim.batch_size, accelerator)
+                    held = held_out_loss(model, prepared.held_out, optim.batch_size, accelerator, collate)
                     if metrics:
                         metrics.write("validation", done, loss=held)
                         bar.write(
@@ -241,9 +244,23 @@ def _due(done: int, every: int, iters_per_epoch: int, last: int) -> bool:
     return done == last or done % (every or iters_per_epoch) == 0
 
 
+def _collate(config: Config, model: SkinGPT4, behaviour: Behaviour) -> Collate:
+    """How batches are put together; where each batch's own mean counts, a batch stays in one piece.
+
+    Raises:
+        LanguageModelError: packing was asked of a family that mixes the samples of a row.
+    """
+    if behaviour.mean_of_means:
+        return Collate()
+    batching = choose_batching(config.data.batching, input_device(model.language_model))
+    if batching == "packed":
+        packing(model.language_model)  # refuses what cannot be packed
+    return Collate(batching, config.data.group_tokens)
+
+
 def _batches(
-    config: Config, prepared: Prepared, accelerator: Accelerator, start: int, last: int
-) -> Iterator[dict[str, Tensor]]:
+    config: Config, prepared: Prepared, accelerator: Accelerator, collate: Collate, start: int, last: int
+) -> Iterator[list[dict[str, Tensor]]]:
     optim = config.optim
     indices = batch_indices(
         start,

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from skingpt4.batching import collate_rows
 from skingpt4.config import PromptConfig
 from skingpt4.datasets import (
     HeldOutSamples,
@@ -19,14 +20,12 @@ from skingpt4.datasets import (
     TrainingSamples,
     answer_for,
     batch_indices,
-    collate,
     picture_files,
     read_manifest,
     rows_with_answer,
 )
 from skingpt4.images import ImageError
-from skingpt4.model import IGNORED
-from skingpt4.prompts import IMAGE_TOKEN, Encoded
+from skingpt4.prompts import IGNORED, IMAGE_TOKEN, Encoded
 
 ROW = {
     "image": "images/1.png",
@@ -416,7 +415,7 @@ def test_collate_pads_right_and_labels_the_supervised():
         {"encoded": short, "image": torch.zeros(3, 2, 2)},
         {"encoded": long, "image": torch.ones(3, 2, 2)},
     ]
-    batch = collate(samples)
+    batch = collate_rows([[sample] for sample in samples])
     assert batch.keys() == {"input_ids", "labels", "attention_mask", "image"}
     assert batch["input_ids"].tolist() == [[5, IMAGE_TOKEN, 7, 0, 0], [5, IMAGE_TOKEN, 6, 0, 9]]
     assert batch["labels"].tolist() == [
@@ -430,7 +429,7 @@ def test_collate_pads_right_and_labels_the_supervised():
 
 def test_collate_of_kept_features():
     samples = [{"encoded": Encoded([1], [True]), "queries": torch.full((4, 6), float(n))} for n in range(3)]
-    batch = collate(samples)
+    batch = collate_rows([[sample] for sample in samples])
     assert "image" not in batch
     assert batch["queries"][:, 0, 0].tolist() == [0, 1, 2]
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from skingpt4.model import IGNORED, ImageEncoder, build_encoder, cut_at, encoder_device
-from skingpt4.prompts import IMAGE_TOKEN, Encoded
+from skingpt4.model import ImageEncoder, build_encoder, cut_at, encoder_device
+from skingpt4.prompts import IGNORED, IMAGE_TOKEN, Encoded
 from tests.skingpt4.tiny import (
     FAMILIES,
     IMAGE_SIZE,

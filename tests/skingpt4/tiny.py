@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 
 from skingpt4.config import Config
 from skingpt4.language import load_language_model
-from skingpt4.model import IGNORED, ImageEncoder, SkinGPT4
-from skingpt4.prompts import Encoded, Turn, encode, get_template, render
+from skingpt4.model import ImageEncoder, SkinGPT4
+from skingpt4.prompts import IGNORED, Encoded, Turn, encode, get_template, render
 from skingpt4.qformer import QFormer
 from skingpt4.vision import VisionEncoder
 
