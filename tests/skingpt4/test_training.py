@@ -192,6 +192,19 @@ def test_a_batch_in_parts_equals_the_batch(configure):
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
 
 
+@pytest.mark.parametrize("batching", ["grouped", "packed"])
+def test_a_run_does_not_depend_on_how_its_batches_are_put_together(batching, configure):
+    held = configure().data.train
+    plain, other = (
+        configure(way, data__batching=way, data__group_tokens=180, optim__batch_size=5, data__validation=held)
+        for way in ("padded", batching)
+    )
+    run(plain)
+    run(other)
+    assert losses_of(other) == pytest.approx(losses_of(plain), rel=1e-5)
+    assert losses_of(other, "validation") == pytest.approx(losses_of(plain, "validation"), rel=1e-5)
+
+
 LAUNCHED = """
 import os, sys, torch.distributed, train
 code = train.main(sys.argv[1:])
