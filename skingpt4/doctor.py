@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from skingpt4 import doctor_checks as checks
 from skingpt4.config import Config, load_config
-from skingpt4.doctor_checks import MISSING, OK, WARNING, Finding, Patient
+from skingpt4.doctor_findings import MISSING, OK, WARNING, Finding, Patient
+from skingpt4.doctor_language import language_model, tokenizer
+from skingpt4.doctor_machine import machine
+from skingpt4.doctor_parts import data, encoder, parent
 from skingpt4.errors import reported
 
 DISCLAIMER = "Research software, no medical device."
@@ -33,12 +35,12 @@ def examine(config: Config, online: bool = False) -> list[Finding]:
     patient = Patient(config, online)
     training = config.step != "none"
     return [
-        *checks.language_model(patient),
-        *checks.tokenizer(patient),
-        *checks.encoder(patient),
-        *checks.parent(patient),
-        *(checks.data(patient) if training else ()),
-        *checks.machine(patient),
+        *language_model(patient),
+        *tokenizer(patient),
+        *encoder(patient),
+        *parent(patient),
+        *(data(patient) if training else ()),
+        *machine(patient),
     ]
 
 

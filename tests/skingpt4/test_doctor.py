@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM
 
 from skingpt4 import doctor
 from skingpt4.config import to_yaml
-from skingpt4.doctor_checks import MISSING, OK, WARNING
+from skingpt4.doctor_findings import MISSING, OK, WARNING
 from skingpt4.training import run
 from tests.skingpt4.tiny import (
     make_tokenizer,
