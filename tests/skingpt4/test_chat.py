@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from skingpt4 import chat
-from skingpt4.chat import ChatError, ChatSession, Generation
+from skingpt4.chat import ChatError, ChatSession, ContextFull, Generation
 from skingpt4.config import to_yaml
 from skingpt4.decoding import Decoder
 from skingpt4.images import ImageError
@@ -388,3 +388,86 @@ def test_a_conversation_in_the_terminal(trained, folder, capsys, monkeypatch):
     session.reset()
     assert lines[1:] == ["error: gone.png: no such picture", with_picture, session.ask("What is it?", SHORT)]
     assert len(prompts) == 7
+
+
+# ---- what is kept between turns, taken back, and condensed
+
+
+def test_a_follow_up_reads_only_what_is_new_and_says_the_same(start):
+    session, other = start(), start()
+    session.add_image(make_picture(1))
+    other.add_image(make_picture(1))
+    kept = 0  # what the turn before had to read at least is not read again
+    for number in range(3):
+        question = f"What is it? {number}"
+        whole = len(session.encode([*session.turns, Turn(question, None, session.waiting)]).input_ids)
+        answer = session.ask(question, SHORT)
+        other.close()  # reads the whole conversation anew
+        assert other.ask(question, SHORT) == answer
+        assert other.last_timing.num_read_tokens == whole
+        assert session.last_timing.num_read_tokens <= whole - kept
+        kept = whole
+        assert 0 < session.last_timing.seconds_to_first_token <= session.last_timing.seconds
+        assert 0 < session.last_timing.num_tokens <= 12
+    session.reset()
+    assert session.last_timing is None
+
+
+def test_a_question_taken_back_is_asked_again_with_its_picture(start):
+    session = start()
+    session.add_image(make_picture(1))
+    first = session.ask("What is it?", SHORT)
+    second = session.ask("Why?", SHORT)
+    assert session.undo() == Turn("Why?", second)
+    assert session.ask("Why?", SHORT) == second
+    session.undo()
+    assert session.undo() == Turn("What is it?", first, 1)
+    assert (session.turns, session.waiting, len(session.queries)) == ([], 1, 1)
+    assert session.ask("What is it?", SHORT) == first
+    assert session.last_timing.num_read_tokens == 1  # all of the prompt was kept
+    session.undo()
+    with pytest.raises(ChatError, match="no question yet"):
+        session.undo()
+
+
+def test_nothing_is_taken_back_while_an_answer_is_written(start):
+    session = start()
+    head = tell(session, "This is a skin disease image and so on and on and on and on.", wait_at=12)
+    stream = session.stream("What is it?", Generation(max_new_tokens=60))
+    next(stream)
+    for change in (session.undo, session.condense):
+        with pytest.raises(ChatError, match="an answer is being written"):
+            change()
+    head.go_on.set()
+    list(stream)
+    assert session.undo().question == "What is it?"
+
+
+def test_a_full_context_says_so_and_goes_on_from_a_summary(start):
+    session = start()
+    session.add_image(make_picture(1))
+    session.add_image(make_picture(2))
+    said = ["It is acne. " * 25 + "See a doctor.", "It is red.", "Wash it. Do not scratch it."]
+    for number, text in enumerate(said):
+        tell(session, text)
+        session.ask(f"What is it? {number}", Generation(max_new_tokens=200))
+    used, limit = session.context().used, session.context().limit
+    assert limit == 512
+    assert used == len(session.encode(session.turns).input_ids) > 250
+    question = "And now, what should I do about it?"
+    with pytest.raises(ContextFull, match=r"passes the model's 512"):
+        session.ask(question, Generation(max_new_tokens=512 - used))
+    assert len(session.turns) == 3
+    kept = session.condense()
+    assert kept.endswith("Wash it. Do not scratch it.")
+    assert kept.startswith("It is acne. It is acne.")
+    assert "red" not in kept
+    assert len(kept) < len(said[0]) + len(said[2])  # the long one is cut at a sentence
+    assert session.turns == [Turn("What is it? 0", kept, 2)]
+    assert session.context().used < used
+    tell(session, "Go on.")
+    assert session.ask(question, Generation(max_new_tokens=512 - used)) == "Go on."
+    session.reset()
+    assert session.context().used == 0
+    with pytest.raises(ChatError, match="nothing to leave out"):
+        session.condense()
