@@ -21,9 +21,9 @@ from eval.metrics import (
     proportion,
     ratio_interval,
 )
+from skingpt4.calibration import TARGET_RISK, choose_threshold, equal_mass_bins, risks_by_coverage
 
-NUM_BINS, FOLDS = 10, 5
-TARGET_RISK = 0.2  # of the answers that are kept, where a threshold is looked for
+FOLDS = 5
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.25)
 
 
@@ -34,12 +34,6 @@ def probabilities(lines: Sequence[Line]) -> tuple[np.ndarray, np.ndarray, np.nda
     right = np.array([best_class(line) == line["class"] for line in lines], dtype=np.float64)
     p = softmax(scores, axis=1)
     return p, p.max(axis=1), right
-
-
-def equal_mass_bins(confidence: np.ndarray, num_bins: int = NUM_BINS) -> list[np.ndarray]:
-    """Numbers of the cases in each bin, from low to high confidence; sizes differ by one at most, none is empty."""
-    parts = np.array_split(np.argsort(confidence, kind="stable"), min(num_bins, len(confidence)))
-    return [part for part in parts if len(part)]
 
 
 def expected_error(
@@ -90,17 +84,6 @@ def expected_error(
     }
 
 
-def _risks(
-    confidence: np.ndarray, right: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(order, starts of runs of equal confidence in it, coverage and risk after each run)."""
-    order = np.argsort(-confidence, kind="stable")
-    ranked = confidence[order]
-    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-    starts = np.append(0, ends[:-1] + 1)
-    return order, starts, (ends + 1) / len(ranked), np.cumsum(1 - right[order])[ends] / (ends + 1)
-
-
 def selective_risk(
     confidence: np.ndarray, right: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, Any]:
@@ -114,7 +97,7 @@ def selective_risk(
         wished coverage: `threshold`, `coverage` and `risk` with a Wilson interval).
     """
     n = len(confidence)
-    order, starts, coverage, risk = _risks(confidence, right)
+    order, starts, coverage, risk = risks_by_coverage(confidence, right)
     sizes = np.diff(np.append(0, coverage))
     weights = case_draws(n, resamples, seed)[:, order]
     kept = np.add.reduceat(weights, starts, axis=1)
@@ -143,13 +126,6 @@ def selective_risk(
         },
         "at": at,
     }
-
-
-def choose_threshold(confidence: np.ndarray, right: np.ndarray, target: float = TARGET_RISK) -> float | None:
-    """The lowest confidence at and above which at most `target` of the answers are wrong; None: there is none."""
-    order, starts, _, risk = _risks(confidence, right)
-    fit = np.flatnonzero(risk <= target)
-    return float(confidence[order][starts[fit[-1]]]) if len(fit) else None
 
 
 def not_confident(

@@ -23,12 +23,15 @@ from skingpt4.chat import CLINICAL_PROMPTS, Generation
 from skingpt4.config import Config
 from skingpt4.model import SkinGPT4
 from skingpt4.prompts import Turn, encode_turns, get_template, stop_strings
-from skingpt4.scoring import score_answers
+from skingpt4.scoring import (
+    CONCEPTS_QUESTION,
+    DIAGNOSIS_QUESTION,
+    class_sentences,
+    concept_sentences,
+    score_answers,
+)
 from skingpt4.taxonomy import CONCEPTS, find_concepts
 
-# Asked with fresh state: what the two steps were trained to answer, from which concepts and a class are read.
-CONCEPTS_QUESTION = "Could you describe the medical concepts of skin disease in this image for me?"
-DIAGNOSIS_QUESTION = "What is wrong with my skin?"
 PROBES = (CONCEPTS_QUESTION, DIAGNOSIS_QUESTION)
 
 Pictures = Callable[[Sequence[int]], list[Tensor]]  # numbers of cases -> queries (pictures, q, d) of each
@@ -182,13 +185,13 @@ class Asker:
         They sum over the tokens that tell the sentences apart.
         """
         diseases, prompt = self.setting.diseases, self.config.prompt
-        sentences = [prompt.disease_sentence.format(disease=disease) for disease in diseases.values()]
+        sentences = class_sentences(prompt.disease_sentence, diseases)
         found = [
             {"class_scores": dict(zip(diseases, row, strict=True)), "concept_scores": None}
             for row in self._likelihoods(DIAGNOSIS_QUESTION, cases, queries, sentences)
         ]
         if self.setting.with_concept_scores:
-            sentences = [prompt.concepts_sentence.format(concepts=concept) for concept in CONCEPTS]
+            sentences = concept_sentences(prompt.concepts_sentence)
             rows = self._likelihoods(CONCEPTS_QUESTION, cases, queries, sentences)
             for line, row in zip(found, rows, strict=True):
                 line["concept_scores"] = dict(zip(CONCEPTS, row, strict=True))

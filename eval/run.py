@@ -29,7 +29,6 @@ from eval import answers, perturbations
 from eval.answers import Answer, Key
 from eval.arms import Arm, ArmError, check_overlap, claim, hardware, meta_of, parse_arm
 from eval.cases import Case, CasesError, read_cases
-from eval.classes import scored_diseases
 from eval.conversation import PROBES, Asker, Pictures, Setting
 from eval.perturbations import BLANK
 from eval.shown import Shown
@@ -41,6 +40,7 @@ from skingpt4.features import cached_queries
 from skingpt4.manifests import read_manifest
 from skingpt4.model import build_encoder, load_projection
 from skingpt4.run_dir import write_text
+from skingpt4.scoring import scored_diseases
 from skingpt4.taxonomy import CLASSES
 
 

@@ -2,16 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from skingpt4 import taxonomy
 from skingpt4.language import input_device
 from skingpt4.model import SkinGPT4, pad_left
-from skingpt4.prompts import Encoded
+from skingpt4.prompts import IMAGE_TOKEN, Encoded
+from skingpt4.records import Record
+from skingpt4.taxonomy import CLASSES, CONCEPTS
+
+# Asked with fresh state: what the two steps were trained to answer, from which concepts and a class are read.
+CONCEPTS_QUESTION = "Could you describe the medical concepts of skin disease in this image for me?"
+DIAGNOSIS_QUESTION = "What is wrong with my skin?"
+
+
+def scored_diseases(records: Iterable[Record]) -> dict[str, str]:
+    """One disease for each of the 15 classes: the closed set whose sentences are scored.
+
+    Where all cases of a class carry one and the same disease it is that one, in their own wording (the phantoms
+    do); else the one that the taxonomy names for the class. So no case's own name is favoured over others of
+    its class.
+    """
+    names: dict[str, set[str | None]] = {}
+    for record in records:
+        if record.class_name:
+            names.setdefault(record.class_name, set()).add(record.disease)
+    chosen = {}
+    for class_name in CLASSES:
+        carried = names.get(class_name, set())
+        only = next(iter(carried)) if len(carried) == 1 else None
+        chosen[class_name] = only or taxonomy.class_disease(class_name)
+    return chosen
+
+
+def class_sentences(form: str, diseases: dict[str, str]) -> list[str]:
+    """The published sentence with each class's disease, in the order of `diseases`."""
+    return [form.format(disease=disease) for disease in diseases.values()]
+
+
+def concept_sentences(form: str) -> list[str]:
+    """The concepts' sentence with each of the 48 alone, in SKINCON's order."""
+    return [form.format(concepts=concept) for concept in CONCEPTS]
 
 
 def split_candidates(tokenizer: Any, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
@@ -21,10 +58,16 @@ def split_candidates(tokenizer: Any, answers: Sequence[str]) -> tuple[list[int],
     of every answer stays in its own part.
     """
     rows = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
+    shared = _num_shared(rows)
+    return rows[0][:shared], [row[shared:] for row in rows]
+
+
+def _num_shared(rows: Sequence[Sequence[int]]) -> int:
+    """How many ids all rows begin with, at least one of each left over."""
     shared = 0
     while all(len(row) > shared + 1 for row in rows) and len({row[shared] for row in rows}) == 1:
         shared += 1
-    return rows[0][:shared], [row[shared:] for row in rows]
+    return shared
 
 
 @torch.no_grad()
@@ -55,6 +98,48 @@ def score_answers(
     return torch.cat(parts)
 
 
+@torch.no_grad()
+def score_sets(
+    model: SkinGPT4,
+    prompts: Sequence[Encoded],
+    queries: Tensor | None,
+    sets: Sequence[Sequence[str]],
+) -> list[Tensor]:
+    """Several closed sets about the same pictures: for each its log-probabilities (answers,), fp32.
+
+    As `score_answers` of each prompt with its own set, but what all prompts begin with (the pictures, as a rule) is
+    read once: its key-value cache is copied for each prompt, and serves all answers of the set in one pass.
+
+    Args:
+        model: the network.
+        prompts: one for each set, with an open answer, over the same pictures.
+        queries: (pictures, q, d); None without pictures.
+        sets: the answers that are scored after each prompt.
+    """
+    split = [split_candidates(model.tokenizer, answers) for answers in sets]
+    rows = [[*p.input_ids, *shared] for p, (shared, _) in zip(prompts, split, strict=True)]
+    length = _num_shared(rows)  # each keeps one: its output tells the first token of its answers
+    if any(IMAGE_TOKEN in row[length:] for row in rows):  # a template with the picture after the question
+        return [score_answers(model, [p], queries, a)[0] for p, a in zip(prompts, sets, strict=True)]
+    device = input_device(model.language_model)
+    start = torch.tensor([rows[0][:length]], device=device)
+    before = model.language_model(
+        inputs_embeds=model.embed(start, queries), attention_mask=torch.ones_like(start), use_cache=True,
+        position_ids=torch.arange(length, device=device)[None], logits_to_keep=1,
+    ).past_key_values if length else None  # fmt: skip
+    scores = []
+    for row, (_, tails) in zip(rows, split, strict=True):
+        ids = torch.tensor([row[length:]], device=device)
+        positions = torch.arange(length, len(row), device=device)[None]
+        mask = torch.ones(1, len(row), dtype=torch.long, device=device)
+        read = model.language_model(
+            inputs_embeds=model.embed(ids, None), attention_mask=mask, position_ids=positions,
+            past_key_values=copy.deepcopy(before), use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+        scores.append(_after(model, read, mask, positions, tails)[0])
+    return scores
+
+
 def _score(
     model: SkinGPT4, prompts: Sequence[Encoded], queries: Tensor | None, answers: Sequence[str]
 ) -> Tensor:
@@ -70,14 +155,22 @@ def _score(
         use_cache=True,
         logits_to_keep=1,
     )
+    return _after(model, read, attention_mask, positions, tails)
+
+
+def _after(
+    model: SkinGPT4, read: Any, attention_mask: Tensor, positions: Tensor, tails: Sequence[Sequence[int]]
+) -> Tensor:
+    """Log-probabilities (b, c) of the tails after what was read, all in one pass over its cache."""
+    device = attention_mask.device
     first = read.logits[:, -1].float().log_softmax(-1)  # (b, vocabulary)
     length = max(map(len, tails))
-    ids = torch.tensor([tail + [0] * (length - len(tail)) for tail in tails], device=device)  # (c, l)
+    ids = torch.tensor([[*tail, *[0] * (length - len(tail))] for tail in tails], device=device)  # (c, l)
     real = torch.tensor([[1] * len(tail) + [0] * (length - len(tail)) for tail in tails], device=device)
     scores = first[:, ids[:, 0]]  # (b, c)
     if length == 1:
         return scores
-    b, c = len(prompts), len(answers)
+    b, c = len(attention_mask), len(tails)
     cache = read.past_key_values
     cache.batch_repeat_interleave(c)
     logits = model.language_model(

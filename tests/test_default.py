@@ -11,13 +11,12 @@ from PIL import Image
 
 from data.phantoms import DISEASES, render_phantom
 from eval.cases import Case
-from eval.classes import scored_diseases
 from eval.conversation import Asker, Setting
 from skingpt4.chat import CLINICAL_PROMPTS, ChatSession, Generation, load_model
 from skingpt4.config import load_config
 from skingpt4.prompts import Turn
 from skingpt4.records import Record
-from skingpt4.scoring import score_answers
+from skingpt4.scoring import score_answers, scored_diseases
 
 pytestmark = pytest.mark.default
 ROOT = Path(__file__).parent.parent

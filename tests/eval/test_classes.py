@@ -5,9 +5,10 @@ from pathlib import Path
 import pytest
 
 from data.phantoms import DISEASES
-from eval.classes import read_class, scored_diseases
+from eval.classes import read_class
 from skingpt4 import taxonomy
 from skingpt4.records import Record
+from skingpt4.scoring import scored_diseases
 from skingpt4.taxonomy import ANSWER_FORM, CLASSES, find_names
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from skingpt4.scoring import score_answers, split_candidates
+from skingpt4.scoring import score_answers, score_sets, split_candidates
 from tests.skingpt4.tiny import (
     FAMILIES,
     conversation,
@@ -56,6 +56,37 @@ def test_scores_equal_each_answer_read_alone(family, answers, folder):
     )
     assert len({len(tail) for tail in tails}) > 1
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("num_images", [0, 1, 2])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_sets_that_share_their_pictures_score_as_each_on_its_own(family, num_images, folder):
+    model = make_model(folder, family)
+    questions = ("What is it?", "What are the plaques?", "Which?")
+    prompts = [conversation(model, question, num_images=num_images) for question in questions]
+    queries = make_queries(num_images) if num_images else None
+    sets = [ANSWERS[:3], ("Acne.", "Psoriasis is it.", "no"), ANSWERS[:2]]
+    found = score_sets(model, prompts, queries, sets)
+    for prompt, answers, scores in zip(prompts, sets, found, strict=True):
+        alone = score_answers(model, [prompt], queries, answers)[0]
+        torch.testing.assert_close(scores, alone, rtol=1e-4, atol=1e-4)
+
+
+def test_sets_read_the_pictures_once(folder, monkeypatch):
+    model = make_model(folder)
+    prompts = [conversation(model, question) for question in ("What is it?", "What are the plaques?")]
+    seen = []
+    forward = model.language_model.forward
+
+    def counted(*args, **kwargs):
+        seen.append(kwargs.get("inputs_embeds", kwargs.get("input_ids")).shape[:2])
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model.language_model, "forward", counted)
+    score_sets(model, prompts, make_queries(1), [ANSWERS[:3], ANSWERS[:2]])
+    assert len(seen) == 5  # the pictures; then each question, and all of its answers at once
+    assert [rows for rows, _ in seen] == [1, 1, 3, 1, 2]
+    assert seen[0][1] > 4  # the queries are in the first
 
 
 def test_answers_of_one_token_need_no_second_pass(folder):
