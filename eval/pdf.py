@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import base64
 import io
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from pathlib import Path
 
-import matplotlib
-from fpdf import FPDF
-from fpdf.enums import TableBordersLayout
-from fpdf.fonts import FontFace
-
 from eval.figures import WIDTH
+from skingpt4 import paper
+from skingpt4.paper import SIZES, quiet_fonts
 
-FONT, SIZES = "DejaVu", {"h1": 18.0, "h2": 13.5, "h3": 11.0, "h4": 9.5, "h5": 8.5}
-INK, SOFT, RULE = (27, 31, 36), (87, 96, 106), (201, 206, 212)
 COLOURS = {
     "currentColor": "#1b1f24",
     "var(--rule)": "#c9ced4",
@@ -31,83 +25,13 @@ COLOURS = {
     "var(--orange)": "#d55e00",
 }
 SVG = re.compile(r"<svg (viewBox=\"[^\"]*\")([^>]*)>(.*?)</svg>", re.DOTALL)
-FOOT = "Research software, not a medical device"
 PICTURE_WIDTH, FIGURE_WIDTH, WIDE_WIDTH = 32.0, 125.0, 150.0  # mm
 NATURAL_WIDTH = 72 * WIDTH  # of a figure on the page, in its own units
 Row = list[str]
 
 
-class Paper(FPDF):
-    """A4 with the warning and the page's number at the foot of every page."""
-
-    def __init__(self, title: str) -> None:
-        """Set up fonts that hold all signs of the page: matplotlib brings them along."""
-        super().__init__(format="A4")
-        folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-        for style, name in (("", "DejaVuSans"), ("B", "DejaVuSans-Bold"), ("I", "DejaVuSans-Oblique")):
-            self.add_font(FONT, style, str(folder / f"{name}.ttf"))
-        self.set_margins(15, 15)
-        self.set_auto_page_break(True, 18)
-        self.set_title(title)
-        self.set_lang("en")
-        self.alias_nb_pages()
-        self.add_page()
-
-    def footer(self) -> None:
-        """Called by fpdf2 at the end of each page."""
-        self.set_y(-12)
-        self.set_font(FONT, "", 7.5)
-        self.set_text_color(*SOFT)
-        self.cell(0, 5, f"{FOOT}  ·  page {self.page_no()} of {{nb}}", align="C")
-
-    def text_block(self, text: str, size: float = 9.0, style: str = "", soft: bool = False) -> None:
-        """A paragraph over the whole width."""
-        text = " ".join(text.split())
-        if text:
-            self.set_font(FONT, style, size)
-            self.set_text_color(*(SOFT if soft else INK))
-            self.multi_cell(0, size * 0.5, text, align="L", new_x="LMARGIN", new_y="NEXT")
-            self.ln(size * 0.16)
-
-    def heading(self, text: str, level: str) -> None:
-        """A heading that does not stay behind at the foot of a page, and a bookmark."""
-        if self.will_page_break({"h1": 20, "h2": 95, "h3": 45}.get(level, 20)):
-            self.add_page()
-        elif level == "h2":
-            self.ln(4)
-            self.set_draw_color(*RULE)
-            self.line(self.l_margin, self.y, self.w - self.r_margin, self.y)
-            self.ln(2)
-        text = " ".join(text.split())
-        if level in ("h1", "h2"):
-            self.start_section(text, 0 if level == "h1" else 1)
-        self.text_block(text, SIZES[level], "B")
-
-    def rows(self, rows: Sequence[Row], headed: bool = True, size: float = 7.2) -> None:
-        """A table; the first row is repeated on every page where it is a heading."""
-        if not rows:
-            return
-        self.set_font(FONT, "", size)
-        self.set_text_color(*INK)
-        self.set_draw_color(*RULE)
-        columns = max(map(len, rows))
-        whole = [[*row, *[""] * (columns - len(row))] for row in rows]
-        # As wide as its longest line, within bounds, so that words wrap before numbers do.
-        need = [
-            max(min(max((len(line) for line in row[column].split("\n")), default=0), 36) for row in whole)
-            for column in range(columns)
-        ]
-        widths = tuple(max(8, length) for length in need)
-        full = self.w - self.l_margin - self.r_margin
-        width = min(full, sum(widths) * size * 0.26 + 3 * columns)
-        with self.table(
-            col_widths=widths, width=width if headed else full, line_height=size * 0.46, text_align="L", align="L",
-            padding=0.7, first_row_as_headings=headed, headings_style=FontFace(emphasis="BOLD"), v_align="T",
-            borders_layout=TableBordersLayout.HORIZONTAL_LINES,
-        ) as table:  # fmt: skip
-            for row in whole:
-                table.row(row)
-        self.ln(2.5)
+class Paper(paper.Paper):
+    """The paper of a report: drawings of the page, as vectors."""
 
     def drawing(self, svg: str, wide: bool) -> None:
         """A figure of the page, as vectors."""
@@ -227,10 +151,7 @@ class _Reader(HTMLParser):
 
     def _picture(self, source: str) -> None:
         data = io.BytesIO(base64.b64decode(source.split(",", 1)[1]))
-        if self.paper.will_page_break(PICTURE_WIDTH + 30):
-            self.paper.add_page()
-        self.paper.image(data, w=PICTURE_WIDTH)
-        self.paper.ln(1)
+        self.paper.picture(data, PICTURE_WIDTH, PICTURE_WIDTH + 30)
 
 
 def write_pdf(page: str, path: Path) -> None:
@@ -249,14 +170,9 @@ def write_pdf(page: str, path: Path) -> None:
     page = SVG.sub(keep, page)
     title = re.search(r"<title>(.*?)</title>", page)
     paper = Paper(title[1] if title else "Report")
-    logger = logging.getLogger("fpdf")
-    before = logger.level
-    logger.setLevel(logging.ERROR)  # a sign that no font has is left blank, which need not be said each time
-    try:
+    with quiet_fonts():  # a sign that no font has is left blank
         _Reader(paper, drawings).feed(page)
         data = bytes(paper.output())
-    finally:
-        logger.setLevel(before)
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_bytes(data)
     temporary.replace(path)

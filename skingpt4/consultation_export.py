@@ -1,0 +1,366 @@
+"""A consultation as HTML, PDF or JSON; python -m skingpt4.consultation_export turns the JSON into the others.
+
+HTML and PDF are two settings of one list of parts, so neither says more than the other. "Not a diagnosis" stands on
+every page of both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import io
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from skingpt4.consultation import (
+    Consultation,
+    ConsultationError,
+    ShownPicture,
+    data_url,
+    from_json,
+    jpeg_bytes,
+)
+from skingpt4.consultation_texts import texts
+from skingpt4.errors import reported
+from skingpt4.paper import RED, Paper, quiet_fonts
+from skingpt4.taxonomy import CLASSES, class_title
+
+PICTURE_WIDTH = 70.0  # mm on paper
+# Nothing is loaded from anywhere, also by somebody who edits the file.
+POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+CSS = """
+:root { color-scheme: light; } * { box-sizing: border-box; }
+body { font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #1b1f24; background: #fff; margin: 0; }
+.paper { max-width: 48rem; margin: 0 auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; margin: 1rem 0 .25rem; } h2 { font-size: 1.15rem; margin: 0 0 .5rem; }
+section { border-top: 1px solid #c9ced4; padding: 1rem 0 .5rem; } p { margin: 0 0 .6rem; overflow-wrap: anywhere; }
+.standing { border: 2px solid #b42318; border-radius: 6px; padding: .3rem .75rem; font-weight: 600; }
+.head { position: sticky; top: 0; background: #fff; padding: .5rem 0 .25rem; z-index: 1; } .head p { margin: 0; }
+.warn { border-left: 5px solid #b42318; padding-left: .75rem; font-weight: 600; }
+.soft { color: #57606a; font-size: .9rem; } .label { font-weight: 600; margin-bottom: .1rem; break-after: avoid; }
+.said { white-space: pre-wrap; } .answer { border-left: 3px solid #0f766e; padding-left: .75rem; }
+table { border-collapse: collapse; width: 100%; margin: 0 0 .8rem; font-size: .9rem; }
+caption { text-align: left; font-weight: 600; padding: .2rem 0; }
+th, td { text-align: left; vertical-align: top; padding: .2rem .75rem .2rem 0; border-bottom: 1px solid #c9ced4; }
+td { overflow-wrap: anywhere; } th { font-weight: 600; } 
+tr, figure { break-inside: avoid; } thead { break-after: avoid; }
+figure { margin: 0 0 .8rem; } img { max-width: 100%; max-height: 22rem; } h2, caption { break-after: avoid; }
+@page { size: A4; margin: 14mm 15mm; }
+@media print { /* the head of a table stands on every page, and nothing else does so everywhere */
+  body { font-size: 10.5pt; } .paper { display: table; width: 100%; max-width: none; padding: 0; }
+  .head { display: table-header-group; position: static; break-inside: avoid; } .head p { margin: 0 0 4mm; }
+  .paper > main { display: table-row-group; } img { max-height: 80mm; }
+}
+"""
+
+
+@dataclass(frozen=True)
+class Words:
+    """A paragraph. `kind` is plain, soft, warn, label, said (lines stay) or answer (the same, marked)."""
+
+    text: str
+    kind: str = "plain"
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A table under its caption; with `headed` the first row is its head."""
+
+    rows: list[list[str]]
+    caption: str = ""
+    headed: bool = False
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with what it shows."""
+
+    picture: Image.Image
+    caption: str
+
+
+Part = Words | Rows | Figure
+Section = tuple[str, list[Part]]
+
+
+def sections(consultation: Consultation, with_pictures: bool = True) -> list[Section]:
+    """Everything that an export shows, as (heading, parts)."""
+    said = texts(consultation.language)
+    found: list[Section] = [
+        (said["pictures"], list(_pictures(consultation, said, with_pictures))),
+        (said["history"], list(_history(consultation.history, said))),
+        (said["conversation"], list(_conversation(consultation, said))),
+        (said["differential"], list(_differential(consultation.differential, said))),
+        (said["model"], list(_model(consultation, said))),
+    ]
+    return [(heading, parts) for heading, parts in found if parts]
+
+
+def _pictures(consultation: Consultation, said: dict[str, str], with_pictures: bool) -> Iterator[Part]:
+    for number, shown in enumerate(consultation.pictures, 1):
+        name = f"{said['picture']} {number}" + (f" ({shown.view})" if shown.view else "")
+        if with_pictures and shown.picture is not None:
+            yield Figure(shown.picture, name)
+        yield Rows(_picture_rows(shown, said), name)
+        if shown.overridden:
+            yield Words(said["overridden"], "warn")
+    if consultation.pictures and not with_pictures:
+        yield Words(said["not_included"], "soft")
+
+
+def _picture_rows(shown: ShownPicture, said: dict[str, str]) -> list[list[str]]:
+    rows = [
+        [said["size"], f"{shown.width} × {shown.height}"],
+        [said[f"sha256_{shown.hash_of}"], shown.sha256],
+    ]
+    if shown.quality is None:
+        return [*rows, [said["quality"], said["not_assessed"]]]
+    problems = [
+        said["measure"].format(
+            kind=p["kind"], measure=_number(p["measure"]), threshold=_number(p["threshold"])
+        )
+        for p in shown.quality.get("problems", [])
+    ]
+    rows.append([said["quality"], _number(shown.quality.get("score"))])
+    return [*rows, [said["problems"], "\n".join(problems) or said["none"]]]
+
+
+def _history(history: dict[str, Any] | None, said: dict[str, str]) -> Iterator[Part]:
+    given = {k: v for k, v in (history or {}).items() if v not in (None, "", [], ()) and k != "trained"}
+    if given:
+        yield Rows([[key.replace("_", " "), _flat(value)] for key, value in given.items()])
+        if not (history or {}).get("trained", False):
+            yield Words(said["untrained_history"], "soft")
+
+
+def _conversation(consultation: Consultation, said: dict[str, str]) -> Iterator[Part]:
+    for number, turn in enumerate(consultation.turns, 1):
+        yield Words(f"{said['question']} {number}", "label")
+        yield Words(turn.question, "said")
+        if turn.prompt and turn.prompt != turn.question:
+            yield Words(said["prompt"], "label")
+            yield Words(turn.prompt, "said")
+        yield Words(said["answer"], "label")
+        yield Words(turn.answer or said["no_answer"], "answer")
+        facts = [f"{key} {_flat(value)}" for key, value in turn.generation.items() if value is not None]
+        if turn.num_tokens is not None:
+            facts.append(said["tokens"].format(count=turn.num_tokens))
+        if turn.seconds is not None:
+            facts.append(said["seconds"].format(seconds=f"{turn.seconds:.1f}"))
+        if turn.stopped:
+            facts.append(said["stopped"])
+        if facts:
+            yield Words(" · ".join(facts), "soft")
+    if not consultation.turns:
+        yield Words(said["no_turns"], "soft")
+
+
+def _differential(found: dict[str, Any] | None, said: dict[str, str]) -> Iterator[Part]:
+    if not found:
+        return
+    yield Words(said["standing"], "warn")
+    confident = bool(found.get("confident"))
+    yield Words(said["confident" if confident else "not_confident"], "plain" if confident else "warn")
+    head = [said["class"], said["disease"], said["probability"]]
+    ranked = [
+        [_class(row["class_name"]), str(row.get("disease") or ""), _percent(row["probability"])]
+        for row in found.get("ranked", [])
+    ]
+    if ranked:
+        yield Rows([head, *ranked], headed=True)
+    if found.get("threshold") is not None:
+        yield Words(said["threshold"].format(threshold=_percent(found["threshold"])), "soft")
+    name = found.get("calibration")
+    yield Words(
+        said["uncalibrated"] if name in (None, "", "none") else said["calibration"].format(name=name), "soft"
+    )
+    concepts = [[row["name"], _percent(row["probability"])] for row in found.get("concepts", [])]
+    if concepts:
+        yield Rows([[said["concept"], said["probability"]], *concepts], said["concepts"], headed=True)
+    for key, kind in (("red_flags", "warn"), ("next_steps", "plain")):
+        if found.get(key):
+            yield Words(said[key], "label")
+            for text in found[key]:
+                yield Words(_flat(text), kind)
+
+
+def _model(consultation: Consultation, said: dict[str, str]) -> Iterator[Part]:
+    if consultation.model.get("caution"):
+        yield Words(str(consultation.model["caution"]), "warn")
+    rows = [
+        ["id", consultation.id],
+        [said["created"], consultation.created],
+        [said["software"], consultation.software],
+    ]
+    facts = {k: v for k, v in consultation.model.items() if v not in (None, "", []) and k != "caution"}
+    yield Rows([*rows, *([key.replace("_", " "), _flat(value)] for key, value in facts.items())])
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{key.replace('_', ' ')}: {_flat(inner)}" for key, inner in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_flat, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else "–" if value is None else str(value)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _class(name: str) -> str:
+    return class_title(name) if name in CLASSES else name.replace("_", " ")
+
+
+def to_html(consultation: Consultation, with_pictures: bool = True) -> str:
+    """One page that needs nothing else and loads nothing; prints on A4.
+
+    Args:
+        consultation: the record.
+        with_pictures: put the pictures themselves in, beside their hashes.
+    """
+    said = texts(consultation.language)
+    body = "".join(
+        f"<section><h2>{html.escape(heading)}</h2>{''.join(map(_html, parts))}</section>"
+        for heading, parts in sections(consultation, with_pictures)
+    )
+    title = f"{html.escape(said['title'])} · {html.escape(consultation.created)}"
+    return (
+        f'<!doctype html>\n<html lang="{html.escape(consultation.language)}"><head><meta charset="utf-8">'
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="referrer" content="no-referrer">'
+        f"<title>{title}</title><style>{CSS}</style></head>\n"
+        '<body><div class="paper"><div class="head" role="note">'
+        f'<p class="standing">{html.escape(said["foot"])}</p></div>'
+        f"<main><h1>{html.escape(said['title'])}</h1><p>{html.escape(consultation.disclaimer)}</p>{body}</main></div>"
+        "</body></html>\n"
+    )
+
+
+def _html(part: Part) -> str:
+    if isinstance(part, Figure):
+        text = html.escape(part.caption)
+        return f'<figure><img src="{data_url(part.picture)}" alt="{text}"></figure>'
+    if isinstance(part, Rows):
+        return _html_table(part)
+    kind = "said answer" if part.kind == "answer" else part.kind
+    return f'<p class="{kind}">{html.escape(part.text)}</p>'
+
+
+def _html_table(table: Rows) -> str:
+    def cells(row: Sequence[str], tag: str, scope: str = "") -> str:
+        return "".join(f"<{tag}{scope}>{html.escape(text).replace(chr(10), '<br>')}</{tag}>" for text in row)
+
+    head = f"<thead><tr>{cells(table.rows[0], 'th', ' scope=col')}</tr></thead>" if table.headed else ""
+    rows = table.rows[1:] if table.headed else table.rows
+    body = "".join(f"<tr>{cells(row[:1], 'th', ' scope=row')}{cells(row[1:], 'td')}</tr>" for row in rows)
+    caption = f"<caption>{html.escape(table.caption)}</caption>" if table.caption else ""
+    return f"<table>{caption}{head}<tbody>{body}</tbody></table>"
+
+
+def to_pdf(consultation: Consultation, with_pictures: bool = True) -> bytes:
+    """The same as an A4 PDF with "not a diagnosis" at the foot of every page.
+
+    Latin, Greek and Cyrillic letters come out; a note tells how many signs of other scripts its font lacks.
+
+    Args:
+        consultation: the record.
+        with_pictures: put the pictures themselves in, beside their hashes.
+    """
+    said = texts(consultation.language)
+    parts = sections(consultation, with_pictures)
+    with quiet_fonts():
+        paper = Paper(said["title"], said["foot"], said["page"], consultation.language)
+        paper.foot_style = ("B", 8.5, RED)
+        paper.text_block(said["title"], 18, "B")
+        paper.text_block(consultation.disclaimer, 9, "B", colour=RED)
+        lacking = sum(
+            paper.num_lacking(text) for _, inner in parts for part in inner for text in _texts(part)
+        )
+        if lacking:
+            paper.text_block(said["lacking"].format(count=lacking), 8, soft=True)
+        for heading, inner in parts:
+            paper.heading(heading, "h2", 40)
+            for part in inner:
+                _set(paper, part)
+        return bytes(paper.output())
+
+
+def _texts(part: Part) -> Iterator[str]:
+    if isinstance(part, Words):
+        yield part.text
+    elif isinstance(part, Rows):
+        yield from (text for row in part.rows for text in row)
+
+
+def _set(paper: Paper, part: Part) -> None:
+    if isinstance(part, Figure):
+        height = PICTURE_WIDTH * part.picture.height / part.picture.width
+        width = PICTURE_WIDTH * min(1.0, 90.0 / height)
+        paper.picture(io.BytesIO(jpeg_bytes(part.picture)), width, min(height, 90.0) + 40)
+    elif isinstance(part, Rows):
+        if part.caption:
+            paper.heading(part.caption, "h5", 25)
+        paper.rows(part.rows, part.headed, size=8)
+    elif part.kind == "label":
+        paper.heading(part.text, "h4", 25)
+    else:
+        warns = part.kind == "warn"
+        paper.text_block(
+            part.text,
+            7.5 if part.kind == "soft" else 9.5,
+            "B" if warns else "",
+            soft=part.kind == "soft",
+            keep_lines=part.kind in ("said", "answer"),
+            colour=RED if warns else None,
+        )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make a page or a PDF of a consultation that was saved as JSON; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m skingpt4.consultation_export",
+        description="Make a page or a PDF of a consultation that was saved as JSON. Not a diagnosis.",
+    )
+    parser.add_argument("consultation", type=Path, help="the JSON export")
+    parser.add_argument("--html", type=Path, help="write this page")
+    parser.add_argument("--pdf", type=Path, help="write this PDF")
+    parser.add_argument(
+        "--without-pictures", action="store_true", help="leave pictures out that the JSON carries"
+    )
+    args = parser.parse_args(argv)
+    with reported() as status:
+        if not args.html and not args.pdf:
+            raise ConsultationError("give --html or --pdf, e.g. --pdf consultation.pdf")
+        try:
+            record = from_json(args.consultation.read_text(encoding="utf-8"), str(args.consultation))
+            make: dict[Path, Callable[[], bytes]] = {}
+            if args.html:
+                make[args.html] = lambda: to_html(record, not args.without_pictures).encode()
+            if args.pdf:
+                make[args.pdf] = lambda: to_pdf(record, not args.without_pictures)
+            for path, content in make.items():
+                data = content()
+                part = path.with_name(f".{path.name}.part")
+                part.write_bytes(data)
+                part.replace(path)
+                print(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConsultationError(
+                f"{getattr(error, 'filename', None) or args.consultation}: cannot be read or written ({error})"
+            ) from None
+    return status.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,134 @@
+"""A PDF of text, tables and pictures on A4, with a warning and the page's number at the foot of every page."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib
+from fpdf import FPDF
+from fpdf.enums import TableBordersLayout
+from fpdf.fonts import FontFace
+
+FONT, SIZES = "DejaVu", {"h1": 18.0, "h2": 13.5, "h3": 11.0, "h4": 9.5, "h5": 8.5}
+INK, SOFT, RULE, RED = (27, 31, 36), (87, 96, 106), (201, 206, 212), (180, 35, 24)
+FOOT = "Research software, not a medical device"
+STYLES = (("", "DejaVuSans"), ("B", "DejaVuSans-Bold"), ("I", "DejaVuSans-Oblique"))
+
+
+class Paper(FPDF):
+    """A4 with the warning and the page's number at the foot of every page."""
+
+    def __init__(self, title: str, foot: str = FOOT, page: str = "page", language: str = "en") -> None:
+        """Set up fonts that hold Latin, Greek, Cyrillic and mathematical signs: matplotlib brings them along.
+
+        Args:
+            title: in the file's properties.
+            foot: stands on every page.
+            page: the word before the page's number.
+            language: of the text, for readers that speak it.
+        """
+        super().__init__(format="A4")
+        self.foot = f"{foot}  ·  {page} {{}} / {{{{nb}}}}"
+        self.foot_style = ("", 7.5, SOFT)  # style, size in points, colour
+        folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
+        for style, name in STYLES:
+            self.add_font(FONT, style, str(folder / f"{name}.ttf"))
+        self.set_margins(15, 15)
+        self.set_auto_page_break(True, 18)
+        self.set_title(title)
+        self.set_lang(language)
+        self.alias_nb_pages()
+        self.add_page()
+
+    def footer(self) -> None:
+        """Called by fpdf2 at the end of each page."""
+        self.set_y(-12)
+        style, size, colour = self.foot_style
+        self.set_font(FONT, style, size)
+        self.set_text_color(*colour)
+        self.cell(0, 5, self.foot.format(self.page_no()), align="C")
+
+    def text_block(
+        self,
+        text: str,
+        size: float = 9.0,
+        style: str = "",
+        soft: bool = False,
+        keep_lines: bool = False,
+        colour: tuple[int, int, int] | None = None,
+    ) -> None:
+        """A paragraph over the whole width; line breaks inside it stay only with `keep_lines`."""
+        text = text.strip() if keep_lines else " ".join(text.split())
+        if text:
+            self.set_font(FONT, style, size)
+            self.set_text_color(*(colour or (SOFT if soft else INK)))
+            self.multi_cell(0, size * 0.5, text, align="L", new_x="LMARGIN", new_y="NEXT")
+            self.ln(size * 0.16)
+
+    def heading(self, text: str, level: str, room: float | None = None) -> None:
+        """A heading that does not stay behind at a page's foot, and a bookmark; `room` (mm) is what follows it."""
+        if self.will_page_break(room or {"h1": 20, "h2": 95, "h3": 45}.get(level, 20)):
+            self.add_page()
+        elif level == "h2":
+            self.ln(4)
+            self.set_draw_color(*RULE)
+            self.line(self.l_margin, self.y, self.w - self.r_margin, self.y)
+            self.ln(2)
+        text = " ".join(text.split())
+        if level in ("h1", "h2"):
+            self.start_section(text, 0 if level == "h1" else 1)
+        self.text_block(text, SIZES[level], "B")
+
+    def rows(self, rows: Sequence[Sequence[str]], headed: bool = True, size: float = 7.2) -> None:
+        """A table; the first row is repeated on every page where it is a heading."""
+        if not rows:
+            return
+        self.set_font(FONT, "", size)
+        self.set_text_color(*INK)
+        self.set_draw_color(*RULE)
+        columns = max(map(len, rows))
+        whole = [[*row, *[""] * (columns - len(row))] for row in rows]
+        # As wide as its longest line, within bounds, so that words wrap before numbers do.
+        need = [
+            max(min(max((len(line) for line in row[column].split("\n")), default=0), 36) for row in whole)
+            for column in range(columns)
+        ]
+        widths = tuple(max(8, length) for length in need)
+        full = self.w - self.l_margin - self.r_margin
+        width = min(full, sum(widths) * size * 0.26 + 3 * columns)
+        with self.table(
+            col_widths=widths, width=width if headed else full, line_height=size * 0.46, text_align="L", align="L",
+            padding=0.7, first_row_as_headings=headed, headings_style=FontFace(emphasis="BOLD"), v_align="T",
+            borders_layout=TableBordersLayout.HORIZONTAL_LINES,
+        ) as table:  # fmt: skip
+            for row in whole:
+                table.row(row)
+        self.ln(2.5)
+
+    def picture(self, picture: io.BytesIO, width: float, height: float = 30.0) -> None:
+        """A picture file of this width, in mm, on the next page if less than `height` is left."""
+        if self.will_page_break(height):
+            self.add_page()
+        self.image(picture, w=width)
+        self.ln(1)
+
+    def num_lacking(self, text: str) -> int:
+        """How many signs of a text the font does not have, e.g. Chinese ones; they come out as boxes."""
+        known = self.fonts[FONT.lower()].cmap
+        return sum(ord(sign) not in known and not sign.isspace() for sign in text)
+
+
+@contextmanager
+def quiet_fonts() -> Iterator[None]:
+    """Keep fpdf2 from saying for every single sign that the font lacks it."""
+    logger = logging.getLogger("fpdf")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
