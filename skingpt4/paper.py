@@ -11,7 +11,7 @@ from pathlib import Path
 import matplotlib
 from fpdf import FPDF
 from fpdf.enums import TableBordersLayout
-from fpdf.fonts import FontFace
+from fpdf.fonts import FontFace, TTFFont
 
 FONT, SIZES = "DejaVu", {"h1": 18.0, "h2": 13.5, "h3": 11.0, "h4": 9.5, "h5": 8.5}
 INK, SOFT, RULE, RED = (27, 31, 36), (87, 96, 106), (201, 206, 212), (180, 35, 24)
@@ -118,8 +118,9 @@ class Paper(FPDF):
 
     def num_lacking(self, text: str) -> int:
         """How many signs of a text the font does not have, e.g. Chinese ones; they come out as boxes."""
-        known = self.fonts[FONT.lower()].cmap
-        return sum(ord(sign) not in known and not sign.isspace() for sign in text)
+        font = self.fonts[FONT.lower()]
+        assert isinstance(font, TTFFont)
+        return sum(ord(sign) not in font.cmap and not sign.isspace() for sign in text)
 
 
 @contextmanager
