@@ -1,97 +1,107 @@
-"""Chat about a picture in the browser: python demo.py --config configs/tiny/step2.yaml."""
+"""A consultation about pictures of skin in the browser: python demo.py --config configs/tiny/step2.yaml."""
 
 from __future__ import annotations
 
 import argparse
+import getpass
 import os
+import secrets
 import sys
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from skingpt4 import serving
-from skingpt4.errors import reported
+from skingpt4.errors import UserError, reported
 from skingpt4.serving import Address, stay_local
 
 if TYPE_CHECKING:
     import gradio as gr
 
-    from skingpt4 import page
-    from skingpt4.config import Config
+    from skingpt4.page_visit import Tools
 
-EXAMPLES = """examples:
+PASSWORD = "SKINGPT4_PASSWORD"
+EXAMPLES = f"""examples:
   python demo.py --config configs/tiny/step2.yaml
-  python demo.py --checkpoint runs/quickstart/step2 --port 8000
+  python demo.py --checkpoint runs/quickstart/step2 --port 8000 --language de
+  {PASSWORD}=... python demo.py --config configs/tiny/step2.yaml --password
 
-The page is for this machine alone: it has no public link and asks nothing of other machines.
+The page is for this machine alone: without --share it has no public link, and it asks nothing of other machines.
 Research software, no medical device."""
-UNTRAINED = "Untrained projection: the answers have nothing to do with the picture."
-UNKNOWN = "Projection in MiniGPT-4's layout: the file does not say what it was trained on."
-DEMONSTRATION = "Demonstration: trained on computer-drawn pictures. Its answers have no clinical meaning."
-STEPS = {"step1": "step 1 (concepts)", "step2": "step 2 (diagnoses)"}
-
-
-# How skingpt4/page.py looks, beside what all pages share.
-CSS = """
-.caution { border-left: 5px solid #b54708; padding: 0 10px; margin: 6px 0 0; font-weight: 600; }
-.group { font-size: .85rem; font-weight: 600; margin: 0 0 -6px; } .hint { font-size: .9rem; margin: 0; }
-#note { min-height: 1.6em; } #actions { align-items: flex-end; } #stop:not(:disabled) { border: 2px solid #d92d20; }
-.offered button, #actions button { min-height: 42px; font-size: .9rem; font-weight: 500; }
-#chat button[aria-label="Clear"] { display: none; } /* it would empty the view, not the conversation */
-.offered { align-items: stretch; } .toast-wrap { top: auto !important; bottom: 12px; } /* not over the disclaimer */
-"""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(
-        description="Chat about a picture of skin in the browser.",
+        description="A consultation about pictures of skin in the browser.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    result.add_argument("--config", help="a YAML file; its output_dir's newest checkpoint is used")
-    result.add_argument("--checkpoint", help="a checkpoint or a run's folder")
-    result.add_argument(
-        "--host", default="127.0.0.1", help="address to listen on (default: this machine alone)"
+    add = result.add_argument
+    add("--config", help="a YAML file; its output_dir's newest checkpoint is used")
+    add("--checkpoint", help="a checkpoint or a run's folder")
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    add("--port", type=int, default=7860, help="default: 7860")
+    add(
+        "--language",
+        default="en",
+        help="of the page at /; the others are at /CODE (default: en; there is de)",
     )
-    result.add_argument("--port", type=int, default=7860, help="default: 7860")
-    result.add_argument("--max-upload-mb", type=int, default=20, help="largest picture file (default: 20)")
+    add("--max-upload-mb", type=int, default=20, help="largest picture file (default: 20)")
+    add(
+        "--password", action="store_true",
+        help=f"the page asks for a password: that of the environment's {PASSWORD}, else one typed now",
+    )  # fmt: skip
+    add(
+        "--share", action="store_true",
+        help="open a public link through Gradio's servers: pictures LEAVE THIS MACHINE; needs --password",
+    )  # fmt: skip
+    add(
+        "--audit-log",
+        metavar="FILE",
+        help="append who did what and when to this SQLite file; no pictures, no texts",
+    )
     return result
 
 
-def describe(config: Config, checkpoint_path: str | None) -> page.About:
-    """Read a checkpoint's card (the configuration alone if there is none).
+def ask_password(wanted: bool) -> str | None:
+    """The password from the environment, or typed; None where none is wanted.
 
     Raises:
-        CheckpointError: missing or damaged.
+        UserError: it is empty.
     """
-    from skingpt4 import checkpoint, page
-
-    model = os.path.basename(os.path.normpath(config.language.model))
-    if checkpoint_path is None:
-        return page.About("no checkpoint", "not at all", model, (), UNTRAINED)
-    card = checkpoint.load(checkpoint_path)[1]
-    if "config" not in card:  # MiniGPT-4's layout records nothing
-        return page.About(os.path.relpath(checkpoint_path), "not known", model, (), UNKNOWN)
-    trained = card["config"]
-    return page.About(
-        checkpoint=os.path.relpath(checkpoint.find(checkpoint_path)),
-        step=STEPS.get(card["step"], card["step"]) + f", iteration {card['iteration']}",
-        language_model=model,
-        questions=tuple(trained["prompt"]["questions"]),
-        caution=DEMONSTRATION if any("phantoms" in path for path in trained["data"]["train"]) else "",
-    )
+    if not wanted:
+        return None
+    word = os.environ.get(PASSWORD) or getpass.getpass("password for the page: ")
+    if not word:
+        raise UserError(f"the password is empty; type one, or set {PASSWORD}")
+    return word
 
 
-def launch(desk: page.Desk, about: page.About, address: Address) -> gr.Blocks:
+def launch(tools: Tools, address: Address, language: str = "en", password: str | None = None) -> gr.Blocks:
     """Build the page and serve it from a thread of its own; `close()` ends it."""
-    from skingpt4 import page
+    from skingpt4 import page, page_texts
 
-    health = {"status": "ok", "checkpoint": about.checkpoint}
-    return serving.launch(page.build(desk, about, address.local), address, health, css=CSS)
+    place = page.Place(address.local, address.share, address.max_upload_mb)
+    blocks = page.build(tools, language, place)
+    extra: dict[str, object] = {"css": page.CSS}
+    if password is not None:
+        extra["auth"] = lambda name, word: secrets.compare_digest(word.encode(), password.encode())
+        extra["auth_message"] = page_texts.load(language)["not_a_diagnosis"]
+    health = {"status": "ok", "checkpoint": tools.model["checkpoint"]}
+    return serving.launch(blocks, address, health, **extra)
 
 
-def serve(desk: page.Desk, about: page.About, address: Address) -> None:
-    """Serve the page until SIGINT or SIGTERM."""
-    serving.until_ended(lambda: launch(desk, about, address))
+def load(
+    config_path: str | None, checkpoint_path: str | None, log: Callable[..., None] | None = None
+) -> Tools:
+    """Load the model, with a progress bar, and gather what the page offers with it.
+
+    Raises:
+        ChatError, ConfigError, CheckpointError, LanguageModelError: what they say.
+    """
+    from skingpt4 import page_tools
+
+    return page_tools.load(config_path, checkpoint_path, log)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -100,17 +110,17 @@ def main(argv: list[str] | None = None) -> int:
     stay_local()
 
     with reported() as status:
-        address = Address(args.host, args.port, args.max_upload_mb)
-        address.check()
+        address = Address(args.host, args.port, args.max_upload_mb, args.share)
+        if args.share and not args.password:
+            raise UserError("--share opens the page to whoever learns its link; add --password")
+        password = ask_password(args.password)
+        address.check(password is not None)
 
-        from skingpt4 import page
-        from skingpt4.chat import ChatSession, config_and_checkpoint, load_model
+        from skingpt4 import page_texts
 
-        config, checkpoint_path = config_and_checkpoint(args.config, args.checkpoint)
-        about = describe(config, checkpoint_path)
-        print(f"loading {about.checkpoint} with {about.language_model} ...", flush=True)
-        model = load_model(config, checkpoint_path)
-        serve(page.Desk(lambda: ChatSession(model, config)), about, address)
+        page_texts.load(args.language)
+        tools = load(args.config, args.checkpoint)
+        serving.until_ended(lambda: launch(tools, address, args.language, password))
     return status.code
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +53,11 @@ def load_model(
     checkpoint_path: str | Path | None,
     device: torch.device | None = None,
     with_encoder: bool = True,
+    told: Callable[[str], None] = lambda part: None,
 ) -> SkinGPT4:
     """The network of a configuration with a checkpoint's projection (None: the untouched initial one).
+
+    `told` hears the name of each part before it is read.
 
     Raises:
         ChatError: files are missing; all are named.
@@ -67,7 +70,11 @@ def load_model(
         checkpoint.find(checkpoint_path)  # before anything heavy
         require_projection_width(config, checkpoint_path)
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = build(config, device, build_encoder(config, device) if with_encoder else None)
+    told("image encoder")
+    encoder = build_encoder(config, device) if with_encoder else None
+    told("language model")
+    model = build(config, device, encoder)
+    told("projection")
     if checkpoint_path is not None:
         load_projection(model, config, checkpoint_path)
     return model.eval()

@@ -1,295 +1,304 @@
-"""The local web page over `ChatSession`: what its controls do, and how it is laid out."""
+"""The consultation page: its layout, and what each control calls. The words are in texts/, the deeds in page_*.py."""
 
 from __future__ import annotations
 
 import html
-import os
-import tempfile
-import threading
-import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import gradio as gr
 
-from skingpt4.chat import CLINICAL_PROMPTS, DISCLAIMER, ChatError, ChatSession, Generation
-from skingpt4.errors import UserError
-from skingpt4.images import open_image
-from skingpt4.serving import note
+from skingpt4 import page_history, page_texts, page_views
+from skingpt4.chat import CLINICAL_PROMPTS, Generation
+from skingpt4.page_desk import Desk
+from skingpt4.page_talk import Talk
+from skingpt4.page_texts import Texts
+from skingpt4.page_visit import VIEWS, Shown, Tools, Visit, waiting
 
-STUDY_LABELS = ("Describe the disease", "List further features", "Explain the cause", "Suggest treatment")
-TITLE = "<h1>SkinGPT-4 <span>open re-implementation</span></h1>"
-HINT = """<p class="hint">Sharp, evenly lit, the lesion in the middle. Leave out faces and names.
-Another picture starts a new conversation.</p>"""
-SHOWN_SIDE = 1600  # pixels; the page shows a copy no larger than this, the model sees the whole picture
-PREVIEW_SECONDS = 5.0  # how long a sent file stays for the browser to fetch its preview
+CSS = Path(__file__).with_name("assets").joinpath("page.css").read_text(encoding="utf-8")
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # no spinners, no API
+# Answers of several pages are drawn together; more wait in a line.
+AT_ONCE: dict[str, Any] = {"concurrency_id": "answer", "concurrency_limit": 16} | QUIET
+NUM_TRAINED = 3  # trained questions that get a button
+SAVE = """(file) => { if (!file) return; const [name, url] = file;
+  const link = Object.assign(document.createElement("a"), {href: url, download: name});
+  document.body.append(link); link.click(); link.remove(); }"""
 
 
 @dataclass(frozen=True)
-class About:
-    """What the page says of the loaded checkpoint."""
+class Place:
+    """How the page is served: to this machine alone, over a public link, and the largest file it takes."""
 
-    checkpoint: str
-    step: str
-    language_model: str
-    questions: tuple[str, ...]
-    caution: str = ""
+    local: bool = True
+    shared: bool = False
+    megabytes: int = 20
 
 
-@dataclass
-class Visit:
-    """What one open page holds; nobody else's page sees it. `answering` is the session that is at work."""
+def build(tools: Tools, language: str = page_texts.FIRST, place: Place = Place()) -> gr.Blocks:
+    """Lay the page out in every language, `language` at / and each other at /CODE; connect the controls.
 
-    session: ChatSession | None = None
-    picture: Path | None = None
-    messages: list[dict[str, str]] = field(default_factory=list)
-    answering: ChatSession | None = None
-    stopped: bool = False
-    note: str = ""
-
-    def forget(self) -> None:
-        """Drop the conversation and delete the picture; an answer being written is stopped and dropped."""
-        if self.session is not None:
-            self.session.stop()
-        if self.picture is not None:
-            self.picture.unlink(missing_ok=True)
-        self.session = self.picture = self.answering = None
-        self.messages, self.stopped, self.note = [], False, ""
-
-
-class Shown(NamedTuple):
-    """What the page shows next. None leaves that part as it is."""
-
-    messages: list[dict[str, str]] | None = None
-    note: str | None = None
-    busy: bool | None = None
-    question: str | None = None
-
-
-def _failure(error: Exception) -> str:
-    """The cause of a failure, as a note and over the page; what nobody expected goes to the terminal too."""
-    if isinstance(error, UserError):
-        text = str(error)
-    elif isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        text = "Out of memory: start a new conversation, or ask for a shorter answer with fewer beams."
-    else:
-        traceback.print_exception(error)
-        text = f"Something unexpected failed ({type(error).__name__}: {error}); the terminal shows where."
-    gr.Warning(html.escape(text), duration=6)
-    return note(text, failed=True)
-
-
-@dataclass(frozen=True)
-class Desk:
-    """What the page's controls do, for all pages; each brings its own `Visit`. The model is shared."""
-
-    new_session: Callable[[], ChatSession]
-
-    def show(self, visit: Visit | None, upload: dict | None) -> tuple[Visit | None, str | None, Shown]:
-        """Take an uploaded picture (None: it was removed), which starts a new conversation.
-
-        Gradio cannot receive or show a picture that is no file. What was sent, with its EXIF data and name, is
-        deleted when the browser has fetched its preview. The returned path is of a copy for the page that
-        has neither; it is deleted with the conversation.
-        """
-        if visit is None and upload is None:
-            return None, None, Shown()
-        visit = visit or Visit()
-        visit.forget()
-        if upload is None:
-            visit.note = note("Picture and conversation are deleted.")
-            return visit, None, _present(visit)
-        try:
-            sent = Path(upload["path"])
-            try:
-                picture = open_image(sent, "The picture")
-            finally:
-                _delete_later(sent)
-            session = self.new_session()
-            session.add_image(picture)
-            picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-            folder = tempfile.mkdtemp(dir=os.environ.get("GRADIO_TEMP_DIR"))
-            visit.picture = Path(folder) / "picture.png"
-            picture.save(visit.picture)
-        except Exception as error:
-            visit.forget()
-            visit.note = _failure(error)
-            return visit, None, _present(visit)
-        visit.session = session
-        visit.note = note("A new picture, a new conversation: choose a question or type your own.")
-        return visit, str(visit.picture), _present(visit)
-
-    def ask(
-        self, visit: Visit | None, question: str, *settings: float | None, typed: bool = False
-    ) -> Iterator[Shown]:
-        """Answer, yielding what to show after each piece.
-
-        A failed question leaves the conversation as it was; one that was typed goes back to its box.
-        The settings are temperature, beams, max_new_tokens and seed, as the page's controls give them.
-        """
-        visit, box = visit or Visit(), question if typed else None
-        try:
-            session, generation = _ready(visit, question, settings)
-        except UserError as error:
-            yield Shown(visit.messages, _failure(error), visit.answering is not None, box)
-            return
-        before, said = visit.messages, ""
-        visit.answering, visit.stopped = session, False
-        wait = note("Writing ..." if generation.num_beams == 1 else "Writing; beams answer at one go ...")
-        try:
-            visit.messages = [*before, {"role": "user", "content": question.strip()}]
-            yield Shown(visit.messages, wait, True, "" if typed else None)
-            for piece in session.stream(question, generation):
-                if visit.session is not session:
-                    break
-                said += piece
-                visit.messages = [*visit.messages[: len(before) + 1], {"role": "assistant", "content": said}]
-                yield Shown(visit.messages, wait, True)
-            ended = "Stopped. What was written stays in the conversation." if visit.stopped else ""
-            last = Shown(visit.messages, note(ended if said.strip() else "The model wrote nothing."), False)
-        except Exception as error:
-            if visit.session is session:
-                visit.messages = before
-            last = Shown(before, _failure(error), False, box)
-        finally:
-            session.stop()  # nothing more is computed, also when the page was closed meanwhile
-            if visit.answering is session:
-                visit.answering = None
-        # Pieces under way may have hidden that the page moved on to another picture, so that is said again.
-        yield last if visit.session is session else _present(visit)
-
-    def stop(self, visit: Visit | None) -> None:
-        """End the answer that is being written; what is there stays."""
-        if visit is not None and visit.answering is not None:
-            visit.stopped = True
-            visit.answering.stop()
-
-
-def _delete_later(sent: Path) -> None:
-    timer = threading.Timer(PREVIEW_SECONDS, sent.unlink, (True,))
-    timer.daemon = True
-    timer.start()
-
-
-def _present(visit: Visit) -> Shown:
-    return Shown(visit.messages, visit.note, visit.answering is not None)
-
-
-def _ready(visit: Visit, question: str, settings: Sequence[float | None]) -> tuple[ChatSession, Generation]:
-    """The session and settings of a question that can be asked now; ChatError otherwise."""
-    if visit.session is None:
-        raise ChatError("There is no picture yet: add one first, then ask.")
-    if visit.answering is not None:
-        raise ChatError("An answer is being written: wait for it, or stop it first.")
-    if not question.strip():
-        raise ChatError("The question is empty: type one, or choose one of those offered.")
-    if None in settings:
-        raise ChatError("A setting is empty: temperature, beams, answer length and seed are numbers.")
-    temperature, beams, max_new_tokens, seed = (float(value or 0) for value in settings)
-    generation = Generation(int(max_new_tokens), temperature, num_beams=int(beams), seed=int(seed))
-    generation.options()
-    return visit.session, generation
-
-
-def build(desk: Desk, about: About, local: bool = True) -> gr.Blocks:
-    """Lay the page out and connect its controls; `local` says that it is served to this machine alone."""
-    with gr.Blocks(title="SkinGPT-4", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        gr.HTML(_head(about))
-        where = "this machine" if local else "the machine that serves this page"
-        stay = f"{DISCLAIMER} <strong>Pictures stay on {where}.</strong>"
-        gr.HTML(f'<p role="note">{stay}</p>', elem_id="disclaimer")
-        visit = gr.State(None, delete_callback=lambda value: value and value.forget())
-        with gr.Row(equal_height=False):
-            with gr.Column(scale=4, min_width=300):
-                picture = gr.Image(
-                    label="Picture of the skin", alt_text="The picture that the answers are about", height=360,
-                    sources=["upload", "clipboard", "webcam"], type="filepath", buttons=["fullscreen"],
-                )  # fmt: skip
-                gr.HTML(HINT)
-                settings = _settings()
-            with gr.Column(scale=7, min_width=320):
-                chat = gr.Chatbot(
-                    label="Conversation", placeholder="Questions and answers appear here. Begin with a picture.",
-                    height="max(300px, calc(100vh - 556px))", elem_id="chat", render_markdown=False,
-                    latex_delimiters=[], feedback_options=None, buttons=[],
-                )  # fmt: skip
-                line = gr.HTML("", elem_id="note")
-                offered = _offered(about)
-                with gr.Row(elem_id="actions"):
-                    question = gr.Textbox(
-                        label="Your own question", max_lines=5, max_length=2000, scale=6, min_width=310
-                    )
-                    send = gr.Button("Ask", variant="primary", min_width=80)
-                    stop = gr.Button("Stop", min_width=80, interactive=False, elem_id="stop")
-                    clear = gr.Button("Clear all", min_width=96)
-        shown = [chat, line, question, send, stop, *(button for button, _ in offered)]
-
-        def ask(*inputs: Any, typed: bool = False, text: str = "") -> Iterator[list[Any]]:
-            now, question, *drawn = inputs if typed else (inputs[0], text, *inputs[1:])
-            for step in desk.ask(now, question, *drawn, typed=typed):
-                yield _updates(step, len(offered))
-
-        def show(before: Visit | None, upload: dict[str, Any] | None = None) -> list[Any]:
-            now, copy, step = desk.show(before, upload)
-            return [now, copy, *_updates(step, len(offered))]
-
-        one: dict[str, Any] = {"concurrency_id": "answer", "concurrency_limit": 1} | QUIET  # the others queue
-        typed = partial(ask, typed=True)
-        gr.on([send.click, question.submit], typed, [visit, question, *settings], shown, **one)
-        for button, text in offered:
-            button.click(partial(ask, text=text), [visit, *settings], shown, **one)
-        stop.click(desk.stop, visit, None, queue=False, **QUIET)
-        picture.input(show, [visit, picture], [visit, picture, *shown], preprocess=False, **QUIET)
-        gr.on([clear.click, picture.clear], show, visit, [visit, picture, *shown], **QUIET)
+    Raises:
+        TextError: no such language.
+    """
+    first = page_texts.load(language)
+    others = [code for code in page_texts.languages() if code != language]
+    paths = {language: "./"} | {code: f"./{code}" for code in others}
+    with gr.Blocks(title=first["title"], analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+        gr.Navbar(visible=False)
+        _Page(tools, first, place, paths).lay_out(blocks)
+    for code in others:
+        texts = page_texts.load(code)
+        with blocks.route(texts["language"], code):
+            gr.Navbar(visible=False)
+            _Page(tools, texts, place, paths).lay_out(blocks)
     return blocks
 
 
-def _updates(step: Shown, num_offered: int) -> list[Any]:
-    """`Shown` as values of the components it goes to. The chat takes its text for HTML, so it is escaped."""
-    chat, keep = step.messages, gr.skip()
-    if chat:
-        chat = [message | {"content": html.escape(message["content"], quote=False)} for message in chat]
-    values = [keep if value is None else value for value in (chat, step.note, step.question)]
-    switches = [keep, keep]
-    if step.busy is not None:
-        switches = [gr.Button(interactive=not step.busy), gr.Button(interactive=step.busy)]
-    return [*values, *switches, *[switches[0]] * num_offered]
+class _Page:
+    """One language's controls; `shown` are those that every step may change, in the order of `updates`."""
 
+    def __init__(self, tools: Tools, texts: Texts, place: Place, paths: dict[str, str]) -> None:
+        self.tools, self.texts, self.place, self.paths = tools, texts, place, paths
+        self.desk, self.talk = Desk(tools, texts), Talk(tools, texts)
+        self.offered: list[tuple[gr.Button, str]] = []
 
-def _head(about: About) -> str:
-    """Title and what is loaded."""
-    facts = {"Checkpoint": about.checkpoint, "Trained": about.step, "Language model": about.language_model}
-    items = "".join(f"<div><dt>{k}</dt><dd>{html.escape(v)}</dd></div>" for k, v in facts.items())
-    below = f'<p class="caution" role="note">{html.escape(about.caution)}</p>' if about.caution else ""
-    return f"<header>{TITLE}<dl>{items}</dl></header>{below}"
+    def lay_out(self, blocks: gr.Blocks) -> None:
+        texts, place = self.texts, self.place
+        self.visit = gr.State(None, delete_callback=lambda value: value and value.forget())
+        gr.HTML(page_views.banner(self.tools.model, texts))
+        gr.HTML(page_views.strip(texts, place.local, place.shared), elem_id="disclaimer")
+        with gr.Column(elem_id="welcome") as self.welcome:
+            gr.HTML(
+                page_views.switch(texts, self.paths) + page_views.welcome(texts, place.local, place.shared)
+            )
+            self.accept = gr.Checkbox(False, label=texts["welcome.accept"], elem_id="accept")
+            self.begin = gr.Button(
+                texts["welcome.begin"], variant="primary", interactive=False, elem_id="begin"
+            )
+        with gr.Column(visible=False, elem_id="case") as self.case:
+            with gr.Row(equal_height=False):
+                with gr.Column(scale=5, min_width=300):
+                    self._pictures()
+                    self._history()
+                with gr.Column(scale=7, min_width=300):
+                    self._conversation()
+            self._results()
+            self._export()
+        self.shown: list[Any] = [
+            self.chat, self.note, self.question, self.send, self.stop, self.regenerate, self.change,
+            self.condense, self.gallery, self.decide, self.remove, self.scores,
+            *(button for button, _ in self.offered),
+        ]  # fmt: skip
+        self._connect()
+        code, title = texts.code, f"{texts['title']}: {texts['not_a_diagnosis']}"
+        blocks.load(
+            None,
+            None,
+            None,
+            js=f"() => {{ document.documentElement.lang = '{code}'; document.title = '{title}'; }}",
+        )
 
+    def _heading(self, key: str) -> None:
+        gr.HTML(f"<h2>{page_views.text(self.texts[key])}</h2>")
 
-def _offered(about: About) -> list[tuple[gr.Button, str]]:
-    """The one-click questions as (button, question)."""
-    offered = []
-    trained = [(question, question) for question in about.questions[:3]]
-    study = list(zip(STUDY_LABELS, CLINICAL_PROMPTS, strict=True))
-    groups = (("Questions of the published study", study, 130), ("Trained questions", trained, 220))
-    for title, pairs, width in groups:
-        gr.HTML(f'<p class="group">{title}</p>', visible=bool(pairs))
-        with gr.Row(elem_classes="offered", visible=bool(pairs)):
-            offered += [(gr.Button(label, size="sm", min_width=width), text) for label, text in pairs]
-    return offered
+    def _pictures(self) -> None:
+        texts = self.texts
+        self._heading("pictures.heading")
+        gr.HTML(page_views.guidance(texts, self.place.megabytes))
+        choices = [(texts[f"pictures.{view}"], view) for view in VIEWS]
+        self.view = gr.Radio(choices, value="close", label=texts["pictures.view"], elem_id="view")
+        self.picture = gr.Image(
+            label=texts["pictures.add"], alt_text=texts["pictures.add_alt"], height=190, elem_id="picture",
+            sources=["upload", "clipboard", "webcam"], type="filepath", buttons=[],
+        )  # fmt: skip
+        self.gallery = gr.HTML(page_views.gallery(None, texts), elem_id="gallery")
+        with gr.Row(visible=False, elem_id="decide") as self.decide:
+            self.anyway = gr.Button(texts["pictures.use_anyway"], elem_id="anyway")
+            gr.HTML(f'<p class="hint">{page_views.text(texts["pictures.use_anyway_recorded"])}</p>')
+        self.remove = gr.Button(texts["pictures.remove"], size="sm", visible=False, elem_id="remove")
 
+    def _history(self) -> None:
+        with gr.Accordion(self.texts["history.heading"], open=False, elem_id="history"):
+            self.history = page_history.controls(self.texts, self.tools.trained_history)
 
-def _settings() -> list[gr.components.Component]:
-    """Temperature, beams, answer length and seed, in the order that `Desk.ask` takes them."""
-    start, length = Generation(), "Longest answer, in tokens"
-    warm = "0: always the likeliest words. Above: varied, and repeatable by the seed."
-    wide, count = "Above 1: slower, temperature off, the answer at one go.", "A token is about 3/4 of a word."
-    with gr.Accordion("Settings", open=False):
-        return [
-            gr.Slider(0, 1.5, start.temperature, step=0.1, label="Temperature", info=warm),
-            gr.Slider(1, 8, start.num_beams, step=1, label="Beams", info=wide),
-            gr.Slider(16, 512, start.max_new_tokens, step=16, label=length, info=count),
-            gr.Number(start.seed, label="Seed", precision=0, minimum=0),
+    def _conversation(self) -> None:
+        texts = self.texts
+        self._heading("chat.heading")
+        self.chat = gr.Chatbot(
+            label=texts["chat.label"], placeholder=texts["chat.placeholder"], height=430, elem_id="chat",
+            show_label=False, render_markdown=False, latex_delimiters=[], feedback_options=None, buttons=[],
+        )  # fmt: skip
+        self.note = gr.HTML("", elem_id="note")
+        study = list(zip(texts.lines("chat.prompts"), CLINICAL_PROMPTS, strict=True))
+        trained = [(question, question) for question in self.tools.questions[:NUM_TRAINED]]
+        for key, pairs, width in (("study", study, 130), ("trained", trained, 220)):
+            gr.HTML(f'<p class="group">{page_views.text(texts[f"chat.{key}"])}</p>', visible=bool(pairs))
+            with gr.Row(elem_classes="offered", visible=bool(pairs)):
+                for number, (label, question) in enumerate(pairs):
+                    button = gr.Button(label, size="sm", min_width=width, elem_id=f"{key}{number}")
+                    self.offered.append((button, question))
+        with gr.Row(elem_id="actions"):
+            self.question = gr.Textbox(
+                label=texts["chat.own"],
+                max_lines=5,
+                max_length=2000,
+                scale=6,
+                min_width=240,
+                elem_id="question",
+            )
+            self.send = gr.Button(texts["chat.ask"], variant="primary", min_width=80, elem_id="ask")
+            self.stop = gr.Button(texts["chat.stop"], min_width=80, interactive=False, elem_id="stop")
+        with gr.Row(elem_id="more"):
+            self.regenerate = gr.Button(
+                texts["chat.regenerate"], size="sm", interactive=False, elem_id="regenerate"
+            )
+            self.change = gr.Button(texts["chat.edit"], size="sm", interactive=False, elem_id="edit")
+            self.condense = gr.Button(texts["chat.condense"], size="sm", visible=False, elem_id="condense")
+        self._settings()
+
+    def _settings(self) -> None:
+        """Temperature, beams, answer length and seed, in the order that `Talk.ask` takes them."""
+        texts, start = self.texts, Generation()
+        words = {
+            key: {"label": texts[f"settings.{key}"], "info": texts[f"settings.{key}_info"]}
+            for key in ("temperature", "beams", "length")
+        }
+        with gr.Accordion(texts["settings.heading"], open=False, elem_id="settings"):
+            self.settings = [
+                gr.Slider(0, 1.5, start.temperature, step=0.1, **words["temperature"]),
+                gr.Slider(1, 8, start.num_beams, step=1, **words["beams"]),
+                gr.Slider(16, 512, start.max_new_tokens, step=16, **words["length"]),
+                gr.Number(start.seed, label=texts["settings.seed"], precision=0, minimum=0),
+            ]
+
+    def _results(self) -> None:
+        offered = self.tools.differential is not None
+        with gr.Column(visible=offered, elem_id="results"):
+            self._heading("differential.heading")
+            self.scores = gr.HTML(self._differential(None), elem_id="scores")
+
+    def _differential(self, visit: Visit | None) -> str:
+        return page_views.differential(visit, self.texts, self.tools.heatmap_note)
+
+    def _export(self) -> None:
+        texts = self.texts
+        self._heading("export.heading")
+        self.include = gr.Checkbox(True, label=texts["export.include"], elem_id="include")
+        with gr.Row(elem_id="export"):
+            self.saves = {
+                kind: gr.Button(texts[f"export.{kind}"], min_width=150, elem_id=f"save-{kind}")
+                for kind in ("html", "pdf", "json")
+            }
+            self.delete = gr.Button(texts["export.delete"], variant="stop", min_width=150, elem_id="delete")
+        self.saved = gr.HTML("", elem_id="saved")
+        with gr.Row(visible=False, elem_id="sure") as self.sure:
+            gr.HTML(f'<p role="alert">{page_views.text(texts["export.delete_sure"])}</p>')
+            self.yes = gr.Button(texts["export.delete_yes"], variant="stop", elem_id="delete-yes")
+            self.no = gr.Button(texts["export.delete_no"], elem_id="delete-no")
+        self.file = gr.JSON(visible=False)
+
+    def updates(self, visit: Visit | None, step: Shown) -> list[Any]:
+        """`Shown` as values of `shown`. The chat takes its text for HTML, so it is escaped."""
+        keep, messages = gr.skip(), step.messages
+        if messages:
+            messages = [m | {"content": html.escape(m["content"], quote=False)} for m in messages]
+        said = [keep if value is None else value for value in (messages, step.note, step.question)]
+        free: list[Any] = [keep] * 4
+        buttons: Any = keep
+        if step.busy is not None:
+            asked = not step.busy and visit is not None and bool(visit.record.turns)
+            on = [not step.busy, step.busy, asked, asked]
+            free, buttons = [gr.Button(interactive=state) for state in on], gr.Button(interactive=on[0])
+        condense = keep if step.full is None else gr.Button(visible=step.full)
+        gallery: list[Any] = [keep] * 3
+        if step.views:
+            views = visit.views if visit is not None else []
+            removable = bool(views) and not views[-1].sent
+            held = waiting(views) is not None
+            gallery = [
+                page_views.gallery(visit, self.texts),
+                gr.Row(visible=held),
+                gr.Button(visible=removable),
+            ]
+        scores = self._differential(visit) if step.scores else keep
+        return [*said, *free, condense, *gallery, scores, *[buttons] * len(self.offered)]
+
+    def _connect(self) -> None:
+        visit, shown, settings, history = self.visit, self.shown, self.settings, self.history
+        self.accept.change(
+            lambda on: gr.Button(interactive=on), self.accept, self.begin, queue=False, **QUIET
+        )
+        self.begin.click(
+            lambda on: (self.desk.begin(), gr.Column(visible=False), gr.Column(visible=True)) if on else [gr.skip()] * 3,
+            self.accept, [visit, self.welcome, self.case], **QUIET,
+        )  # fmt: skip
+
+        def plain(do: Callable[..., Shown]) -> Callable[..., list[Any]]:
+            return lambda now, *more: self.updates(now, do(now, *more))
+
+        def add(now: Visit | None, upload: dict[str, Any] | None, view: str) -> list[Any]:
+            return [None, *self.updates(now, self.desk.add(now, upload, view))]
+
+        def spoken(now: Visit | None, steps: Iterator[Shown]) -> Iterator[list[Any]]:
+            for step in steps:
+                yield self.updates(now, step)
+
+        def ask(now: Visit | None, typed: str, *rest: Any, text: str = "") -> Iterator[list[Any]]:
+            drawn, told = rest[: len(settings)], rest[len(settings) :]
+            page_history.take(now, told)
+            yield from spoken(now, self.talk.ask(now, text or typed, drawn, typed=not text))
+
+        def again(now: Visit | None, *drawn: Any) -> Iterator[list[Any]]:
+            yield from spoken(now, self.talk.again(now, drawn))
+
+        def score(now: Visit | None) -> Iterator[list[Any]]:
+            yield from spoken(now, self.talk.score(now))
+
+        asks = [
+            gr.on(
+                [self.send.click, self.question.submit],
+                ask,
+                [visit, self.question, *settings, *history],
+                shown,
+                **AT_ONCE,
+            )
         ]
+        for button, text in self.offered:
+            inputs = [visit, self.question, *settings, *history]
+            asks.append(button.click(partial(ask, text=text), inputs, shown, **AT_ONCE))
+        asks.append(self.regenerate.click(again, [visit, *settings], shown, **AT_ONCE))
+        for asked in asks:
+            asked.then(score, visit, shown, **AT_ONCE)
+        self.change.click(plain(self.talk.edit), visit, shown, **QUIET)
+        self.condense.click(plain(self.talk.condense), visit, shown, **QUIET)
+        self.stop.click(self.talk.stop, visit, None, queue=False, **QUIET)
+        self.picture.input(
+            add, [visit, self.picture, self.view], [self.picture, *shown], preprocess=False, **QUIET
+        )
+        self.anyway.click(plain(self.desk.use_anyway), visit, shown, **QUIET)
+        self.remove.click(plain(self.desk.remove), visit, shown, **QUIET)
+        self._connect_export(history)
+
+    def _connect_export(self, history: Sequence[Any]) -> None:
+        visit = self.visit
+
+        def save(now: Visit | None, with_pictures: bool, *told: Any, kind: str) -> list[Any]:
+            page_history.take(now, told)
+            file, step = self.desk.save(now, kind, with_pictures)
+            return [file, step.note]
+
+        def delete(now: Visit | None) -> list[Any]:
+            fresh, step = self.desk.delete(now)
+            return [fresh, gr.Row(visible=False), "", None, *self.updates(fresh, step)]
+
+        for kind, button in self.saves.items():
+            made = button.click(
+                partial(save, kind=kind), [visit, self.include, *history], [self.file, self.saved], **QUIET
+            )
+            made.then(None, self.file, None, js=SAVE, **QUIET)
+        self.delete.click(lambda: gr.Row(visible=True), None, self.sure, queue=False, **QUIET)
+        self.no.click(lambda: gr.Row(visible=False), None, self.sure, queue=False, **QUIET)
+        self.yes.click(delete, visit, [visit, self.sure, self.saved, self.file, *self.shown], **QUIET)

@@ -27,7 +27,9 @@ class Desk:
 
     def begin(self) -> Visit:
         """A new case, after the disclaimer was accepted."""
-        visit = Visit(Consultation(model=self.tools.model, language=self.texts.code), self.tools.new_session())
+        visit = Visit(
+            Consultation(model=self.tools.model, language=self.texts.code), self.tools.new_session()
+        )
         self.tools.log("consultation_started", id=visit.record.id, language=self.texts.code)
         return visit
 
@@ -59,7 +61,11 @@ class Desk:
             visit.views.remove(held)
         visit.views.append(added)
         self.tools.log(
-            "picture_added", id=visit.record.id, sha256=added.shown.sha256, quality=added.score, held=added.held
+            "picture_added",
+            id=visit.record.id,
+            sha256=added.shown.sha256,
+            quality=added.score,
+            held=added.held,
         )
         which = "pictures.held" if added.held else "pictures.added"
         said = note(self.texts(which, number=len(visit.views)), failed=added.held)
@@ -81,7 +87,9 @@ class Desk:
         if visit is None or held is None:
             return Shown(views=True)
         held.held, held.shown.overridden = False, True
-        self.tools.log("quality_overridden", id=visit.record.id, sha256=held.shown.sha256, kinds=held.problems)
+        self.tools.log(
+            "quality_overridden", id=visit.record.id, sha256=held.shown.sha256, kinds=held.problems
+        )
         number = visit.views.index(held) + 1
         return Shown(note=note(self.texts("pictures.override_done", number=number)), views=True)
 

@@ -40,12 +40,14 @@ class Texts:
         return place
 
     def __getitem__(self, key: str) -> str:
+        """The single text under the key; TextError where there is none."""
         found = self._find(key)
         if not isinstance(found, str):
             raise TextError(f"texts/{self.code}.yaml: {key} is no single text")
         return found
 
-    def __contains__(self, key: str) -> bool:
+    def has(self, key: str) -> bool:
+        """Whether there is something under the key."""
         try:
             self._find(key)
         except TextError:

@@ -86,7 +86,9 @@ class Visit:
     def messages(self) -> list[dict[str, str]]:
         """The conversation as the page's chat takes it."""
         pairs = (
-            (("user", turn.question), ("assistant", turn.answer)) if turn.answer else (("user", turn.question),)
+            (("user", turn.question), ("assistant", turn.answer))
+            if turn.answer
+            else (("user", turn.question),)
             for turn in self.record.turns
         )
         return [{"role": role, "content": content} for pair in pairs for role, content in pair]

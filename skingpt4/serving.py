@@ -6,12 +6,14 @@ import errno
 import html
 import ipaddress
 import os
+import shutil
 import signal
 import socket
 import sys
 import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from skingpt4.errors import UserError
@@ -43,6 +45,10 @@ button:focus-visible { outline: 3px solid #0f766e; outline-offset: 2px; }
 """
 
 
+MEMORY = Path("/dev/shm")  # a file system in memory, where there is one
+MEMORY_NEEDED = 20  # times the largest upload must be free there
+
+
 class AddressError(UserError):
     """An address that the page cannot be served at; the message says why."""
 
@@ -57,11 +63,12 @@ def stay_local() -> None:
 
 
 class Address(NamedTuple):
-    """Where the page is served, and the largest file it takes."""
+    """Where the page is served, the largest file it takes, and whether it also gets a public link."""
 
     host: str = "127.0.0.1"
     port: int = 7860
     max_upload_mb: int = 20
+    share: bool = False
 
     @property
     def local(self) -> bool:
@@ -84,6 +91,12 @@ class Address(NamedTuple):
             print(
                 f"warning: --host {self.host} opens the page to other machines: pictures of patients could "
                 f"leave this one, unencrypted{'' if password else ' and without a password'}",
+                file=sys.stderr,
+            )
+        if self.share:
+            print(
+                "warning: --share opens a public link through Gradio's servers: everything sent to the page, "
+                "pictures of patients too, LEAVES THIS MACHINE and passes another company's",
                 file=sys.stderr,
             )
         if self.max_upload_mb < 1 or self.port < 1:
@@ -161,7 +174,8 @@ def launch(blocks: gr.Blocks, address: Address, health: dict[str, str], **extra:
     def answer(request: Any) -> JSONResponse:
         return JSONResponse(health)
 
-    names = ["127.0.0.1", "localhost"] if address.host in ("127.0.0.1", "localhost") else ["*"]
+    here = address.host in ("127.0.0.1", "localhost") and not address.share
+    names = ["127.0.0.1", "localhost"] if here else ["*"]
     middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=names), Middleware(_Guard)]
     blocks.launch(
         server_name=f"[{address.host}]" if ":" in address.host else address.host,
@@ -170,7 +184,7 @@ def launch(blocks: gr.Blocks, address: Address, health: dict[str, str], **extra:
         theme=_theme(),
         css=CSS + extra.pop("css", ""),
         app_kwargs={"routes": [Route("/health", answer)], "middleware": middleware},
-        share=False, inbrowser=False, quiet=True, prevent_thread_lock=True, ssr_mode=False, pwa=False,
+        share=address.share, inbrowser=False, quiet=True, prevent_thread_lock=True, ssr_mode=False, pwa=False,
         mcp_server=False, enable_monitoring=False, run_history=False, footer_links=[], show_error=True,
         **extra,
     )  # fmt: skip
@@ -178,18 +192,28 @@ def launch(blocks: gr.Blocks, address: Address, health: dict[str, str], **extra:
 
 
 def until_ended(launched: Callable[[], gr.Blocks]) -> None:
-    """Serve a page until SIGINT or SIGTERM. Its pictures live in a private folder deleted at the end.
+    """Serve a page until SIGINT or SIGTERM. What passes through files does so in a private folder deleted at the end.
 
-    Only a killed process or a power cut leaves the folder behind; with TMPDIR on a memory file system
-    not even that does.
+    The folder is in memory where the machine has a file system for that with enough room; elsewhere a killed
+    process or a power cut leaves it behind.
     """
     ended = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: ended.set())
-    with tempfile.TemporaryDirectory(prefix="skingpt4-") as folder:
+    with tempfile.TemporaryDirectory(prefix="skingpt4-", dir=_memory()) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder
         blocks = launched()
         print(f"open {blocks.local_url} in a browser; Ctrl-C ends", flush=True)
+        if blocks.share_url:
+            print(f"public link: {blocks.share_url}", flush=True)
         ended.wait()
         blocks.close(verbose=False)
     print("stopped", flush=True)
+
+
+def _memory() -> Path | None:
+    """The file system in memory, if files of the usual limit can pass through it."""
+    needed = MEMORY_NEEDED * Address().max_upload_mb * 2**20
+    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= needed:
+        return MEMORY
+    return None
