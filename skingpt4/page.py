@@ -23,6 +23,7 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # Answers of several pages are drawn together; more wait in a line.
 AT_ONCE: dict[str, Any] = {"concurrency_id": "answer", "concurrency_limit": 16} | QUIET
 NUM_TRAINED = 3  # trained questions that get a button
+TO_TOP = "(accepted) => { window.scrollTo(0, 0); return [accepted]; }"
 SAVE = """(file) => { if (!file) return; const [name, url] = file;
   const link = Object.assign(document.createElement("a"), {href: url, download: name});
   document.body.append(link); link.click(); link.remove(); }"""
@@ -162,7 +163,7 @@ class _Page:
     def _settings(self) -> None:
         """Temperature, beams, answer length and seed, in the order that `Talk.ask` takes them."""
         texts, start = self.texts, Generation()
-        words = {
+        words: dict[str, dict[str, Any]] = {
             key: {"label": texts[f"settings.{key}"], "info": texts[f"settings.{key}_info"]}
             for key in ("temperature", "beams", "length")
         }
@@ -190,7 +191,7 @@ class _Page:
         with gr.Row(elem_id="export"):
             self.saves = {
                 kind: gr.Button(texts[f"export.{kind}"], min_width=150, elem_id=f"save-{kind}")
-                for kind in ("html", "pdf", "json")
+                for kind in self.tools.exports
             }
             self.delete = gr.Button(texts["export.delete"], variant="stop", min_width=150, elem_id="delete")
         self.saved = gr.HTML("", elem_id="saved")
@@ -227,13 +228,17 @@ class _Page:
         return [*said, *free, condense, *gallery, scores, *[buttons] * len(self.offered)]
 
     def _connect(self) -> None:
+        def begin(accepted: bool) -> list[Any]:
+            if not accepted:
+                return [gr.skip()] * 3
+            return [self.desk.begin(), gr.Column(visible=False), gr.Column(visible=True)]
+
         visit, shown, settings, history = self.visit, self.shown, self.settings, self.history
         self.accept.change(
             lambda on: gr.Button(interactive=on), self.accept, self.begin, queue=False, **QUIET
         )
         self.begin.click(
-            lambda on: (self.desk.begin(), gr.Column(visible=False), gr.Column(visible=True)) if on else [gr.skip()] * 3,
-            self.accept, [visit, self.welcome, self.case], **QUIET,
+            begin, self.accept, [visit, self.welcome, self.case], js=TO_TOP, **QUIET,
         )  # fmt: skip
 
         def plain(do: Callable[..., Shown]) -> Callable[..., list[Any]]:

@@ -13,6 +13,8 @@ from skingpt4.page_texts import Texts
 from skingpt4.page_visit import MAX_PICTURES, Shown, Tools, View, Visit, failure, waiting
 from skingpt4.serving import note
 
+TYPES = {"html": "text/html", "pdf": "application/pdf", "json": "application/json"}
+
 
 class PageError(UserError):
     """Something that cannot be done now; the message says why, in the page's language."""
@@ -121,21 +123,10 @@ class Desk:
         if visit is None or not visit.views:
             return None, Shown(note=note(self.texts["export.nothing"], failed=True))
         try:
-            data, mime = exported(visit.record, kind, with_pictures)
+            data = self.tools.exports[kind](visit.record, with_pictures)
         except Exception as error:
             return None, Shown(note=failure(error, self.texts))
         self.tools.log("exported", id=visit.record.id, kind=kind, with_pictures=with_pictures)
         name = f"consultation-{visit.record.id}.{kind}"
-        url = f"data:{mime};base64,{base64.b64encode(data).decode()}"
+        url = f"data:{TYPES[kind]};base64,{base64.b64encode(data).decode()}"
         return [name, url], Shown(note=note(self.texts("export.saved", name=name)))
-
-
-def exported(record: Consultation, kind: str, with_pictures: bool) -> tuple[bytes, str]:
-    """A record as a file of that kind, and the file's type."""
-    from skingpt4 import consultation_export
-
-    if kind == "pdf":
-        return consultation_export.to_pdf(record, with_pictures), "application/pdf"
-    if kind == "html":
-        return consultation_export.to_html(record, with_pictures).encode(), "text/html"
-    return record.to_json(with_pictures).encode(), "application/json"

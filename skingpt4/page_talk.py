@@ -1,4 +1,4 @@
-"""What the page's controls do with the conversation: ask, stop, answer again, change a question, score the classes."""
+"""What the page's controls do with the conversation: ask, stop, answer again, change a question, score."""
 
 from __future__ import annotations
 
@@ -97,6 +97,7 @@ class Talk:
 
     def score(self, visit: Visit | None) -> Iterator[Shown]:
         """The differential and heat maps, once after the first answer and again when a question showed more."""
+        yield Shown()  # Gradio empties what a step without any result could change
         if visit is None or visit.ended or not visit.record.turns or visit.answering is not None:
             return
         sent = [view for view in visit.views if view.sent]
@@ -189,11 +190,9 @@ class Talk:
 
     def _prompt(self, visit: Visit, question: str) -> str | None:
         """The question as the model reads it, where a history stands before it."""
-        if visit.history is None or visit.session.turns:
+        if visit.history is None or visit.session.turns or self.tools.render_history is None:
             return None
-        from skingpt4 import history
-
-        return f"{history.render(visit.history)} {question}"
+        return f"{self.tools.render_history(visit.history)} {question}".strip()
 
     def _ended(self, visit: Visit, session: ChatSession, turn: Exchange) -> str:
         timing = getattr(session, "last_timing", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -24,6 +24,11 @@ def ignore(event: str, **facts: Any) -> None:
     """Log nothing."""
 
 
+def as_json(record: Consultation, with_pictures: bool) -> bytes:
+    """A case as a JSON file."""
+    return record.to_json(with_pictures).encode()
+
+
 @dataclass(frozen=True)
 class Tools:
     """What stands behind the page. All pages share them; what is None is not offered.
@@ -35,6 +40,8 @@ class Tools:
         assess: the quality gate, a `quality.Quality` of a picture.
         differential: the 15 classes for a session's pictures, a `differential.Differential`.
         heatmap: an overlay of a picture that shows where the encoder looked; `heatmap_note` says what it does not.
+        exports: by kind (html, pdf, json) what writes a case as a file, with its pictures or without.
+        render_history: a `history.History` as plain words.
         trained_history: whether the model was trained with histories.
         log: takes an event and its facts; see `audit.AuditLog`.
     """
@@ -46,6 +53,10 @@ class Tools:
     differential: Callable[[ChatSession], Any] | None = None
     heatmap: Callable[[Image.Image], Image.Image] | None = None
     heatmap_note: str = ""
+    exports: Mapping[str, Callable[[Consultation, bool], bytes]] = field(
+        default_factory=lambda: {"json": as_json}
+    )
+    render_history: Callable[[Any], str] | None = None
     trained_history: bool = False
     log: Callable[..., None] = ignore
 
