@@ -95,6 +95,7 @@ class ChatSession:
         self.template = get_template(BEHAVIOURS[config.compat].chat_template or config.prompt.template)
         self.decoder = decoder or Decoder.of(model)
         self.last_timing: Timing | None = None
+        self.further_stops: tuple[str, ...] = ()  # end an answer beside the template's own
         self._kept = self.decoder.keep()
         self._stop = threading.Event()
         self.reset()
@@ -219,7 +220,7 @@ class ChatSession:
 
     def _submit(self, prompt: Encoded, generation: Generation) -> Stream:
         queries = torch.cat(self.queries) if self.queries else None
-        strings = stop_strings(self.template, self.model.tokenizer)
+        strings = (*stop_strings(self.template, self.model.tokenizer), *self.further_stops)
         return self.decoder.submit(prompt, queries, generation, strings, self._kept)
 
     def encode(self, turns: Sequence[Turn]) -> Encoded:
