@@ -19,6 +19,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from eval.answers import Answer, Key
 from eval.cases import Case
 from eval.classes import read_class
+from skingpt4 import history
 from skingpt4.chat import CLINICAL_PROMPTS, Generation
 from skingpt4.config import Config
 from skingpt4.model import SkinGPT4
@@ -142,7 +143,7 @@ class Asker:
             for place, answer in enumerate(before)
         ]
         if not before and self.setting.with_history and case.history:
-            prompt = f"{case.history.strip()} {prompt}"
+            prompt = history.before(case.history, prompt)
         return [*turns, Turn(prompt, None, 0 if before else views)]
 
     def _generate(

@@ -117,6 +117,9 @@ class PromptConfig:
     use_turns: bool = (
         True  # a record with a dialogue of its own trains on that in place of the sentences above
     )
+    # A claim about the records: first questions of their dialogues begin with a history as skingpt4/history.py words
+    # it. The chat marks histories as not trained for without it; nothing that is computed depends on it.
+    histories: bool = False
 
 
 @dataclass

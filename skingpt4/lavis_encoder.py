@@ -54,6 +54,7 @@ class LavisVision(nn.Module):
         self.visual_encoder.load_state_dict(vision_to_lavis(ours), strict=True, assign=True)
         self.ln_vision = timm_vit.norm
         self.mean, self.std, self.width, self.num_tokens = ours.mean, ours.std, ours.width, ours.num_tokens
+        self.image_size, self.num_prefix = ours.image_size, ours.num_prefix
 
     def forward(self, image: Tensor) -> Tensor:
         """Map pictures (b, 3, h, w), normalised, to tokens (b, n, d)."""

@@ -105,7 +105,7 @@ class VisionEncoder(nn.Module):
             )
         _check_patches(model, image_size, args)
         self.backbone: Any = _create(model, image_size, args)
-        self.block, self.norm = block, norm
+        self.block, self.norm, self.image_size = block, norm, image_size
         self.has_norm_weights = True  # False between LAVIS's EVA file and the ln_vision of the Q-Former's
         if block is not None or not norm or norm_eps is not None:
             if not hasattr(self.backbone, "norm") or not hasattr(self.backbone, "blocks"):
@@ -207,6 +207,11 @@ class VisionEncoder(nn.Module):
         load_into(self.backbone.norm, source, recipes, "ln_vision", device, dtype)
         self.has_norm_weights = True
 
+    @property
+    def num_prefix(self) -> int:
+        """How many tokens stand before those of the patches: the class token, if there is one."""
+        return int(getattr(self.backbone, "cls_token", None) is not None)
+
     def forward(self, image: Tensor) -> Tensor:
         """Map pictures (b, 3, h, w), normalised, to tokens (b, n, d)."""
         backbone = self.backbone
@@ -225,5 +230,4 @@ class VisionEncoder(nn.Module):
             )  # fmt: skip
             patches, prefix = taken if isinstance(taken, tuple) else (taken, taken[:, :0])
         # Registers are scratch space of the backbone; of the prefix only a class token describes the picture.
-        has_class = getattr(backbone, "cls_token", None) is not None
-        return torch.cat([prefix[:, : int(has_class)], patches], dim=1)
+        return torch.cat([prefix[:, : self.num_prefix], patches], dim=1)
