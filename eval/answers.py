@@ -123,15 +123,6 @@ def read_lines(paths: Iterable[Path]) -> Iterator[Answer]:
                         raise AnswersError(f"{path}, line {number}: is no answer of eval.run") from None
 
 
-def mend(path: Path) -> None:
-    """Take away a last line that a kill has torn, so that the next one begins a line of its own."""
-    if path.is_file():
-        content = path.read_bytes()
-        if content and not content.endswith(b"\n"):
-            with path.open("r+b") as file:
-                file.truncate(content.rfind(b"\n") + 1)
-
-
 def read_run(folder: str | Path) -> Run:
     """Read a run's folder.
 

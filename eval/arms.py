@@ -18,6 +18,7 @@ from eval.conversation import PROBES, Setting
 from skingpt4 import checkpoint, taxonomy
 from skingpt4.config import Config
 from skingpt4.errors import UserError
+from skingpt4.json_lines import mend
 from skingpt4.manifests import Manifest
 from skingpt4.model import encoder_identity
 from skingpt4.overlap import check_cases
@@ -110,7 +111,7 @@ def claim(folder: Path, arm: Arm, meta: dict[str, Any], extra: dict[str, Any], r
         differing = [key for key, value in meta.items() if before.get(key) != value]
         if not differing:
             for file in answers.arm_files(folder, arm.name):
-                answers.mend(file)
+                mend(file)
             extra = {"perturbations": sorted({*before.get("perturbations", []), *extra["perturbations"]})} | {
                 "repeats": max(before.get("repeats", 1), extra["repeats"])
             }

@@ -202,7 +202,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m skingpt4.audit", description="Show an audit log and check that no line is missing."
     )
     parser.add_argument(
-        "log", help="the SQLite file that demo.py --audit or skingpt4.http_api --audit writes"
+        "log", help="the SQLite file that demo.py or skingpt4.http_api writes with --audit-log"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument(

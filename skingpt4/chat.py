@@ -257,7 +257,13 @@ def config_and_checkpoint(config: str | None, checkpoint_path: str | None) -> tu
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Chat in the terminal, or answer one question with --question; returns the exit status."""
-    parser = argparse.ArgumentParser(description=f"Chat about a picture of skin. {DISCLAIMER}")
+    given = sys.argv[1:] if argv is None else argv
+    if any(word.split("=")[0] == "--images" for word in given):
+        from skingpt4 import batch
+
+        return batch.main(given)
+    many = "With --images FOLDER and --output FILE, many pictures: see python -m skingpt4.batch --help."
+    parser = argparse.ArgumentParser(description=f"Chat about a picture of skin. {DISCLAIMER}", epilog=many)
     parser.add_argument("--config", help="a YAML file; its output_dir's newest checkpoint is used")
     parser.add_argument("--checkpoint", help="a checkpoint or a run's folder")
     parser.add_argument("--image", action="append", default=[], help="a picture; may be given several times")

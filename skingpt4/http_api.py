@@ -325,8 +325,10 @@ def parser() -> argparse.ArgumentParser:
         default=64,
         help="under way at once; more are refused (default: %(default)s)",
     )
-    add("--audit", metavar="LOG", help="append each request to this audit log, without pictures and text")
-    add("--audit-text", action="store_true", help="with --audit: also keep questions and answers")
+    add(
+        "--audit-log", metavar="FILE", help="append each request to this audit log, without pictures and text"
+    )
+    add("--audit-text", action="store_true", help="with --audit-log: also keep questions and answers")
     return result
 
 
@@ -347,7 +349,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         from skingpt4.answering import load_answerer
 
-        answerer = load_answerer(args.config, args.checkpoint, args.audit, args.audit_text)
+        answerer = load_answerer(args.config, args.checkpoint, args.audit_log, args.audit_text)
         limits = Limits(args.max_body_mb * 2**20, max_requests=args.max_requests)
         until_ended(make_app(Api(answerer, limits, key), address.local), address)
     return status.code

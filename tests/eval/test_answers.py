@@ -4,6 +4,7 @@ import pytest
 
 from eval import answers
 from eval.answers import Answer, Key
+from skingpt4.json_lines import mend
 
 
 def line(case="c1", kind="turn", number=1, **said):
@@ -37,9 +38,9 @@ def test_a_torn_last_line_is_passed_over_and_mended(tmp_path):
     write(tmp_path, line(), tail='{"arm": "two_step", "case_id": "c2", "ans')
     assert len(answers.read_run(tmp_path).arms["two_step"].lines) == 1
     path = tmp_path / "answers" / "two_step.jsonl"
-    answers.mend(path)
+    mend(path)
     assert path.read_text() == answers.to_line(line())
-    answers.mend(path)
+    mend(path)
     assert path.read_text() == answers.to_line(line())
 
 
