@@ -13,6 +13,7 @@ from eval.cases import Case
 from eval.conversation import Pictures
 from eval.perturbations import BLANK, NOISE, OTHER
 from skingpt4.config import Config
+from skingpt4.feature_store import FeatureStore
 from skingpt4.images import open_image, to_tensor
 from skingpt4.model import ImageEncoder, build_encoder
 
@@ -20,7 +21,9 @@ from skingpt4.model import ImageEncoder, build_encoder
 class Shown:
     """Queries of what an arm is shown; the encoder is built only where no features are kept."""
 
-    def __init__(self, cases: Sequence[Case], kept: Tensor, config: Config, device: torch.device) -> None:
+    def __init__(
+        self, cases: Sequence[Case], kept: Tensor | FeatureStore, config: Config, device: torch.device
+    ) -> None:
         """Keep the features (n, q, d) of all pictures in the order of the manifest."""
         self.cases, self.kept, self.config, self.device = cases, kept, config, device
         self._encoder: ImageEncoder | None = None

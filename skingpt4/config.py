@@ -128,7 +128,8 @@ class DataConfig:
 
     No record of `train` and `validation` may stand in a manifest of `evaluation`, unless `allow_overlap`. `batching`
     says how a batch is put together (see `skingpt4.batching`; nothing that is computed depends on it), `group_tokens`
-    how long a group or a packed row may be.
+    how long a group or a packed row may be. Features are kept in `feature_dtype`, of the whole picture where
+    `feature_views` is 1, else of so many random crops, of which one is drawn a sample.
     """
 
     train: list[str] = field(default_factory=list)
@@ -141,6 +142,8 @@ class DataConfig:
     batching: str = "auto"
     group_tokens: int = 384
     feature_cache: str | None = None
+    feature_views: int = 1
+    feature_dtype: str = "float16"
 
 
 @dataclass
@@ -220,8 +223,9 @@ BATCHINGS = ("auto", "padded", "grouped", "packed")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 POSITIVE = (
     "optim.max_epoch", "optim.iters_per_epoch", "optim.batch_size", "optim.accumulation", "optim.init_lr",
-    "data.max_text_tokens", "data.group_tokens", "vision.image_size", "qformer.num_query_tokens", "qformer.width",
-    "qformer.num_layers", "qformer.num_heads", "qformer.cross_attention_every", "log.every", "log.keep_checkpoints",
+    "data.max_text_tokens", "data.group_tokens", "data.feature_views", "vision.image_size",
+    "qformer.num_query_tokens", "qformer.width", "qformer.num_layers", "qformer.num_heads",
+    "qformer.cross_attention_every", "log.every", "log.keep_checkpoints",
 )  # fmt: skip
 
 
@@ -372,6 +376,7 @@ def _check_values(config: Config, where: str) -> None:
         "compat": (config.compat, tuple(BEHAVIOURS)),
         "encoder.dtype": (config.encoder.dtype, DTYPES),
         "language.attention": (config.language.attention, placement.ATTENTIONS),
+        "data.feature_dtype": (config.data.feature_dtype, ("float16", "bfloat16")),
         "data.batching": (config.data.batching, BATCHINGS),
         "language.quantization": (config.language.quantization, placement.QUANTIZATIONS),
     }
@@ -411,10 +416,16 @@ def _check_values(config: Config, where: str) -> None:
         )
     if any(values is not None and len(values) != 3 for values in (vision.mean, vision.std)):
         raise ConfigError(f"{where}: 'vision.mean' and 'vision.std' have three values, one a channel")
-    if config.data.augment and config.data.feature_cache:
+    data = config.data
+    if data.augment and data.feature_cache and data.feature_views == 1:
         raise ConfigError(
-            f"{where}: 'data.augment' and 'data.feature_cache' exclude each other: "
-            "kept features show one view of a picture"
+            f"{where}: 'data.augment' and 'data.feature_cache' exclude each other while 'data.feature_views' is 1: "
+            "kept features then show one view of a picture"
+        )
+    if data.feature_views > 1 and not (data.augment and data.feature_cache):
+        raise ConfigError(
+            f"{where}: 'data.feature_views' above 1 keeps random crops; it needs 'data.augment' and "
+            "'data.feature_cache'"
         )
     if not 0 <= config.prompt.concepts_share <= 1:
         raise ConfigError(f"{where}: 'prompt.concepts_share' must lie in 0..1")

@@ -19,7 +19,7 @@ from skingpt4.datasets import (
     TrainingSamples,
     picture_files,
 )
-from skingpt4.features import cached_queries, picture_queries
+from skingpt4.features import Team, cached_queries, picture_queries
 from skingpt4.known_answer import queries_of
 from skingpt4.manifests import Manifest, chain, picture_paths, read_manifest
 from skingpt4.model import (
@@ -54,8 +54,13 @@ class Prepared:
     notes: list[str]  # what the user should know before it starts
 
 
-def prepare(config: Config, device: torch.device) -> Prepared:
+def prepare(config: Config, device: torch.device, team: Team | None = None) -> Prepared:
     """Read the data, compute or load features, build the model and load the parent checkpoint.
+
+    Args:
+        config: of the run.
+        device: of this process.
+        team: the processes that prepare the same run together, and share the work of computing features.
 
     Raises:
         ConfigError: paths are missing (all are named), or there is nothing to train on.
@@ -74,15 +79,15 @@ def prepare(config: Config, device: torch.device) -> Prepared:
             require_pictures(records)
     notes = require_disjoint(chain([*train, *held]), config.data.evaluation, config.data.allow_overlap)
     encoder = _Lazy(lambda: build_encoder(config, device))
-    train_records, train_pictures = _pictures(config, train, encoder, augment=config.data.augment)
-    held_records, held_pictures = _pictures(config, held, encoder, augment=False)
-    # With all features on disk the encoder has done its work and never takes up memory beside the decoder.
-    model = build(config, device, None if config.data.feature_cache else encoder())
-    known = (
-        known_queries(config, encoder)
-        if config.data.feature_cache
-        else queries_of(encoder(), config.vision.image_size)
-    )
+    train_records, train_pictures = _pictures(config, train, encoder, config.data.augment, team)
+    held_records, held_pictures = _pictures(config, held, encoder, False, team)
+    if config.data.feature_cache:
+        known = known_queries(config, encoder)
+        encoder.free()  # it has done its work, and never takes up memory beside the decoder
+        model = build(config, device, None)
+    else:
+        known = queries_of(encoder(), config.vision.image_size)
+        model = build(config, device, encoder())
     parent = None
     seen = picture_hashes(train_records)
     if config.initial_checkpoint:
@@ -162,17 +167,22 @@ class _Lazy:
             self.value = self.make()
         return self.value
 
+    def free(self) -> None:
+        """Let go of it."""
+        self.value = None
+
 
 def _pictures(
-    config: Config, manifests: Sequence[Manifest], encoder: _Lazy, augment: bool
+    config: Config, manifests: Sequence[Manifest], encoder: _Lazy, augment: bool, team: Team | None
 ) -> tuple[Manifest, PictureSource]:
     records = chain(manifests)
     if not config.data.feature_cache or not len(records):
         vision = encoder().vision_encoder if len(records) else None
         mean, std = (vision.mean, vision.std) if vision else ((0.0,), (1.0,))
         return records, picture_files(records, config.vision.image_size, mean, std, augment)
+    views, folder = config.data.feature_views if augment else 1, config.data.feature_cache
     parts = [
-        cached_queries(manifest.parts[0].path, manifest, config, config.data.feature_cache, encoder)
+        cached_queries(manifest.parts[0].path, manifest, config, folder, encoder, views, team)
         for manifest in manifests
     ]
     return records, picture_queries(*parts)

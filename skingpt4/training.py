@@ -24,6 +24,7 @@ from skingpt4.compat import BEHAVIOURS, OURS, Behaviour
 from skingpt4.config import Config, ConfigError, OptimConfig, missing_paths, to_dict, to_yaml
 from skingpt4.datasets import HeldOutSamples, batch_indices
 from skingpt4.errors import UserError
+from skingpt4.features import Team
 from skingpt4.language import describe_place, input_device, packing
 from skingpt4.model import SkinGPT4
 from skingpt4.preparation import Prepared, prepare
@@ -145,8 +146,8 @@ def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
     if missing:
         raise ConfigError("missing: " + "; ".join(missing))
     run_dir.check(folder, to_yaml(config), resume, overwrite)
-    with accelerator.main_process_first():  # the first process fills the feature cache
-        prepared = prepare(config, accelerator.device)
+    team = Team(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
+    prepared = prepare(config, accelerator.device, team)
     if accelerator.is_main_process:  # only now that nothing can refuse the run is an old one deleted
         run_dir.claim(folder, to_yaml(config), resume, overwrite)
     accelerator.wait_for_everyone()

@@ -144,6 +144,16 @@ def test_mistakes_are_told_with_file_and_key(text, message, write):
         ("optim.batch_size", r"write it as key=value"),
         ("=3", r"write it as key=value"),
         ("data.train=[a", r"override 'data\.train=\[a'"),
+        (
+            "data.feature_views=2",
+            r"feature_views' above 1 keeps random crops; it needs",
+        ),
+        (
+            "data.feature_dtype=float32",
+            r"'data\.feature_dtype' is 'float32'; choose one of float16, bfloat16",
+        ),
+        ("data.batching=grouped_", r"'data\.batching' is .*; did you mean 'grouped'"),
+        ("language.loss_chunk_mb=-1", r"'language\.loss_chunk_mb' is -1; it must not be negative"),
         ("data.feature_cache=runs/features", r"'data\.augment' and 'data\.feature_cache' exclude each other"),
         ("data.train.0=a", r"override 'data\.train\.0=a'"),
     ],

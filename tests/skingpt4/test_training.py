@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from skingpt4.checkpoint import CheckpointError
 from skingpt4.config import ConfigError, OptimConfig, to_yaml
 from skingpt4.datasets import RecordError
 from skingpt4.dry_run import describe
+from skingpt4.feature_store import FeatureStore
 from skingpt4.overlap import OverlapError
 from skingpt4.run_dir import RunDirError
 from skingpt4.tensors import load_tensors
@@ -215,10 +217,12 @@ os._exit(code)
 
 @pytest.fixture(scope="module")
 def two_processes(folder):
-    """A run of two processes with half the batch each: its configuration, and what it printed."""
+    """A run of two processes with half the batch each, features made together: its configuration and output."""
     config = tiny_config(
         folder,
         output_dir=str(folder / "two"),
+        data__feature_cache=str(folder / "two_features"),
+        data__feature_views=2,
         optim__batch_size=2,
         data__validation=[str(folder / "train.jsonl")],
     )
@@ -234,9 +238,10 @@ def two_processes(folder):
     return config, done.stdout
 
 
-def test_two_processes_equal_one(two_processes, configure):
+def test_two_processes_equal_one(two_processes, tmp_path):
     two, _ = two_processes
-    one = configure("one", optim__batch_size=4, data__validation=two.data.validation)
+    one = dataclasses.replace(two, optim=dataclasses.replace(two.optim, batch_size=4))
+    one.output_dir = str(tmp_path / "one")
     run(one)
     assert len(losses_of(two)) == 4
     assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-5)
@@ -247,6 +252,19 @@ def test_two_processes_equal_one(two_processes, configure):
     wanted, found = projection_of(one.output_dir), projection_of(two.output_dir)
     for key in wanted:
         torch.testing.assert_close(found[key], wanted[key], rtol=1e-3, atol=1e-5)
+
+
+def test_processes_share_the_work_of_making_features(two_processes, configure):
+    two, _ = two_processes
+    (store,) = Path(two.data.feature_cache).glob("*-2x*/*/card.json")
+    kept = FeatureStore(store.parent)
+    alone = configure("alone", data__feature_cache=f"{two.data.feature_cache}_alone", data__feature_views=2)
+    preparation.prepare(alone, torch.device("cpu"))
+    (store,) = Path(alone.data.feature_cache).glob("*-2x*/*/card.json")
+    for row in range(6):
+        torch.testing.assert_close(
+            kept.view(row, 1), FeatureStore(store.parent).view(row, 1), rtol=2e-3, atol=2e-3
+        )
 
 
 def test_processes_leave_their_group_when_they_are_done(two_processes):
@@ -268,6 +286,38 @@ def test_the_feature_cache_changes_nothing_but_the_rounding(configure, tmp_path,
     again = dataclasses.replace(cached, output_dir=str(tmp_path / "again"))
     run(again)
     assert losses_of(again) == losses_of(cached)
+
+
+def test_a_run_on_kept_crops(configure, tmp_path):
+    """Other crops than of whole pictures, the same ones again, and not the same in every pass."""
+    kept = {"data__feature_cache": str(tmp_path / "c"), "data__num_workers": 0, "data__train": None}
+    kept["data__train"] = [write_manifest(tmp_path / "one.jsonl", 1, note=None)]
+    whole = configure("whole", **kept, data__augment=False)
+    crops, again = (configure(name, **kept, data__feature_views=3) for name in ("crops", "again"))
+    for config in (whole, crops, again):
+        run(config)
+    assert losses_of(again) == losses_of(crops)
+    assert losses_of(crops) != losses_of(whole)
+    samples = preparation.prepare(crops, torch.device("cpu")).training
+    assert 1 < len({samples[index]["queries"].sum().item() for index in range(20)}) <= 3
+
+
+def test_the_encoder_is_gone_before_the_language_model_comes(configure, tmp_path, monkeypatch):
+    config, encoders = configure(data__augment=False, data__feature_cache=str(tmp_path / "c")), []
+    build_encoder, build = preparation.build_encoder, preparation.build
+
+    def remember(*args):
+        encoder = build_encoder(*args)
+        encoders.append(weakref.ref(encoder))
+        return encoder
+
+    def look(*args):
+        assert [encoder() for encoder in encoders] == [None]
+        return build(*args)
+
+    monkeypatch.setattr(preparation, "build_encoder", remember)
+    monkeypatch.setattr(preparation, "build", look)
+    assert preparation.prepare(config, torch.device("cpu")).model.encoder is None
 
 
 def test_workers_and_the_seed(configure):
