@@ -17,13 +17,14 @@ from torch import Tensor
 from skingpt4 import checkpoint, hub
 from skingpt4.compat import BEHAVIOURS
 from skingpt4.config import Config, from_dict, load_config, missing_paths
-from skingpt4.decoding import Decoder, Stream, Timing
+from skingpt4.decoding import Decoder
 from skingpt4.errors import UserError, reported
 from skingpt4.generation import ChatError, Generation
 from skingpt4.images import open_image, to_rgb, to_tensor
 from skingpt4.language import describe_place
 from skingpt4.model import SkinGPT4, build, build_encoder, load_projection, require_projection_width
 from skingpt4.prompts import IMAGE, Encoded, Turn, encode_turns, get_template, shorten, stop_strings
+from skingpt4.streams import Stream, Timing
 
 DISCLAIMER = "Research software, not a medical device. Its answers are no diagnosis; ask a doctor."
 # The four questions put to every case of the published evaluation (Nature Communications 2024, 15:5649).

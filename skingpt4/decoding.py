@@ -8,13 +8,11 @@ every running answer, so a long prompt delays the others by a bounded time. What
 from __future__ import annotations
 
 import hashlib
-import queue
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -25,137 +23,10 @@ from transformers.generation.streamers import BaseStreamer
 from skingpt4.generation import Generation, Sampler, knows_rules
 from skingpt4.kv_cache import Rows, can_hold
 from skingpt4.language import input_device
-from skingpt4.model import SkinGPT4, cut_at
+from skingpt4.lookup import Lookup
+from skingpt4.model import SkinGPT4
 from skingpt4.prompts import IMAGE_TOKEN, Encoded
-
-
-@dataclass(frozen=True)
-class Timing:
-    """What an answer took, from its submission on."""
-
-    seconds_to_first_token: float
-    seconds: float
-    num_tokens: int
-    num_read_tokens: int  # of the prompt; the others were in the kept cache
-    num_rows: int  # the most answers that were decoded together with it, itself included
-
-
-class Kept:
-    """The keys and values of one conversation between its turns; closed when the conversation ends."""
-
-    def __init__(self) -> None:
-        """Hold nothing yet."""
-        self.ids: list[int] = []  # of what `rows` holds; below 0 for a picture's vectors, by their content
-        self.rows: Rows | None = None
-        self.used = time.monotonic()
-        self.closed = False
-
-    def close(self) -> None:
-        """Drop the cache for good, also one that an answer still uses."""
-        self.closed, self.rows, self.ids = True, None, []
-
-
-class Stream:
-    """An answer on its way: iterate for its text, piece by piece."""
-
-    def __init__(
-        self,
-        prompt: Encoded,
-        queries: Tensor | None,
-        generation: Generation,
-        stop: tuple[str, ...],
-        kept: Kept,
-        on_done: Callable[[Stream], None] | None,
-    ) -> None:
-        """Made by `Decoder.submit`."""
-        self.prompt, self.queries, self.generation, self.kept = prompt, queries, generation, kept
-        self.stop_strings, self.on_done = stop, on_done
-        self.ids: list[int] = []  # of the answer
-        self.text: str | None = None  # the whole answer, when it has ended
-        self.error: BaseException | None = None
-        self.timing: Timing | None = None
-        self._tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self.stopped = threading.Event()  # set by whoever no longer listens
-        self._done = threading.Event()
-        # The decoder's own.
-        self._ends: dict[str, int] = {}
-        self._cuts: tuple[str, ...] = ()
-        self._spelt: tuple[str, ...] = ()
-        self._tokenizer: Any = None
-        self._sampler: Sampler | None = None
-        self._keys: list[int] = []
-        self._embeds: Tensor | None = None
-        self._rows: Rows | None = None
-        self._num_read, self._num_rows = 0, 1
-        self._began, self._first = time.perf_counter(), 0.0
-
-    def stop(self) -> None:
-        """End after the present token; what was said stays as the answer."""
-        self.stopped.set()
-
-    def result(self) -> str:
-        """Wait for the whole answer.
-
-        Raises:
-            BaseException: what the decoding of this answer raised.
-        """
-        self._done.wait()
-        if self.error is not None:
-            raise self.error
-        assert self.text is not None
-        return self.text
-
-    def __iter__(self) -> Iterator[str]:
-        """Yield the text, holding back what may become a stop string.
-
-        Raises:
-            BaseException: what the decoding of this answer raised.
-        """
-        ids: list[int] = []
-        sent, token = "", self._tokens.get()
-        while token is not None:
-            ids.append(token)
-            token = self._tokens.get() if self._tokens.empty() else self._tokens.get_nowait()
-            if token is not None and not self._tokens.empty():
-                continue  # more has come meanwhile
-            text = self._tokenizer.decode(ids)
-            if text.endswith("\ufffd"):  # a character whose bytes have not all come yet
-                continue
-            safe = safe_text(text, self._cuts).lstrip()
-            if len(safe) > len(sent) and safe.startswith(sent):
-                yield safe[len(sent) :]
-                sent = safe
-        if rest := self.result()[len(sent) :]:
-            yield rest
-
-    def _say(self, token: int) -> bool:
-        """Add a token; returns whether it was the last."""
-        if not self.ids:
-            self._first = time.perf_counter() - self._began
-        self.ids.append(token)
-        self._tokens.put(token)
-        if token in self._ends.values() or len(self.ids) >= self.generation.max_new_tokens:
-            return True
-        return bool(self._spelt) and self._spells_a_stop()
-
-    def _spells_a_stop(self) -> bool:
-        """Whether the text has come to a stop string; a token is at least a byte of it."""
-        longest = max(len(stop.encode()) for stop in self._spelt)
-        tail = self._tokenizer.decode(self.ids[-longest - 4 :])
-        return any(stop in tail for stop in self._spelt)
-
-    def _finish(self, text: str | None = None, error: BaseException | None = None) -> None:
-        if error is None and text is None:
-            text = cut_at(self._tokenizer.decode(self.ids), self._cuts)
-        self.text, self.error = text, error
-        self._embeds = self._rows = self.queries = None
-        seconds = time.perf_counter() - self._began
-        self.timing = Timing(self._first, seconds, len(self.ids), self._num_read, self._num_rows)
-        self._done.set()
-        self._tokens.put(None)
-        if self.on_done is not None:
-            self.on_done(self)
-
+from skingpt4.streams import Kept, Stream
 
 _DECODERS: weakref.WeakKeyDictionary[SkinGPT4, Decoder] = weakref.WeakKeyDictionary()
 _MAKING = threading.Lock()
@@ -171,6 +42,7 @@ class Decoder:
         prefill_tokens: int = 256,
         max_idle_seconds: float = 600.0,
         max_cached_bytes: int = 2**31,
+        max_guessed: int = 8,
     ) -> None:
         """Start no thread yet.
 
@@ -180,10 +52,12 @@ class Decoder:
             prefill_tokens: tokens of newcomers' prompts read between two tokens of the running answers.
             max_idle_seconds: after which a conversation's cache is dropped.
             max_cached_bytes: of all kept caches; those unused for longest are dropped first.
+            max_guessed: tokens read ahead in a pass, see `lookup`; 0 never guesses.
         """
         self._model = weakref.ref(model)
         self.max_rows, self.prefill_tokens = max_rows, prefill_tokens
         self.max_idle_seconds, self.max_cached_bytes = max_idle_seconds, max_cached_bytes
+        self.max_guessed = max_guessed
         rules = model.language_model.generation_config
         self.reads_whole = not (can_hold(model.language_model.config) and knows_rules(rules))
         self._wake = threading.Condition()
@@ -328,6 +202,7 @@ class Decoder:
         ids = stream.prompt.input_ids
         stream._embeds = model.embed(torch.tensor([ids]), stream.queries)
         stream._keys = _keys(ids, stream._embeds[0])
+        stream._lookup = Lookup(stream._keys)
         device = stream._embeds.device
         stream._sampler = Sampler(stream.generation, model.language_model.generation_config, device)
         with self._wake:
@@ -352,7 +227,7 @@ class Decoder:
         if end == embeds.shape[1]:
             self._reading, stream._embeds = None, None
             assert stream._sampler is not None
-            if stream._say(stream._sampler.choose(logits[0], ())) or stream.stopped.is_set():
+            if stream._say(stream._sampler.choose(logits[0, -1], ())) or stream.stopped.is_set():
                 self._put_back(stream, rows)
                 stream._finish()
             else:
@@ -370,26 +245,27 @@ class Decoder:
             running._num_rows = max(running._num_rows, len(self._running))
 
     def _step(self, model: SkinGPT4) -> None:
-        """One more token of every running answer."""
+        """One more token of every running answer; several, if one runs alone and its next ones were guessed."""
         if not self._running:
             return
         rows = self._rows
         assert rows is not None
+        guessed = self._running[0]._guess(self.max_guessed) if len(self._running) == 1 else []
         try:
             device = input_device(model.language_model)
-            ids = torch.tensor([[stream.ids[-1]] for stream in self._running], device=device)
-            logits = _forward(model, rows, 1, input_ids=ids)
+            ids = torch.tensor([[stream.ids[-1], *guessed] for stream in self._running], device=device)
+            logits = _forward(model, rows, 1 + len(guessed), input_ids=ids)
             likeliest = logits.float().argmax(-1).tolist()
         except BaseException as error:
             self._fail_newest(error)
             return
         for place in reversed(range(len(self._running))):
             stream = self._running[place]
-            sampler = stream._sampler
-            assert sampler is not None
             try:
-                token = likeliest[place] if sampler.is_argmax else sampler.choose(logits[place], stream.ids)
-                if stream._say(token) or stream.stopped.is_set():
+                used, ended = stream._take(logits[place], likeliest[place], guessed)
+                if used <= len(guessed):
+                    rows.cut(rows.lengths[0] - (1 + len(guessed) - used))
+                if ended:
                     self._leave(place, keep=True)
                     stream._finish()
             except BaseException as error:
@@ -473,7 +349,7 @@ class Decoder:
 
 
 def _forward(model: SkinGPT4, rows: Rows, length: int, **inputs: Any) -> Tensor:
-    """Read `length` tokens of each row; returns the logits (rows, vocabulary) of the last."""
+    """Read `length` tokens of each row; returns the logits (rows, tokens, vocabulary), of the last ones at least."""
     rows.reserve(length)
     mask = rows.attention_mask(length)
     device = input_device(model.language_model)
@@ -486,7 +362,7 @@ def _forward(model: SkinGPT4, rows: Rows, length: int, **inputs: Any) -> Tensor:
         use_cache=True,
     )
     rows.advance(length)
-    return out.logits[:, -1]
+    return out.logits
 
 
 def _keys(ids: Sequence[int], embeds: Tensor) -> list[int]:
@@ -507,18 +383,6 @@ def _num_shared(first: Sequence[int], second: Sequence[int]) -> int:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
-
-
-def safe_text(text: str, stops: Sequence[str]) -> str:
-    """The text up to a stop string, or up to what may be the beginning of one, without trailing blanks."""
-    for stop in stops:
-        text = text.split(stop)[0]
-    for stop in stops:
-        for length in range(len(stop) - 1, 0, -1):
-            if text.endswith(stop[:length]):
-                text = text[:-length]
-                break
-    return text.rstrip()
 
 
 class _Streamer(BaseStreamer):

@@ -10,10 +10,12 @@ import torch
 from transformers import AutoConfig
 
 from skingpt4.chat import ChatSession, Generation
-from skingpt4.decoding import Decoder, safe_text
+from skingpt4.decoding import Decoder
 from skingpt4.generation import ChatError, knows_rules
 from skingpt4.kv_cache import Rows, can_hold
+from skingpt4.lookup import Lookup
 from skingpt4.prompts import Turn, encode_turns, get_template
+from skingpt4.streams import safe_text
 from tests.skingpt4.tiny import (
     NUM_QUERIES,
     make_model,
@@ -377,6 +379,55 @@ def test_rows_hold_what_was_written_through_joins_and_leaves():
                 assert have[real].tolist() == pytest.approx(row)
                 assert batch.get_seq_length() == max(map(len, expected))
     assert len(expected) > 1
+
+
+def test_guesses_are_what_followed_the_same_words_before():
+    assert Lookup([1, 2, 3, 4, 9, 1, 2, 3]).guess(2) == [4, 9]
+    assert Lookup([7, 2, 3, 5, 1, 2, 3, 4, 9, 7, 2, 3]).guess(2) == [5, 1]  # three alike before two
+    assert Lookup([1, 2, 3, -5, 9, 1, 2, 3]).guess(4) == []  # nobody guesses pictures
+    assert Lookup([8, 1, 2, 1, 2]).guess(5) == [1, 2, 1, 2, 1]  # a phrase that repeats itself goes on
+    assert Lookup([1, 2, 3]).guess(5) == Lookup([]).guess(5) == []
+
+
+@pytest.mark.parametrize("family", ["llama", "falcon", "mistral"])
+def test_guessing_changes_nothing_but_the_number_of_passes(family, folder):
+    model = make_model(folder, family)
+    prompt = encoded(model, Turn(" ".join([QUESTION] * 3)))
+    greedy, drawn = Generation(80), Generation(60, temperature=0.6, top_k=5, seed=2)
+    for generation in (greedy, drawn):
+        passes = []
+        for most in (0, 8):
+            decoder = Decoder(model, max_guessed=most)
+            kept = decoder.keep()
+            with Calls(model) as calls:
+                stream = decoder.submit(prompt, None, generation, (), kept)
+                stream.result()
+            assert stream.ids == alone(model, prompt, None, generation, ())[0]
+            wait_until(lambda kept=kept: kept.rows is not None)
+            assert kept.ids == [*prompt.input_ids, *stream.ids[:-1]]
+            assert kept.rows.lengths == [len(kept.ids)]
+            passes.append(len(calls.seen))
+        assert passes[0] == len(stream.ids)
+        assert passes[1] <= passes[0]
+
+
+def test_an_answer_that_repeats_itself_takes_few_passes(folder):
+    model, passes = make_model(folder), []
+    whole = model.language_model.forward
+
+    def cycle(*args, **inputs):  # 20, 21, .. 24, 20, ..
+        passes.append(1)
+        out = whole(*args, **inputs)
+        now = inputs["input_ids"] if "input_ids" in inputs else torch.tensor([[23]])
+        out.logits = torch.nn.functional.one_hot((now - 19) % 5 + 20, out.logits.shape[-1]).float()
+        return out
+
+    model.language_model.forward = cycle
+    stream = Decoder(model).submit(encoded(model, Turn(QUESTION)), None, Generation(101), ())
+    stream.result()
+    model.language_model.forward = whole
+    assert stream.ids == [24, *([20, 21, 22, 23, 24] * 20)]
+    assert len(passes) < 101 / 4
 
 
 def test_text_is_held_back_while_it_may_become_a_stop():
