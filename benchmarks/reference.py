@@ -36,21 +36,26 @@ class Original:
     max_txt_len: int = 160
 
     def project(self, image: Tensor) -> Tensor:
-        """Pictures (b, 3, h, w) as vectors (b, q, width) of the language model."""
+        """Pictures (b, 3, h, w) as vectors (b, q, width) of the language model, in its precision."""
         with torch.no_grad():
             queries = self.encode(image)
-        return self.projection(queries)
+        return self.projection(queries).to(self.table.weight.dtype)
+
+    @property
+    def table(self) -> Any:
+        """The language model's input embeddings."""
+        return self.language_model.get_input_embeddings()
 
     def embed(self, text: str) -> Tensor:
         """(1, t, width) of a text tokenised on its own, without special tokens."""
         ids = self.tokenizer(text, return_tensors="pt", add_special_tokens=False)["input_ids"]
-        return self.language_model.get_input_embeddings()(ids)
+        return self.table(ids.to(self.table.weight.device))
 
     def begin(self) -> Tensor:
         """(1, 1, width) of the tokenizer's first token; (1, 0, width) where it has none, as Falcon."""
         bos = self.tokenizer.bos_token_id
         ids = torch.tensor([[] if bos is None else [bos]], dtype=torch.long)
-        return self.language_model.get_input_embeddings()(ids)
+        return self.table(ids.to(self.table.weight.device))
 
 
 def training_loss(parts: Original, image: Tensor, question: str, answers: Sequence[str]) -> Tensor:
@@ -76,11 +81,12 @@ def training_loss(parts: Original, image: Tensor, question: str, answers: Sequen
         [answer + END for answer in answers], return_tensors="pt", padding="longest", truncation=True,
         max_length=parts.max_txt_len, add_special_tokens=False,
     )  # fmt: skip
-    ids, mask = text["input_ids"], text["attention_mask"]
+    device = vectors.device
+    ids, mask = text["input_ids"].to(device), text["attention_mask"].to(device)
     targets = ids.masked_fill(ids == tokenizer.pad_token_id, IGNORED)
-    labels = torch.cat([torch.full(prompt.shape[:2], IGNORED), targets], dim=1)
-    embeds = torch.cat([prompt, parts.language_model.get_input_embeddings()(ids)], dim=1)
-    attention = torch.cat([torch.ones(prompt.shape[:2], dtype=mask.dtype), mask], dim=1)
+    labels = torch.cat([torch.full(prompt.shape[:2], IGNORED, device=device), targets], dim=1)
+    embeds = torch.cat([prompt, parts.table(ids)], dim=1)
+    attention = torch.cat([torch.ones(prompt.shape[:2], dtype=mask.dtype, device=device), mask], dim=1)
     logits = parts.language_model(inputs_embeds=embeds, attention_mask=attention).logits.float()
     return nn.functional.cross_entropy(
         logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED
@@ -222,7 +228,7 @@ def generate(
         ended = ids[-1] == parts.tokenizer.eos_token_id
         if ended or any(ids[-len(stop) :] == list(stop) for stop in stop_ids):
             break
-        embeds = model.get_input_embeddings()(torch.tensor([[ids[-1]]]))
+        embeds = model.get_input_embeddings()(torch.tensor([[ids[-1]]], device=embeds.device))
     return ids
 
 
