@@ -28,7 +28,7 @@ from skingpt4.compat import BEHAVIOURS
 from skingpt4.config import Config
 from skingpt4.datasets import TrainingSamples, answer_for, picture_files
 from skingpt4.errors import reported
-from skingpt4.features import encode_records, picture_queries
+from skingpt4.features import cached_queries, picture_queries
 from skingpt4.language import num_bytes
 from skingpt4.manifests import read_manifest
 from skingpt4.model import ImageEncoder, SkinGPT4
@@ -139,10 +139,11 @@ def make(setting: options.Setting, folder: Path) -> Bench:
     assert encoder is not None
     template = get_template(config.prompt.template)
     count = args.steps * args.batch
-    records = read_manifest(workload.write_records(folder, model.tokenizer, template, count))
-    queries = encode_records(records, encoder, config.vision.image_size).half()
+    manifest = workload.write_records(folder, model.tokenizer, template, count)
+    records = read_manifest(manifest)
+    kept = cached_queries(manifest, records, config, folder / "features", lambda: encoder)
     samples = TrainingSamples(
-        records, sample_encoder(config, model.tokenizer), picture_queries(queries), seed=config.seed
+        records, sample_encoder(config, model.tokenizer), picture_queries(kept), seed=config.seed
     )
     vision = encoder.vision_encoder
     load = picture_files(records, config.vision.image_size, vision.mean, vision.std, augment=False)
