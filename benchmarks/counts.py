@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from skingpt4.memory import LanguageShape
 
@@ -52,24 +53,11 @@ class Step:
 
 @torch.no_grad()
 def forward_flops(module: nn.Module, inputs: Tensor) -> float:
-    """Operations of the matrix products in one forward pass: of linear layers and convolutions."""
-    found = 0.0
-
-    def count(layer: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal found
-        if isinstance(layer, nn.Linear):
-            found += 2.0 * output.numel() * layer.in_features
-        else:
-            found += 2.0 * output.numel() * layer.weight[0].numel()
-
-    layers = [m for m in module.modules() if isinstance(m, nn.Linear | nn.Conv2d)]
-    hooks = [layer.register_forward_hook(count) for layer in layers]
-    try:
+    """Operations in one forward pass, of matrix products and convolutions with weights; attention's own left out."""
+    with FlopCounterMode(display=False) as counter:
         module(inputs)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return found
+    found = counter.get_flop_counts()["Global"]
+    return float(sum(n for op, n in found.items() if "attention" not in str(op) and "bmm" not in str(op)))
 
 
 def decode_bytes(model: Any) -> int:
