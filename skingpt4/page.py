@@ -13,10 +13,11 @@ import gradio as gr
 
 from skingpt4 import page_history, page_texts, page_views
 from skingpt4.chat import CLINICAL_PROMPTS, Generation
+from skingpt4.errors import UserError
 from skingpt4.page_desk import Desk
 from skingpt4.page_talk import Talk
 from skingpt4.page_texts import Texts
-from skingpt4.page_visit import VIEWS, Shown, Tools, Visit, waiting
+from skingpt4.page_visit import VIEWS, Shown, Tools, Visit, failure, waiting
 
 CSS = Path(__file__).with_name("assets").joinpath("page.css").read_text(encoding="utf-8")
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # no spinners, no API
@@ -90,7 +91,7 @@ class _Page:
             self._export()
         self.shown: list[Any] = [
             self.chat, self.note, self.question, self.send, self.stop, self.regenerate, self.change,
-            self.condense, self.gallery, self.decide, self.remove, self.scores,
+            self.condense, self.guidance, self.gallery, self.decide, self.remove, self.scores,
             *(button for button, _ in self.offered),
         ]  # fmt: skip
         self._connect()
@@ -108,7 +109,7 @@ class _Page:
     def _pictures(self) -> None:
         texts = self.texts
         self._heading("pictures.heading")
-        gr.HTML(page_views.guidance(texts, self.place.megabytes))
+        self.guidance = gr.HTML(page_views.guidance(texts, self.place.megabytes))
         choices = [(texts[f"pictures.{view}"], view) for view in VIEWS]
         self.view = gr.Radio(choices, value="close", label=texts["pictures.view"], elem_id="view")
         self.picture = gr.Image(
@@ -182,7 +183,7 @@ class _Page:
             self.scores = gr.HTML(self._differential(None), elem_id="scores")
 
     def _differential(self, visit: Visit | None) -> str:
-        return page_views.differential(visit, self.texts, self.tools.heatmap_note)
+        return page_views.differential(visit, self.texts)
 
     def _export(self) -> None:
         texts = self.texts
@@ -214,12 +215,14 @@ class _Page:
             on = [not step.busy, step.busy, asked, asked]
             free, buttons = [gr.Button(interactive=state) for state in on], gr.Button(interactive=on[0])
         condense = keep if step.full is None else gr.Button(visible=step.full)
-        gallery: list[Any] = [keep] * 3
+        gallery: list[Any] = [keep] * 4
         if step.views:
             views = visit.views if visit is not None else []
             removable = bool(views) and not views[-1].sent
             held = waiting(views) is not None
+            guidance = page_views.guidance(self.texts, self.place.megabytes, opened=not views)
             gallery = [
+                guidance,
                 page_views.gallery(visit, self.texts),
                 gr.Row(visible=held),
                 gr.Button(visible=removable),
@@ -253,7 +256,11 @@ class _Page:
 
         def ask(now: Visit | None, typed: str, *rest: Any, text: str = "") -> Iterator[list[Any]]:
             drawn, told = rest[: len(settings)], rest[len(settings) :]
-            page_history.take(now, told)
+            try:
+                page_history.take(now, told, self.tools.trained_history)
+            except UserError as error:
+                yield self.updates(now, Shown(note=failure(error, self.texts)))
+                return
             yield from spoken(now, self.talk.ask(now, text or typed, drawn, typed=not text))
 
         def again(now: Visit | None, *drawn: Any) -> Iterator[list[Any]]:
@@ -291,13 +298,17 @@ class _Page:
         visit = self.visit
 
         def save(now: Visit | None, with_pictures: bool, *told: Any, kind: str) -> list[Any]:
-            page_history.take(now, told)
+            try:
+                page_history.take(now, told, self.tools.trained_history)
+            except UserError as error:
+                return [None, failure(error, self.texts)]
             file, step = self.desk.save(now, kind, with_pictures)
             return [file, step.note]
 
         def delete(now: Visit | None) -> list[Any]:
             fresh, step = self.desk.delete(now)
-            return [fresh, gr.Row(visible=False), "", None, *self.updates(fresh, step)]
+            blank = page_history.empty(self.tools.trained_history)
+            return [fresh, gr.Row(visible=False), "", None, *blank, *self.updates(fresh, step)]
 
         for kind, button in self.saves.items():
             made = button.click(
@@ -306,4 +317,6 @@ class _Page:
             made.then(None, self.file, None, js=SAVE, **QUIET)
         self.delete.click(lambda: gr.Row(visible=True), None, self.sure, queue=False, **QUIET)
         self.no.click(lambda: gr.Row(visible=False), None, self.sure, queue=False, **QUIET)
-        self.yes.click(delete, visit, [visit, self.sure, self.saved, self.file, *self.shown], **QUIET)
+        self.yes.click(
+            delete, visit, [visit, self.sure, self.saved, self.file, *history, *self.shown], **QUIET
+        )

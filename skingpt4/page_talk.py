@@ -105,7 +105,7 @@ class Talk:
             return
         yield Shown(note=note(self.texts["differential.working"]))
         try:
-            scored = self.tools.differential(visit.session)
+            scored = self.tools.differential(visit.session, self.texts.code)
             maps = []
             if self.tools.heatmap is not None:
                 for view in sent:

@@ -6,12 +6,14 @@ from collections.abc import Callable
 
 from tqdm import tqdm
 
-from skingpt4 import quality
+from skingpt4 import calibration, consultation_export, history, quality
 from skingpt4.chat import ChatSession, config_and_checkpoint, load_model
 from skingpt4.config import Config
-from skingpt4.consultation import model_identity
+from skingpt4.consultation import Consultation, model_identity
+from skingpt4.differential import Differential, differential
+from skingpt4.heatmap import heatmap
 from skingpt4.model import SkinGPT4
-from skingpt4.page_visit import Tools, ignore
+from skingpt4.page_visit import Tools, as_json, ignore
 
 PARTS = 3  # image encoder, language model, projection
 
@@ -25,7 +27,7 @@ def load(
         ChatError, ConfigError, CheckpointError, LanguageModelError, WeightsMismatch: what they say.
     """
     config, found = config_and_checkpoint(config_path, checkpoint_path)
-    identity = model_identity(config, found)
+    identity, fitted = model_identity(config, found), calibration.load(found)
     with tqdm(total=PARTS, unit="part", bar_format="{desc:<36} {bar} {n}/{total} [{elapsed}]") as bar:
 
         def told(part: str) -> None:
@@ -34,17 +36,35 @@ def load(
 
         model = load_model(config, found, told=told)
         bar.update(PARTS - bar.n)
-    return tools(model, config, identity, log)
+    return tools(model, config, identity, fitted, log)
+
+
+def as_html(record: Consultation, with_pictures: bool) -> bytes:
+    """A case as an HTML file."""
+    return consultation_export.to_html(record, with_pictures).encode()
 
 
 def tools(
-    model: SkinGPT4, config: Config, identity: dict[str, object], log: Callable[..., None] | None = None
+    model: SkinGPT4,
+    config: Config,
+    identity: dict[str, object],
+    fitted: calibration.Calibration | None = None,
+    log: Callable[..., None] | None = None,
 ) -> Tools:
-    """What the page offers with a loaded model."""
+    """What the page offers with a loaded model; `fitted` makes probabilities of its scores."""
+
+    def score(session: ChatSession, language: str) -> Differential:
+        return differential(model, config, session, fitted, language)
+
     return Tools(
         new_session=lambda: ChatSession(model, config),
         model=identity,
         questions=tuple(config.prompt.questions),
         assess=quality.assess,
+        differential=score,
+        heatmap=lambda picture: heatmap(model, picture),
+        exports={"html": as_html, "pdf": consultation_export.to_pdf, "json": as_json},
+        render_history=history.render,
+        trained_history=history.trained(config),
         log=log or ignore,
     )

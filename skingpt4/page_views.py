@@ -103,8 +103,8 @@ _FIGURES = {  # an arm from far, a patch of skin, a lesion that fills the frame;
 }  # fmt: skip
 
 
-def guidance(texts: Texts, megabytes: int) -> str:
-    """Distance, focus, light and background, and the three views."""
+def guidance(texts: Texts, megabytes: int, opened: bool = True) -> str:
+    """Distance, focus, light and background, and the three views; open to read before the first picture."""
     figures = "".join(
         f'<li><svg viewBox="0 0 90 66" aria-hidden="true"><rect x="1" y="1" width="88" height="64" rx="5"/>'
         f"{_FIGURES[view]}</svg><span><strong>{text(texts[f'guidance.{view}'])}</strong> "
@@ -116,7 +116,7 @@ def guidance(texts: Texts, megabytes: int) -> str:
     heads = (line.partition(":") for line in lines)
     items = "".join(f"<li><strong>{text(head)}:</strong>{text(rest)}</li>" for head, _, rest in heads)
     return (
-        f'<details class="guidance" open><summary>{text(texts["guidance.heading"])}</summary>'
+        f'<details class="guidance"{" open" if opened else ""}><summary>{text(texts["guidance.heading"])}</summary>'
         f'<ol class="figures">{figures}</ol><ul>{items}</ul><p class="hint">{text(limits)}</p></details>'
     )
 
@@ -171,7 +171,7 @@ def percent(value: float) -> str:
     return "< 1 %" if 0 < value < 0.01 else f"{100 * value:.0f} %"
 
 
-def differential(visit: Visit | None, texts: Texts, heatmap_note: str) -> str:
+def differential(visit: Visit | None, texts: Texts) -> str:
     """The ranked classes as bars, how sure, concepts, warning signs, next steps and heat maps."""
     scored = visit.scored if visit is not None else None
     if visit is None or scored is None:
@@ -187,7 +187,10 @@ def differential(visit: Visit | None, texts: Texts, heatmap_note: str) -> str:
         )
     best, threshold = percent(scored.ranked[0].probability), percent(scored.threshold)
     sure = "confident" if scored.confident else "not_confident"
-    verdict = texts(f"differential.{sure}", probability=best, threshold=threshold)
+    why = (
+        "never_confident" if scored.threshold >= 1 else sure
+    )  # no calibration, or none that kept its promise
+    verdict = texts(f"differential.{why}", probability=best, threshold=threshold)
     calibrated = texts["differential.not_calibrated"]
     if scored.calibration not in ("", "none", None):
         calibrated = texts("differential.calibrated", what=scored.calibration)
@@ -199,7 +202,7 @@ def differential(visit: Visit | None, texts: Texts, heatmap_note: str) -> str:
     for key, lines in (("red_flags", scored.red_flags), ("next_steps", scored.next_steps)):
         if lines:
             right += f'<section class="{key}"><h3>{text(texts[f"differential.{key}"])}</h3>{_list(lines)}</section>'
-    return f'<div class="scores"><div>{left}</div><div>{right}</div></div>{_maps(visit, texts, heatmap_note)}'
+    return f'<div class="scores"><div>{left}</div><div>{right}</div></div>{_maps(visit, texts)}'
 
 
 def _bar(texts: Texts, entry: Any) -> str:
@@ -219,9 +222,10 @@ def _concepts(scored: Any, texts: Texts) -> str:
     return f"<section><h3>{text(texts['differential.concepts'])}</h3>{body}</section>"
 
 
-def _maps(visit: Visit, texts: Texts, heatmap_note: str) -> str:
+def _maps(visit: Visit, texts: Texts) -> str:
     if not visit.maps:
         return ""
+    heatmap_note = texts["differential.heatmap_note"]
     figures = "".join(
         f'<img src="{url}" alt="{text(texts("differential.heatmap_alt", number=number, note=heatmap_note))}">'
         for number, url in enumerate(visit.maps, 1)

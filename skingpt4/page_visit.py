@@ -38,8 +38,9 @@ class Tools:
         model: what `consultation.model_identity` says of it.
         questions: those it was trained on.
         assess: the quality gate, a `quality.Quality` of a picture.
-        differential: the 15 classes for a session's pictures, a `differential.Differential`.
-        heatmap: an overlay of a picture that shows where the encoder looked; `heatmap_note` says what it does not.
+        differential: the 15 classes for a session's pictures, with advice in a language; a
+            `differential.Differential`.
+        heatmap: an overlay of a picture that shows where the encoder looked.
         exports: by kind (html, pdf, json) what writes a case as a file, with its pictures or without.
         render_history: a `history.History` as plain words.
         trained_history: whether the model was trained with histories.
@@ -50,9 +51,8 @@ class Tools:
     model: dict[str, Any]
     questions: tuple[str, ...] = ()
     assess: Callable[[Image.Image], Any] | None = None
-    differential: Callable[[ChatSession], Any] | None = None
+    differential: Callable[[ChatSession, str], Any] | None = None
     heatmap: Callable[[Image.Image], Image.Image] | None = None
-    heatmap_note: str = ""
     exports: Mapping[str, Callable[[Consultation, bool], bytes]] = field(
         default_factory=lambda: {"json": as_json}
     )
