@@ -92,7 +92,7 @@ def launch(tools: Tools, address: Address, language: str = "en", password: str |
 
 
 def load(
-    config_path: str | None, checkpoint_path: str | None, log: Callable[..., None] | None = None
+    config_path: str | None, checkpoint_path: str | None, log: Callable[..., object] | None = None
 ) -> Tools:
     """Load the model, with a progress bar, and gather what the page offers with it.
 
@@ -119,7 +119,12 @@ def main(argv: list[str] | None = None) -> int:
         from skingpt4 import page_texts
 
         page_texts.load(args.language)
-        tools = load(args.config, args.checkpoint)
+        log = None
+        if args.audit_log:
+            from skingpt4.audit import AuditLog
+
+            log = AuditLog(args.audit_log).append
+        tools = load(args.config, args.checkpoint, log)
         serving.until_ended(lambda: launch(tools, address, args.language, password))
     return status.code
 

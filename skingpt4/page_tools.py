@@ -19,7 +19,7 @@ PARTS = 3  # image encoder, language model, projection
 
 
 def load(
-    config_path: str | None, checkpoint_path: str | None, log: Callable[..., None] | None = None
+    config_path: str | None, checkpoint_path: str | None, log: Callable[..., object] | None = None
 ) -> Tools:
     """Load the model of a configuration or checkpoint; a bar shows which of its parts is being read.
 
@@ -49,7 +49,7 @@ def tools(
     config: Config,
     identity: dict[str, object],
     fitted: calibration.Calibration | None = None,
-    log: Callable[..., None] | None = None,
+    log: Callable[..., object] | None = None,
 ) -> Tools:
     """What the page offers with a loaded model; `fitted` makes probabilities of its scores."""
 

@@ -58,7 +58,7 @@ class Tools:
     )
     render_history: Callable[[Any], str] | None = None
     trained_history: bool = False
-    log: Callable[..., None] = ignore
+    log: Callable[..., object] = ignore
 
 
 @dataclass

@@ -10,7 +10,7 @@ import demo
 
 demo.stay_local()
 
-from skingpt4 import page, page_views  # noqa: E402  (Gradio reads the environment on import)
+from skingpt4 import page, page_history, page_views  # noqa: E402  (Gradio reads the environment on import)
 from skingpt4.chat import CLINICAL_PROMPTS  # noqa: E402
 from skingpt4.page_desk import Desk  # noqa: E402
 from skingpt4.page_texts import load  # noqa: E402
@@ -86,7 +86,7 @@ def test_buttons_ask_the_published_questions(tmp_path):
     blocks = page.build(kit)
     asking = [f.fn for f in blocks.fns.values() if getattr(f.fn, "keywords", {}).get("text")]
     for fn in asking[: len(asking) // 2]:
-        chat = list(fn(visit, "half-typed", *SETTINGS))[-1][0]
+        chat = list(fn(visit, "half-typed", *SETTINGS, *page_history.empty(False)))[-1][0]
     assert [question for question, _ in stub.asked] == [*CLINICAL_PROMPTS, *QUESTIONS]
     assert chat[-1]["content"] == "it is &lt;b&gt;red&lt;/b&gt;", "the chat shows text, never markup"
 
@@ -123,7 +123,7 @@ def scored(**changes) -> SimpleNamespace:
 
 def test_differential_ranks_and_says_how_sure():
     texts = load("en")
-    shown = page_views.differential(scored(), texts, "It shows no cause.")
+    shown = page_views.differential(scored(), texts)
     assert shown.count('class="track"') == len(CLASSES)
     assert "Not confident" in shown
     assert "below the threshold of 60 %" in shown
@@ -133,10 +133,13 @@ def test_differential_ranks_and_says_how_sure():
     assert "Plaque" in shown
     assert "Scale" not in shown, "an unlikely concept"
     assert "Grows &lt;fast&gt;" in shown
-    assert shown.count("It shows no cause.") == 2, "as a sentence and for those who do not see it"
-    sure = page_views.differential(scored(confident=True, calibration="300 phantoms"), texts, "")
+    assert shown.count(page_views.text(texts["differential.heatmap_note"])) == 2, (
+        "as a sentence and for those who do not see it"
+    )
+    sure = page_views.differential(scored(confident=True, calibration="300 phantoms"), texts)
     assert "Not confident" not in sure
     assert "calibrated on: 300 phantoms" in sure
+    assert "no threshold is known" in page_views.differential(scored(threshold=1.0), texts)
 
 
 def test_updates_fill_every_part():

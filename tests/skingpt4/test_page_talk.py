@@ -204,7 +204,7 @@ def test_history_stands_before_the_first_question_only(tmp_path):
 def test_differential_after_the_first_answer_and_again_for_further_pictures(tmp_path):
     calls = []
 
-    def score(session):
+    def score(session, language):
         calls.append(session)
         return Scored((Likely("psoriasis", 0.4),))
 
@@ -226,7 +226,7 @@ def test_differential_after_the_first_answer_and_again_for_further_pictures(tmp_
 
 @pytest.mark.filterwarnings("ignore")
 def test_failed_differential_says_why(tmp_path):
-    def score(session):
+    def score(session, language):
         raise MemoryError
 
     talk, visit = case(Stub(), tmp_path, differential=score)
