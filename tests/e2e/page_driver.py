@@ -13,7 +13,34 @@ from urllib.parse import urlsplit
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 PATIENCE = 60_000  # milliseconds; a busy machine is slow
-READY = "() => !document.querySelector('#stop') || document.querySelector('#stop').disabled"
+LEAST_CONTRAST = 4.5  # WCAG 2.2, AA, for text of any size
+# Texts whose colour stands out too little from what lies behind (opaque colours; what is disabled is exempt).
+CONTRASTS = """least => {
+  const lum = c => { const [r, g, b] = c.map(v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
+    return .2126 * r + .7152 * g + .0722 * b; };
+  const context = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d', {willReadFrequently: true});
+  const parse = css => { context.clearRect(0, 0, 1, 1); context.fillStyle = css; context.fillRect(0, 0, 1, 1);
+    const d = context.getImageData(0, 0, 1, 1).data; return [d[0], d[1], d[2], d[3] / 255]; };
+  const over = (top, under) => [0, 1, 2].map(i => top[i] * top[3] + under[i] * (1 - top[3]));
+  const behind = e => { const stack = []; for (let n = e; n; n = n.parentElement) { const c = parse(getComputedStyle(n).backgroundColor);
+      if (c[3] > 0) stack.push(c); if (c[3] === 1) break; }
+    return stack.reduceRight((under, top) => over(top, under), [255, 255, 255]); };
+  const found = new Set();
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const text = walker.currentNode.textContent.trim(), e = walker.currentNode.parentElement;
+    if (!text || !e.checkVisibility({opacityProperty: true, visibilityProperty: true}) || e.closest(':disabled, script, style, svg')) continue;
+    const box = e.getBoundingClientRect(); if (box.width < 2 || box.height < 2) continue;
+    const back = behind(e), front = over(parse(getComputedStyle(e).color), back);
+    const [a, b] = [lum(front), lum(back)].sort((x, y) => y - x), ratio = (a + .05) / (b + .05);
+    if (ratio < least) found.add(`${ratio.toFixed(2)}: ${text.slice(0, 40)}`);
+  }
+  return [...found]; }"""  # noqa: E501
+
+
+def contrasts(page: Any) -> list[str]:
+    """Visible texts with less contrast than LEAST_CONTRAST, as computed by the browser."""
+    return page.evaluate(CONTRASTS, LEAST_CONTRAST)
 
 
 @contextmanager
@@ -79,6 +106,27 @@ class Clinician:
             arg=answers,
         )
         return [t for t in self.page.evaluate("() => window.grown") if t.startswith(f"{answers}:")]
+
+    def save(self, kind: str) -> bytes:
+        """Click an export and return the file that the browser saves."""
+        with self.page.expect_download() as download:
+            self.page.click(f"#save-{kind}")
+        assert download.value.suggested_filename.endswith(f".{kind}")
+        return Path(download.value.path()).read_bytes()
+
+    def tab_to(self, selector: str, most: int = 80) -> None:
+        """Press Tab until an element within the selector has the focus."""
+        for _ in range(most):
+            if self.page.evaluate("s => !!document.activeElement.closest(s)", selector):
+                return
+            self.page.keyboard.press("Tab")
+        raise AssertionError(f"{selector} is not reached with the keyboard")
+
+    def focus_is_seen(self) -> bool:
+        return self.page.evaluate(
+            "() => { const s = getComputedStyle(document.activeElement);"
+            " return parseFloat(s.outlineWidth) >= 2 && s.outlineStyle !== 'none'; }"
+        )
 
     def shot(self, path: Path, whole: bool = True) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
