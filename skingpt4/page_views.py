@@ -202,7 +202,7 @@ def differential(visit: Visit | None, texts: Texts) -> str:
     for key, lines in (("red_flags", scored.red_flags), ("next_steps", scored.next_steps)):
         if lines:
             right += f'<section class="{key}"><h3>{text(texts[f"differential.{key}"])}</h3>{_list(lines)}</section>'
-    return f'<div class="scores"><div>{left}</div><div>{right}</div></div>{_maps(visit, texts)}'
+    return f'<div class="scores"><div>{left}</div><div>{right}{_maps(visit, texts)}</div></div>'
 
 
 def _bar(texts: Texts, entry: Any) -> str:
