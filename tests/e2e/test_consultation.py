@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +18,7 @@ demo.stay_local()
 
 from data.phantoms import render_phantom  # noqa: E402
 from skingpt4 import page_tools  # noqa: E402  (Gradio reads the environment on import)
-from skingpt4.chat import CLINICAL_PROMPTS  # noqa: E402
+from skingpt4.chat import CLINICAL_PROMPTS, ChatSession, Generation  # noqa: E402
 from skingpt4.consultation import model_identity  # noqa: E402
 from skingpt4.page_texts import load  # noqa: E402
 from tests.e2e.page_driver import CHROMIUM, Clinician, browser, contrasts, free_port  # noqa: E402
@@ -46,6 +48,15 @@ def pictures(tmp_path_factory) -> tuple[Path, Path]:
     return sharp, blurred
 
 
+class Unhurried(ChatSession):
+    """Waits a little between the first pieces, so that the page, which draws some 20 times a second, shows them."""
+
+    def stream(self, question, generation=Generation()):
+        for number, piece in enumerate(super().stream(question, generation)):
+            time.sleep(0.05 if number < 15 else 0)
+            yield piece
+
+
 @pytest.fixture(scope="module")
 def url(tmp_path_factory) -> Iterator[str]:
     folder = tmp_path_factory.mktemp("model")
@@ -54,7 +65,9 @@ def url(tmp_path_factory) -> Iterator[str]:
     save_language_model(folder / "llama", max_position_embeddings=4096)  # room for four long answers
     config = tiny_config(folder, output_dir=str(folder / "run"))
     config.prompt.questions = ["What is wrong with my skin?"]
-    tools = page_tools.tools(make_model(folder, encoder=make_encoder()), config, model_identity(config, None))
+    model = make_model(folder, encoder=make_encoder())
+    tools = page_tools.tools(model, config, model_identity(config, None))
+    tools = dataclasses.replace(tools, new_session=lambda: Unhurried(model, config))
     address = demo.Address(port=free_port())
     blocks = demo.launch(tools, address)
     yield f"http://127.0.0.1:{address.port}"

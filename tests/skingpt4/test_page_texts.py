@@ -11,6 +11,7 @@ import pytest
 from skingpt4 import page_texts, quality
 from skingpt4.images import REASONS
 from skingpt4.page_texts import TextError, load
+from skingpt4.taxonomy import CLASSES, CONCEPTS, class_title
 
 ROOT = Path(__file__).parents[2]
 OTHERS = [code for code in page_texts.languages() if code != page_texts.FIRST]
@@ -43,7 +44,7 @@ def test_every_language_is_complete(code):
         assert other[key].strip(), key
         assert fields(other[key]) == fields(text), key
     untranslated = {key for key, text in english.items() if other[key] == text and len(text) > 24}
-    assert untranslated <= {"banner.step_other"}
+    assert untranslated <= {"banner.step_other"}, "English is left over"
 
 
 def test_every_problem_of_a_picture_has_its_words():
@@ -53,6 +54,12 @@ def test_every_problem_of_a_picture_has_its_words():
         assert texts.has(f"quality.{kind}.retake"), kind
     for reason in REASONS:
         assert texts.has(f"errors.picture_{reason}"), reason
+
+
+def test_classes_and_concepts_have_their_names():
+    classes, concepts = (load("en").table[group] for group in ("classes", "concepts"))
+    assert classes == {name: class_title(name) for name in CLASSES}
+    assert tuple(concepts) == CONCEPTS
 
 
 def test_texts_that_the_page_asks_for_exist():
