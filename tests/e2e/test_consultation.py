@@ -18,7 +18,7 @@ demo.stay_local()
 
 from data.phantoms import render_phantom  # noqa: E402
 from skingpt4 import page_tools  # noqa: E402  (Gradio reads the environment on import)
-from skingpt4.chat import CLINICAL_PROMPTS, ChatSession, Generation  # noqa: E402
+from skingpt4.chat import CLINICAL_PROMPTS, ChatSession  # noqa: E402
 from skingpt4.consultation import model_identity  # noqa: E402
 from skingpt4.page_texts import load  # noqa: E402
 from tests.e2e.page_driver import CHROMIUM, Clinician, browser, contrasts, free_port  # noqa: E402
@@ -51,7 +51,7 @@ def pictures(tmp_path_factory) -> tuple[Path, Path]:
 class Unhurried(ChatSession):
     """Waits a little between the first pieces, so that the page, which draws some 20 times a second, shows them."""
 
-    def stream(self, question, generation=Generation()):
+    def stream(self, question, generation):
         for number, piece in enumerate(super().stream(question, generation)):
             time.sleep(0.05 if number < 15 else 0)
             yield piece
