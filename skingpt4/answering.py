@@ -10,13 +10,14 @@ from typing import Any
 
 from skingpt4 import calibration
 from skingpt4.audit import AuditLog
-from skingpt4.chat import DISCLAIMER, ChatSession, config_and_checkpoint, load_model
+from skingpt4.chat import DISCLAIMER, ChatSession, config_and_checkpoint
 from skingpt4.chat_request import ChatRequest
 from skingpt4.chat_response import Usage
 from skingpt4.config import Config
 from skingpt4.consultation import model_identity
 from skingpt4.generation import Generation
 from skingpt4.images import open_image
+from skingpt4.loading import load_with_bar
 from skingpt4.model import SkinGPT4
 from skingpt4.prompts import Turn
 
@@ -182,7 +183,8 @@ def load_answerer(
     caution = f" {identity['caution']}" if identity["caution"] else ""
     print(f"{DISCLAIMER}{caution}\nloading {identity['checkpoint']} ...", file=sys.stderr, flush=True)
     found = calibration.load(path)
-    answerer = Answerer(load_model(loaded, path), loaded, identity, log, found)
+    model = load_with_bar(loaded, path)
+    answerer = Answerer(model, loaded, identity, log, found)
     if log is not None:
         log.append("started", checkpoint=identity["checkpoint"], checkpoint_sha256=identity["sha256"])
     return answerer

@@ -250,10 +250,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         def load() -> Callable[[Any], dict[str, Any]]:
             from skingpt4 import calibration
             from skingpt4.about_picture import AboutPicture
-            from skingpt4.chat import load_model
+            from skingpt4.loading import load_with_bar
 
             found = calibration.load(path)
-            return AboutPicture(load_model(config, path), config, found, tuple(questions), generation)
+            return AboutPicture(load_with_bar(config, path), config, found, tuple(questions), generation)
 
         written, failures = run(pictures, args.output, meta, load, args.jobs, args.replace)
         print(f"{args.output}: {written} lines written, {failures} of them failures", file=sys.stderr)

@@ -115,12 +115,18 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 class _Guard:
-    """ASGI middleware: the browser may load nothing from elsewhere and keeps no picture in its cache."""
+    """ASGI middleware: the browser loads nothing from elsewhere and caches no picture; no state becomes a file."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if "/deep_link" in scope.get("path", ""):  # Gradio would write the session's state to a file
+            from starlette.responses import PlainTextResponse
+
+            await PlainTextResponse("not here", 404)(scope, receive, send)
+            return
+
         async def guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
                 extra = [(b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer")]
