@@ -79,7 +79,7 @@ class LanguageConfig:
 
     model: str = MISSING
     dtype: str = "auto"
-    attention: str = "sdpa"
+    attention: str = "auto"
     quantization: str = "none"
     device_map: Any = None
     max_memory: dict[str, Any] = field(default_factory=dict)

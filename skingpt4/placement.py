@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 QUANTIZATIONS = ("none", "int8", "nf4", "torchao_int8")
-ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flex_attention")
+ATTENTIONS = ("auto", "sdpa", "eager", "flash_attention_2", "flex_attention")
 DEVICE_RULES = ("auto", "balanced", "balanced_low_0", "sequential")
 
 _DEVICE = re.compile(r"cpu|cuda(:\d+)?|mps|xpu(:\d+)?|\d+")

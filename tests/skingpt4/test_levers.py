@@ -9,7 +9,13 @@ from torch.nn import functional as F
 
 from skingpt4.batching import Collate, arrange, choose_batching
 from skingpt4.head_loss import head_loss
-from skingpt4.language import LanguageModelError, _hidden_states, load_language_model, packing
+from skingpt4.language import (
+    LanguageModelError,
+    _hidden_states,
+    choose_attention,
+    load_language_model,
+    packing,
+)
 from skingpt4.prompts import IGNORED
 from tests.skingpt4.tiny import (
     FAMILIES,
@@ -78,6 +84,31 @@ def test_chunks_of_logits(chunk_bytes, golden, monkeypatch):
     model, samples, wanted = golden
     monkeypatch.setattr(model, "loss_chunk_bytes", chunk_bytes)
     torch.testing.assert_close(computed(model, Collate()(samples)), wanted, **close)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("batching", ["grouped", "packed"])
+def test_every_attention(attention, batching, golden):
+    model, samples, wanted = golden
+    if family_of(model) == "gemma2":
+        pytest.skip(
+            "transformers' sdpa leaves out Gemma 2's soft cap of the scores: another model, not a lever"
+        )
+    before = model.language_model.config._attn_implementation
+    model.language_model.set_attn_implementation(attention)
+    try:
+        found = computed(model, Collate(batching, 150)(samples))
+    finally:
+        model.language_model.set_attn_implementation(before)
+    torch.testing.assert_close(found, wanted, **close)
+
+
+def test_attention_by_name_and_by_device():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert choose_attention("eager", torch.float32, cuda) == "eager"
+    assert choose_attention("auto", torch.float32, cpu) == "sdpa"
+    assert choose_attention("auto", torch.bfloat16, cpu) == "eager"
+    assert choose_attention("auto", torch.bfloat16, cuda) == "sdpa"
 
 
 @pytest.mark.parametrize("batching", ["padded", "grouped", "packed"])
