@@ -89,7 +89,7 @@ def train_step(
         raise RunError("a batch has no supervised token; raise data.max_text_tokens or check the answers")
     loss_sum = torch.zeros((), device=accelerator.device)
     for batch in micro_batches:
-        loss, tokens = model(**{key: value.to(accelerator.device) for key, value in batch.items()})
+        loss, tokens = model(**_moved(batch, accelerator.device))
         alone = float(tokens) * accelerator.num_processes
         accelerator.backward(loss / (alone if behaviour.mean_of_means else total))
         loss_sum += loss.detach()
@@ -109,6 +109,11 @@ def train_step(
     return {"loss": loss, "num_tokens": total, "gradient_norm": norm}
 
 
+def _moved(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+    """A batch on a device; out of pinned memory the copy overlaps with what the GPU still computes."""
+    return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
+
+
 @torch.no_grad()
 def held_out_loss(
     model: SkinGPT4, samples: HeldOutSamples, batch_size: int, accelerator: Accelerator, collate: Collate
@@ -121,7 +126,7 @@ def held_out_loss(
     sums = torch.zeros(2, device=accelerator.device)
     for groups in DataLoader(mine, batch_size=batch_size, collate_fn=collate):
         for batch in groups:
-            loss, count = model(**{key: value.to(accelerator.device) for key, value in batch.items()})
+            loss, count = model(**_moved(batch, accelerator.device))
             sums += torch.stack([loss, count.to(loss)])
     sums = accelerator.reduce(sums)
     model.train()
@@ -271,14 +276,16 @@ def _batches(
         accelerator.process_index,
         accelerator.num_processes,
     )
-    workers = 0 if config.data.feature_cache else config.data.num_workers
+    on_gpu = accelerator.device.type == "cuda"
+    # Kept features cost next to nothing to read: worker processes pay only where they run beside a GPU.
+    workers = config.data.num_workers if on_gpu or not config.data.feature_cache else 0
     loader = DataLoader(
         prepared.training,
         batch_sampler=list(indices),
         collate_fn=collate,
         num_workers=workers,
         worker_init_fn=_ignore_interrupt,
-        pin_memory=accelerator.device.type == "cuda",
+        pin_memory=on_gpu,
     )
     return iter(loader)
 
