@@ -10,7 +10,7 @@ from skingpt4 import calibration, consultation_export, history, quality
 from skingpt4.chat import ChatSession, config_and_checkpoint, load_model
 from skingpt4.config import Config
 from skingpt4.consultation import Consultation, model_identity
-from skingpt4.differential import Differential, differential
+from skingpt4.differential import LANGUAGES, Differential, differential
 from skingpt4.heatmap import heatmap
 from skingpt4.model import SkinGPT4
 from skingpt4.page_visit import Tools, as_json, ignore
@@ -54,7 +54,7 @@ def tools(
     """What the page offers with a loaded model; `fitted` makes probabilities of its scores."""
 
     def score(session: ChatSession, language: str) -> Differential:
-        return differential(model, config, session, fitted, language)
+        return differential(model, config, session, fitted, language if language in LANGUAGES else "en")
 
     return Tools(
         new_session=lambda: ChatSession(model, config),

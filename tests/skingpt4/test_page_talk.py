@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from skingpt4 import page_tools
 from skingpt4.chat import ChatError
 from skingpt4.page_desk import Desk
 from skingpt4.page_talk import Talk
 from skingpt4.page_texts import load
 from skingpt4.page_visit import Visit
-from tests.skingpt4.page_stub import SETTINGS, Likely, Scored, Stub, tools, upload
+from tests.skingpt4.page_stub import MODEL, SETTINGS, Likely, Scored, Stub, tools, upload
+from tests.skingpt4.tiny import make_encoder, make_model, one_thread, tiny_config  # noqa: F401
 
 TEXTS = load("en")
 
@@ -135,6 +137,28 @@ def test_full_conversation_goes_on_from_a_summary(tmp_path):
     step = talk.condense(visit)
     assert ("Kept: it is red" in step.note, step.full) == (True, False)
     assert len(visit.messages()) == 2, "what was said stays to be read and saved"
+
+
+def test_real_session_that_is_full_goes_on_from_a_summary(tmp_path):
+    config = tiny_config(tmp_path)
+    model = make_model(tmp_path, encoder=make_encoder())
+    kit = page_tools.tools(model, config, MODEL)
+    desk, talk, settings = Desk(kit, TEXTS), Talk(kit, TEXTS), (0.0, 1, 60, 0)
+    visit = desk.begin()
+    desk.add(visit, upload(tmp_path), "close")
+    desk.use_anyway(visit)
+    for _ in range(20):
+        last = list(talk.ask(visit, "What is wrong with my skin?", settings, typed=True))[-1]
+        if last.full:
+            break
+    assert last.full, "512 tokens do not hold 20 answers"
+    assert (last.question, "The conversation is full" in last.note) == ("What is wrong with my skin?", True)
+    before = len(visit.record.turns)
+    assert "goes on from a summary" in talk.condense(visit).note
+    assert list(talk.ask(visit, "And now?", settings))[-1].full is False
+    assert len(visit.record.turns) == before + 1, "the record keeps what the model no longer reads"
+    assert [s.scores for s in talk.score(visit)][-1], "and the pictures are still there to be scored"
+    assert len(visit.scored.ranked) == 15
 
 
 @pytest.mark.parametrize(
