@@ -64,6 +64,10 @@ def stages(root: Path, phantoms: Path, short: bool, ablation: bool) -> list[Stag
         render += ["--count", str(count), "--known-concepts", str(concepts), "--known-notes", str(notes)]
         found.append(Stage(f"render {split}", render, phantoms / split / "manifest.jsonl", cheap=True))
     found += [_train("step1", root, phantoms, short), _train("step2", root, phantoms, short)]
+    fit = ["-m", "skingpt4.calibrate", "--checkpoint", f"{root}/step2"]
+    for split in ("validation", "validation_step2"):
+        fit += ["--manifest", f"{phantoms}/{split}/manifest.jsonl"]
+    found.append(Stage("calibrate", fit, root / "step2" / "checkpoints"))
     # The whole conversation is asked of the main arm; the others are there for their measures.
     found.append(
         _answer("answer the cases", root, phantoms, short, [f"two_step={root}/step2"], num_prompts=4)
