@@ -197,10 +197,10 @@ def require_held_out(records: Manifest, path: str, card: dict[str, Any]) -> str 
 def score_records(
     model: SkinGPT4, config: Config, records: Manifest, queries: Tensor, diseases: dict[str, str]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log-likelihoods (n, 15) and (n, 48) of each picture, with a progress bar."""
+    """Log-likelihoods (n, 15) and (n, 48) of each picture, with a progress bar; zeros where no concepts are known."""
     rows = [
-        score_pictures(model, config, queries[row : row + 1].float(), diseases)
-        for row in tqdm(range(len(records)), desc="scoring pictures", unit="picture")
+        score_pictures(model, config, shown[None].float(), diseases, record.concepts is not None)
+        for record, shown in zip(tqdm(records, desc="scoring pictures", unit="picture"), queries, strict=True)
     ]
     return np.stack([classes for classes, _ in rows]), np.stack([concepts for _, concepts in rows])
 

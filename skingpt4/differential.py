@@ -117,7 +117,7 @@ def _queries(source: ChatSession | Tensor | Sequence[Tensor]) -> Tensor:
 
 
 def score_pictures(
-    model: SkinGPT4, config: Config, queries: Tensor, diseases: dict[str, str]
+    model: SkinGPT4, config: Config, queries: Tensor, diseases: dict[str, str], with_concepts: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-likelihoods of the 15 classes' sentences (15,) and of the 48 single concepts' (48,), fp64.
 
@@ -126,6 +126,7 @@ def score_pictures(
         config: its configuration, whose sentences are scored.
         queries: (pictures, q, d) of one case.
         diseases: the disease that stands for each class.
+        with_concepts: False saves most of the work; the concepts' are zeros then.
     """
     template, prompt = get_template(config.prompt.template), config.prompt
     prompts = [
@@ -133,6 +134,9 @@ def score_pictures(
         for question in (DIAGNOSIS_QUESTION, CONCEPTS_QUESTION)
     ]
     sets = [class_sentences(prompt.disease_sentence, diseases), concept_sentences(prompt.concepts_sentence)]
+    if not with_concepts:
+        (classes,) = score_sets(model, prompts[:1], queries, sets[:1])
+        return classes.double().cpu().numpy(), np.zeros(len(CONCEPTS))
     classes, concepts = score_sets(model, prompts, queries, sets)
     return classes.double().cpu().numpy(), concepts.double().cpu().numpy()
 

@@ -80,8 +80,8 @@ def score_answers(
 ) -> Tensor:
     """Log-probabilities (prompts, answers), fp32, summed over each answer's tokens after their shared beginning.
 
-    The prompt and picture are read once; their key-value cache serves all answers in one pass of at most
-    `max_rows` rows, which bounds the memory.
+    The prompt and picture are read once; their key-value cache serves all answers, in passes of at most `max_rows`
+    rows, which bounds the memory.
 
     Args:
         model: the network.
@@ -108,7 +108,7 @@ def score_sets(
     """Several closed sets about the same pictures: for each its log-probabilities (answers,), fp32.
 
     As `score_answers` of each prompt with its own set, but what all prompts begin with (the pictures, as a rule) is
-    read once: its key-value cache is copied for each prompt, and serves all answers of the set in one pass.
+    read once: its key-value cache is copied for each prompt, and serves all answers of the set in a batch.
 
     Args:
         model: the network.
@@ -161,17 +161,32 @@ def _score(
 def _after(
     model: SkinGPT4, read: Any, attention_mask: Tensor, positions: Tensor, tails: Sequence[Sequence[int]]
 ) -> Tensor:
-    """Log-probabilities (b, c) of the tails after what was read, all in one pass over its cache."""
-    device = attention_mask.device
+    """Log-probabilities (b, c) of the tails after what was read, over its cache.
+
+    Tails of about one length go through the model together (up to 4 ids, up to 8, ...): little is padding, and the
+    weights are read seldom.
+    """
     first = read.logits[:, -1].float().log_softmax(-1)  # (b, vocabulary)
-    length = max(map(len, tails))
+    scores = first[:, [tail[0] for tail in tails]]  # (b, c)
+    groups: dict[int, list[int]] = {}
+    for number, tail in enumerate(tails):
+        if len(tail) > 1:  # else nothing follows the first id
+            groups.setdefault(max(2, (len(tail) - 1).bit_length()), []).append(number)
+    for left, members in zip(reversed(range(len(groups))), groups.values(), strict=True):
+        cache = copy.deepcopy(read.past_key_values) if left else read.past_key_values
+        chosen = [tails[number] for number in members]
+        scores[:, members] -= _tail_losses(model, cache, attention_mask, positions, chosen)
+    return scores
+
+
+def _tail_losses(
+    model: SkinGPT4, cache: Any, attention_mask: Tensor, positions: Tensor, tails: Sequence[Sequence[int]]
+) -> Tensor:
+    """Negative log-probabilities (b, c) of the tails without their first ids; the cache is used up."""
+    device, length = attention_mask.device, max(map(len, tails))
     ids = torch.tensor([[*tail, *[0] * (length - len(tail))] for tail in tails], device=device)  # (c, l)
     real = torch.tensor([[1] * len(tail) + [0] * (length - len(tail)) for tail in tails], device=device)
-    scores = first[:, ids[:, 0]]  # (b, c)
-    if length == 1:
-        return scores
     b, c = len(attention_mask), len(tails)
-    cache = read.past_key_values
     cache.batch_repeat_interleave(c)
     logits = model.language_model(
         input_ids=ids.repeat(b, 1)[:, :-1],
@@ -182,4 +197,4 @@ def _after(
     losses = F.cross_entropy(
         logits.float().flatten(0, 1), ids.repeat(b, 1)[:, 1:].flatten(), reduction="none"
     )
-    return scores - (losses.view(b, c, -1) * real[None, :, 1:]).sum(-1)
+    return (losses.view(b, c, -1) * real[None, :, 1:]).sum(-1)

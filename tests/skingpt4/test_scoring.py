@@ -75,18 +75,16 @@ def test_sets_that_share_their_pictures_score_as_each_on_its_own(family, num_ima
 def test_sets_read_the_pictures_once(folder, monkeypatch):
     model = make_model(folder)
     prompts = [conversation(model, question) for question in ("What is it?", "What are the plaques?")]
-    seen = []
-    forward = model.language_model.forward
+    shown = []
+    embed = model.embed
 
-    def counted(*args, **kwargs):
-        seen.append(kwargs.get("inputs_embeds", kwargs.get("input_ids")).shape[:2])
-        return forward(*args, **kwargs)
+    def counted(input_ids, queries):
+        shown.append((input_ids.shape[0], queries is not None))
+        return embed(input_ids, queries)
 
-    monkeypatch.setattr(model.language_model, "forward", counted)
+    monkeypatch.setattr(model, "embed", counted)
     score_sets(model, prompts, make_queries(1), [ANSWERS[:3], ANSWERS[:2]])
-    assert len(seen) == 5  # the pictures; then each question, and all of its answers at once
-    assert [rows for rows, _ in seen] == [1, 1, 3, 1, 2]
-    assert seen[0][1] > 4  # the queries are in the first
+    assert shown == [(1, True), (1, False), (1, False)]  # the pictures, then what is left of each question
 
 
 def test_answers_of_one_token_need_no_second_pass(folder):
