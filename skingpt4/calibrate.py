@@ -303,7 +303,8 @@ def _run(config: Config, args: argparse.Namespace, parts: Sequence[Manifest]) ->
         for path, part in zip(args.manifest, parts, strict=True)
     ]
     model = load_model(config, args.checkpoint, with_encoder=False)
-    found = calibrate(model, config, chain(parts), torch.cat(kept), args.target_accuracy)
+    queries = torch.cat([store[range(len(store))] for store in kept])
+    found = calibrate(model, config, chain(parts), queries, args.target_accuracy)
     data = {
         "manifest": ", ".join(args.manifest), "sha256": [file_sha256(path) for path in args.manifest],
         "sources": sorted({name for part in parts for name in part.column("source").to_pylist() if name}),
