@@ -219,7 +219,7 @@ def model_identity(config: Config, checkpoint_path: str | Path | None) -> dict[s
     trained_on = [_named(path) for path in card["config"]["data"]["train"]]
     demonstration = any("phantoms" in path for path in card["config"]["data"]["train"])
     return facts | {
-        "checkpoint": _named(checkpoint.find(checkpoint_path)),
+        "checkpoint": _named(checkpoint.find(checkpoint_path), 3),
         "sha256": card.get("tensors_sha256"),
         "step": card["step"],
         "iteration": card["iteration"],
@@ -229,7 +229,7 @@ def model_identity(config: Config, checkpoint_path: str | Path | None) -> dict[s
     }
 
 
-def _named(path: str | Path) -> str:
-    """A path as exports show it: inside the working folder as it is, elsewhere its last two parts."""
+def _named(path: str | Path, parts: int = 2) -> str:
+    """A path as exports show it: inside the working folder as it is, elsewhere its last parts."""
     relative = os.path.relpath(path)
-    return "/".join(Path(path).parts[-2:]) if relative.startswith("..") else Path(relative).as_posix()
+    return "/".join(Path(path).parts[-parts:]) if relative.startswith("..") else Path(relative).as_posix()

@@ -103,4 +103,4 @@ def test_the_model_is_named_without_places_outside_the_working_folder(tmp_path, 
     }
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    assert model_identity(config, tmp_path / "run")["checkpoint"] == "checkpoints/200"
+    assert model_identity(config, tmp_path / "run")["checkpoint"] == "run/checkpoints/200"
