@@ -102,12 +102,13 @@ class Stream:
             BaseException: what the decoding of this answer raised.
         """
         ids: list[int] = []
-        sent, token = "", self._tokens.get()
-        while token is not None:
-            ids.append(token)
-            token = self._tokens.get() if self._tokens.empty() else self._tokens.get_nowait()
-            if token is not None and not self._tokens.empty():
-                continue  # more has come meanwhile
+        sent, more = "", True
+        while more:
+            new = [self._tokens.get()]
+            while not self._tokens.empty():  # what has come meanwhile is shown at once
+                new.append(self._tokens.get_nowait())
+            more = None not in new
+            ids += [token for token in new if token is not None]
             text = self._tokenizer.decode(ids)
             if text.endswith("\ufffd"):  # a character whose bytes have not all come yet
                 continue

@@ -170,6 +170,18 @@ def test_pieces_come_while_the_model_still_speaks_and_stop_ends_it(start):
     assert session.ask("And this?") == "It is acne."
 
 
+def test_a_token_is_shown_before_the_next_is_there(start):
+    session = start("qwen2")  # its first token is a letter, not SentencePiece's blank
+    head = tell(session, "red and so on", wait_at=1)
+    stream = session.stream("What is it?", Generation(max_new_tokens=60))
+    first = next(stream)
+    assert "red and so on".startswith(first)
+    assert head.waits.wait(20)
+    assert head.said == 1
+    head.go_on.set()
+    assert first + "".join(stream) == "red and so on"
+
+
 def test_who_stops_listening_ends_the_work(start):
     session = start()
     head = tell(session, "This is a skin disease image and so on and on and on and on.", wait_at=12)
