@@ -20,6 +20,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from skingpt4 import memory
 from skingpt4.config import Config, load_config
 from skingpt4.errors import UserError
+from skingpt4.language import choose_attention
 from skingpt4.model import ImageEncoder, SkinGPT4, build, build_encoder
 from skingpt4.qformer import QFormer
 from skingpt4.tensor_source import built_without_memory
@@ -107,7 +108,8 @@ def network(
         return build(config, device, build_encoder(config, device) if with_encoder else None)
     encoder = random_encoder(config, device) if with_encoder else None
     family, sizes = memory.PUBLISHED[SHAPES[name].published or ""]
-    language = random_language_model(family, sizes, device, dtype, config.language.attention)
+    attention = choose_attention(config.language.attention, dtype, device)
+    language = random_language_model(family, sizes, device, dtype, attention)
     model = SkinGPT4(encoder, language, stand_in_tokenizer(), config.qformer.width)
     model.projection.to(device)
     return model.eval()
