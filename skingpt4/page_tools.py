@@ -4,18 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from tqdm import tqdm
-
 from skingpt4 import calibration, consultation_export, history, quality
-from skingpt4.chat import ChatSession, config_and_checkpoint, load_model
+from skingpt4.chat import ChatSession, config_and_checkpoint
 from skingpt4.config import Config
 from skingpt4.consultation import Consultation, model_identity
 from skingpt4.differential import LANGUAGES, Differential, differential
 from skingpt4.heatmap import heatmap
+from skingpt4.loading import load_with_bar
 from skingpt4.model import SkinGPT4
 from skingpt4.page_visit import Tools, as_json, ignore
-
-PARTS = 3  # image encoder, language model, projection
 
 
 def load(
@@ -28,14 +25,7 @@ def load(
     """
     config, found = config_and_checkpoint(config_path, checkpoint_path)
     identity, fitted = model_identity(config, found), calibration.load(found)
-    with tqdm(total=PARTS, unit="part", bar_format="{desc:<36} {bar} {n}/{total} [{elapsed}]") as bar:
-
-        def told(part: str) -> None:
-            bar.update(0 if bar.desc == "" else 1)
-            bar.set_description_str(f"loading {part}")
-
-        model = load_model(config, found, told=told)
-        bar.update(PARTS - bar.n)
+    model = load_with_bar(config, found)
     return tools(model, config, identity, fitted, log)
 
 
