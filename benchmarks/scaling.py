@@ -221,7 +221,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
         rows = [row for row in result["records"].get("rows", ()) if row["way"] == way]
         label = "first start" if "first" in way else "later starts"
         record.plot([r["records"] for r in rows], [r["start_seconds"] for r in rows], mark, label=label)
-    record.axhline(10, color="0.6", linewidth=0.8)
+    record.axhline(10, color="0.6", linewidth=0.8, label="10 s")
     record.set(xlabel="records", ylabel="start-up, s", xscale="log", yscale="log")
     record.legend()
     figure.savefig(path, dpi=100)
