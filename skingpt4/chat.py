@@ -258,12 +258,7 @@ def config_and_checkpoint(config: str | None, checkpoint_path: str | None) -> tu
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Chat in the terminal, or answer one question with --question; returns the exit status."""
-    given = sys.argv[1:] if argv is None else argv
-    if any(word.split("=")[0] == "--images" for word in given):
-        from skingpt4 import batch
-
-        return batch.main(given)
-    many = "With --images FOLDER and --output FILE, many pictures: see python -m skingpt4.batch --help."
+    many = "Many pictures at once: python -m skingpt4.batch --help."
     parser = argparse.ArgumentParser(description=f"Chat about a picture of skin. {DISCLAIMER}", epilog=many)
     parser.add_argument("--config", help="a YAML file; its output_dir's newest checkpoint is used")
     parser.add_argument("--checkpoint", help="a checkpoint or a run's folder")

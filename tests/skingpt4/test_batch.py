@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 
-from skingpt4 import batch, chat
+from skingpt4 import batch
 from skingpt4.about_picture import AboutPicture
 from skingpt4.batch import BatchError, Picture, find_pictures, in_order, run
 from skingpt4.chat import CLINICAL_PROMPTS, ChatSession
@@ -179,7 +179,7 @@ def test_command_line(tmp_path, folder, capsys):
         "--max-new-tokens",
         "4",
     ]
-    assert chat.main(command) == 0, capsys.readouterr().err
+    assert batch.main(command) == 0, capsys.readouterr().err
     said = capsys.readouterr()
     assert "4 lines written, 1 of them failures" in said.err
     assert "Untrained projection" in said.err
