@@ -59,10 +59,10 @@ class ArmAnswers:
 
     name: str
     meta: dict[str, Any]
-    lines: dict[Key, Answer] = field(default_factory=dict)
+    lines: dict[Key, Answer] = field(default_factory=dict)  # in the order of the cases
 
     def of(self, kind: str, repeat: int | None = 0, perturbation: str | None = None) -> list[Answer]:
-        """Answers of one kind, in the order of the file; `repeat` None means all repeats."""
+        """Answers of one kind, case by case; `repeat` None means all repeats."""
         return [
             answer
             for key, answer in self.lines.items()
@@ -138,13 +138,15 @@ def read_run(folder: str | Path) -> Run:
     try:
         with (folder / CASES).open(encoding="utf-8", newline="\n") as file:
             cases = {row["id"]: row for row in map(json.loads, file)}
+        places = {name: place for place, name in enumerate(cases)}
         arms = {}
         for path in metas:
             name = path.name.removesuffix(".meta.json")
             arm = ArmAnswers(name, json.loads(path.read_text(encoding="utf-8")))
-            for answer in read_lines(arm_files(folder, name)):
-                if answer.key.case_id in cases:
-                    arm.lines.setdefault(answer.key, answer)
+            lines = [a for a in read_lines(arm_files(folder, name)) if a.key.case_id in places]
+            # Which answer ended first is chance; no figure may depend on it.
+            for answer in sorted(lines, key=lambda a: places[a.key.case_id]):
+                arm.lines.setdefault(answer.key, answer)
             arms[name] = arm
     except (OSError, ValueError, KeyError) as error:
         raise AnswersError(f"{folder}: cannot be read ({error})") from None

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from eval.answers import Run
+from eval.answers import Run, case_lines
 from eval.figures import escape
 from eval.markup import paragraph, table
 
@@ -58,7 +58,8 @@ def facts(run: Run, results: dict[str, Any], num_losses: int) -> dict[str, bool]
         "classes": all(case.get("class") for case in cases),
         "skin_types": all(case.get("fitzpatrick") not in (None, -1) for case in cases),
         "overlap_checked": bool(trained) and all(meta.get("overlap_with_training") == [] for meta in trained),
-        "complete": bool(run.arms) and all(len(arm.of("scores")) == len(cases) for arm in run.arms.values()),
+        "complete": bool(run.arms)
+        and all(len(case_lines(run, arm)) == len(cases) for arm in run.arms.values()),
         "training_logs": num_losses > 0,
         "checkpoint_sha256": all_say("checkpoint_sha256", trained),
         "seed": all(meta.get("seed") is not None for meta in metas),

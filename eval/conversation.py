@@ -1,4 +1,4 @@
-"""Cases through the published prompts: each case one conversation, many cases in a batch, answers given at once.
+"""Cases through the published prompts: each case one conversation, many under way together, answers given at once.
 
 A case's state is its own: the answers of a case are the only thing that its next prompt sees. Answers that are there
 already are not asked for again, whatever stopped the run before.
@@ -6,15 +6,16 @@ already are not asked for again, whatever stopped the run before.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
+from queue import SimpleQueue
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
 
 from eval.answers import Answer, Key
 from eval.cases import Case
@@ -22,6 +23,7 @@ from eval.classes import read_class
 from skingpt4 import history
 from skingpt4.chat import CLINICAL_PROMPTS, Generation
 from skingpt4.config import Config
+from skingpt4.decoding import Decoder
 from skingpt4.model import SkinGPT4
 from skingpt4.prompts import Turn, encode_turns, get_template, stop_strings
 from skingpt4.scoring import (
@@ -31,6 +33,7 @@ from skingpt4.scoring import (
     concept_sentences,
     score_answers,
 )
+from skingpt4.streams import Kept, Stream
 from skingpt4.taxonomy import CONCEPTS, find_concepts
 
 PROBES = (CONCEPTS_QUESTION, DIAGNOSIS_QUESTION)
@@ -50,16 +53,16 @@ class Setting:
     with_history: bool = False
 
 
-class _Clock(StoppingCriteria):
-    """Never stops anything; remembers when the first token of a batch came."""
+@dataclass(eq=False)
+class _UnderWay:
+    """A case whose answers are being decoded, one after the other."""
 
-    def __init__(self) -> None:
-        self.began = time.perf_counter()
-        self.first = 0.0
-
-    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
-        self.first = self.first or time.perf_counter() - self.began
-        return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+    case: Case
+    queries: Tensor  # (pictures, q, d)
+    todo: deque[Key]  # the first of them is being answered
+    kept: Kept  # what it has read; every answer of the case starts from what it shares with it
+    question: str = ""
+    stream: Stream | None = None
 
 
 class Asker:
@@ -70,6 +73,7 @@ class Asker:
         self.model, self.config, self.setting, self.arm = model, config, setting, arm
         self.template = get_template(config.prompt.template)
         self.stop = stop_strings(self.template, model.tokenizer)
+        self.decoder = Decoder(model, max_rows=setting.batch_size)
 
     def answers(
         self,
@@ -79,101 +83,132 @@ class Asker:
         repeat: int = 0,
         perturbation: str | None = None,
     ) -> Iterator[Answer]:
-        """What `done` does not hold yet, batch by batch.
+        """What `done` does not hold yet.
+
+        First the closed sets of all cases, then the texts, so that a case is whole when its last text is there and
+        no text's time holds the scoring of others. Up to `batch_size` cases are under way at once; as soon as one's
+        answer has ended its next question takes its place, or the next case. So answers come in the order in which
+        they end, those of one case in the order of its questions.
 
         Args:
-            cases: asked in this order.
+            cases: begun in this order.
             pictures: gives the queries of the cases with these numbers.
             done: answers of earlier runs; every new one is put in.
             repeat: number of this repeat, from 0; closed sets are scored in the first alone.
             perturbation: name of the change that `pictures` made.
         """
-        for start in range(0, len(cases), self.setting.batch_size):
-            batch = list(range(start, min(start + self.setting.batch_size, len(cases))))
-            for answer in self._batch(cases, batch, pictures, done, repeat, perturbation):
-                done[answer.key] = answer
+
+        @functools.cache  # a picture that was changed costs the encoder
+        def see(place: int) -> Tensor:
+            return pictures([place])[0]
+
+        if repeat == 0:
+            yield from self._closed_sets(cases, see, done, perturbation)
+        waiting = deque(range(len(cases)))
+        under_way: list[_UnderWay] = []
+        ended: SimpleQueue[_UnderWay] = SimpleQueue()
+        try:
+            while True:
+                while waiting and len(under_way) < self.setting.batch_size:
+                    place = waiting.popleft()
+                    todo = deque(k for k in self._keys(cases[place], repeat, perturbation) if k not in done)
+                    if todo:
+                        talk = _UnderWay(cases[place], see(place).float(), todo, self.decoder.keep())
+                        under_way.append(talk)
+                        self._submit(talk, done, ended)
+                if not under_way:
+                    return
+                talk = ended.get()
+                key = talk.todo.popleft()
+                answer = done[key] = Answer(self.arm, key, self._said(talk, key))
+                if talk.todo:
+                    self._submit(talk, done, ended)
+                else:
+                    talk.kept.close()
+                    under_way.remove(talk)
                 yield answer
+        finally:
+            for talk in under_way:
+                talk.kept.close()
+                if talk.stream is not None:
+                    talk.stream.stop()
 
-    def _batch(
-        self,
-        cases: Sequence[Case],
-        batch: Sequence[int],
-        pictures: Pictures,
-        done: dict[Key, Answer],
-        repeat: int,
-        perturbation: str | None,
-    ) -> Iterator[Answer]:
-        def key(place: int, kind: str, number: int = 0) -> Key:
-            return Key(cases[place].id, repeat, perturbation, kind, number)
+    def _keys(self, case: Case, repeat: int, perturbation: str | None) -> list[Key]:
+        """The texts that a case is asked for, in order."""
+        asked = {"turn": len(self.setting.prompts), "probe": len(PROBES)}
+        return [
+            Key(case.id, repeat, perturbation, kind, number)
+            for kind, count in asked.items()
+            for number in range(1, count + 1)
+        ]
 
-        shown: dict[int, Tensor] = {}
+    def _submit(self, talk: _UnderWay, done: dict[Key, Answer], ended: SimpleQueue[_UnderWay]) -> None:
+        """Have the first question of `todo` answered; `ended` gets the case when the answer is there."""
+        key = talk.todo[0]
+        turns = self._turns(talk.case, key, done)
+        talk.question = turns[-1].question
+        prompt = encode_turns(self.template, turns, self.model.tokenizer, talk.queries.shape[1])
+        generation = self.setting.generation
+        generation = replace(generation, seed=_seed(generation.seed, *astuple(key)))
+        talk.stream = self.decoder.submit(
+            prompt, talk.queries, generation, self.stop, talk.kept, on_done=lambda _: ended.put(talk)
+        )
 
-        def see(places: Sequence[int]) -> list[Tensor]:
-            unseen = [place for place in places if place not in shown]
-            shown.update(zip(unseen, pictures(unseen), strict=True) if unseen else ())
-            return [shown[place].float() for place in places]
-
-        for number, prompt in enumerate(self.setting.prompts, 1):
-            todo = [place for place in batch if key(place, "turn", number) not in done]
-            if todo:
-                said_before = [[done[key(place, "turn", n)] for n in range(1, number)] for place in todo]
-                talks = [self._talk(cases[p], prompt, b) for p, b in zip(todo, said_before, strict=True)]
-                said = self._generate(talks, see(todo), (repeat, perturbation, batch[0], number))
-                for place, talk, line in zip(todo, talks, said, strict=True):
-                    line |= {"prompt": talk[-1].question, "image_sha256": _hashes(cases[place])}
-                    yield Answer(self.arm, key(place, "turn", number), line)
-        for number, question in enumerate(PROBES, 1):
-            todo = [place for place in batch if key(place, "probe", number) not in done]
-            if todo:
-                talks = [[Turn(question, None, len(cases[place].records))] for place in todo]
-                said = self._generate(talks, see(todo), (repeat, perturbation, batch[0], -number))
-                for place, line in zip(todo, said, strict=True):
-                    line |= {"question": question, **self._read(question, line["answer"])}
-                    yield Answer(self.arm, key(place, "probe", number), line)
-        todo = [place for place in batch if key(place, "scores") not in done] if repeat == 0 else []
-        if todo:
-            for place, line in zip(todo, self._scores([cases[p] for p in todo], see(todo)), strict=True):
-                yield Answer(self.arm, key(place, "scores"), line)
-
-    def _talk(self, case: Case, prompt: str, before: Sequence[Answer]) -> list[Turn]:
-        """The conversation so far and the prompt whose answer is asked for; the pictures stand in its first turn."""
+    def _turns(self, case: Case, key: Key, done: dict[Key, Answer]) -> list[Turn]:
+        """The conversation so far and what is asked now; the pictures stand in its first turn."""
         views = len(case.records)
+        if key.kind == "probe":
+            return [Turn(PROBES[key.number - 1], None, views)]
+        before = [done[replace(key, number=number)] for number in range(1, key.number)]
         turns = [
             Turn(answer.said["prompt"], answer.text, 0 if place else views)
             for place, answer in enumerate(before)
         ]
+        prompt = self.setting.prompts[key.number - 1]
         if not before and self.setting.with_history and case.history:
             prompt = history.before(case.history, prompt)
         return [*turns, Turn(prompt, None, 0 if before else views)]
 
-    def _generate(
-        self, talks: Sequence[Sequence[Turn]], queries: Sequence[Tensor], draw: tuple[Any, ...]
-    ) -> list[dict[str, Any]]:
-        tokenizer, generation = self.model.tokenizer, self.setting.generation
-        prompts = [encode_turns(self.template, t, tokenizer, queries[0].shape[1]) for t in talks]
-        seed = _seed(generation.seed, *draw)
-        clock = _Clock()
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            answers = self.model.generate(
-                prompts,
-                torch.cat(list(queries)),
-                self.stop,
-                stopping_criteria=StoppingCriteriaList([clock]),
-                **generation.options(),
-            )
-        seconds = time.perf_counter() - clock.began
-        return [
-            {
-                "answer": answer,
-                "num_tokens": len(tokenizer(answer, add_special_tokens=False).input_ids),
-                "seconds_to_first_token": round(clock.first, 4),
-                "seconds": round(seconds, 4),  # of the whole batch: how long its user waits
-                "num_cases_in_batch": len(answers),
-                "seed": seed if generation.temperature > 0 else None,
-            }
-            for answer in answers
-        ]
+    def _said(self, talk: _UnderWay, key: Key) -> dict[str, Any]:
+        """The line of an answer that has ended.
+
+        Raises:
+            BaseException: what its decoding raised.
+        """
+        stream = talk.stream
+        assert stream is not None
+        answer, timing = stream.result(), stream.timing
+        assert timing is not None
+        line = {
+            "answer": answer,
+            "num_tokens": len(self.model.tokenizer(answer, add_special_tokens=False).input_ids),
+            "seconds_to_first_token": round(timing.seconds_to_first_token, 4),  # both from its submission on
+            "seconds": round(timing.seconds, 4),
+            "num_decoded_together": timing.num_rows,
+            "seed": stream.generation.seed if stream.generation.temperature > 0 else None,
+        }
+        if key.kind == "probe":
+            return line | {"question": talk.question, **self._read(talk.question, answer)}
+        return line | {"prompt": talk.question, "image_sha256": _hashes(talk.case)}
+
+    def _closed_sets(
+        self,
+        cases: Sequence[Case],
+        see: Callable[[int], Tensor],
+        done: dict[Key, Answer],
+        perturbation: str | None,
+    ) -> Iterator[Answer]:
+        """The scores that are not there yet, batch by batch."""
+        keys = [Key(case.id, 0, perturbation, "scores") for case in cases]
+        for start in range(0, len(cases), self.setting.batch_size):
+            places = range(start, min(start + self.setting.batch_size, len(cases)))
+            batch = [place for place in places if keys[place] not in done]
+            if not batch:
+                continue
+            lines = self._scores([cases[place] for place in batch], [see(place).float() for place in batch])
+            for place, line in zip(batch, lines, strict=True):
+                done[keys[place]] = Answer(self.arm, keys[place], line)
+                yield done[keys[place]]
 
     def _read(self, question: str, answer: str) -> dict[str, Any]:
         if question == CONCEPTS_QUESTION:

@@ -4,9 +4,10 @@ An arm is a projection (a checkpoint, or the untouched initial one) and what it 
 as a control, a blank one, noise, or another case's. All arms share the encoder, the language model, the prompts and
 the way of decoding, so they differ in nothing else.
 
-Each case is one conversation through the four published prompts, then two questions with fresh state from which
-concepts and a class are read, then the likelihood of each class. Every answer is written at once; the same command
-goes on where a stopped run was. `accelerate launch -m eval.run ...` spreads the cases over processes and machines (on
+First the likelihood of each class is computed for all cases. Then each case is one conversation through the four
+published prompts, and two questions with fresh state from which concepts and a class are read; several cases are
+under way at once, and one that ends makes room for the next. Every answer is written at once; the same command goes
+on where a stopped run was. `accelerate launch -m eval.run ...` spreads the cases over processes and machines (on
 CPUs `python -m torch.distributed.run --nproc-per-node 2 -m eval.run ...`).
 """
 
@@ -158,7 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--run-dir", required=True, type=Path, help="answers go to its folder answers/")
     add("--arm", action="append", required=True, metavar="NAME=CHECKPOINT",
         help=f"or 'untrained'; arms that are called {controls} are shown such pictures")  # fmt: skip
-    add("--batch-size", type=int, default=50, help="cases at once (default: %(default)s)")
+    add("--batch-size", type=int, default=50, help="cases under way at once (default: %(default)s)")
     add("--max-new-tokens", type=int, default=48, help="of one answer (default: %(default)s)")
     add(
         "--num-prompts", type=int, default=4, choices=range(5), help="only the first of the published prompts"

@@ -77,7 +77,7 @@ def text_statistics(arm: ArmAnswers) -> dict[str, Any]:
         {"turn 1": {...}, ..., "probe 1": {...}}, each with the question and figures: `words` and `tokens` (means),
         `distinct_1`, `distinct_2` (mean share of an answer's own n-grams that differ), `empty`, `repeats_a_sentence`,
         `same_as_another_case` (shares of answers), `cut_by_limit` (as many tokens as were allowed), `seconds`
-        (median of the waiting time; where cases were asked in a batch it is the batch's) and
+        (median of the time from an answer's submission to its end, others decoded beside it) and
         `num_different_texts`.
     """
     limit = arm.meta.get("decoding", {}).get("max_new_tokens")

@@ -80,14 +80,15 @@ def time_section(run: Run, arms: Sequence[str], ratings: Sequence[Rating], print
     published = printed.get("response_time", {})
     minutes = published.get("dermatologists_minutes", {}).get("approximate_range")
     band = (60.0 * minutes[0], 60.0 * minutes[1]) if minutes else None
-    sizes = sorted({int(arm.meta["batch_size"]) for arm in run.arms.values() if arm.meta.get("batch_size")})
+    turns = [answer.said for name in arms for answer in run.arms[name].of("turn")]
+    together = max((said.get("num_decoded_together", 0) for said in turns), default=0)
     caption = "; ".join(f"{what}: {words}" for what, words in MEASURED.items()) + "."
     head = ["what", "median s", "quartiles s", "5th to 95th s", "n"]
     return (
         figure(times_figure(seconds, band), caption)
         + table("Response times", head, rows)
         + "".join(paragraph(text) for text in _tests(times, doctors))
-        + paragraph(_limits(sizes, published), soft=True)
+        + paragraph(_limits(together, published), soft=True)
     )
 
 
@@ -132,18 +133,15 @@ def _p(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"= {p:.3f}"
 
 
-def _limits(batch_sizes: Sequence[int], published: dict[str, Any]) -> str:
+def _limits(together: int, published: dict[str, Any]) -> str:
     text = (
         "What such a test cannot say: the machine's time is a stopwatch on one computer and depends on it, on "
         "the length "
-        "of the answer and on how many cases share a batch"
+        "of the answer and on how many answers are decoded together"
     )
-    if batch_sizes:
-        text += (
-            f" (here {', '.join(map(str, batch_sizes))}"
-            + ("; cases of a batch share one clock" if max(batch_sizes) > 1 else "")
-            + ")"
-        )
+    if together:
+        beside = "; each has its own clock, from its submission to its end, and is slowed by those beside it"
+        text += f" (here up to {together}{beside if together > 1 else ''})"
     text += (
         "; a doctor's time holds looking, asking and deciding, and bears on a patient. A small p says that the "
         "two differ, "

@@ -113,6 +113,7 @@ def _case(
         said = {
             "prompt": prompt, "answer": f"This could be a skin disease image of {disease}. " + "It itches. " * number,
             "num_tokens": 20, "seconds_to_first_token": first, "seconds": first + float(rng.gamma(4, 0.2)),
+            "num_decoded_together": 1,
         }  # fmt: skip
         lines.append(Answer(arm, Key(name, repeat, None, "turn", number), said))
     said = {"num_tokens": 9, "seconds_to_first_token": 0.2, "seconds": 0.8}

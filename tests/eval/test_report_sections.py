@@ -67,6 +67,7 @@ def test_agreement_times_and_conversation_are_there(text):
         assert words in text
     assert "two-tailed Student t" in text
     assert "Wilcoxon's signed rank" in text
+    assert "how many answers are decoded together (here up to 1);" in text
     assert "no comparison of equals" in text
     assert "Prompt 4: What treatment and medication should be recommended for this case?" in text
     assert "Each case was asked once" in text
