@@ -73,7 +73,8 @@ class Stream:
         self._tokenizer: Any = None
         self._sampler: Sampler | None = None
         self._keys: list[int] = []
-        self._lookup, self._num_guessed = Lookup(()), 4
+        self._lookup, self._num_guessed = Lookup(()), 0
+        self._foreseen: list[int] = []
         self._embeds: Tensor | None = None
         self._rows: Rows | None = None
         self._num_read, self._num_rows = 0, 1
@@ -131,9 +132,14 @@ class Stream:
         return bool(self._spelt) and self._spells_a_stop()
 
     def _guess(self, most: int) -> list[int]:
-        """Tokens that may come next, never so many that the answer could pass its limit."""
+        """Tokens that may come next, never so many that the answer could pass its limit.
+
+        A token read in vain costs up to half as much as one of use on a CPU, so none is read before a guess that
+        cost nothing has come true, twice as many after each pass that went well, and none after one that failed.
+        """
         left = self.generation.max_new_tokens - len(self.ids) - 1
-        return self._lookup.guess(min(most, left, self._num_guessed))
+        self._foreseen = self._lookup.guess(min(most, left)) if most else []
+        return self._foreseen[: self._num_guessed]
 
     def _take(self, logits: Tensor, likeliest: Sequence[int], guessed: Sequence[int]) -> tuple[int, bool]:
         """Choose tokens for as long as each was the one guessed.
@@ -153,9 +159,10 @@ class Stream:
             ended = self._say(token) or self.stopped.is_set()
             if ended or token != guess:
                 break
-        if guessed:  # more after good guesses, fewer after bad ones
-            self._num_guessed = 2 * self._num_guessed if place == len(guessed) else max(2, place + 1)
-            self._num_guessed = min(self._num_guessed, 64)
+        if place < len(guessed):
+            self._num_guessed = 0
+        elif self._foreseen and self._foreseen[place : place + 1] in ([], [token]):
+            self._num_guessed = min(max(1, 2 * self._num_guessed), 64)
         return place + 1, ended
 
     def _spells_a_stop(self) -> bool:

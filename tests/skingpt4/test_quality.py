@@ -3,7 +3,7 @@ import time
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from benchmarks.degraded import FAULTS, NO_SKIN, SKIN_TYPES, clean_phantoms, photograph
 from skingpt4 import quality
@@ -64,6 +64,14 @@ def test_faults_tell_as_themselves(phantoms):
     assert "too_dark" in found
     assert "no_skin" not in found  # colours cannot be judged in the dark
     assert "too_dark" not in kinds(assess(photograph(darkest, rng)))
+
+
+@pytest.mark.parametrize("sigma", [6, 12, 20, 40])
+def test_what_is_blurred_beyond_all_detail_is_not_sharp_again(phantoms, sigma):
+    """Only the rounding to 8 bits is left of it, which looks like fine detail."""
+    for _, values in phantoms[:3]:
+        picture = Image.fromarray((values * 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(sigma))
+        assert "blurred" in kinds(assess(picture))
 
 
 def test_focus_does_not_depend_on_megapixels(phantoms):
