@@ -25,8 +25,8 @@ _TILES = 8  # a side: focus is judged at the quarter of the tiles with the most 
 _FINE, _COARSE, _ACROSS = 1.0, 3.0, 0.7  # sigmas in pixels of the reduced copy
 # The quietest tiles have less noise than the others, the more so after JPEG; more margin would call grain a blur.
 _NOISE_TILES, _NOISE_MARGIN = 32, 1.35
-# Added to the coarse detail's energy: of a picture blurred beyond all detail only the rounding to 8 bits is left (about
-# 1e-7 in both bands, whose ratio would be that of a sharp one); clean phantoms have 1e-4 and more.
+# Added to the coarse energy: of a picture blurred beyond all detail only the rounding to 8 bits is left, about
+# 1e-7 in both bands, whose ratio would be that of a sharp one; clean phantoms have 1e-4 and more.
 _ROUNDING = 4e-6
 
 
