@@ -65,7 +65,7 @@ def stages(root: Path, phantoms: Path, short: bool, ablation: bool) -> list[Stag
         found.append(Stage(f"render {split}", render, phantoms / split / "manifest.jsonl", cheap=True))
     found += [_train("step1", root, phantoms, short), _train("step2", root, phantoms, short)]
     fit = ["-m", "skingpt4.calibrate", "--checkpoint", f"{root}/step2"]
-    for split in ("validation", "validation_step2"):
+    for split in ("validation",) if short else ("validation", "validation_step2"):
         fit += ["--manifest", f"{phantoms}/{split}/manifest.jsonl"]
     found.append(Stage("calibrate", fit, root / "step2" / "checkpoints"))
     # The whole conversation is asked of the main arm; the others are there for their measures.
