@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -29,7 +33,8 @@ class Page:
     etag: str | None = '"1"'
     length: int | None = None  # a content-length that lies
     chunked: bool = False  # no content-length at all
-    slow_seconds: float = 0.0  # between pieces of 64 KB
+    stays_at: int | None = None  # an offset behind which nothing comes until `go_on` is set
+    go_on: threading.Event = field(default_factory=threading.Event)
 
 
 @dataclass
@@ -153,7 +158,7 @@ def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
             server.log.append((self.command, path, headers))
             page = server.pages.get(path) or server.hub(path, headers) or Page(b"not here", status=404)
             status = page.statuses.pop(0) if page.statuses else page.status
-            content, extra = page.content, dict(page.headers)
+            content, extra, begin = page.content, dict(page.headers), 0
             asked = headers.get("range")
             fresh = "if-range" not in headers or headers["if-range"] == page.etag
             if status == 200 and asked and page.ranges and fresh:
@@ -161,6 +166,8 @@ def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
                 status = 206 if begin < len(content) else 416
                 extra["content-range"] = f"bytes {begin}-{len(content) - 1}/{len(content)}"
                 content = content[begin:] if status == 206 else b""
+            if page.length is not None:  # what is left over belongs to no other answer
+                extra["connection"] = "close"
             self.send_response(status)
             if page.etag:
                 self.send_header("etag", page.etag)
@@ -174,22 +181,49 @@ def _handler(server: LocalServer) -> type[BaseHTTPRequestHandler]:
                 )
             self.end_headers()
             if with_body and status in (200, 206):
-                self.send_body(page, content)
+                self.send_body(page, content, begin)
             elif with_body:
                 self.wfile.write(content)
 
-        def send_body(self, page: Page, content: bytes) -> None:
+        def send_body(self, page: Page, content: bytes, begin: int) -> None:
             broken = page.breaks.pop(0) if page.breaks else None
-            for start in range(0, len(content[:broken]), 1 << 16):
-                piece = content[:broken][start : start + (1 << 16)]
-                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if page.chunked else piece)
-                threading.Event().wait(page.slow_seconds)
+            sent = content[:broken]
+            if page.stays_at is not None:
+                before = max(page.stays_at - begin, 0)
+                self.send_piece(page, sent[:before])
+                page.go_on.wait()
+                sent = sent[before:]
+            self.send_piece(page, sent)
             if page.chunked and broken is None:
                 self.wfile.write(b"0\r\n\r\n")
-            if broken is not None or page.length is not None:
+            if broken is not None:
                 self.close_connection = True
 
+        def send_piece(self, page: Page, piece: bytes) -> None:
+            if piece:  # an empty chunk would end the body
+                self.wfile.write(b"%x\r\n%s\r\n" % (len(piece), piece) if page.chunked else piece)
+
     return Handler
+
+
+def kill_when_grown(process: subprocess.Popen[Any], part: Path, num_bytes: int) -> int:
+    """Kill a process without warning once its file has more than so many bytes; returns how many it left."""
+    while not (part.exists() and part.stat().st_size > num_bytes):
+        assert process.poll() is None, f"ended with {process.returncode} before {part} had grown"
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    return part.stat().st_size
+
+
+class _Quiet(ThreadingHTTPServer):
+    """Clients that leave in the middle are part of the tests; their tracebacks must not reach another test's stderr."""
+
+    daemon_threads = True
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 @contextmanager
@@ -202,8 +236,7 @@ def serving() -> Iterator[LocalServer]:
 
 @contextmanager
 def _running(server: LocalServer) -> Iterator[LocalServer]:
-    http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(server))
-    http.daemon_threads = True
+    http = _Quiet(("127.0.0.1", 0), _handler(server))
     server.url = f"http://127.0.0.1:{http.server_port}"
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()

@@ -3,10 +3,8 @@
 import fcntl
 import hashlib
 import os
-import signal
 import subprocess
 import sys
-import time
 from collections import namedtuple
 
 import httpx
@@ -15,17 +13,17 @@ import pytest
 from skingpt4 import download as download_module
 from skingpt4.digests import new_hash
 from skingpt4.download import DownloadError, download, offline
-from tests.skingpt4.local_hub import google_hash, serving
+from tests.skingpt4.local_hub import google_hash, kill_when_grown, serving
 
 CONTENT = bytes(range(256)) * 2000  # 512,000 bytes
 SHA256 = "sha256:" + hashlib.sha256(CONTENT).hexdigest()
-FAST: dict = {"backoff_seconds": 0.001, "timeout_seconds": 5}
+FAST: dict = {"backoff_seconds": 0.001, "timeout_seconds": 300}  # nothing waits that long, however busy it is
 
 
 @pytest.fixture(scope="module")
 def running():
     # One client for most tests: each new one reads the system's certificates, a third of a second.
-    with serving() as server, httpx.Client(follow_redirects=True, timeout=5) as client:
+    with serving() as server, httpx.Client(follow_redirects=True, timeout=300) as client:
         FAST["client"] = client
         yield server
 
@@ -322,19 +320,14 @@ def test_a_client_of_ones_own(server, tmp_path):
 
 def test_killed_and_resumed(server, target):
     """A real process, killed without warning in the middle."""
-    page = server.page("/file.bin", CONTENT, slow_seconds=0.2)
-    code = "import sys; from skingpt4.download import download; download(sys.argv[1], sys.argv[2])"
+    page = server.page("/file.bin", CONTENT, stays_at=300_000)
+    code = "import sys; from skingpt4.download import download; download(*sys.argv[1:], timeout_seconds=300)"
     process = subprocess.Popen([sys.executable, "-c", code, f"{server.url}/file.bin", str(target)])
-    part = target.with_name("file.bin.part")
-    deadline = time.monotonic() + 30
-    while not (part.exists() and part.stat().st_size > 100_000) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    kept = part.stat().st_size
+    kept = kill_when_grown(process, target.with_name("file.bin.part"), 100_000)
     assert 100_000 < kept < len(CONTENT)
     assert not target.exists()
-    page.slow_seconds = 0
+    page.stays_at = None
+    page.go_on.set()
     fetch(server, target)
     assert target.read_bytes() == CONTENT
     assert server.asked("/file.bin")[-1]["range"] == f"bytes={kept}-"

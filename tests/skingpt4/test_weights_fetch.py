@@ -1,13 +1,10 @@
 """Fetching from the web and from a hub, against a local server: whole, resumed, lied to, gated, offline."""
 
-import contextlib
 import hashlib
 import json
 import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -18,7 +15,7 @@ from skingpt4 import weights, weights_hub, weights_plan
 from skingpt4.catalogue import Catalogue, Delta, Entry, Gate, Hub, Url
 from skingpt4.download import OFFLINE_VARIABLES, DownloadError
 from skingpt4.weights import WeightsError
-from tests.skingpt4.local_hub import COMMIT, Repository, google_hash, serving
+from tests.skingpt4.local_hub import COMMIT, Repository, google_hash, kill_when_grown, serving
 
 WIDTH = 16
 PROJECTION = {"llama_proj.weight": torch.ones(WIDTH, 768), "llama_proj.bias": torch.ones(WIDTH)}
@@ -372,7 +369,7 @@ def test_a_delta_is_fetched_and_named_one(server, model, add, weights_dir, capsy
 def test_killed_and_fetched_again(server, web, weights_dir, tmp_path):
     """The command itself, killed without warning in the middle of a file, then run again."""
     content = pth({**PROJECTION, "more": torch.rand(200_000)}, tmp_path / "large.pth")
-    page = server.page("/toy.pth", content, slow_seconds=0.1)
+    page = server.page("/toy.pth", content, stays_at=600_000)
     catalogue_file = tmp_path / "catalogue.yaml"
     catalogue_file.write_text(
         json.dumps(
@@ -395,19 +392,11 @@ def test_killed_and_fetched_again(server, web, weights_dir, tmp_path):
     )
     command = [sys.executable, "-c", code, str(catalogue_file), f"{server.url}/toy.pth", str(weights_dir)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=dict(os.environ))
-    part = weights_dir / "toy.pth.part"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        with contextlib.suppress(FileNotFoundError):
-            if part.stat().st_size > 300_000:
-                break
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    kept = part.stat().st_size
+    kept = kill_when_grown(process, weights_dir / "toy.pth.part", 300_000)
     assert 300_000 < kept < len(content)
     assert not (weights_dir / "toy.pth").exists()
-    page.slow_seconds = 0
+    page.stays_at = None
+    page.go_on.set()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=dict(os.environ))
     assert (weights_dir / "toy.pth").read_bytes() == content
     assert server.asked("/toy.pth")[-1]["range"] == f"bytes={kept}-"
