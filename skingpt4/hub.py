@@ -250,15 +250,19 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
         return folder
     if str(name).startswith(LOCAL) or str(name).count("/") != 1:
         raise HubError(f"{name}: no such folder")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import errors, snapshot_download
 
     try:
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(WANTED)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise HubError(
-            f"{name}: cannot be fetched from the hub ({str(error).splitlines()[0][:160]})"
-        ) from None
+    except errors.GatedRepoError:
+        why = "is gated; accept its terms on its page, then log in with `hf auth login`"
+    except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
+        why = "is not on the hub in this revision, or private; check the name, and `hf auth login` if it is yours"
+    except (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled):
+        why = "is not in the hub's cache, and the hub cannot be reached or is forbidden (HF_HUB_OFFLINE)"
+    except (errors.HfHubHTTPError, errors.HFValidationError, OSError) as error:
+        why = f"cannot be fetched from the hub ({str(error).splitlines()[0][:160]}); check the network and the disk"
+    raise HubError(f"{name}: {why}")
 
 
 def places_of(folder: Path) -> list[str]:

@@ -75,6 +75,8 @@ class LocalServer:
                 return denied or Page(b"OK")
             if path in (f"/api/models/{name}", f"/api/models/{name}/revision/main"):
                 return _json(_metadata(name, repository))
+            if path.startswith(f"/api/models/{name}/tree/"):
+                return _json(_tree(repository))
             prefix = f"/{name}/resolve/"
             if path.startswith(prefix):
                 if denied:
@@ -92,7 +94,9 @@ class LocalServer:
             return Page(content, {"x-repo-commit": COMMIT}, etag=f'"{_blob(content)}"')
         assert self.cdn is not None
         sha256 = hashlib.sha256(content).hexdigest()
-        self.cdn.pages.setdefault(f"/cdn/{sha256}", Page(content, etag=f'"{sha256[:8]}"'))
+        # huggingface_hub takes another port of this host for the hub itself and reads the commit there.
+        commit = {"x-repo-commit": COMMIT}
+        self.cdn.pages.setdefault(f"/cdn/{sha256}", Page(content, commit, etag=f'"{sha256[:8]}"'))
         announced = "0" * 64 if repository.lying_sha256 else sha256
         headers = {
             "location": f"{self.cdn.url}/cdn/{sha256}",
@@ -132,6 +136,13 @@ def _metadata(name: str, repository: Repository) -> dict[str, Any]:
         "id": name, "modelId": name, "sha": COMMIT, "gated": repository.gated, "private": False, "tags": [],
         "siblings": siblings,
     }  # fmt: skip
+
+
+def _tree(repository: Repository) -> list[dict[str, Any]]:
+    return [
+        {"type": "file", "path": file, "size": len(content), "oid": _blob(content)}
+        for file, content in repository.files.items()
+    ]
 
 
 def google_hash(content: bytes) -> dict[str, str]:
@@ -217,7 +228,7 @@ def kill_when_grown(process: subprocess.Popen[Any], part: Path, num_bytes: int) 
 
 
 class _Quiet(ThreadingHTTPServer):
-    """Clients that leave in the middle are part of the tests; their tracebacks must not reach another test's stderr."""
+    """Clients that leave in the middle are part of the tests: no traceback, which another test might read."""
 
     daemon_threads = True
 

@@ -1,11 +1,8 @@
 """A shared folder: what was trained and nothing else, loaded back only onto the parts it belongs to."""
 
 import functools
-import hashlib
-import http.server
 import json
 import shutil
-import threading
 from pathlib import Path
 
 import huggingface_hub
@@ -17,6 +14,7 @@ from skingpt4.chat import config_and_checkpoint, load_model
 from skingpt4.hub import HubError
 from skingpt4.model import SkinGPT4
 from skingpt4.training import run
+from tests.skingpt4.local_hub import Repository, serving
 from tests.skingpt4.tiny import (
     batch_of,
     conversation,
@@ -148,64 +146,35 @@ def test_the_command_says_how_to_upload_and_refuses_a_full_folder(saved, tmp_pat
     assert "is not empty" in capsys.readouterr().err
 
 
-class _Hub(http.server.BaseHTTPRequestHandler):
-    """As much of the hub as a download needs, on the loopback interface."""
-
-    folder: Path
-
-    def do_HEAD(self):
-        self.answer(body=False)
-
-    def do_GET(self):
-        self.answer(body=True)
-
-    def answer(self, body):
-        path = self.path.split("?")[0]
-        files = sorted(file.name for file in self.folder.iterdir())
-        if path.startswith("/api/models/me/skin/tree/"):
-            told = [
-                {"type": "file", "path": n, "size": (self.folder / n).stat().st_size, "oid": "0" * 40}
-                for n in files
-            ]
-            return self.send(200, json.dumps(told).encode(), body)
-        if path.startswith("/api/models/me/skin"):
-            told = {"id": "me/skin", "sha": "a" * 40, "siblings": [{"rfilename": n} for n in files]}
-            return self.send(200, json.dumps(told).encode(), body)
-        name = path.rpartition("/")[2]
-        if path.startswith("/me/skin/resolve/") and name in files:
-            content = (self.folder / name).read_bytes()
-            etag = f'"{hashlib.sha1(content).hexdigest()}"'
-            return self.send(200, content, body, {"ETag": etag, "X-Repo-Commit": "a" * 40})
-        return self.send(404, b"{}", body, {"X-Error-Code": "RepoNotFound"})
-
-    def send(self, status, content, body, headers=None):
-        self.send_response(status)
-        for key, value in {"Content-Length": str(len(content)), **(headers or {})}.items():
-            self.send_header(key, value)
-        self.end_headers()
-        if body:
-            self.wfile.write(content)
-
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture
 def loopback_hub(shared, tmp_path, monkeypatch):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("Hub", (_Hub,), {"folder": shared}))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    real = functools.partial(
-        huggingface_hub.snapshot_download,
-        endpoint=f"http://127.0.0.1:{server.server_port}",
-        cache_dir=tmp_path / "cache",
-    )
-    monkeypatch.setattr(huggingface_hub, "snapshot_download", real)
-    yield server
-    server.shutdown()
+    with serving() as server:
+        server.repositories["me/skin"] = Repository(
+            {file.name: file.read_bytes() for file in shared.iterdir()}
+        )
+        real = functools.partial(
+            huggingface_hub.snapshot_download,
+            endpoint=server.url,
+            cache_dir=tmp_path / "cache",
+            etag_timeout=300,
+        )
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", real)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 300)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        yield server
 
 
 def test_a_hub_id_is_fetched_once_and_loads(config, saved, loopback_hub):
     model = SkinGPT4.from_pretrained("me/skin", CPU)
     assert torch.equal(loss_of(model), loss_of(load_model(config, saved, CPU)))
-    with pytest.raises(HubError, match="me/nothing: cannot be fetched"):
+
+
+def test_a_hub_that_says_no_is_one_sentence(loopback_hub, monkeypatch):
+    with pytest.raises(HubError, match=r"me/nothing: is not on the hub .*check the name"):
         SkinGPT4.from_pretrained("me/nothing", CPU)
+    loopback_hub.repositories["me/skin"].gated = "manual"
+    with pytest.raises(HubError, match=r"me/skin: is gated; accept its terms"):
+        SkinGPT4.from_pretrained("me/skin", CPU)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match=r"me/other: is not in the hub's cache"):
+        SkinGPT4.from_pretrained("me/other", CPU)
