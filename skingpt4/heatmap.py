@@ -110,7 +110,7 @@ def _cross_attention(qformer: torch.nn.Module) -> Iterator[list[Tensor]]:
             who = threading.get_ident()  # another session may encode a picture at the same time
             query, key = queries.pop(who, None), keys.pop(who, None)
             if who == mine and query is not None and key is not None:
-                found.append(_mean_weights(query.float(), key.float(), heads))
+                found.append(_mean_weights(query, key, heads))
 
         hooks += [
             module.query.register_forward_hook(keep_query),
@@ -125,10 +125,11 @@ def _cross_attention(qformer: torch.nn.Module) -> Iterator[list[Tensor]]:
 
 
 def _mean_weights(query: Tensor, key: Tensor, heads: int) -> Tensor:
-    """Softmax attention of queries (b, q, d) on keys (b, n, d), averaged over b, heads and q: (n,)."""
-    split_query, split_key = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key))
-    scores = split_query @ split_key.transpose(-1, -2) / math.sqrt(split_query.shape[-1])
-    return scores.softmax(-1).mean((0, 1, 2))
+    """Softmax attention of queries (b, q, d) on keys (b, n, d), averaged over b, heads and q: (n,) fp32."""
+    split_query, split_key = (x.float().unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key))
+    with torch.autocast(query.device.type, enabled=False):  # which would round the product to half precision
+        scores = split_query @ split_key.transpose(-1, -2) / math.sqrt(split_query.shape[-1])
+        return scores.softmax(-1).mean((0, 1, 2))
 
 
 def overlay(image: Image.Image, attention: np.ndarray) -> Image.Image:

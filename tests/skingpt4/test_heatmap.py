@@ -45,7 +45,9 @@ def planted() -> ImageEncoder:
 
 @pytest.fixture(scope="module")
 def eva():
-    return make_encoder()
+    encoder = make_encoder()
+    encoder.precision = "float32"  # what half precision does is a test of its own
+    return encoder
 
 
 def test_the_map_lies_where_the_attention_is_planted():
@@ -116,6 +118,16 @@ def test_feature_maps_and_registers_lie_on_their_grid(name, args, size, side):
     assert attention.shape == (side, side)
     assert np.isfinite(attention).all()
     assert attention.mean() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_the_map_is_fp32_in_every_precision_of_the_encoder(eva, precision, monkeypatch):
+    """Whichever this machine multiplies fast in: a map in half precision is no numpy array."""
+    full = attention_map(eva, make_picture(7))
+    monkeypatch.setattr(eva, "precision", precision)  # the weights stay fp32, as with auto
+    found = attention_map(eva, make_picture(7))
+    assert found.dtype == np.float32
+    assert found == pytest.approx(full, rel=0.1)
 
 
 def test_the_model_is_left_as_it_was_and_the_picture_too(eva, tmp_path):
