@@ -45,7 +45,7 @@ def table() -> str:
         if shape is None:
             raise UserError(f"{name}: is not here; fetch it first (python -m skingpt4.weights fetch tiny)")
         for dtype, quantization in PRECISIONS:
-            config = Config(language=LanguageConfig(model=name))
+            config = Config(language=LanguageConfig(model=name, attention="sdpa"))
             encoder = big_encoder
             if name == tiny.language.model:
                 encoder = memory.encoder_parameters(tiny)

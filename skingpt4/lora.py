@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from skingpt4.config import LoraConfig
 from skingpt4.errors import UserError
+from skingpt4.quantisation import import_bitsandbytes
 from skingpt4.tensors import require_same_tensors
 
 _ADAPTER = ".default."  # peft's name of the only adapter; it stands in no file of ours
@@ -31,6 +32,7 @@ def add(language_model: Any, config: LoraConfig, seed: int) -> None:
     Raises:
         LoraError: the model has no such layers, or the family is one that peft has no choice for.
     """
+    import_bitsandbytes()  # which peft imports
     import peft  # takes seconds to import, and only who uses LoRA should wait for it
 
     settings = peft.LoraConfig(

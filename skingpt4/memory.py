@@ -17,9 +17,13 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from skingpt4.config import Config
+from skingpt4.language import DTYPES, choose_attention
 from skingpt4.model import build_qformer, build_vision
+from skingpt4.quantisation import import_bitsandbytes
 
 GIB = 2.0**30
+# Keys of a configuration that say that logits are changed behind the head (Gemma 2, Cohere, Granite).
+_CHANGES_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Bytes a quantised matrix takes for each of its numbers, scales included: int8 has one fp32 scale for each row,
 # nf4 four bits and one 8-bit scale for each 64 numbers (doubly quantised, as the scales of the scales are few).
@@ -47,6 +51,7 @@ class LanguageShape:
     gated: bool  # an MLP of three matrices, as Llama's
     rms_norm: bool  # RMSNorm keeps its input in fp32 for the way back, LayerNorm in the model's own precision
     max_positions: int | None
+    plain_head: bool = True  # False where logits are changed behind the head, so that all of them are made
 
     @property
     def num_in_matrices(self) -> int:
@@ -97,6 +102,7 @@ def language_shape(config: Any) -> LanguageShape:
         or any(i == width and o == 2 * down for (_, i, o) in matrices),
         rms_norm=any("RMSNorm" in type(m).__name__ for m in model.modules()),
         max_positions=getattr(text, "max_position_embeddings", None),
+        plain_head=all(getattr(text, key, None) in (None, 1.0) for key in _CHANGES_LOGITS),
     )
 
 
@@ -127,9 +133,21 @@ def activation_bytes(
     return batch * tokens * shape.num_layers * a_token
 
 
-def logits_bytes(shape: LanguageShape, supervised: int, dtype: str) -> int:
-    """Bytes of logits at supervised tokens: in the model's precision, in fp32, log-softmax and gradients."""
-    return supervised * shape.vocabulary * (2 * ITEM_BYTES[dtype] + 12)
+def logits_bytes(shape: LanguageShape, tokens: int, dtype: str, chunk_bytes: int = 0) -> int:
+    """Bytes at the peak of the loss behind the head.
+
+    Args:
+        shape: of the language model.
+        tokens: whose logits are made.
+        dtype: in which it computes.
+        chunk_bytes: of fp32 logits that stand in memory at once, see `head_loss`; beside them stand their
+            exponentials, and the gradient of the head's input for all tokens. 0 takes all logits at once, with
+            log-softmax and gradient.
+    """
+    if not chunk_bytes:
+        return tokens * shape.vocabulary * 12
+    rows = min(tokens, max(1, chunk_bytes // (4 * shape.vocabulary)))
+    return rows * shape.vocabulary * 8 + tokens * shape.width * ITEM_BYTES[dtype]
 
 
 def trained_bytes(num_trainable: int) -> int:
@@ -142,6 +160,7 @@ def lora_parameters(shape: LanguageShape, rank: int, targets: Sequence[str]) -> 
     if not rank:
         return 0
     if not targets:
+        import_bitsandbytes()  # which peft imports
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOICES
 
         targets = CHOICES.get(shape.family, [])
@@ -187,14 +206,15 @@ def training(
     kept = config.data.feature_cache is not None
     trainable = (config.qformer.width + 1) * shape.width
     trainable += lora_parameters(shape, config.lora.rank, config.lora.targets)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    attention = choose_attention(config.language.attention, DTYPES[dtype], device)
+    with_logits, chunk = (supervised, config.language.loss_chunk_mb) if shape.plain_head else (tokens, 0)
     return {
         "language model": weight_bytes(shape, dtype, quantization),
         "image encoder": 0 if kept else 4 * encoder_parameters,
         "trained tensors, gradients, AdamW": trained_bytes(trainable),
-        "activations for the backward pass": activation_bytes(
-            shape, batch, tokens, dtype, config.language.attention
-        ),
-        "logits": logits_bytes(shape, batch * supervised, dtype),
+        "activations for the backward pass": activation_bytes(shape, batch, tokens, dtype, attention),
+        "logits": logits_bytes(shape, batch * with_logits, dtype, chunk * 2**20),
         "kept features": num_pictures * queries * config.qformer.width * 2 if kept else 0,
     }
 

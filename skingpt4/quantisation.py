@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import logging
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -42,17 +45,43 @@ def quantiser(name: str, dtype: torch.dtype) -> Any:
     return None
 
 
+def import_bitsandbytes() -> None:
+    """Import it, where it is installed, without a call to the model hub; peft and transformers then find it imported.
+
+    On CPUs with bf16 instructions (AVX512) its import would ask the hub for a kernel if the package `kernels` is
+    there, and advise to install that if it is not.
+    """
+    if "bitsandbytes" in sys.modules or importlib.util.find_spec("bitsandbytes") is None:
+        return
+    logger, kernels = logging.getLogger("bitsandbytes.backends.cpu.ops"), sys.modules.get("kernels")
+    sys.modules["kernels"] = None  # type: ignore[assignment]  # as if it were not installed
+    logger.disabled = True
+    try:
+        import bitsandbytes  # noqa: F401
+    finally:
+        logger.disabled = False
+        del sys.modules["kernels"]
+        if kernels:
+            sys.modules["kernels"] = kernels
+
+
 @contextmanager
 def plain_linears(quantisation: str) -> Iterator[None]:
-    """While a model is built, let Falcon's own linear class be torch's, which computes the same.
+    """While a model is built, let its linear layers be those that can be quantised and that pass gradients on.
 
-    bitsandbytes' integration replaces torch's class alone and would leave a Falcon whole without a word; torchao's
-    tensors cannot be transposed, as Falcon's class does.
+    Falcon's own class is replaced by torch's, which computes the same: bitsandbytes' integration replaces torch's
+    alone and would leave a Falcon whole without a word, and torchao's tensors cannot be transposed as Falcon's
+    class does. On CPUs with bf16 instructions (AVX512) bitsandbytes' nf4 layers would pack their matrices for a
+    kernel that has no backward pass, so that the projection's gradient were zero: they are told there are none.
     """
-    if quantisation == "none":
-        yield
-        return
-    with mock.patch.object(modeling_falcon, "FalconLinear", nn.Linear):
+    if quantisation in ("int8", "nf4"):
+        import_bitsandbytes()
+    with ExitStack() as stack:
+        if quantisation != "none":
+            stack.enter_context(mock.patch.object(modeling_falcon, "FalconLinear", nn.Linear))
+        if quantisation == "nf4":
+            modules = importlib.import_module("bitsandbytes.nn.modules")
+            stack.enter_context(mock.patch.object(modules, "has_avx512bf16", return_value=False))
         yield
 
 

@@ -1,12 +1,18 @@
 """The estimate of memory against what torch really holds, at sizes where that takes milliseconds."""
 
+import dataclasses
+import gc
+import itertools
+
 import pytest
 import torch
+from torch.profiler import ProfilerActivity, profile
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from skingpt4 import lora, memory
 from skingpt4.config import LoraConfig
 from skingpt4.dry_run import describe
+from skingpt4.head_loss import head_loss
 from tests.skingpt4.tiny import (
     FAMILIES,
     make_encoder,
@@ -88,6 +94,39 @@ def test_keys_and_values_are_counted_exactly(family):
         cache = model(input_ids=torch.ones(2, 15, dtype=torch.long), use_cache=True).past_key_values
     held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
     assert memory.kv_cache_bytes(shape, 2, 15, "float32") == held
+
+
+def peak_of(work):
+    """Most bytes that torch's CPU allocator held at once for it."""
+    gc.collect()  # what earlier tests left must not be freed meanwhile: that would be counted off
+    gc.disable()
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiled:
+            work()
+    finally:
+        gc.enable()
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunk_bytes", [0, 1 << 20, 1 << 30])
+def test_logits_take_what_torch_allocates_for_them(chunk_bytes, dtype):
+    head = torch.nn.Linear(32, 5000, bias=False, dtype=dtype).requires_grad_(False)
+    hidden = torch.randn(200, 32, dtype=dtype, requires_grad=True)
+    targets = torch.randint(5000, (200,))
+    shape = dataclasses.replace(random_model("llama")[1], vocabulary=5000, width=32)
+    name = str(dtype).removeprefix("torch.")
+    found = peak_of(lambda: head_loss(head, hidden, targets, chunk_bytes).backward())
+    assert memory.logits_bytes(shape, 200, name, chunk_bytes) == pytest.approx(found, rel=0.1)
+
+
+def test_families_that_change_logits_behind_the_head_make_all_of_them(tmp_path):
+    config = tiny_config(tmp_path)
+    plain, capped = (random_model(family)[1] for family in ("llama", "gemma2"))
+    assert (plain.plain_head, capped.plain_head) == (True, False)
+    small = memory.training(config, plain, "float32", 0, tokens=300, supervised=10)["logits"]
+    assert memory.training(config, capped, "float32", 0, tokens=300, supervised=10)["logits"] > 30 * small
 
 
 @pytest.mark.parametrize("targets", [[], ["q_proj", "down_proj"]])

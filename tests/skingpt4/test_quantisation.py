@@ -3,6 +3,10 @@
 The cosines below are those of a random Llama of 128 channels; `-s` prints them.
 """
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -22,6 +26,7 @@ from tests.skingpt4.tiny import (
     tiny_config,
 )
 
+ROOT = Path(__file__).parents[2]
 SIZES = {"hidden_size": 128, "intermediate_size": 256, "initializer_range": 0.05}
 FAMILIES = ["llama", "falcon", "qwen2"]  # Qwen2's quantised layers have biases
 # The least cosine between the projection's gradients, through the quantised and through the whole model.
@@ -79,6 +84,33 @@ def test_the_projections_gradient_passes_through(quantization, dtype, family, fo
     assert cosine > LEAST[quantization]
     assert loss == pytest.approx(whole_loss, rel=0.02)
     assert not any(p.requires_grad for p in model.language_model.parameters())
+
+
+def test_no_layer_of_nf4_packs_itself_for_a_kernel_without_a_backward_pass(folder, monkeypatch):
+    require_kernels("nf4")
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)  # as on a CPU that has it
+    model = network(folder, "llama", quantization="nf4")
+    layers = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
+    assert len(layers) == 14
+    assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
+    # What is asked of a model first is an answer without a gradient, as whether its head is plain.
+    with torch.no_grad():
+        loss_of_answer = model(**batch_of([conversation(model, "And?", "acne")]), queries=make_queries(1))[0]
+    assert loss_of_answer.isfinite()
+    assert loss_and_gradient(model)[1].abs().max() > 0
+
+
+def test_bitsandbytes_is_imported_without_asking_a_hub_for_kernels(tmp_path):
+    """On CPUs with AVX512-bf16 it would; elsewhere this holds anyway."""
+    (tmp_path / "kernels.py").write_text("raise SystemExit('the package kernels was imported')")
+    code = (
+        "import sys; from skingpt4.quantisation import import_bitsandbytes; sys.path.insert(0, sys.argv[1]); "
+        "import_bitsandbytes(); sys.exit('kernels' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_layer_that_stays_whole_is_refused_by_name(folder):
