@@ -69,6 +69,8 @@ def mend_for(path: str) -> str:
         )
     if path.startswith("runs/phantoms/"):
         return "make quickstart (renders the phantoms, trains on them and evaluates)"
+    if path.startswith("runs/data/"):
+        return "python -m data.prepare, then python -m data.split (data/README.md)"
     if path.endswith(".jsonl"):
         return "data/README.md says how to write a manifest"
     return ""

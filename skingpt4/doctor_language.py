@@ -24,7 +24,7 @@ def language_model(patient: Patient) -> Iterator[Finding]:
     if not is_local(name):
         yield from _hub_model(patient, name)
     elif not (Path(name) / "config.json").is_file():
-        yield Finding("language model", MISSING, f"{name}: holds no config.json", mend_for(name))
+        yield Finding("language model", MISSING, f"{name}: {_why_no_folder(Path(name))}", mend_for(name))
         return
     else:
         found = inspect(name)
@@ -60,6 +60,12 @@ def language_model(patient: Patient) -> Iterator[Finding]:
         yield Finding(
             "family and sizes", WARNING, "unknown until config.json is here; what follows is partial"
         )
+
+
+def _why_no_folder(path: Path) -> str:
+    if path.is_file():
+        return "is a file; name a language model's directory, with config.json and tokenizer"
+    return "holds no config.json" if path.is_dir() else "is not there"
 
 
 def _lacking(patient: Patient, name: str) -> Iterator[Finding]:
@@ -125,7 +131,9 @@ def tokenizer(patient: Patient) -> Iterator[Finding]:
                 "tokenizer", MISSING, f"{name}: cannot be read ({first_line(error)})", mend_for(name)
             )
         else:
-            yield Finding("tokenizer", WARNING, f"{name}: is not here, so it and the template are unchecked")
+            yield Finding(
+                "tokenizer", WARNING, f"{name}: has none here, so it and the template are unchecked"
+            )
         try:
             get_template(patient.config.prompt.template)
         except UserError as error:
@@ -134,7 +142,7 @@ def tokenizer(patient: Patient) -> Iterator[Finding]:
     words, size = patient.tokenizer, len(patient.tokenizer)
     rows = patient.shape.vocabulary if patient.shape else size
     special = ", ".join(f"{k} {v}" for k, v in words.special_tokens_map.items() if isinstance(v, str))
-    text = f"{type(words).__name__}, {size:,} tokens ({special})"
+    text = f"{size:,} tokens ({special})"
     if size > rows:
         text += f", but the model has {rows:,} embeddings: another model's tokenizer"
         yield Finding("tokenizer", MISSING, text, mend_for(name))

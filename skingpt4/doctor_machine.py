@@ -11,9 +11,12 @@ import psutil
 import torch
 
 from skingpt4 import memory, run_dir
-from skingpt4.config import to_yaml
+from skingpt4.config import Config, to_yaml
 from skingpt4.doctor_findings import MISSING, OK, WARNING, Finding, Patient
 from skingpt4.errors import UserError
+from skingpt4.language import require_device
+from skingpt4.model import encoder_device
+from skingpt4.placement import DEVICE_RULES, main_device
 
 
 def machine(patient: Patient) -> Iterator[Finding]:
@@ -28,9 +31,13 @@ def machine(patient: Patient) -> Iterator[Finding]:
     quantised = "" if config.language.quantization == "none" else f", {config.language.quantization} matrices"
     text += f"; computes in {dtype}{quantised}"
     if device.type == "cpu" and dtype == "float16":
-        yield Finding("device", MISSING, f"{text}: float16 needs a GPU", "language.dtype=float32")
+        yield Finding("device", WARNING, f"{text}, which a CPU does slowly", "language.dtype=auto")
     else:
         yield Finding("device", OK, text)
+    try:
+        _require_places(config)
+    except UserError as error:
+        yield Finding("placement", MISSING, str(error), "auto, or a device that is here")
     if patient.shape and patient.encoder_parameters:
         spread = config.language.device_map not in (None, "cuda", "cpu")
         yield from _memory(patient, free, spread)
@@ -44,6 +51,15 @@ def machine(patient: Patient) -> Iterator[Finding]:
             yield Finding("output_dir", OK, f"{config.output_dir}: {told}")
         except UserError as error:
             yield Finding("output_dir", MISSING, str(error))
+
+
+def _require_places(config: Config) -> None:
+    """Refuse devices that a configuration names and this machine lacks, as loading would."""
+    named = config.language.device_map
+    for place in named.values() if isinstance(named, dict) else [named]:
+        if place is not None and place not in ("disk", *DEVICE_RULES):
+            require_device(main_device(place, "cpu"), "language.device_map")
+    encoder_device(config, "cpu")
 
 
 def _memory(patient: Patient, free: int, spread: bool) -> Iterator[Finding]:

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from skingpt4 import checkpoint, lora
+from skingpt4 import checkpoint, lora, minigpt4
 from skingpt4.config import Config
 from skingpt4.doctor_findings import MISSING, OK, WARNING, Finding, Patient, mend_for
 from skingpt4.errors import UserError
+from skingpt4.inspection import projection_fits
 from skingpt4.layouts import NORM_NAMES, QFORMER_PREFIXES, VISION_PREFIXES, brings_norm
 from skingpt4.manifests import read_manifest
 from skingpt4.model import encoder_identity
@@ -77,6 +78,9 @@ def parent(patient: Patient) -> Iterator[Finding]:
     if not path:
         return
     name = "starts from"
+    if checkpoint.is_minigpt4(path):
+        yield _foreign_projection(patient, path)
+        return
     try:
         tensors, card = checkpoint.load(path)
         checkpoint.load_lora(path, card)
@@ -120,6 +124,24 @@ def parent(patient: Patient) -> Iterator[Finding]:
         )
     else:
         yield Finding(name, OK, f"{text}; encoder, language model and template are the same")
+
+
+def _foreign_projection(patient: Patient, path: str) -> Finding:
+    """A `.pth` of MiniGPT-4 or the published SkinGPT-4: it records widths alone."""
+    try:
+        width, query_width = minigpt4.shape_of(path)
+        minigpt4.require_width(
+            path, patient.shape.width if patient.shape else width, patient.config.qformer.width
+        )
+    except UserError as error:
+        return Finding("starts from", MISSING, str(error), "bring a projection of these widths")
+    fits = projection_fits(width, query_width)
+    return Finding(
+        "starts from",
+        WARNING,
+        f"{path}: MiniGPT-4's layout, for {fits}; whether it was trained with this encoder, language model and "
+        "template, the file does not say",
+    )
 
 
 def _train_first(config: Config) -> str:

@@ -30,6 +30,10 @@ def parent(folder):
     return str(run(tiny_config(folder, output_dir=str(folder / "parent"))))
 
 
+class Plenty:
+    available = 64 << 30
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_loaded(parent, monkeypatch):
     """No language model is ever loaded, and no hub is ever asked."""
@@ -37,6 +41,7 @@ def nothing_is_loaded(parent, monkeypatch):
         AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("loaded a model")
     )
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *a, **k: pytest.fail("asked the hub"))
+    monkeypatch.setattr("psutil.virtual_memory", Plenty)  # whatever else this machine is doing
 
 
 @pytest.fixture
@@ -193,6 +198,40 @@ def test_a_parent_is_compared_without_loading_it(configure, folder, tmp_path_fac
         configure(initial_checkpoint=saved, language__model=str(folder / "qwen2")), "starts from"
     )
     assert wrong_family.state != OK
+
+
+def test_a_projection_of_minigpt4_is_held_to_its_widths_alone(configure, tmp_path):
+    tensors = {"llama_proj.weight": torch.ones(32, 32), "llama_proj.bias": torch.ones(32)}
+    torch.save({"model": tensors, "epoch": 1}, tmp_path / "prerelease.pth")
+    line = found(configure(initial_checkpoint=str(tmp_path / "prerelease.pth")), "starts from")
+    assert line.state == WARNING
+    assert "MiniGPT-4's layout" in line.text
+    assert "the file does not say" in line.text
+    tensors["llama_proj.weight"] = torch.ones(32, 768)
+    torch.save({"model": tensors}, tmp_path / "other.pth")
+    line = found(configure(initial_checkpoint=str(tmp_path / "other.pth")), "starts from")
+    assert line.state == MISSING
+    assert "[32, 768], this network needs [32, 32]" in line.text
+
+
+def test_a_device_that_is_not_here_stops_the_run(configure):
+    gone = f"cuda:{torch.cuda.device_count()}"
+    for key in ("encoder__device", "language__device_map"):
+        line = found(configure(**{key: gone}), "placement")
+        assert line.state == MISSING
+        assert f"{key.replace('__', '.')}: {gone} is not here" in line.text
+    assert "placement" not in states(configure(encoder__device="cpu", language__device_map="cpu"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which is fast in fp16")
+def test_fp16_on_a_cpu_is_slow_and_not_impossible(configure):
+    assert found(configure(language__dtype="float16"), "device").state == WARNING
+
+
+def test_a_file_in_place_of_a_language_model_is_told_as_one(configure, tmp_path):
+    config = configure(language__model=configure().vision.weights)
+    assert "is a file; name a language model's directory" in found(config, "language model").text
+    assert "is not there" in found(configure(language__model=str(tmp_path / "none")), "language model").text
 
 
 def test_the_command_prints_a_table_or_json_and_sets_the_status(configure, tmp_path, capsys):
