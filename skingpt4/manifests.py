@@ -1,4 +1,4 @@
-"""Manifests: JSONL files of records, checked line by line once and then read through a memory map.
+"""Manifests: JSONL files of records, checked once and then read through a memory map.
 
 A small manifest is kept in memory. A large one is written, validated, to an Arrow file beside it (hidden, as
 private as the manifest itself); later runs map that file and start at once, and all workers share its pages.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import functools
 import hashlib
+import io
 import os
 import shutil
 import stat
@@ -23,19 +24,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from skingpt4.records import KEYS, Record, RecordError, parse_line, record_of
+from skingpt4.record_columns import COLUMNS, checked_batch
+from skingpt4.records import Record, RecordError, record_of
 
 VERSION = 1  # of the reader and of the Arrow file's columns; another one makes the file anew
 SMALL_BYTES = 4 * 2**20  # below, parsing takes a fraction of a second and no file is written
-BATCH_ROWS = 8192
+BLOCK_BYTES = 4 * 2**20  # of a batch of records: some thousand
 BOM = b"\xef\xbb\xbf"
-
-_TURNS = pa.list_(pa.struct([("question", pa.string()), ("answer", pa.string())]))
-_TYPES = {
-    "width": pa.int32(), "height": pa.int32(), "fitzpatrick": pa.int8(),
-    "concepts": pa.list_(pa.string()), "turns": _TURNS,
-}  # fmt: skip
-COLUMNS = pa.schema([("line", pa.int64()), *((key, _TYPES.get(key, pa.string())) for key in KEYS)])
 
 
 class _Part:
@@ -145,25 +140,39 @@ def picture_paths(records: Manifest, limit: int | None = None) -> list[Path]:
     return paths
 
 
-def manifest_lines(path: str | Path) -> Iterator[tuple[int, bytes, int]]:
-    """(number from 1, line, bytes read so far) of each line that is not blank; only line feeds end a line.
+def manifest_blocks(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """(number of the first line from 1, whole lines) of a manifest, some megabytes at a time.
+
+    Only line feeds end a line; the last one may lack its own.
 
     Raises:
         RecordError: the file is missing or cannot be read.
     """
-    path, done = Path(path), 0
+    path, first = Path(path), 1
     try:
         with path.open("rb") as file:
-            for number, line in enumerate(file, 1):
-                done += len(line)
-                if number == 1:
-                    line = line.removeprefix(BOM)  # Windows editors write it
-                if line.strip():
-                    yield number, line, done
+            while block := file.read(BLOCK_BYTES) + file.readline():
+                # Windows editors write a mark at the beginning.
+                yield first, block.removeprefix(BOM) if first == 1 else block
+                first += block.count(b"\n")
     except FileNotFoundError:
         raise RecordError(f"{path}: no such manifest; prepare one (see data/README.md)") from None
     except OSError as error:
         raise RecordError(f"{path}: cannot be read ({error.strerror})") from None
+
+
+def manifest_lines(path: str | Path) -> Iterator[tuple[int, bytes, int]]:
+    """(number from 1, line, bytes read so far) of each line that is not blank.
+
+    Raises:
+        RecordError: the file is missing or cannot be read.
+    """
+    done = 0
+    for first, block in manifest_blocks(path):
+        for number, line in enumerate(io.BytesIO(block), first):
+            done += len(line)
+            if line.strip():
+                yield number, line, done
 
 
 def read_manifest(path: str | Path, cache_dir: str | Path | None = None) -> Manifest:
@@ -233,18 +242,12 @@ def _build(path: Path, found: os.stat_result, place: Path) -> _Part:
 
 
 def _batches(path: Path, bar: tqdm | None = None) -> Iterator[pa.RecordBatch]:
-    rows: list[dict[str, Any]] = []
-    reported = 0
-    for number, line, done in manifest_lines(path):
-        rows.append({"line": number, **parse_line(line, f"{path}, line {number}")})
-        if len(rows) == BATCH_ROWS:
-            yield pa.RecordBatch.from_pylist(rows, schema=COLUMNS)
-            rows = []
-            if bar is not None:
-                bar.update(done - reported)
-                reported = done
-    if rows:
-        yield pa.RecordBatch.from_pylist(rows, schema=COLUMNS)
+    for first, block in manifest_blocks(path):
+        batch = checked_batch(block, first, str(path))
+        if len(batch):
+            yield batch
+        if bar is not None:
+            bar.update(len(block))
 
 
 def _not_empty(path: Path, batches: list[pa.RecordBatch]) -> list[pa.RecordBatch]:

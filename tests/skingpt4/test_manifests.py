@@ -38,9 +38,9 @@ def written(tmp_path):
 
 @pytest.fixture
 def large(monkeypatch):
-    """Every manifest counts as large, and its batches are small."""
+    """Every manifest counts as large, and its blocks are small."""
     monkeypatch.setattr(manifests, "SMALL_BYTES", 0)
-    monkeypatch.setattr(manifests, "BATCH_ROWS", 7)
+    monkeypatch.setattr(manifests, "BLOCK_BYTES", 3000)
 
 
 def kept(folder):
@@ -52,7 +52,7 @@ def test_the_map_gives_what_the_memory_gives(written, monkeypatch):
     small = read_manifest(path)
     assert kept(path.parent) == []
     monkeypatch.setattr(manifests, "SMALL_BYTES", 0)
-    monkeypatch.setattr(manifests, "BATCH_ROWS", 7)
+    monkeypatch.setattr(manifests, "BLOCK_BYTES", 3000)
     first, second = read_manifest(path), read_manifest(path)
     assert list(small) == list(first) == list(second)
     assert [first[n] for n in range(50)] == list(first)
@@ -75,7 +75,7 @@ def test_the_second_reading_parses_nothing(written, large, monkeypatch):
     (file,) = kept(path.parent)
     assert file.name.startswith(".manifest.jsonl.")
     assert file.suffix == ".arrow"
-    monkeypatch.setattr(manifests, "parse_line", lambda *args: pytest.fail("parsed again"))
+    monkeypatch.setattr(manifests, "checked_batch", lambda *args: pytest.fail("parsed again"))
     assert len(read_manifest(path)) == 50
 
 
