@@ -315,9 +315,8 @@ class _Transfer:
             desc=self.target.name, total=self.size, initial=self.have, unit="B", unit_scale=True, unit_divisor=1000,
             disable=None if self.progress else True, leave=False,
         ) as bar:  # fmt: skip
-            for (
-                chunk
-            ) in response.iter_raw():  # a chunk size would hold back what a broken connection then loses
+            # With a chunk size, what has not filled one would be lost when the connection breaks.
+            for chunk in response.iter_raw():
                 self.part.write(chunk)
                 for known in self.hashes.values():
                     known.update(chunk)

@@ -72,9 +72,7 @@ def guard_linear(module: nn.Linear, grow: bool = True) -> None:
     bound: list[float] = []
 
     def forward(x: Tensor) -> Tensor:
-        if (
-            not bound
-        ):  # only now: the weight of a module kept on the CPU or the disk is here only for the call
+        if not bound:  # only now: a weight kept on the CPU or the disk is here for the call alone
             bound.append(_bound(module))
         link = _Link(bound[0], grow)
         small = _Enter.apply(x, link)

@@ -47,7 +47,8 @@ def plan(name: str, weights_dir: Path) -> Plan:
     try:
         size = _size_there(entry)
     except DownloadError as error:
-        return Plan(entry, now, entry.size, False, entry.size or 0, f"size as the catalogue has it; {error}")
+        why = str(error).removeprefix(f"{entry.origin}: ").removeprefix(f"{name}: ")
+        return Plan(entry, now, entry.size, False, entry.size or 0, f"size as the catalogue has it; {why}")
     if size is None:
         return Plan(entry, now, entry.size, False, entry.size or 0)
     begun = [p for part in part_paths(entry, weights_dir) for p in (part, *part.rglob("*")) if p.is_file()]
@@ -103,6 +104,8 @@ def show(plans: list[Plan], weights_dir: Path) -> None:
         ]
         if item.state == "part":
             rows.append(("begun", "an earlier download is continued"))
+        if isinstance(entry.source, Delta):
+            rows.append(("delta of", f"{entry.source.base}, which you bring; skingpt4.delta merges the two"))
         if entry.gate:
             rows.append(("gate", f"accept {entry.gate.accept} at {entry.gate.where}"))
         if isinstance(entry.source, UserFile):

@@ -359,6 +359,8 @@ def test_a_delta_is_fetched_and_named_one(server, model, add, weights_dir, capsy
         {name: 0.001 * LLAMA[name] for name in list(LLAMA)[1:]}
     )
     add(Delta("org/model", base="LLaMA-7B"))
+    assert weights.main(["fetch", "toy", "--dry-run", "--weights-dir", str(weights_dir)]) == 0
+    assert "  delta of LLaMA-7B, which you bring" in capsys.readouterr().out
     assert weights.main(["fetch", "toy", "--weights-dir", str(weights_dir)]) == 0
     assert "with LLaMA-7B as LLAMA run `python -m skingpt4.delta --base LLAMA" in capsys.readouterr().err
     add(Hub("org/model"))
