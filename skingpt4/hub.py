@@ -50,11 +50,11 @@ def write_folder(
         include: frozen parts to copy along, of `PARTS`.
 
     Raises:
-        HubError: the folder holds something, or a part to take along has no file.
+        HubError: the folder holds something or cannot be written, or a part to take along has no file.
         CheckpointError: no such checkpoint, or a damaged one.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise HubError(f"{folder}: is not empty; name another folder")
     _, card = checkpoint.load(checkpoint_path)
     checkpoint.load_lora(checkpoint_path, card)  # its checksum
@@ -62,8 +62,8 @@ def write_folder(
     config = from_dict(card["config"], str(source))
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
     try:
+        part.mkdir(parents=True)
         for file in (checkpoint.TENSORS, checkpoint.LORA):
             if (source / file).is_file():
                 shutil.copyfile(source / file, part / file)
@@ -83,9 +83,12 @@ def write_folder(
         if folder.exists():
             folder.rmdir()
         os.replace(part, folder)
-    except BaseException:
-        shutil.rmtree(part, ignore_errors=True)
-        raise
+    except OSError as error:
+        raise HubError(
+            f"{folder}: cannot be written ({error.strerror or error}); check the free space and the rights there"
+        ) from None
+    finally:
+        shutil.rmtree(part, ignore_errors=True)  # moved by now, unless something went wrong
     return folder
 
 

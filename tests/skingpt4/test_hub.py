@@ -133,6 +133,21 @@ def test_a_failed_write_leaves_nothing(saved, tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_place_that_cannot_be_written_is_one_sentence(saved, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("x")
+    for out, why in (("file", "is not empty"), ("file/skin", "cannot be written (Not a directory)")):
+        assert share.main(["--checkpoint", str(saved), "--out", str(tmp_path / out)]) == 1
+        assert why in capsys.readouterr().err
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(hub.shutil, "copyfile", full)
+    assert share.main(["--checkpoint", str(saved), "--out", str(tmp_path / "skin")]) == 1
+    assert "cannot be written (No space left on device); check" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
 def test_the_command_says_how_to_upload_and_refuses_a_full_folder(saved, tmp_path, capsys):
     out = tmp_path / "skin"
     assert share.main(["--checkpoint", str(saved), "--out", str(out), "--include", "qformer"]) == 0
