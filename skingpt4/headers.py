@@ -188,7 +188,7 @@ def _read_pth(path: Path, is_zip: bool) -> Header:
         raise UnreadableWeights(
             "truncated", f"{path}: cannot be read, perhaps truncated ({reason}); get it anew"
         ) from None
-    inside, state = _state_dict(held)
+    inside, state = state_dict_in(held)
     tensors = {str(key): value for key, value in state.items() if isinstance(value, torch.Tensor)}
     if not tensors:
         raise UnreadableWeights("not_weights", f"{path}: holds no tensors by name")
@@ -204,8 +204,8 @@ def _read_pth(path: Path, is_zip: bool) -> Header:
     )
 
 
-def _state_dict(held: Any) -> tuple[str, dict[Any, Any]]:
-    """(entry, tensors): training checkpoints keep the tensors under a name of their own."""
+def state_dict_in(held: Any) -> tuple[str, dict[Any, Any]]:
+    """(entry, what stands in it) of what a `.pth` holds: training checkpoints keep their tensors under a name."""
     if not isinstance(held, dict):
         return "", {}
     inside = next((key for key in ("model", "state_dict", "module") if isinstance(held.get(key), dict)), "")

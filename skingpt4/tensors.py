@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from skingpt4.errors import UserError
+from skingpt4.headers import state_dict_in
 
 
 class WeightsMismatch(UserError):
@@ -52,7 +53,7 @@ def load_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_pth(path: Path) -> dict[str, Tensor]:
-    """The tensors of a `.pth` by name (of its `model` entry, if it has one), memory-mapped where it is a zip.
+    """The tensors of a `.pth` by name (of its `model` or `state_dict`, if any), memory-mapped where it is a zip.
 
     Only tensors are read, with ``weights_only=True``: no code in the file is ever run.
 
@@ -67,10 +68,10 @@ def read_pth(path: Path) -> dict[str, Tensor]:
         ) from None
     except (RuntimeError, EOFError, OSError) as error:
         raise unreadable(path, error) from None
-    held = held.get("model", held) if isinstance(held, dict) else held
-    if not isinstance(held, dict):
+    tensors = {key: value for key, value in state_dict_in(held)[1].items() if isinstance(value, Tensor)}
+    if not tensors:
         raise WeightsMismatch(f"{path}: holds no tensors by name")
-    return {key: value for key, value in held.items() if isinstance(value, Tensor)}
+    return tensors
 
 
 def unreadable(path: Path, error: Exception) -> WeightsMismatch:

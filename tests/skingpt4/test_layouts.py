@@ -77,6 +77,7 @@ def family(request, tmp_path_factory):
 
 def config_of(vision, qformer, **changes):
     config = Config(step="none", output_dir="run")
+    config.encoder.dtype = "float32"  # whatever half precision this machine is fast in
     config.vision.model, config.vision.model_args, config.vision.image_size = EVA, dict(EVA_ARGS), IMAGE_SIZE
     config.vision.weights, config.vision.norm_eps = str(vision), 1e-6  # transformers' own epsilon
     config.qformer.weights, config.qformer.num_query_tokens = str(qformer), NUM_QUERIES

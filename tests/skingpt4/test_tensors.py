@@ -7,6 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from skingpt4.headers import read_header
 from skingpt4.tensors import WeightsMismatch, file_sha256, load_tensors, require_same_tensors
 
 
@@ -36,8 +37,10 @@ def test_read_back_equal(name, tensors, tmp_path):
         assert torch.equal(found[key], value)
 
 
-def test_the_model_entry_of_a_training_checkpoint(tensors, tmp_path):
-    torch.save({"model": tensors, "optimizer": {"lr": 1}, "epoch": 3}, tmp_path / "w.pth")
+@pytest.mark.parametrize("entry", ["model", "state_dict"])
+def test_the_entry_of_a_training_checkpoint_that_inspect_names(entry, tensors, tmp_path):
+    torch.save({entry: tensors, "optimizer": {"lr": 1}, "epoch": 3}, tmp_path / "w.pth")
+    assert read_header(tmp_path / "w.pth").inside == entry
     assert load_tensors(tmp_path / "w.pth").keys() == tensors.keys()
 
 
