@@ -81,7 +81,8 @@ _STOP = (
     "it|this|there|not|no|most|likely|diagnosis|due|because|at|by|than|rather|as|seen|unlikely|less|more"
 )
 _DESCRIBED = rf"(?:(?!(?:{_STOP})\b)[\w’'-]+\s+){{0,2}}"
-_CONJUNCTION = r"\s+(?:and/or|and|or|nor|vs\.?|versus|as\s+well\s+as|plus)\s+"
+_EXAMPLE = r"such\s+as|including|e\.g\.|for\s+example|namely"
+_CONJUNCTION = rf"\s+(?:and/or|and|or|nor|vs\.?|versus|as\s+well\s+as|plus)\s+|\s*\b(?:{_EXAMPLE})\s+"
 _SEPARATOR = rf"(?:\s*[,/(•*–|+&)]\s*|\s*\n\s*|{_CONJUNCTION}|\s*\d+[.)]\s+|\s*-\s+)"
 _GLUE = re.compile(rf"(?:{_SEPARATOR})+{_DESCRIBED}", re.IGNORECASE)
 _ALTERNATIVE = re.compile(r"\b(?:or|vs\.?|versus)\b|/", re.IGNORECASE)
@@ -194,7 +195,8 @@ def _alternatives(text: str, chain: list[Found]) -> str | None:
 
 def _is_joined(text: str, chain: list[Found]) -> bool:
     gaps = _gaps(text, chain)
-    return not gaps or re.search(r"\b(?:and|or|nor|vs|versus)\b|[/(]", gaps[-1], re.IGNORECASE) is not None
+    joint = rf"\b(?:and|or|nor|vs|versus|{_EXAMPLE})(?!\w)|[/(]"
+    return not gaps or re.search(joint, gaps[-1], re.IGNORECASE) is not None
 
 
 _VERB = re.compile(
@@ -231,8 +233,14 @@ def _cue_before(text: str, start: int, begin: int, place: int) -> Cue | None:
     return asserted
 
 
+# A comma before a verb closes what was put in: "An infection, e.g. ringworm, is unlikely".
+_CLOSING = re.compile(r"\s*,\s*(?=(?:is|are|was|were|has|have|should|must|can|cannot|could|may|might)\b)")
+
+
 def _cue_after(text: str, place: int, stop: int) -> Cue | None:
     """The phrase that follows the name ending at `place`, before the next name at `stop`."""
+    if closing := _CLOSING.match(text, place):
+        place = closing.end()
     for cue in _cues().find(_cues().after, text, place, stop):
         gap = re.sub(r"^[\s)*\"]*,?\s*(?:which|that)\b", "", text[place : cue.start])
         if _cues().turn.search(gap) or re.search(r"\b(?:and|with|but)\b", gap, re.IGNORECASE):
