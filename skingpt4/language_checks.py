@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 from transformers import AutoConfig
 
 from skingpt4.errors import UserError
@@ -46,9 +47,30 @@ def configuration(name: str) -> Any:
     try:
         return AutoConfig.from_pretrained(name).get_text_config()
     except (OSError, ValueError, KeyError) as error:
-        raise LanguageModelError(
-            f"language.model: {name} cannot be loaded ({str(error).splitlines()[0]})"
-        ) from None
+        raise cannot_load(name, error) from None
+
+
+def cannot_load(name: str, error: Exception) -> LanguageModelError:
+    """What went wrong in transformers with a model, in a sentence; where a hub said no, with the way out.
+
+    Args:
+        name: of the model.
+        error: transformers'; huggingface_hub's own is its cause.
+    """
+    reasons = {type(each) for each in (error, error.__cause__)}
+    if GatedRepoError in reasons:
+        why = "is gated; accept its terms on its page, then set a token with `hf auth login` (or HF_TOKEN)"
+    elif RepositoryNotFoundError in reasons:
+        why = "is no directory here and not on the hub, or private; check the name, or `hf auth login` if it is yours"
+    elif LocalEntryNotFoundError in reasons:
+        why = (
+            "is not in the hub's cache, and the hub cannot be reached or is forbidden (HF_HUB_OFFLINE); fetch it "
+            "with `python -m skingpt4.weights fetch`, or name a local directory"
+        )
+    else:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        why = f"cannot be loaded ({lines[0][:300]})"
+    return LanguageModelError(f"language.model: {name} {why}")
 
 
 def require_vocabulary(name: str, tokenizer: Any) -> None:

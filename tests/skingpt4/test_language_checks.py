@@ -8,6 +8,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from skingpt4.language import LanguageModelError, load_language_model
+from skingpt4.language_checks import cannot_load, configuration
+from tests.skingpt4.local_hub import Repository, serving
 from tests.skingpt4.tiny import make_tokenizer, save_language_model
 
 
@@ -86,3 +88,40 @@ def test_another_kind_of_directory_is_named(tmp_path):
     save_file({"query_tokens": torch.zeros(1, 4, 8)}, tmp_path / "model.safetensors")
     with pytest.raises(LanguageModelError, match="is no language model but: BLIP-2 or InstructBLIP"):
         load_language_model(str(tmp_path))
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    with serving() as server:
+        places = {
+            "ENDPOINT": server.url,
+            "HUGGINGFACE_CO_URL_TEMPLATE": server.url + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_CACHE": str(tmp_path / "cache"),
+            "HF_TOKEN_PATH": str(tmp_path / "no-token"),
+            "HF_HUB_ETAG_TIMEOUT": 300,
+        }
+        for key, value in places.items():
+            monkeypatch.setattr(f"huggingface_hub.constants.{key}", value)
+        yield server
+
+
+def test_a_hub_that_says_no_is_one_sentence_with_the_way_out(hub, monkeypatch):
+    hub.repositories["org/gated"] = Repository({"config.json": b"{}"}, gated="manual")
+    with pytest.raises(LanguageModelError, match=r"org/gated is gated; accept its terms .*`hf auth login`"):
+        configuration("org/gated")
+    with pytest.raises(LanguageModelError, match=r"org/none is no directory here and not on the hub.*check"):
+        configuration("org/none")
+    assert hub.log, "it is the local hub that was asked"
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(
+        LanguageModelError, match=r"org/other is not in the hub's cache.*skingpt4\.weights fetch"
+    ):
+        configuration("org/other")
+
+
+def test_a_library_s_own_words_are_kept_to_one_line():
+    assert str(cannot_load("x", ValueError("odd\nand more"))) == "language.model: x cannot be loaded (odd)"
+    assert str(cannot_load("x", KeyError())) == "language.model: x cannot be loaded (KeyError)"
