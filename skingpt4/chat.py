@@ -25,6 +25,7 @@ from skingpt4.language import describe_place
 from skingpt4.model import SkinGPT4, build, build_encoder, load_projection, require_projection_width
 from skingpt4.prompts import IMAGE, Encoded, Turn, encode_turns, get_template, shorten, stop_strings
 from skingpt4.streams import Stream, Timing
+from skingpt4.threads import in_own_thread
 
 DISCLAIMER = "Research software, not a medical device. Its answers are no diagnosis; ask a doctor."
 # The four questions put to every case of the published evaluation (Nature Communications 2024, 15:5649).
@@ -71,14 +72,18 @@ def load_model(
         checkpoint.find(checkpoint_path)  # before anything heavy
         require_projection_width(config, checkpoint_path)
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    told("image encoder")
-    encoder = build_encoder(config, device) if with_encoder else None
-    told("language model")
-    model = build(config, device, encoder)
-    told("projection")
-    if checkpoint_path is not None:
-        load_projection(model, config, checkpoint_path)
-    return model.eval()
+
+    def load() -> SkinGPT4:
+        told("image encoder")
+        encoder = build_encoder(config, device) if with_encoder else None
+        told("language model")
+        model = build(config, device, encoder)
+        told("projection")
+        if checkpoint_path is not None:
+            load_projection(model, config, checkpoint_path)
+        return model.eval()
+
+    return in_own_thread(load) if device.type == "cpu" else load()
 
 
 class ChatSession:
@@ -128,8 +133,12 @@ class ChatSession:
         if self.model.encoder is None:
             raise ChatError("this model was loaded without its image encoder")
         vision = self.model.encoder.vision_encoder
-        pixels = to_tensor(rgb, self.config.vision.image_size, vision.mean, vision.std)
-        self.queries.append(self.model.encode_images(pixels[None]))
+
+        def encode() -> Tensor:
+            pixels = to_tensor(rgb, self.config.vision.image_size, vision.mean, vision.std)
+            return self.model.encode_images(pixels[None])
+
+        self.queries.append(self.decoder.run(encode))
         self.waiting += 1
 
     def ask(self, question: str, generation: Generation = GREEDY) -> str:

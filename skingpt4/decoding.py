@@ -13,7 +13,8 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,7 +28,9 @@ from skingpt4.lookup import Lookup
 from skingpt4.model import SkinGPT4
 from skingpt4.prompts import IMAGE_TOKEN, Encoded
 from skingpt4.streams import Kept, Stream
+from skingpt4.threads import fulfil
 
+T = TypeVar("T")
 _DECODERS: weakref.WeakKeyDictionary[SkinGPT4, Decoder] = weakref.WeakKeyDictionary()
 _MAKING = threading.Lock()
 
@@ -62,6 +65,7 @@ class Decoder:
         self.reads_whole = not (can_hold(model.language_model.config) and knows_rules(rules))
         self._wake = threading.Condition()
         self._waiting: deque[Stream] = deque()
+        self._jobs: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._keeping: weakref.WeakSet[Kept] = weakref.WeakSet()
         self._thread: threading.Thread | None = None
         # The thread's own.
@@ -127,11 +131,30 @@ class Decoder:
         stream._cuts = (*stream.stop_strings, *stream._ends, *filter(None, [tokenizer.pad_token]))
         with self._wake:
             self._waiting.append(stream)
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
-                self._thread.start()
-            self._wake.notify()
+            self._start()
         return stream
+
+    def run(self, work: Callable[[], T]) -> T:
+        """Do something else with the model in the decoder's thread, between two tokens; returns what it returns.
+
+        So pictures are encoded and classes scored by the one thread that computes, see `threads`.
+
+        Raises:
+            BaseException: what the work raises.
+        """
+        if threading.current_thread() is self._thread:
+            return work()
+        future: Future[T] = Future()
+        with self._wake:
+            self._jobs.append((future, work))
+            self._start()
+        return future.result()
+
+    def _start(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
+            self._thread.start()
+        self._wake.notify()
 
     # ---- the thread
 
@@ -139,7 +162,7 @@ class Decoder:
         while True:
             with self._wake:
                 self._drop_idle()
-                while not self._waiting:
+                while not (self._waiting or self._jobs):
                     if not any(kept.rows is not None for kept in self._keeping):
                         self._thread = None
                         return
@@ -148,7 +171,9 @@ class Decoder:
             model = self._model()
             try:
                 with torch.no_grad():
-                    while self._waiting or self._reading or self._running:
+                    while self._waiting or self._reading or self._running or self._jobs:
+                        while self._jobs:
+                            fulfil(*self._jobs.popleft())
                         assert model is not None
                         self._read(model)
                         self._step(model)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from skingpt4.calibration import Calibration
 from skingpt4.config import Config
+from skingpt4.decoding import Decoder
 from skingpt4.errors import UserError
 from skingpt4.lexicon import read_asset
 from skingpt4.model import SkinGPT4
@@ -134,11 +135,10 @@ def score_pictures(
         for question in (DIAGNOSIS_QUESTION, CONCEPTS_QUESTION)
     ]
     sets = [class_sentences(prompt.disease_sentence, diseases), concept_sentences(prompt.concepts_sentence)]
-    if not with_concepts:
-        (classes,) = score_sets(model, prompts[:1], queries, sets[:1])
-        return classes.double().cpu().numpy(), np.zeros(len(CONCEPTS))
-    classes, concepts = score_sets(model, prompts, queries, sets)
-    return classes.double().cpu().numpy(), concepts.double().cpu().numpy()
+    asked = 2 if with_concepts else 1
+    found = Decoder.of(model).run(lambda: score_sets(model, prompts[:asked], queries, sets[:asked]))
+    classes, *concepts = (scores.double().cpu().numpy() for scores in found)
+    return classes, concepts[0] if concepts else np.zeros(len(CONCEPTS))
 
 
 def from_scores(

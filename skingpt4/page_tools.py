@@ -8,6 +8,7 @@ from skingpt4 import calibration, consultation_export, history, quality
 from skingpt4.chat import ChatSession, config_and_checkpoint
 from skingpt4.config import Config
 from skingpt4.consultation import Consultation, model_identity
+from skingpt4.decoding import Decoder
 from skingpt4.differential import LANGUAGES, Differential, differential
 from skingpt4.heatmap import heatmap
 from skingpt4.loading import load_with_bar
@@ -52,7 +53,7 @@ def tools(
         questions=tuple(config.prompt.questions),
         assess=quality.assess,
         differential=score,
-        heatmap=lambda picture: heatmap(model, picture),
+        heatmap=lambda picture: Decoder.of(model).run(lambda: heatmap(model, picture)),
         exports={"html": as_html, "pdf": consultation_export.to_pdf, "json": as_json},
         render_history=history.render,
         trained_history=history.trained(config),

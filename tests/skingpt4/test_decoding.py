@@ -2,8 +2,10 @@
 
 import gc
 import random
+import threading
 import time
 import weakref
+from concurrent.futures import Future
 
 import pytest
 import torch
@@ -310,6 +312,26 @@ def test_a_mistake_of_the_decoder_reaches_everyone_and_the_next_answer_is_whole(
         decoder.submit(prompt, None, Generation(5)).result()
         == alone(model, prompt, None, Generation(5), ())[1]
     )
+
+
+def test_other_work_is_done_by_the_same_thread_between_two_tokens(folder):
+    model = make_model(folder)
+    decoder, done_at, passes = Decoder(model), Future(), []
+
+    def ask(*_):  # as another thread would, while the third token is on its way
+        passes.append(1)
+        if len(passes) == 3:
+            decoder._jobs.append((done_at, lambda: (threading.current_thread().name, len(passes))))
+
+    with_hook = model.language_model.register_forward_hook(ask)
+    stream = decoder.submit(encoded(model, Turn(QUESTION, None, 1)), make_queries(1), Generation(20))
+    stream.result()
+    with_hook.remove()
+    assert len(stream.ids) > 5
+    assert done_at.result() == ("decoder", 3)
+    with pytest.raises(KeyError, match="lost"):
+        decoder.run(lambda: {}["lost"])
+    assert decoder.run(lambda: decoder.run(lambda: 7)) == 7, "work may ask for more work"
 
 
 def test_a_stopped_answer_leaves_the_others_alone_and_its_cache_serves_on(folder):
