@@ -263,12 +263,53 @@ def supervised_loss(
     return F.cross_entropy(logits.float(), chosen.to(logits.device), reduction="sum"), len(chosen)
 
 
+def log_probabilities(
+    model: Any,
+    embeds: Tensor,
+    rows: Tensor,
+    columns: Tensor,
+    tokens: Tensor,
+    attention_mask: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    chunk: int = 128,
+) -> Tensor:
+    """(n,) fp32 log-probabilities, each of a token after what was read up to a place.
+
+    Args:
+        model: a causal language model.
+        embeds: (b, t, d) input embeddings.
+        rows: (n,) int64, and
+        columns: (n,) int64, the places; several tokens may follow the same one, whose logits are computed once.
+        tokens: (n,) int64 vocabulary ids.
+        attention_mask: (b, 1, t, t) added to the attention's scores, with
+        position_ids: (b, t); both None for plain rows, padded on the right.
+        chunk: places whose logits are in memory at once.
+    """
+    out = _hidden_states(
+        model.base_model if _has_plain_head(model) else model, embeds, attention_mask, position_ids
+    )
+    states = out[0] if _has_plain_head(model) else out.logits
+    head = model.get_output_embeddings() if _has_plain_head(model) else None
+    places, which = torch.unique(rows * embeds.shape[1] + columns, return_inverse=True)
+    states = states.flatten(0, 1)[places.to(states.device)]
+    found = torch.empty(len(tokens))
+    for number, part in enumerate(states.split(chunk)):
+        logs = (part if head is None else head(part)).float().log_softmax(-1)
+        mine = which // chunk == number
+        found[mine] = logs[which[mine] % chunk, tokens[mine]].cpu()
+    return found
+
+
 def _hidden_states(
     model: Any, embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
 ) -> Any:
-    """A model's output, several samples in a row kept apart where `position_ids` are given."""
+    """A model's output, several samples in a row kept apart where `position_ids` are given without a mask."""
     if position_ids is None:
         return model(inputs_embeds=embeds, attention_mask=attention_mask, use_cache=False)
+    if attention_mask is not None:
+        return model(
+            inputs_embeds=embeds, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
+        )
     return _run_packed(model, embeds, position_ids, packing(model))
 
 
@@ -308,6 +349,13 @@ def packing(model: Any) -> str:
             "choose grouped or padded"
         )
     return model._skingpt4_packing
+
+
+def takes_mask(model: Any) -> bool:
+    """Whether a model attends by an explicit mask (b, 1, t, t), tried on it once."""
+    if not hasattr(model, "_skingpt4_takes_mask"):
+        model._skingpt4_takes_mask = _keeps_apart(model.base_model, "mask")
+    return model._skingpt4_takes_mask
 
 
 @torch.no_grad()

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from skingpt4 import taxonomy
-from skingpt4.language import input_device
-from skingpt4.model import SkinGPT4, pad_left
+from skingpt4.language import input_device, log_probabilities, takes_mask
+from skingpt4.model import SkinGPT4
 from skingpt4.prompts import IMAGE_TOKEN, Encoded
 from skingpt4.records import Record
 from skingpt4.taxonomy import CLASSES, CONCEPTS
@@ -76,26 +74,28 @@ def score_answers(
     prompts: Sequence[Encoded],
     queries: Tensor | None,
     answers: Sequence[str],
-    max_rows: int = 240,
+    max_tokens: int = 2048,
 ) -> Tensor:
     """Log-probabilities (prompts, answers), fp32, summed over each answer's tokens after their shared beginning.
 
-    The prompt and picture are read once; their key-value cache serves all answers, in passes of at most `max_rows`
-    rows, which bounds the memory.
+    Each prompt and picture is read once, and so is what several answers begin with: see `Tree`.
 
     Args:
         model: the network.
         prompts: rendered conversations whose last answer is open.
-        queries: (prompts, q, d), one picture for each prompt; None without pictures.
+        queries: (pictures, q, d) of all prompts in order; None without pictures.
         answers: the closed set; the softmax over it is a distribution over the answers.
-        max_rows: how many (prompt, answer) pairs are in memory at once.
+        max_tokens: read in one pass, which bounds the memory; at least one prompt with all answers is.
     """
-    size = max(1, max_rows // len(answers))
-    parts = []
-    for i in range(0, len(prompts), size):
-        shown = None if queries is None else queries[i : i + size]
-        parts.append(_score(model, prompts[i : i + size], shown, answers))
-    return torch.cat(parts)
+    shared, tails = split_candidates(model.tokenizer, answers)
+    trees, first = [], 0
+    for prompt in prompts:
+        start = [*prompt.input_ids, *shared]
+        count = start.count(IMAGE_TOKEN) // (1 if queries is None else queries.shape[1])
+        shown = None if queries is None else queries[first : first + count]
+        trees.append(Tree([[*start, *tail] for tail in tails], [len(start)] * len(tails), shown))
+        first += count
+    return torch.stack(_read(model, trees, max_tokens))
 
 
 @torch.no_grad()
@@ -107,8 +107,8 @@ def score_sets(
 ) -> list[Tensor]:
     """Several closed sets about the same pictures: for each its log-probabilities (answers,), fp32.
 
-    As `score_answers` of each prompt with its own set, but what all prompts begin with (the pictures, as a rule) is
-    read once: its key-value cache is copied for each prompt, and serves all answers of the set in a batch.
+    As `score_answers` of each prompt with its own set, in one pass: what prompts begin with (the pictures, as a rule)
+    is read once for all.
 
     Args:
         model: the network.
@@ -116,85 +116,116 @@ def score_sets(
         queries: (pictures, q, d); None without pictures.
         sets: the answers that are scored after each prompt.
     """
-    split = [split_candidates(model.tokenizer, answers) for answers in sets]
-    rows = [[*p.input_ids, *shared] for p, (shared, _) in zip(prompts, split, strict=True)]
-    length = _num_shared(rows)  # each keeps one: its output tells the first token of its answers
-    if any(IMAGE_TOKEN in row[length:] for row in rows):  # a template with the picture after the question
-        return [score_answers(model, [p], queries, a)[0] for p, a in zip(prompts, sets, strict=True)]
-    device = input_device(model.language_model)
-    start = torch.tensor([rows[0][:length]], device=device)
-    before = model.language_model(
-        inputs_embeds=model.embed(start, queries), attention_mask=torch.ones_like(start), use_cache=True,
-        position_ids=torch.arange(length, device=device)[None], logits_to_keep=1,
-    ).past_key_values if length else None  # fmt: skip
-    scores = []
-    for row, (_, tails) in zip(rows, split, strict=True):
-        ids = torch.tensor([row[length:]], device=device)
-        positions = torch.arange(length, len(row), device=device)[None]
-        mask = torch.ones(1, len(row), dtype=torch.long, device=device)
-        read = model.language_model(
-            inputs_embeds=model.embed(ids, None), attention_mask=mask, position_ids=positions,
-            past_key_values=copy.deepcopy(before), use_cache=True, logits_to_keep=1,
-        )  # fmt: skip
-        scores.append(_after(model, read, mask, positions, tails)[0])
-    return scores
+    rows, starts = [], []
+    for prompt, answers in zip(prompts, sets, strict=True):
+        shared, tails = split_candidates(model.tokenizer, answers)
+        rows += [[*prompt.input_ids, *shared, *tail] for tail in tails]
+        starts += [len(prompt.input_ids) + len(shared)] * len(tails)
+    (scores,) = _read(model, [Tree(rows, starts, queries)])
+    return list(scores.split([len(answers) for answers in sets]))
 
 
-def _score(
-    model: SkinGPT4, prompts: Sequence[Encoded], queries: Tensor | None, answers: Sequence[str]
-) -> Tensor:
-    shared, tails = split_candidates(model.tokenizer, answers)
-    input_ids, attention_mask = pad_left([[*p.input_ids, *shared] for p in prompts])
-    device = input_device(model.language_model)
-    input_ids, attention_mask = input_ids.to(device), attention_mask.to(device)
-    positions = (attention_mask.cumsum(1) - 1).clamp(min=0)
-    read = model.language_model(
-        inputs_embeds=model.embed(input_ids, queries),
-        attention_mask=attention_mask,
-        position_ids=positions,
-        use_cache=True,
-        logits_to_keep=1,
-    )
-    return _after(model, read, attention_mask, positions, tails)
+class Tree:
+    """Texts that begin alike, as one row: what several begin with stands there once.
 
-
-def _after(
-    model: SkinGPT4, read: Any, attention_mask: Tensor, positions: Tensor, tails: Sequence[Sequence[int]]
-) -> Tensor:
-    """Log-probabilities (b, c) of the tails after what was read, over its cache.
-
-    Tails of about one length go through the model together (up to 4 ids, up to 8, ...): little is padding, and the
-    weights are read seldom.
+    Each token sees its own text alone, through the mask, at its own place in it. So the row's outputs are those of
+    the texts read one by one, with neither padding nor copies of a cache (tree attention, as in SpecInfer,
+    arXiv 2305.09781).
     """
-    first = read.logits[:, -1].float().log_softmax(-1)  # (b, vocabulary)
-    scores = first[:, [tail[0] for tail in tails]]  # (b, c)
-    groups: dict[int, list[int]] = {}
-    for number, tail in enumerate(tails):
-        if len(tail) > 1:  # else nothing follows the first id
-            groups.setdefault(max(2, (len(tail) - 1).bit_length()), []).append(number)
-    for left, members in zip(reversed(range(len(groups))), groups.values(), strict=True):
-        cache = copy.deepcopy(read.past_key_values) if left else read.past_key_values
-        chosen = [tails[number] for number in members]
-        scores[:, members] -= _tail_losses(model, cache, attention_mask, positions, chosen)
-    return scores
+
+    def __init__(self, texts: Sequence[Sequence[int]], starts: Sequence[int], queries: Tensor | None) -> None:
+        """Merge.
+
+        Args:
+            texts: token ids, IMAGE_TOKEN where a picture's vectors stand.
+            starts: of each text, its first token whose probability counts (not 0).
+            queries: (pictures, q, d) shown in each text; None without pictures.
+        """
+        self.starts, self._queries = starts, queries
+        self.ids: list[int] = []
+        self.parents: list[int] = []  # of each token the one before it, -1 at the root
+        self.depths: list[int] = []
+        self.paths: list[list[int]] = []  # of each text its tokens in the row
+        places: dict[tuple[int, int], int] = {}
+        for text in texts:
+            path: list[int] = []
+            for depth, token in enumerate(text):
+                parent = path[-1] if path else -1
+                path.append(places.setdefault((parent, token), len(self.ids)))
+                if path[-1] == len(self.ids):
+                    self.ids.append(token)
+                    self.parents.append(parent)
+                    self.depths.append(depth)
+            self.paths.append(path)
+        self.counted = sorted({n for path, s in zip(self.paths, starts, strict=True) for n in path[s:]})
+
+    @property
+    def vectors(self) -> Tensor | None:
+        """(vectors, d) at the places of pictures, in the row's order."""
+        if self._queries is None:
+            return None
+        order: dict[int, int] = {}
+        for path in self.paths:
+            order |= {n: k for k, n in enumerate(n for n in path if self.ids[n] == IMAGE_TOKEN)}
+        return self._queries.flatten(0, 1)[[order[n] for n in sorted(order)]]
+
+    def sees(self) -> Tensor:
+        """(n, n) bool: a token sees itself and what stands before it in its text."""
+        seen = torch.eye(len(self.ids), dtype=torch.bool)
+        for node, parent in enumerate(self.parents):
+            if parent >= 0:
+                seen[node] |= seen[parent]
+        return seen
+
+    def sums(self, found: Tensor) -> Tensor:
+        """(texts,) sums of the log-probabilities (tokens in `counted`,)."""
+        place = {node: number for number, node in enumerate(self.counted)}
+        each = [[place[n] for n in path[s:]] for path, s in zip(self.paths, self.starts, strict=True)]
+        return torch.stack([found[numbers].sum() for numbers in each])
+
+    def texts(self) -> list[Tree]:
+        """Each text as a tree of its own."""
+        rows = [[self.ids[n] for n in path] for path in self.paths]
+        return [Tree([row], [start], self._queries) for row, start in zip(rows, self.starts, strict=True)]
 
 
-def _tail_losses(
-    model: SkinGPT4, cache: Any, attention_mask: Tensor, positions: Tensor, tails: Sequence[Sequence[int]]
-) -> Tensor:
-    """Negative log-probabilities (b, c) of the tails without their first ids; the cache is used up."""
-    device, length = attention_mask.device, max(map(len, tails))
-    ids = torch.tensor([[*tail, *[0] * (length - len(tail))] for tail in tails], device=device)  # (c, l)
-    real = torch.tensor([[1] * len(tail) + [0] * (length - len(tail)) for tail in tails], device=device)
-    b, c = len(attention_mask), len(tails)
-    cache.batch_repeat_interleave(c)
-    logits = model.language_model(
-        input_ids=ids.repeat(b, 1)[:, :-1],
-        attention_mask=torch.cat([attention_mask.repeat_interleave(c, 0), real.repeat(b, 1)[:, :-1]], 1),
-        position_ids=positions.repeat_interleave(c, 0)[:, -1:] + 1 + torch.arange(length - 1, device=device),
-        past_key_values=cache,
-    ).logits
-    losses = F.cross_entropy(
-        logits.float().flatten(0, 1), ids.repeat(b, 1)[:, 1:].flatten(), reduction="none"
-    )
-    return (losses.view(b, c, -1) * real[None, :, 1:]).sum(-1)
+def _read(model: SkinGPT4, trees: Sequence[Tree], max_tokens: int = 2048) -> list[Tensor]:
+    """The sums of each tree's texts, fp32 on the CPU."""
+    window = getattr(model.language_model.config.get_text_config(decoder=True), "sliding_window", None)
+    deepest = max(max(tree.depths) for tree in trees)
+    if takes_mask(model.language_model) and not (window and deepest >= window):
+        parts = _batches(trees, max_tokens)
+        return [t.sums(row) for part in parts for t, row in zip(part, _pass(model, part, True), strict=True)]
+    # The family keeps branches apart by no mask (ALiBi, flash attention) or looks back through a window: each text
+    # is a row, and what is padded on the right is seen by nobody.
+    alone = [text for tree in trees for text in tree.texts()]
+    parts = _batches(alone, max_tokens)
+    sums = [t.sums(row) for part in parts for t, row in zip(part, _pass(model, part, False), strict=True)]
+    return list(torch.cat(sums).split([len(tree.paths) for tree in trees]))
+
+
+def _batches(trees: Sequence[Tree], max_tokens: int) -> Iterator[Sequence[Tree]]:
+    size = max(1, max_tokens // max(len(tree.ids) for tree in trees))
+    for first in range(0, len(trees), size):
+        yield trees[first : first + size]
+
+
+def _pass(model: SkinGPT4, trees: Sequence[Tree], masked: bool) -> list[Tensor]:
+    """Log-probabilities of each tree's counted tokens, from one pass over rows that are padded on the right."""
+    lm, device = model.language_model, input_device(model.language_model)
+    length = max(len(tree.ids) for tree in trees)
+    ids = torch.tensor([[*tree.ids, *[0] * (length - len(tree.ids))] for tree in trees])
+    vectors = [tree.vectors for tree in trees if tree.vectors is not None]
+    embeds = model.embed(ids, torch.cat(vectors)[None] if vectors else None)
+    given: dict[str, Any] = {}
+    if masked:
+        seen = torch.eye(length, dtype=torch.bool).repeat(len(trees), 1, 1)
+        for row, tree in zip(seen, trees, strict=True):
+            row[: len(tree.ids), : len(tree.ids)] = tree.sees()
+        mask = torch.zeros(seen.shape, dtype=embeds.dtype).masked_fill(~seen, torch.finfo(embeds.dtype).min)
+        depths = torch.tensor([[*tree.depths, *[0] * (length - len(tree.ids))] for tree in trees])
+        given = {"attention_mask": mask[:, None].to(device), "position_ids": depths.to(device)}
+    wanted = [(row, tree.parents[n], tree.ids[n]) for row, tree in enumerate(trees) for n in tree.counted]
+    rows, columns, tokens = torch.tensor(wanted).T
+    found = log_probabilities(lm, embeds, rows, columns, tokens, **given).cpu()
+    return list(found.split([len(tree.counted) for tree in trees]))

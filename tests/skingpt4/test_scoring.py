@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from skingpt4 import scoring
 from skingpt4.scoring import score_answers, score_sets, split_candidates
 from tests.skingpt4.tiny import (
     FAMILIES,
@@ -72,19 +73,44 @@ def test_sets_that_share_their_pictures_score_as_each_on_its_own(family, num_ima
         torch.testing.assert_close(scores, alone, rtol=1e-4, atol=1e-4)
 
 
-def test_sets_read_the_pictures_once(folder, monkeypatch):
+@pytest.mark.parametrize("reason", ["no mask", "window"])
+def test_families_that_take_no_tree_read_each_text_as_a_row(reason, folder, monkeypatch):
+    model = make_model(folder)
+    prompts = [conversation(model, "What is it?"), conversation(model, "Which?", num_images=2)]
+    expected = score_answers(model, prompts, make_queries(3), ANSWERS)
+    if reason == "no mask":
+        monkeypatch.setattr(model.language_model, "_skingpt4_takes_mask", False)
+    else:
+        monkeypatch.setattr(model.language_model.config, "sliding_window", 8, raising=False)
+    monkeypatch.setattr(scoring.Tree, "sees", lambda tree: pytest.fail("a tree was read"))
+    found = score_answers(model, prompts, make_queries(3), ANSWERS, max_tokens=100)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sets_are_read_in_one_pass_and_what_they_share_once(folder, monkeypatch):
     model = make_model(folder)
     prompts = [conversation(model, question) for question in ("What is it?", "What are the plaques?")]
     shown = []
     embed = model.embed
 
     def counted(input_ids, queries):
-        shown.append((input_ids.shape[0], queries is not None))
+        shown.append((input_ids < 0).sum().item())
+        assert input_ids.shape[1] < sum(len(prompt.input_ids) for prompt in prompts) + 60
         return embed(input_ids, queries)
 
     monkeypatch.setattr(model, "embed", counted)
     score_sets(model, prompts, make_queries(1), [ANSWERS[:3], ANSWERS[:2]])
-    assert shown == [(1, True), (1, False), (1, False)]  # the pictures, then what is left of each question
+    assert shown == [make_queries(1).shape[1]]
+
+
+def test_a_tree_holds_each_beginning_once_and_every_token_sees_its_text_alone():
+    tree = scoring.Tree([[5, 6, 7], [5, 6, 8, 9], [4, 7]], [1, 2, 1], None)
+    assert tree.ids == [5, 6, 7, 8, 9, 4, 7]
+    assert tree.depths == [0, 1, 2, 2, 3, 0, 1]
+    assert tree.paths == [[0, 1, 2], [0, 1, 3, 4], [5, 6]]
+    assert tree.counted == [1, 2, 3, 4, 6]
+    assert tree.sees()[4].nonzero().flatten().tolist() == [0, 1, 3, 4]
+    assert tree.sums(torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])).tolist() == [3.0, 12.0, 16.0]
 
 
 def test_answers_of_one_token_need_no_second_pass(folder):
