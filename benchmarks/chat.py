@@ -28,6 +28,7 @@ from skingpt4.decoding import Decoder
 from skingpt4.errors import reported
 from skingpt4.generation import Generation
 from skingpt4.model import SkinGPT4
+from skingpt4.threads import in_own_thread
 
 LENGTHS = (60, 100, 160, 120)  # longest answers of the four turns, in tokens
 BARS = {"first token of turns 2 to 4": 5.0, "seconds": 1.5}
@@ -86,7 +87,10 @@ class Consultation:
         return _figures(firsts)
 
     def yardstick(self) -> dict[str, float]:
-        """The same by the original's loop."""
+        """The same by the original's loop, in the same thread."""
+        return self.decoder.run(self._yardstick)
+
+    def _yardstick(self) -> dict[str, float]:
         watched, tokenizer = _Watched(self.model.language_model), self.model.tokenizer
         parts = Original(lambda queries: queries, self.model.projection, watched, tokenizer)
         chat = Chat(parts, stop_ids=[tokenizer("###", add_special_tokens=False)["input_ids"]])
@@ -122,7 +126,7 @@ def measure(talk: Consultation, num_pairs: int, warm_up: int = 1) -> tuple[Compa
     ours, theirs = talk.told["ours"], talk.told["yardstick"]
     weights = sum(p.numel() * p.element_size() for p in talk.model.language_model.parameters())
     dtype = talk.model.language_model.dtype
-    top = hardware.ceiling("cpu", dtype, small=weights < 2**24)
+    top = in_own_thread(lambda: hardware.ceiling("cpu", dtype, small=weights < 2**24))
     passed = {name: found.ratio(name) >= bar for name, bar in BARS.items() if name in found.ours.figures}
     facts = {
         "num_tokens": talk.num_tokens,

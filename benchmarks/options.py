@@ -14,6 +14,7 @@ from benchmarks import hardware
 from benchmarks.pairs import RESULTS, about, write
 from benchmarks.shapes import SHAPES
 from skingpt4.language import DTYPES, choose_dtype, require_device
+from skingpt4.threads import in_own_thread
 
 NOTE = "Research software, no medical device."
 
@@ -36,7 +37,7 @@ class Setting:
 
     def ceiling(self) -> hardware.Ceiling:
         """The machine's own rates, measured now; printed."""
-        top = hardware.ceiling(self.device, self.dtype, small=self.args.small)
+        top = in_own_thread(lambda: hardware.ceiling(self.device, self.dtype, small=self.args.small))
         threads = f", {top.threads} threads" if self.device.type == "cpu" else ""
         print(
             f"this machine now: matrix product {top.matrix_tflops:.3g} TFLOP/s ({top.dtype}{threads}), "

@@ -24,6 +24,7 @@ from skingpt4.language import choose_attention
 from skingpt4.model import ImageEncoder, SkinGPT4, build, build_encoder
 from skingpt4.qformer import QFormer
 from skingpt4.tensor_source import built_without_memory
+from skingpt4.threads import in_own_thread
 from skingpt4.vision import VisionEncoder
 
 ROOT = Path(__file__).parents[1]
@@ -103,6 +104,12 @@ def network(
     name: str, config: Config, device: torch.device, dtype: torch.dtype, with_encoder: bool = True
 ) -> SkinGPT4:
     """The network of a shape: real parts of the bundled default, random ones of the others."""
+    return in_own_thread(lambda: _network(name, config, device, dtype, with_encoder))
+
+
+def _network(
+    name: str, config: Config, device: torch.device, dtype: torch.dtype, with_encoder: bool
+) -> SkinGPT4:
     if SHAPES[name].published is None:
         config.language.dtype = str(dtype).removeprefix("torch.")
         return build(config, device, build_encoder(config, device) if with_encoder else None)
