@@ -1,8 +1,8 @@
 """Decoding, ours against the original's loop: python -m benchmarks decode.
 
 Tokens a second for one conversation, and for several at once, which ours decodes together and the original one after
-another. No end is looked for, so all answers have as many tokens; both ways run in the same thread. A token reads every
-weight once, so the bytes read a second stand beside a copy's, measured in the same run.
+another. No end is looked for, so all answers have as many tokens; both ways run in the same thread. A token reads all
+weights once, so the bytes read a second stand beside a copy's, measured in the same run.
 
 Research software, no medical device.
 """
