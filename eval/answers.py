@@ -6,7 +6,8 @@
     probe   a question with fresh state, from which concepts and a class are read
     scores  log-probabilities of the closed sets: the 15 classes, and the 48 concepts where they were asked for
 
-`RUN/answers/ARM.meta.json` says what made them, `RUN/cases.jsonl` what the cases are.
+A line says with what it was made (checkpoint, template, device); `RUN/answers/ARM.meta.json` says it in full, and
+`RUN/cases.jsonl` what the cases are.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Answer:
 
 @dataclass
 class ArmAnswers:
-    """Everything one arm said; the first of two lines with one key counts."""
+    """Everything one arm said."""
 
     name: str
     meta: dict[str, Any]
@@ -123,6 +124,16 @@ def read_lines(paths: Iterable[Path]) -> Iterator[Answer]:
                         raise AnswersError(f"{path}, line {number}: is no answer of eval.run") from None
 
 
+def by_key(lines: Iterable[Answer]) -> dict[Key, Answer]:
+    """The first of two lines with one key counts, but scores of the concepts before a line without them."""
+    found: dict[Key, Answer] = {}
+    for answer in lines:
+        before = found.setdefault(answer.key, answer)
+        if answer.said.get("concept_scores") and not before.said.get("concept_scores"):
+            found[answer.key] = answer
+    return found
+
+
 def read_run(folder: str | Path) -> Run:
     """Read a run's folder.
 
@@ -145,8 +156,7 @@ def read_run(folder: str | Path) -> Run:
             arm = ArmAnswers(name, json.loads(path.read_text(encoding="utf-8")))
             lines = [a for a in read_lines(arm_files(folder, name)) if a.key.case_id in places]
             # Which answer ended first is chance; no figure may depend on it.
-            for answer in sorted(lines, key=lambda a: places[a.key.case_id]):
-                arm.lines.setdefault(answer.key, answer)
+            arm.lines = by_key(sorted(lines, key=lambda a: places[a.key.case_id]))
             arms[name] = arm
     except (OSError, ValueError, KeyError) as error:
         raise AnswersError(f"{folder}: cannot be read ({error})") from None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -90,12 +92,42 @@ def hardware(device: torch.device) -> dict[str, Any]:
     """Where answers are made, for the report's response times."""
     cuda = device.type == "cuda"
     return {
-        "device": torch.cuda.get_device_name(device) if cuda else platform.processor() or platform.machine(),
+        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it, else its kind."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def check_folder(folder: Path, arms: Sequence[str], cases: Path, replace_old: bool) -> None:
+    """Keep answers about another list of cases out of a run, whose one `cases.jsonl` says what is true of all arms.
+
+    With `replace_old` other arms' answers about another list are deleted; those of `arms` are left to `claim`.
+
+    Raises:
+        ArmError: there are such answers, and they may not be replaced.
+    """
+    own = file_sha256(cases)
+    for path in sorted((folder / answers.FOLDER).glob("*.meta.json")):
+        if json.loads(path.read_text(encoding="utf-8")).get("cases_sha256") == own:
+            continue
+        if not replace_old:
+            raise ArmError(
+                f"{path}: the answers that are there are about another list of cases than {cases}; name another "
+                "--run-dir, or add --replace to delete them"
+            )
+        name = path.name.removesuffix(".meta.json")
+        if name not in arms:
+            for file in (*answers.arm_files(folder, name), path):
+                file.unlink()
 
 
 def claim(folder: Path, arm: Arm, meta: dict[str, Any], extra: dict[str, Any], replace_old: bool) -> None:

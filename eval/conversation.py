@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from queue import SimpleQueue
 from typing import Any
@@ -68,9 +68,17 @@ class _UnderWay:
 class Asker:
     """One arm's model, asking cases; yields every new answer as soon as it is there."""
 
-    def __init__(self, model: SkinGPT4, config: Config, setting: Setting, arm: str) -> None:
-        """Keep what is the same for all cases."""
+    def __init__(
+        self,
+        model: SkinGPT4,
+        config: Config,
+        setting: Setting,
+        arm: str,
+        made_by: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep what is the same for all cases; `made_by` is put into every line."""
         self.model, self.config, self.setting, self.arm = model, config, setting, arm
+        self.made_by = dict(made_by or {})
         self.template = get_template(config.prompt.template)
         self.stop = stop_strings(self.template, model.tokenizer)
         self.decoder = Decoder(model, max_rows=setting.batch_size)
@@ -181,11 +189,12 @@ class Asker:
         assert timing is not None
         line = {
             "answer": answer,
-            "num_tokens": len(self.model.tokenizer(answer, add_special_tokens=False).input_ids),
+            "num_tokens": timing.num_tokens,  # as decoded, with the one that ended it
             "seconds_to_first_token": round(timing.seconds_to_first_token, 4),  # both from its submission on
             "seconds": round(timing.seconds, 4),
             "num_decoded_together": timing.num_rows,
             "seed": stream.generation.seed if stream.generation.temperature > 0 else None,
+            **self.made_by,
         }
         if key.kind == "probe":
             return line | {"question": talk.question, **self._read(talk.question, answer)}
@@ -223,7 +232,7 @@ class Asker:
         diseases, prompt = self.setting.diseases, self.config.prompt
         sentences = class_sentences(prompt.disease_sentence, diseases)
         found = [
-            {"class_scores": dict(zip(diseases, row, strict=True)), "concept_scores": None}
+            {"class_scores": dict(zip(diseases, row, strict=True)), "concept_scores": None, **self.made_by}
             for row in self._likelihoods(DIAGNOSIS_QUESTION, cases, queries, sentences)
         ]
         if self.setting.with_concept_scores:

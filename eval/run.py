@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from eval import answers, perturbations
 from eval.answers import Answer, Key
-from eval.arms import Arm, ArmError, check_overlap, claim, hardware, meta_of, parse_arm
+from eval.arms import Arm, ArmError, check_folder, check_overlap, claim, hardware, meta_of, parse_arm
 from eval.cases import Case, CasesError, read_cases
 from eval.conversation import PROBES, Asker, Pictures, Setting
 from eval.perturbations import BLANK
@@ -71,7 +71,9 @@ def run_arm(
     args: argparse.Namespace,
 ) -> None:
     """Answer what is not answered yet, this process's share of the cases."""
-    done = {answer.key: answer for answer in answers.read_lines(answers.arm_files(args.run_dir, arm.name))}
+    done = answers.by_key(answers.read_lines(answers.arm_files(args.run_dir, arm.name)))
+    if args.concept_scores:  # asked for now, and not by an earlier command: those lines are made anew
+        done = {k: a for k, a in done.items() if k.kind != "scores" or a.said["concept_scores"]}
     state.wait_for_everyone()  # nobody writes before all have read
     rank = state.process_index
     name = f"{arm.name}.jsonl" if rank == 0 else f"{arm.name}.rank{rank}.jsonl"
@@ -197,6 +199,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         records = read_manifest(args.cases)
         overlaps = {arm.name: check_overlap(records, arm, args.allow_overlap) for arm in arms}
         state = PartialState(cpu=not torch.cuda.is_available())
+        if state.is_main_process:
+            check_folder(args.run_dir, [arm.name for arm in arms], args.cases, args.replace)
         generation = Generation(
             max_new_tokens=args.max_new_tokens, temperature=args.temperature, seed=args.seed
         )
@@ -235,7 +239,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 lines = [json.dumps(case_line(case, args.cases.parent), ensure_ascii=False) for case in cases]
                 write_text(args.run_dir / answers.CASES, "".join(line + "\n" for line in lines))
             state.wait_for_everyone()
-            run_arm(Asker(model, config, setting, arm.name), arm, cases, shown, state, args)
+            made_by = {
+                "checkpoint_sha256": card.get("tensors_sha256"),
+                "template": config.prompt.template,
+                "device": hardware(state.device)["device"],
+            }
+            run_arm(Asker(model, config, setting, arm.name, made_by), arm, cases, shown, state, args)
             state.wait_for_everyone()
     return status.code
 
