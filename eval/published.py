@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from eval.metrics import Interval, proportion
-from eval.ratings import AGREE, ITEMS, Rating, of_items, read_csv
+from eval.ratings import AGREE, ITEMS, Rating, RatingsError, of_items, read_csv
 from skingpt4.errors import reported
 from skingpt4.published import published
 from skingpt4.run_dir import write_text
@@ -171,6 +171,20 @@ def show(result: dict[str, Any]) -> str:
     return "\n".join(lines).strip()
 
 
+def own_ratings(path: Path, arm: str | None) -> list[Rating]:
+    """The ratings of one arm.
+
+    Raises:
+        RatingsError: no such file or arm, or several arms and none is named: they are never pooled.
+    """
+    ratings = list(of_items(read_csv(path)))
+    arms = list(dict.fromkeys(rating.arm for rating in ratings))
+    if arm not in arms and (arm or len(arms) > 1):
+        what = f"has no ratings of arm {arm!r}" if arm else "rates several arms"
+        raise RatingsError(f"{path}: {what}; name one with --arm: {', '.join(arms) or 'there is none'}")
+    return [rating for rating in ratings if arm in (None, rating.arm)]
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     parser = argparse.ArgumentParser(
@@ -181,7 +195,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the audit as JSON")
     args = parser.parse_args(argv)
     with reported() as status:
-        ratings = list(of_items(read_csv(args.ratings), args.arm)) if args.ratings else []
+        ratings = own_ratings(args.ratings, args.arm) if args.ratings else []
         result = audit(published(), ratings)
         print(show(result))
         if args.json:

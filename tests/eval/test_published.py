@@ -51,6 +51,15 @@ def test_own_ratings_stand_beside_the_printed_ones(tmp_path, capsys):
     assert (tmp_path / "a.json").is_file()
 
 
+def test_ratings_of_several_arms_are_not_pooled(tmp_path, capsys):
+    write_csv(
+        [Rating(arm, "c1", "r1", "diagnosis", "5") for arm in ("two_step", "other")], tmp_path / "r.csv"
+    )
+    for more, words in (([], "rates several arms"), (["--arm", "x"], "has no ratings of arm 'x'")):
+        assert published.main(["--ratings", str(tmp_path / "r.csv"), *more]) == 1
+        assert f"{words}; name one with --arm: two_step, other" in capsys.readouterr().err
+
+
 def test_two_raters_who_always_agree_do_not_halve_the_interval():
     def half_width(raters):
         ratings = [
