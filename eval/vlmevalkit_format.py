@@ -1,9 +1,9 @@
 """A run as VLMEvalKit's tables: the cases as a multiple-choice TSV, and each arm's predictions beside it.
 
-`skin_cases.tsv` has the columns index, image (base64) or image_path, question, hint, A to O (the 15 classes), answer
-(letter), category (class), l2-category (skin type) and split. `ARM_skin_cases.tsv` has the same without pictures,
-and `prediction`: the letter of the class that the answer commits to, empty where it commits to none;
-`prediction_scored`: that of the likeliest class; and `text`: the answer as it was written.
+`skin_cases.tsv` has the columns index, image (base64) and image_path, or image_path alone, question, hint, A to O
+(the 15 classes), answer (letter), category (class), l2-category (skin type) and split. `ARM_skin_cases.tsv` has the
+same without pictures, and `prediction`: the letter of the class that the answer commits to, empty where it commits to
+none; `prediction_scored`: that of the likeliest class; and `text`: the answer as it was written.
 """
 
 from __future__ import annotations
@@ -29,15 +29,21 @@ class PictureError(UserError):
     """A case's picture that is not where it should be; the message says where it was looked for."""
 
 
-def _pictures(case: dict[str, Any], folder: Path, as_paths: bool) -> str:
-    """One picture, or several written as a list, which is how VLMEvalKit reads them."""
+def _pictures(index: int, case: dict[str, Any], folder: Path, as_paths: bool) -> dict[str, str]:
+    """The columns of a case's pictures; several are written as a list, which is how VLMEvalKit reads them.
+
+    Beside base64 stand the names of the files that VLMEvalKit writes them to: it insists on them for a list.
+    """
     found = []
     for name in case["images"]:
         path = folder / name
         if not path.is_file():
             raise PictureError(f"{path}: no such picture; name the folder of the list of cases with --images")
-        found.append(str(path) if as_paths else base64.b64encode(path.read_bytes()).decode())
-    return found[0] if len(found) == 1 else repr(found)
+        found.append(str(path.resolve()) if as_paths else base64.b64encode(path.read_bytes()).decode())
+    columns = {"image_path": found} if as_paths else {"image": found}
+    if not as_paths:
+        columns["image_path"] = [f"{index}_{number}.jpg" for number in range(1, len(found) + 1)]
+    return {key: each[0] if len(each) == 1 else repr(each) for key, each in columns.items()}
 
 
 def _row(index: int, case: dict[str, Any]) -> dict[str, Any]:
@@ -68,11 +74,11 @@ def write(run: Run, out: Path, arms: list[ArmAnswers], images: Path, as_paths: b
         PictureError: a picture is missing; nothing is written.
     """
     cases = list(run.cases.values())
-    column = "image_path" if as_paths else "image"
     rows = [_row(index, case) for index, case in enumerate(cases)]
     tables = {
         NAME: [
-            {**row, column: _pictures(case, images, as_paths)} for row, case in zip(rows, cases, strict=True)
+            {**row, **_pictures(row["index"], case, images, as_paths)}
+            for row, case in zip(rows, cases, strict=True)
         ]
     }
     for arm in arms:

@@ -1,6 +1,7 @@
 """A run in other tools' layouts, and our model behind lmms-eval's interface."""
 
 import abc
+import ast
 import base64
 import csv
 import importlib
@@ -114,7 +115,24 @@ def test_paths_instead_of_pictures(run_dir):
     _, out = run(run_dir, "vlmevalkit", "--images", str(run_dir.parent), "--image-paths")
     header, first, _ = (out / "skin_cases.tsv").read_text().splitlines()
     assert header.split("\t")[-1] == "image_path"
-    assert first.endswith("case-0.png")
+    assert "image" not in header.split("\t")
+    assert first.endswith(f"\t{run_dir.parent / 'case-0.png'}"), "from wherever VLMEvalKit is run"
+
+
+def test_several_pictures_of_a_case_are_lists_of_equal_length(run_dir):
+    """VLMEvalKit decodes `image` piece by piece into the files that `image_path` names, and stops without them."""
+    cases = [json.loads(line) for line in (run_dir / "cases.jsonl").read_text().splitlines()]
+    cases[1]["images"] = ["case-1.png", "case-0.png"]
+    (run_dir / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
+    _, out = run(run_dir, "vlmevalkit", "--images", str(run_dir.parent))
+    with (out / "skin_cases.tsv").open(newline="") as file:
+        one, two = csv.DictReader(file, delimiter="\t")
+    assert one["image_path"] == "0_1.jpg"
+    pictures, names = ast.literal_eval(two["image"]), ast.literal_eval(two["image_path"])
+    assert names == ["1_1.jpg", "1_2.jpg"]
+    assert [base64.b64decode(p) for p in pictures] == [
+        (run_dir.parent / name).read_bytes() for name in cases[1]["images"]
+    ]
 
 
 @pytest.mark.parametrize(
