@@ -204,7 +204,7 @@ def loss_figure(step: str, log: Sequence[dict[str, Any]]) -> str:
         axes.set(xlabel="iteration", ylabel="loss per answer token")
         axes.set_ylim(bottom=0)
         axes.grid(axis="y")
-        axes.legend(loc="upper right")
+        figure.legend(loc="outside upper left", ncols=2)
         return to_svg(figure, step, "; ".join(said) + ".")
 
 

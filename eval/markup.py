@@ -47,4 +47,8 @@ def details(summary: str, body: str) -> str:
 
 def number(value: float | None, digits: int = 2) -> str:
     """A coefficient for reading; what is not defined reads as a dash."""
-    return "–" if value is None or value != value else f"{value:.{digits}f}".replace("-", "−")
+    return (
+        "–"
+        if value is None or value != value
+        else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+    )

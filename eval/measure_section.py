@@ -6,7 +6,7 @@ from typing import Any
 
 from eval.figures import SKIN_TYPES, escape, plain
 from eval.figures_measures import coverage_figure, reliability_figure
-from eval.markup import cell, figure, number, paragraph, table
+from eval.markup import cell, details, figure, number, paragraph, table
 from eval.metrics import Interval
 
 # Where a figure stands in an arm's results -> the words of its row; shares of cases, in percent.
@@ -28,6 +28,13 @@ PLAIN_NUMBERS = {
     ("calibration", "ece_if_calibrated"): "the same if it were calibrated",
     ("calibration", "brier"): "Brier score (0 best, 2 worst)",
     ("calibration", "selective", "aurc"): "area under risk and coverage (0 is best)",
+}
+
+MEASURED = {"top1": "class top-1", "top1_text": "class in text", "concept_micro_f1": "concept F1"}
+GROUPINGS = {
+    "class": "class",
+    "fitzpatrick": "Fitzpatrick skin type",
+    "fitzpatrick_pairs": "pairs of skin types",
 }
 
 
@@ -75,29 +82,41 @@ def _cell(found: dict[str, Any] | None, is_share: bool) -> str:
 
 
 def _gaps(arms: dict[str, dict[str, Any]]) -> str:
-    """Differences between groups of cases, with the test that chance alone made them."""
+    """Differences between groups of cases, with the test that chance alone made them; arms but the first folded."""
+    tables = {name: rows for name, arm in arms.items() if (rows := _gaps_of(arm))}
+    if not tables:
+        return ""
+    head = ["measure", "groups", "highest", "lowest", "gap", "p of all groups"]
+    shown = [table(f"{plain(name)}: how far groups lie apart", head, rows) for name, rows in tables.items()]
+    text = (
+        "p: whether chance alone puts the groups so far apart (permutation of cases, not corrected for the number "
+        "of rows). The gap's interval takes its two groups as chosen beforehand, so with many groups it lies too "
+        "far from 0; p does not."
+    )
+    others = details("The same of the other arms", "".join(shown[1:])) if shown[1:] else ""
+    return f"<h3>Gaps between groups</h3>{shown[0]}{paragraph(text, soft=True)}{others}"
+
+
+def _gaps_of(arm: dict[str, Any]) -> list[list[str]]:
+    """One row for each grouping and measure of an arm."""
     rows = []
-    for name, arm in arms.items():
-        for grouping, measures in (at(arm, "groups") or {}).items():
-            for measure, found in measures.items() if isinstance(measures, dict) else ():
-                gap = at(found, "gap")
-                if not isinstance(gap, dict) or gap.get("value") is None:
-                    continue
-                between = " and ".join(
-                    SKIN_TYPES.get(str(part), plain(str(part)))
-                    for part in (gap.get("highest"), gap.get("lowest"))
-                    if part
-                )
-                p = at(found, "p")
-                span = Interval.from_dict(gap).points().split(" (")
-                rows.append(
-                    [
-                        f"{escape(plain(name))}, {escape(plain(measure))}",
-                        escape(plain(grouping)),
-                        escape(between or "–"),
-                        f"{span[0].lstrip('+')} <small>{span[1].split(',')[0]}</small>",
-                        "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
-                    ]
-                )
-    head = ["measure", "groups", "between", "gap", "p of all groups"]
-    return table("How far groups lie apart, and whether chance alone does that", head, rows) if rows else ""
+    for grouping, measures in (at(arm, "groups") or {}).items():
+        for measure, found in measures.items() if isinstance(measures, dict) else ():
+            gap = at(found, "gap")
+            if not isinstance(gap, dict) or gap.get("value") is None:
+                continue
+            ends = [
+                escape(SKIN_TYPES.get(str(part), plain(str(part)))) if gap["value"] else "–"
+                for part in (gap.get("highest"), gap.get("lowest"))
+            ]
+            p, span = at(found, "p"), Interval.from_dict(gap).points().replace("-", "−").split(" (")
+            rows.append(
+                [
+                    escape(MEASURED.get(measure, plain(measure))),
+                    escape(GROUPINGS.get(grouping, plain(grouping))),
+                    *ends,
+                    f"{span[0].lstrip('+')} <small>{span[1].split(',')[0]}</small>",
+                    "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}",
+                ]
+            )
+    return rows

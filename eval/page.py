@@ -115,6 +115,8 @@ def _arms(run: Run) -> str:
 
 
 def _more(interval: Interval, what: str) -> str:
+    if interval.low == interval.high == 0:
+        return f"{what} is the same for both (n = {interval.n})"
     size = "no different" if interval.value == 0 else "higher" if interval.value > 0 else "lower"
     if interval.value:
         size = f"{abs(100 * interval.value):.1f} points {size}"

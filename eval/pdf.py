@@ -33,14 +33,19 @@ Row = list[str]
 class Paper(paper.Paper):
     """The paper of a report: drawings of the page, as vectors."""
 
-    def drawing(self, svg: str, wide: bool) -> None:
-        """A figure of the page, as vectors."""
+    def size_of(self, svg: str, wide: bool) -> tuple[float, float]:
+        """Width and height in mm at which a figure of the page is set."""
         box = [float(number) for number in re.findall(r"[\d.]+", svg[: svg.index(">")])[-4:]]
         # Letters are of one size in all figures, so a small one stays small.
         width = WIDE_WIDTH if wide else min(FIGURE_WIDTH, FIGURE_WIDTH * box[2] / NATURAL_WIDTH)
         room = self.h - self.t_margin - 18 - 12
         width = min(width, room * box[2] / box[3])
-        if self.will_page_break(width * box[3] / box[2] + 8):
+        return width, width * box[3] / box[2]
+
+    def drawing(self, svg: str, wide: bool) -> None:
+        """A figure of the page, as vectors."""
+        width, height = self.size_of(svg, wide)
+        if self.will_page_break(height + 8):
             self.add_page()
         self.image(io.BytesIO(svg.encode()), w=width)
         self.ln(1)
@@ -73,6 +78,9 @@ class _Reader(HTMLParser):
         self.table: _Table | None = None
         self.columns: list[list[str]] | None = None  # the arms of a case, side by side
         self.term = ""
+        self.waiting: tuple[str, str] | None = (
+            None  # a heading (text, level) until it is known what follows it
+        )
 
     def inside(self, tag: str, kind: str | None = None) -> bool:
         return any(tag == t and kind in (None, c) for t, c in self.stack)
@@ -84,7 +92,9 @@ class _Reader(HTMLParser):
         elif tag == "img":
             self._picture(found["src"])
         elif tag == "drawing":
-            self.paper.drawing(self.drawings[int(found["number"])], self.inside("figure", "wide"))
+            svg, wide = self.drawings[int(found["number"])], self.inside("figure", "wide")
+            self.set_heading(self.paper.size_of(svg, wide)[1] + 18)
+            self.paper.drawing(svg, wide)
         if tag in ("br", "img", "meta", "drawing"):
             return
         self.stack.append((tag, found.get("class", "")))
@@ -109,6 +119,7 @@ class _Reader(HTMLParser):
         if tag in ("th", "td") and self.table and self.table.rows:
             self.table.rows[-1].append(re.sub(r" *\n *", "\n", text))
         elif tag == "table" and self.table:
+            self.set_heading()
             self.paper.rows(self.table.rows)
             self.table = None
         elif tag == "div" and kind == "arms":
@@ -117,12 +128,22 @@ class _Reader(HTMLParser):
             self._block(tag, kind, text)
             self.words = []
 
+    def set_heading(self, room: float | None = None) -> None:
+        """Set the heading that waits, on the page of what follows it; `room` (mm) is what that takes."""
+        if self.waiting:
+            self.paper.heading(*self.waiting, room)
+            self.waiting = None
+
     def _block(self, tag: str, kind: str, text: str) -> None:
+        if self.inside("nav"):  # links lead nowhere on paper; the file has bookmarks
+            return
         if self.columns is not None:
             if self.columns and not self.inside("details") and tag != "summary":
                 self.columns[-1].append(" ".join(text.split()))
-        elif tag in SIZES:
-            self.paper.heading(text, tag)
+            return
+        self.set_heading()
+        if tag in SIZES:
+            self.waiting = (text, tag)
         elif tag == "dt":
             self.term = text
         elif tag == "dd":
@@ -142,6 +163,7 @@ class _Reader(HTMLParser):
         columns = [column for column in self.columns or [] if column]
         self.columns = None
         if columns:
+            self.set_heading()
             deepest = max(map(len, columns))
             rows = [
                 [column[place] if place < len(column) else "" for column in columns]
@@ -150,6 +172,7 @@ class _Reader(HTMLParser):
             self.paper.rows(rows, size=6.5)
 
     def _picture(self, source: str) -> None:
+        self.set_heading()
         data = io.BytesIO(base64.b64decode(source.split(",", 1)[1]))
         self.paper.picture(data, PICTURE_WIDTH, PICTURE_WIDTH + 30)
 
@@ -171,7 +194,9 @@ def write_pdf(page: str, path: Path) -> None:
     title = re.search(r"<title>(.*?)</title>", page)
     paper = Paper(title[1] if title else "Report")
     with quiet_fonts():  # a sign that no font has is left blank
-        _Reader(paper, drawings).feed(page)
+        reader = _Reader(paper, drawings)
+        reader.feed(page)
+        reader.set_heading()
         data = bytes(paper.output())
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_bytes(data)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from eval import checklists, consistency_section, measure_section, pdf
 from eval.answers import read_run
+from eval.page import TITLES
 from eval.rating_sections import printed_shares
 from eval.ratings import Rating, RatingsError, write_csv
 from eval.report import ReportError, main, write_report
@@ -144,8 +145,18 @@ def test_pdf_has_the_page_s_sections_and_warning(rated_run):
 def test_pdf_text_without_any_tool(rated_run, monkeypatch):
     """What is written is what the page holds: headings in order, every table, every drawing, every picture."""
     page = (rated_run / "report.html").read_text(encoding="utf-8")
-    seen = {"heading": [], "rows": 0, "drawing": 0}
-    monkeypatch.setattr(pdf.Paper, "heading", lambda self, text, level: seen["heading"].append((level, text)))
+    seen = {"heading": [], "rows": 0, "drawing": 0, "bullets": 0}
+    write = pdf.Paper.text_block
+
+    def text_block(self, text, *rest, **more):
+        seen["bullets"] += text.startswith("•")
+        assert text.strip() != "•"
+        write(self, text, *rest, **more)
+
+    monkeypatch.setattr(pdf.Paper, "text_block", text_block)
+    monkeypatch.setattr(
+        pdf.Paper, "heading", lambda self, text, level, room=None: seen["heading"].append((level, text))
+    )
     monkeypatch.setattr(pdf.Paper, "rows", lambda self, rows, **_: seen.update(rows=seen["rows"] + 1))
     monkeypatch.setattr(
         pdf.Paper, "drawing", lambda self, svg, wide: seen.update(drawing=seen["drawing"] + 1)
@@ -154,8 +165,30 @@ def test_pdf_text_without_any_tool(rated_run, monkeypatch):
     tags = [tag for tag, _ in Page(page).tags]
     assert [level for level, _ in seen["heading"]].count("h2") == tags.count("h2") == 15
     assert seen["drawing"] == tags.count("svg")
+    assert seen["bullets"] == tags.count("li") - len(TITLES), (
+        "the links to the sections lead nowhere on paper"
+    )
     arms = sum(attrs.get("class") == "arms" for _, attrs in Page(page).tags)
     assert seen["rows"] == tags.count("table") + arms
+
+
+def test_a_heading_stands_on_the_page_of_its_figure(monkeypatch):
+    pages, real = [], pdf.Paper.heading
+
+    def heading(self, *rest):
+        real(self, *rest)
+        pages.append(self.page_no())
+
+    monkeypatch.setattr(pdf.Paper, "heading", heading)
+    monkeypatch.setattr(pdf.Paper, "image", lambda self, *_, **__: pages.append(self.page_no()))
+    svg = '<svg viewBox="0 0 446 400" role="img"></svg>'
+    for filled in (20, 100, 180, 240):  # mm
+        pages.clear()
+        paper = pdf.Paper("x")
+        paper.set_y(filled)
+        pdf._Reader(paper, [svg]).feed('<h3>two-step</h3><figure><drawing number="0"></figure>')
+        assert len(pages) == 2
+        assert pages[0] == pages[1], f"begun at {filled} mm"
 
 
 def test_consistency_greedy_sampled_and_changed():
@@ -197,6 +230,7 @@ def test_further_measures_are_shown_where_they_are():
     }  # fmt: skip
     page = Page(measure_section.measure_section({"two_step": arm}))
     assert "balanced accuracy 90.0 %" in page.text
+    assert "class top-1 Fitzpatrick skin type I VI 90.0 points" in page.text
     assert "expected calibration error (0 is best) 0.90" in page.text
     assert "30 % wrong where all cases are answered" in " ".join(page.attributes("aria-label"))
 
