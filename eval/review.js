@@ -13,17 +13,29 @@
     if (form()) for (const [name, value] of new FormData(form())) values[name] = value;
     return JSON.stringify({serial: form() ? form().dataset.serial : '', values});
   };
-  window.reviewReady = () => setTimeout(() => {
-    const own = document.querySelector('#own textarea, #own input');
-    const serial = document.querySelector('[data-view]')?.dataset.view;
+  // The page is drawn some time after its values have come, so wait until the new view is really there.
+  const drawn = serial => {
+    if (serial.includes('-rate-')) return form()?.dataset.serial === serial;
+    if (serial.includes('-diagnose-')) return !form() && document.querySelector('#own textarea, #own input');
+    return true;
+  };
+  window.reviewReady = () => {
+    const until = Date.now() + 30000;
+    const look = () => {
+      const serial = document.querySelector('[data-view]')?.dataset.view;
+      if (serial && serial !== last && drawn(serial)) setTimeout(() => begin(serial), 60);
+      else if (Date.now() < until) setTimeout(look, 40);
+    };
+    look();
+  };
+  const begin = serial => {
     if (serial === last) return;
     last = serial;
     window.scrollTo(0, 0);
-    if (own) return own.focus({preventScroll: true});
-    if (!form()) return;
+    if (!form()) return document.querySelector('#own textarea, #own input')?.focus({preventScroll: true});
     form().reset();
     point(groups().find(group => !answered(group)) || groups()[0], false);
-  }, 120);
+  };
   const choose = (group, key) => {
     const input = group.querySelector(`input[data-key="${key}"]`);
     if (!input) return;

@@ -57,9 +57,9 @@ class Browser:
             urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
         )
         fields = urllib.parse.urlencode({"username": name, "password": password}).encode()
-        self.opener.open(urllib.request.Request(f"{url}/login", fields)).read()
-        self.page = self.opener.open(url).read().decode()
-        self.config = json.load(self.opener.open(f"{url}/config"))
+        self._open(urllib.request.Request(f"{url}/login", fields)).read()
+        self.page = self._open(url).read().decode()
+        self.config = json.load(self._open(f"{url}/config"))
         backend = [d for d in self.config["dependencies"] if d["backend_fn"]]
         self.calls = {
             "open": self._one(backend, 0),
@@ -67,6 +67,9 @@ class Browser:
             "back": self._one(backend, 1),
         }
         self.serial = ""
+
+    def _open(self, what: str | urllib.request.Request) -> Any:
+        return self.opener.open(what, timeout=300)  # a server that hangs fails its test
 
     @staticmethod
     def _one(dependencies: list[dict], num_inputs: int) -> int:
@@ -78,9 +81,9 @@ class Browser:
         body = {"data": data, "fn_index": self.calls[what], "session_hash": self.session}
         headers = {"Content-Type": "application/json"}
         join = urllib.request.Request(f"{self.url}/gradio_api/queue/join", json.dumps(body).encode(), headers)
-        self.opener.open(join).read()
+        self._open(join).read()
         self.raw = ""
-        with self.opener.open(f"{self.url}/gradio_api/queue/data?session_hash={self.session}") as stream:
+        with self._open(f"{self.url}/gradio_api/queue/data?session_hash={self.session}") as stream:
             for line in stream:
                 self.raw += line.decode()
                 message = json.loads(line[6:]) if line.startswith(b"data: ") else {}

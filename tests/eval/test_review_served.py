@@ -24,23 +24,25 @@ from tests.eval.review_run import FORM, MARK, Browser, make_run
 
 PASSWORD = "correct horse"
 ROOT = Path(__file__).parents[2]
-PATIENCE = 90.0  # seconds; importing Gradio takes long on a busy machine
+PATIENCE = 300.0  # seconds; importing Gradio takes long on a busy machine
 
 
 def start(folder: Path) -> tuple[subprocess.Popen, str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "eval.review", "--run-dir", str(folder), "--port", str(port)]
-    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
-    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"{url}/health").read()
-            return server, url
-        except OSError:
-            assert server.poll() is None, "the server ended"
-            time.sleep(0.1)
-    server.kill()
+    """Serve a run's form; another port where somebody has taken the free one meanwhile."""
+    for _ in range(5):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "eval.review", "--run-dir", str(folder), "--port", str(port)]
+        server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and server.poll() is None:
+            try:
+                if json.load(urllib.request.urlopen(f"{url}/health", timeout=PATIENCE)) == {"status": "ok"}:
+                    return server, url
+            except (OSError, ValueError):
+                time.sleep(0.1)
+        server.kill()
+        server.wait()
     raise TimeoutError("the form was not served")
 
 
@@ -55,9 +57,13 @@ def folder(tmp_path) -> Path:
 @pytest.fixture
 def served(folder) -> Iterator[tuple[Path, str]]:
     server, url = start(folder)
-    yield folder, url
-    server.terminate()
-    assert server.wait(20) == 0, "SIGTERM ends it cleanly"
+    try:
+        yield folder, url
+        server.terminate()
+        assert server.wait(PATIENCE) == 0, "SIGTERM ends it cleanly"
+    finally:
+        server.kill()
+        server.wait()
 
 
 def test_login_and_nothing_before_the_own_diagnosis(served):
@@ -134,6 +140,7 @@ def test_two_cases_in_chromium(served):
     with playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
         page, errors = browser.new_page(viewport={"width": 390, "height": 800}), []
+        page.set_default_timeout(1000 * PATIENCE)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(url)
         page.fill("input:not([type=password])", "anna")

@@ -24,9 +24,9 @@ from eval.review_store import Store, StoreError, draw
 
 FORM = {**dict.fromkeys(ITEMS, "4"), FLAG: "0", "comment": "fine"}
 CASES, ARMS = tuple(f"c{n}" for n in range(8)), ("a", "b", "c")
-# Forms without end, each acknowledged on stdout after it was kept.
+# Forms without end, each acknowledged on stdout after it was kept, with a breath in which another can write.
 WRITER = """
-import sys
+import sys, time
 sys.path.insert(0, sys.argv[1])
 from eval.review_store import Store
 from eval.ratings import FLAG, ITEMS
@@ -35,6 +35,7 @@ while True:
     number += 1
     store.save("anna", name, f"c{number}", {**dict.fromkeys(ITEMS, "4"), FLAG: "0", "comment": "x" * 2000}, 1.0)
     print(number, flush=True)
+    time.sleep(0.01)
 """
 
 
@@ -46,7 +47,7 @@ def forms_of(path: Path) -> Counter[tuple[str, str]]:
 
 def test_killed_writers_lose_nothing_and_leave_nothing_half_written(tmp_path):
     rng, acknowledged = random.Random(0), set()
-    for attempt in range(5):
+    for attempt in range(4):
         writers = {
             name: subprocess.Popen(
                 [sys.executable, "-c", WRITER, str(Path(__file__).parents[2]), str(tmp_path), name],
@@ -54,21 +55,24 @@ def test_killed_writers_lose_nothing_and_leave_nothing_half_written(tmp_path):
             )
             for name in (f"{attempt}-first", f"{attempt}-second")
         }  # fmt: skip
-        said = {name: writer.stdout.readline() for name, writer in writers.items()}  # both are at work
-        assert all(said.values())
-        time.sleep(rng.uniform(0, 0.3))
+        # Killed at a random moment after a random number of forms, however slow the disk is.
+        said = {
+            name: [writer.stdout.readline() for _ in range(rng.randint(1, 4))]
+            for name, writer in writers.items()
+        }
+        assert all(line.strip() for lines in said.values() for line in lines)
+        time.sleep(rng.uniform(0, 0.05))
         for writer in writers.values():
             writer.send_signal(signal.SIGKILL)
         for name, writer in writers.items():
-            lines = [said[name], *writer.communicate()[0].splitlines()]
-            acknowledged |= {(name, f"c{int(line)}") for line in lines if line.strip()}
+            lines = [*said[name], *writer.communicate()[0].splitlines()]
+            acknowledged |= {(name, f"c{int(line)}") for line in lines}
         Store(tmp_path)  # opens and is whole
         forms = forms_of(tmp_path)
         assert acknowledged <= forms.keys()
         assert set(forms.values()) == {len(FORM)}, "every form is there whole"
         unacknowledged = Counter(arm for arm, _ in forms.keys() - acknowledged)
         assert max(unacknowledged.values(), default=0) <= 1, "at most the one that was being answered for"
-    assert len(acknowledged) > 12
 
 
 def test_many_that_open_a_new_file_at_once_all_succeed(tmp_path):
@@ -90,7 +94,7 @@ def test_threads_that_write_at_once_lose_nothing(tmp_path):
 
     def work(store: Store, rater: str) -> None:
         try:
-            for number in range(25):
+            for number in range(10):
                 store.save(rater, "a", f"c{number}", FORM, 1.0)
         except Exception as error:
             failed.append(error)
@@ -102,7 +106,7 @@ def test_threads_that_write_at_once_lose_nothing(tmp_path):
     for thread in threads:
         thread.join()
     assert failed == []
-    assert Counter(row.rater for row in stores[0].current()) == dict.fromkeys(raters, 25 * len(FORM))
+    assert Counter(row.rater for row in stores[0].current()) == dict.fromkeys(raters, 10 * len(FORM))
 
 
 def test_newest_answer_counts_and_older_ones_stay(tmp_path):
