@@ -67,12 +67,16 @@ def write_run(
     temperature: float = 0.0,
     cases_file: str | None = None,
     seed: int = 0,
+    truth: list[str] | None = None,
 ) -> list[str]:
-    """A run's folder as `eval.run` leaves it; `arms` says how often each is right. Returns the ids of the cases."""
+    """A run's folder as `eval.run` leaves it; `arms` says how often each is right. Returns the ids of the cases.
+
+    An arm that does not know draws one of the 15 classes. `truth` holds the pictures' classes.
+    """
     rng = np.random.default_rng(seed)
     (folder / "answers").mkdir(parents=True, exist_ok=True)
     ids = [f"case-{number + 1:04d}" for number in range(len(images))]
-    truth = [CLASSES[number % len(CLASSES)] for number in range(len(images))]
+    truth = truth or [CLASSES[number % len(CLASSES)] for number in range(len(images))]
     cases = [
         {"id": name, "images": [image], "sha256": ["0" * 64], "class": true, "disease": true.replace("_", " "),
          "concepts": ["Papule", "Scale"], "fitzpatrick": number % 6 + 1, "source": "phantoms", "history": None,

@@ -1,3 +1,5 @@
+from itertools import permutations, product
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -41,6 +43,38 @@ def test_gwet_ac2_by_hand_for_two_raters():
     total = 3 + 4 * 0.75
     chance = total / 6 * (share * (1 - share)).sum()
     assert agreement.gwet_ac2(table, (1, 2, 3)) == pytest.approx((observed - chance) / (1 - chance))
+
+
+# Krippendorff's own example (Computing Krippendorff's Alpha-Reliability, 2011): 4 raters, 12 units, gaps.
+EXAMPLE = np.array(
+    [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, NAN, NAN, NAN],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, NAN, 3],
+        [NAN, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, NAN],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, NAN],
+    ]
+).T
+
+
+def test_ordinal_alpha_is_the_published_one():
+    assert agreement.krippendorff_ordinal(EXAMPLE) == pytest.approx(0.815, abs=5e-4)
+
+
+def test_gwet_ac2_with_gaps_pair_by_pair():
+    def weight(a, b):
+        return 1 - (a - b) ** 2 / 16
+
+    shares, agree = [], []
+    for row in EXAMPLE:
+        given = row[~np.isnan(row)]
+        shares.append([np.mean(given == value) for value in (1, 2, 3, 4, 5)])
+        if len(given) > 1:
+            agree.append(np.mean([weight(a, b) for a, b in permutations(given, 2)]))
+    prevalence = np.mean(shares, axis=0)
+    total = sum(weight(a, b) for a, b in product((1, 2, 3, 4, 5), repeat=2))
+    chance = total / 20 * (prevalence * (1 - prevalence)).sum()
+    expected = (np.mean(agree) - chance) / (1 - chance)
+    assert agreement.gwet_ac2(EXAMPLE) == pytest.approx(expected)
 
 
 def test_gwet_ac2_stands_where_kappa_collapses():

@@ -1,11 +1,15 @@
 """150 cases and simulated raters of known bias and agreement: the planted values are found again."""
 
+import json
+
 import numpy as np
 import pytest
 
-from eval import rated
-from eval.ratings import ITEMS
-from tests.eval.simulated_run import Panel
+from data import phantoms
+from eval import rated, report, review
+from eval.ratings import ITEMS, TEXTS
+from eval.review_store import Store
+from tests.eval.simulated_run import Panel, write_run
 
 CASES = [f"case-{number:04d}" for number in range(150)]
 MANY = 20_000  # cases from which the planted values are computed, the raters being the same
@@ -71,6 +75,40 @@ def test_planted_difference_of_the_arms_lies_in_its_interval(planted, found):
     assert model["value"] == pytest.approx(
         found["pairs"]["two_step_minus_untrained"]["diagnosis"]["mean"]["value"]
     )
+
+
+def test_from_150_rendered_cases_to_the_report(planted, tmp_path, capsys):
+    """The whole way: rendered cases, answers, raters in the form's file, their export, the report."""
+    known = {"two_step": 0.67, "untrained": 0.07}
+    command = ["render", "--out-dir", str(tmp_path), "--split", "cases", "--count", "150", "--size", "48"]
+    assert phantoms.main(command) == 0
+    manifest, run = tmp_path / "cases" / "manifest.jsonl", tmp_path / "run"
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+    images, truth = ([row[key] for row in rows] for key in ("image", "class"))
+    ids = write_run(run, images, known, cases_file=str(manifest), truth=truth)
+    Store(run).add(Panel().ratings(ids, seed=1))
+    assert review.main(["--run-dir", str(run), "--export", str(run / "ratings.csv")]) == 0
+    assert report.main(["--run-dir", str(run)]) == 0
+    assert "picture not found" not in (run / "report.html").read_text()
+    assert (run / "report.pdf").stat().st_size > 10_000
+    results = json.loads((run / "results.json").read_text())
+    for arm, share in known.items():
+        figure = results["arms"][arm]["top1"]
+        assert figure["low"] <= share + (1 - share) / 15 <= figure["high"]
+        assert (
+            results["ratings"]["hallucination"][arm]["low"]
+            <= 0.2
+            <= results["ratings"]["hallucination"][arm]["high"]
+        )
+    inside = [
+        results["ratings"]["arms"][arm][item][name]["low"] <= values[name]
+        <= results["ratings"]["arms"][arm][item][name]["high"]
+        for (arm, item), values in planted.items() for name in ("agree", "mean")
+    ]  # fmt: skip
+    assert sum(inside) >= 0.9 * len(inside) == 0.9 * 28
+    assert results["ratings"]["num_ratings"] == 150 * 2 * 3 * len(ITEMS)
+    assert results["provenance"]["ratings"]["ratings rows"] == 150 * 2 * 3 * (len(ITEMS) + len(TEXTS))
+    assert f"n = {150}" in capsys.readouterr().out
 
 
 def test_coverage_of_the_share_over_many_panels():
