@@ -14,6 +14,7 @@ Powers of two are exact: what is lost is fp16's rounding of the entries, relativ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -103,7 +104,12 @@ def _bound(module: nn.Linear) -> float:
     parts = [weight.detach()]
     if hasattr(weight, "__tensor_flatten__"):  # torchao's multiplies with the integers, and scales the result
         parts = [weight.dequantize(), *(getattr(weight, name) for name in weight.__tensor_flatten__()[0])]
-    return max(1.0, *(float(part.float().norm()) for part in parts))
+    return max(1.0, *map(_norm, parts))
+
+
+def _norm(weight: Tensor) -> float:
+    """The Frobenius norm, in fp32 without an fp32 copy of the whole: the head's would be a tenth of a model."""
+    return math.hypot(*(float(part.float().norm()) for part in weight.flatten().split(1 << 24)))
 
 
 def _float32_layer_norm(module: nn.LayerNorm) -> Callable[[Tensor], Tensor]:
