@@ -74,7 +74,8 @@ class LanguageConfig:
     weight-only form. `device_map` is null (one device), a rule (auto, balanced, balanced_low_0, sequential),
     a device (cpu, cuda:1), or a mapping of module names to devices or `disk`. `max_memory` bounds the rules
     (``{cuda:0: 20GiB, cpu: 60GiB}``); `offload_dir` takes what is sent to the disk. `loss_chunk_mb` bounds the logits
-    that stand in memory at once in training (0: all).
+    that stand in memory at once in training (0: all). `cuda_graphs` records a token of the running answers on a GPU
+    and repeats it (see `graphs`).
     """
 
     model: str = MISSING
@@ -85,6 +86,7 @@ class LanguageConfig:
     max_memory: dict[str, Any] = field(default_factory=dict)
     offload_dir: str | None = None
     loss_chunk_mb: int = 32
+    cuda_graphs: bool = False
 
 
 @dataclass

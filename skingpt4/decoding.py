@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
+import warnings
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -22,6 +23,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from skingpt4.generation import Generation, Sampler, knows_rules
+from skingpt4.graphs import Step, can_repeat
 from skingpt4.kv_cache import Rows, can_hold
 from skingpt4.language import input_device
 from skingpt4.lookup import Lookup
@@ -72,6 +74,8 @@ class Decoder:
         self._reading: Stream | None = None
         self._running: list[Stream] = []
         self._rows: Rows | None = None
+        self.repeats = model.cuda_graphs and can_repeat(model.language_model)
+        self._repeated: Step | None = None
 
     @staticmethod
     def of(model: SkinGPT4) -> Decoder:
@@ -179,7 +183,7 @@ class Decoder:
                         self._step(model)
             except BaseException as error:  # a mistake of ours: nobody may wait for ever
                 streams = [*self._running, *filter(None, [self._reading])]
-                self._running, self._reading, self._rows = [], None, None
+                self._running, self._reading, self._rows, self._repeated = [], None, None, None
                 for stream in streams:
                     stream._finish(error=error)
             del model
@@ -275,11 +279,15 @@ class Decoder:
             return
         rows = self._rows
         assert rows is not None
-        guessed = self._running[0]._guess(self.max_guessed) if len(self._running) == 1 else []
+        alone = len(self._running) == 1 and not self.repeats
+        guessed = self._running[0]._guess(self.max_guessed) if alone else []
         try:
-            device = input_device(model.language_model)
-            ids = torch.tensor([[stream.ids[-1], *guessed] for stream in self._running], device=device)
-            logits = _forward(model, rows, 1 + len(guessed), input_ids=ids)
+            if self.repeats:
+                logits = self._repeat(model, rows, [stream.ids[-1] for stream in self._running])
+            else:
+                device = input_device(model.language_model)
+                ids = torch.tensor([[stream.ids[-1], *guessed] for stream in self._running], device=device)
+                logits = _forward(model, rows, 1 + len(guessed), input_ids=ids)
             likeliest = logits.float().argmax(-1).tolist()
         except BaseException as error:
             self._fail_newest(error)
@@ -296,6 +304,24 @@ class Decoder:
             except BaseException as error:
                 self._leave(place, keep=False)
                 stream._finish(error=error)
+
+    def _repeat(self, model: SkinGPT4, rows: Rows, ids: Sequence[int]) -> Tensor:
+        """One token of each row by a recorded step, recorded anew when rows come or go or need more columns."""
+        rows.reserve(1)
+        if self._repeated is None or not self._repeated.fits(rows):
+            self._repeated = Step(model.language_model, rows)
+        try:
+            return self._repeated(ids)
+        except RuntimeError as error:
+            if _is_out_of_memory(error):
+                raise
+            why = str(error).strip().splitlines()[0]
+            warnings.warn(
+                f"language.cuda_graphs: cannot record a token, going on without ({why})", stacklevel=1
+            )
+            self.repeats, self._repeated = False, None
+            device = input_device(model.language_model)
+            return _forward(model, rows, 1, input_ids=torch.tensor(ids, device=device)[:, None])
 
     def _fail_newest(self, error: BaseException) -> None:
         """A step failed: who came last pays, the others try again. Kept caches go first if memory was short."""
@@ -314,7 +340,7 @@ class Decoder:
         if keep and self._is_kept(stream):
             self._put_back(stream, rows if alone and rows.num_reserved == 1 else rows.copy_out(place))
         if alone:
-            self._rows = None
+            self._rows = self._repeated = None
         else:
             rows.leave(place)
         self._running[place] = self._running[-1]

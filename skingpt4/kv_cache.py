@@ -40,6 +40,7 @@ class _Columns:
     def __init__(self, capacity: int) -> None:
         self.start = self.end = 0
         self.capacity, self.rows = capacity, 1
+        self.column: Tensor | None = None  # (1,) to write to, while a token is read by `graphs.Step`
 
 
 class _Layer(CacheLayerMixin):
@@ -60,11 +61,19 @@ class _Layer(CacheLayerMixin):
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Write (rows, heads, t, width) behind the last column; returns all columns in use with them."""
+        """Write (rows, heads, t, width) behind the last column; returns all columns in use with them.
+
+        Where `columns.column` names the one column to write, all that are reserved are returned.
+        """
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None
         assert self.values is not None
+        if self.columns.column is not None:
+            keys, values = self.keys[: self.columns.rows], self.values[: self.columns.rows]
+            keys.index_copy_(2, self.columns.column, key_states)
+            values.index_copy_(2, self.columns.column, value_states)
+            return keys, values
         self.pending = key_states.shape[2]
         rows, start, end = self.columns.rows, self.columns.start, self.columns.end
         self.keys[:rows, :, end : end + self.pending] = key_states

@@ -114,6 +114,7 @@ class SkinGPT4(nn.Module):
         width = language_model.get_input_embeddings().weight.shape[1]
         self.projection = nn.Linear(query_width, width)
         self.loss_chunk_bytes = LOSS_CHUNK_BYTES
+        self.cuda_graphs = False
         self.config: Config | None = None  # only of a model `from_pretrained`
 
     @classmethod
@@ -383,6 +384,7 @@ def build(config: Config, device: torch.device, encoder: ImageEncoder | None = N
         model = SkinGPT4(encoder, language_model, tokenizer, config.qformer.width)
     model.projection.to(input_device(language_model))
     model.loss_chunk_bytes = config.language.loss_chunk_mb * 2**20
+    model.cuda_graphs = config.language.cuda_graphs
     return model.train(False)
 
 
