@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from skingpt4 import page_history, page_texts, page_views
+from skingpt4 import page_history, page_scripts, page_texts, page_views
 from skingpt4.chat import CLINICAL_PROMPTS, Generation
 from skingpt4.errors import UserError
 from skingpt4.page_desk import Desk
@@ -24,10 +24,17 @@ QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 # Answers of several pages are drawn together; more wait in a line.
 AT_ONCE: dict[str, Any] = {"concurrency_id": "answer", "concurrency_limit": 16} | QUIET
 NUM_TRAINED = 3  # trained questions that get a button
-TO_TOP = "(accepted) => { window.scrollTo(0, 0); return [accepted]; }"
-SAVE = """(file) => { if (!file) return; const [name, url] = file;
-  const link = Object.assign(document.createElement("a"), {href: url, download: name});
-  document.body.append(link); link.click(); link.remove(); }"""
+# Left stays left, where Gradio would mirror; and of a phone's cameras the one at its back.
+CAMERA = gr.WebcamOptions(
+    mirror=False,
+    constraints={
+        "video": {
+            "width": {"ideal": 1920},
+            "height": {"ideal": 1440},
+            "facingMode": {"ideal": "environment"},
+        }
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -95,13 +102,7 @@ class _Page:
             *(button for button, _ in self.offered),
         ]  # fmt: skip
         self._connect()
-        code, title = texts.code, f"{texts['title']}: {texts['not_a_diagnosis']}"
-        blocks.load(
-            None,
-            None,
-            None,
-            js=f"() => {{ document.documentElement.lang = '{code}'; document.title = '{title}'; }}",
-        )
+        blocks.load(None, None, None, js=page_scripts.start(texts))
 
     def _heading(self, key: str) -> None:
         gr.HTML(f"<h2>{page_views.text(self.texts[key])}</h2>")
@@ -114,7 +115,7 @@ class _Page:
         self.view = gr.Radio(choices, value="close", label=texts["pictures.view"], elem_id="view")
         self.picture = gr.Image(
             label=texts["pictures.add"], alt_text=texts["pictures.add_alt"], height=190, elem_id="picture",
-            sources=["upload", "clipboard", "webcam"], type="filepath", buttons=[],
+            sources=["upload", "clipboard", "webcam"], type="filepath", buttons=[], webcam_options=CAMERA,
         )  # fmt: skip
         self.gallery = gr.HTML(page_views.gallery(None, texts), elem_id="gallery")
         with gr.Row(visible=False, elem_id="decide") as self.decide:
@@ -241,7 +242,7 @@ class _Page:
             lambda on: gr.Button(interactive=on), self.accept, self.begin, queue=False, **QUIET
         )
         self.begin.click(
-            begin, self.accept, [visit, self.welcome, self.case], js=TO_TOP, **QUIET,
+            begin, self.accept, [visit, self.welcome, self.case], js=page_scripts.TO_TOP, **QUIET,
         )  # fmt: skip
 
         def plain(do: Callable[..., Shown]) -> Callable[..., list[Any]]:
@@ -314,7 +315,7 @@ class _Page:
             made = button.click(
                 partial(save, kind=kind), [visit, self.include, *history], [self.file, self.saved], **QUIET
             )
-            made.then(None, self.file, None, js=SAVE, **QUIET)
+            made.then(None, self.file, None, js=page_scripts.SAVE, **QUIET)
         self.delete.click(lambda: gr.Row(visible=True), None, self.sure, queue=False, **QUIET)
         self.no.click(lambda: gr.Row(visible=False), None, self.sure, queue=False, **QUIET)
         self.yes.click(

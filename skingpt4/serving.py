@@ -114,14 +114,19 @@ def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
 
 
+# Never answered: Gradio would write a session's state to a file, or serve files. Uploads are deleted as soon as they
+# are read, and a browser that asks for one at that moment would put its name into the terminal.
+REFUSED = ("/deep_link", "/file=", "/file/", "/proxy=")
+
+
 class _Guard:
-    """ASGI middleware: the browser loads nothing from elsewhere and caches no picture; no state becomes a file."""
+    """ASGI middleware: the browser loads nothing from elsewhere and caches no picture; no file is served."""
 
     def __init__(self, app: Any) -> None:
         self.app = app
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if "/deep_link" in scope.get("path", ""):  # Gradio would write the session's state to a file
+        if any(part in scope.get("path", "") for part in REFUSED):
             from starlette.responses import PlainTextResponse
 
             await PlainTextResponse("not here", 404)(scope, receive, send)

@@ -124,17 +124,15 @@ def test_sigterm_ends_cleanly_and_leaves_no_file(tmp_path, monkeypatch, capsys):
     before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
     seen = []
 
-    def end():
+    def launched():
+        blocks = demo.launch(tools(), demo.Address(port=free_port()))
         seen.extend(path.stat().st_mode & 0o777 for path in tmp_path.glob("skingpt4-*"))
-        os.kill(os.getpid(), signal.SIGTERM)
+        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()  # while it waits, or sooner
+        return blocks
 
-    timer = threading.Timer(1.5, end)
-    timer.start()
     try:
-        address = demo.Address(port=free_port())
-        serving.until_ended(lambda: demo.launch(tools(), address))
+        serving.until_ended(launched)
     finally:
-        timer.join()
         for name, handler in before.items():
             signal.signal(name, handler)
     said = capsys.readouterr().out.splitlines()

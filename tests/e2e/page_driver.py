@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import socket
 from collections.abc import Iterator
@@ -14,6 +15,12 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 PATIENCE = 60_000  # milliseconds; a busy machine is slow
 LEAST_CONTRAST = 4.5  # WCAG 2.2, AA, for text of any size
+# A camera that Chromium draws itself, and a yes to the question whether the page may use it.
+FAKE_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+# Colours on their way to other ones are at their end before they are measured.
+AT_REST = (
+    """() => document.getAnimations().forEach(one => { try { one.finish(); } catch { one.cancel(); } })"""
+)
 # Texts whose colour stands out too little from what lies behind (opaque colours; what is disabled is exempt).
 CONTRASTS = """least => {
   const lum = c => { const [r, g, b] = c.map(v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
@@ -40,6 +47,7 @@ CONTRASTS = """least => {
 
 def contrasts(page: Any) -> list[str]:
     """Visible texts with less contrast than LEAST_CONTRAST, as computed by the browser."""
+    page.evaluate(AT_REST)
     return page.evaluate(CONTRASTS, LEAST_CONTRAST)
 
 
@@ -48,7 +56,9 @@ def browser() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
-        chromium = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        chromium = play.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", *FAKE_CAMERA], timeout=2 * PATIENCE
+        )
         try:
             yield chromium
         finally:
@@ -78,8 +88,12 @@ class Clinician:
         own = (f"http://{urlsplit(url).netloc}/", "data:", "blob:")
         self.page.on("request", lambda r: None if r.url.startswith(own) else self.foreign.append(r.url))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        # Playwright catches file dialogs only while somebody listens, and does not wait until the browser knows that:
+        # whoever begins to listen right before pressing a key may come too late, and the dialog is nobody's.
+        self.page.on("filechooser", lambda chooser: None)
         self.page.goto(url)
         self.page.wait_for_selector("#accept input")
+        self.page.wait_for_function("document.title.includes(': ')")  # the last thing that loading does
 
     def accept(self) -> None:
         self.page.check("#accept input")
@@ -91,21 +105,47 @@ class Clinician:
         self.page.set_input_files("#picture input[type=file]", str(path))
         self.page.wait_for_selector(f"#gallery .views > li:nth-child({number}) img")
 
-    def ask(self, selector: str, answers: int) -> list[str]:
-        """Click a button and wait for the answer; returns the texts of the last answer while it grew."""
-        self.page.evaluate(
-            """() => { window.grown = []; clearInterval(window.watch); window.watch = setInterval(() => {
-              const all = document.querySelectorAll('#chat .bot.message'); const last = all[all.length - 1];
-              const text = `${all.length}:${last ? last.innerText : ''}`;
-              if (window.grown[window.grown.length - 1] !== text) window.grown.push(text); }, 5); }"""
+    def use_anyway(self) -> bool:
+        """Use the picture that is not good enough, if there is one; returns whether there was."""
+        held = self.page.locator(
+            "#gallery .views > li.held"
+        )  # comes with the picture, the button a little later
+        if not held.count():
+            return False
+        self.page.click("#anyway")
+        held.wait_for(state="detached")
+        return True
+
+    def begun(self, answers: int) -> str:
+        """Wait until the answer of that number has begun; returns what is there of it."""
+        return self._bot(answers, "answer.innerText.trim() && !stop.disabled")
+
+    def ended(self, answers: int) -> str:
+        """Wait until the answer of that number is complete; returns it."""
+        return self._bot(answers, "stop.disabled && !document.querySelector('#ask').disabled")
+
+    def _bot(self, number: int, so: str) -> str:
+        found = self.page.wait_for_function(
+            "n => { const answer = document.querySelectorAll('#chat .bot.message')[n - 1]; const stop = "
+            f"document.querySelector('#stop'); return answer && {so} ? {{text: answer.innerText}} : null; }}",
+            arg=number,
         )
+        return found.json_value()["text"].strip()
+
+    def ask(self, selector: str, answers: int) -> str:
+        """Click a button and wait for the answer of that number, which must not be there yet."""
         self.page.click(selector)
-        self.page.wait_for_function(
-            "n => document.querySelectorAll('#chat .bot.message').length >= n"
-            " && document.querySelector('#stop').disabled && !document.querySelector('#ask').disabled",
-            arg=answers,
+        return self.ended(answers)
+
+    def paste(self, path: Path) -> None:
+        """Paste a picture, as Ctrl+V does when a screenshot or a copied picture is in the clipboard."""
+        self.page.evaluate(
+            """data => { const bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0)), sent = new DataTransfer();
+              sent.items.add(new File([bytes], "image.png", {type: "image/png"}));
+              const pasted = new ClipboardEvent("paste", {clipboardData: sent, bubbles: true});
+              document.activeElement.dispatchEvent(pasted); }""",
+            base64.b64encode(path.read_bytes()).decode(),
         )
-        return [t for t in self.page.evaluate("() => window.grown") if t.startswith(f"{answers}:")]
 
     def save(self, kind: str) -> bytes:
         """Click an export and return the file that the browser saves."""

@@ -62,9 +62,7 @@ def consult(chromium: object, url: str, size: str, scheme: str, path: Path) -> I
     clinician = Clinician(chromium, url, size, scheme)
     clinician.accept()
     clinician.add(path, 1)
-    if clinician.page.is_visible("#anyway"):
-        clinician.page.click("#anyway")
-        clinician.page.wait_for_selector("#anyway", state="hidden")
+    clinician.use_anyway()
     first = "#trained0" if clinician.page.is_visible("#trained0") else "#study0"
     clinician.ask(first, 1)
     clinician.page.wait_for_selector("#scores .bars li")

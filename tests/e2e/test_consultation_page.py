@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import time
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,7 +21,14 @@ from skingpt4 import page_tools  # noqa: E402  (Gradio reads the environment on 
 from skingpt4.chat import CLINICAL_PROMPTS, ChatSession  # noqa: E402
 from skingpt4.consultation import model_identity  # noqa: E402
 from skingpt4.page_texts import load  # noqa: E402
-from tests.e2e.page_driver import CHROMIUM, Clinician, browser, contrasts, free_port  # noqa: E402
+from tests.e2e.page_driver import (  # noqa: E402
+    CHROMIUM,
+    PATIENCE,
+    Clinician,
+    browser,
+    contrasts,
+    free_port,
+)
 from tests.skingpt4.tiny import (  # noqa: E402
     make_encoder,
     make_model,
@@ -48,13 +55,23 @@ def pictures(tmp_path_factory) -> tuple[Path, Path]:
     return sharp, blurred
 
 
-class Unhurried(ChatSession):
-    """Waits a little between the first pieces, so that the page, which draws when it has time to, shows them."""
+class Paced(ChatSession):
+    """Waits in the middle of an answer while `gate` is closed, so that a test sees it while it is written."""
+
+    gate, asked_to_stop = threading.Event(), threading.Event()
+    gate.set()
 
     def stream(self, question, generation):
-        for number, piece in enumerate(super().stream(question, generation)):
-            time.sleep(0.1 if number < 10 else 0)
+        said = ""
+        for piece in super().stream(question, generation):
             yield piece
+            said += piece
+            if said.strip():
+                self.gate.wait(2 * PATIENCE / 1000)
+
+    def stop(self):
+        super().stop()
+        self.asked_to_stop.set()
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +84,7 @@ def url(tmp_path_factory) -> Iterator[str]:
     config.prompt.questions = ["What is wrong with my skin?"]
     model = make_model(folder, encoder=make_encoder())
     tools = page_tools.tools(model, config, model_identity(config, None))
-    tools = dataclasses.replace(tools, new_session=lambda: Unhurried(model, config))
+    tools = dataclasses.replace(tools, new_session=lambda: Paced(model, config))
     address = demo.Address(port=free_port())
     blocks = demo.launch(tools, address)
     yield f"http://127.0.0.1:{address.port}"
@@ -101,16 +118,19 @@ def test_consultation(url, chromium, pictures, tmp_path):
     page.set_input_files("#picture input[type=file]", str(sharp))
     page.wait_for_selector(f"#gallery >> text={texts['pictures.middle']} view")
     assert page.locator("#gallery .views > li").count() == 1, "the retake took the place of the blurred one"
-    if page.is_visible("#anyway"):  # what a phantom is worth to the gate does not matter here
-        page.click("#anyway")
-        page.wait_for_selector(f"#gallery >> text={texts['pictures.overridden']}")
+    clinician.use_anyway()  # what a phantom is worth to the gate does not matter here
     clinician.add(blurred, 2)
-    page.click("#anyway")
-    page.wait_for_selector("#anyway", state="hidden")
+    assert clinician.use_anyway()
+    page.wait_for_selector(f"#gallery >> text={texts['pictures.overridden']}")
 
     for number, question in enumerate(CLINICAL_PROMPTS):
-        grown = clinician.ask(f"#study{number}", number + 1)
-        assert len(grown) > 1, "the answer came piece by piece"
+        Paced.gate.clear()
+        page.click(f"#study{number}")
+        begun = clinician.begun(number + 1)
+        Paced.gate.set()
+        assert len(clinician.ended(number + 1)) > len(begun), (
+            "its beginning was shown before its end was written"
+        )
         assert page.locator("#chat .user.message").nth(number).inner_text().strip() == question
         if number == 0:
             page.wait_for_selector("#scores .bars li")
@@ -131,9 +151,8 @@ def test_consultation(url, chromium, pictures, tmp_path):
 
     page.click("#delete")
     page.click("#delete-yes")
-    page.wait_for_selector("#gallery .views", state="detached")
-    assert page.locator("#chat .message").count() == 0
-    assert page.locator("#scores .bars").count() == 0
+    for shown in ("#gallery .views", "#chat .message", "#scores .bars"):
+        page.wait_for_selector(shown, state="detached")
     assert (clinician.foreign, clinician.errors) == ([], [])
     clinician.close()
 
@@ -146,15 +165,70 @@ def test_phone_in_german_and_the_dark(url, chromium, pictures, tmp_path):
     clinician.shot(shots / "welcome_phone.png")
     clinician.accept()
     clinician.add(pictures[0], 1)
-    if page.is_visible("#anyway"):
-        page.click("#anyway")
-        page.wait_for_selector("#anyway", state="hidden")
+    clinician.use_anyway()
     clinician.ask("#study0", 1)
     page.wait_for_selector("#scores .bars li")
     clinician.shot(shots / "consultation_phone.png")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390, "nothing is cut off at the side"
     assert contrasts(page) == [], "text that is hard to read"
     assert texts["not_a_diagnosis"][:14] in page.inner_text("#disclaimer")
+    assert (clinician.foreign, clinician.errors) == ([], [])
+    clinician.close()
+
+
+def test_stop_again_and_change(url, chromium, pictures):
+    """An answer that is stopped stays; it can be written again; the question can be changed.
+
+    That nothing more is computed after a stop is a test of `ChatSession`; this tiny model is faster than any click.
+    """
+    texts = load("en")
+    clinician = Clinician(chromium, url)
+    page = clinician.page
+    clinician.accept()
+    clinician.add(pictures[0], 1)
+    clinician.use_anyway()
+    Paced.gate.clear()
+    Paced.asked_to_stop.clear()
+    page.click("#study0")
+    clinician.begun(1)
+    page.click("#stop")
+    assert Paced.asked_to_stop.wait(PATIENCE / 1000)
+    Paced.gate.set()
+    stopped = clinician.ended(1)
+    page.wait_for_selector(f"#note >> text={texts['chat.stopped']}")
+    page.click("#regenerate")
+    page.wait_for_selector(f"#note >> text={texts['chat.same_again']}")  # said at its end
+    assert clinician.ended(1).startswith(stopped)
+    page.click("#edit")
+    page.wait_for_function(
+        "q => document.querySelector('#question textarea').value === q", arg=CLINICAL_PROMPTS[0]
+    )
+    page.fill("#question textarea", "Is it red?")
+    page.click("#ask")
+    page.wait_for_selector("#chat .user.message >> text=Is it red?")
+    clinician.ended(1)
+    assert page.locator("#chat .user.message").count() == 1, "it took the place of the other"
+    assert (clinician.foreign, clinician.errors) == ([], [])
+    clinician.close()
+
+
+def test_paste_and_camera(url, chromium, pictures):
+    """Ctrl+V anywhere adds a picture, whichever source is open, and so does the camera, which is off afterwards."""
+    clinician = Clinician(chromium, url)
+    page = clinician.page
+    clinician.accept()
+    clinician.paste(pictures[0])
+    page.wait_for_selector("#gallery .views > li:nth-child(1) img")
+    clinician.use_anyway()
+    page.click("#picture button[aria-label='Capture from camera']")
+    page.click("#picture [title='grant webcam access'] button")
+    page.wait_for_function("document.querySelector('#picture video').videoWidth > 0")
+    page.click("#picture button[aria-label='capture photo']")
+    page.wait_for_selector("#gallery .views > li:nth-child(2) img")
+    clinician.use_anyway()
+    page.wait_for_selector("#picture video", state="hidden")
+    clinician.paste(pictures[1])
+    page.wait_for_selector("#gallery .views > li:nth-child(3) img")
     assert (clinician.foreign, clinician.errors) == ([], [])
     clinician.close()
 
@@ -174,7 +248,7 @@ def test_keyboard_alone(url, chromium, pictures):
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
     chooser.value.set_files(str(pictures[1]))
-    page.wait_for_selector("#gallery .views img")
+    page.wait_for_selector("#anyway", state="visible")
     clinician.tab_to("#anyway")
     page.keyboard.press("Enter")
     page.wait_for_selector("#anyway", state="hidden")

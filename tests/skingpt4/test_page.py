@@ -48,6 +48,14 @@ def test_page_says_what_it_must_in_each_language(code):
     assert all(d["api_visibility"] == "private" for d in config["dependencies"] if d["backend_fn"])
 
 
+def test_the_camera_does_not_mirror():
+    picture = next(b for b in page.build(tools()).blocks.values() if b.elem_id == "picture")
+    assert picture.webcam_options.mirror is False, "left stays left"
+    assert picture.get_config()["webcam_options"]["constraints"]["video"]["facingMode"] == {
+        "ideal": "environment"
+    }
+
+
 def test_page_says_where_pictures_go():
     texts = load("en")
     other = str(page.build(tools(), place=page.Place(local=False)).get_config_file()["components"])

@@ -177,6 +177,17 @@ def test_large_files_and_too_many_pixels_are_refused(served):
     assert files_in(folder) == []
 
 
+def test_uploads_are_not_served_either(served):
+    """Not even while the file that was sent is still there: its name may be a person's, and would be logged."""
+    url, _ = served
+    page = Page(url)
+    (sent,) = page.upload(photograph(), "Anna Example.jpg").json()
+    assert Path(sent).is_file()
+    for path in (f"/gradio_api/file={sent}", f"/file={sent}", f"/gradio_api/file/{sent}"):
+        assert page.http.get(path).status_code == 404
+    Path(sent).unlink()
+
+
 def files_in(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.rglob("*") if path.is_file())
 
