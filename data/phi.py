@@ -53,15 +53,19 @@ _MONTH = (
 )
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])(?:st|nd|rd|th)?"
 _YEAR = r"(?:1[89]|20)\d\d"
+_UNITS = r"\s*(?:%|mm|cm|mg|ml|hours?|days?|weeks?|months?|years?)\b"  # 10/12/15 mm is no day
 _DATE = (
     rf"(?:{_YEAR}[-/.]\d{{1,2}}[-/.]\d{{1,2}}|\d{{1,2}}[-/.]\d{{1,2}}[-/.]{_YEAR}"
-    rf"|{_DAY}(?:\s+of)?[-\s]+{_MONTH},?[-\s]+{_YEAR}|{_MONTH}\s+{_DAY},?\s+{_YEAR})"
+    rf"|{_DAY}(?:\s+of)?[-\s]+{_MONTH},?[-\s]+{_YEAR}|{_MONTH}\s+{_DAY},?\s+{_YEAR}"
+    # Two digits for the year: day and month in either order, so that few other numbers look alike.
+    r"|(?<![\d./])(?:(?:0?[1-9]|[12]\d|3[01])/(?:0?[1-9]|1[0-2])|(?:0?[1-9]|1[0-2])/(?:0?[1-9]|[12]\d|3[01]))/\d\d"
+    rf"(?![\d/]|{_UNITS})|(?<![\d./])(?:0?[1-9]|[12]\d|3[01])\.(?:0?[1-9]|1[0-2])\.\d\d(?![\d/]|\.\d|{_UNITS}))"
 )
 _STREET = (
     r"(?:Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Close|Court|Ct|Crescent|Terrace|Place|Pl"
     r"|Square|Sq|Way|Gardens|Grove|Hill|Row|Mews|Parkway|Pkwy|Highway|Hwy)\b\.?"
 )
-_PLACE = r"[A-Z][\w'’.]*(?:\s+[A-Z][\w'’.]*)*"
+_PLACE = r"[A-Z](?:[^\W\d_]|['’.])*(?:\s+[A-Z](?:[^\W\d_]|['’.])*)*\b"  # no part of a postal code
 _ZIP = r"(?:(?:[A-Z]{2}\s+)?\d{5}(?:-\d{4})?|[A-Z]{1,2}\d[A-Z\d]?\s*\d[A-Z]{2})"
 _UNIT = r"(?:Flat|Apt\.?|Apartment|Unit|Suite)\s+\w+"
 # A town and a postal code belong to the address that they follow.
@@ -89,8 +93,9 @@ _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         (
             "record_number",
             r"(?i:\b(?:(?:MRN|accession|patient\s+id|medical\s+record|case\s+file)(?:\s+(?:number|no\.?))?"
-            r"|(?:record|hospital|chart|file|insurance|policy|account|encounter|visit|specimen|member)"
-            r"\s+(?:id|number|num\.?|no\.?|\#))\s*(?:[#:.=]\s*){0,2})" + f"({_NUMBER})",
+            r"|ref(?:erence)?\.?\s*:|(?:record|hospital|chart|file|insurance|policy|account|encounter|visit"
+            r"|specimen|member|case|sample|order|lab(?:oratory)?|ref(?:erence)?)\s+(?:id|number|num\.?|no\.?|\#))"
+            r"\s*(?:[#:.=]\s*){0,2})" + f"({_NUMBER})",
         ),
         ("address", r"\b(?:P\.?\s?O\.?\s+)Box\s+\d+" + _TAIL),
         ("address", rf"(?:\b{_UNIT},\s*)?\b\d{{1,5}}[A-Za-z]?\s+(?:[A-Z][\w'’.]*\s+){{1,4}}{_STREET}{_TAIL}"),
@@ -103,7 +108,8 @@ _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
         ("name", rf"\b{_TITLE}\.?\s+{_FULL_NAME}(?:,?\s+M\.?D\.?\b)?"),
         (
             "name",
-            rf"(?:\b(?i:(?:patient|pt|full)?\s*name|patient|signed|surname))\s*(?::|\bname\s)\s*({_FULL_NAME})",
+            rf"(?:\b(?i:(?:patient|pt|full)?\s*name|patient|signed|surname))\s*(?::|\bname\s)\s*"
+            rf"({_FULL_NAME}(?:,\s+{_WORD})?)",
         ),
         (
             "name",
