@@ -126,6 +126,8 @@ def run_source(source: ModuleType, args: argparse.Namespace) -> int:
     if args.dry_run:
         show_first(rows, args.out_dir, args.limit or DRY_ROWS)
         return 0
+    if not rows.total:
+        raise PreparationError("nothing to prepare: the source holds no rows")
     try:
         summary = write_manifest(rows, args.out_dir, args.workers, args.limit, args.fresh)
     except KeyboardInterrupt:

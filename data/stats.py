@@ -1,6 +1,6 @@
 """Counts per concept, class, source, split and Fitzpatrick type: printed, as CSV and as a picture.
 
-python -m data.stats runs/prepared/skincon/manifest.jsonl --against-paper
+python -m data.stats runs/data/skincon/all.jsonl --against-paper
 python -m data.stats --annotations-only annotations_fitzpatrick17k.csv annotations_ddi.csv --against-paper
 python -m data.stats --file-list dermnet_files.csv --against-paper
 """

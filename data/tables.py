@@ -16,6 +16,7 @@ from skingpt4.taxonomy import nearest
 
 MAX_FIELD = 16 * 2**20  # characters of one field; more is a quote that was never closed
 DELIMITERS = ",;\t"
+MOST_MISSING = 3  # columns that a message names
 
 
 class DiskMap:
@@ -164,7 +165,9 @@ class Table:
                 missing.append(" or ".join(repr(name) for name in names) + hint)
         if missing:
             found = ", ".join(repr(c) for c in self.columns[:12]) + (" ..." if len(self.columns) > 12 else "")
-            lacking = "; no column ".join(missing)
+            lacking = "; no column ".join(missing[:MOST_MISSING])
+            if len(missing) > MOST_MISSING:
+                lacking += f"; nor {len(missing) - MOST_MISSING} others of the {len(wanted)} that are needed"
             raise SourceError(f"{self.path}: no column {lacking}; found {len(self.columns)} columns: {found}")
 
     def count(self) -> int:
@@ -193,8 +196,8 @@ class Table:
                         except ValueError as error:
                             yield number, str(error)
                 return
-            for number, row in enumerate((row for row in self._csv(text) if row), 1):
-                if number == 1:
+            for number, row in enumerate(self._csv(text), 1):  # blank ones count, as in a spreadsheet
+                if number == 1 or not row:
                     continue
                 if len(row) != len(self.columns):
                     yield number, f"has {len(row)} fields, the header has {len(self.columns)}"
@@ -203,12 +206,17 @@ class Table:
 
     def _csv(self, text: TextIO) -> Iterator[list[str]]:
         csv.field_size_limit(MAX_FIELD)
-        reader = csv.reader(text, delimiter=self.delimiter)
+        # Strict: a quotation mark that is never closed would else swallow all rows behind it without a word.
+        reader = csv.reader(text, delimiter=self.delimiter, strict=True)
         while True:
+            begun = reader.line_num + 1
             try:
                 row = next(reader, None)
             except csv.Error as error:
-                raise SourceError(f"{self.path}, line {reader.line_num}: is no CSV ({error})") from None
+                raise SourceError(
+                    f"{self.path}, line {begun}: is no CSV from here on ({error}); "
+                    'a text in quotation marks must be closed, and those inside it doubled ("")'
+                ) from None
             if row is None:
                 return
             yield row

@@ -12,7 +12,7 @@ import yaml
 from data.rows import Candidate, Refusal, Rows, SourceError, did_you_mean
 from data.tables import DiskMap, find_files, need_folder
 from skingpt4.records import CLASS_NAMES
-from skingpt4.taxonomy import disease_class
+from skingpt4.taxonomy import disease, disease_class, lexicon
 
 HELP = "any folder of class folders (step 2)"
 EPILOG = """DIR/NAME/... holds the pictures of NAME: a class of the paper (acne_and_rosacea, others, ...) or a disease
@@ -61,8 +61,8 @@ def read(args: argparse.Namespace) -> Rows:
         more = f" ({len(unknown) - 1} more are unknown)" if len(unknown) > 1 else ""
         raise SourceError(
             f"{root / unknown[0]}: is no class of the paper and no disease that the taxonomy knows"
-            f"{did_you_mean(unknown[0], CLASS_NAMES)}{more}; "
-            "rename it, name it in a --class-map, or add --skip-unknown"
+            f"{more}; rename it, name it in a --class-map, or add --skip-unknown"
+            f"{did_you_mean(_spaced(unknown[0]), _known_names())}"
         )
     fields = {
         "source": args.source or root.resolve().name,
@@ -77,9 +77,17 @@ def label_of(name: str) -> dict[str, str | None] | None:
     """Class and disease that a folder's name says by itself, or None; _ and - stand for spaces in a disease."""
     if name in CLASS_NAMES:
         return {"class": name, "disease": None}
-    disease = name.replace("_", " ").replace("-", " ")
-    known = disease_class(name) or disease_class(disease)
-    return {"class": known, "disease": disease} if known else None
+    known = disease(name) or disease(_spaced(name))
+    return {"class": known.group, "disease": _spaced(name)} if known else None
+
+
+def _spaced(name: str) -> str:
+    return name.replace("_", " ").replace("-", " ")
+
+
+def _known_names() -> list[str]:
+    """What a folder may be called: classes and diseases."""
+    return [*CLASS_NAMES, *(term.name for term in lexicon().terms.values())]
 
 
 def read_class_map(path: Path) -> dict[str, dict[str, str | None]]:

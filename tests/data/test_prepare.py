@@ -216,6 +216,13 @@ def test_where_nothing_is_kept_the_manifest_stays(clinic, tmp_path, capsys):
     assert len(read(out / "rejected.jsonl")) == 12
 
 
+def test_a_table_without_rows_is_told_and_nothing_is_written(tmp_path, capsys):
+    path = write_csv(tmp_path / "n.csv", ["image", "note"], [])
+    run(path, tmp_path / "out", status=1)
+    assert "the source holds no rows" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_table_that_breaks_further_down_leaves_everything_as_it_was(clinic, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     run(clinic, out)

@@ -349,7 +349,7 @@ def test_what_is_no_skin_type(text):
 
 def test_folders_are_classes_diseases_or_what_the_map_says(tmp_path):
     root = tmp_path / "clinic"
-    for n, name in enumerate(("acne_and_rosacea", "psoriasis", "Akne", "BCC pictures", "unsorted")):
+    for n, name in enumerate(("acne_and_rosacea", "psoriasis", "Akne", "BCC pictures", "unsorted", "Warts")):
         (root / name / "deep").mkdir(parents=True)
         (root / name / "deep/1.jpg").write_bytes(picture(n))
     (root / "loose.jpg").write_bytes(picture(50))
@@ -366,6 +366,7 @@ def test_folders_are_classes_diseases_or_what_the_map_says(tmp_path):
         "Akne": ("acne_and_rosacea", None),
         "BCC pictures": ("malignant_lesions", "basal cell carcinoma"),
         "unsorted": (None, None),
+        "Warts": (None, "Warts"),  # known, and of no class
     }
     assert {(r["source"], r["split"]) for r in records} == {("clinic", "train")}
     assert [r["reason"] for r in rejected] == ["unknown_folder"]
@@ -377,6 +378,9 @@ def test_what_folders_cannot_be_read_from(tmp_path, capsys):
     assert "expected a folder for each class; found none" in refused(["folders", root], out, capsys)
     (root / "herpis").mkdir()
     assert "did you mean 'herpes'?" in refused(["folders", root], out, capsys)
+    (root / "herpis").rename(root / "seboroic_keratosis")
+    assert "did you mean 'seborrheic keratosis'?" in refused(["folders", root], out, capsys)
+    (root / "seboroic_keratosis").rename(root / "herpis")
     arguments = ["folders", root, "--class-map", path]
     assert "no such file" in refused(arguments, out, capsys)
     for text, says in (

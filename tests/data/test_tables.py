@@ -3,7 +3,7 @@
 import csv
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data.rows import SourceError
@@ -13,6 +13,7 @@ text = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0\
 
 
 @given(rows=st.lists(st.tuples(text, text), max_size=10), delimiter=st.sampled_from(",;\t"))
+@settings(deadline=None)
 def test_what_was_written_as_csv_is_read(tmp_path_factory, rows, delimiter):
     path = tmp_path_factory.mktemp("csv") / "t.csv"
     with path.open("w", newline="", encoding="utf-8") as file:
@@ -29,8 +30,8 @@ def test_excels_csv_has_a_mark_semicolons_and_blank_lines(tmp_path):
     path = tmp_path / "t.csv"
     path.write_bytes("\ufeffimage;note\r\n\r\na.jpg;Größe, 2\r\nb.jpg\r\n".encode())
     assert list(Table(path)) == [
-        (2, {"image": "a.jpg", "note": "Größe, 2"}),
-        (3, "has 1 fields, the header has 2"),
+        (3, {"image": "a.jpg", "note": "Größe, 2"}),
+        (4, "has 1 fields, the header has 2"),
     ]
 
 
@@ -49,6 +50,8 @@ def test_jsonl_rows_are_lines_and_what_is_none_is_said(tmp_path):
         (b"", "is empty"),
         (b"a,b\n\xff\xfe,1\n", "is not UTF-8"),
         (b'a,b\n"' + b"x" * 2**25, "is no CSV"),
+        (b'a,b\n1,2\n3,"4\n5,6\n', "line 3: is no CSV from here on .*must be closed"),
+        (b'a,b\n1,"2"3\n', "line 2: is no CSV"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(tmp_path, content, says):
@@ -69,7 +72,17 @@ def test_a_missing_column_is_told_with_the_nearest(tmp_path):
     assert "found 2 columns: 'Image_ID', 'Plaques'" in told
 
 
+def test_of_many_missing_columns_few_are_named(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("a\n")
+    with pytest.raises(
+        SourceError, match=r"no column 'x0'; .*'x2'; nor 47 others of the 50 that are needed; f"
+    ):
+        Table(path).need([f"x{n}" for n in range(50)])
+
+
 @given(st.dictionaries(text, st.integers() | text))
+@settings(deadline=None)
 def test_a_disk_map_is_a_map(pairs):
     kept = DiskMap()
     for key, value in pairs.items():
