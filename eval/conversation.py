@@ -254,7 +254,9 @@ class Asker:
             )
             for c in cases
         ]
-        scores = score_answers(self.model, prompts, torch.cat(list(queries)), sentences)
+        scores = self.decoder.run(
+            lambda: score_answers(self.model, prompts, torch.cat(list(queries)), sentences)
+        )
         return [[round(score, 4) for score in row] for row in scores.tolist()]
 
 

@@ -14,10 +14,12 @@ CPUs `python -m torch.distributed.run --nproc-per-node 2 -m eval.run ...`).
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +37,15 @@ from eval.perturbations import BLANK
 from eval.shown import Shown
 from skingpt4 import checkpoint, lora
 from skingpt4.chat import CLINICAL_PROMPTS, Generation, load_model
-from skingpt4.config import load_config
+from skingpt4.config import Config, load_config
 from skingpt4.errors import reported
 from skingpt4.features import cached_queries
 from skingpt4.manifests import read_manifest
-from skingpt4.model import build_encoder, load_projection
+from skingpt4.model import SkinGPT4, build_encoder, load_projection
 from skingpt4.run_dir import write_text
 from skingpt4.scoring import scored_diseases
 from skingpt4.taxonomy import CLASSES
+from skingpt4.threads import in_own_thread
 
 
 def case_line(case: Case, folder: Path) -> dict[str, Any]:
@@ -180,6 +183,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _put_in(
+    model: SkinGPT4, config: Config, initial: dict[str, torch.Tensor], checkpoint_path: str | None
+) -> dict[str, Any]:
+    """Give the model an arm's projection, and LoRA if it has any; returns the checkpoint's card."""
+    model.projection.load_state_dict(initial)
+    lora.remove(model.language_model)
+    card = load_projection(model, config, checkpoint_path) if checkpoint_path else {}
+    model.eval()
+    return card
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and answer all cases with all arms; returns the exit status."""
     args = _parser().parse_intermixed_args(argv)
@@ -214,19 +228,16 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.with_history,
         )
         with state.main_process_first():  # the others find the features that it keeps
-            kept = cached_queries(
+            kept = in_own_thread(lambda: cached_queries(
                 args.cases, records, config, config.data.feature_cache or "runs/features",
                 lambda: build_encoder(config, state.device),
-            )  # fmt: skip
+            ))  # fmt: skip
         shown = Shown(cases, kept, config, state.device)
         model = load_model(config, None, state.device, with_encoder=False)
-        initial = {key: value.clone() for key, value in model.projection.state_dict().items()}
+        initial = in_own_thread(lambda: copy.deepcopy(model.projection.state_dict()))
         precision = str(model.language_model.dtype).removeprefix("torch.")
         for arm in arms:
-            model.projection.load_state_dict(initial)
-            lora.remove(model.language_model)
-            card = load_projection(model, config, arm.checkpoint) if arm.checkpoint else {}
-            model.eval()
+            card = in_own_thread(partial(_put_in, model, config, initial, arm.checkpoint))
             if state.is_main_process:
                 meta = meta_of(config, arm, card, setting, precision, args)
                 extra = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from PIL import Image
@@ -16,6 +16,7 @@ from skingpt4.config import Config
 from skingpt4.feature_store import FeatureStore
 from skingpt4.images import open_image, to_tensor
 from skingpt4.model import ImageEncoder, build_encoder
+from skingpt4.threads import in_own_thread
 
 
 class Shown:
@@ -49,7 +50,7 @@ class Shown:
             return self.kept[list(self.cases[others[number]].rows[:1]) * len(case.rows)]
         if control == BLANK:  # the encoder's mean colour
             size = self.config.vision.image_size
-            return self._encode(torch.zeros(len(case.rows), 3, size, size))
+            return self._encode(lambda: torch.zeros(len(case.rows), 3, size, size))
         if control == NOISE:
             size = self.config.vision.image_size
             return self._encode_images(
@@ -65,15 +66,14 @@ class Shown:
         vision = self.encoder().vision_encoder
         size = self.config.vision.image_size
         return self._encode(
-            torch.stack([to_tensor(image, size, vision.mean, vision.std) for image in images])
+            lambda: torch.stack([to_tensor(image, size, vision.mean, vision.std) for image in images])
         )
 
-    @torch.no_grad()
-    def _encode(self, image: Tensor) -> Tensor:
-        return self.encoder()(image).cpu().half()  # as features are kept
+    def _encode(self, image: Callable[[], Tensor]) -> Tensor:
+        return in_own_thread(lambda: self.encoder()(image()).cpu().half())  # as features are kept
 
     def encoder(self) -> ImageEncoder:
         """The encoder, built at its first use."""
         if self._encoder is None:
-            self._encoder = build_encoder(self.config, self.device)
+            self._encoder = in_own_thread(lambda: build_encoder(self.config, self.device))
         return self._encoder
