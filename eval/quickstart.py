@@ -103,6 +103,7 @@ def _answer(
     command += [
         "--num-prompts",
         str(num_prompts),
+        "--concept-scores",
         "--replace",
         *(["--max-new-tokens", "16"] if short else []),
     ]

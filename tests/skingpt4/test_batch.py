@@ -119,7 +119,7 @@ def test_several_are_under_way_at_once_and_come_in_order():
     together = threading.Barrier(3)
 
     def wait(picture):
-        together.wait(20)  # breaks unless three are under way
+        together.wait(300)  # breaks unless three are under way
         return {"image": picture.name}
 
     pictures = [Picture(str(number), None) for number in range(9)]

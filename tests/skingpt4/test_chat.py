@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from skingpt4 import chat
+from skingpt4 import chat, differential
 from skingpt4.chat import ChatError, ChatSession, ContextFull, Generation
 from skingpt4.config import to_yaml
 from skingpt4.decoding import Decoder
@@ -57,7 +57,7 @@ class Say(nn.Module):
     def forward(self, hidden):
         if self.said == self.wait_at:
             self.waits.set()
-            assert self.go_on.wait(20)
+            assert self.go_on.wait(300)
         wanted = self.ids[min(self.said, len(self.ids) - 1)]
         self.said += 1
         return nn.functional.one_hot(torch.tensor(wanted), self.size).float().expand(*hidden.shape[:-1], -1)
@@ -159,7 +159,7 @@ def test_pieces_come_while_the_model_still_speaks_and_stop_ends_it(start):
     stream = session.stream("What is it?", Generation(max_new_tokens=60))
     first = next(stream)
     assert first
-    assert head.waits.wait(20)  # the model is in the middle of its answer
+    assert head.waits.wait(300)  # the model is in the middle of its answer
     session.stop()
     head.go_on.set()
     answer = first + "".join(stream)
@@ -176,7 +176,7 @@ def test_a_token_is_shown_before_the_next_is_there(start):
     stream = session.stream("What is it?", Generation(max_new_tokens=60))
     first = next(stream)
     assert "red and so on".startswith(first)
-    assert head.waits.wait(20)
+    assert head.waits.wait(300)
     assert head.said == 1
     head.go_on.set()
     assert first + "".join(stream) == "red and so on"
@@ -187,7 +187,7 @@ def test_who_stops_listening_ends_the_work(start):
     head = tell(session, "This is a skin disease image and so on and on and on and on.", wait_at=12)
     stream = session.stream("What is it?", Generation(max_new_tokens=60))
     next(stream)
-    assert head.waits.wait(20)
+    assert head.waits.wait(300)
     stream.close()
     head.go_on.set()
     wait_until(lambda: not session.decoder.is_busy)
@@ -274,7 +274,7 @@ def test_sessions_on_one_model_do_not_mix(start):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(30)
+        thread.join(300)
     assert [together[0], together[1]] == alone
 
 
@@ -343,6 +343,10 @@ def test_one_question_on_the_command_line(trained, folder, capsys):
     assert chat.main(["--checkpoint", trained.output_dir, *arguments[:-1]]) == 0
     answer = said["turns"][0]["answer"]
     assert capsys.readouterr().out.startswith(f"> What is it?\n{answer}\n> Why?\n")
+    picture, short = str(folder / "picture.png"), ["--max-new-tokens", "12"]
+    assert chat.main(["--checkpoint", trained.output_dir, "--image", picture, "--json", *short]) == 0
+    (turn,) = json.loads(capsys.readouterr().out)["turns"]
+    assert turn["question"] == chat.CLINICAL_PROMPTS[0], "it does not wait for somebody to type"
 
 
 def test_the_checkpoint_s_projection_is_the_one_that_answers(trained):
@@ -379,7 +383,15 @@ def test_what_cannot_start_is_one_sentence(trained, folder, capsys, arguments, s
 
 def test_a_conversation_in_the_terminal(trained, folder, capsys, monkeypatch):
     typed = iter(
-        ["/image gone.png", f"/image {folder / 'picture.png'}", "What is it?", "", "/clear", "What is it?"]
+        [
+            "/image gone.png",
+            f"/image {folder / 'picture.png'}",
+            "What is it?",
+            "",
+            "/condense",
+            "/clear",
+            "What is it?",
+        ]
     )
     prompts = []
 
@@ -399,8 +411,28 @@ def test_a_conversation_in_the_terminal(trained, folder, capsys, monkeypatch):
     session.add_image(folder / "picture.png")
     with_picture = session.ask("What is it?", SHORT)
     session.reset()
-    assert lines[1:] == ["error: gone.png: no such picture", with_picture, session.ask("What is it?", SHORT)]
-    assert len(prompts) == 7
+    assert lines[1:] == [
+        "error: gone.png: no such picture",
+        with_picture,
+        "error: there is nothing to leave out; start a new conversation",
+        session.ask("What is it?", SHORT),
+    ]
+    assert len(prompts) == 8
+
+
+def test_a_full_conversation_in_the_terminal_goes_on_from_a_summary(trained, folder, capsys, monkeypatch):
+    typed = iter(
+        [f"/image {folder / 'picture.png'}", *["What is it?"] * 40, "/condense", "What is it?", "/quit"]
+    )
+    monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
+    arguments = ["--config", str(folder / "chat.yaml"), "--max-new-tokens", "12"]
+    assert chat.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    full = [line for line in lines if line.startswith("error: the conversation has")]
+    assert full
+    assert all(line.endswith("; /condense goes on from a summary") for line in full)
+    assert lines[-2].startswith("kept: ")
+    assert not lines[-1].startswith("error: ")
 
 
 # ---- what is kept between turns, taken back, and condensed
@@ -484,3 +516,20 @@ def test_a_full_context_says_so_and_goes_on_from_a_summary(start):
     assert session.context().used == 0
     with pytest.raises(ChatError, match="nothing to leave out"):
         session.condense()
+
+
+def test_all_that_computes_is_done_by_one_thread(start, monkeypatch):
+    session = start()
+    seen, encode = [], session.model.encode_images
+
+    def watched(image):
+        seen.append(threading.current_thread().name)
+        return encode(image)
+
+    monkeypatch.setattr(session.model, "encode_images", watched)
+    score = "skingpt4.differential.score_sets"
+    scored = differential.score_sets
+    monkeypatch.setattr(score, lambda *args: (seen.append(threading.current_thread().name), scored(*args))[1])
+    session.add_image(make_picture(1))
+    differential.differential(session.model, session.config, session)
+    assert seen == ["decoder", "decoder"]

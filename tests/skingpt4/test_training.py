@@ -232,7 +232,7 @@ def two_processes(folder):
         [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
          str(folder / "launched.py"), "--config", str(folder / "two.yaml")],
         env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=240,
+        capture_output=True, text=True, timeout=900,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return config, done.stdout
@@ -579,7 +579,7 @@ def test_ctrl_c_saves_and_the_run_goes_on(configure, tmp_path):
     """A real process with loader workers, interrupted as a terminal does it: the whole process group."""
     changes = {
         "optim__max_epoch": 1,
-        "optim__iters_per_epoch": 4000,
+        "optim__iters_per_epoch": 100_000,
         "data__num_workers": 1,
         "optim__batch_size": 1,
     }
@@ -590,13 +590,13 @@ def test_ctrl_c_saves_and_the_run_goes_on(configure, tmp_path):
         cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    metrics, deadline = Path(config.output_dir) / "metrics.jsonl", time.monotonic() + 60
+    metrics, deadline = Path(config.output_dir) / "metrics.jsonl", time.monotonic() + 600
     while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=600)
     assert process.returncode == 130
     assert "Traceback" not in errors
     last = errors.strip().splitlines()[-1]
@@ -605,7 +605,7 @@ def test_ctrl_c_saves_and_the_run_goes_on(configure, tmp_path):
     saved = checkpoint.find(config.output_dir)
     done = json.loads((saved / checkpoint.CARD).read_text())["iteration"]
     assert (saved / checkpoint.STATE).is_file()
-    assert 3 <= done < 4000
+    assert 3 <= done < 100_000
     assert len(losses_of(config)) == done
 
     def interrupted(*args):
