@@ -60,6 +60,7 @@ def parser() -> argparse.ArgumentParser:
         metavar="FILE",
         help="append who did what and when to this SQLite file; no pictures, no texts",
     )
+    add("--audit-text", action="store_true", help="with --audit-log: also keep questions and answers")
     return result
 
 
@@ -120,10 +121,12 @@ def main(argv: list[str] | None = None) -> int:
 
         page_texts.load(args.language)
         log = None
+        if args.audit_text and not args.audit_log:
+            raise UserError("--audit-text says what goes into the audit log; add --audit-log FILE")
         if args.audit_log:
             from skingpt4.audit import AuditLog
 
-            log = AuditLog(args.audit_log).append
+            log = AuditLog(args.audit_log, args.audit_text).append
         tools = load(args.config, args.checkpoint, log)
         serving.until_ended(lambda: launch(tools, address, args.language, password))
     return status.code

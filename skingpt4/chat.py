@@ -266,14 +266,18 @@ def config_and_checkpoint(config: str | None, checkpoint_path: str | None) -> tu
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Chat in the terminal, or answer one question with --question; returns the exit status."""
+    """Chat in the terminal, or answer once with --question or --json; returns the exit status."""
     many = "Many pictures at once: python -m skingpt4.batch --help."
     parser = argparse.ArgumentParser(description=f"Chat about a picture of skin. {DISCLAIMER}", epilog=many)
     parser.add_argument("--config", help="a YAML file; its output_dir's newest checkpoint is used")
     parser.add_argument("--checkpoint", help="a checkpoint or a run's folder")
     parser.add_argument("--image", action="append", default=[], help="a picture; may be given several times")
     parser.add_argument("--question", action="append", help="ask this and end; may be given several times")
-    parser.add_argument("--json", action="store_true", help="with --question: print one JSON object")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="answer once and print one JSON object; without --question the first clinical prompt",
+    )
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--beams", type=int, default=1)
     parser.add_argument("--max-new-tokens", type=int, default=160)
@@ -293,15 +297,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         session = ChatSession(model, config)
         for path in args.image:
             session.add_image(path)
-        if args.question:
-            _answer_all(session, args.question, generation, args.json, str(checkpoint_path))
+        questions = args.question or ([CLINICAL_PROMPTS[0]] if args.json else [])
+        if questions:
+            _answer_all(session, questions, generation, args.json, checkpoint_path)
         else:
             _converse(session, generation)
     return status.code
 
 
 def _answer_all(
-    session: ChatSession, questions: Sequence[str], generation: Generation, as_json: bool, name: str
+    session: ChatSession, questions: Sequence[str], generation: Generation, as_json: bool, name: str | None
 ) -> None:
     turns = [{"question": q, "answer": session.ask(q, generation)} for q in questions]
     if as_json:
@@ -311,7 +316,10 @@ def _answer_all(
 
 
 def _converse(session: ChatSession, generation: Generation) -> None:
-    print("Type a question; /image PATH shows another picture, /clear starts anew, /quit or Ctrl-D ends.")
+    print(
+        "Type a question; /image PATH shows another picture, /condense goes on from a summary, /clear starts anew, "
+        "/quit or Ctrl-D ends."
+    )
     while True:
         try:
             line = input("> ").strip()
@@ -322,12 +330,16 @@ def _converse(session: ChatSession, generation: Generation) -> None:
         try:
             if line == "/clear":
                 session.reset()
+            elif line == "/condense":
+                print(f"kept: {session.condense()}")
             elif line.startswith("/image "):
                 session.add_image(line.removeprefix("/image ").strip())
             elif line:
                 for piece in session.stream(line, generation):
                     print(piece, end="", flush=True)
                 print()
+        except ContextFull as error:
+            print(f"error: {error}; /condense goes on from a summary")
         except UserError as error:
             print(f"error: {error}")
 

@@ -346,6 +346,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         address.check(password=bool(key))
         if args.max_requests < 1:
             raise AddressError("--max-requests must be at least 1")
+        if args.audit_text and not args.audit_log:
+            raise UserError("--audit-text says what goes into the audit log; add --audit-log FILE")
 
         from skingpt4.answering import load_answerer
 

@@ -198,9 +198,10 @@ class Talk:
         timing = getattr(session, "last_timing", None)
         if timing is not None:
             turn.num_tokens = timing.num_tokens
-        self.tools.log(
-            "answered", id=visit.record.id, seconds=turn.seconds, tokens=turn.num_tokens, stopped=turn.stopped
-        )
+        self.tools.log(  # which leaves the texts out unless it was told to keep them
+            "answered", id=visit.record.id, seconds=turn.seconds, tokens=turn.num_tokens, stopped=turn.stopped,
+            question=turn.question, answer=turn.answer,
+        )  # fmt: skip
         if turn.stopped:
             return note(self.texts["chat.stopped"])
         if not turn.answer:

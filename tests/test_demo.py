@@ -42,6 +42,7 @@ def test_command_line(capsys, monkeypatch):
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such config"),
         ([], "give --config or --checkpoint"),
         (["--language", "xx"], "there is no page in the language 'xx'; there are de, en"),
+        (["--audit-text"], "--audit-text says what goes into the audit log; add --audit-log FILE"),
         (["--share"], "--share opens the page to whoever learns its link; add --password"),
     ):
         assert demo.main([*wrong, "--port", str(free_port())]) == 1

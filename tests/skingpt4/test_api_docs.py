@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from skingpt4 import audit, batch, consultation_export, http_api
+from skingpt4 import audit, batch, chat, consultation_export, http_api
 from skingpt4.answering import Answerer
 from skingpt4.chat import DISCLAIMER
 from skingpt4.http_api import Api, make_app, served
@@ -58,7 +58,7 @@ def test_curl_example(url, folder):
     assert json.loads(events[-2])["skingpt4"]["disclaimer"] == DISCLAIMER
 
 
-@pytest.mark.parametrize("module", [http_api, batch, audit, consultation_export])
+@pytest.mark.parametrize("module", [http_api, batch, chat, audit, consultation_export])
 def test_options_named_in_the_text_exist(module, capsys):
     with pytest.raises(SystemExit, match="0"):
         module.main(["--help"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from skingpt4 import page_tools
+from skingpt4.audit import AuditLog, read
 from skingpt4.chat import ChatError
 from skingpt4.page_desk import Desk
 from skingpt4.page_talk import Talk
@@ -257,3 +258,17 @@ def test_failed_differential_says_why(tmp_path):
     list(talk.ask(visit, "What?", SETTINGS))
     assert "Out of memory" in list(talk.score(visit))[-1].note
     assert visit.record.differential is None
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_the_audit_log_has_no_text_unless_it_is_wanted(tmp_path, wanted):
+    log = AuditLog(tmp_path / "audit.sqlite", free_text=wanted)
+    talk, visit = case(Stub(), tmp_path, log=log.append)
+    list(talk.ask(visit, "Is Anna ill?", SETTINGS))
+    (line,) = [line.facts for line in read(log.path) if line.event == "answered"]
+    assert line["tokens"] is None
+    if wanted:
+        assert (line["question"], line["answer"]) == ("Is Anna ill?", "it is <b>red</b>")
+    else:
+        assert line["question"] == "12 characters, left out"
+        assert "red" not in line["answer"]
