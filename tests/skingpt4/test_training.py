@@ -614,6 +614,6 @@ def test_ctrl_c_saves_and_the_run_goes_on(configure, tmp_path):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training, "train_step", interrupted)
-        with pytest.raises(Stopped, match=f"stopped after iteration {done + 1} of 4000"):
+        with pytest.raises(Stopped, match=f"stopped after iteration {done + 1} of 100000"):
             run(config, resume=True)
     assert [line["iteration"] for line in metrics_of(config)] == list(range(1, done + 2))
