@@ -11,24 +11,18 @@ import html
 import io
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from PIL import Image
 
 from skingpt4.consultation import (
     Consultation,
     ConsultationError,
-    ShownPicture,
     data_url,
     from_json,
     jpeg_bytes,
 )
-from skingpt4.consultation_texts import texts
+from skingpt4.consultation_parts import Figure, Part, Rows, Words, sections, words
 from skingpt4.errors import reported
 from skingpt4.paper import RED, Paper, quiet_fonts
-from skingpt4.taxonomy import CLASSES, class_title
 
 PICTURE_WIDTH = 70.0  # mm on paper
 # Nothing is loaded from anywhere, also by somebody who edits the file.
@@ -59,168 +53,6 @@ figure { margin: 0 0 .8rem; } img { max-width: 100%; max-height: 22rem; } h2, ca
 """
 
 
-@dataclass(frozen=True)
-class Words:
-    """A paragraph. `kind` is plain, soft, warn, label, said (lines stay) or answer (the same, marked)."""
-
-    text: str
-    kind: str = "plain"
-
-
-@dataclass(frozen=True)
-class Rows:
-    """A table under its caption; with `headed` the first row is its head."""
-
-    rows: list[list[str]]
-    caption: str = ""
-    headed: bool = False
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A picture with what it shows."""
-
-    picture: Image.Image
-    caption: str
-
-
-Part = Words | Rows | Figure
-Section = tuple[str, list[Part]]
-
-
-def sections(consultation: Consultation, with_pictures: bool = True) -> list[Section]:
-    """Everything that an export shows, as (heading, parts)."""
-    said = texts(consultation.language)
-    found: list[Section] = [
-        (said["pictures"], list(_pictures(consultation, said, with_pictures))),
-        (said["history"], list(_history(consultation.history, said))),
-        (said["conversation"], list(_conversation(consultation, said))),
-        (said["differential"], list(_differential(consultation.differential, said))),
-        (said["model"], list(_model(consultation, said))),
-    ]
-    return [(heading, parts) for heading, parts in found if parts]
-
-
-def _pictures(consultation: Consultation, said: dict[str, str], with_pictures: bool) -> Iterator[Part]:
-    for number, shown in enumerate(consultation.pictures, 1):
-        name = f"{said['picture']} {number}" + (f" ({shown.view})" if shown.view else "")
-        if with_pictures and shown.picture is not None:
-            yield Figure(shown.picture, name)
-        yield Rows(_picture_rows(shown, said), name)
-        if shown.overridden:
-            yield Words(said["overridden"], "warn")
-    if consultation.pictures and not with_pictures:
-        yield Words(said["not_included"], "soft")
-
-
-def _picture_rows(shown: ShownPicture, said: dict[str, str]) -> list[list[str]]:
-    rows = [
-        [said["size"], f"{shown.width} × {shown.height}"],
-        [said[f"sha256_{shown.hash_of}"], shown.sha256],
-    ]
-    if shown.quality is None:
-        return [*rows, [said["quality"], said["not_assessed"]]]
-    problems = [
-        said["measure"].format(
-            kind=p["kind"], measure=_number(p["measure"]), threshold=_number(p["threshold"])
-        )
-        for p in shown.quality.get("problems", [])
-    ]
-    rows.append([said["quality"], _number(shown.quality.get("score"))])
-    return [*rows, [said["problems"], "\n".join(problems) or said["none"]]]
-
-
-def _history(history: dict[str, Any] | None, said: dict[str, str]) -> Iterator[Part]:
-    given = {k: v for k, v in (history or {}).items() if v not in (None, "", [], ()) and k != "trained"}
-    if given:
-        yield Rows([[key.replace("_", " "), _flat(value)] for key, value in given.items()])
-        if not (history or {}).get("trained", False):
-            yield Words(said["untrained_history"], "soft")
-
-
-def _conversation(consultation: Consultation, said: dict[str, str]) -> Iterator[Part]:
-    for number, turn in enumerate(consultation.turns, 1):
-        yield Words(f"{said['question']} {number}", "label")
-        yield Words(turn.question, "said")
-        if turn.prompt and turn.prompt != turn.question:
-            yield Words(said["prompt"], "label")
-            yield Words(turn.prompt, "said")
-        yield Words(said["answer"], "label")
-        yield Words(turn.answer or said["no_answer"], "answer")
-        facts = [f"{key} {_flat(value)}" for key, value in turn.generation.items() if value is not None]
-        if turn.num_tokens is not None:
-            facts.append(said["tokens"].format(count=turn.num_tokens))
-        if turn.seconds is not None:
-            facts.append(said["seconds"].format(seconds=f"{turn.seconds:.1f}"))
-        if turn.stopped:
-            facts.append(said["stopped"])
-        if facts:
-            yield Words(" · ".join(facts), "soft")
-    if not consultation.turns:
-        yield Words(said["no_turns"], "soft")
-
-
-def _differential(found: dict[str, Any] | None, said: dict[str, str]) -> Iterator[Part]:
-    if not found:
-        return
-    yield Words(said["standing"], "warn")
-    confident = bool(found.get("confident"))
-    yield Words(said["confident" if confident else "not_confident"], "plain" if confident else "warn")
-    head = [said["class"], said["disease"], said["probability"]]
-    ranked = [
-        [_class(row["class_name"]), str(row.get("disease") or ""), _percent(row["probability"])]
-        for row in found.get("ranked", [])
-    ]
-    if ranked:
-        yield Rows([head, *ranked], headed=True)
-    if found.get("threshold") is not None:
-        yield Words(said["threshold"].format(threshold=_percent(found["threshold"])), "soft")
-    name = found.get("calibration")
-    yield Words(
-        said["uncalibrated"] if name in (None, "", "none") else said["calibration"].format(name=name), "soft"
-    )
-    concepts = [[row["name"], _percent(row["probability"])] for row in found.get("concepts", [])]
-    if concepts:
-        yield Rows([[said["concept"], said["probability"]], *concepts], said["concepts"], headed=True)
-    for key, kind in (("red_flags", "warn"), ("next_steps", "plain")):
-        if found.get(key):
-            yield Words(said[key], "label")
-            for text in found[key]:
-                yield Words(_flat(text), kind)
-
-
-def _model(consultation: Consultation, said: dict[str, str]) -> Iterator[Part]:
-    if consultation.model.get("caution"):
-        yield Words(str(consultation.model["caution"]), "warn")
-    rows = [
-        ["id", consultation.id],
-        [said["created"], consultation.created],
-        [said["software"], consultation.software],
-    ]
-    facts = {k: v for k, v in consultation.model.items() if v not in (None, "", []) and k != "caution"}
-    yield Rows([*rows, *([key.replace("_", " "), _flat(value)] for key, value in facts.items())])
-
-
-def _flat(value: Any) -> str:
-    if isinstance(value, dict):
-        return "\n".join(f"{key.replace('_', ' ')}: {_flat(inner)}" for key, inner in value.items())
-    if isinstance(value, list | tuple):
-        return ", ".join(map(_flat, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _number(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else "–" if value is None else str(value)
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %"
-
-
-def _class(name: str) -> str:
-    return class_title(name) if name in CLASSES else name.replace("_", " ")
-
-
 def to_html(consultation: Consultation, with_pictures: bool = True) -> str:
     """One page that needs nothing else and loads nothing; prints on A4.
 
@@ -228,12 +60,12 @@ def to_html(consultation: Consultation, with_pictures: bool = True) -> str:
         consultation: the record.
         with_pictures: put the pictures themselves in, beside their hashes.
     """
-    said = texts(consultation.language)
+    said = words(consultation.language)
     body = "".join(
         f"<section><h2>{html.escape(heading)}</h2>{''.join(map(_html, parts))}</section>"
         for heading, parts in sections(consultation, with_pictures)
     )
-    title = f"{html.escape(said['title'])} · {html.escape(consultation.created)}"
+    title = f"{html.escape(said['record.title'])} · {html.escape(consultation.created)}"
     return (
         f'<!doctype html>\n<html lang="{html.escape(consultation.language)}"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
@@ -241,8 +73,8 @@ def to_html(consultation: Consultation, with_pictures: bool = True) -> str:
         '<meta name="referrer" content="no-referrer">'
         f"<title>{title}</title><style>{CSS}</style></head>\n"
         '<body><div class="paper"><div class="head" role="note">'
-        f'<p class="standing">{html.escape(said["foot"])}</p></div>'
-        f"<main><h1>{html.escape(said['title'])}</h1><p>{html.escape(consultation.disclaimer)}</p>{body}</main></div>"
+        f'<p class="standing">{html.escape(said["record.foot"])}</p></div>'
+        f"<main><h1>{html.escape(said['record.title'])}</h1><p>{html.escape(consultation.disclaimer)}</p>{body}</main></div>"
         "</body></html>\n"
     )
 
@@ -277,18 +109,18 @@ def to_pdf(consultation: Consultation, with_pictures: bool = True) -> bytes:
         consultation: the record.
         with_pictures: put the pictures themselves in, beside their hashes.
     """
-    said = texts(consultation.language)
+    said = words(consultation.language)
     parts = sections(consultation, with_pictures)
     with quiet_fonts():
-        paper = Paper(said["title"], said["foot"], said["page"], consultation.language)
+        paper = Paper(said["record.title"], said["record.foot"], said["record.page"], consultation.language)
         paper.foot_style = ("B", 8.5, RED)
-        paper.text_block(said["title"], 18, "B")
+        paper.text_block(said["record.title"], 18, "B")
         paper.text_block(consultation.disclaimer, 9, "B", colour=RED)
         lacking = sum(
             paper.num_lacking(text) for _, inner in parts for part in inner for text in _texts(part)
         )
         if lacking:
-            paper.text_block(said["lacking"].format(count=lacking), 8, soft=True)
+            paper.text_block(said("record.lacking", count=lacking), 8, soft=True)
         for heading, inner in parts:
             paper.heading(heading, "h2", 40)
             for part in inner:

@@ -29,9 +29,10 @@ class Desk:
 
     def begin(self) -> Visit:
         """A new case, after the disclaimer was accepted."""
-        visit = Visit(
-            Consultation(model=self.tools.model, language=self.texts.code), self.tools.new_session()
+        record = Consultation(
+            model=self.tools.model, language=self.texts.code, disclaimer=self.texts["record.disclaimer"]
         )
+        visit = Visit(record, self.tools.new_session())
         self.tools.log("consultation_started", id=visit.record.id, language=self.texts.code)
         return visit
 

@@ -1,5 +1,6 @@
 """Exports of a consultation: nothing is lost or run as code, and "not a diagnosis" stands on every page."""
 
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -8,13 +9,14 @@ import pytest
 from PIL import Image
 
 from skingpt4 import consultation_export
-from skingpt4.consultation import Consultation, Exchange, ShownPicture
+from skingpt4.consultation import DEMONSTRATION, UNKNOWN, UNTRAINED, Consultation, Exchange, ShownPicture
 from skingpt4.consultation_export import to_html, to_pdf
-from skingpt4.consultation_texts import ENGLISH, GERMAN
+from skingpt4.page_texts import load
 from skingpt4.paper import Paper
 from skingpt4.taxonomy import CLASSES
 from tests.skingpt4.tiny import make_picture
 
+ENGLISH, GERMAN = (load(code).table["record"] for code in ("en", "de"))
 SAID = 'Größe 3 µm, αβγ: <script>alert(1)</script> & "so"\n- zweite Zeile'
 
 
@@ -59,7 +61,8 @@ class Texts(HTMLParser):
 def everything(record: Consultation) -> list[str]:
     """What every export must say."""
     return [
-        record.id, record.created, record.software, record.pictures[0].sha256, "close", "0.41", "blurred: 3.25",
+        record.id, record.created, record.software, record.pictures[0].sha256, "close", "0.41",
+        "out of focus. Measure 3.25",
         "threshold 7", ENGLISH["overridden"], "Unterschenkel", ENGLISH["untrained_history"], "Was ist das?",
         "Leg. Was ist das?", "seed 7", "temperature 0.5", "1.2 s", "12 tokens", ENGLISH["stopped"],
         ENGLISH["not_confident"], "81.2 %", "55.0 %", ENGLISH["uncalibrated"], "Bleeding: today.", "Show it.",
@@ -133,15 +136,36 @@ def test_umlauts_and_greek_have_glyphs_and_other_scripts_are_counted(monkeypatch
 
 
 def test_german(monkeypatch):
-    assert GERMAN.keys() == ENGLISH.keys()
-    fields = [set(re.findall(r"{\w+}", words[key])) for key in ENGLISH for words in (ENGLISH, GERMAN)]
-    assert fields[::2] == fields[1::2]
-    record = whole(language="de")
-    assert "Keine Diagnose" in to_html(record)
+    """All but what a model or a person wrote, the names of settings, and the record's own disclaimer."""
+    history = {
+        "site": "lower leg",
+        "symptoms": ["itch", "Zwicken"],
+        "fitzpatrick": 4,
+        "read_by_the_model": True,
+    }
+    record = whole(language="de", history=history)
+    page = to_html(record)
+    for words in (
+        "Keine Diagnose", "Bild 1 (nah)", load("de")["quality.blurred.problem"], "Hauttyp nach Fitzpatrick",
+        "Unterschenkel", "Juckreiz, Zwicken", "vom Modell gelesen</th><td>ja", "Akne und Rosazea", "Vorführmodell",
+        load("de")["concepts.Plaque"], GERMAN["untrained_history"],
+    ):  # fmt: skip
+        assert words in page, words
+    for words in ("lower leg", "Acne", "blurred", "True", "language model", ENGLISH["foot"]):
+        assert words not in page, words
     data, pages = on_paper(monkeypatch, record)
     assert all(any("Keine Diagnose" in line for line in lines) for lines in pages.values())
     assert b"/Lang (de)" in data
     assert ENGLISH["foot"] in to_html(whole(language="xx")), "a language that is not there reads as English"
+
+
+@pytest.mark.parametrize("caution", [DEMONSTRATION, UNTRAINED, UNKNOWN])
+def test_what_is_to_be_known_of_the_model_is_translated_too(caution):
+    said = whole(model={"checkpoint": "run/200", "caution": caution}, language="de")
+    assert caution not in to_html(said)
+    assert any(
+        html.escape(text) in to_html(said) for text in load("de").table["banner"].values() if len(text) > 60
+    )
 
 
 def test_command(tmp_path, capsys):

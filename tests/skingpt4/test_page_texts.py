@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from skingpt4 import page_texts, quality
+from skingpt4.chat import DISCLAIMER
 from skingpt4.images import REASONS
 from skingpt4.page_texts import TextError, load
 from skingpt4.taxonomy import CLASSES, CONCEPTS, class_title
@@ -65,10 +66,15 @@ def test_classes_and_concepts_have_their_names():
 def test_texts_that_the_page_asks_for_exist():
     """Keys written out in the code; those put together from parts are reached by the tests of the parts."""
     texts, used = load("en"), set()
-    for path in (ROOT / "skingpt4").glob("page*.py"):
-        used |= set(re.findall(r"texts(?:\.lines)?[\[(]\s*\"([a-z_]+\.[a-z_.]+[a-z_])\"", path.read_text()))
-    assert len(used) > 60
+    for path in [*(ROOT / "skingpt4").glob("page*.py"), *(ROOT / "skingpt4").glob("consultation_*.py")]:
+        pattern = r"(?:texts|said)(?:\.lines)?[\[(]\s*[\"']([a-z_]+\.[a-z0-9_.]+[a-z0-9_])[\"']"
+        used |= set(re.findall(pattern, path.read_text(encoding="utf-8")))
+    assert len(used) > 100
     assert [key for key in sorted(used) if not texts.has(key)] == []
+
+
+def test_the_disclaimer_of_the_exports_is_that_of_everything_else():
+    assert load("en")["record.disclaimer"] == DISCLAIMER
 
 
 def test_wrong_keys_are_named():
