@@ -85,14 +85,26 @@ def _case(
             raise CasesError(f"{path}: the pictures of case {name!r} have different values under '{key}'")
     if records[0].class_name is None and records[0].disease is None:
         raise CasesError(f"{path}: case {name!r} has neither 'class' nor 'disease'; nothing could be judged")
-    reference = rows[0].get("x_reference") or ()
-    return Case(
-        name,
-        tuple(records),
-        tuple(places),
-        rows[0].get("x_history"),
-        (reference,) if isinstance(reference, str) else tuple(reference),
-    )
+    history, reference = rows[0].get("x_history"), rows[0].get("x_reference") or []
+    reference = [reference] if isinstance(reference, str) else reference
+    if not (history is None or isinstance(history, str)):
+        raise CasesError(f"{path}: 'x_history' of case {name!r} must be text, found {history!r}")
+    if not (isinstance(reference, list) and all(isinstance(text, str) for text in reference)):
+        raise CasesError(
+            f"{path}: 'x_reference' of case {name!r} must be text or a list of texts, found {reference!r}"
+        )
+    return Case(name, tuple(records), tuple(places), history, tuple(reference))
+
+
+def check_pictures(cases: Sequence[Case]) -> None:
+    """Refuse a list whose pictures are not all there.
+
+    Raises:
+        CasesError: names the first that is missing, and how many are.
+    """
+    gone = [r.image_path for case in cases for r in case.records if not r.image_path.is_file()]
+    if gone:
+        raise CasesError(f"{gone[0]}: no such picture ({len(gone)} missing)")
 
 
 def sample(
@@ -185,7 +197,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     with reported() as status:
         if args.command == "check":
-            print(describe(read_cases(args.cases)))
+            cases = read_cases(args.cases)
+            check_pictures(cases)
+            print(describe(cases))
             return 0
         classes = args.classes.split(",") if args.classes else list(CLASSES)
         unknown = [name for name in classes if name not in CLASSES]

@@ -63,6 +63,31 @@ def test_a_broken_line_is_named(tmp_path):
         cases.read_cases(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"x_history": {"age": 3}}, "'x_history' of case 'a.jpg' must be text, found {'age': 3}"),
+        ({"x_reference": 7}, "'x_reference' of case 'a.jpg' must be text or a list of texts, found 7"),
+        ({"x_reference": ["fine", None]}, "must be text or a list of texts"),
+        ({}, "a.jpg: no such picture (1 missing)"),
+    ],
+)
+def test_what_a_case_cannot_be(tmp_path, capsys, change, message):
+    path = tmp_path / "c.jsonl"
+    path.write_text(json.dumps({"image": "a.jpg", "class": "herpes", **change}) + "\n")
+    assert cases.main(["check", str(path)]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_a_list_whose_pictures_are_there_is_counted(tmp_path, capsys):
+    (tmp_path / "a.jpg").write_bytes(b"is not opened")
+    (tmp_path / "c.jsonl").write_text(
+        json.dumps({"image": "a.jpg", "class": "herpes", "x_reference": "It is."})
+    )
+    assert cases.main(["check", str(tmp_path / "c.jsonl")]) == 0
+    assert "1 cases, 1 pictures" in capsys.readouterr().out
+
+
 def test_ten_a_class_seeded_and_apart_from_training(tmp_path):
     pool = [
         {"class": name, "patient_id": f"{name}-{n // 2}", "source": "s"}
