@@ -130,16 +130,27 @@ def _shortened(text: str, before: str = "") -> str:
     return f"<p>{before}{escape(start)} …</p>{whole}"
 
 
-def gallery(arms: dict[str, list[Line]], image_dir: Path) -> str:
-    """One card a case: picture, truth, and what each arm answered, arm beside arm."""
+def gallery(arms: dict[str, list[Line]], image_dir: Path, chosen: Sequence[str] = ()) -> str:
+    """One card a case: picture, truth, and what each arm answered, arm beside arm.
+
+    Args:
+        arms: their lines.
+        image_dir: what the pictures' paths are relative to.
+        chosen: ids of cases that the first arm answered; none takes those of `gallery_cases`.
+    """
     by_id = {name: {line["case_id"]: line for line in answers} for name, answers in arms.items()}
+    first = next(iter(by_id.values()))
+    lines = [first[name] for name in chosen] or gallery_cases(next(iter(arms.values())))
     cards = [
         _card(line, {name: found.get(line["case_id"]) for name, found in by_id.items()}, image_dir)
-        for line in gallery_cases(next(iter(arms.values())))
+        for line in lines
     ]
+    rule = (
+        "chosen by rule and not by result: the first answered case of each class, in the order of the classes, then "
+        "the second of each, until the page is full"
+    )
     how = (
-        f"{len(cards)} cases chosen by rule and not by result: the first answered case of each class, in the "
-        "order of the classes, then the second of each, until the page is full. ✓ marks what is right, ✗ "
+        f"{len(cards)} case{'s' * (len(cards) > 1)} {'chosen by hand' if chosen else rule}. ✓ marks what is right, ✗ "
         "what is wrong; 1. and 2. are the answers to the two questions, each asked afresh. The conversation "
         "below them "
         "is one through the four published prompts, in which each prompt sees the answers before it."

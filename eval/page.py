@@ -52,6 +52,7 @@ class Run:
     answers: Answers
     ratings: list[Rating]
     printed: dict[str, Any]
+    chosen: tuple[str, ...] = ()  # ids of the cases to be shown; none: by rule
 
 
 def _measure(data: dict[str, Any] | None, n: int) -> str:
@@ -293,7 +294,7 @@ def _sections(run: Run) -> dict[str, str]:
         "confusion": _confusion(run),
         "concepts": _concepts(run),
         "groups": _groups(run),
-        "gallery": gallery(run.arms, run.image_dir),
+        "gallery": gallery(run.arms, run.image_dir, run.chosen),
         "method": f"<p>{escape(METHOD.strip())}</p>",
         "checklists": checklists_section(known, TITLES),
         "provenance": provenance(run.results, run.arms),

@@ -1,6 +1,7 @@
 """A run folder into `results.json`, a table for the terminal, one self-contained `report.html` and `report.pdf`.
 
     python -m eval.report --run-dir runs/quickstart [--ratings ratings.csv] [--cases path/to/manifest.jsonl]
+        [--show CASE ...]
 
 `eval.answers` says what a run's folder holds. Cases whose concepts are unknown take no part in the measures of
 concepts.
@@ -28,40 +29,14 @@ from eval.page import MEASURES, Run, render
 from eval.pdf import write_pdf
 from eval.rated import summary as rating_summary
 from eval.ratings import Rating, read_csv
-from skingpt4.errors import UserError, reported
+from eval.run_files import ReportError, load_losses, read_json, read_jsonl
+from skingpt4.errors import reported
 from skingpt4.published import published
 from skingpt4.run_dir import write_text
 from skingpt4.tensors import file_sha256
 
 FIRST = "two_step"  # the arm that the others are compared with
 ARMS = (FIRST, "step1_only", "step2_only", "untrained", "blank_image", "noise_image", "other_image")
-
-
-class ReportError(UserError):
-    """Something about the run folder that its owner can mend; the message says what and where."""
-
-
-def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """The objects of a JSON-lines file; blank lines are skipped.
-
-    Raises:
-        ReportError: when the file is missing or a line is no JSON object, named by file and line number.
-    """
-    if not path.is_file():
-        raise ReportError(f"{path}: no such file")
-    rows = []
-    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not text.strip():
-            continue
-        try:
-            row = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ReportError(f"{path}:{number}: not valid JSON ({error})") from error
-        if not isinstance(row, dict):
-            raise ReportError(f"{path}:{number}: expected an object, found {type(row).__name__}")
-        # Kept for the messages of later checks; no field of the file can have this name by accident.
-        rows.append({**row, "__line__": number})
-    return rows
 
 
 def load_answers(run_dir: Path) -> dict[str, list[Line]]:
@@ -96,19 +71,6 @@ def _case_lines(run: Answers) -> dict[str, list[Line]]:
     return arms
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    """A JSON object, or an empty one where there is no such file."""
-    if not path.is_file():
-        return {}
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ReportError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise ReportError(f"{path}: expected an object, found {type(data).__name__}")
-    return data
-
-
 def write_results(
     run_dir: Path | str,
     seconds: float | None = None,
@@ -129,7 +91,7 @@ def write_results(
     run_dir = Path(run_dir)
     run = read_run(run_dir)
     arms = _case_lines(run)
-    before = _read_json(run_dir / "results.json")
+    before = read_json(run_dir / "results.json")
     pairs = compare_all(arms)
     for other in [name for name in arms if name != FIRST] if FIRST in arms else []:
         if f"{FIRST}_minus_{other}" not in pairs:
@@ -145,7 +107,7 @@ def write_results(
         "consistency": consistency(run),
         "provenance": {
             "run": {**before.get("provenance", {}).get("run", {}), **(provenance or {})},
-            "arms": {name: _read_json(run_dir / "answers" / f"{name}.meta.json") for name in arms},
+            "arms": {name: read_json(run_dir / "answers" / f"{name}.meta.json") for name in arms},
             "statistics": {**statistics(), "python": platform.python_version()},
         },
     }
@@ -183,22 +145,6 @@ def headline(results: dict[str, Any]) -> str:
             said += f"; concept F1 {Interval.from_dict(comparison['concept_micro_f1']).points()}"
         lines.append(said)
     return "\n".join(line.rstrip() for line in lines)
-
-
-def _load_losses(run_dir: Path) -> dict[str, list[dict[str, Any]]]:
-    logs = {}
-    for step in ("step1", "step2"):
-        path = run_dir / step / "metrics.jsonl"
-        if not path.is_file():
-            continue
-        rows = [row for row in read_jsonl(path) if row.get("kind") in ("train", "validation")]
-        for row in rows:
-            for key in ("iteration", "loss"):
-                if not isinstance(row.get(key), int | float):
-                    raise ReportError(f"{path}:{row['__line__']}: {key!r} is missing or not a number")
-        if rows:
-            logs[step] = rows
-    return logs
 
 
 def _notes(arms: dict[str, list[Line]], num_listed: int) -> list[str]:
@@ -252,7 +198,10 @@ def _add_ratings(run_dir: Path, path: Path | None, results: dict[str, Any], know
 
 
 def write_report(
-    run_dir: Path | str, cases_path: Path | str | None = None, ratings_path: Path | str | None = None
+    run_dir: Path | str,
+    cases_path: Path | str | None = None,
+    ratings_path: Path | str | None = None,
+    chosen: Sequence[str] = (),
 ) -> Path:
     """Brings `results.json` up to date and writes `<run_dir>/report.html`, one file without outside parts, and a PDF.
 
@@ -261,6 +210,7 @@ def write_report(
         cases_path: manifest of the cases, to whose folder the pictures' paths are relative; None takes the one that
             the run was made with.
         ratings_path: CSV of ratings; None takes `<run_dir>/ratings.csv` where there is one.
+        chosen: ids of the cases whose answers are shown arm beside arm; none takes some by rule.
 
     Returns:
         The path of the page; the PDF stands beside it.
@@ -272,6 +222,10 @@ def write_report(
     run_dir = Path(run_dir)
     cases_path, ratings_path = (None if path is None else Path(path) for path in (cases_path, ratings_path))
     arms, answers = load_answers(run_dir), read_run(run_dir)
+    leading, lines = next(iter(arms.items()))
+    for name in chosen:
+        if name not in {line["case_id"] for line in lines}:
+            raise ReportError(f"{run_dir}: arm {leading} has no answered case {name!r} to be shown")
     cases = read_jsonl(cases_path or run_dir / CASES)
     results = write_results(run_dir)
     results["provenance"]["files"] = {"sha256 of the run's cases": file_sha256(run_dir / CASES)}
@@ -282,13 +236,14 @@ def write_report(
         name=run_dir.resolve().name,
         arms=arms,
         results=results,
-        losses=_load_losses(run_dir),
+        losses=load_losses(run_dir),
         image_dir=_image_dir(answers, cases_path),
         phantoms="all" if drawn and all(drawn) else "some" if any(drawn) else "none",
         notes=_notes(arms, len(cases)),
         answers=answers,
         ratings=ratings,
         printed=published(),
+        chosen=tuple(dict.fromkeys(chosen)),
     )
     path, page = run_dir / "report.html", render(run)
     write_text(path, page)
@@ -311,13 +266,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--cases", type=Path, help="manifest.jsonl of the cases (default: the one of the run)"
     )
+    parser.add_argument("--show", nargs="+", default=(), metavar="CASE",
+        help="ids of the cases whose answers are shown arm beside arm (default: 12 by rule)")  # fmt: skip
     arguments = parser.parse_args(argv)
     with reported() as status:
         try:
-            path = write_report(arguments.run_dir, arguments.cases, arguments.ratings)
+            path = write_report(arguments.run_dir, arguments.cases, arguments.ratings, arguments.show)
         except OSError as error:
             raise ReportError(str(error)) from error
-        print(headline(_read_json(arguments.run_dir / "results.json")))
+        print(headline(read_json(arguments.run_dir / "results.json")))
         print(f"report: {path} and {path.with_suffix('.pdf')}")
     return status.code
 

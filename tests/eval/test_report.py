@@ -240,6 +240,20 @@ def test_gallery_is_chosen_by_rule(made_up):
     assert [line["case_id"] for line in chosen] == [f"case-{number:03d}" for number in range(12)]
 
 
+def test_gallery_of_chosen_cases(copy, capsys):
+    run_dir, cases = copy
+    arguments = ["--run-dir", str(run_dir), "--cases", str(cases), "--show"]
+    before = (run_dir / "report.html").read_bytes()
+    assert main([*arguments, "case-029", "nobody"]) == 1
+    assert "arm two_step has no answered case 'nobody' to be shown" in capsys.readouterr().err
+    assert (run_dir / "report.html").read_bytes() == before
+    assert main([*arguments, "case-029", "case-004"]) == 0
+    page = Page((run_dir / "report.html").read_text(encoding="utf-8"))
+    assert "2 cases chosen by hand. ✓" in page.text
+    assert page.text.index("case case-029") < page.text.index("case case-004")
+    assert len([tag for tag, _ in page.tags if tag == "article"]) == 2
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
