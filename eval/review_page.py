@@ -92,6 +92,7 @@ def sheet(view: View, serial: str) -> str:
         f'<div class="words" aria-hidden="true"><span></span>{words}</div>{"".join(items)}'
         '<label class="comment" for="comment">Comment (if you like)</label>'
         f'<textarea id="comment" name="comment" maxlength="4000">{text(view.values.get("comment", ""))}</textarea>'
+        '<p class="gaps" role="status">Not saved yet: the lines marked in red are still to be answered.</p>'
         '<p class="keys">Keys: 1 to 5 answer the marked line, Y or N the last; Enter saves and goes on '
         "(in the comment too; Shift+Enter begins a line).</p></form>"
     )
@@ -163,7 +164,7 @@ class Page:
             sent = json.loads(collected or "{}")
             if place is None:
                 raise ReviewError("This page is out of date; load it again.")
-            if not sent.get("serial"):
+            if not sent.get("serial"):  # only the own diagnosis is sent
                 return self.desk.diagnose(rater, place, own, time.monotonic() - since)
             if sent["serial"] != serial:
                 raise ReviewError("This page is out of date; load it again.")

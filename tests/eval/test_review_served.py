@@ -154,8 +154,14 @@ def test_two_cases_in_chromium(served):
             page.wait_for_selector("#sheet input:focus")
             assert MARK in page.content()
             assert page.evaluate("document.documentElement.scrollWidth") <= 390
+            page.keyboard.press("Enter")
+            page.wait_for_selector(
+                "#sheet .gaps:visible"
+            )  # nothing is sent, and no "Saved." is left in sight
+            assert not page.is_visible("#note")
             for key in "1234512y":
                 page.keyboard.press(key)
+            assert not page.is_visible("#sheet .gaps")
             page.keyboard.type(f"comment {number}")
             page.keyboard.press("Enter")
         page.wait_for_selector("text=Form 3 of 60")
