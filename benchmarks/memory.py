@@ -96,7 +96,7 @@ def compare(config_path: str, overrides: Sequence[str]) -> str:
                     if what == "training"
                     else memory.chat(changed, shape, dtype, encoder, tokens)
                 )
-                estimated = memory.gib(parts) + memory.LIBRARIES / memory.GIB
+                estimated = memory.gib(parts) + memory.host_bytes(parts) / memory.GIB
                 measured = found["peak"] / memory.GIB
                 lines.append(
                     f"| {what} | {dtype} | {batch} | {tokens} | {estimated:.2f} | {measured:.2f} | "

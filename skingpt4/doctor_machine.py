@@ -85,7 +85,7 @@ def _memory(patient: Patient, free: int, spread: bool) -> Iterator[Finding]:
         "memory, chat": "language.quantization=nf4, or a smaller language.model",
     }
     for name, parts in needs.items():
-        own = memory.CUDA_CONTEXT if gpu else memory.LIBRARIES
+        own = memory.CUDA_CONTEXT if gpu else memory.host_bytes(parts)
         total = sum(parts.values()) + own
         place = "on the GPU" if gpu else "of host memory"
         largest = sorted(parts, key=parts.__getitem__, reverse=True)[:2]
@@ -94,7 +94,7 @@ def _memory(patient: Patient, free: int, spread: bool) -> Iterator[Finding]:
         if gpu:
             host = memory.LIBRARIES + parts.get("kept features", 0)
             text += f"; host about {host / memory.GIB:.1f} GiB"
-        # The estimate was up to 17 % too low (docs/memory.md): near the limit it warns, well above it it refuses.
+        # The estimate was up to 13 % too low (docs/memory.md): near the limit it warns, well above it it refuses.
         if spread or total <= 0.8 * free:
             yield Finding(name, OK, text)
         else:

@@ -22,6 +22,7 @@ from skingpt4.model import build_qformer, build_vision
 from skingpt4.quantisation import import_bitsandbytes
 
 GIB = 2.0**30
+ACTIVATIONS = "activations for the backward pass"
 # Keys of a configuration that say that logits are changed behind the head (Gemma 2, Cohere, Granite).
 _CHANGES_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -29,6 +30,8 @@ ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # nf4 four bits and one 8-bit scale for each 64 numbers (doubly quantised, as the scales of the scales are few).
 QUANTISED_BYTES = {"int8": 1.002, "torchao_int8": 1.002, "nf4": 0.516}
 LIBRARIES = int(0.8 * GIB)  # Python, torch and transformers once imported; measured, see docs/memory.md
+# On a CPU glibc's allocator keeps so much beside the activations, in pieces too small for the next ones; measured.
+TORN = 0.85
 CUDA_CONTEXT = int(0.6 * GIB)  # an allowance for kernels and workspaces on a GPU; not measured
 
 
@@ -51,6 +54,7 @@ class LanguageShape:
     gated: bool  # an MLP of three matrices, as Llama's
     rms_norm: bool  # RMSNorm keeps its input in fp32 for the way back, LayerNorm in the model's own precision
     max_positions: int | None
+    num_norms: int = 2  # in a layer, as wide as the model: Gemma has four, Falcon-7B one
     plain_head: bool = True  # False where logits are changed behind the head, so that all of them are made
 
     @property
@@ -102,8 +106,14 @@ def language_shape(config: Any) -> LanguageShape:
         or any(i == width and o == 2 * down for (_, i, o) in matrices),
         rms_norm=any("RMSNorm" in type(m).__name__ for m in model.modules()),
         max_positions=getattr(text, "max_position_embeddings", None),
+        num_norms=max(1, sum(_is_norm(m, width) for m in model.modules()) // layers),
         plain_head=all(getattr(text, key, None) in (None, 1.0) for key in _CHANGES_LOGITS),
     )
+
+
+def _is_norm(module: nn.Module, width: int) -> bool:
+    weight = getattr(module, "weight", None)
+    return "Norm" in type(module).__name__ and weight is not None and weight.shape == (width,)
 
 
 def weight_bytes(shape: LanguageShape, dtype: str, quantization: str = "none") -> int:
@@ -118,15 +128,16 @@ def activation_bytes(
 ) -> int:
     """Bytes kept for the backward pass through the frozen layers.
 
-    Frozen matrices need no input of theirs. What stays, per token and layer: the inputs of two norms, queries,
+    Frozen matrices need no input of theirs. What stays, per token and layer: the inputs of the norms, queries,
     keys, values and the attention's output, one value of the MLP's width (three where it is gated), and for eager
     attention the probabilities (in fp32, and once more in the model's precision if that is another).
     """
     item = ITEM_BYTES[dtype]
     eager = attention == "eager"
     heads = shape.num_heads * shape.head_width
-    kv = heads if eager else shape.num_kv_heads * shape.head_width
-    a_token = 2 * shape.width * (4 if shape.rms_norm else item)
+    # Falcon's code spreads its few keys and values over all heads before it attends.
+    kv = heads if eager or shape.family == "falcon" else shape.num_kv_heads * shape.head_width
+    a_token = shape.num_norms * shape.width * (4 if shape.rms_norm else item)
     a_token += (2 * heads + 2 * kv + shape.mlp_width * (3 if shape.gated else 1)) * item
     if eager:
         a_token += shape.num_heads * tokens * (4 + (item if item < 4 else 0))
@@ -213,7 +224,7 @@ def training(
         "language model": weight_bytes(shape, dtype, quantization),
         "image encoder": 0 if kept else 4 * encoder_parameters,
         "trained tensors, gradients, AdamW": trained_bytes(trainable),
-        "activations for the backward pass": activation_bytes(shape, batch, tokens, dtype, attention),
+        ACTIVATIONS: activation_bytes(shape, batch, tokens, dtype, attention),
         "logits": logits_bytes(shape, batch * with_logits, dtype, chunk * 2**20),
         "kept features": num_pictures * queries * config.qformer.width * 2 if kept else 0,
     }
@@ -243,6 +254,11 @@ def encoder_parameters(config: Config) -> int:
         vision = build_vision(replace(config.vision, weights=None), "meta")
         qformer = build_qformer(replace(config.qformer, weights=None), vision.width, "meta")
     return sum(p.numel() for part in (vision, qformer) for p in part.parameters())
+
+
+def host_bytes(parts: dict[str, int]) -> int:
+    """Bytes of host memory that a run on the CPU takes beside its parts: libraries, and what the allocator tears."""
+    return LIBRARIES + int(TORN * parts.get(ACTIVATIONS, 0))
 
 
 def gib(parts: dict[str, int]) -> float:

@@ -78,9 +78,17 @@ def test_weights_are_counted_exactly(family):
     assert memory.weight_bytes(shape, "float32") == sum(held.values())
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("family", ["llama", "gpt_neox", "qwen2", "mistral"])
+# In half precision Falcon's attention on a CPU keeps some of it in fp32, see docs/memory.md.
+COMPARED = [
+    (family, attention, dtype)
+    for family, attention, dtype in itertools.product(
+        FAMILIES, ("eager", "sdpa"), (torch.float32, torch.bfloat16)
+    )
+    if family != "falcon" or dtype is torch.float32
+]
+
+
+@pytest.mark.parametrize(("family", "attention", "dtype"), COMPARED)
 def test_activations_are_what_autograd_keeps(family, attention, dtype):
     model, shape = random_model(family, attention, dtype)
     estimated = memory.activation_bytes(shape, 2, 96, str(dtype).removeprefix("torch."), attention)
@@ -150,8 +158,9 @@ def test_parts_follow_the_configuration(tmp_path):
     other = memory.training(config, shape, "float32", 1000, num_pictures=10)
     assert other["image encoder"] == 0 < other["kept features"]
     assert other["logits"] == 2 * plain["logits"]
-    name = "activations for the backward pass"
+    name = memory.ACTIVATIONS
     assert other[name] == 2 * plain[name]
+    assert memory.host_bytes(other) > memory.host_bytes(plain) > memory.host_bytes({}) == memory.LIBRARIES
     assert other["trained tensors, gradients, AdamW"] > plain["trained tensors, gradients, AdamW"]
 
 
