@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from data.engine import whole_file
 from data.picture_download import STATUSES, DownloadError, Manners, Outcome, Wanted, run
 from data.tables import Table
 
@@ -67,10 +67,12 @@ def run_command(args: argparse.Namespace) -> int:
     if args.dry_run:
         return _show(wanted(table, names, args.limit))
     manners = Manners(args.parallel, args.per_host, args.rate, args.tries)
-    args.out_dir.mkdir(parents=True, exist_ok=True)
-    part = args.out_dir / f".{MISSING}.part"
+    try:
+        args.out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DownloadError(f"{args.out_dir}: cannot be made a folder ({error.strerror})") from None
     with (
-        part.open("w", encoding="utf-8", newline="") as file,
+        whole_file(args.out_dir / MISSING) as file,
         tqdm(total=min(total, args.limit or total), unit="picture") as bar,
     ):
         missing = csv.writer(file)
@@ -82,7 +84,6 @@ def run_command(args: argparse.Namespace) -> int:
                 missing.writerow([outcome.md5, outcome.url, outcome.status, outcome.detail])
 
         counts = run(wanted(table, names, args.limit), args.out_dir, manners, args.ask_again, seen)
-    os.replace(part, args.out_dir / MISSING)
     for status, meaning in STATUSES.items():
         if counts[status]:
             print(f"{counts[status]:>7}  {status:12} {meaning}")

@@ -20,7 +20,7 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from data import picture_download, prepare
+from data import fitzpatrick_images, picture_download, prepare
 from data.picture_download import Manners, Wanted, run
 
 # Nothing here may run out of time because the machine is busy, except where that is what is tested.
@@ -284,10 +284,29 @@ def test_errors_are_one_sentence(server, tmp_path, capsys):
     assert "no picture came" in capsys.readouterr().err
     assert command(path, "--out-dir", tmp_path / "out", "--rate", 0) == 1
     assert "must be above 0" in capsys.readouterr().err
+    assert command(path, "--out-dir", path) == 1
+    assert "cannot be made a folder (File exists)" in capsys.readouterr().err
     other = write_csv(tmp_path / "other.csv", [["x", "y"]], ("md5", "link"))
     assert command(other, "--out-dir", tmp_path / "new") == 1
     assert "'md5hash'" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_stopped_run_leaves_the_list_of_what_is_missing_as_it_was(server, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    items = [server.want("gone", 0), server.want("good", 1)]
+    path = write_csv(tmp_path / "f.csv", [[i.md5, 1, "acne", i.url] for i in items])
+    assert command(path, "--out-dir", out, "--rate", 1000) == 0
+    before = (out / "missing.csv").read_bytes()
+    assert items[0].md5.encode() in before
+
+    def stop(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fitzpatrick_images, "run", stop)
+    assert command(path, "--out-dir", out, "--rate", 1000) == 130
+    assert (out / "missing.csv").read_bytes() == before
+    assert not list(out.glob(".*"))
 
 
 def test_a_killed_run_goes_on_without_asking_twice(server, tmp_path):
