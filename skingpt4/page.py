@@ -63,6 +63,16 @@ def build(tools: Tools, language: str = page_texts.FIRST, place: Place = Place()
         with blocks.route(texts["language"], code):
             gr.Navbar(visible=False)
             _Page(tools, texts, place, paths).lay_out(blocks)
+
+    def closed(request: gr.Request) -> None:
+        """Wipe what a page held as soon as it is closed; Gradio keeps it for an hour, and what it drew longer."""
+        holder, session = blocks.state_holder, request.session_hash or ""
+        holder.delete_state(session)
+        holder.session_data.pop(session, None)
+        holder.time_last_used.pop(session, None)
+
+    with blocks:
+        blocks.unload(closed)
     return blocks
 
 

@@ -9,6 +9,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 import urllib.error
 import urllib.request
 from http.cookiejar import CookieJar
@@ -23,7 +24,8 @@ from skingpt4.serving import AddressError
 
 demo.stay_local()
 
-from tests.skingpt4.page_stub import MODEL, tools  # noqa: E402  (Gradio reads the environment on import)
+from tests.skingpt4.gradio_page import Page  # noqa: E402  (Gradio reads the environment on import)
+from tests.skingpt4.page_stub import MODEL, Stub, tools, upload  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -163,5 +165,36 @@ def test_password_keeps_strangers_out(folder):
             opener.open(f"{url}/login", urlencode({"username": "x", "password": "blau"}).encode())
         opener.open(f"{url}/login", urlencode({"username": "x", "password": "grün"}).encode())
         assert "Not a diagnosis" in opener.open(f"{url}/config").read().decode()
+    finally:
+        blocks.close(verbose=False)
+
+
+def test_closing_the_page_wipes_what_it_held(tmp_path):
+    """Gradio keeps the state of a closed page for an hour, and what it drew for good."""
+    stubs = []
+
+    def session():
+        stubs.append(Stub())
+        return stubs[-1]
+
+    address = demo.Address(port=free_port())
+    blocks = demo.launch(tools(session), address)
+    try:
+        pages = [Page(f"http://127.0.0.1:{address.port}") for _ in range(2)]
+        for page in pages:
+            page.begin()
+            page.add(Path(upload(tmp_path)["path"]).read_bytes())
+            page.ask("What is it?")
+        held = blocks.state_holder.session_data
+        gone, stays = pages
+        assert {gone.session, stays.session} <= set(held)
+        with gone.http.stream("GET", f"/gradio_api/heartbeat/{gone.session}") as alive:
+            next(alive.iter_lines())  # the page is open as long as this goes on
+        deadline = time.monotonic() + 300
+        while gone.session in held:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert [stub.closed for stub in stubs] == [True, False]
+        assert "What is it?" in stays.ask("And now?"), "another page goes on"
     finally:
         blocks.close(verbose=False)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,10 @@ def url(tmp_path_factory) -> Iterator[str]:
     address = demo.Address(port=free_port())
     blocks = demo.launch(tools, address)
     yield f"http://127.0.0.1:{address.port}"
+    deadline = time.monotonic() + 2 * PATIENCE / 1000
+    while blocks.state_holder.session_data and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not blocks.state_holder.session_data, "a page that is closed leaves nothing in memory"
     blocks.close(verbose=False)
     del os.environ["GRADIO_TEMP_DIR"]
     assert [path for path in private.rglob("*") if path.is_file()] == [], "no picture was left behind"
