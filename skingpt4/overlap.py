@@ -122,10 +122,8 @@ def picture_hashes(records: Manifest) -> dict[str, Tensor]:
 def _first_bits(column: pa.ChunkedArray) -> Tensor:
     """Sixteen hex digits of each text as a number; sorted, each once."""
     texts = pc.utf8_slice_codeunits(column.drop_null(), 0, 16)
-    digits = np.array(texts.to_numpy(), dtype="S16").view(np.uint8).reshape(-1, 16)
-    halves = np.where(digits < ord("a"), digits - ord("0"), digits - ord("a") + 10).astype(np.uint64)
-    numbers = (halves << np.arange(60, -4, -4, dtype=np.uint64)).sum(axis=1, dtype=np.uint64)
-    return torch.from_numpy(np.unique(numbers.view(np.int64)))
+    numbers = np.frombuffer(bytes.fromhex("".join(texts.to_pylist())), dtype=">i8")
+    return torch.from_numpy(np.unique(numbers.astype(np.int64)))
 
 
 def merge_hashes(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
