@@ -209,7 +209,9 @@ class Talk:
         if timing is None or not timing.num_tokens:
             return ""
         first, whole = f"{timing.seconds_to_first_token:.1f} s", f"{timing.seconds:.1f}"
-        return note(self.texts("chat.done", tokens=timing.num_tokens, seconds=whole, first=first))
+        done = self.texts("chat.done", tokens=timing.num_tokens, seconds=whole, first=first)
+        cut = timing.num_tokens >= turn.generation["max_new_tokens"]
+        return note(f"{done} {self.texts['chat.cut']}" if cut else done)
 
     @staticmethod
     def _put_back(

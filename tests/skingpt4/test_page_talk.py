@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
 from skingpt4 import page_tools
@@ -138,6 +140,16 @@ def test_full_conversation_goes_on_from_a_summary(tmp_path):
     step = talk.condense(visit)
     assert ("Kept: it is red" in step.note, step.full) == (True, False)
     assert len(visit.messages()) == 2, "what was said stays to be read and saved"
+
+
+@pytest.mark.parametrize(("said", "cut"), [(160, True), (159, False)])
+def test_an_answer_as_long_as_it_may_be_is_said_to_be_cut(tmp_path, said, cut):
+    stub = Stub()
+    stub.last_timing = SimpleNamespace(num_tokens=said, seconds=4.25, seconds_to_first_token=0.5)
+    talk, visit = case(stub, tmp_path)
+    last = list(talk.ask(visit, "What?", SETTINGS))[-1]
+    assert f"{said} tokens in 4.2 seconds" in last.note
+    assert (TEXTS["chat.cut"] in last.note) is cut
 
 
 def test_real_session_that_is_full_goes_on_from_a_summary(tmp_path):
