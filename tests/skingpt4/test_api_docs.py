@@ -13,7 +13,8 @@ import torch
 from skingpt4 import audit, batch, chat, consultation_export, http_api
 from skingpt4.answering import Answerer
 from skingpt4.chat import DISCLAIMER
-from skingpt4.http_api import Api, make_app, served
+from skingpt4.http_api import served
+from skingpt4.http_endpoints import Api, make_app
 from skingpt4.model import build, build_encoder
 from tests.skingpt4.tiny import make_picture, one_thread, tiny_config  # noqa: F401
 

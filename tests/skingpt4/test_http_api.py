@@ -22,7 +22,8 @@ from skingpt4.answering import Answerer
 from skingpt4.audit import AuditLog, read
 from skingpt4.chat import DISCLAIMER, ChatSession
 from skingpt4.generation import Generation
-from skingpt4.http_api import Api, Limits, make_app, served
+from skingpt4.http_api import served
+from skingpt4.http_endpoints import Api, Limits, make_app
 from skingpt4.model import build, build_encoder
 from skingpt4.prompts import Turn
 from tests.skingpt4.tiny import make_picture, one_thread, tiny_config  # noqa: F401
