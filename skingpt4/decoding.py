@@ -7,6 +7,7 @@ every running answer, so a long prompt delays the others by a bounded time. What
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import threading
 import time
@@ -35,6 +36,7 @@ from skingpt4.threads import fulfil
 T = TypeVar("T")
 _DECODERS: weakref.WeakKeyDictionary[SkinGPT4, Decoder] = weakref.WeakKeyDictionary()
 _MAKING = threading.Lock()
+_OPEN: weakref.WeakSet[Decoder] = weakref.WeakSet()
 
 
 class Decoder:
@@ -76,6 +78,10 @@ class Decoder:
         self._rows: Rows | None = None
         self.repeats = model.cuda_graphs and can_repeat(model.language_model)
         self._repeated: Step | None = None
+        self._closing = False
+        _OPEN.add(self)
+        atexit.unregister(close_all)
+        atexit.register(close_all)
 
     @staticmethod
     def of(model: SkinGPT4) -> Decoder:
@@ -154,7 +160,18 @@ class Decoder:
             self._start()
         return future.result()
 
+    def close(self) -> None:
+        """End the thread, answers under way after their present token; a later `submit` starts it again."""
+        with self._wake:
+            self._closing, thread = True, self._thread
+            for stream in [*self._waiting, *self._running, *filter(None, [self._reading])]:
+                stream.stop()
+            self._wake.notify()
+        if thread is not None:
+            thread.join(60.0)
+
     def _start(self) -> None:
+        self._closing = False
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="decoder", daemon=True)
             self._thread.start()
@@ -167,7 +184,7 @@ class Decoder:
             with self._wake:
                 self._drop_idle()
                 while not (self._waiting or self._jobs):
-                    if not any(kept.rows is not None for kept in self._keeping):
+                    if self._closing or not any(kept.rows is not None for kept in self._keeping):
                         self._thread = None
                         return
                     self._wake.wait(min(60.0, self.max_idle_seconds))
@@ -397,6 +414,12 @@ class Decoder:
             stream.ids = stream._tokenizer(text, add_special_tokens=False)["input_ids"]
             stream._first = time.perf_counter() - stream._began
         stream._finish(text)
+
+
+def close_all() -> None:
+    """End all decoders' threads: Python, when it ends, would tear them out of the libraries they compute in."""
+    for decoder in list(_OPEN):
+        decoder.close()
 
 
 def _forward(model: SkinGPT4, rows: Rows, length: int, **inputs: Any) -> Tensor:

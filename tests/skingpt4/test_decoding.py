@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
+from skingpt4 import decoding
 from skingpt4.chat import ChatSession, Generation
 from skingpt4.decoding import Decoder
 from skingpt4.generation import ChatError, knows_rules
@@ -332,6 +333,21 @@ def test_other_work_is_done_by_the_same_thread_between_two_tokens(folder):
     with pytest.raises(KeyError, match="lost"):
         decoder.run(lambda: {}["lost"])
     assert decoder.run(lambda: decoder.run(lambda: 7)) == 7, "work may ask for more work"
+
+
+def test_closing_ends_the_thread_and_the_next_question_starts_it_again(folder):
+    model = make_model(folder)
+    decoder = Decoder(model)
+    kept, prompt = decoder.keep(), encoded(model, Turn(QUESTION, None, 1))
+    decoder.submit(prompt, make_queries(1), Generation(5), STOP, kept).result()
+    thread = decoder._thread
+    assert thread.is_alive(), "it keeps the conversation's cache"
+    stream = decoder.submit(prompt, make_queries(1), Generation(2000), (), kept)
+    decoding.close_all()
+    assert not thread.is_alive()
+    assert len(stream.ids) < 2000
+    stream.result()
+    decoder.submit(prompt, make_queries(1), Generation(5), STOP, kept).result()
 
 
 def test_a_stopped_answer_leaves_the_others_alone_and_its_cache_serves_on(folder):
