@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,9 @@ def reported() -> Iterator[Status]:
     except UserError as error:
         print(f"error: {_sentence(error)}", file=sys.stderr)
         status.code = error.status
+    except BrokenPipeError:  # whoever read the output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status.code = 141
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         status.code = 130
