@@ -107,15 +107,16 @@ def _processor() -> str:
     return found[1] if found else platform.processor() or platform.machine()
 
 
-def check_folder(folder: Path, arms: Sequence[str], cases: Path, replace_old: bool) -> None:
+def check_folder(folder: Path, arms: Sequence[str], cases: Path, replace_old: bool) -> list[str]:
     """Keep answers about another list of cases out of a run, whose one `cases.jsonl` says what is true of all arms.
 
-    With `replace_old` other arms' answers about another list are deleted; those of `arms` are left to `claim`.
+    Returns:
+        Other arms than `arms` whose answers are about another list and may be forgotten; `claim` looks after `arms`.
 
     Raises:
-        ArmError: there are such answers, and they may not be replaced.
+        ArmError: there are answers about another list, and `replace_old` is not set.
     """
-    own = file_sha256(cases)
+    own, stale = file_sha256(cases), []
     for path in sorted((folder / answers.FOLDER).glob("*.meta.json")):
         if json.loads(path.read_text(encoding="utf-8")).get("cases_sha256") == own:
             continue
@@ -124,10 +125,15 @@ def check_folder(folder: Path, arms: Sequence[str], cases: Path, replace_old: bo
                 f"{path}: the answers that are there are about another list of cases than {cases}; name another "
                 "--run-dir, or add --replace to delete them"
             )
-        name = path.name.removesuffix(".meta.json")
-        if name not in arms:
-            for file in (*answers.arm_files(folder, name), path):
-                file.unlink()
+        stale.append(path.name.removesuffix(".meta.json"))
+    return [name for name in stale if name not in arms]
+
+
+def forget(folder: Path, arm: str) -> None:
+    """Delete an arm's answers and what is known of them."""
+    for file in answers.arm_files(folder, arm):
+        file.unlink()
+    (folder / answers.FOLDER / f"{arm}.meta.json").unlink()
 
 
 def claim(folder: Path, arm: Arm, meta: dict[str, Any], extra: dict[str, Any], replace_old: bool) -> None:

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from eval import answers, perturbations
 from eval.answers import Answer, Key
-from eval.arms import Arm, ArmError, check_folder, check_overlap, claim, hardware, meta_of, parse_arm
+from eval.arms import Arm, ArmError, check_folder, check_overlap, claim, forget, hardware, meta_of, parse_arm
 from eval.cases import Case, CasesError, read_cases
 from eval.conversation import PROBES, Asker, Pictures, Setting
 from eval.perturbations import BLANK
@@ -194,27 +194,40 @@ def _put_in(
     return card
 
 
+def _checked_arms(args: argparse.Namespace) -> list[Arm]:
+    """The arms; refuses what is known to fail before anything is read. `--perturb all` is written out.
+
+    Raises:
+        ArmError, CheckpointError, PerturbationError: what is wrong on the command line.
+    """
+    arms = [parse_arm(text) for text in args.arm]
+    names = [arm.name for arm in arms]
+    for name in names:
+        if names.count(name) > 1:
+            raise ArmError(f"arm {name!r} is named twice; each arm needs a name of its own")
+    args.perturb = list(perturbations.STANDARD) if "all" in args.perturb else args.perturb
+    for change in args.perturb:
+        perturbations.perturb(Image.new("RGB", (8, 8)), change)
+    if args.repeats < 1 or args.batch_size < 1:
+        raise ArmError("--repeats and --batch-size must be 1 or more")
+    for arm in arms:
+        if arm.checkpoint:
+            checkpoint.find(arm.checkpoint)
+    return arms
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and answer all cases with all arms; returns the exit status."""
     args = _parser().parse_intermixed_args(argv)
     with reported() as status:
         config = load_config(args.config, args.overrides)
-        arms = [parse_arm(text) for text in args.arm]
-        args.perturb = list(perturbations.STANDARD) if "all" in args.perturb else args.perturb
-        for change in args.perturb:
-            perturbations.perturb(Image.new("RGB", (8, 8)), change)
-        if args.repeats < 1 or args.batch_size < 1:
-            raise ArmError("--repeats and --batch-size must be 1 or more")
-        for arm in arms:
-            if arm.checkpoint:
-                checkpoint.find(arm.checkpoint)
+        arms = _checked_arms(args)
         cases = read_cases(args.cases)
         check(cases, str(args.cases))
         records = read_manifest(args.cases)
         overlaps = {arm.name: check_overlap(records, arm, args.allow_overlap) for arm in arms}
         state = PartialState(cpu=not torch.cuda.is_available())
-        if state.is_main_process:
-            check_folder(args.run_dir, [arm.name for arm in arms], args.cases, args.replace)
+        stale = check_folder(args.run_dir, [arm.name for arm in arms], args.cases, args.replace)
         generation = Generation(
             max_new_tokens=args.max_new_tokens, temperature=args.temperature, seed=args.seed
         )
@@ -236,6 +249,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         model = load_model(config, None, state.device, with_encoder=False)
         initial = in_own_thread(lambda: copy.deepcopy(model.projection.state_dict()))
         precision = str(model.language_model.dtype).removeprefix("torch.")
+        for name in stale if state.is_main_process else ():
+            forget(args.run_dir, name)
         for arm in arms:
             card = in_own_thread(partial(_put_in, model, config, initial, arm.checkpoint))
             if state.is_main_process:

@@ -311,6 +311,8 @@ def test_one_run_has_one_list_of_cases(root, tmp_path, capsys, monkeypatch):
     assert answer(root, tmp_path, "fewer.jsonl", "--num-prompts", "0") == 1
     assert "about another list of cases" in capsys.readouterr().err
     assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert answer(root, tmp_path, "fewer.jsonl", "--replace", "--temperature", "-1") == 1
+    assert {path.name: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
     assert answer(root, tmp_path, "fewer.jsonl", "--num-prompts", "0", "--replace") == 0
     assert {path.name for path in (tmp_path / "answers").iterdir()} == {
         "untrained.jsonl", "untrained.meta.json"
@@ -322,6 +324,7 @@ def test_one_run_has_one_list_of_cases(root, tmp_path, capsys, monkeypatch):
     [
         (["--perturb", "tilt:3"], "'tilt:3' is no change"),
         (["--arm", "two_step"], "write NAME=CHECKPOINT"),
+        (["--arm", "untrained"], "arm 'untrained' is named twice"),
         (["--arm", "a/b=x"], "letters, digits"),
         (["--repeats", "0"], "must be 1 or more"),
         (["--temperature", "-1"], "temperature must be at least 0"),
