@@ -87,7 +87,8 @@ def launch(tools: Tools, address: Address, language: str = "en", password: str |
     extra: dict[str, object] = {"css": page.CSS}
     if password is not None:
         extra["auth"] = lambda name, word: secrets.compare_digest(word.encode(), password.encode())
-        extra["auth_message"] = page_texts.load(language)["not_a_diagnosis"]
+        texts = page_texts.load(language)
+        extra["auth_message"] = f"{texts['not_a_diagnosis']} {texts['login']}"
     health = {"status": "ok", "checkpoint": tools.model["checkpoint"]}
     return serving.launch(blocks, address, health, **extra)
 

@@ -160,6 +160,9 @@ def test_password_keeps_strangers_out(folder):
         with pytest.raises(urllib.error.HTTPError, match="401"):
             urllib.request.urlopen(f"{url}/config")
         assert json.load(urllib.request.urlopen(f"{url}/health"))["status"] == "ok"
+        asked = urllib.request.urlopen(url).read().decode()
+        assert "Not a diagnosis" in asked
+        assert "any user name" in asked, "there are no users, and without a name Gradio says nothing at all"
         opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(CookieJar()))
         with pytest.raises(urllib.error.HTTPError, match="400"):
             opener.open(f"{url}/login", urlencode({"username": "x", "password": "blau"}).encode())
