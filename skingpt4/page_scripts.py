@@ -11,10 +11,12 @@ SAVE = """(file) => { if (!file) return; const [name, url] = file;
   const link = Object.assign(document.createElement("a"), {href: url, download: name});
   document.body.append(link); link.click(); link.remove(); }"""
 # A picture that is pasted anywhere takes the way of one that is chosen; Gradio alone reads the clipboard on a click
-# only. The upload's input is there while that source is open.
+# only. The upload's input is there while that source is open. Office programs put a picture beside copied text; the
+# text goes into a text box.
 _PASTE = """const paste = async event => {
     const file = [...event.clipboardData.files].find(one => one.type.startsWith("image/"));
-    if (!file || !document.querySelector("#picture")) return;
+    const text = event.clipboardData.types.includes("text/plain") && event.target.closest("input, textarea");
+    if (!file || text || !document.querySelector("#picture")) return;
     event.preventDefault();
     const find = () => document.querySelector("#picture input[type=file]");
     if (!find()) document.querySelector("#picture .source-selection button").click();

@@ -137,14 +137,16 @@ class Clinician:
         self.page.click(selector)
         return self.ended(answers)
 
-    def paste(self, path: Path) -> None:
-        """Paste a picture, as Ctrl+V does when a screenshot or a copied picture is in the clipboard."""
-        self.page.evaluate(
-            """data => { const bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0)), sent = new DataTransfer();
+    def paste(self, path: Path, text: str = "") -> bool:
+        """Paste a picture as Ctrl+V does, and what text was copied with it; returns whether the page took it."""
+        return self.page.evaluate(
+            """([data, text]) => { const bytes = Uint8Array.from(atob(data), c => c.charCodeAt(0));
+              const sent = new DataTransfer();
               sent.items.add(new File([bytes], "image.png", {type: "image/png"}));
-              const pasted = new ClipboardEvent("paste", {clipboardData: sent, bubbles: true});
-              document.activeElement.dispatchEvent(pasted); }""",
-            base64.b64encode(path.read_bytes()).decode(),
+              if (text) sent.items.add(text, "text/plain");
+              const how = {clipboardData: sent, bubbles: true, cancelable: true};
+              return !document.activeElement.dispatchEvent(new ClipboardEvent("paste", how)); }""",
+            [base64.b64encode(path.read_bytes()).decode(), text],
         )
 
     def save(self, kind: str) -> bytes:

@@ -222,7 +222,9 @@ def test_paste_and_camera(url, chromium, pictures):
     clinician = Clinician(chromium, url)
     page = clinician.page
     clinician.accept()
-    clinician.paste(pictures[0])
+    page.focus("#question textarea")
+    assert not clinician.paste(pictures[0], "a question from a document"), "text goes where one types"
+    assert clinician.paste(pictures[0])
     page.wait_for_selector("#gallery .views > li:nth-child(1) img")
     clinician.use_anyway()
     page.click("#picture button[aria-label='Capture from camera']")
@@ -232,7 +234,7 @@ def test_paste_and_camera(url, chromium, pictures):
     page.wait_for_selector("#gallery .views > li:nth-child(2) img")
     clinician.use_anyway()
     page.wait_for_selector("#picture video", state="hidden")
-    clinician.paste(pictures[1])
+    assert clinician.paste(pictures[1])
     page.wait_for_selector("#gallery .views > li:nth-child(3) img")
     assert (clinician.foreign, clinician.errors) == ([], [])
     clinician.close()
