@@ -94,7 +94,7 @@ def _memory(patient: Patient, free: int, spread: bool) -> Iterator[Finding]:
         if gpu:
             host = memory.LIBRARIES + parts.get("kept features", 0)
             text += f"; host about {host / memory.GIB:.1f} GiB"
-        # The estimate was up to 13 % too low (docs/memory.md): near the limit it warns, well above it it refuses.
+        # The estimate was up to 12 % too low (docs/memory.md): near the limit it warns, well above it it refuses.
         if spread or total <= 0.8 * free:
             yield Finding(name, OK, text)
         else:
