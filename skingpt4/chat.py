@@ -225,7 +225,9 @@ class ChatSession:
             stop.set()  # whoever stops listening ends the work too
         if turns is self.turns:
             self.last_timing = answer.timing
-            turns.append(Turn(turn.question, "".join(said).strip(), turn.num_images))
+            written = self.model.tokenizer.decode(answer.ids)
+            blank = written[: len(written) - len(written.lstrip())]
+            turns.append(Turn(turn.question, "".join(said).strip(), turn.num_images, blank))
             self.waiting -= turn.num_images
 
     def _submit(self, prompt: Encoded, generation: Generation) -> Stream:

@@ -78,11 +78,15 @@ TOKENIZER_TEMPLATE = "tokenizer"  # the name under which the tokenizer's own cha
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, its answer (None: to be generated) and how many new pictures stand before the question."""
+    """A question, its answer (None: to be generated) and how many new pictures stand before the question.
+
+    `blank` is what the model wrote before the answer's first letter: part of what it has read, but not shown.
+    """
 
     question: str
     answer: str | None = None
     num_images: int = 0
+    blank: str = ""
 
 
 @dataclass(frozen=True)
@@ -126,7 +130,7 @@ def render(template: Template | None, turns: Sequence[Turn], tokenizer: Any = No
         before = template.between + text.removeprefix(template.end) if number else template.system + text
         pieces.append((before, False))
         if turn.answer is not None:
-            pieces.append((turn.answer + template.end, True))
+            pieces.append((turn.blank + turn.answer + template.end, True))
     return pieces
 
 
@@ -172,7 +176,10 @@ def _render_with_tokenizer(turns: Sequence[Turn], tokenizer: Any) -> list[tuple[
         # read it in training would miss it later, so it is learnt with the answer.
         stem = before.rstrip()
         lead = before[len(stem) + blanks :]
-        pieces += [(before[: len(before) - len(lead)], False), (lead + turn.answer + end, True)]
+        pieces += [
+            (before[: len(before) - len(lead)], False),
+            ((turn.blank or lead) + turn.answer + end, True),
+        ]
         rest = rest[len(end) :]
     if open_end:
         pieces.append((rest, False))

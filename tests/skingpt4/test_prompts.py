@@ -364,3 +364,9 @@ def test_shorten_gives_a_prefix_within_the_budget(byte_tokenizer, answer, budget
     ends = [answer[: m.start()] for m in re.finditer(r"(?<=[.!?])\s+", answer)]
     fitting = [text for text in ends if length(text) <= budget]
     assert not fitting or len(result) >= len(fitting[-1])
+
+
+def test_a_blank_that_the_model_wrote_before_its_answer_is_read_again():
+    turns = [Turn("What is it?", "It is acne.", 0, " "), Turn("Why?")]
+    text = "".join(text for text, _ in render(get_template("minigpt4_chat"), turns))
+    assert text.endswith("###Human: What is it?###Assistant: It is acne.###Human: Why?###Assistant:")
