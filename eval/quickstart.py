@@ -103,7 +103,7 @@ def _answer(
     command += [
         "--num-prompts",
         str(num_prompts),
-        "--concept-scores",
+        *(["--concept-scores"] if num_prompts > 1 else []),  # of the main arm
         "--replace",
         *(["--max-new-tokens", "16"] if short else []),
     ]
