@@ -27,6 +27,7 @@ from skingpt4.config import Config
 from skingpt4.decoding import Decoder
 from skingpt4.errors import reported
 from skingpt4.generation import Generation
+from skingpt4.language import DTYPES
 from skingpt4.model import SkinGPT4
 from skingpt4.threads import in_own_thread
 
@@ -151,6 +152,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config", default="configs/tiny/step2.yaml", help="(default: %(default)s)")
     parser.add_argument("--checkpoint", help="a projection; by default an untrained one")
+    parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="of the language model")
     parser.add_argument("--pairs", type=int, default=5, help="(default: %(default)s)")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, metavar="TOKENS",
         help="longest answer of each turn (default: %(default)s)")  # fmt: skip
@@ -161,6 +163,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.pairs < 1 or not 1 <= len(args.lengths) <= 4 or min(args.lengths) < 1:
             raise ChatError("--pairs must be at least 1, --lengths one to four numbers of at least 1")
         config, _ = config_and_checkpoint(args.config, args.checkpoint)
+        config.language.dtype = args.dtype
         config.compat = "minigpt4"
         model = load_model(config, args.checkpoint, torch.device("cpu"))
         talk = Consultation(model, config, args.lengths, args.max_guessed)

@@ -26,6 +26,7 @@ from skingpt4.config import Config
 from skingpt4.decoding import Decoder
 from skingpt4.errors import reported
 from skingpt4.generation import Generation
+from skingpt4.language import DTYPES
 from skingpt4.model import SkinGPT4
 from skingpt4.streams import Timing
 
@@ -115,6 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--config", default="configs/tiny/step2.yaml", help="(default: %(default)s)")
     parser.add_argument("--checkpoint", help="a projection; by default an untrained one")
+    parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="of the language model")
     parser.add_argument("--users", type=int, nargs="+", default=(1, 4, 16), help="(default: 1 4 16)")
     parser.add_argument("--pairs", type=int, default=3, help="(default: %(default)s)")
     parser.add_argument("--max-rows", type=int, default=16, help="decoded together (default: %(default)s)")
@@ -125,6 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if min(args.pairs, args.max_new_tokens, *args.users) < 1 or args.max_rows < 2:
             raise ChatError("--pairs, --users and --max-new-tokens must be at least 1, --max-rows at least 2")
         config, _ = config_and_checkpoint(args.config, args.checkpoint)
+        config.language.dtype = args.dtype
         model = load_model(config, args.checkpoint, torch.device("cpu"))
         found = [
             measure(Crowd(model, config, users, args.max_new_tokens), args.pairs, args.max_rows)
