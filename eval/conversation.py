@@ -24,6 +24,7 @@ from skingpt4 import history
 from skingpt4.chat import CLINICAL_PROMPTS, Generation
 from skingpt4.config import Config
 from skingpt4.decoding import Decoder
+from skingpt4.kept_caches import Kept
 from skingpt4.model import SkinGPT4
 from skingpt4.prompts import Turn, encode_turns, get_template, stop_strings
 from skingpt4.scoring import (
@@ -33,7 +34,7 @@ from skingpt4.scoring import (
     concept_sentences,
     score_answers,
 )
-from skingpt4.streams import Kept, Stream
+from skingpt4.streams import Stream
 from skingpt4.taxonomy import CONCEPTS, find_concepts
 
 PROBES = (CONCEPTS_QUESTION, DIAGNOSIS_QUESTION)

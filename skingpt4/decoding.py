@@ -10,7 +10,6 @@ from __future__ import annotations
 import atexit
 import hashlib
 import threading
-import time
 import warnings
 import weakref
 from collections import deque
@@ -20,18 +19,18 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
 
 from skingpt4.generation import Generation, Sampler, knows_rules
 from skingpt4.graphs import Step, can_repeat
+from skingpt4.kept_caches import Kept, KeptCaches
 from skingpt4.kv_cache import Rows, can_hold
 from skingpt4.language import input_device
 from skingpt4.lookup import Lookup
 from skingpt4.model import SkinGPT4
 from skingpt4.prompts import IMAGE_TOKEN, Encoded
-from skingpt4.streams import Kept, Stream
+from skingpt4.streams import Stream
 from skingpt4.threads import fulfil
+from skingpt4.whole_answers import answer_whole
 
 T = TypeVar("T")
 _DECODERS: weakref.WeakKeyDictionary[SkinGPT4, Decoder] = weakref.WeakKeyDictionary()
@@ -63,14 +62,13 @@ class Decoder:
         """
         self._model = weakref.ref(model)
         self.max_rows, self.prefill_tokens = max_rows, prefill_tokens
-        self.max_idle_seconds, self.max_cached_bytes = max_idle_seconds, max_cached_bytes
+        self.caches = KeptCaches(max_idle_seconds, max_cached_bytes)
         self.max_guessed = max_guessed
         rules = model.language_model.generation_config
         self.reads_whole = not (can_hold(model.language_model.config) and knows_rules(rules))
         self._wake = threading.Condition()
         self._waiting: deque[Stream] = deque()
         self._jobs: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
-        self._keeping: weakref.WeakSet[Kept] = weakref.WeakSet()
         self._thread: threading.Thread | None = None
         # The thread's own.
         self._reading: Stream | None = None
@@ -93,10 +91,7 @@ class Decoder:
 
     def keep(self) -> Kept:
         """A place for one conversation's cache; give it to every `submit` of that conversation."""
-        kept = Kept()
-        with self._wake:
-            self._keeping.add(kept)
-        return kept
+        return self.caches.new()
 
     @property
     def is_busy(self) -> bool:
@@ -106,8 +101,7 @@ class Decoder:
     @property
     def cached_bytes(self) -> int:
         """Memory of all kept caches, those in use by an answer left out."""
-        with self._wake:
-            return sum(kept.rows.num_bytes for kept in self._keeping if kept.rows is not None)
+        return self.caches.num_bytes
 
     def submit(
         self,
@@ -182,13 +176,13 @@ class Decoder:
     def _run(self) -> None:
         while True:
             with self._wake:
-                self._drop_idle()
+                self.caches.drop_idle()
                 while not (self._waiting or self._jobs):
-                    if self._closing or not any(kept.rows is not None for kept in self._keeping):
+                    if self._closing or self.caches.is_empty:
                         self._thread = None
                         return
-                    self._wake.wait(min(60.0, self.max_idle_seconds))
-                    self._drop_idle()
+                    self._wake.wait(min(60.0, self.caches.max_idle_seconds))
+                    self.caches.drop_idle()
             model = self._model()
             try:
                 with torch.no_grad():
@@ -218,7 +212,7 @@ class Decoder:
                     continue
                 if self.reads_whole or stream.generation.num_beams > 1:
                     self._reading = None
-                    self._generate(model, stream)
+                    answer_whole(model, stream)
                     continue
                 if stream._rows is None:
                     self._begin(model, stream)
@@ -227,12 +221,12 @@ class Decoder:
             except BaseException as error:
                 self._reading = None
                 if _is_out_of_memory(error):
-                    self._drop_all()
+                    self.caches.drop_all()
                 stream._finish(error=error)
 
     def _next(self) -> Stream | None:
         with self._wake:
-            self._drop_idle()
+            self.caches.drop_idle()
             if self._waiting and len(self._running) < self.max_rows:
                 return self._waiting.popleft()
         return None
@@ -240,7 +234,7 @@ class Decoder:
     def _end_reading(self, stream: Stream) -> None:
         self._reading = None
         if stream._rows is not None:
-            self._put_back(stream, stream._rows)
+            self.caches.put_back(stream.kept, [*stream._keys, *stream.ids], stream._rows)
         stream._finish()
 
     def _begin(self, model: SkinGPT4, stream: Stream) -> None:
@@ -251,10 +245,7 @@ class Decoder:
         stream._lookup = Lookup(stream._keys)
         device = stream._embeds.device
         stream._sampler = Sampler(stream.generation, model.language_model.generation_config, device)
-        with self._wake:
-            kept = stream.kept
-            rows, kept.rows = kept.rows, None
-            shared = _num_shared(kept.ids, stream._keys) if rows is not None else 0
+        rows, shared = self.caches.take(stream.kept, stream._keys)
         shared = min(shared, len(ids) - 1)  # something must be read to know what follows
         if rows is None or shared == 0:
             rows = Rows(len(ids) + 1)
@@ -274,7 +265,7 @@ class Decoder:
             self._reading, stream._embeds = None, None
             assert stream._sampler is not None
             if stream._say(stream._sampler.choose(logits[0, -1], ())) or stream.stopped.is_set():
-                self._put_back(stream, rows)
+                self.caches.put_back(stream.kept, [*stream._keys, *stream.ids], rows)
                 stream._finish()
             else:
                 self._join(stream, rows)
@@ -344,7 +335,7 @@ class Decoder:
         """A step failed: who came last pays, the others try again. Kept caches go first if memory was short."""
         assert self._rows is not None
         self._rows.take_back()
-        if _is_out_of_memory(error) and self._drop_all():
+        if _is_out_of_memory(error) and self.caches.drop_all():
             return
         stream = self._running[-1]
         self._leave(len(self._running) - 1, keep=False)
@@ -354,66 +345,15 @@ class Decoder:
         rows, stream = self._rows, self._running[place]
         assert rows is not None
         alone = len(self._running) == 1
-        if keep and self._is_kept(stream):
-            self._put_back(stream, rows if alone and rows.num_reserved == 1 else rows.copy_out(place))
+        if keep and self.caches.wants(stream.kept):
+            own = rows if alone and rows.num_reserved == 1 else rows.copy_out(place)
+            self.caches.put_back(stream.kept, [*stream._keys, *stream.ids], own)
         if alone:
             self._rows = self._repeated = None
         else:
             rows.leave(place)
         self._running[place] = self._running[-1]
         self._running.pop()
-
-    def _is_kept(self, stream: Stream) -> bool:
-        with self._wake:
-            return not stream.kept.closed and stream.kept in self._keeping
-
-    def _put_back(self, stream: Stream, rows: Rows) -> None:
-        if not self._is_kept(stream):
-            return
-        kept = stream.kept
-        with self._wake:
-            kept.ids = [*stream._keys, *stream.ids][: rows.lengths[0]]
-            kept.rows, kept.used = rows, time.monotonic()
-            held = sorted((k for k in self._keeping if k.rows is not None), key=lambda k: k.used)
-            too_much = sum(k.rows.num_bytes for k in held if k.rows is not None) - self.max_cached_bytes
-            for oldest in held:
-                if too_much > 0 and oldest.rows is not None:
-                    too_much -= oldest.rows.num_bytes
-                    oldest.rows, oldest.ids = None, []
-
-    def _drop_idle(self) -> None:
-        for kept in list(self._keeping):
-            if kept.rows is not None and time.monotonic() - kept.used >= self.max_idle_seconds:
-                kept.rows, kept.ids = None, []
-
-    def _drop_all(self) -> bool:
-        """Drop all kept caches; returns whether there were any."""
-        with self._wake:
-            held = [kept for kept in self._keeping if kept.rows is not None]
-            for kept in held:
-                kept.rows, kept.ids = None, []
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-        return bool(held)
-
-    def _generate(self, model: SkinGPT4, stream: Stream) -> None:
-        """Beams, and models whose state cannot be cut back: transformers' own loop, one answer at a time."""
-        stream._num_read = len(stream.prompt.input_ids)
-        greedy = stream.generation.num_beams == 1  # beams have no text before they end
-        with torch.random.fork_rng():
-            torch.manual_seed(stream.generation.seed)
-            text = model.generate(
-                [stream.prompt],
-                stream.queries,
-                stream.stop_strings,
-                stopping_criteria=StoppingCriteriaList([_Stopped(stream.stopped)]),
-                streamer=_Streamer(stream) if greedy else None,
-                **stream.generation.options(),
-            )[0]
-        if not greedy:
-            stream.ids = stream._tokenizer(text, add_special_tokens=False)["input_ids"]
-            stream._first = time.perf_counter() - stream._began
-        stream._finish(text)
 
 
 def close_all() -> None:
@@ -449,35 +389,5 @@ def _keys(ids: Sequence[int], embeds: Tensor) -> list[int]:
     return keys
 
 
-def _num_shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """The length of the common beginning."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))
-
-
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
-
-
-class _Streamer(BaseStreamer):
-    """Gives the tokens of `generate` to a stream; its first call shows the prompt."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream, self.begun = stream, False
-
-    def put(self, value: Tensor) -> None:
-        if self.begun:
-            for token in value.flatten().tolist():
-                self.stream._say(token)
-        self.begun = True
-
-    def end(self) -> None:
-        """`Stream._finish` follows."""
-
-
-class _Stopped(StoppingCriteria):
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)

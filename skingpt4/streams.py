@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from skingpt4.generation import Generation, Sampler
+from skingpt4.kept_caches import Kept
 from skingpt4.kv_cache import Rows
 from skingpt4.lookup import Lookup
 from skingpt4.model import cut_at
@@ -27,21 +28,6 @@ class Timing:
     num_tokens: int
     num_read_tokens: int  # of the prompt; the others were in the kept cache
     num_rows: int  # the most answers that were decoded together with it, itself included
-
-
-class Kept:
-    """The keys and values of one conversation between its turns; closed when the conversation ends."""
-
-    def __init__(self) -> None:
-        """Hold nothing yet."""
-        self.ids: list[int] = []  # of what `rows` holds; below 0 for a picture's vectors, by their content
-        self.rows: Rows | None = None
-        self.used = time.monotonic()
-        self.closed = False
-
-    def close(self) -> None:
-        """Drop the cache for good, also one that an answer still uses."""
-        self.closed, self.rows, self.ids = True, None, []
 
 
 class Stream:
