@@ -19,7 +19,7 @@ from skingpt4.config import LOCAL
 from skingpt4.errors import UserError
 from skingpt4.float16 import guard, guard_linear
 from skingpt4.head_loss import head_loss
-from skingpt4.language_checks import LanguageModelError, require_vocabulary, require_whole
+from skingpt4.language_checks import LanguageModelError, cannot_load, require_vocabulary, require_whole
 from skingpt4.placement import DEVICE_RULES
 from skingpt4.prompts import IGNORED
 from skingpt4.quantisation import plain_linears, quantiser, require_quantised
@@ -128,9 +128,7 @@ def load_language_model(
                 **place,
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise LanguageModelError(
-            f"language.model: {name} cannot be loaded ({str(error).strip().splitlines()[0][:300]})"
-        ) from None
+        raise cannot_load(name, error) from None
     model, found = loaded
     if found["missing_keys"]:  # transformers would fill them with random numbers and only log it
         names = ", ".join(sorted(found["missing_keys"])[:4])

@@ -27,13 +27,14 @@ def fulfil(future: Future[Any], work: Callable[[], Any]) -> None:
 def in_own_thread(work: Callable[[], T]) -> T:
     """Do some work in a thread that ends with it, its workers too; returns what it returns.
 
-    Ctrl-C ends the waiting at once.
+    Ctrl-C ends the waiting at once; the process ends when the work has.
 
     Raises:
         BaseException: what the work raises.
     """
     future: Future[T] = Future()
-    thread = threading.Thread(target=fulfil, args=(future, work), daemon=True)
+    # Not a daemon: Python, when it ends, would tear it out of the library it computes in, which aborts the process.
+    thread = threading.Thread(target=fulfil, args=(future, work))
     thread.start()
     found = future.result()
     thread.join()
