@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -65,15 +66,27 @@ def build(tools: Tools, language: str = page_texts.FIRST, place: Place = Place()
             _Page(tools, texts, place, paths).lay_out(blocks)
 
     def closed(request: gr.Request) -> None:
-        """Wipe what a page held as soon as it is closed; Gradio keeps it for an hour, and what it drew longer."""
-        holder, session = blocks.state_holder, request.session_hash or ""
-        holder.delete_state(session)
-        holder.session_data.pop(session, None)
-        holder.time_last_used.pop(session, None)
+        _wipe(blocks, request.session_hash or "")
 
     with blocks:
         blocks.unload(closed)
     return blocks
+
+
+def _wipe(blocks: gr.Blocks, session: str) -> None:
+    """Drop what a page held as soon as it is closed; Gradio keeps it for an hour, and what it drew longer.
+
+    An event that is still under way would write what it draws into a new state; so it is waited for.
+    """
+    holder, busy = blocks.state_holder, True
+    while busy:
+        jobs = [event for job in blocks._queue.active_jobs if job for event in job]
+        busy = any(event.session_hash == session for event in jobs)
+        holder.delete_state(session)
+        holder.session_data.pop(session, None)
+        holder.time_last_used.pop(session, None)
+        if busy:
+            time.sleep(0.1)
 
 
 class _Page:

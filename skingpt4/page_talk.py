@@ -103,16 +103,19 @@ class Talk:
         sent = [view for view in visit.views if view.sent]
         if not sent or visit.scored_views == len(sent) or self.tools.differential is None:
             return
+        pictures = [
+            view.shown.picture for view in sent
+        ]  # which are dropped when the page is closed meanwhile
         yield Shown(note=note(self.texts["differential.working"]))
         try:
             scored = self.tools.differential(visit.session, self.texts.code)
-            maps = []
-            if self.tools.heatmap is not None:
-                for view in sent:
-                    assert view.shown.picture is not None
-                    maps.append(data_url(self.tools.heatmap(view.shown.picture)))
+            heatmap = self.tools.heatmap
+            maps = [
+                data_url(heatmap(picture)) for picture in pictures if heatmap and picture and not visit.ended
+            ]
         except Exception as error:
-            yield Shown(note=failure(error, self.texts))
+            if not visit.ended:
+                yield Shown(note=failure(error, self.texts))
             return
         if visit.ended:
             return
@@ -177,6 +180,8 @@ class Talk:
             turn.seconds = round(time.monotonic() - started, 3)
             last = Shown(visit.messages(), self._ended(visit, session, turn), False, views=True, full=False)
         except Exception as error:
+            if visit.ended:  # deleted or closed meanwhile, pictures and all: no failure, and nobody to tell
+                return
             full = type(error).__name__ == "ContextFull"
             self._put_back(visit, session, turn, replaced)
             self.tools.log("answer_failed", id=record.id, kind=type(error).__name__)

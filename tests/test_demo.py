@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -172,32 +173,60 @@ def test_password_keeps_strangers_out(folder):
         blocks.close(verbose=False)
 
 
-def test_closing_the_page_wipes_what_it_held(tmp_path):
+def holding(blocks) -> set[str]:
+    """The sessions that hold a case, or a picture in what they drew."""
+    found = {}
+    for name, state in list(blocks.state_holder.session_data.items()):
+        found[name] = any(state.state_data.values()) or "data:image" in repr(state.config_values)
+    return {name for name, holds in found.items() if holds}
+
+
+def wait_until(true) -> None:
+    deadline = time.monotonic() + 300
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_closing_the_page_wipes_what_it_held_also_while_it_answers(tmp_path):
     """Gradio keeps the state of a closed page for an hour, and what it drew for good."""
-    stubs = []
+    stubs, answering, go_on = [], threading.Event(), threading.Event()
+
+    class Slow(Stub):
+        def stream(self, question, generation):
+            yield "It "
+            if question == "Slowly?":
+                answering.set()
+                assert go_on.wait(300)
+                yield "is "
 
     def session():
-        stubs.append(Stub())
+        stubs.append(Slow())
         return stubs[-1]
 
     address = demo.Address(port=free_port())
     blocks = demo.launch(tools(session), address)
     try:
-        pages = [Page(f"http://127.0.0.1:{address.port}") for _ in range(2)]
+        idle, busy, stays = pages = [Page(f"http://127.0.0.1:{address.port}") for _ in range(3)]
         for page in pages:
             page.begin()
             page.add(Path(upload(tmp_path)["path"]).read_bytes())
-            page.ask("What is it?")
-        held = blocks.state_holder.session_data
-        gone, stays = pages
-        assert {gone.session, stays.session} <= set(held)
-        with gone.http.stream("GET", f"/gradio_api/heartbeat/{gone.session}") as alive:
-            next(alive.iter_lines())  # the page is open as long as this goes on
-        deadline = time.monotonic() + 300
-        while gone.session in held:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        assert [stub.closed for stub in stubs] == [True, False]
-        assert "What is it?" in stays.ask("And now?"), "another page goes on"
+        assert holding(blocks) == {page.session for page in pages}
+
+        def ask_slowly():
+            with contextlib.suppress(Exception):  # it is closed before there is an answer
+                busy.ask("Slowly?")
+
+        threading.Thread(target=ask_slowly, daemon=True).start()
+        assert answering.wait(300)
+        for page in (idle, busy):
+            with page.http.stream("GET", f"/gradio_api/heartbeat/{page.session}") as alive:
+                next(alive.iter_lines())  # the page is open as long as this goes on
+        wait_until(lambda: [stub.closed for stub in stubs] == [True, True, False])
+        go_on.set()
+        wait_until(lambda: not any(blocks._queue.active_jobs))
+        wait_until(lambda: holding(blocks) == {stays.session})
+        assert "What is it?" in stays.ask("What is it?"), "another page goes on"
     finally:
+        go_on.set()
         blocks.close(verbose=False)

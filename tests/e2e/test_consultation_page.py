@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,6 +35,7 @@ from tests.skingpt4.tiny import (  # noqa: E402
     save_language_model,
     tiny_config,
 )  # fmt: skip
+from tests.test_demo import holding, wait_until  # noqa: E402
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
 SHOTS = os.environ.get(
@@ -89,10 +89,7 @@ def url(tmp_path_factory) -> Iterator[str]:
     address = demo.Address(port=free_port())
     blocks = demo.launch(tools, address)
     yield f"http://127.0.0.1:{address.port}"
-    deadline = time.monotonic() + 2 * PATIENCE / 1000
-    while blocks.state_holder.session_data and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not blocks.state_holder.session_data, "a page that is closed leaves nothing in memory"
+    wait_until(lambda: not holding(blocks))  # a page that is closed leaves nothing in memory
     blocks.close(verbose=False)
     del os.environ["GRADIO_TEMP_DIR"]
     assert [path for path in private.rglob("*") if path.is_file()] == [], "no picture was left behind"

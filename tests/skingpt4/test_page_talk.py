@@ -142,6 +142,23 @@ def test_full_conversation_goes_on_from_a_summary(tmp_path):
     assert len(visit.messages()) == 2, "what was said stays to be read and saved"
 
 
+def test_closing_while_it_is_scored_or_answered_is_no_failure(tmp_path, capsys):
+    def closed(session, language):
+        visit.forget()
+        return Scored(())
+
+    talk, visit = case(Stub(), tmp_path, differential=closed, heatmap=lambda picture: picture)
+    list(talk.ask(visit, "What?", SETTINGS))
+    assert TEXTS["differential.working"] in [step.note for step in talk.score(visit)][-1], (
+        "and nothing after that"
+    )
+    stub = Stub()
+    talk, visit = case(stub, tmp_path)
+    stub.add_image = lambda image: visit.forget() or image.no_such_thing
+    assert len(list(talk.ask(visit, "What?", SETTINGS))) == 1
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(("said", "cut"), [(160, True), (159, False)])
 def test_an_answer_as_long_as_it_may_be_is_said_to_be_cut(tmp_path, said, cut):
     stub = Stub()
