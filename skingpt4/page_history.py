@@ -18,11 +18,11 @@ def controls(texts: Texts, trained: bool) -> list[Any]:
     gr.HTML(f'<p class="hint">{page_views.text(texts[f"history.{which}"])}</p>')
     with gr.Row():
         site = gr.Dropdown(
-            _choices(texts, "sites", history.SITES), value=None, allow_custom_value=True, min_width=140,
+            _choices(texts, "sites", history.SITES), value=None, allow_custom_value=True, min_width=160,
             label=texts["history.site"], elem_id="site",
         )  # fmt: skip
         duration = gr.Textbox(
-            label=texts["history.duration"], max_length=history.LONGEST, max_lines=1, min_width=140,
+            label=texts["history.duration"], max_length=history.LONGEST, max_lines=1, min_width=160,
             placeholder=texts["history.duration_example"],
         )  # fmt: skip
     symptoms = gr.CheckboxGroup(
@@ -31,9 +31,9 @@ def controls(texts: Texts, trained: bool) -> list[Any]:
     with gr.Row():
         unsaid = [(texts["history.unsaid"], "")]
         bands = [(band, band) for band in history.AGE_BANDS]
-        age = gr.Dropdown(unsaid + bands, value="", label=texts["history.age_band"], min_width=120)
+        age = gr.Dropdown(unsaid + bands, value="", label=texts["history.age_band"], min_width=160)
         types = [(name, name) for name in history.SKIN_TYPES]
-        skin = gr.Dropdown(unsaid + types, value="", label=texts["history.fitzpatrick"], min_width=120)
+        skin = gr.Dropdown(unsaid + types, value="", label=texts["history.fitzpatrick"], min_width=160)
     medication = gr.Textbox(label=texts["history.medication"], max_length=history.LONGEST, max_lines=1)
     use = gr.Checkbox(trained, label=texts["history.use"], elem_id="use-history")
     return [site, duration, symptoms, age, skin, medication, use]

@@ -140,6 +140,9 @@ def test_consultation(url, chromium, pictures, tmp_path):
     assert page.locator("#scores .maps img").count() == 2
     assert texts["not_a_diagnosis"][:16] in page.inner_text("#disclaimer")
     clinician.shot(shots / "consultation_desktop.png")
+    for folded in ("#history", "#settings"):
+        page.click(f"{folded} button")
+        page.wait_for_selector(f"{folded} input >> visible=true")
     assert contrasts(page) == [], "text that is hard to read"
 
     saved = {kind: clinician.save(kind) for kind in ("html", "pdf", "json")}
