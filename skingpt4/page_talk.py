@@ -122,7 +122,7 @@ class Talk:
         visit.scored, visit.maps, visit.scored_views = scored, maps, len(sent)
         visit.record.differential = scored.to_dict()
         self.tools.log("differential", id=visit.record.id, confident=scored.confident)
-        yield Shown(note="", scores=True)
+        yield Shown(note=visit.said, scores=True)  # whether it was stopped or cut is still to be read
 
     def _ready(
         self, visit: Visit | None, question: str, settings: Sequence[float | None]
@@ -189,6 +189,7 @@ class Talk:
         finally:
             session.stop()  # nothing more is computed, also when the page was closed meanwhile
             visit.answering = None
+        visit.said = last.note or ""
         # What was deleted meanwhile belongs to no page any more.
         if not visit.ended:
             yield last

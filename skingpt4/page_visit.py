@@ -88,6 +88,7 @@ class Visit:
     answering: ChatSession | None = None
     stopped: bool = False
     editing: bool = False
+    said: str = ""  # the note about the last answer
     history: Any = None  # a `history.History` once something was entered
     scored: Any = None  # the `differential.Differential`
     scored_views: int = 0  # how many pictures it is about

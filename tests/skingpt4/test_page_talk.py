@@ -163,8 +163,9 @@ def test_closing_while_it_is_scored_or_answered_is_no_failure(tmp_path, capsys):
 def test_an_answer_as_long_as_it_may_be_is_said_to_be_cut(tmp_path, said, cut):
     stub = Stub()
     stub.last_timing = SimpleNamespace(num_tokens=said, seconds=4.25, seconds_to_first_token=0.5)
-    talk, visit = case(stub, tmp_path)
+    talk, visit = case(stub, tmp_path, differential=lambda session, language: Scored(()))
     last = list(talk.ask(visit, "What?", SETTINGS))[-1]
+    assert list(talk.score(visit))[-1].note == last.note, "scoring does not take it away"
     assert f"{said} tokens in 4.2 seconds" in last.note
     assert (TEXTS["chat.cut"] in last.note) is cut
 
