@@ -200,6 +200,7 @@ def test_stop_again_and_change(url, chromium, pictures):
     assert Paced.asked_to_stop.wait(PATIENCE / 1000)
     Paced.gate.set()
     stopped = clinician.ended(1)
+    page.wait_for_selector("#scores .bars li")  # whose note takes that place while it is scored
     page.wait_for_selector(f"#note >> text={texts['chat.stopped']}")
     page.click("#regenerate")
     page.wait_for_selector(f"#note >> text={texts['chat.same_again']}")  # said at its end
