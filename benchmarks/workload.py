@@ -24,10 +24,11 @@ def answer_lengths(count: int, seed: int = 0) -> list[int]:
 def answer_of(tokenizer: Any, template: Template | None, length: int, seed: int = 0) -> str:
     """A text that takes `length` tokens with the template's end, or a few less where no cut gives just as many."""
     end = answer_end(template, tokenizer)
-    words = " ".join(render_phantom(seed, "benchmark", number, size=32).note for number in range(12))
+    notes = range(12 * (1 + length // LONGEST))
+    words = " ".join(render_phantom(seed, "benchmark", number, size=32).note for number in notes)
     if tokenizer(words, add_special_tokens=False)["input_ids"][:9].count(tokenizer.unk_token_id) > 4:
         rng = np.random.default_rng(seed)  # the stand-in of a random model knows no English
-        words = " ".join(f"w{number}" for number in rng.integers(0, 1000, LONGEST))
+        words = " ".join(f"w{number}" for number in rng.integers(0, 1000, max(length, LONGEST)))
     ids = tokenizer(words, add_special_tokens=False)["input_ids"]
     for cut in range(length, 0, -1):
         text = tokenizer.decode(ids[:cut]).strip()
