@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(found.peak_line())
         for name, value in facts.items():
             print(f"{name}: {value}")
-        options: Mapping[str, Any] = {key: str(value) for key, value in vars(args).items()}
+        options: Mapping[str, Any] = {key: str(value) for key, value in vars(args).items() if key != "out"}
         words = sys.argv[1:] if argv is None else argv
         about = pairs.about(words) | {"command": " ".join(["python -m benchmarks.chat", *words])}
         pairs.write({**about, "options": options, **found.to_dict(), **facts}, args.out)

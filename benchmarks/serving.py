@@ -136,7 +136,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = sys.argv[1:] if argv is None else argv
         about = pairs.about(words) | {"command": " ".join(["python -m benchmarks.serving", *words])}
         dtype = str(model.language_model.dtype).removeprefix("torch.")
-        options = {key: str(value) for key, value in vars(args).items()}
+        options = {key: str(value) for key, value in vars(args).items() if key != "out"}
         pairs.write({**about, "options": options, "dtype": dtype, "users": found}, args.out)
         print(f"written to {args.out}")
     return status.code
