@@ -1,10 +1,16 @@
-"""A consultation of four turns, ours against the original's: python -m benchmarks.chat.
+"""A consultation of four turns, ours against the original's: python -m benchmarks chat.
 
-The original reads the whole conversation again at every turn. Ours keeps the conversation's cache and reads a few
-tokens ahead where a phrase repeats itself. Both run the same weights in the same precision, with the same picture,
+The original reads the whole conversation again at every turn. Ours keeps the conversation's cache and, where a phrase
+repeats itself, reads a few tokens ahead. Both run the same weights in the same precision, with the same picture,
 questions and prompt, and decode greedily. From the second turn on the prompts' tokens may differ, since the original
 tokenises the whole dialogue at once and ours each part as it was trained; each answer's length is told, and whether
 the answers are the same.
+
+A pass reads all weights once, of however many tokens it is, so the bytes read a second are counted by passes. Reading
+a prompt is a pass too, and takes longer than its bytes do; the share of a copy is the whole consultation's. Random
+weights repeat one word, which would make every guess right, so for them ours does not read ahead.
+
+Research software, no medical device.
 """
 
 from __future__ import annotations
@@ -12,27 +18,45 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-import torch
-
-from benchmarks import hardware, pairs
-from benchmarks.pairs import RESULTS, Comparison, compare
+from benchmarks import counts, hardware, options, pairs, shapes
 from benchmarks.reference import Chat, Original
 from data.phantoms import render_phantom
-from skingpt4.chat import CLINICAL_PROMPTS, ChatError, ChatSession, config_and_checkpoint, load_model
+from skingpt4 import memory
+from skingpt4.chat import CLINICAL_PROMPTS, ChatError, ChatSession
 from skingpt4.config import Config
 from skingpt4.decoding import Decoder
 from skingpt4.errors import reported
 from skingpt4.generation import Generation
-from skingpt4.language import DTYPES
-from skingpt4.model import SkinGPT4
+from skingpt4.language import input_device
+from skingpt4.model import SkinGPT4, load_projection, require_projection_width
 from skingpt4.threads import in_own_thread
 
 LENGTHS = (60, 100, 160, 120)  # longest answers of the four turns, in tokens
 BARS = {"first token of turns 2 to 4": 5.0, "seconds": 1.5}
+
+
+class Passes:
+    """Counts a language model's forward passes while it is open; a part of a prompt that is read is one."""
+
+    def __init__(self, language_model: Any) -> None:
+        """Count nothing yet."""
+        self.language_model, self.number = language_model, 0
+
+    def __enter__(self) -> Passes:
+        """Begin at 0."""
+        self.number = 0
+        self._hook = self.language_model.register_forward_pre_hook(self._count)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Keep the number."""
+        self._hook.remove()
+
+    def _count(self, *_: object) -> None:
+        self.number += 1
 
 
 class _Watched:
@@ -43,7 +67,9 @@ class _Watched:
 
     def __call__(self, *args: Any, **inputs: Any) -> Any:
         out = self.model(*args, **inputs)
-        self.first = self.first or time.perf_counter()
+        if not self.first:
+            hardware.synchronize(input_device(self.model))  # a GPU has only been told to
+            self.first = time.perf_counter()
         return out
 
     def __getattr__(self, name: str) -> Any:
@@ -70,9 +96,16 @@ class Consultation:
         self.told: dict[str, list[str]] = {}
         self.num_tokens: dict[str, list[int]] = {}
         self.num_read: list[int] = []
+        self.passes: dict[str, int] = {}
 
     def ours(self) -> dict[str, float]:
         """Seconds to the first token of each turn; the answers are kept for comparison."""
+        with Passes(self.model.language_model) as passes:
+            figures = self._ours()
+        self.passes["ours"] = passes.number
+        return figures
+
+    def _ours(self) -> dict[str, float]:
         session = ChatSession(self.model, self.config, self.decoder)
         session.queries, session.waiting = list(self.queries), 1
         firsts, counts, self.num_read = [], [], []
@@ -89,7 +122,10 @@ class Consultation:
 
     def yardstick(self) -> dict[str, float]:
         """The same by the original's loop, in the same thread."""
-        return self.decoder.run(self._yardstick)
+        with Passes(self.model.language_model) as passes:
+            figures = self.decoder.run(self._yardstick)
+        self.passes["yardstick"] = passes.number
+        return figures
 
     def _yardstick(self) -> dict[str, float]:
         watched, tokenizer = _Watched(self.model.language_model), self.model.tokenizer
@@ -121,65 +157,105 @@ def _figures(firsts: Sequence[float]) -> dict[str, float]:
     return each | ({"first token of turns 2 to 4": sum(later) / len(later)} if later else {})
 
 
-def measure(talk: Consultation, num_pairs: int, warm_up: int = 1) -> tuple[Comparison, dict[str, Any]]:
-    """The pairs, and what they say beside times."""
-    found = compare(talk.ours, talk.yardstick, num_pairs, warm_up, what="consultations")
-    ours, theirs = talk.told["ours"], talk.told["yardstick"]
-    weights = sum(p.numel() * p.element_size() for p in talk.model.language_model.parameters())
-    dtype = talk.model.language_model.dtype
-    top = in_own_thread(lambda: hardware.ceiling("cpu", dtype, small=weights < 2**24))
-    passed = {name: found.ratio(name) >= bar for name, bar in BARS.items() if name in found.ours.figures}
-    facts = {
-        "num_tokens": talk.num_tokens,
-        "num_read_tokens_ours": talk.num_read,
-        "same_answers": [a == b for a, b in zip(ours, theirs, strict=True)],
-        "dtype": str(dtype).removeprefix("torch."),
-        "weight_bytes": weights,
-        "roofline_decoding_ours": hardware.roofline(
-            top, found.ours.median(), read_bytes=weights * float(sum(talk.num_tokens["ours"]))
-        ),
-        "bars": {name: {"bar": BARS[name], "met": met} for name, met in passed.items()},
+def parser(name: str, description: str | None, pairs: int) -> argparse.ArgumentParser:
+    """The common options and what `chat` and `serving` share beside them."""
+    made = options.parser(name, description, pairs=pairs)
+    made.add_argument(
+        "--checkpoint", help="a trained projection, of --shape tiny (default: an untrained one)"
+    )
+    made.add_argument(
+        "--max-guessed", type=int, help="tokens read ahead in a pass (default: 8; 0 of random weights)"
+    )
+    return made
+
+
+def settle(name: str, made: argparse.ArgumentParser, argv: Sequence[str] | None) -> options.Setting:
+    """As `options.settle`, with `max_guessed` filled in."""
+    setting = options.settle(name, made, argv)
+    if setting.args.max_guessed is None:
+        setting.args.max_guessed = 0 if shapes.SHAPES[setting.args.shape].published else 8
+    return setting
+
+
+def network(setting: options.Setting, config: Config, tokens: int) -> SkinGPT4:
+    """The shape's network with its encoder.
+
+    Args:
+        setting: with `--checkpoint`.
+        config: of the shape.
+        tokens: of all conversations that are held at once.
+
+    Raises:
+        ShapeError: there is no room, or a checkpoint for random weights.
+    """
+    args, device = setting.args, setting.device
+    if args.checkpoint and shapes.SHAPES[args.shape].published:
+        raise shapes.ShapeError(
+            "--checkpoint: only --shape tiny has weights that a projection was trained for"
+        )
+    shape, name = shapes.language_shape(args.shape), str(setting.dtype).removeprefix("torch.")
+    needed = memory.chat(config, shape, name, memory.encoder_parameters(config), tokens)
+    shapes.require_room(args.shape, needed, device)
+    if args.checkpoint:
+        require_projection_width(config, args.checkpoint)
+    model = shapes.network(args.shape, config, device, setting.dtype)
+    if args.checkpoint:
+        in_own_thread(lambda: load_projection(model, config, args.checkpoint))
+    return model
+
+
+def conversation_tokens(config: Config, lengths: Sequence[int]) -> int:
+    """About what a conversation with answers of these lengths comes to: a question has some 30 tokens."""
+    return config.qformer.num_query_tokens + 64 + sum(32 + length for length in lengths)
+
+
+def measure(setting: options.Setting) -> dict[str, Any]:
+    """The pairs, and what they say beside times; printed."""
+    args = setting.args
+    config = shapes.configuration(args.shape)
+    config.compat = "minigpt4"  # the original's chat template
+    model = network(setting, config, conversation_tokens(config, args.lengths))
+    talk = Consultation(model, config, args.lengths, args.max_guessed)
+    top, read = setting.ceiling(), counts.decode_bytes(model.language_model)
+    found = pairs.compare(talk.ours, talk.yardstick, args.pairs, device=setting.device, what="consultations")
+    lines = {
+        key: hardware.roofline(top, side.median(), read_bytes=float(read * talk.passes[key]))
+        for key, side in (("ours", found.ours), ("yardstick", found.yardstick))
     }
-    return found, facts
+    same = [a == b for a, b in zip(talk.told["ours"], talk.told["yardstick"], strict=True)]
+    bars = {
+        name: {"bar": bar, "met": found.ratio(name) >= bar}
+        for name, bar in BARS.items()
+        if name in found.ours.figures
+    }
+    print("\n".join([*map(found.line, found.ours.figures), found.peak_line()]))
+    for key, line in lines.items():
+        print(f"{key}: {sum(talk.num_tokens[key])} tokens in {talk.passes[key]} passes; {line['line']}")
+    print(f"same answers: {sum(same)} of {len(same)}; bars: {bars}")
+    return {
+        "what": f"a consultation with answers of up to {', '.join(map(str, args.lengths))} tokens",
+        "checkpoint": args.checkpoint, "max_guessed": args.max_guessed, "num_tokens": talk.num_tokens,
+        "num_read_tokens_ours": talk.num_read, "same_answers": same, "weights_read_a_pass_bytes": read,
+        "passes": talk.passes, "ceiling": top.to_dict(), "roofline": lines, "bars": bars,
+        "measured": found.to_dict(),
+    }  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure and print; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.chat",
-        description=f"{__doc__}\nResearch software, no medical device.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--config", default="configs/tiny/step2.yaml", help="(default: %(default)s)")
-    parser.add_argument("--checkpoint", help="a projection; by default an untrained one")
-    parser.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="of the language model")
-    parser.add_argument("--pairs", type=int, default=5, help="(default: %(default)s)")
-    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, metavar="TOKENS",
+    """Run the command line."""
+    made = parser("chat", __doc__, pairs=5)
+    made.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, metavar="TOKENS",
         help="longest answer of each turn (default: %(default)s)")  # fmt: skip
-    parser.add_argument("--max-guessed", type=int, default=8, help="tokens read ahead; 0: none (default: 8)")
-    parser.add_argument("--out", type=Path, default=RESULTS / "chat.json", help="(default: %(default)s)")
-    args = parser.parse_args(argv)
     with reported() as status:
+        setting = settle("chat", made, argv)
+        args = setting.args
+        if args.small:
+            args.lengths, args.pairs = (4, 3, 2, 2), 1
         if args.pairs < 1 or not 1 <= len(args.lengths) <= 4 or min(args.lengths) < 1:
             raise ChatError("--pairs must be at least 1, --lengths one to four numbers of at least 1")
-        config, _ = config_and_checkpoint(args.config, args.checkpoint)
-        config.language.dtype = args.dtype
-        config.compat = "minigpt4"
-        model = load_model(config, args.checkpoint, torch.device("cpu"))
-        talk = Consultation(model, config, args.lengths, args.max_guessed)
-        found, facts = measure(talk, args.pairs)
-        for name in found.ours.figures:
-            print(found.line(name))
-        print(found.peak_line())
-        for name, value in facts.items():
-            print(f"{name}: {value}")
-        options: Mapping[str, Any] = {key: str(value) for key, value in vars(args).items() if key != "out"}
-        words = sys.argv[1:] if argv is None else argv
-        about = pairs.about(words) | {"command": " ".join(["python -m benchmarks.chat", *words])}
-        pairs.write({**about, "options": options, **found.to_dict(), **facts}, args.out)
-        print(f"written to {args.out}")
+        setting.save(measure(setting))
     return status.code
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

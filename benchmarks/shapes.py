@@ -117,7 +117,9 @@ def _network(
     family, sizes = memory.PUBLISHED[SHAPES[name].published or ""]
     attention = choose_attention(config.language.attention, dtype, device)
     language = random_language_model(family, sizes, device, dtype, attention)
-    model = SkinGPT4(encoder, language, stand_in_tokenizer(), config.qformer.width)
+    tokenizer = stand_in_tokenizer(sizes["vocab_size"])
+    language.generation_config.eos_token_id = tokenizer.eos_token_id  # the family's own is a word here
+    model = SkinGPT4(encoder, language, tokenizer, config.qformer.width)
     model.projection.to(device)
     return model.eval()
 
@@ -169,9 +171,12 @@ def _values(name: str, old: torch.Tensor, device: torch.device) -> torch.Tensor:
     return new.fill_(1.0 if name.endswith("weight") else 0.0)
 
 
-def stand_in_tokenizer() -> PreTrainedTokenizerFast:
-    """A tokenizer that needs no file: a word or a sign is a token, about as many as a real one makes."""
-    words = [f"w{number}" for number in range(1000)]
+def stand_in_tokenizer(size: int = 1004) -> PreTrainedTokenizerFast:
+    """A tokenizer that needs no file: a word or a sign is a token, about as many as a real one makes.
+
+    With the `size` of a model's vocabulary, whatever the model says is read again as the same tokens.
+    """
+    words = [f"w{number}" for number in range(size - 4)]
     special = ["<unk>", "<s>", "</s>"]
     vocabulary = {word: number for number, word in enumerate([*special, "###", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))

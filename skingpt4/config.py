@@ -74,8 +74,9 @@ class LanguageConfig:
     weight-only form. `device_map` is null (one device), a rule (auto, balanced, balanced_low_0, sequential),
     a device (cpu, cuda:1), or a mapping of module names to devices or `disk`. `max_memory` bounds the rules
     (``{cuda:0: 20GiB, cpu: 60GiB}``); `offload_dir` takes what is sent to the disk. `loss_chunk_mb` bounds the logits
-    that stand in memory at once in training (0: all). `cuda_graphs` records a token of the running answers on a GPU
-    and repeats it (see `graphs`).
+    that stand in memory at once in training (0: all), `logits` takes them at the supervised positions or at all.
+    `compile` has torch compile the layers for training (auto: where it was measured to pay, see `compiled`).
+    `cuda_graphs` records a token of the running answers on a GPU and repeats it (see `graphs`).
     """
 
     model: str = MISSING
@@ -86,6 +87,8 @@ class LanguageConfig:
     max_memory: dict[str, Any] = field(default_factory=dict)
     offload_dir: str | None = None
     loss_chunk_mb: int = 32
+    logits: str = "supervised"
+    compile: str = "auto"
     cuda_graphs: bool = False
 
 
@@ -381,6 +384,8 @@ def _check_values(config: Config, where: str) -> None:
         "data.feature_dtype": (config.data.feature_dtype, ("float16", "bfloat16")),
         "data.batching": (config.data.batching, BATCHINGS),
         "language.quantization": (config.language.quantization, placement.QUANTIZATIONS),
+        "language.logits": (config.language.logits, ("supervised", "all")),
+        "language.compile": (config.language.compile, ("auto", "always", "never")),
     }
     for key, (chosen, allowed) in choices.items():
         if chosen not in allowed:

@@ -205,32 +205,6 @@ def _contiguous(head: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     return (args[0].contiguous(), *args[1:])
 
 
-def supervised_logits(
-    model: Any,
-    embeds: Tensor,
-    attention_mask: Tensor | None,
-    positions: Tensor,
-    position_ids: Tensor | None = None,
-) -> Tensor:
-    """Logits (n, vocabulary) at the chosen positions alone.
-
-    The head of a large vocabulary is a fifth of a small model's cost, and most positions are image and
-    prompt. Families that change logits after their head (a soft cap, a scale) are run whole.
-
-    Args:
-        model: a causal language model.
-        embeds: (b, t, d) input embeddings.
-        attention_mask: (b, t), 0 at padding; None where `position_ids` tell samples apart.
-        positions: (b, t) bool, the positions whose next token is wanted.
-        position_ids: (b, t), anew from 0 with each sample, where a row holds several.
-    """
-    if _has_plain_head(model):
-        hidden = _hidden_states(model.base_model, embeds, attention_mask, position_ids)[0]
-        return model.get_output_embeddings()(hidden[positions.to(hidden.device)])
-    logits = _hidden_states(model, embeds, attention_mask, position_ids).logits
-    return logits[positions.to(logits.device)]
-
-
 def supervised_loss(
     model: Any,
     embeds: Tensor,
@@ -238,8 +212,13 @@ def supervised_loss(
     attention_mask: Tensor | None,
     position_ids: Tensor | None = None,
     chunk_bytes: int = 0,
+    all_logits: bool = False,
 ) -> tuple[Tensor, int]:
-    """(cross-entropy summed over the supervised tokens, fp32 scalar; their number), as `supervised_logits`.
+    """(cross-entropy summed over the supervised tokens, fp32 scalar; their number).
+
+    Logits are computed where they are supervised: the head of a large vocabulary is a fifth of a small model's cost,
+    and most positions are image and prompt. Families that change logits after their head (a soft cap, a scale) are
+    run whole.
 
     Args:
         model: a causal language model.
@@ -248,16 +227,18 @@ def supervised_loss(
         attention_mask: (b, t), 0 at padding, or None.
         position_ids: (b, t), or None.
         chunk_bytes: of logits in memory at once, see `head_loss`.
+        all_logits: compute them at every position first, as the original does.
     """
     targets = labels[:, 1:]
     positions = F.pad(targets != IGNORED, (0, 1))
     chosen = targets[targets != IGNORED]
-    if _has_plain_head(model):
+    if has_plain_head(model) and not all_logits:
         hidden = _hidden_states(model.base_model, embeds, attention_mask, position_ids)[0]
         hidden = hidden[positions.to(hidden.device)]
         head = model.get_output_embeddings()
         return head_loss(head, hidden, chosen.to(hidden.device), chunk_bytes), len(chosen)
-    logits = supervised_logits(model, embeds, attention_mask, positions, position_ids)
+    logits = _hidden_states(model, embeds, attention_mask, position_ids).logits
+    logits = logits[positions.to(logits.device)]
     return F.cross_entropy(logits.float(), chosen.to(logits.device), reduction="sum"), len(chosen)
 
 
@@ -284,10 +265,10 @@ def log_probabilities(
         chunk: places whose logits are in memory at once.
     """
     out = _hidden_states(
-        model.base_model if _has_plain_head(model) else model, embeds, attention_mask, position_ids
+        model.base_model if has_plain_head(model) else model, embeds, attention_mask, position_ids
     )
-    states = out[0] if _has_plain_head(model) else out.logits
-    head = model.get_output_embeddings() if _has_plain_head(model) else None
+    states = out[0] if has_plain_head(model) else out.logits
+    head = model.get_output_embeddings() if has_plain_head(model) else None
     places, which = torch.unique(rows * embeds.shape[1] + columns, return_inverse=True)
     states = states.flatten(0, 1)[places.to(states.device)]
     found = torch.empty(len(tokens))
@@ -373,7 +354,7 @@ def _keeps_apart(base: Any, way: str) -> bool:
     return torch.allclose(packed.float(), torch.cat(alone, 1).float(), rtol=1e-2, atol=1e-2)
 
 
-def _has_plain_head(model: Any) -> bool:
+def has_plain_head(model: Any) -> bool:
     """Whether head(base model(x)) is the model's own output; asked of the model once, on three embeddings."""
     if not hasattr(model, "_skingpt4_plain_head"):
         in_training = [module for module in model.modules() if module.training]

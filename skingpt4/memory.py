@@ -219,7 +219,8 @@ def training(
     trainable += lora_parameters(shape, config.lora.rank, config.lora.targets)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     attention = choose_attention(config.language.attention, DTYPES[dtype], device)
-    with_logits, chunk = (supervised, config.language.loss_chunk_mb) if shape.plain_head else (tokens, 0)
+    in_parts = shape.plain_head and config.language.logits == "supervised"
+    with_logits, chunk = (supervised, config.language.loss_chunk_mb) if in_parts else (tokens, 0)
     return {
         "language model": weight_bytes(shape, dtype, quantization),
         "image encoder": 0 if kept else 4 * encoder_parameters,

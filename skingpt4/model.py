@@ -114,6 +114,7 @@ class SkinGPT4(nn.Module):
         width = language_model.get_input_embeddings().weight.shape[1]
         self.projection = nn.Linear(query_width, width)
         self.loss_chunk_bytes = LOSS_CHUNK_BYTES
+        self.all_logits = False
         self.cuda_graphs = False
         self.config: Config | None = None  # only of a model `from_pretrained`
 
@@ -215,7 +216,7 @@ class SkinGPT4(nn.Module):
         embeds = self.embed(input_ids, queries)
         mask, positions = (None if x is None else x.to(embeds.device) for x in (attention_mask, position_ids))
         loss, count = supervised_loss(
-            self.language_model, embeds, labels, mask, positions, self.loss_chunk_bytes
+            self.language_model, embeds, labels, mask, positions, self.loss_chunk_bytes, self.all_logits
         )
         return loss.to(input_ids.device), torch.tensor(count)
 
@@ -384,6 +385,7 @@ def build(config: Config, device: torch.device, encoder: ImageEncoder | None = N
         model = SkinGPT4(encoder, language_model, tokenizer, config.qformer.width)
     model.projection.to(input_device(language_model))
     model.loss_chunk_bytes = config.language.loss_chunk_mb * 2**20
+    model.all_logits = config.language.logits == "all"
     model.cuda_graphs = config.language.cuda_graphs
     return model.train(False)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from skingpt4 import checkpoint, known_answer, lora, run_dir
+from skingpt4 import checkpoint, compiled, known_answer, lora, run_dir
 from skingpt4.batching import Collate, choose_batching
 from skingpt4.compat import BEHAVIOURS, OURS, Behaviour
 from skingpt4.config import Config, ConfigError, OptimConfig, missing_paths, to_dict, to_yaml
@@ -190,6 +190,10 @@ def _loop(
     saved, behaviour = folder, BEHAVIOURS[config.compat]
     collate = _collate(config, model, behaviour)
     model.train()
+    if compiled.wanted(config.language.compile, model.language_model, last):
+        accelerator.print("compiling the layers, up to a minute (language.compile) ...")
+        problem = compiled.compile_layers(model.language_model)
+        accelerator.print(f"note: language.compile: {problem}; going on without" if problem else "compiled")
     began, loss, skipped = time.perf_counter(), math.nan, 0
     bar = tqdm(
         total=last, initial=start, desc=config.step, unit="it", disable=not accelerator.is_main_process
@@ -227,7 +231,8 @@ def _loop(
                         epoch=iteration // optim.iters_per_epoch,
                     )  # fmt: skip
                 if prepared.held_out and _due(done, log.validate_every, optim.iters_per_epoch, last):
-                    held = held_out_loss(model, prepared.held_out, optim.batch_size, accelerator, collate)
+                    with compiled.as_written():
+                        held = held_out_loss(model, prepared.held_out, optim.batch_size, accelerator, collate)
                     if metrics:
                         metrics.write("validation", done, loss=held)
                         bar.write(
@@ -235,7 +240,8 @@ def _loop(
                         )
                 stopping = stop.is_set(accelerator)
                 if stopping or _due(done, log.checkpoint_every, optim.iters_per_epoch, last):
-                    saved = _save(config, prepared, optimizer, accelerator, done)
+                    with compiled.as_written():
+                        saved = _save(config, prepared, optimizer, accelerator, done)
                 if stopping and done < last:
                     raise Stopped(
                         f"stopped after iteration {done} of {last}; saved in {saved}; go on with --resume"

@@ -5,8 +5,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 
-from skingpt4.language import LanguageModelError, choose_dtype, load_language_model, supervised_logits
+from skingpt4.language import LanguageModelError, choose_dtype, load_language_model, supervised_loss
+from skingpt4.prompts import IGNORED
 from tests.skingpt4.tiny import (
     FAMILIES,
     make_tokenizer,
@@ -21,37 +23,40 @@ def folder(tmp_path_factory):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_logits_at_some_positions_are_those_of_the_whole(family, folder):
+@pytest.mark.parametrize("all_logits", [False, True])
+def test_the_loss_is_the_whole_models_at_supervised_positions(all_logits, family, folder):
     model, _ = load_language_model(save_language_model(folder / family, family))
-    embeds = torch.randn(2, 30, 32, generator=torch.Generator().manual_seed(0))
-    attention_mask = torch.ones(2, 30, dtype=torch.long)
-    attention_mask[1, 21:] = 0
-    positions = torch.zeros(2, 30, dtype=torch.bool)
-    positions[0, [3, 17, 29]] = True
-    positions[1, [0, 20]] = True
+    generator = torch.Generator().manual_seed(0)
+    embeds = torch.randn(2, 31, 32, generator=generator)
+    attention_mask = torch.ones(2, 31, dtype=torch.long)
+    attention_mask[1, 22:] = 0
+    labels = torch.full((2, 31), IGNORED)
+    labels[0, [4, 18, 30]], labels[1, [1, 21]] = torch.tensor([3, 7, 11]), torch.tensor([2, 40])
     with torch.no_grad():
         whole = model(inputs_embeds=embeds, attention_mask=attention_mask).logits
-        chosen = supervised_logits(model, embeds, attention_mask, positions)
-    assert chosen.shape == (5, whole.shape[-1])
-    torch.testing.assert_close(chosen, torch.stack([*whole[0, [3, 17, 29]], *whole[1, [0, 20]]]))
+        loss, count = supervised_loss(model, embeds, labels, attention_mask, all_logits=all_logits)
+    wanted = F.cross_entropy(whole[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+    assert count == 5
+    torch.testing.assert_close(loss, wanted)
     if family == "gemma2":  # the cap must have been at work, or this shows nothing
         assert 1.0 < whole.abs().max() < 1.5
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_head_runs_on_the_chosen_positions_alone(family, folder):
+def test_the_head_runs_on_the_supervised_positions_alone(family, folder):
     model, _ = load_language_model(save_language_model(folder / family, family))
-    positions = torch.zeros(1, 40, dtype=torch.bool)
-    positions[0, -2:] = True
-    args = (torch.randn(1, 40, 32), torch.ones(1, 40, dtype=torch.long), positions)
-    supervised_logits(model, *args)  # the first call asks the model about its head
+    labels = torch.full((1, 40), IGNORED)
+    labels[0, -2:] = 5
+    args = (torch.randn(1, 40, 32), labels, torch.ones(1, 40, dtype=torch.long))
+    supervised_loss(model, *args)  # the first call asks the model about its head
     rows = []
     hook = model.get_output_embeddings().register_forward_hook(
         lambda module, inputs, output: rows.append(output.numel() // output.shape[-1])
     )
-    supervised_logits(model, *args)
+    supervised_loss(model, *args)
+    supervised_loss(model, *args, all_logits=True)
     hook.remove()
-    assert rows == ([40] if family == "gemma2" else [2])  # a capped head is run whole
+    assert rows == [40 if family == "gemma2" else 2, 40]  # a capped head is run whole
 
 
 def test_a_loaded_model_is_frozen_and_keeps_its_tokenizer(folder):
