@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 COMMANDS = {
     "train": "a training step, ours against the original's way",
+    "levers": "a training step without each lever in turn",
     "scoring": "15 classes in one pass against one by one",
     "chat": "a consultation of four turns, ours against the original's way",
     "serving": "several consultations at once",

@@ -113,15 +113,26 @@ def compare(
         device: whose queue is waited for and whose memory is watched.
         what: the bar's title.
     """
+    ways = {"ours": ours, "yardstick": yardstick}
+    return Comparison(**in_turns(ways, pairs, warm_up, device, what))
+
+
+def in_turns(
+    ways: Mapping[str, Work],
+    rounds: int,
+    warm_up: int = 1,
+    device: torch.device | str = "cpu",
+    what: str = "rounds",
+) -> dict[str, Side]:
+    """Run several ways `rounds` times in turns, every second round in the opposite order, as `compare` does two."""
     for _ in range(warm_up):
-        ours()
-        yardstick()
-    found = Comparison(Side(), Side())
-    sides = [(found.ours, ours), (found.yardstick, yardstick)]
-    for number in tqdm(range(pairs), desc=what, unit="pair", disable=None):
-        for side, work in sides if number % 2 == 0 else reversed(sides):
-            _measure(side, work, device)
-    return found
+        for work in ways.values():
+            work()
+    sides = {name: Side() for name in ways}
+    for number in tqdm(range(rounds), desc=what, unit="round", disable=None):
+        for name in list(ways) if number % 2 == 0 else reversed(list(ways)):
+            _measure(sides[name], ways[name], device)
+    return sides
 
 
 def _measure(side: Side, work: Work, device: torch.device | str) -> None:

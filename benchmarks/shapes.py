@@ -21,7 +21,7 @@ from skingpt4 import memory
 from skingpt4.config import Config, load_config
 from skingpt4.errors import UserError
 from skingpt4.language import choose_attention
-from skingpt4.model import ImageEncoder, SkinGPT4, build, build_encoder
+from skingpt4.model import ImageEncoder, SkinGPT4, apply_levers, build, build_encoder
 from skingpt4.qformer import QFormer
 from skingpt4.tensor_source import built_without_memory
 from skingpt4.threads import in_own_thread
@@ -121,6 +121,7 @@ def _network(
     language.generation_config.eos_token_id = tokenizer.eos_token_id  # the family's own is a word here
     model = SkinGPT4(encoder, language, tokenizer, config.qformer.width)
     model.projection.to(device)
+    apply_levers(model, config.language)
     return model.eval()
 
 

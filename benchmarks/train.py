@@ -13,7 +13,9 @@ from __future__ import annotations
 import copy
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,7 +25,8 @@ import torch
 from accelerate import Accelerator
 
 from benchmarks import counts, hardware, options, pairs, reference, shapes, workload
-from skingpt4 import memory, training
+from skingpt4 import compiled, memory, training
+from skingpt4.batching import choose_batching
 from skingpt4.compat import BEHAVIOURS
 from skingpt4.config import Config
 from skingpt4.datasets import TrainingSamples, answer_for, picture_files
@@ -51,6 +54,7 @@ class Bench:
     batches: list[reference.Batch]
     accelerator: Accelerator
     steps: int
+    compile_seconds: float | None = None  # what our compiled layers took, if they are
 
     def groups(self) -> Iterator[list[dict[str, torch.Tensor]]]:
         """The product's own batches, each as the groups that it is run in."""
@@ -58,8 +62,10 @@ class Bench:
         collate = training._collate(self.config, self.model, BEHAVIOURS["none"])
         return training._batches(self.config, prepared, self.accelerator, collate, 0, self.steps)
 
-    def our_run(self) -> Callable[[], None]:
-        """`steps` steps of the product's loop."""
+    def our_run(
+        self, batches: Sequence[Sequence[dict[str, torch.Tensor]]] | None = None
+    ) -> Callable[[], None]:
+        """`steps` steps of the product's loop, over these batches in their groups or the product's own."""
         optimizer = training.make_optimizer(self.model, self.config.optim)
         for group in optimizer.param_groups:
             group["lr"] = RATE
@@ -67,7 +73,7 @@ class Bench:
         def run() -> None:
             self.model.train()
             norm = self.config.optim.max_grad_norm
-            for micro_batches in self.groups():
+            for micro_batches in batches or self.groups():
                 training.train_step(self.model, optimizer, micro_batches, self.accelerator, norm)
 
         return run
@@ -75,17 +81,13 @@ class Bench:
     def original_run(self, attention: str) -> Callable[[], None]:
         """The same steps the original's way."""
         optimizer = reference.make_optimizer(self.original.projection)
-        language_model, own = self.model.language_model, self.model.language_model.config._attn_implementation
 
         def run() -> None:
-            language_model.set_attn_implementation(attention)
-            try:
+            with compiled.as_written(), attending(self.model.language_model, attention):
                 for batch in self.batches:
                     reference.training_step(
                         self.original, optimizer, [batch], [QUESTION], RATE, lambda questions: questions[0]
                     )
-            finally:
-                language_model.set_attn_implementation(own)
 
         return run
 
@@ -93,10 +95,26 @@ class Bench:
     def losses(self) -> tuple[float, float]:
         """The first batch's loss in nats a token: ours, the original's."""
         device = self.accelerator.device
+        with compiled.as_written():
+            return self._losses(device)
+
+    def _losses(self, device: torch.device) -> tuple[float, float]:
         parts = [self.model(**{k: v.to(device) for k, v in g.items()}) for g in next(self.groups())]
         ours = float(sum(loss for loss, _ in parts) / sum(count for _, count in parts))
         batch = self.batches[0]
         return ours, float(reference.training_loss(self.original, batch.image, QUESTION, batch.answers))
+
+    @torch.no_grad()
+    def encoder_flops(self) -> float:
+        """Operations of one picture."""
+        image = self.batches[0].image[:1]
+        vision, qformer = self.encoder.vision_encoder, self.encoder.qformer
+        return counts.forward_flops(vision, image) + counts.forward_flops(qformer, vision(image))
+
+    @property
+    def batching(self) -> str:
+        """How our batches are put together."""
+        return choose_batching(self.config.data.batching, self.accelerator.device)
 
     def counted(self) -> tuple[counts.Step, counts.Step]:
         """What each side computes in a run."""
@@ -112,6 +130,17 @@ class Bench:
         return ours, counts.Step(tokens, tokens, self.steps * size)
 
 
+@contextmanager
+def attending(language_model: Any, attention: str) -> Iterator[None]:
+    """Another implementation of attention for a while."""
+    own = language_model.config._attn_implementation
+    language_model.set_attn_implementation(attention)
+    try:
+        yield
+    finally:
+        language_model.set_attn_implementation(own)
+
+
 def configuration(setting: options.Setting) -> Config:
     """The shape's configuration for a benchmark, with the command's overrides."""
     args = setting.args
@@ -121,6 +150,8 @@ def configuration(setting: options.Setting) -> Config:
     config.prompt.use_concepts = config.prompt.use_disease = config.prompt.use_turns = False
     config.data.augment, config.data.num_workers, config.data.feature_cache = False, 0, "kept"
     config.optim.batch_size, config.optim.accumulation = args.batch, 1
+    if args.small and config.language.compile == "auto":
+        config.language.compile = "never"
     return config
 
 
@@ -157,7 +188,25 @@ def make(setting: options.Setting, folder: Path) -> Bench:
         config.data.max_text_tokens,
     )  # fmt: skip
     accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu")
-    return Bench(config, model, encoder, samples, original, batches, accelerator, args.steps)
+    bench = Bench(config, model, encoder, samples, original, batches, accelerator, args.steps)
+    if compiled.wanted(config.language.compile, model.language_model, compiled.PAYS_AFTER):
+        bench.compile_seconds = compile_in_time(model.language_model)
+    return bench
+
+
+def compile_in_time(language_model: Any) -> float:
+    """Compile the layers, as a long run does; returns the seconds.
+
+    Raises:
+        ShapeError: torch cannot compile them here.
+    """
+    began = time.perf_counter()
+    problem = compiled.compile_layers(language_model)
+    if problem:
+        raise shapes.ShapeError(f"language.compile: {problem}; add language.compile=never")
+    took = time.perf_counter() - began
+    print(f"layers compiled in {took:.0f} s", flush=True)
+    return took
 
 
 def measure(setting: options.Setting, bench: Bench) -> dict[str, Any]:
@@ -165,11 +214,7 @@ def measure(setting: options.Setting, bench: Bench) -> dict[str, Any]:
     args, shape = setting.args, shapes.language_shape(setting.args.shape)
     top = setting.ceiling()
     losses = bench.losses()
-    one = bench.batches[0].image[:1]
-    with torch.no_grad():
-        tokens = bench.encoder.vision_encoder(one)
-    encoder_flops = counts.forward_flops(bench.encoder.vision_encoder, one)
-    encoder_flops += counts.forward_flops(bench.encoder.qformer, tokens)
+    encoder_flops = bench.encoder_flops()
     found = pairs.compare(
         bench.our_run(),
         bench.original_run(args.attention),
@@ -181,6 +226,7 @@ def measure(setting: options.Setting, bench: Bench) -> dict[str, Any]:
     result: dict[str, Any] = {"what": f"training: {args.steps} steps of batch {args.batch} a run"}
     result |= {"overrides": args.overrides, "counted": counts.WHAT, "ceiling": top.to_dict()}
     result["settings"] = {
+        "compile_seconds": bench.compile_seconds,
         "batching": bench.config.data.batching,
         "attention of ours": bench.model.language_model.config._attn_implementation,
         "attention of the yardstick": args.attention,

@@ -46,7 +46,7 @@ def layers(model: Any) -> list[nn.Module]:
     return [module for module in model.modules() if type(module).__name__ in names]
 
 
-def compile_layers(model: Any) -> str | None:
+def compile_layers(model: Any, backend: str = "inductor") -> str | None:
     """Compile the layers in place, on trial inputs; returns why that cannot be, None if it could.
 
     Whatever the compiler comes to grief at, the layers then are as they were. A form that is met only later and
@@ -54,6 +54,7 @@ def compile_layers(model: Any) -> str | None:
 
     Args:
         model: a causal language model.
+        backend: torch's name of what compiles.
     """
     blocks = layers(model)
     if not blocks:
@@ -61,7 +62,7 @@ def compile_layers(model: Any) -> str | None:
     has_plain_head(model)  # asked of the model once, in a form that need not be compiled
     torch._dynamo.config.suppress_errors = False
     for block in blocks:
-        block.compile(dynamic=True)
+        block.compile(dynamic=True, backend=backend)
     try:
         for rows in (2, 1):  # one row is a form of its own
             _try(model, rows)

@@ -384,10 +384,15 @@ def build(config: Config, device: torch.device, encoder: ImageEncoder | None = N
         torch.manual_seed(config.seed)
         model = SkinGPT4(encoder, language_model, tokenizer, config.qformer.width)
     model.projection.to(input_device(language_model))
-    model.loss_chunk_bytes = config.language.loss_chunk_mb * 2**20
-    model.all_logits = config.language.logits == "all"
-    model.cuda_graphs = config.language.cuda_graphs
+    apply_levers(model, config.language)
     return model.train(False)
+
+
+def apply_levers(model: SkinGPT4, config: LanguageConfig) -> None:
+    """Set on a network what a configuration says of how, not of what, it computes."""
+    model.loss_chunk_bytes = config.loss_chunk_mb * 2**20
+    model.all_logits = config.logits == "all"
+    model.cuda_graphs = config.cuda_graphs
 
 
 def encoder_files(config: Config) -> list[Path]:
