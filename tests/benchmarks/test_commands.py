@@ -54,7 +54,9 @@ def test_training_both_ways_has_equal_losses_and_shows_the_count_beside_the_gain
 
 def test_every_lever_is_left_out_in_its_turn(micro, capsys, monkeypatch):
     monkeypatch.setattr("skingpt4.compiled.compile_layers", lambda model: None)
-    found = result_of(["levers", "language.compile=always", "--dtype", "float32", *micro])["ways"]
+    found = result_of(
+        ["levers", "language.compile=always", "data.group_tokens=100", "--dtype", "float32", *micro]
+    )["ways"]
     assert list(found) == [
         "all levers", "data.feature_cache=null", "language.logits=all", "language.loss_chunk_mb=0",
         "data.batching=padded", "data.batching=packed", "language.attention=eager", "language.compile=never",
