@@ -124,27 +124,38 @@ def in_turns(
     device: torch.device | str = "cpu",
     what: str = "rounds",
 ) -> dict[str, Side]:
-    """Run several ways `rounds` times in turns, every second round in the opposite order, as `compare` does two."""
+    """Run several ways `rounds` times in turns, every second round in the opposite order, as `compare` does two.
+
+    With a warm-up the peak of memory is that of one more run before the timed ones: what was freed is handed back to
+    the system before it, and who takes much would be timed while it asks for that anew. Else it is the timed runs'.
+    """
     for _ in range(warm_up):
         for work in ways.values():
             work()
     sides = {name: Side() for name in ways}
+    for name in ways if warm_up else ():
+        with hardware.PeakMemory(device) as memory:
+            ways[name]()
+        sides[name].peak_bytes.append(memory.peak_bytes)
     for number in tqdm(range(rounds), desc=what, unit="round", disable=None):
         for name in list(ways) if number % 2 == 0 else reversed(list(ways)):
-            _measure(sides[name], ways[name], device)
+            if warm_up:
+                _time(sides[name], ways[name], device)
+                continue
+            with hardware.PeakMemory(device) as memory:
+                _time(sides[name], ways[name], device)
+            sides[name].peak_bytes.append(memory.peak_bytes)
     return sides
 
 
-def _measure(side: Side, work: Work, device: torch.device | str) -> None:
-    with hardware.PeakMemory(device) as memory:
-        hardware.synchronize(device)
-        began = time.perf_counter()
-        figures = work() or {}
-        hardware.synchronize(device)
-        took = time.perf_counter() - began
+def _time(side: Side, work: Work, device: torch.device | str) -> None:
+    hardware.synchronize(device)
+    began = time.perf_counter()
+    figures = work() or {}
+    hardware.synchronize(device)
+    took = time.perf_counter() - began
     for name, value in {SECONDS: took, **figures}.items():
         side.figures.setdefault(name, []).append(float(value))
-    side.peak_bytes.append(memory.peak_bytes)
 
 
 def about(argv: Sequence[str] | None = None, device: torch.device | str = "cpu") -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Steps:
         )
 
     def measure(self, lengths: Sequence[int], repeats: int) -> dict[str, Any]:
-        """Seconds of a step (the fastest of some after one untimed) over one batch of these answers' lengths."""
+        """Seconds of a step (the fastest of some) over one batch of these answers' lengths; an untimed one's peak."""
         config, tokenizer = self.config, self.model.tokenizer
         template, count = get_template(config.prompt.template), config.qformer.num_query_tokens
         samples: list[dict[str, Any]] = []
@@ -63,14 +63,18 @@ class Steps:
             encoded = encode_turns(template, [Turn(QUESTION, answer, 1)], tokenizer, count)
             samples.append({"encoded": encoded, "queries": torch.randn(count, config.qformer.width)})
         groups = self.collate(samples)
-        took: list[float] = []
-        for number in range(repeats + 1):
-            with hardware.PeakMemory(self.device) as peak:
-                hardware.synchronize(self.device)
-                began = time.perf_counter()
-                training.train_step(self.model, self.optimizer, groups, self.accelerator, 1.0)
-                hardware.synchronize(self.device)
-                took += [time.perf_counter() - began] if number else []
+
+        def step() -> float:
+            hardware.synchronize(self.device)
+            began = time.perf_counter()
+            training.train_step(self.model, self.optimizer, groups, self.accelerator, 1.0)
+            hardware.synchronize(self.device)
+            return time.perf_counter() - began
+
+        step()
+        with hardware.PeakMemory(self.device) as peak:
+            step()
+        took = [step() for _ in range(repeats)]
         tokens = sum(len(sample["encoded"].input_ids) for sample in samples)
         return {
             "batch": len(samples), "tokens": tokens, "seconds_a_step": min(took), "each": took,
