@@ -113,6 +113,7 @@ def _network(
     if SHAPES[name].published is None:
         config.language.dtype = str(dtype).removeprefix("torch.")
         return build(config, device, build_encoder(config, device) if with_encoder else None)
+    torch.manual_seed(config.seed)
     encoder = random_encoder(config, device) if with_encoder else None
     family, sizes = memory.PUBLISHED[SHAPES[name].published or ""]
     attention = choose_attention(config.language.attention, dtype, device)

@@ -1,7 +1,7 @@
 """The language model's layers compiled by torch for training: what stands between matrix products in a few loops.
 
-In half precision on a CPU the products are so fast that norms, rotations, activations and copies take most of a
-step; compiled, each goes through memory once. All layers share one compiled form, which takes any length, so the
+On a CPU norms, rotations, activations and copies take much of a step, in bf16 more than the products; compiled, each
+goes through memory once. All layers share one compiled form, which takes any length, so the
 price is paid once: tens of seconds, less when torch finds it in its cache.
 """
 
@@ -18,14 +18,14 @@ from torch import nn
 
 from skingpt4.language import has_plain_head, input_device
 
-PAYS_AFTER = 200  # iterations; half a second is saved in one of eight answers, 20 to 50 s are the price
+PAYS_AFTER = 200  # iterations; a third of a second is saved in one of eight answers, 20 to 50 s are the price
 TRIAL_TOKENS = 24
 
 
 def wanted(choice: str, model: Any, iterations: int) -> bool:
     """Whether to compile: as `language.compile` says; auto where it was measured to pay.
 
-    That is bf16 on a CPU, over more iterations than the compiler costs, with a compiler here.
+    That is bf16 and fp32 on a CPU, over more iterations than the compiler costs, with a compiler here.
 
     Args:
         choice: auto, always or never.
@@ -37,7 +37,8 @@ def wanted(choice: str, model: Any, iterations: int) -> bool:
     on_cpu = input_device(model).type == "cpu" and not getattr(model, "hf_device_map", None)
     plain = getattr(model, "skingpt4_quantization", "none") == "none"
     found = shutil.which(os.environ.get("CXX", "g++"))
-    return on_cpu and plain and model.dtype is torch.bfloat16 and iterations >= PAYS_AFTER and bool(found)
+    in_time = iterations >= PAYS_AFTER
+    return on_cpu and plain and model.dtype is not torch.float16 and in_time and bool(found)
 
 
 def layers(model: Any) -> list[nn.Module]:

@@ -97,10 +97,11 @@ def test_a_compiled_run_ends_where_the_other_does(folder, tmp_path, capsys):
 
 def test_auto_compiles_where_it_pays(folder, monkeypatch):
     model = make_model(folder / "auto").language_model
-    assert not compiled.wanted("auto", model, 10_000)  # fp32: little to win
-    assert compiled.wanted("always", model, 1)
-    model.to(torch.bfloat16)
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/" + name)
+    assert not compiled.wanted("auto", model.to(torch.float16), 10_000)
+    assert compiled.wanted("always", model, 1)
+    assert compiled.wanted("auto", model.to(torch.float32), 10_000)
+    model.to(torch.bfloat16)
     assert compiled.wanted("auto", model, compiled.PAYS_AFTER)
     assert not compiled.wanted("auto", model, compiled.PAYS_AFTER - 1)
     assert not compiled.wanted("never", model, 10_000)
