@@ -1,6 +1,7 @@
 """Throughput over batch, length, records and processes, as a table and a plot: python -m benchmarks scaling.
 
-Training steps of the product on kept features (random ones: speed does not depend on what they say). Records are not
+Training steps of the product on kept features (random ones: speed does not depend on what they say), layers compiled
+where a long run has them so. Records are not
 measured anew: `python -m benchmarks.records` measures start-up and memory of 1 thousand to 1 million, and its figures
 stand in the plot beside the commit they were measured at. Processes are started as users do, by accelerate, the
 machine's cores shared out among them and the batch too.
@@ -25,7 +26,8 @@ from tqdm import tqdm
 
 from benchmarks import hardware, options, shapes, workload
 from benchmarks.pairs import RESULTS
-from skingpt4 import training
+from benchmarks.train import compile_in_time
+from skingpt4 import compiled, training
 from skingpt4.batching import Collate, choose_batching
 from skingpt4.errors import reported
 from skingpt4.model import SkinGPT4
@@ -49,6 +51,10 @@ class Steps:
         self.model.train()
         self.accelerator = Accelerator(mixed_precision="no", cpu=self.device.type == "cpu")
         self.optimizer = training.make_optimizer(self.model, self.config.optim)
+        iterations = 0 if setting.args.small else compiled.PAYS_AFTER  # as a long run does
+        language_model = self.model.language_model
+        if compiled.wanted(self.config.language.compile, language_model, iterations):
+            compile_in_time(language_model)
         self.collate = Collate(
             choose_batching(self.config.data.batching, self.device), self.config.data.group_tokens
         )
@@ -109,6 +115,7 @@ def processes(setting: options.Setting, count: int) -> dict[str, Any]:
     ]
     command += ["--threads", str(threads), "--repeats", str(args.repeats), "--dtype", str(setting.dtype)[6:]]
     command += ["--device", setting.device.type] if setting.device.type == "cpu" else []
+    command += ["--small"] if args.small else []
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
     if done.returncode:
         raise shapes.ShapeError(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from skingpt4 import checkpoint, lora, memory, run_dir
+from skingpt4 import checkpoint, compiled, lora, memory, run_dir
 from skingpt4.config import Config, ConfigError, missing_paths, to_yaml
 from skingpt4.datasets import TrainingSamples, answer_for, picture_files
 from skingpt4.errors import UserError
@@ -77,6 +78,7 @@ def describe(config: Config) -> str:
         f"{describe_precision(config.encoder.dtype, encoder_device(config, device))}",
         f"language model {config.language.model}, {language_model.config.model_type}, "
         f"{describe_place(language_model)}",
+        f"layers         {_layers(config, language_model)}",
         f"trainable      1 linear layer{branches}: {trainable / 1e6:.2f} M of "
         f"{(decoder + encoder_parameters) / 1e6:.0f} M parameters",
         f"memory         about {memory.gib(need):.1f} GiB (estimate of docs/memory.md)",
@@ -86,6 +88,13 @@ def describe(config: Config) -> str:
     ]
     lines.append("Research software, no medical device.")
     return "\n".join(lines)
+
+
+def _layers(config: Config, language_model: Any) -> str:
+    iterations = config.optim.max_epoch * config.optim.iters_per_epoch
+    if compiled.wanted(config.language.compile, language_model, iterations):
+        return "compiled by torch before the first iteration, up to a minute (language.compile)"
+    return "as written (language.compile)"
 
 
 def _problems(config: Config) -> list[str]:
