@@ -19,7 +19,15 @@ from tests.skingpt4.tiny import (
 )
 
 ANSWERS = ("It is acne.", "No.", "This could be psoriasis. See a doctor, please.", "Plaque, scale, erythema.")
-needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="no C++ compiler here")
+
+
+@pytest.fixture(scope="module")
+def compiler():
+    """Skips where torch cannot compile the least thing: no C++ compiler, or no headers of Python."""
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(8))
+    except Exception as error:
+        pytest.skip(f"torch cannot compile here: {str(error).strip().splitlines()[0][:100]}")
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +72,7 @@ def make_samples(model):
     return [{"encoded": row, "queries": q} for row, q in zip(rows, make_queries(len(rows)), strict=True)]
 
 
-@needs_compiler
+@pytest.mark.usefixtures("compiler")
 def test_loss_and_gradients_are_those_of_the_layers_as_written(folder):
     write_model(folder)
     model = make_model(folder)
@@ -81,7 +89,7 @@ def test_every_batching_is_traced(family, tmp_path):
     )
 
 
-@needs_compiler
+@pytest.mark.usefixtures("compiler")
 def test_a_compiled_run_ends_where_the_other_does(folder, tmp_path, capsys):
     write_model(folder)
 

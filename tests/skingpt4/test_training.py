@@ -427,6 +427,7 @@ def test_training_on_the_evaluation_is_refused_unless_allowed(configure, tmp_pat
         run(as_validation)
     allowed = configure(**changes, data__allow_overlap=True)
     assert "allowed by data.allow_overlap" in describe(allowed)
+    assert "layers         as written (language.compile)" in describe(allowed)
     run(allowed)
     assert "allowed by data.allow_overlap" in capsys.readouterr().out
     later = configure("later", **changes | {"data__evaluation": ["later.jsonl"]})
