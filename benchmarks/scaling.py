@@ -215,14 +215,14 @@ def plot(result: dict[str, Any], path: Path) -> None:
             f"tokens of the answer, batch {result['length'][0]['batch']}",
         ),
     ):
-        places = [row[key] for row in rows]
-        axes.plot(places, [row["tokens_per_second"] for row in rows], "o-", label="tokens/s")
-        axes.set(xlabel=title, ylabel="tokens/s", xticks=places, ylim=(0, None))
+        places, rates = [row[key] for row in rows], [row["tokens_per_second"] for row in rows]
+        axes.plot(places, rates, "o-", label="tokens/s")
+        axes.set(xlabel=title, ylabel="tokens/s", xticks=places, ylim=(0, 1.1 * max(rates)))
         peaks = [row["peak_bytes_above_weights"] for row in rows]
         if None not in peaks:
             other = axes.twinx()
             other.plot(places, [peak / 2**20 for peak in peaks], "s--", color="C1", label="peak")
-            other.set(ylabel="peak MiB above the weights (dashed)", ylim=(0, None))
+            other.set(ylabel="peak MiB above the weights (dashed)", ylim=(0, 1.1 * max(peaks) / 2**20))
     counts = [row["processes"] for row in result["processes"]]
     process.bar(
         [str(n) for n in counts], [row["samples_per_second"] for row in result["processes"]], width=0.5

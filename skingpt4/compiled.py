@@ -1,8 +1,8 @@
 """The language model's layers compiled by torch for training: what stands between matrix products in a few loops.
 
-On a CPU norms, rotations, activations and copies take much of a step, in bf16 more than the products; compiled, each
-goes through memory once. All layers share one compiled form, which takes any length, so the
-price is paid once: tens of seconds, less when torch finds it in its cache.
+On a CPU norms, rotations, activations and copies take much of a step, in bf16 more than the products; compiled, they
+go through memory once. All layers share one compiled form, which takes any length, so the price is paid once: tens of
+seconds, less when torch finds it in its cache.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def compile_layers(model: Any, backend: str = "inductor") -> str | None:
 
 
 def _try(model: Any, rows: int) -> None:
-    """A pass there and back over random embeddings, padded as batches are."""
+    """A pass there and back over empty embeddings, padded as batches are."""
     table = model.get_input_embeddings().weight
     embeds = torch.zeros(rows, TRIAL_TOKENS, table.shape[1], dtype=table.dtype, device=input_device(model))
     mask = torch.ones(rows, TRIAL_TOKENS, dtype=torch.long, device=embeds.device)
