@@ -144,7 +144,7 @@ def load_language_model(
             if type(module).__name__ == "Linear8bitLt":
                 guard_linear(module, grow=False)
     model.skingpt4_quantization = quantization
-    model.get_output_embeddings().register_forward_pre_hook(_contiguous)
+    model.get_output_embeddings().register_forward_pre_hook(_apart)
     return model.requires_grad_(False).eval(), tokenizer
 
 
@@ -195,14 +195,18 @@ def num_bytes(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-def _contiguous(head: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Copy the head's few input rows if they are a slice.
+def _apart(head: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Copy the head's few input rows if they are the last of each sample.
 
     torch multiplies a sliced (b, 1, d) row by row and copies the whole vocabulary matrix for each: reading a
-    batch of 50 prompts in bf16 on a CPU took 5.5 s instead of 1.
+    batch of 50 prompts in bf16 on a CPU took 5.5 s instead of 1, and a pass over 4 tokens of one conversation 125 ms
+    instead of 50. `contiguous` would leave a single row as it is: of one row any strides count as contiguous.
     """
     del head
-    return (args[0].contiguous(), *args[1:])
+    rows, *others = args
+    if rows.dim() == 3 and rows.shape[1] == 1:
+        rows = rows.clone(memory_format=torch.contiguous_format)
+    return (rows, *others)
 
 
 def supervised_loss(

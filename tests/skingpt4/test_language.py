@@ -105,3 +105,19 @@ def test_precision_by_name_and_on_a_cpu():
     cpu = torch.device("cpu")
     assert choose_dtype("float16", cpu) is torch.float16
     assert choose_dtype("auto", cpu) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_the_head_reads_last_rows_that_stand_by_themselves(batch, folder):
+    """Of a slice torch would multiply row by row and copy the vocabulary matrix for each, of a single row too."""
+    model, _ = load_language_model(save_language_model(folder / "llama"))
+    seen = []
+    head = model.get_output_embeddings()
+    hook = head.register_forward_pre_hook(lambda module, args: seen.append(args[0].stride()))
+    embeds = torch.randn(batch, 5, 32)
+    with torch.no_grad():
+        last = model(inputs_embeds=embeds, logits_to_keep=1).logits
+        whole = model(inputs_embeds=embeds).logits
+    hook.remove()
+    assert seen == [(32, 32, 1), (160, 32, 1)]
+    torch.testing.assert_close(last, whole[:, -1:])
