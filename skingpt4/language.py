@@ -135,6 +135,8 @@ def load_language_model(
         raise LanguageModelError(
             f"language.model: {name} lacks {len(found['missing_keys'])} tensors: {names}"
         )
+    if attention == "auto" and getattr(model.config, "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")  # the others leave Gemma 2's cap of the scores out
     if quantization != "none":
         require_quantised(model, quantization)
     if dtype is torch.float16:
