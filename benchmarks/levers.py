@@ -2,8 +2,8 @@
 
 All levers together, then all but one, and the original's way, in turns in one process over the same samples. A ratio
 is the time or the peak memory without the lever over that with it, round by round; the same ratio by the count of
-operations stands beside it. Layers are compiled before anything is timed; the seconds are told. Reading pictures from the
-disk is charged to nobody.
+operations stands beside it. Layers are compiled before anything is timed; the seconds are told. Reading pictures
+from the disk is charged to nobody.
 
 Research software, no medical device.
 """
