@@ -12,20 +12,17 @@ from __future__ import annotations
 
 import statistics
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks import counts, options, pairs, shapes
-from benchmarks.train import Bench, attending, compile_in_time, make
+from benchmarks.train import Bench, attending, command, compile_in_time
 from skingpt4 import compiled
 from skingpt4.batching import Collate
-from skingpt4.errors import reported
 from skingpt4.model import build_language_model
 
 ALL, ORIGINAL = "all levers", "the original's way"
@@ -113,8 +110,7 @@ def ways(bench: Bench, setting: options.Setting) -> dict[str, Way]:
         if bench.compile_seconds is not None:
             compile_in_time(whole)
         found["language.dtype=float32"] = of(own, lambda: changed(model, language_model=whole))
-    shape = bench.counted()[1]
-    found[ORIGINAL] = Way(bench.original_run("eager"), shape)
+    found[ORIGINAL] = Way(bench.original_run(setting.args.attention), bench.counted()[1])
     return found
 
 
@@ -148,16 +144,7 @@ def measure(setting: options.Setting, bench: Bench) -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    parser = options.parser("levers", __doc__, pairs=3)
-    parser.add_argument("--batch", type=int, default=8, help="samples a step (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=1, help="steps a run (default: %(default)s)")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to our configuration")
-    with reported() as status, tempfile.TemporaryDirectory() as folder:
-        setting = options.settle("levers", parser, argv)
-        if setting.args.small:
-            setting.args.steps, setting.args.batch, setting.args.pairs = 1, 2, 1
-        setting.save(measure(setting, make(setting, Path(folder))))
-    return status.code
+    return command("levers", __doc__, measure, argv, pairs=3, steps=1)
 
 
 if __name__ == "__main__":

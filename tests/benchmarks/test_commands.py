@@ -74,6 +74,14 @@ def test_every_lever_is_left_out_in_its_turn(micro, capsys, monkeypatch):
     assert "| without | time | peak memory | by the count |" in capsys.readouterr().out
 
 
+def test_where_torch_cannot_compile_the_benchmark_goes_on_as_written(micro, capsys, monkeypatch):
+    monkeypatch.setattr("skingpt4.compiled.compile_layers", lambda model: "no compiler")
+    found = result_of(["levers", "language.compile=always", *micro])
+    assert found["compile_seconds"] is None
+    assert "language.compile=never" not in found["ways"]
+    assert "layers as written: no compiler" in capsys.readouterr().out
+
+
 def test_a_lever_is_an_override_of_our_side(micro):
     found = result_of(["train", "data.batching=padded", *micro])
     assert found["settings"]["batching"] == "padded"
