@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from skingpt4 import page_history, page_scripts, page_texts, page_views
+from skingpt4 import page_history, page_scripts, page_texts, page_views, uploads
 from skingpt4.chat import CLINICAL_PROMPTS, Generation
 from skingpt4.errors import UserError
 from skingpt4.page_desk import Desk
@@ -271,8 +271,12 @@ class _Page:
         def plain(do: Callable[..., Shown]) -> Callable[..., list[Any]]:
             return lambda now, *more: self.updates(now, do(now, *more))
 
-        def add(now: Visit | None, upload: dict[str, Any] | None, view: str) -> list[Any]:
-            return [None, *self.updates(now, self.desk.add(now, upload, view))]
+        def add(
+            now: Visit | None, upload: dict[str, Any] | None, view: str, request: gr.Request
+        ) -> list[Any]:
+            own = upload is None or uploads.vouched(upload, request)
+            step = self.desk.add(now, upload, view) if own else self.desk.missing()
+            return [None, *self.updates(now, step)]
 
         def spoken(now: Visit | None, steps: Iterator[Shown]) -> Iterator[list[Any]]:
             for step in steps:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from skingpt4 import uploads
 from skingpt4.consultation import Consultation, ShownPicture
 from skingpt4.errors import UserError
 from skingpt4.page_texts import Texts
@@ -40,17 +40,13 @@ class Desk:
         """Take one more picture; one that waits for a decision gives way to it.
 
         Gradio cannot receive a picture that is no file. What was sent, with its EXIF data and name, is read and
-        deleted at once; the page shows a copy that never is a file.
+        deleted at once, unread before the disclaimer is accepted; the page shows a copy that never is a file.
         """
         if upload is None:
             return Shown()
-        sent = Path(upload["path"])
-        try:
-            data = sent.read_bytes()
-        except OSError:
-            return Shown(note=note(self.texts["errors.picture_missing"], failed=True))
-        finally:
-            sent.unlink(missing_ok=True)
+        data = uploads.take(upload["path"], read=visit is not None and not visit.ended)
+        if data is None:
+            return self.missing()
         try:
             if visit is None or visit.ended:
                 raise PageError(self.texts["errors.not_accepted"])
@@ -73,6 +69,10 @@ class Desk:
         which = "pictures.held" if added.held else "pictures.added"
         said = note(self.texts(which, number=len(visit.views)), failed=added.held)
         return Shown(note=said, views=True)
+
+    def missing(self) -> Shown:
+        """There is no such upload, or it is somebody else's."""
+        return Shown(note=note(self.texts["errors.picture_missing"], failed=True))
 
     def _judged(self, data: bytes, view: str) -> View:
         shown = ShownPicture.of(data, view)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import html
 import ipaddress
+import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -15,11 +17,15 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import urlsplit
 
 from skingpt4.errors import UserError
+from skingpt4.uploads import COOKIE, NAMED, ForeignFileError, Uploads
 
 if TYPE_CHECKING:
     import gradio as gr
+    from starlette.requests import Request
+    from starlette.responses import JSONResponse
 
 # The browser itself is told to load nothing from elsewhere, whatever Gradio's scripts may try.
 POLICY = (
@@ -120,17 +126,25 @@ REFUSED = ("/deep_link", "/file=", "/file/", "/proxy=")
 
 
 class _Guard:
-    """ASGI middleware: the browser loads nothing from elsewhere and caches no picture; no file is served."""
+    """ASGI middleware: the browser loads nothing from elsewhere and caches no picture; no file is served.
 
-    def __init__(self, app: Any) -> None:
-        self.app = app
+    Nor does a function get a file that is not its caller's own upload; see `uploads`.
+    """
+
+    def __init__(self, app: Any, uploads: Uploads) -> None:
+        self.app, self.uploads = app, uploads
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if any(part in scope.get("path", "") for part in REFUSED):
-            from starlette.responses import PlainTextResponse
+        from starlette.requests import Request
 
-            await PlainTextResponse("not here", 404)(scope, receive, send)
+        if any(part in scope.get("path", "") for part in REFUSED):
+            await _refuse(404, "not here")(scope, receive, send)
             return
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope, receive)
+        sender, path = request.cookies.get(COOKIE, ""), scope["path"].rstrip("/")
 
         async def guarded(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -138,11 +152,67 @@ class _Guard:
                 if "/assets/" not in scope["path"] and "/static/" not in scope["path"]:
                     extra.append((b"cache-control", b"no-store"))
                 names = {name for name, _ in extra}
+                if not sender:
+                    cookie = f"{COOKIE}={secrets.token_urlsafe(32)}; Path=/; HttpOnly; SameSite=Strict"
+                    extra.append((b"set-cookie", cookie.encode()))
                 kept = [pair for pair in message["headers"] if pair[0].lower() not in names]
                 message = {**message, "headers": [*kept, *extra]}
             await send(message)
 
-        await self.app(scope, receive, guarded)
+        if scope["method"] != "POST" or path.endswith("/login"):
+            await self.app(scope, receive, guarded)
+        elif path.endswith("/upload"):
+            await self._upload(scope, receive, guarded, sender)
+        else:
+            await self._run(request, guarded, sender)
+
+    async def _upload(self, scope: Any, receive: Any, send: Any, sender: str) -> None:
+        """Let Gradio write an upload, and note whose it is before its path is answered."""
+        if not sender:
+            await _refuse(403, "load the page first; it needs its cookie")(scope, receive, send)
+            return
+        status, answer = 0, b""
+
+        async def noted(message: Any) -> None:
+            nonlocal status, answer
+            status = message.get("status", status)
+            answer += message.get("body", b"")
+            if status == 200 and message["type"] == "http.response.body" and not message.get("more_body"):
+                self.uploads.add(sender, json.loads(answer))
+            await send(message)
+
+        await self.app(scope, receive, noted)
+
+    async def _run(self, request: Request, send: Any, sender: str) -> None:
+        """Let Gradio see a request only if the files that it names are its sender's; forms have no place here."""
+        from starlette.requests import ClientDisconnect
+
+        try:
+            body, headers = await request.body(), request.headers
+        except ClientDisconnect:
+            return
+        try:
+            hosts = {headers.get("host", ""), urlsplit(headers.get("origin", "")).netloc} - {""}
+            named = self.uploads.named(json.loads(body or b"null"), sender, hosts)
+        except ForeignFileError as error:
+            await _refuse(403, str(error))(request.scope, request.receive, send)
+            return
+        except (ValueError, RecursionError):
+            await _refuse(400, "no JSON, or no such origin")(request.scope, request.receive, send)
+            return
+        request.scope[NAMED] = named
+        unread = [{"type": "http.request", "body": body, "more_body": False}]
+
+        async def receive() -> Any:
+            return unread.pop() if unread else await request.receive()
+
+        await self.app(request.scope, receive, send)
+
+
+def _refuse(status: int, why: str) -> JSONResponse:
+    from starlette.responses import JSONResponse
+
+    return JSONResponse({"detail": why}, status)
 
 
 def _theme() -> gr.themes.Base:
@@ -177,6 +247,7 @@ def launch(blocks: gr.Blocks, address: Address, health: dict[str, str], **extra:
         health: what `/health` answers.
         extra: further arguments of Gradio's `launch`, e.g. `css` (put behind `CSS`) or `auth`.
     """
+    from gradio.utils import get_upload_folder
     from starlette.middleware import Middleware
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.responses import JSONResponse
@@ -187,7 +258,8 @@ def launch(blocks: gr.Blocks, address: Address, health: dict[str, str], **extra:
 
     here = address.host in ("127.0.0.1", "localhost") and not address.share
     names = ["127.0.0.1", "localhost"] if here else ["*"]
-    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=names), Middleware(_Guard)]
+    guard = Middleware(_Guard, uploads=Uploads(get_upload_folder()))
+    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=names), guard]
     blocks.launch(
         server_name=f"[{address.host}]" if ":" in address.host else address.host,
         server_port=address.port,

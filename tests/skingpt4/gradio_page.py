@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -30,6 +31,11 @@ class Page:
         Returns:
             The last outputs by elem_id.
         """
+        body, outputs = self.body(control, event, **values)
+        return self._run(body, outputs)
+
+    def body(self, control: str, event: str, **values: Any) -> tuple[dict[str, Any], list[int]]:
+        """What the browser's script would send for this, and the parts that the answer changes."""
         target = [self.ids[control], event]
         number, found = next(
             (place, d)
@@ -38,11 +44,25 @@ class Page:
         )
         given = {self.ids[name.replace("_", "-")]: value for name, value in values.items()}
         data = [given.get(part, self.parts[part].get("value")) for part in found["inputs"]]
-        return self._run(found.get("id", number), data, found["outputs"])
+        return self._body(found.get("id", number), data), found["outputs"]
 
-    def _run(self, number: int, data: list[Any], outputs: list[int]) -> dict[str, Any]:
-        body = {"data": data, "fn_index": number, "session_hash": self.session, "trigger_id": None}
-        self.http.post("/gradio_api/queue/join", json=body).raise_for_status()
+    def every_input(self, value: Any) -> Iterator[dict[str, Any]]:
+        """For each input of each function that the page can call, a request with this value there."""
+        for place, found in enumerate(self.config["dependencies"]):
+            for taken in range(len(found["inputs"])) if found["backend_fn"] else ():
+                data = [self.parts[part].get("value") for part in found["inputs"]]
+                data[taken] = value
+                yield self._body(found.get("id", place), data)
+
+    def _body(self, number: int, data: list[Any]) -> dict[str, Any]:
+        return {"data": data, "fn_index": number, "session_hash": self.session, "trigger_id": None}
+
+    def send(self, body: Any, route: str = "queue/join") -> httpx.Response:
+        """Send a request to a route of Gradio's that runs a function."""
+        return self.http.post(f"/gradio_api/{route}", json=body)
+
+    def _run(self, body: dict[str, Any], outputs: list[int]) -> dict[str, Any]:
+        self.send(body).raise_for_status()
         last: Any = None
         with self.http.stream(
             "GET", "/gradio_api/queue/data", params={"session_hash": self.session}
