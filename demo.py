@@ -10,14 +10,14 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from skingpt4 import serving
-from skingpt4.errors import UserError, reported
-from skingpt4.serving import Address, stay_local
+from skingpt4.server import gradio_app
+from skingpt4.server.address import Address, stay_local
+from skingpt4.support.errors import UserError, reported
 
 if TYPE_CHECKING:
     import gradio as gr
 
-    from skingpt4.page_visit import Tools
+    from skingpt4.server.page.visit import Tools
 
 PASSWORD = "SKINGPT4_PASSWORD"
 EXAMPLES = f"""examples:
@@ -80,17 +80,18 @@ def ask_password(wanted: bool) -> str | None:
 
 def launch(tools: Tools, address: Address, language: str = "en", password: str | None = None) -> gr.Blocks:
     """Build the page and serve it from a thread of its own; `close()` ends it."""
-    from skingpt4 import page, page_texts
+    from skingpt4.chat import texts as page_texts
+    from skingpt4.server.page import layout
 
-    place = page.Place(address.local, address.share, address.max_upload_mb)
-    blocks = page.build(tools, language, place)
-    extra: dict[str, object] = {"css": page.CSS}
+    place = layout.Place(address.local, address.share, address.max_upload_mb)
+    blocks = layout.build(tools, language, place)
+    extra: dict[str, object] = {"css": layout.CSS}
     if password is not None:
         extra["auth"] = lambda name, word: secrets.compare_digest(word.encode(), password.encode())
         texts = page_texts.load(language)
         extra["auth_message"] = f"{texts['not_a_diagnosis']} {texts['login']}"
     health = {"status": "ok", "checkpoint": tools.model["checkpoint"]}
-    return serving.launch(blocks, address, health, **extra)
+    return gradio_app.launch(blocks, address, health, **extra)
 
 
 def load(
@@ -101,7 +102,7 @@ def load(
     Raises:
         ChatError, ConfigError, CheckpointError, LanguageModelError: what they say.
     """
-    from skingpt4 import page_tools
+    from skingpt4.server.page import tools as page_tools
 
     return page_tools.load(config_path, checkpoint_path, log)
 
@@ -118,18 +119,18 @@ def main(argv: list[str] | None = None) -> int:
         password = ask_password(args.password)
         address.check(password is not None)
 
-        from skingpt4 import page_texts
+        from skingpt4.chat import texts as page_texts
 
         page_texts.load(args.language)
         log = None
         if args.audit_text and not args.audit_log:
             raise UserError("--audit-text says what goes into the audit log; add --audit-log FILE")
         if args.audit_log:
-            from skingpt4.audit import AuditLog
+            from skingpt4.server.audit import AuditLog
 
             log = AuditLog(args.audit_log, args.audit_text).append
         tools = load(args.config, args.checkpoint, log)
-        serving.until_ended(lambda: launch(tools, address, args.language, password))
+        gradio_app.until_ended(lambda: launch(tools, address, args.language, password))
     return status.code
 
 

@@ -29,18 +29,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
     args = parser.parse_intermixed_args(argv)
 
-    from skingpt4.errors import reported
+    from skingpt4.support.errors import reported
 
     with reported() as status:
-        from skingpt4.config import load_config
+        from skingpt4.config.load import load_config
 
         config = load_config(args.config, args.overrides)
         if args.dry_run:
-            from skingpt4.dry_run import describe
+            from skingpt4.doctor.dry_run import describe
 
             print(describe(config))
         else:
-            from skingpt4.training import run
+            from skingpt4.training.loop import run
 
             folder = run(config, args.resume, args.overwrite)
             if int(os.environ.get("RANK", 0)) == 0:

@@ -21,14 +21,14 @@ from typing import Any
 import imagehash
 from tqdm import tqdm
 
-from data.engine import whole_file, write_line
-from data.metadata import without_metadata
-from skingpt4.errors import UserError, reported
-from skingpt4.images import ImageError, open_image
-from skingpt4.manifests import manifest_lines, read_manifest
-from skingpt4.records import parse_line
-from skingpt4.stores import StoreError, read_bytes
-from skingpt4.tensors import file_sha256
+from data.preparing.engine import whole_file, write_line
+from data.preparing.metadata import without_metadata
+from skingpt4.records.archives import StoreError, read_bytes
+from skingpt4.records.images import ImageError, open_image
+from skingpt4.records.manifest import manifest_lines, read_manifest
+from skingpt4.records.record import parse_line
+from skingpt4.support.errors import UserError, reported
+from skingpt4.weights.files.tensors import file_sha256
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 STATE = "packing.json"

@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-from data import fitzpatrick_images
-from data.engine import MANIFEST, REJECTED, Relative, Summary, refusal_line, results, write_manifest
-from data.pictures import Measurer, PictureCache, PreparationError
-from data.rows import REASONS, Refusal, Rows
+from data.preparing import fitzpatrick_images
+from data.preparing.engine import MANIFEST, REJECTED, Relative, Summary, refusal_line, results, write_manifest
+from data.preparing.pictures import Measurer, PictureCache, PreparationError
+from data.reading.rows import REASONS, Refusal, Rows
 from data.sources import SOURCES
-from skingpt4.errors import reported
+from skingpt4.support.errors import reported
 
 DRY_ROWS = 5  # that --dry-run shows
 DESCRIPTION = """Turn a source of pictures into a manifest of checked records, all.jsonl, and list everything that was

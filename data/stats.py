@@ -14,10 +14,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from data.against_paper import Comparison, compare_classes, compare_concepts
-from data.counts import DIMENSIONS, Counts, count_annotations, count_file_list, count_manifests
-from skingpt4.errors import UserError, reported
-from skingpt4.run_dir import write_text
+from data.counting.against_paper import Comparison, compare_classes, compare_concepts
+from data.counting.counts import DIMENSIONS, Counts, count_annotations, count_file_list, count_manifests
+from skingpt4.support.errors import UserError, reported
+from skingpt4.support.files import write_text
 
 CSV_NAME, PNG_NAME = "counts.csv", "counts.png"
 HEADINGS = {"concept": "Concepts", "class": "Classes", "source": "Sources", "split": "Splits",
@@ -143,7 +143,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             args.out_dir.mkdir(parents=True, exist_ok=True)
             write_text(args.out_dir / CSV_NAME, csv_table(counts, comparisons))
-            from data.stats_figure import draw  # matplotlib takes a second, which refusals need not wait for
+            from data.counting.figure import (
+                draw,  # matplotlib takes a second, which refusals need not wait for
+            )
 
             draw(counts, comparisons, args.out_dir / PNG_NAME)
         except OSError as error:

@@ -17,12 +17,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from data.pictures import Measurer, Picture, PictureCache
 from data.prepare import num_cores
-from skingpt4.datasets import SampleEncoder, answer_for
-from skingpt4.errors import UserError, reported
-from skingpt4.manifests import manifest_lines
-from skingpt4.records import RecordError, parse_line, record_of
+from data.preparing.pictures import Measurer, Picture, PictureCache
+from skingpt4.records.manifest import manifest_lines
+from skingpt4.records.record import RecordError, parse_line, record_of
+from skingpt4.support.errors import UserError, reported
+from skingpt4.training.samples import SampleEncoder, answer_for
 
 SHOWN = 200  # characters of an offending text
 
@@ -154,8 +154,8 @@ def load_encoder(path: str, overrides: Sequence[str]) -> SampleEncoder:
     """
     from transformers import AutoTokenizer  # slow to import, and not needed without --config
 
-    from skingpt4.config import load_config
-    from skingpt4.preparation import sample_encoder
+    from skingpt4.config.load import load_config
+    from skingpt4.training.prepare import sample_encoder
 
     config = load_config(path, overrides)
     try:

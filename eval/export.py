@@ -12,9 +12,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval import lmms_eval_format, vlmevalkit_format
-from eval.answers import read_run
-from skingpt4.errors import UserError, reported
+from eval.asking.answers import read_run
+from eval.formats import lmms_eval, vlmevalkit
+from skingpt4.support.errors import UserError, reported
 
 FORMATS = ("lmms-eval", "vlmevalkit")
 
@@ -43,11 +43,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise ExportError(f"{args.out}: is not empty; name a new folder with --out")
         arms = [run.arms[name] for name in dict.fromkeys(args.arm or run.arms)]
         if args.format == "lmms-eval":
-            written = lmms_eval_format.write(run, args.out, arms)
+            written = lmms_eval.write(run, args.out, arms)
         elif args.images is None:
             raise ExportError("vlmevalkit needs --images: the folder that the list of cases was in")
         else:
-            written = vlmevalkit_format.write(run, args.out, arms, args.images, args.image_paths)
+            written = vlmevalkit.write(run, args.out, arms, args.images, args.image_paths)
         for path in written:
             print(path)
     return status.code

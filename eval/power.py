@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.stats import binom, binomtest, norm
 
-from skingpt4.errors import UserError, reported
+from skingpt4.support.errors import UserError, reported
 
 MAX_CASES = 1_000_000
 CASES, RATERS = (50, 100, 150, 300, 600, 1000), (1, 2, 3, 5, 10, 20)

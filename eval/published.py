@@ -17,11 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from eval.metrics import Interval, proportion
-from eval.ratings import AGREE, ITEMS, Rating, RatingsError, of_items, read_csv
-from skingpt4.errors import reported
-from skingpt4.published import published
-from skingpt4.run_dir import write_text
+from eval.measures.intervals import Interval, proportion
+from eval.rating.ratings import AGREE, ITEMS, Rating, RatingsError, of_items, read_csv
+from skingpt4.support.errors import reported
+from skingpt4.support.files import write_text
+from skingpt4.taxonomy.published import published
 
 STATED_CASES, LARGEST = 150, 200
 RESAMPLES = 2000

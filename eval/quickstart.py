@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.phantoms import RENDERER_VERSION
+from data.phantoms.splits import RENDERER_VERSION
 from eval.report import headline, write_report, write_results
-from skingpt4.errors import UserError, reported
-from skingpt4.run_dir import write_text
+from skingpt4.support.errors import UserError, reported
+from skingpt4.support.files import write_text
 
 # split: (pictures, share of records with concepts, share with a note). Most sources of diagnoses have neither.
 SPLITS = {
@@ -32,7 +32,7 @@ SPLITS = {
     "validation_step2": (90, 0.15, 0.05),
     "cases": (150, 1.0, 1.0),
 }
-QFORMER = Path("skingpt4/assets/qformer_tiny.safetensors")
+QFORMER = Path("skingpt4/weights/bundled/qformer_tiny.safetensors")
 SHORT_PICTURES, SHORT_TRAINING = 30, ["optim.max_epoch=1", "optim.iters_per_epoch=3", "optim.batch_size=2"]
 
 
@@ -57,14 +57,14 @@ class Stage:
 def stages(root: Path, phantoms: Path, short: bool, ablation: bool) -> list[Stage]:
     """All stages in order. `short` takes the same path over less: a check of the software, not a result."""
     weights = ["smollm2-135m-instruct", "dinov2-vit-s14-reg4"]
-    found = [Stage("weights", ["-m", "skingpt4.weights", "fetch", *weights], Path("weights"), cheap=True)]
+    found = [Stage("weights", ["-m", "skingpt4.cli.weights", "fetch", *weights], Path("weights"), cheap=True)]
     for split, (count, concepts, notes) in SPLITS.items():
         count = SHORT_PICTURES if short else count
-        render = ["-m", "data.phantoms", "render", "--out-dir", str(phantoms), "--split", split]
+        render = ["-m", "data.phantoms.splits", "render", "--out-dir", str(phantoms), "--split", split]
         render += ["--count", str(count), "--known-concepts", str(concepts), "--known-notes", str(notes)]
         found.append(Stage(f"render {split}", render, phantoms / split / "manifest.jsonl", cheap=True))
     found += [_train("step1", root, phantoms, short), _train("step2", root, phantoms, short)]
-    fit = ["-m", "skingpt4.calibrate", "--checkpoint", f"{root}/step2"]
+    fit = ["-m", "skingpt4.cli.calibrate", "--checkpoint", f"{root}/step2"]
     for split in ("validation",) if short else ("validation", "validation_step2"):
         fit += ["--manifest", f"{phantoms}/{split}/manifest.jsonl"]
     found.append(Stage("calibrate", fit, root / "step2" / "checkpoints"))

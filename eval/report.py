@@ -3,7 +3,7 @@
     python -m eval.report --run-dir runs/quickstart [--ratings ratings.csv] [--cases path/to/manifest.jsonl]
         [--show CASE ...]
 
-`eval.answers` says what a run's folder holds. Cases whose concepts are unknown take no part in the measures of
+`eval.asking.answers` says what a run's folder holds. Cases whose concepts are unknown take no part in the measures of
 concepts.
 
 `answers/<arm>.meta.json` (where an arm's answers come from) and the losses in `step1/metrics.jsonl` and
@@ -19,28 +19,27 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.answers import CASES, case_lines, read_run
-from eval.answers import Run as Answers
-from eval.comparisons import compare_all
-from eval.consistency import consistency
-from eval.measures import measure_arm, statistics
-from eval.metrics import Interval, Line, best_class, text_outcomes
-from eval.page import MEASURES, Run, render
-from eval.pdf import write_pdf
-from eval.rated import summary as rating_summary
-from eval.ratings import Rating, read_csv
-from eval.run_files import ReportError, load_losses, read_json, read_jsonl
-from skingpt4.errors import reported
-from skingpt4.published import published
-from skingpt4.run_dir import write_text
-from skingpt4.tensors import file_sha256
+from eval.asking.answers import CASES, case_lines, read_run
+from eval.asking.answers import Run as Answers
+from eval.measures.arm import measure_arm, statistics
+from eval.measures.comparisons import compare_all
+from eval.measures.consistency import consistency
+from eval.measures.intervals import Interval, Line, best_class, text_outcomes
+from eval.page.document import MEASURES, Run, render
+from eval.page.pdf import write_pdf
+from eval.rating.ratings import Rating, read_csv
+from eval.rating.summary import summary as rating_summary
+from skingpt4.support.errors import UserError, reported
+from skingpt4.support.files import write_text
+from skingpt4.taxonomy.published import published
+from skingpt4.weights.files.tensors import file_sha256
 
 FIRST = "two_step"  # the arm that the others are compared with
 ARMS = (FIRST, "step1_only", "step2_only", "untrained", "blank_image", "noise_image", "other_image")
 
 
 def load_answers(run_dir: Path) -> dict[str, list[Line]]:
-    """The greedy answers of every arm found, in order of display; see `eval.answers.case_lines`.
+    """The greedy answers of every arm found, in order of display; see `eval.asking.answers.case_lines`.
 
     Raises:
         AnswersError: no folder, no answers, or a damaged file.
@@ -277,6 +276,67 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(headline(read_json(arguments.run_dir / "results.json")))
         print(f"report: {path} and {path.with_suffix('.pdf')}")
     return status.code
+
+
+class ReportError(UserError):
+    """Something about the run folder that its owner can mend; the message says what and where."""
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON-lines file; blank lines are skipped.
+
+    Raises:
+        ReportError: when the file is missing or a line is no JSON object, named by file and line number.
+    """
+    if not path.is_file():
+        raise ReportError(f"{path}: no such file")
+    rows = []
+    for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise ReportError(f"{path}:{number}: not valid JSON ({error})") from error
+        if not isinstance(row, dict):
+            raise ReportError(f"{path}:{number}: expected an object, found {type(row).__name__}")
+        # Kept for the messages of later checks; no field of the file can have this name by accident.
+        rows.append({**row, "__line__": number})
+    return rows
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object, or an empty one where there is no such file."""
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ReportError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(data, dict):
+        raise ReportError(f"{path}: expected an object, found {type(data).__name__}")
+    return data
+
+
+def load_losses(run_dir: Path) -> dict[str, list[dict[str, Any]]]:
+    """The logged losses of both steps, of those that have a log.
+
+    Raises:
+        ReportError: a line is damaged.
+    """
+    logs = {}
+    for step in ("step1", "step2"):
+        path = run_dir / step / "metrics.jsonl"
+        if not path.is_file():
+            continue
+        rows = [row for row in read_jsonl(path) if row.get("kind") in ("train", "validation")]
+        for row in rows:
+            for key in ("iteration", "loss"):
+                if not isinstance(row.get(key), int | float):
+                    raise ReportError(f"{path}:{row['__line__']}: {key!r} is missing or not a number")
+        if rows:
+            logs[step] = rows
+    return logs
 
 
 if __name__ == "__main__":

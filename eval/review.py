@@ -15,11 +15,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eval import answers, ratings
-from eval.review_desk import Desk, ReviewError, select
-from eval.review_store import FILE, Store
-from skingpt4 import serving
-from skingpt4.errors import reported
+from eval.asking import answers
+from eval.rating import ratings
+from eval.rating.desk import Desk, ReviewError, select
+from eval.rating.store import FILE, Store
+from skingpt4.server import address as server_address
+from skingpt4.server import gradio_app
+from skingpt4.support.errors import reported
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -88,17 +90,17 @@ def status(desk: Desk) -> str:
     return "\n".join(lines) or "no raters yet"
 
 
-def serve(desk: Desk, address: serving.Address) -> None:
+def serve(desk: Desk, address: server_address.Address) -> None:
     """Serve the form until SIGINT or SIGTERM."""
-    from eval import review_page
+    from eval.rating import form
 
     def launched() -> gr.Blocks:
-        return serving.launch(
-            review_page.build(desk), address, {"status": "ok"}, css=review_page.CSS, head=review_page.SCRIPT,
-            auth=desk.store.login, auth_message=review_page.DISCLAIMER,
+        return gradio_app.launch(
+            form.build(desk), address, {"status": "ok"}, css=form.CSS, head=form.SCRIPT,
+            auth=desk.store.login, auth_message=form.DISCLAIMER,
         )  # fmt: skip
 
-    serving.until_ended(launched)
+    gradio_app.until_ended(launched)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -129,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     if args.command and (len(args.command) != 2 or args.command[0] != "add-rater"):
         parser.error("the only command is: add-rater NAME")
-    serving.stay_local()
+    server_address.stay_local()
     with reported() as result:
         run = answers.read_run(args.run_dir)
         store = Store(args.run_dir)
@@ -151,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"{args.run_dir / FILE}: there are no raters yet; add one with "
                     f"python -m eval.review add-rater NAME --run-dir {args.run_dir}"
                 )
-            address = serving.Address(args.host, args.port)
+            address = server_address.Address(args.host, args.port)
             address.check(password=True)
             print(status(desk), flush=True)
             serve(desk, address)

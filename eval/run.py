@@ -28,24 +28,39 @@ from accelerate import PartialState
 from PIL import Image
 from tqdm import tqdm
 
-from eval import answers, perturbations
-from eval.answers import Answer, Key
-from eval.arms import Arm, ArmError, check_folder, check_overlap, claim, forget, hardware, meta_of, parse_arm
-from eval.cases import Case, CasesError, read_cases
-from eval.conversation import PROBES, Asker, Pictures, Setting
-from eval.perturbations import BLANK
-from eval.shown import Shown
-from skingpt4 import checkpoint, lora
-from skingpt4.chat import CLINICAL_PROMPTS, Generation, load_model
-from skingpt4.config import Config, load_config
-from skingpt4.errors import reported
-from skingpt4.features import cached_queries
-from skingpt4.manifests import read_manifest
-from skingpt4.model import SkinGPT4, build_encoder, load_projection
-from skingpt4.run_dir import write_text
-from skingpt4.scoring import scored_diseases
-from skingpt4.taxonomy import CLASSES
-from skingpt4.threads import in_own_thread
+from eval.asking import answers, perturbations
+from eval.asking.answers import Answer, Key
+from eval.asking.arms import (
+    Arm,
+    ArmError,
+    check_folder,
+    check_overlap,
+    claim,
+    forget,
+    hardware,
+    meta_of,
+    parse_arm,
+)
+from eval.asking.cases import Case, CasesError, read_cases
+from eval.asking.conversation import PROBES, Asker, Pictures, Setting
+from eval.asking.perturbations import BLANK
+from eval.asking.pictures import Shown
+from skingpt4.chat.session import CLINICAL_PROMPTS
+from skingpt4.checkpoints import checkpoint
+from skingpt4.checkpoints.load import load_model, load_projection
+from skingpt4.config.load import load_config
+from skingpt4.config.schema import Config
+from skingpt4.generation.sampling import Generation
+from skingpt4.generation.scoring import scored_diseases
+from skingpt4.model import lora
+from skingpt4.model.build import build_encoder
+from skingpt4.model.network import SkinGPT4
+from skingpt4.records.manifest import read_manifest
+from skingpt4.support.errors import reported
+from skingpt4.support.files import write_text
+from skingpt4.support.threads import in_own_thread
+from skingpt4.taxonomy.taxonomy import CLASSES
+from skingpt4.training.features import cached_queries
 
 
 def case_line(case: Case, folder: Path) -> dict[str, Any]:

@@ -9,14 +9,16 @@ import torch
 from matplotlib import cbook
 from PIL import Image
 
-from data.phantoms import DISEASES, render_phantom
-from eval.cases import Case
-from eval.conversation import Asker, Setting
-from skingpt4.chat import CLINICAL_PROMPTS, ChatSession, Generation, load_model
-from skingpt4.config import load_config
-from skingpt4.prompts import Turn
-from skingpt4.records import Record
-from skingpt4.scoring import score_answers, scored_diseases
+from data.phantoms.splits import DISEASES, render_phantom
+from eval.asking.cases import Case
+from eval.asking.conversation import Asker, Setting
+from skingpt4.chat.session import CLINICAL_PROMPTS, ChatSession
+from skingpt4.checkpoints.load import load_model
+from skingpt4.config.load import load_config
+from skingpt4.generation.sampling import Generation
+from skingpt4.generation.scoring import score_answers, scored_diseases
+from skingpt4.model.prompts import Turn
+from skingpt4.records.record import Record
 
 pytestmark = pytest.mark.default
 ROOT = Path(__file__).parent.parent

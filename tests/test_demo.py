@@ -20,13 +20,13 @@ from urllib.parse import urlencode
 import pytest
 
 import demo
-from skingpt4 import serving
-from skingpt4.serving import AddressError
+from skingpt4.server import gradio_app
+from skingpt4.server.address import AddressError
 
 demo.stay_local()
 
-from tests.skingpt4.gradio_page import Page  # noqa: E402  (Gradio reads the environment on import)
-from tests.skingpt4.page_stub import MODEL, Stub, tools, upload  # noqa: E402
+from tests.support.gradio_page import Page  # noqa: E402  (Gradio reads the environment on import)
+from tests.support.page_stub import MODEL, Stub, tools, upload  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ def test_command_line(capsys, monkeypatch):
     args = demo.parser().parse_args(["--config", "c.yaml"])
     assert (args.host, args.port, args.max_upload_mb, args.checkpoint) == ("127.0.0.1", 7860, 20, None)
     assert (args.share, args.password, args.language, args.audit_log) == (False, False, "en", None)
-    monkeypatch.setattr(serving, "tempfile", None)  # nothing is served here
+    monkeypatch.setattr(gradio_app, "tempfile", None)  # nothing is served here
     for wrong, words in (
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such config"),
         ([], "give --config or --checkpoint"),
@@ -124,7 +124,7 @@ def test_served_to_this_machine_alone(served, folder):
 
 def test_sigterm_ends_cleanly_and_leaves_no_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(serving, "MEMORY", tmp_path / "none")
+    monkeypatch.setattr(gradio_app, "MEMORY", tmp_path / "none")
     before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
     seen = []
 
@@ -135,7 +135,7 @@ def test_sigterm_ends_cleanly_and_leaves_no_file(tmp_path, monkeypatch, capsys):
         return blocks
 
     try:
-        serving.until_ended(launched)
+        gradio_app.until_ended(launched)
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
@@ -147,10 +147,10 @@ def test_sigterm_ends_cleanly_and_leaves_no_file(tmp_path, monkeypatch, capsys):
 
 
 def test_private_folder_is_in_memory_where_there_is_room(tmp_path, monkeypatch):
-    monkeypatch.setattr(serving, "MEMORY", tmp_path)
-    assert serving._memory() == tmp_path
-    monkeypatch.setattr(serving, "MEMORY_NEEDED", 2**60)
-    assert serving._memory() is None
+    monkeypatch.setattr(gradio_app, "MEMORY", tmp_path)
+    assert gradio_app._memory() == tmp_path
+    monkeypatch.setattr(gradio_app, "MEMORY_NEEDED", 2**60)
+    assert gradio_app._memory() is None
 
 
 def test_password_keeps_strangers_out(folder):

@@ -5,8 +5,8 @@ import json
 import pytest
 
 import train
-from skingpt4.config import to_yaml
-from tests.skingpt4.tiny import one_thread, tiny_config  # noqa: F401
+from skingpt4.config.load import to_yaml
+from tests.support.tiny import one_thread, tiny_config  # noqa: F401
 
 
 @pytest.fixture(scope="module")

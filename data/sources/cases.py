@@ -9,10 +9,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from data.fields import as_text, treat_phi
-from data.rows import Candidate, Refusal, RowError, Rows
+from data.reading.fields import as_text, treat_phi
+from data.reading.rows import Candidate, Refusal, RowError, Rows
+from data.reading.tables import DiskMap, Table, need_folder
 from data.sources.notes import add_table_arguments, fields_of, find_columns
-from data.tables import DiskMap, Table, need_folder
 
 HELP = "cases of a clinical evaluation, CSV or JSONL"
 EPILOG = """FILE has a row for each case. Its columns are `id`, `image` or `images` (several views, separated by ; or

@@ -8,9 +8,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from data.rows import Candidate, Refusal, Rows, SourceError
-from data.tables import DiskMap, find_files, need_folder, some_names
-from skingpt4.taxonomy import DermnetFolder, UnknownName, dermnet_folder, disease
+from data.reading.rows import Candidate, Refusal, Rows, SourceError
+from data.reading.tables import DiskMap, find_files, need_folder, some_names
+from skingpt4.taxonomy.taxonomy import DermnetFolder, UnknownName, dermnet_folder, disease
 
 HELP = "Dermnet's 23 folders of diagnoses in the Kaggle layout (step 2)"
 EPILOG = """DIR holds train/ and test/ (one of them will do), each with Dermnet's class folders. A record's case is

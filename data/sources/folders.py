@@ -9,10 +9,10 @@ from typing import Any
 
 import yaml
 
-from data.rows import Candidate, Refusal, Rows, SourceError, did_you_mean
-from data.tables import DiskMap, find_files, need_folder
-from skingpt4.records import CLASS_NAMES
-from skingpt4.taxonomy import disease, disease_class, lexicon
+from data.reading.rows import Candidate, Refusal, Rows, SourceError, did_you_mean
+from data.reading.tables import DiskMap, find_files, need_folder
+from skingpt4.records.record import CLASS_NAMES
+from skingpt4.taxonomy.taxonomy import disease, disease_class, lexicon
 
 HELP = "any folder of class folders (step 2)"
 EPILOG = """DIR/NAME/... holds the pictures of NAME: a class of the paper (acne_and_rosacea, others, ...) or a disease

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.fields import (
+from data.reading.fields import (
     as_text,
     class_of,
     parse_class,
@@ -16,8 +16,8 @@ from data.fields import (
     parse_turns,
     treat_phi,
 )
-from data.rows import Candidate, Refusal, RowError, Rows, SourceError, did_you_mean
-from data.tables import Table, need_folder
+from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError, did_you_mean
+from data.reading.tables import Table, need_folder
 
 HELP = "in-house pictures with notes, CSV or JSONL (step 2)"
 EPILOG = """FILE has a row for each picture. Its columns are `image` (relative to --images), `note`, and, where known,

@@ -11,10 +11,10 @@ from typing import Any
 
 from PIL import Image
 
-from data.fields import class_of, parse_skin_type
-from data.rows import Candidate, Refusal, RowError, Rows, SourceError
-from data.tables import DiskMap, Table, find_files, need_folder
-from skingpt4.taxonomy import CONCEPTS
+from data.reading.fields import class_of, parse_skin_type
+from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError
+from data.reading.tables import DiskMap, Table, find_files, need_folder
+from skingpt4.taxonomy.taxonomy import CONCEPTS
 
 HELP = "SKINCON's 48 concepts on Fitzpatrick17k and DDI (step 1)"
 EPILOG = """The pictures of Fitzpatrick17k are called MD5.jpg, those of DDI 000655.png. One half alone will do; the

@@ -7,9 +7,9 @@ import pytest
 
 import train
 from data import prepare, split
-from skingpt4.config import load_config, to_yaml
-from tests.data.downloads import picture, skincon_arguments, write_dermnet, write_skincon
-from tests.skingpt4.tiny import one_thread, tiny_config  # noqa: F401
+from skingpt4.config.load import load_config, to_yaml
+from tests.support.downloads import picture, skincon_arguments, write_dermnet, write_skincon
+from tests.support.tiny import one_thread, tiny_config  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("train", "validation", "test")

@@ -11,9 +11,9 @@ from PIL import Image
 
 from data import pack as packing
 from data.pack import PackError, main, pack, parse_size
-from skingpt4.images import open_image
-from skingpt4.manifests import read_manifest
-from skingpt4.records import RecordError
+from skingpt4.records.images import open_image
+from skingpt4.records.manifest import read_manifest
+from skingpt4.records.record import RecordError
 
 
 @pytest.fixture

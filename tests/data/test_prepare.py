@@ -14,10 +14,11 @@ import jsonschema
 import pytest
 from PIL import Image
 
-from data import engine, pictures, prepare
-from data.pictures import Measurer, PictureCache, measure
-from skingpt4.datasets import read_manifest
-from tests.data.downloads import picture, skincon_arguments, write_csv, write_skincon
+from data import prepare
+from data.preparing import engine, pictures
+from data.preparing.pictures import Measurer, PictureCache, measure
+from skingpt4.records.manifest import read_manifest
+from tests.support.downloads import picture, skincon_arguments, write_csv, write_skincon
 
 ROOT = Path(__file__).parents[2]
 
@@ -100,7 +101,7 @@ def test_unusable_pictures_are_refused_by_reason_and_never_touched(tmp_path, cap
 
 
 def test_every_reason_for_a_picture_is_explained():
-    from skingpt4.images import REASONS
+    from skingpt4.records.images import REASONS
 
     assert set(prepare.PICTURE_REASONS) == set(REASONS)
 
@@ -231,7 +232,9 @@ def test_a_table_that_breaks_further_down_leaves_everything_as_it_was(clinic, tm
     run(clinic, out, status=1)
     assert "is not UTF-8" in capsys.readouterr().err
     assert snapshot(out) == before
-    monkeypatch.setattr("data.tables.Table.count", lambda self: 13)  # as if it broke after it was counted
+    monkeypatch.setattr(
+        "data.reading.tables.Table.count", lambda self: 13
+    )  # as if it broke after it was counted
     run(clinic, out, status=1)
     assert snapshot(out) == before
 

@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from data import duplicates, split
-from skingpt4.manifests import read_manifest
-from skingpt4.taxonomy import CLASSES
+from data import split
+from skingpt4.records import duplicates
+from skingpt4.records.manifest import read_manifest
+from skingpt4.taxonomy.taxonomy import CLASSES
 
 SEVEN = np.uint64(0b1111111)
 

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.against_paper import compare_classes, compare_concepts, exact_classes
-from data.counts import count_annotations, count_file_list, count_manifests
+from data.counting.against_paper import compare_classes, compare_concepts, exact_classes
+from data.counting.counts import count_annotations, count_file_list, count_manifests
 from data.stats import main
-from skingpt4.published import class_counts, concept_counts, published
-from skingpt4.taxonomy import CLASSES, CONCEPTS, dermnet_folders
+from skingpt4.taxonomy.published import class_counts, concept_counts, published
+from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, dermnet_folders
 
 FLAG = "Do not consider this image"
 HIGHER = ("Plaque", "Papule", "Brown(Hyperpigmentation)")

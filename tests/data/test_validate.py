@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from data.validate import main
-from skingpt4.config import to_yaml
-from tests.skingpt4.tiny import tiny_config
+from skingpt4.config.load import to_yaml
+from tests.support.tiny import tiny_config
 
 
 @pytest.fixture

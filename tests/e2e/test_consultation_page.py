@@ -16,25 +16,13 @@ import demo
 
 demo.stay_local()
 
-from data.phantoms import render_phantom  # noqa: E402
-from skingpt4 import page_tools  # noqa: E402  (Gradio reads the environment on import)
-from skingpt4.chat import CLINICAL_PROMPTS, ChatSession  # noqa: E402
-from skingpt4.consultation import model_identity  # noqa: E402
-from skingpt4.page_texts import load  # noqa: E402
-from tests.e2e.page_driver import (  # noqa: E402
-    CHROMIUM,
-    PATIENCE,
-    Clinician,
-    browser,
-    contrasts,
-    free_port,
-)
-from tests.skingpt4.tiny import (  # noqa: E402
-    make_encoder,
-    make_model,
-    save_language_model,
-    tiny_config,
-)  # fmt: skip
+from data.phantoms.splits import render_phantom  # noqa: E402
+from skingpt4.chat.session import CLINICAL_PROMPTS, ChatSession  # noqa: E402
+from skingpt4.chat.texts import load  # noqa: E402
+from skingpt4.checkpoints.identity import model_identity  # noqa: E402
+from skingpt4.server.page import tools as page_tools  # noqa: E402  (Gradio reads the environment on import)
+from tests.support.page_driver import CHROMIUM, PATIENCE, Clinician, browser, contrasts, free_port
+from tests.support.tiny import make_encoder, make_model, save_language_model, tiny_config  # fmt: skip
 from tests.test_demo import holding, wait_until  # noqa: E402
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")

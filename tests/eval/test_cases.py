@@ -3,9 +3,10 @@ import json
 
 import pytest
 
-from eval import cases
-from skingpt4.records import RecordError
-from skingpt4.taxonomy import CLASSES
+from eval import cases as eval_cases
+from eval.asking import cases
+from skingpt4.records.record import RecordError
+from skingpt4.taxonomy.taxonomy import CLASSES
 
 
 def manifest(path, rows):
@@ -23,7 +24,7 @@ def rows_of(path):
 
 
 def sample(*arguments):
-    return cases.main(["sample", *map(str, arguments)])
+    return eval_cases.main(["sample", *map(str, arguments)])
 
 
 def test_several_pictures_make_one_case_with_history_and_reference(tmp_path):
@@ -52,7 +53,7 @@ def test_several_pictures_make_one_case_with_history_and_reference(tmp_path):
     ],
 )
 def test_cases_that_cannot_be_judged_are_refused(tmp_path, capsys, rows, sentence):
-    assert cases.main(["check", str(manifest(tmp_path / "c.jsonl", rows))]) == 1
+    assert eval_cases.main(["check", str(manifest(tmp_path / "c.jsonl", rows))]) == 1
     assert sentence in capsys.readouterr().err
 
 
@@ -75,7 +76,7 @@ def test_a_broken_line_is_named(tmp_path):
 def test_what_a_case_cannot_be(tmp_path, capsys, change, message):
     path = tmp_path / "c.jsonl"
     path.write_text(json.dumps({"image": "a.jpg", "class": "herpes", **change}) + "\n")
-    assert cases.main(["check", str(path)]) == 1
+    assert eval_cases.main(["check", str(path)]) == 1
     assert message in capsys.readouterr().err
 
 
@@ -84,7 +85,7 @@ def test_a_list_whose_pictures_are_there_is_counted(tmp_path, capsys):
     (tmp_path / "c.jsonl").write_text(
         json.dumps({"image": "a.jpg", "class": "herpes", "x_reference": "It is."})
     )
-    assert cases.main(["check", str(tmp_path / "c.jsonl")]) == 0
+    assert eval_cases.main(["check", str(tmp_path / "c.jsonl")]) == 0
     assert "1 cases, 1 pictures" in capsys.readouterr().out
 
 

@@ -14,12 +14,12 @@ import torch
 from PIL import Image
 
 from eval import export
-from eval.answers import Answer, Key, to_line
-from skingpt4.chat import Generation
-from skingpt4.config import to_yaml
-from skingpt4.prompts import Turn
-from skingpt4.taxonomy import CLASSES
-from tests.skingpt4.tiny import one_thread, tiny_config  # noqa: F401
+from eval.asking.answers import Answer, Key, to_line
+from skingpt4.config.load import to_yaml
+from skingpt4.generation.sampling import Generation
+from skingpt4.model.prompts import Turn
+from skingpt4.taxonomy.taxonomy import CLASSES
+from tests.support.tiny import one_thread, tiny_config  # noqa: F401
 
 META = {
     "prompts": ["Describe it."], "probes": ["Which concepts?", "What is wrong?"], "repeats": 2,
@@ -190,9 +190,9 @@ def plugin(monkeypatch):
         for name in ("lmms_eval", "lmms_eval.api", "lmms_eval.api.model"):
             monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
         sys.modules["lmms_eval.api.model"].lmms = Base
-    monkeypatch.delitem(sys.modules, "eval.lmms_eval_model", raising=False)
-    yield importlib.import_module("eval.lmms_eval_model")
-    sys.modules.pop("eval.lmms_eval_model", None)
+    monkeypatch.delitem(sys.modules, "eval.formats.lmms_eval_model", raising=False)
+    yield importlib.import_module("eval.formats.lmms_eval_model")
+    sys.modules.pop("eval.formats.lmms_eval_model", None)
 
 
 @pytest.fixture

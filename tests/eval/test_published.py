@@ -1,8 +1,8 @@
 import pytest
 
 from eval import published
-from eval.ratings import Rating, write_csv
-from skingpt4.published import published as printed
+from eval.rating.ratings import Rating, write_csv
+from skingpt4.taxonomy.published import published as printed
 
 
 def test_counts_behind_a_percentage_by_every_way_of_rounding():

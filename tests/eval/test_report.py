@@ -6,8 +6,8 @@ import pytest
 from PIL import Image
 
 from eval import report
-from eval.answers import Answer, Key, to_line
-from eval.gallery import gallery_cases
+from eval.asking.answers import Answer, Key, to_line
+from eval.page.gallery import gallery_cases
 from eval.report import ReportError, headline, load_answers, main, write_report, write_results
 
 CLASSES = ["acne_and_rosacea", "dermatitis", "herpes", "urticaria_hives", "vascular_tumors"]

@@ -11,14 +11,17 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from eval import answers, ratings, review, review_desk
-from eval.ratings import FLAG, ITEMS
-from eval.review_desk import DIAGNOSE, DONE, RATE, Desk, ReviewError, select
-from eval.review_store import Store
-from skingpt4 import serving
-from tests.eval.review_run import FORM, MARK, make_run
+from eval import review
+from eval.asking import answers
+from eval.rating import desk as review_desk
+from eval.rating import ratings
+from eval.rating.desk import DIAGNOSE, DONE, RATE, Desk, ReviewError, select
+from eval.rating.ratings import FLAG, ITEMS
+from eval.rating.store import Store
+from skingpt4.server import address
+from tests.support.review_run import FORM, MARK, make_run
 
-serving.stay_local()
+address.stay_local()
 PASSWORD = "correct horse"
 
 
@@ -149,9 +152,9 @@ def test_selection(tmp_path):
 
 
 def test_page_of_a_view(desk):
-    from eval import review_page
+    from eval.rating import form
 
-    page, request = review_page.Page(desk), SimpleNamespace(username="anna")
+    page, request = form.Page(desk), SimpleNamespace(username="anna")
     now, *shown = page.open(request)
     sent = str(shown)
     assert MARK not in sent
@@ -161,8 +164,8 @@ def test_page_of_a_view(desk):
     assert MARK in shown[5]
     assert "&lt;b&gt;in" in shown[5]
     assert "{value}" not in shown[5], "no template of Gradio's"
-    for text in (*ITEMS.values(), review_page.FLAG_TEXT):
-        assert review_page.text(text) in shown[5]
+    for text in (*ITEMS.values(), form.FLAG_TEXT):
+        assert form.text(text) in shown[5]
     gap = page.go_on(now, "", json.dumps({"serial": now[1], "values": {"privacy": "4"}}), request)
     assert "Not saved. Still to be answered: 1, 2" in gap[-1]
     assert all(value == {"__type__": "update"} for value in gap[:-1]), "what was entered stays"
@@ -179,22 +182,22 @@ def test_page_of_a_view(desk):
 def test_shown_picture_has_neither_name_nor_metadata(tmp_path):
     import base64
 
-    from eval import review_page
+    from eval.rating import form
 
     picture = Image.new("RGB", (2000, 100), "tan")
     exif = picture.getexif()
     exif[0x010E] = "John Doe"
     picture.save(tmp_path / "John.jpg", exif=exif)
-    uri = review_page.picture_uri(tmp_path / "John.jpg")
+    uri = form.picture_uri(tmp_path / "John.jpg")
     assert "John" not in uri
     shown = Image.open(io.BytesIO(base64.b64decode(uri.split(",")[1])))
     assert (shown.size, dict(shown.getexif())) == ((1600, 80), {})
 
 
 def test_all_controls_are_labelled_and_private(desk):
-    from eval import review_page
+    from eval.rating import form
 
-    config = review_page.build(desk).get_config_file()
+    config = form.build(desk).get_config_file()
     assert MARK not in json.dumps(config, default=str)
     assert "not a medical device" in str(config["components"])
     assert all(d["api_visibility"] == "private" for d in config["dependencies"] if d["backend_fn"])

@@ -11,16 +11,17 @@ from collections import Counter
 import pytest
 import torch
 
-from eval import conversation, run
-from eval.answers import arm_files, read_lines
-from eval.arms import Arm
+from eval import run
+from eval.asking import conversation
+from eval.asking.answers import arm_files, read_lines
+from eval.asking.arms import Arm
+from eval.asking.pictures import Shown
 from eval.report import load_answers, write_results
 from eval.report import main as report
-from eval.shown import Shown
-from skingpt4.chat import CLINICAL_PROMPTS
-from skingpt4.config import to_yaml
-from skingpt4.taxonomy import CLASSES, CONCEPTS, version
-from tests.skingpt4.tiny import one_thread, tiny_config, write_manifest  # noqa: F401
+from skingpt4.chat.session import CLINICAL_PROMPTS
+from skingpt4.config.load import to_yaml
+from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, version
+from tests.support.tiny import one_thread, tiny_config, write_manifest  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_answers_of_another_taxonomy_are_kept_unless_they_may_be_replaced(
     before = path.read_text()
     assert answer(root, tmp_path) == 0
     assert path.read_text() == before
-    monkeypatch.setattr("skingpt4.taxonomy.version", lambda: "another")
+    monkeypatch.setattr("skingpt4.taxonomy.taxonomy.version", lambda: "another")
     capsys.readouterr()
     assert answer(root, tmp_path) == 1
     assert "made otherwise (taxonomy differ)" in capsys.readouterr().err

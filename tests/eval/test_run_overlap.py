@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from eval import run
-from eval.arms import ArmError, check_overlap, parse_arm
-from skingpt4 import checkpoint
-from skingpt4.manifests import read_manifest
-from skingpt4.overlap import picture_hashes
+from eval.asking.arms import ArmError, check_overlap, parse_arm
+from skingpt4.checkpoints import checkpoint
+from skingpt4.records.manifest import read_manifest
+from skingpt4.records.overlap import picture_hashes
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ import time
 import pytest
 import torch
 
-from skingpt4.lavis_encoder import LavisQFormer, LavisVision
-from skingpt4.qformer import QFormer
-from skingpt4.vision import VisionEncoder
-from tests.skingpt4.tiny import one_thread  # noqa: F401
+from skingpt4.model.lavis import LavisQFormer, LavisVision
+from skingpt4.model.qformer import QFormer
+from skingpt4.model.vision import VisionEncoder
+from tests.support.tiny import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.slow
 

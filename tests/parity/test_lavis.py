@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 import torch
 
-from skingpt4.config import OptimConfig
-from skingpt4.lavis_encoder import LavisQFormer, LavisVision, to_lavis
-from skingpt4.model import ImageEncoder, SkinGPT4
-from skingpt4.qformer import QFormer
-from skingpt4.training import make_optimizer
-from skingpt4.vision import VisionEncoder
+from skingpt4.config.schema import OptimConfig
+from skingpt4.model.lavis import LavisQFormer, LavisVision, to_lavis
+from skingpt4.model.network import ImageEncoder, SkinGPT4
+from skingpt4.model.qformer import QFormer
+from skingpt4.model.vision import VisionEncoder
+from skingpt4.training.loop import make_optimizer
 from tests.parity import lavis_reference as reference
-from tests.skingpt4.tiny import (
+from tests.support.tiny import (
     batch_of,
     conversation,
     make_model,

@@ -1,0 +1,91 @@
+"""What all benchmarks are asked on the command line, and what they do with it."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.harness import hardware
+from benchmarks.harness.pairs import RESULTS, about, write
+from benchmarks.harness.shapes import SHAPES
+from skingpt4.model.language import DTYPES, choose_dtype, require_device
+from skingpt4.support.threads import in_own_thread
+
+NOTE = "Research software, no medical device."
+
+
+@dataclass
+class Setting:
+    """Where and in which precision a benchmark runs, and where its result goes."""
+
+    name: str
+    argv: Sequence[str]
+    args: argparse.Namespace
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def out(self) -> Path:
+        """`--out`, or benchmarks/results/NAME.json, with the shape's name where it is not the default's."""
+        ending = "" if self.args.shape == "tiny" else f"_{self.args.shape}"
+        return self.args.out or RESULTS / f"{self.name}{ending}.json"
+
+    def ceiling(self) -> hardware.Ceiling:
+        """The machine's own rates, measured now; printed."""
+        top = in_own_thread(lambda: hardware.ceiling(self.device, self.dtype, small=self.args.small))
+        threads = f", {top.threads} threads" if self.device.type == "cpu" else ""
+        print(
+            f"this machine now: matrix product {top.matrix_tflops:.3g} TFLOP/s ({top.dtype}{threads}), "
+            f"copy {top.copy_bytes_per_second / 1e9:.3g} GB/s",
+            flush=True,
+        )
+        return top
+
+    def save(self, result: dict[str, Any]) -> None:
+        """Write the result with what it depends on."""
+        facts = about([self.name, *self.argv], self.device)
+        write({**facts, "shape": self.args.shape, "dtype": str(self.dtype)[6:], **result}, self.out)
+        print(f"written: {self.out}")
+
+
+def parser(name: str, description: str | None, pairs: int = 5) -> argparse.ArgumentParser:
+    """With what they have in common: shape, device, precision, threads, pairs, out."""
+    made = argparse.ArgumentParser(
+        prog=f"python -m benchmarks {name}",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    made.add_argument(
+        "--shape", choices=SHAPES, default="tiny", help="tiny is the bundled default (default: tiny)"
+    )
+    made.add_argument("--device", help="default: a GPU, if there is one")
+    made.add_argument("--dtype", choices=("auto", *DTYPES), default="auto", help="of the language model")
+    made.add_argument("--threads", type=int, help="of the CPU (default: torch's own)")
+    made.add_argument(
+        "--pairs", type=int, default=pairs, help="how often each side runs (default: %(default)s)"
+    )
+    made.add_argument("--out", type=Path, metavar="FILE", help="default: benchmarks/results/NAME.json")
+    made.add_argument(
+        "--small", action="store_true", help="seconds, to try the path; its figures say nothing"
+    )
+    return made
+
+
+def settle(name: str, made: argparse.ArgumentParser, argv: Sequence[str] | None) -> Setting:
+    """Parse, look for the device, set the threads.
+
+    Raises:
+        DeviceError: this machine has no such device.
+    """
+    argv = list(argv or [])
+    args = made.parse_intermixed_args(argv)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    require_device(str(device), "--device")
+    return Setting(name, argv, args, device, choose_dtype(args.dtype, device))

@@ -1,0 +1,190 @@
+"""The networks that are measured: the bundled default, or the paper's sizes with random weights.
+
+Speed does not depend on what weights say. The paper's language models are laid out on the meta device and filled with
+random numbers right where they will stand, in their precision; nothing is downloaded and host memory holds nothing
+twice. What does not fit is refused before it is tried.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from skingpt4.config.load import load_config
+from skingpt4.config.schema import Config
+from skingpt4.doctor import memory
+from skingpt4.model.build import apply_levers, build, build_encoder
+from skingpt4.model.language import choose_attention
+from skingpt4.model.network import ImageEncoder, SkinGPT4
+from skingpt4.model.qformer import QFormer
+from skingpt4.model.vision import VisionEncoder
+from skingpt4.support.errors import UserError
+from skingpt4.support.threads import in_own_thread
+from skingpt4.weights.files.source import built_without_memory
+
+ROOT = Path(__file__).parents[2]
+SPREAD = 0.02  # standard deviation of random weights, as language models are begun with
+
+
+class ShapeError(UserError):
+    """A shape that cannot be measured here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One network by name."""
+
+    name: str
+    config: str  # under configs/
+    published: str | None  # the language model's key in `memory.PUBLISHED`; None: the real one, from disk
+
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        Shape("tiny", "tiny/step2.yaml", None),
+        Shape("vicuna7b", "paper/step2_vicuna7b.yaml", "lmsys/vicuna-7b-v1.5"),
+        Shape("vicuna13b", "paper/step2_vicuna13b.yaml", "lmsys/vicuna-13b-v1.5"),
+        Shape("falcon40b", "paper/step2_falcon40b.yaml", "tiiuae/falcon-40b-instruct"),
+    )
+}
+
+
+def configuration(name: str, changes: tuple[str, ...] = ()) -> Config:
+    """The shape's configuration; of random ones without paths of weights."""
+    config = load_config(ROOT / "configs" / SHAPES[name].config, changes)
+    config.initial_checkpoint = None
+    if SHAPES[name].published:
+        config.vision.weights = config.qformer.weights = None
+    return config
+
+
+def language_shape(name: str) -> memory.LanguageShape:
+    """Sizes of the shape's language model, for counts and estimates.
+
+    Raises:
+        ShapeError: the bundled default is not here.
+    """
+    config = configuration(name)
+    found = memory.shape_of(SHAPES[name].published or config.language.model)
+    if found is None:
+        raise ShapeError(
+            f"--shape {name}: {config.language.model} is not here; run python -m skingpt4.cli.weights fetch tiny"
+        )
+    return found
+
+
+def require_room(name: str, needed: dict[str, int], device: torch.device) -> None:
+    """Compare an estimate by parts with what is free.
+
+    Raises:
+        ShapeError: it does not fit; the message has the parts.
+    """
+    if device.type == "cuda":
+        free = torch.cuda.mem_get_info(device)[0]
+        needed = needed | {"CUDA itself": memory.CUDA_CONTEXT}
+    else:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+        needed = needed | {"libraries": memory.LIBRARIES}
+    if sum(needed.values()) > free:
+        parts = ", ".join(f"{part} {size / memory.GIB:.1f}" for part, size in needed.items() if size)
+        raise ShapeError(
+            f"--shape {name} needs about {memory.gib(needed):.1f} GiB on {device} ({parts}) and "
+            f"{free / memory.GIB:.1f} are free; choose a smaller shape, batch or --dtype"
+        )
+
+
+def network(
+    name: str, config: Config, device: torch.device, dtype: torch.dtype, with_encoder: bool = True
+) -> SkinGPT4:
+    """The network of a shape: real parts of the bundled default, random ones of the others."""
+    return in_own_thread(lambda: _network(name, config, device, dtype, with_encoder))
+
+
+def _network(
+    name: str, config: Config, device: torch.device, dtype: torch.dtype, with_encoder: bool
+) -> SkinGPT4:
+    if SHAPES[name].published is None:
+        config.language.dtype = str(dtype).removeprefix("torch.")
+        return build(config, device, build_encoder(config, device) if with_encoder else None)
+    torch.manual_seed(config.seed)
+    encoder = random_encoder(config, device) if with_encoder else None
+    family, sizes = memory.PUBLISHED[SHAPES[name].published or ""]
+    attention = choose_attention(config.language.attention, dtype, device)
+    language = random_language_model(family, sizes, device, dtype, attention)
+    tokenizer = stand_in_tokenizer(sizes["vocab_size"])
+    language.generation_config.eos_token_id = tokenizer.eos_token_id  # the family's own is a word here
+    model = SkinGPT4(encoder, language, tokenizer, config.qformer.width)
+    model.projection.to(device)
+    apply_levers(model, config.language)
+    return model.eval()
+
+
+def random_language_model(
+    family: str, sizes: dict[str, Any], device: torch.device, dtype: torch.dtype, attention: str = "sdpa"
+) -> Any:
+    """A causal language model with random weights, filled in where it will stand."""
+    config = AutoConfig.for_model(family, **sizes)
+    make = partial(AutoModelForCausalLM.from_config, config, dtype=dtype, attn_implementation=attention)
+    model = fill(built_without_memory(make), device)
+    model.tie_weights()
+    return model.requires_grad_(False).eval()
+
+
+def random_encoder(config: Config, device: torch.device) -> ImageEncoder:
+    """Vision encoder and Q-Former with random weights in fp32, as `build_encoder` would keep them."""
+    v, q = config.vision, config.qformer
+    vision = built_without_memory(
+        lambda: VisionEncoder(v.model, dict(v.model_args), v.image_size, v.block, v.norm, v.norm_eps)
+    )
+    qformer = built_without_memory(
+        lambda: QFormer(
+            vision.width, q.num_query_tokens, q.width, q.num_layers, q.num_heads, q.intermediate_width,
+            q.cross_attention_every,
+        )
+    )  # fmt: skip
+    return ImageEncoder(fill(vision, device), fill(qformer, device), config.encoder.dtype)
+
+
+def fill(module: Any, device: torch.device) -> Any:
+    """Give a module's meta parameters memory on the device: matrices small and random, scales 1, biases 0.
+
+    Shared parameters stay shared; every one keeps its precision.
+    """
+    made: dict[int, nn.Parameter] = {}
+    for owner in list(module.modules()):
+        for name, old in list(owner.named_parameters(recurse=False)):
+            if id(old) not in made:
+                made[id(old)] = nn.Parameter(_values(name, old, device), requires_grad=old.requires_grad)
+            setattr(owner, name, made[id(old)])
+    return module.to(device)
+
+
+def _values(name: str, old: torch.Tensor, device: torch.device) -> torch.Tensor:
+    new = torch.empty(old.shape, dtype=old.dtype, device=device)
+    if old.dim() > 1:
+        return new.normal_(0.0, SPREAD)
+    return new.fill_(1.0 if name.endswith("weight") else 0.0)
+
+
+def stand_in_tokenizer(size: int = 1004) -> PreTrainedTokenizerFast:
+    """A tokenizer that needs no file: a word or a sign is a token, about as many as a real one makes.
+
+    With the `size` of a model's vocabulary, whatever the model says is read again as the same tokens.
+    """
+    words = [f"w{number}" for number in range(size - 4)]
+    special = ["<unk>", "<s>", "</s>"]
+    vocabulary = {word: number for number, word in enumerate([*special, "###", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"###|\w+|[^\w\s]"), behavior="removed", invert=True)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="</s>"
+    )

@@ -1,0 +1,110 @@
+"""How much host memory loading a language model takes, by precision; figures as in `benchmarks.memory.encoder`.
+
+A file in the asked precision stays memory-mapped: its pages come in when they are used and the kernel may drop
+them. Another precision is converted tensor by tensor; then the pages of the file count until they are dropped, and
+RssAnon is what the machine must really have.
+
+    python -m benchmarks.memory.language weights/smollm2-135m-instruct
+    python -m benchmarks.memory.language weights/smollm2-135m-instruct --random   # of 1.2 B: 3 GB of disk
+
+Research software, no medical device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.memory.encoder import Sampler, machine, memory
+from skingpt4.support.errors import reported
+
+
+def measure(folder: str, dtype: str) -> dict[str, Any]:
+    """Load once in this process, which should be fresh, and read one token."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    from skingpt4.model.language import DTYPES, load_language_model
+
+    with torch.device("meta"):  # the family's code belongs to the baseline
+        AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    baseline = memory()
+    with Sampler() as loading:
+        model, _ = load_language_model(folder, DTYPES[dtype])
+    with Sampler() as running, torch.no_grad():
+        model(input_ids=torch.tensor([[1]]))
+    num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())
+    peaks = {k: max(loading.peak[k], running.peak[k]) for k in loading.peak}
+    return {
+        "weights_bytes": num_bytes,
+        "baseline_bytes": baseline,
+        "peak_bytes": peaks,
+        "peak_over_weights": round((peaks["VmHWM"] - baseline["VmRSS"]) / num_bytes, 4),
+        "anonymous_over_weights": round((peaks["RssAnon"] - baseline["RssAnon"]) / num_bytes, 4),
+    }
+
+
+def write_random(tokenizer_folder: str, folder: Path) -> None:
+    """A Llama of 1.2 B random numbers in bf16, 2048 wide with 22 layers, with another model's tokenizer."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    config = AutoConfig.for_model(
+        "llama", hidden_size=2048, intermediate_size=5632, num_hidden_layers=22, num_attention_heads=32,
+        num_key_value_heads=4, vocab_size=len(tokenizer), tie_word_embeddings=False,
+    )  # fmt: skip
+    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure each precision in a fresh process and record them."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.memory.language", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument("folder", help="a local language model")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/load_memory_language.json"))
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help=argparse.SUPPRESS)
+    parser.add_argument("--random", action="store_true", help="a larger, random model with its tokenizer")
+    parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    with reported() as status:
+        if args.write:
+            write_random(args.folder, args.write)
+        elif args.dtype:
+            print(json.dumps(measure(args.folder, args.dtype)))
+        elif args.random:
+            with tempfile.TemporaryDirectory() as folder:
+                _child(args.folder, "--write", folder)
+                record(folder, "random Llama of 1.2 B in bfloat16", args.out)
+        else:
+            record(args.folder, Path(args.folder).name, args.out)
+    return status.code
+
+
+def _child(folder: str, *options: str) -> str:
+    command = [sys.executable, "-m", "benchmarks.memory.language", folder, *options]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def record(folder: str, name: str, out: Path) -> None:
+    """Measure each precision in a fresh process; models measured before stay in the file."""
+    runs = {}
+    for dtype in ("float32", "bfloat16", "float16"):
+        runs[dtype] = json.loads(_child(folder, "--dtype", dtype).splitlines()[-1])
+        print(f"{dtype}: {runs[dtype]}")
+    results = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
+    results[name] = {"runs": runs, "machine": machine()}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,107 @@
+"""What a perceptual hash finds: how many copies of a picture, and how many different pictures it takes for one.
+
+    python -m data.phantoms.splits render --out-dir runs/near --split cal --count 600
+    python -m benchmarks.records.near_duplicates runs/near/cal/manifest.jsonl
+
+Phantoms are drawings; photographs of one body site may lie closer together. So look at the pairs of your own data
+(`python -m data.split ... --pairs`) before trusting a distance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import imagehash
+import numpy as np
+from PIL import Image, ImageEnhance
+from scipy.stats import binomtest
+from tqdm import tqdm
+
+from skingpt4.checkpoints.checkpoint import git_revision
+from skingpt4.records.images import open_image
+from skingpt4.records.manifest import read_manifest
+
+DISTANCES = (0, 2, 4, 6, 8, 10, 12)
+
+
+def _jpeg(image: Image.Image, quality: int) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=quality)
+    return Image.open(buffer)
+
+
+def _border(image: Image.Image, share: float) -> Image.Image:
+    width, height = image.size
+    box = (width * share, height * share, width * (1 - share), height * (1 - share))
+    return image.crop(tuple(round(side) for side in box))  # type: ignore[arg-type]
+
+
+def _label(image: Image.Image) -> Image.Image:
+    marked = image.copy()
+    marked.paste((255, 255, 255), (0, round(image.height * 0.93), image.width // 3, image.height))
+    return marked
+
+
+CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "JPEG quality 50": lambda i: _jpeg(i, 50),
+    "JPEG quality 20": lambda i: _jpeg(i, 20),
+    "a quarter of the size": lambda i: i.resize((i.width // 4, i.height // 4)),
+    "20 % brighter": lambda i: ImageEnhance.Brightness(i).enhance(1.2),
+    "20 % less contrast": lambda i: ImageEnhance.Contrast(i).enhance(0.8),
+    "grey": lambda i: i.convert("L"),
+    "2 % cut off each side": lambda i: _border(i, 0.02),
+    "5 % cut off each side": lambda i: _border(i, 0.05),
+    "a white label in a corner": _label,
+    "mirrored": lambda i: i.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+}
+
+
+def _hash(image: Image.Image) -> int:
+    return int(str(imagehash.phash(image)), 16)
+
+
+def measure(images: list[Image.Image]) -> dict[str, object]:
+    """Shares of copies found at each distance, and pairs of different pictures confused."""
+    own = np.array([_hash(image) for image in images], dtype=np.uint64)
+    found = {}
+    for name, change in tqdm(CHANGES.items(), desc="changes"):
+        changed = np.array([_hash(change(image)) for image in images], dtype=np.uint64)
+        bits = np.bitwise_count(own ^ changed)
+        found[name] = {str(d): round(float((bits <= d).mean()), 4) for d in DISTANCES}
+    bits = np.bitwise_count(own[:, None] ^ own[None])[np.triu_indices(len(own), 1)]
+    confused = {
+        str(d): {
+            "pairs": int((bits <= d).sum()),
+            "rate_below": float(
+                binomtest(int((bits <= d).sum()), len(bits)).proportion_ci(method="wilson").high
+            ),
+        }
+        for d in DISTANCES
+    }
+    return {
+        "pictures": len(images),
+        "pairs": len(bits),
+        "copies_found": found,
+        "different_confused": confused,
+    }
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.records.near_duplicates")
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/near_duplicates.json"))
+    args = parser.parse_args()
+    result = measure([open_image(record.image_path) for record in read_manifest(args.manifest)])
+    command = f"python -m benchmarks.records.near_duplicates {args.manifest}"
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps({"command": command, "commit": git_revision(), **result}, indent=1) + "\n")
+    print(args.out.read_text())
+
+
+if __name__ == "__main__":
+    main()

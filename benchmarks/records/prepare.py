@@ -1,0 +1,189 @@
+"""How fast preparation reads pictures, and that its memory does not grow with the number of rows.
+
+    python -m benchmarks.records.prepare            # ten minutes of CPU time, 1 GB of disk
+    python -m benchmarks.records.prepare --small    # half a minute, to try the script
+
+Speed: `data.prepare notes` on distinct JPEGs of 720 x 480 pixels, with one worker and with one a core. Memory: the
+same command on tables of a thousand to a million rows over small pictures (hard links of 100 files, all measured;
+beyond `--distinct` of them the rows begin anew and the pictures are known). Every run is a process of its own that
+reads the kernel's peak of resident memory (VmHWM) of itself and of its largest worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+SIZE, SMALL_SIZE = (720, 480), (64, 48)
+LINKS = 100  # files that the small pictures are links of
+MEASURED = """
+import json, resource, sys
+from data import engine, prepare
+if __name__ == "__main__":
+    engine.SERIAL_BELOW = 0
+    status = prepare.main(sys.argv[2:])
+    usage = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    peak = next(line for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    with open(sys.argv[1], "w") as file:
+        json.dump({
+            "status": status,
+            "peak_main_mib": round(int(peak.split()[1]) / 1024, 1),
+            "peak_largest_worker_mib": round(usage[1].ru_maxrss / 1024, 1),
+            "cpu_seconds": round(sum(u.ru_utime + u.ru_stime for u in usage), 2),
+        }, file)
+"""
+
+
+def write_pictures(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """Distinct smooth JPEGs 0.jpg, 1.jpg, ..."""
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (24, 36, 3), dtype=np.uint8))
+        coarse.resize(size, Image.Resampling.BICUBIC).save(folder / f"{number}.jpg", quality=88)
+
+
+def write_links(folder: Path, count: int) -> None:
+    """`count` small pictures in folders of a thousand, hard links of LINKS files."""
+    write_pictures(folder / "files", LINKS, SMALL_SIZE)
+    for number in range(count):
+        part = folder / "links" / str(number // 1000)
+        if number % 1000 == 0:
+            part.mkdir(parents=True)
+        os.link(folder / "files" / f"{number % LINKS}.jpg", part / f"{number}.jpg")
+
+
+def write_table(path: Path, names: Iterator[str]) -> Path:
+    """A CSV of image, note and diagnosis."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "note", "diagnosis"])
+        writer.writerows(
+            [name, f"Scaly plaque number {n} on the elbow.", "psoriasis"] for n, name in enumerate(names)
+        )
+    return path
+
+
+def run(table: Path, images: Path, workers: int) -> dict[str, Any]:
+    """One preparation in a process of its own; what it took."""
+    folder = Path(tempfile.mkdtemp(dir=table.parent))
+    (folder / "measured.py").write_text(MEASURED)
+    out = folder / "usage.json"
+    command = [
+        sys.executable,
+        folder / "measured.py",
+        out,
+        "notes",
+        table,
+        "--images",
+        images,
+        "--out-dir",
+        folder / "o",
+    ]
+    env = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    start = time.perf_counter()
+    subprocess.run(
+        [*map(str, command), "--workers", str(workers)], env=env, check=True, stdout=subprocess.DEVNULL
+    )
+    seconds = time.perf_counter() - start
+    return {"workers": workers, "wall_seconds": round(seconds, 2), **json.loads(out.read_text())}
+
+
+def speed(folder: Path, count: int, cores: int) -> list[dict[str, Any]]:
+    """Pictures a second with one worker and with one a core, without the start-up."""
+    write_pictures(folder / "pictures", count, SIZE)
+    one = write_table(folder / "one.csv", iter(["0.jpg"]))
+    table = write_table(folder / "speed.csv", (f"{n}.jpg" for n in range(count)))
+    found = []
+    for workers in dict.fromkeys((1, cores)):
+        start_up = run(one, folder / "pictures", workers)  # interpreters, imports: paid once a run
+        row = {"pictures": count, **run(table, folder / "pictures", workers)}
+        row["start_up_seconds"], row["start_up_cpu_seconds"] = (
+            start_up["wall_seconds"],
+            start_up["cpu_seconds"],
+        )
+        wall, cpu = (row[key] - start_up[key] for key in ("wall_seconds", "cpu_seconds"))
+        row["pictures_per_second_per_core"] = round(count / wall / workers, 1)
+        row["pictures_per_cpu_second"] = round(count / cpu, 1)
+        found.append(row)
+    return found
+
+
+def memory(folder: Path, sizes: list[int], distinct: int, cores: int) -> list[dict[str, Any]]:
+    """Peaks over the number of rows."""
+    write_links(folder / "small", min(distinct, max(sizes)))
+    found = []
+    for rows in sizes:
+        names = (f"{n % distinct // 1000}/{n % distinct}.jpg" for n in range(rows))
+        table = write_table(folder / f"{rows}.csv", names)
+        found.append({"rows": rows, "distinct_pictures": min(rows, distinct)})
+        found[-1] |= run(table, folder / "small" / "links", max(2, cores))
+    return found
+
+
+def revision() -> str:
+    """The commit that is measured, asked before it can change; in a process that torch makes large, not in this."""
+    command = [
+        sys.executable,
+        "-c",
+        "from skingpt4.checkpoints.checkpoint import git_revision; print(git_revision())",
+    ]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def main() -> None:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.records.prepare",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--small", action="store_true", help="few pictures, few rows; writes nothing by default"
+    )
+    parser.add_argument(
+        "--distinct", type=int, default=10_000, metavar="N", help="small pictures (default 10000)"
+    )
+    parser.add_argument("--out", type=Path, help="default benchmarks/results/prepare.json")
+    args = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    sizes, pictures = ([100, 1000], 100) if args.small else ([1_000, 10_000, 100_000, 1_000_000], 1000)
+    load, commit = os.getloadavg()[0], revision()
+    Path("runs").mkdir(exist_ok=True)  # on a disk, which a system's temporary folder may not be
+    with tempfile.TemporaryDirectory(dir="runs") as folder:
+        result = {
+            "speed": speed(Path(folder), pictures, cores),
+            "memory": memory(Path(folder), sizes, args.distinct, cores),
+        }
+    about = {
+        "command": "python -m benchmarks.records.prepare" + " --small" * args.small,
+        "commit": commit,
+        "hardware": {"machine": platform.machine(), "cores": cores, "load_before": round(load, 1)},
+        "versions": {"python": platform.python_version()}
+        | {n: version(n) for n in ("pillow", "imagehash", "numpy")},
+        "picture_pixels": {"speed": SIZE, "memory": SMALL_SIZE},
+    }
+    text = json.dumps({**about, **result}, indent=1) + "\n"
+    print(text)
+    out = args.out or (None if args.small else Path("benchmarks/results/prepare.json"))
+    if out:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

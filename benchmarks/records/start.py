@@ -1,0 +1,167 @@
+"""Start-up time and memory of a training's records, 1 thousand to 1 million: python -m benchmarks.records.start.
+
+Three ways over the same generated manifest, each in a process of its own: `list` parses it into a list of records and
+draws a permutation for every sample, as this software did at first; `map, first` checks it and writes the map;
+`map` is every later start. `private` is the memory a process takes for itself (anonymous pages); mapped pages are
+shared by all workers and given back when memory is short, though they count in the peak.
+
+Research software, no medical device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from skingpt4.support.files import write_text
+
+SIZES = (1_000, 10_000, 100_000, 1_000_000)
+WAYS = ("list", "map, first", "map")
+SAMPLES = 1000
+MIB = 2.0**20
+
+
+def write_manifest(path: Path, count: int) -> None:
+    """A manifest of `count` records of about 600 bytes, their pictures not there."""
+    from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
+
+    rng = np.random.default_rng(0)
+    with path.open("w", encoding="utf-8") as file:
+        for number in tqdm(range(count), desc=f"writing {count} records", unit="record", disable=None):
+            row = {
+                "image": f"images/{number % 1000:03d}/{number:08d}.jpg", "sha256": rng.bytes(32).hex(),
+                "phash": rng.bytes(8).hex(), "width": 720, "height": 480, "source": "generated", "split": "train",
+                "concepts": [CONCEPTS[k] for k in rng.choice(48, 3, replace=False)], "disease": "psoriasis",
+                "class": CLASSES[number % 15], "fitzpatrick": number % 6 + 1,
+                "note": "Silvery plaques on the forearm, for some weeks. " * 3, "case_id": f"c{number}",
+                "patient_id": f"p{number // 3}", "licence": "none",
+            }  # fmt: skip
+            file.write(json.dumps(row) + "\n")
+
+
+class _Words:
+    """A tokenizer of a word a token: the benchmark is about records."""
+
+    bos_token_id, eos_token = 1, "</s>"
+
+    def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
+        return {"input_ids": [hash(word) % 1000 for word in text.split()]}
+
+
+def _private_mib() -> float:
+    rows = dict(line.split(":", 1) for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
+    return int(rows["Anonymous"].split()[0]) / 1024
+
+
+def measure(manifest: Path, way: str) -> dict[str, float]:
+    """Open the records one way, draw SAMPLES samples from everywhere; seconds and MiB."""
+    from skingpt4.config.schema import PromptConfig
+    from skingpt4.records.manifest import manifest_lines, read_manifest
+    from skingpt4.records.record import parse_line, record_of
+    from skingpt4.training.samples import SampleEncoder, TrainingSamples
+
+    class EverySampleItsOrder(TrainingSamples):
+        def row_of(self, index: int) -> int:
+            passed, place = divmod(index, len(self.rows))
+            return int(
+                self.rows[np.random.default_rng((self.seed, 1, passed)).permutation(len(self.rows))[place]]
+            )
+
+    encoder = SampleEncoder(PromptConfig(), _Words(), num_query_tokens=32, max_text_tokens=160)
+    before = _private_mib()
+    began = time.perf_counter()
+    if way == "list":
+        records: Any = [record_of(parse_line(b, ""), manifest.parent) for _, b, _ in manifest_lines(manifest)]
+    else:
+        records = read_manifest(manifest)
+    kind = EverySampleItsOrder if way == "list" else TrainingSamples
+    samples = kind(records, encoder, lambda row, rng: {}, seed=0)
+    ready = time.perf_counter()
+    for index in range(SAMPLES):
+        samples[index * 997]
+    done = time.perf_counter()
+    return {
+        "start_seconds": ready - began,
+        "ms_per_sample": (done - ready) * 1000 / SAMPLES,
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "private_mib": _private_mib() - before,
+    }
+
+
+def hardware() -> dict[str, Any]:
+    """What the figures were measured on."""
+    cpu = next(
+        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ": unknown"
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "cpu": cpu.partition(": ")[2], "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory / 2**30, 1),
+        "system": platform.platform(terse=True), "load": [round(value, 1) for value in os.getloadavg()],
+    }  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure and print a table; write the figures as JSON."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.records.start",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="records in a manifest")
+    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/records.json"))
+    parser.add_argument("--one", nargs=2, metavar=("MANIFEST", "WAY"), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.one:
+        print(json.dumps(measure(Path(args.one[0]), args.one[1])))
+        return 0
+    import pyarrow
+    import torch
+
+    from skingpt4.checkpoints.checkpoint import git_revision
+
+    rows = []
+    print(
+        f"{'records':>9}  {'way':<10} {'start s':>8} {'ms a sample':>11} {'peak MiB':>9} {'private MiB':>11}"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        for size in args.sizes:
+            manifest = Path(folder) / f"{size}.jsonl"
+            write_manifest(manifest, size)
+            for way in WAYS:
+                command = [sys.executable, "-m", "benchmarks.records.start", "--one", str(manifest), way]
+                said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                row = {key: round(value, 3) for key, value in json.loads(said).items()}
+                rows.append(
+                    {"records": size, "way": way, "manifest_mib": manifest.stat().st_size / MIB, **row}
+                )
+                print(
+                    f"{size:>9}  {way:<10} {row['start_seconds']:>8.2f} {row['ms_per_sample']:>11.3f} "
+                    f"{row['peak_mib']:>9.0f} {row['private_mib']:>11.1f}",
+                    flush=True,
+                )
+    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
+    found = {
+        "what": "start-up and memory of a training's records", "hardware": hardware(),
+        "versions": versions | {"pyarrow": pyarrow.__version__}, "git_revision": git_revision(), "rows": rows,
+    }  # fmt: skip
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(args.out, json.dumps(found, indent=1) + "\n")
+    print(f"written: {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

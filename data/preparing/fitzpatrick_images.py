@@ -1,0 +1,131 @@
+"""Fitzpatrick17k's pictures, downloaded from the urls of its own CSV; a subcommand of `data.prepare`."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from tqdm import tqdm
+
+from data.preparing.engine import whole_file
+from data.preparing.picture_download import STATUSES, DownloadError, Manners, Outcome, Wanted, run
+from data.reading.tables import Table
+
+MISSING = "missing.csv"
+HELP = "Fitzpatrick17k's pictures, downloaded from the urls of fitzpatrick17k.csv"
+EPILOG = """example:
+  python -m data.prepare fitzpatrick17k-images fitzpatrick17k.csv --out-dir downloads/fitzpatrick17k
+The pictures belong to the atlases that show them; read their terms first. A picture is kept only if its MD5 is the
+listed one. A run that was stopped goes on when the same command is given again; missing.csv says what is missing."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The subcommand's arguments."""
+    polite = Manners()
+    parser.add_argument("csv", type=Path, help="fitzpatrick17k.csv, with either header")
+    parser.add_argument(
+        "--out-dir", type=Path, required=True, metavar="DIR", help="gets MD5.jpg and missing.csv"
+    )
+    parser.add_argument(
+        "--only", type=Path, metavar="CSV", help="only pictures that SKINCON's annotations name"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
+    parser.add_argument(
+        "--rate", type=float, default=polite.rate, metavar="N",
+        help="requests a second to one host (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--parallel", type=int, default=polite.parallel, metavar="N", help="default: %(default)s"
+    )
+    parser.add_argument(
+        "--per-host", type=int, default=polite.per_host, metavar="N", help="default: %(default)s"
+    )
+    parser.add_argument("--tries", type=int, default=polite.tries, metavar="N", help="default: %(default)s")
+    parser.add_argument("--ask-again", action="store_true", help="ask once more for what was gone or changed")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="count what would be asked of whom, ask nobody"
+    )
+
+
+def run_command(args: argparse.Namespace) -> int:
+    """Download; 0 if at least one picture is there in the end.
+
+    Raises:
+        SourceError: the CSV is missing or has other columns.
+        DownloadError: a number makes no sense, the folder cannot be written, or no picture came.
+    """
+    table = Table(args.csv)
+    table.need(["md5hash", "url"])
+    if min(args.rate, args.parallel, args.per_host, args.tries) <= 0:
+        raise DownloadError("--rate, --parallel, --per-host and --tries must be above 0")
+    names = annotated(args.only) if args.only else None
+    total = table.count() if names is None else len(names)
+    if args.dry_run:
+        return _show(wanted(table, names, args.limit))
+    manners = Manners(args.parallel, args.per_host, args.rate, args.tries)
+    try:
+        args.out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DownloadError(f"{args.out_dir}: cannot be made a folder ({error.strerror})") from None
+    with (
+        whole_file(args.out_dir / MISSING) as file,
+        tqdm(total=min(total, args.limit or total), unit="picture") as bar,
+    ):
+        missing = csv.writer(file)
+        missing.writerow(["md5hash", "url", "status", "detail"])
+
+        def seen(outcome: Outcome) -> None:
+            bar.update()
+            if outcome.status not in ("kept", "present", "repeated"):
+                missing.writerow([outcome.md5, outcome.url, outcome.status, outcome.detail])
+
+        counts = run(wanted(table, names, args.limit), args.out_dir, manners, args.ask_again, seen)
+    for status, meaning in STATUSES.items():
+        if counts[status]:
+            print(f"{counts[status]:>7}  {status:12} {meaning}")
+    if not counts["kept"] + counts["present"]:
+        raise DownloadError(f"no picture came; {args.out_dir / MISSING} says why")
+    print(f"{args.out_dir / MISSING} names what is not there")
+    return 0
+
+
+def wanted(table: Table, names: set[str] | None, limit: int | None) -> Iterator[Wanted]:
+    """The rows' pictures; rows without a proper MD5 are named and passed over."""
+    given = 0
+    for number, row in table:
+        if isinstance(row, str):
+            tqdm.write(f"{table.path}, row {number}: {row}")
+            continue
+        md5, url = row["md5hash"].strip().lower(), row["url"].strip()
+        if names is not None and md5 not in names:
+            continue
+        if limit is not None and given >= limit:
+            return
+        given += 1
+        if not re.fullmatch(r"[0-9a-f]{32}", md5):
+            tqdm.write(f"{table.path}, row {number}: md5hash is {md5!r}, no 32 hex digits")
+            continue
+        yield Wanted(md5, url if re.match(r"https?://", url, re.IGNORECASE) else "")
+
+
+def annotated(path: Path) -> set[str]:
+    """The MD5s that SKINCON's annotations of Fitzpatrick17k name (a few thousand)."""
+    table = Table(path)
+    table.need(["ImageID"])
+    return {Path(row["ImageID"].strip()).stem.lower() for _, row in table if isinstance(row, dict)}
+
+
+def _show(rows: Iterator[Wanted]) -> int:
+    hosts: dict[str, int] = {}
+    for row in rows:
+        host = row.url.split("/")[2] if row.url else "no url"
+        hosts[host] = hosts.get(host, 0) + 1
+    width = shutil.get_terminal_size().columns - 10
+    for host, count in sorted(hosts.items(), key=lambda item: -item[1]):
+        print(f"{count:>7}  {host[:width]}")
+    print("nothing was asked of anybody")
+    return 0

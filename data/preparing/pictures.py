@@ -1,0 +1,292 @@
+"""What preparation measures of a picture file, over all cores, and what it remembers between runs."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import multiprocessing
+import os
+import signal
+import sqlite3
+import threading
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import imagehash
+import PIL
+
+from skingpt4.records.archives import StoreError, read_bytes, split_path
+from skingpt4.records.images import ImageError, open_image
+from skingpt4.support.errors import UserError
+
+T = TypeVar("T")
+VERSION = f"1, imagehash {imagehash.__version__}, pillow {PIL.__version__}"  # another one measures anew
+CHUNK = 16  # pictures that a worker takes at once
+CHUNKS_PER_WORKER = 4  # in flight, so that memory does not grow with the source
+COMMIT_SECONDS = 2.0
+
+
+class PreparationError(UserError):
+    """Preparation cannot go on; the message says why and what is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """What is known of a picture file: its measures, or the reason why it is refused.
+
+    `sha256` of the file's bytes (64 hex digits), `phash` of the upright picture (16 hex digits, 64 bits),
+    `width` and `height` of the upright picture in pixels.
+    """
+
+    sha256: str | None = None
+    phash: str | None = None
+    width: int | None = None
+    height: int | None = None
+    reason: str | None = None
+    detail: str | None = None
+
+
+def measure(path: str) -> Picture:
+    """Read, decode and hash one picture file; never raises for what is wrong with the file."""
+    name = Path(path).name
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow's, about metadata, would tear the progress bar
+            image = open_image(path, name)
+        digest = hashlib.sha256(read_bytes(path)).hexdigest()
+    except ImageError as error:
+        return Picture(reason=error.reason, detail=str(error))
+    except (OSError, StoreError) as error:  # gone in between
+        return Picture(reason="unreadable", detail=f"{name}: cannot be read ({error})")
+    return Picture(digest, str(imagehash.phash(image)), image.width, image.height)
+
+
+class PictureCache:
+    """Measured pictures in a SQLite file: what an interrupted run goes on from and a second run reuses.
+
+    A picture counts as the same while its path, size in bytes and time of change are.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        """Open or create; `:memory:` remembers nothing.
+
+        Raises:
+            PreparationError: another run uses it, or it cannot be written.
+        """
+        self.path = str(path)
+        self._committed = time.monotonic()
+        with self._told():
+            self._base = sqlite3.connect(self.path, timeout=0, isolation_level=None)
+            self._base.execute("PRAGMA locking_mode=EXCLUSIVE")
+            self._base.execute("PRAGMA cache_size=-8192")
+            self._base.execute("BEGIN EXCLUSIVE")
+            self._base.execute("CREATE TABLE IF NOT EXISTS about (version TEXT)")
+            self._base.execute(
+                "CREATE TABLE IF NOT EXISTS pictures (path TEXT PRIMARY KEY, bytes INT, changed INT, "
+                "sha256 TEXT, phash TEXT, width INT, height INT, reason TEXT, detail TEXT) WITHOUT ROWID"
+            )
+            if self._base.execute("SELECT version FROM about").fetchall() != [(VERSION,)]:
+                self.clear()
+                self._base.execute("DELETE FROM about")
+                self._base.execute("INSERT INTO about VALUES (?)", (VERSION,))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Turn what SQLite raises into a sentence."""
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise PreparationError(self._sentence(error)) from None
+
+    def _sentence(self, error: sqlite3.Error) -> str:
+        if "locked" in str(error):
+            return (
+                f"{self.path}: another run is at work in this folder; wait for it, or name another --out-dir"
+            )
+        if "not a database" in str(error) or "malformed" in str(error):
+            return f"{self.path}: is damaged ({error}); delete it, and the pictures are measured again"
+        return f"{self.path}: cannot be read or written ({error})"
+
+    def clear(self) -> None:
+        """Forget every picture."""
+        with self._told():
+            self._base.execute("DELETE FROM pictures")
+
+    def get(self, path: str, stat: os.stat_result) -> Picture | None:
+        """What was measured of this file; None if it is new or has changed.
+
+        Raises:
+            PreparationError: the file of what was measured is damaged.
+        """
+        with self._told():
+            found = self._base.execute(
+                "SELECT sha256, phash, width, height, reason, detail FROM pictures "
+                "WHERE path = ? AND bytes = ? AND changed = ?",
+                (path, stat.st_size, stat.st_mtime_ns),
+            ).fetchone()
+        return Picture(*found) if found else None
+
+    def put(self, path: str, stat: os.stat_result, picture: Picture) -> None:
+        """Remember a picture; within COMMIT_SECONDS that outlasts a kill.
+
+        Raises:
+            PreparationError: the disk is full.
+        """
+        with self._told():
+            self._base.execute(
+                "INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (path, stat.st_size, stat.st_mtime_ns, *astuple(picture)),
+            )
+            if time.monotonic() - self._committed > COMMIT_SECONDS:
+                self._base.execute("COMMIT")
+                self._base.execute("BEGIN")
+                self._committed = time.monotonic()
+
+    def close(self) -> None:
+        """Keep everything that was measured and let others in.
+
+        Raises:
+            PreparationError: the disk is full.
+        """
+        try:
+            with self._told():
+                if self._base.in_transaction:
+                    self._base.execute("COMMIT")
+        finally:
+            self._base.close()
+
+
+@dataclass(slots=True)
+class _Asked(Generic[T]):
+    """A row on its way: the file as it stood when asked for, and its picture once known."""
+
+    row: T
+    path: Path | None
+    key: str = ""
+    stat: os.stat_result | None = None
+    picture: Picture | None = None
+
+
+class Measurer:
+    """Measures pictures over `workers` processes, few at a time, and gives them back in the order asked."""
+
+    def __init__(self, cache: PictureCache, workers: int) -> None:
+        """Start no process before one is needed."""
+        self.cache, self.workers = cache, workers
+        self.num_measured = 0  # pictures that were decoded, as opposed to remembered
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __call__(
+        self, rows: Iterable[T], path_of: Callable[[T], Path | None], key_of: Callable[[Path], str]
+    ) -> Iterator[tuple[T, Picture | None]]:
+        """Every row with its picture; None for rows without a path.
+
+        Args:
+            rows: read only a bounded distance ahead.
+            path_of: the picture file of a row.
+            key_of: the name under which the cache knows a path.
+
+        Raises:
+            PreparationError: a worker was killed, most likely for want of memory.
+        """
+        waiting: deque[tuple[list[_Asked[T]], Future[list[Picture]] | None]] = deque()
+        asked = (self._ask(row, path_of(row), key_of) for row in rows)
+        for chunk in iter(lambda: list(itertools.islice(asked, CHUNK)), []):
+            waiting.append((chunk, self._submit(chunk)))
+            if len(waiting) >= self.workers * CHUNKS_PER_WORKER:
+                yield from self._finish(*waiting.popleft())
+        while waiting:
+            yield from self._finish(*waiting.popleft())
+
+    def _ask(self, row: T, path: Path | None, key_of: Callable[[Path], str]) -> _Asked[T]:
+        if path is None:
+            return _Asked(row, None)
+        asked = _Asked(row, path, key_of(path))
+        try:
+            asked.stat = split_path(path)[0].stat()  # of the archive, for a member
+        except OSError:
+            asked.picture = measure(str(path))  # says that it is missing, and is not remembered
+        else:
+            asked.picture = self.cache.get(asked.key, asked.stat)
+        return asked
+
+    def _submit(self, chunk: list[_Asked[T]]) -> Future[list[Picture]] | None:
+        paths = [str(asked.path) for asked in chunk if asked.path is not None and asked.picture is None]
+        if not paths:
+            return None
+        if self.workers == 1:
+            future: Future[list[Picture]] = Future()
+            future.set_result(_measure_all(paths))
+            return future
+        if self._pool is None:  # spawn: the same on every system, and no thread's lock is inherited
+            context = multiprocessing.get_context("spawn")
+            self._pool = ProcessPoolExecutor(self.workers, context, _start_worker)
+        try:
+            with _interrupt_held():
+                return self._pool.submit(_measure_all, paths)
+        except BrokenProcessPool:
+            raise PreparationError(_KILLED) from None
+
+    def _finish(
+        self, chunk: list[_Asked[T]], future: Future[list[Picture]] | None
+    ) -> Iterator[tuple[T, Picture | None]]:
+        try:
+            measured = iter(future.result()) if future else iter(())
+        except BrokenProcessPool:
+            raise PreparationError(_KILLED) from None
+        for asked in chunk:
+            if asked.path is not None and asked.picture is None:
+                asked.picture = next(measured)
+                self.num_measured += 1
+                if asked.stat is not None:
+                    self.cache.put(asked.key, asked.stat, asked.picture)
+            yield asked.row, asked.picture
+
+    def close(self) -> None:
+        """End the workers; what they have not begun is dropped."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+
+_KILLED = (
+    "a worker process was killed, most likely for want of memory; what was measured is kept: "
+    "run the same command again with fewer --workers"
+)
+
+
+def _measure_all(paths: list[str]) -> list[Picture]:
+    return [measure(path) for path in paths]
+
+
+@contextmanager
+def _interrupt_held() -> Iterator[None]:
+    """Workers that are started in the block ignore Ctrl-C from the first; the main process ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _start_worker() -> None:
+    """End with the main process even where it is killed."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

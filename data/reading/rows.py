@@ -1,0 +1,78 @@
+"""What a source says, row by row, before any picture is opened: candidates for records, and refusals."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skingpt4.support.errors import UserError
+from skingpt4.taxonomy.taxonomy import nearest
+
+# Why a row is refused before its picture is opened; skingpt4.records.images.REASONS says why a picture is.
+REASONS = {
+    "flagged": "the source says not to consider this picture",
+    "listed_twice": "the same picture stands in an earlier row",
+    "not_listed": "a picture that no row names",
+    "unknown_folder": "a class folder that nobody knows",
+    "bad_row": "a row that cannot be read",
+    "bad_value": "a value that the column cannot have",
+    "unknown_class": "none of the classes",
+    "unknown_concept": "none of SKINCON's concepts",
+    "no_label": "no note, diagnosis, class or concept",
+    "phi": "a text that seems to identify a person",
+}
+
+
+class SourceError(UserError):
+    """A source that cannot be read as a whole; the message says what was expected and what was found."""
+
+
+class RowError(Exception):
+    """A row that is refused: `reason` is a key of REASONS, the message says what is wrong with it."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        """Keep both for the refusal."""
+        super().__init__(detail)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A row that becomes a record if its picture is usable.
+
+    `file` and `row` say where it stands (the header of a table is row 1; None: the file itself is the row),
+    `fields` holds what the source knows (keys of a record), `remarks` is counted among the kept.
+    """
+
+    file: str
+    row: int | None
+    image_path: Path
+    fields: dict[str, Any]
+    remarks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """A row that becomes no record; one line of `rejected.jsonl`."""
+
+    file: str
+    row: int | None
+    image: str | None
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A source's `total` rows, in an order that never changes."""
+
+    rows: Iterable[Candidate | Refusal]
+    total: int
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'x'?` with the known name that is written most alike, or nothing."""
+    near = nearest(name, known)
+    return f"; did you mean {near!r}?" if near else ""

@@ -1,0 +1,198 @@
+"""What a model said: one JSON object a line, written ahead and read back; nothing is lost by a kill.
+
+`RUN/answers/ARM.jsonl` (and `ARM.rankK.jsonl` of further processes) hold lines of three kinds:
+
+    turn    one prompt of the conversation and its answer
+    probe   a question with fresh state, from which concepts and a class are read
+    scores  log-probabilities of the closed sets: the 15 classes, and the 48 concepts where they were asked for
+
+A line says with what it was made (checkpoint, template, device); `RUN/answers/ARM.meta.json` says it in full, and
+`RUN/cases.jsonl` what the cases are.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from skingpt4.support.errors import UserError
+
+FOLDER, CASES = "answers", "cases.jsonl"
+# What is read off probes and scores.
+READ = ("predicted_concepts", "text_class", "text_outcome", "text_mention", "class_scores", "concept_scores")
+
+
+class AnswersError(UserError):
+    """A run's folder that cannot be read; the message says which file and why."""
+
+
+@dataclass(frozen=True)
+class Key:
+    """Which answer: the case, the repeat (from 0), the change made to its picture, the kind and its number."""
+
+    case_id: str
+    repeat: int
+    perturbation: str | None
+    kind: str
+    number: int = 0
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One line; `said` holds what is particular to its kind."""
+
+    arm: str
+    key: Key
+    said: dict[str, Any]
+
+    @property
+    def text(self) -> str:
+        """The answer of a turn or probe."""
+        return str(self.said["answer"])
+
+
+@dataclass
+class ArmAnswers:
+    """Everything one arm said."""
+
+    name: str
+    meta: dict[str, Any]
+    lines: dict[Key, Answer] = field(default_factory=dict)  # in the order of the cases
+
+    def of(self, kind: str, repeat: int | None = 0, perturbation: str | None = None) -> list[Answer]:
+        """Answers of one kind, case by case; `repeat` None means all repeats."""
+        return [
+            answer
+            for key, answer in self.lines.items()
+            if key.kind == kind and key.perturbation == perturbation and repeat in (None, key.repeat)
+        ]
+
+
+@dataclass
+class Run:
+    """A run's folder: its cases by id (as `case_line` wrote them) and its arms by name."""
+
+    folder: Path
+    cases: dict[str, dict[str, Any]]
+    arms: dict[str, ArmAnswers]
+
+
+def to_line(answer: Answer) -> str:
+    """One JSON line, with its end."""
+    key = asdict(answer.key)
+    number = key.pop("number")
+    if answer.key.kind != "scores":
+        key["turn" if answer.key.kind == "turn" else "probe"] = number
+    return json.dumps({"arm": answer.arm, **key, **answer.said}, ensure_ascii=False) + "\n"
+
+
+def from_line(line: str) -> Answer:
+    """The inverse of `to_line`.
+
+    Raises:
+        ValueError, KeyError: it is no such line.
+    """
+    row = json.loads(line)
+    arm, kind = row.pop("arm"), row.pop("kind")
+    number = row.pop("turn" if kind == "turn" else "probe") if kind != "scores" else 0
+    key = Key(row.pop("case_id"), row.pop("repeat"), row.pop("perturbation"), kind, number)
+    return Answer(arm, key, row)
+
+
+def arm_files(folder: Path, arm: str) -> list[Path]:
+    """The files that hold an arm's lines: the first process's, then those of the others."""
+    first = folder / FOLDER / f"{arm}.jsonl"
+    return [path for path in (first, *sorted((folder / FOLDER).glob(f"{arm}.rank*.jsonl"))) if path.is_file()]
+
+
+def read_lines(paths: Iterable[Path]) -> Iterator[Answer]:
+    """All whole lines; one that a kill has torn (the last of a file) is passed over.
+
+    Raises:
+        AnswersError: a line in the middle of a file is none of ours.
+    """
+    for path in paths:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield from_line(line)
+                except (ValueError, KeyError, AttributeError):
+                    if line.endswith("\n"):
+                        raise AnswersError(f"{path}, line {number}: is no answer of eval.run") from None
+
+
+def by_key(lines: Iterable[Answer]) -> dict[Key, Answer]:
+    """The first of two lines with one key counts, but scores of the concepts before a line without them."""
+    found: dict[Key, Answer] = {}
+    for answer in lines:
+        before = found.setdefault(answer.key, answer)
+        if answer.said.get("concept_scores") and not before.said.get("concept_scores"):
+            found[answer.key] = answer
+    return found
+
+
+def read_run(folder: str | Path) -> Run:
+    """Read a run's folder.
+
+    Raises:
+        AnswersError: there is no run, or a file is damaged.
+    """
+    folder = Path(folder)
+    metas = sorted((folder / FOLDER).glob("*.meta.json"))
+    if not metas:
+        raise AnswersError(
+            f"{folder}: holds no answers; make them with python -m eval.run --run-dir {folder}"
+        )
+    try:
+        with (folder / CASES).open(encoding="utf-8", newline="\n") as file:
+            cases = {row["id"]: row for row in map(json.loads, file)}
+        places = {name: place for place, name in enumerate(cases)}
+        arms = {}
+        for path in metas:
+            name = path.name.removesuffix(".meta.json")
+            arm = ArmAnswers(name, json.loads(path.read_text(encoding="utf-8")))
+            lines = [a for a in read_lines(arm_files(folder, name)) if a.key.case_id in places]
+            # Which answer ended first is chance; no figure may depend on it.
+            arm.lines = by_key(sorted(lines, key=lambda a: places[a.key.case_id]))
+            arms[name] = arm
+    except (OSError, ValueError, KeyError) as error:
+        raise AnswersError(f"{folder}: cannot be read ({error})") from None
+    return Run(folder, cases, arms)
+
+
+def case_lines(run: Run, arm: ArmAnswers) -> list[dict[str, Any]]:
+    """The greedy, unchanged answers of an arm, one object a case, as `eval.report` reads them.
+
+    Cases that are not answered to the end are left out.
+    """
+    found: dict[str, dict[Key, Answer]] = {name: {} for name in run.cases}
+    for key, answer in arm.lines.items():
+        if key.repeat == 0 and key.perturbation is None:
+            found[key.case_id][key] = answer
+    lines = []
+    wanted = len(arm.meta["prompts"]) + len(arm.meta["probes"]) + 1
+    for name, said in found.items():
+        if len(said) < wanted:
+            continue
+        case = run.cases[name]
+        line: dict[str, Any] = {
+            "arm": arm.name,
+            "case_id": name,
+            "image": case["images"][0],
+            "sha256": case["sha256"][0],
+        }
+        line |= {key: case[key] for key in ("class", "disease", "concepts", "fitzpatrick")}
+        ordered = sorted(said.values(), key=lambda a: (a.key.kind, a.key.number))
+        probes = [answer for answer in ordered if answer.key.kind == "probe"]
+        turns = [answer for answer in ordered if answer.key.kind == "turn"]
+        line["turns"] = [{"question": a.said["question"], "answer": a.text} for a in probes]
+        line["conversation"] = [{"question": a.said["prompt"], "answer": a.text} for a in turns]
+        for answer in (*probes, *(a for a in ordered if a.key.kind == "scores")):
+            line |= {key: value for key, value in answer.said.items() if key in READ}
+        scores = line["class_scores"]
+        line["predicted_class"] = max(scores, key=lambda each: scores[each])
+        lines.append(line)
+    return lines

@@ -1,0 +1,181 @@
+"""Arms of an evaluation: a projection and what it is shown, and what their answers depend on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from eval.asking import answers, perturbations
+from eval.asking.conversation import PROBES, Setting
+from skingpt4.checkpoints import checkpoint
+from skingpt4.checkpoints.identity import encoder_identity
+from skingpt4.config.schema import Config
+from skingpt4.records.manifest import Manifest
+from skingpt4.records.overlap import check_cases
+from skingpt4.support.errors import UserError
+from skingpt4.support.files import mend, write_text
+from skingpt4.taxonomy import taxonomy
+from skingpt4.weights.files.tensors import file_sha256
+
+UNTRAINED = "untrained"
+
+
+class ArmError(UserError):
+    """An arm or case list that cannot be run; the message says why."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A named projection; an arm that is called like a control is shown the control's pictures."""
+
+    name: str
+    checkpoint: str | None
+
+    @property
+    def control(self) -> str | None:
+        """The control that it is, if it is one."""
+        return self.name if self.name in perturbations.CONTROLS else None
+
+
+def parse_arm(text: str) -> Arm:
+    """`two_step=runs/x/step2`, `blank_image=runs/x/step2`, or `untrained`.
+
+    Raises:
+        ArmError: no checkpoint for an arm that needs one, or a name that cannot be a file's.
+    """
+    name, _, path = text.partition("=")
+    if not path and name != UNTRAINED:
+        raise ArmError(f"arm {text!r}: write NAME=CHECKPOINT (only '{UNTRAINED}' has none)")
+    if not name.isidentifier():
+        raise ArmError(f"arm {text!r}: a name has letters, digits and _ alone")
+    return Arm(name, path or None)
+
+
+def meta_of(
+    config: Config, arm: Arm, card: dict[str, Any], setting: Setting, precision: str, args: argparse.Namespace
+) -> dict[str, Any]:
+    """What answers depend on; answers are gone on with only where it is the same."""
+    return {
+        "arm": arm.name,
+        "checkpoint": arm.checkpoint and str(checkpoint.find(arm.checkpoint)),
+        "checkpoint_sha256": card.get("tensors_sha256"),
+        "step": card.get("step"),
+        "iteration": card.get("iteration"),
+        "cases_sha256": file_sha256(args.cases),
+        "encoder": encoder_identity(config),
+        "template": config.prompt.template,
+        "prompts": list(setting.prompts),
+        "probes": list(PROBES),
+        "with_history": setting.with_history,
+        "disease_sentence": config.prompt.disease_sentence,
+        "scored_diseases": list(setting.diseases.values()),
+        "taxonomy": taxonomy.version(),
+        "language_model": config.language.model,
+        "precision": precision,
+        "decoding": asdict(setting.generation),
+        "batch_size": setting.batch_size,
+        "seed": args.seed,
+    }
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Where answers are made, for the report's response times."""
+    cuda = device.type == "cuda"
+    return {
+        "device": torch.cuda.get_device_name(device) if cuda else _processor(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it, else its kind."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
+    return found[1] if found else platform.processor() or platform.machine()
+
+
+def check_folder(folder: Path, arms: Sequence[str], cases: Path, replace_old: bool) -> list[str]:
+    """Keep answers about another list of cases out of a run, whose one `cases.jsonl` says what is true of all arms.
+
+    Returns:
+        Other arms than `arms` whose answers are about another list and may be forgotten; `claim` looks after `arms`.
+
+    Raises:
+        ArmError: there are answers about another list, and `replace_old` is not set.
+    """
+    own, stale = file_sha256(cases), []
+    for path in sorted((folder / answers.FOLDER).glob("*.meta.json")):
+        if json.loads(path.read_text(encoding="utf-8")).get("cases_sha256") == own:
+            continue
+        if not replace_old:
+            raise ArmError(
+                f"{path}: the answers that are there are about another list of cases than {cases}; name another "
+                "--run-dir, or add --replace to delete them"
+            )
+        stale.append(path.name.removesuffix(".meta.json"))
+    return [name for name in stale if name not in arms]
+
+
+def forget(folder: Path, arm: str) -> None:
+    """Delete an arm's answers and what is known of them."""
+    for file in answers.arm_files(folder, arm):
+        file.unlink()
+    (folder / answers.FOLDER / f"{arm}.meta.json").unlink()
+
+
+def claim(folder: Path, arm: Arm, meta: dict[str, Any], extra: dict[str, Any], replace_old: bool) -> None:
+    """Write the arm's meta file, or accept the one that is there.
+
+    Raises:
+        ArmError: answers of another checkpoint, case list or setting are there.
+    """
+    path = folder / answers.FOLDER / f"{arm.name}.meta.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_file():
+        before = json.loads(path.read_text(encoding="utf-8"))
+        differing = [key for key, value in meta.items() if before.get(key) != value]
+        if not differing:
+            for file in answers.arm_files(folder, arm.name):
+                mend(file)
+            extra = {"perturbations": sorted({*before.get("perturbations", []), *extra["perturbations"]})} | {
+                "repeats": max(before.get("repeats", 1), extra["repeats"])
+            }
+            write_text(path, json.dumps({**before, **extra}, indent=1) + "\n")
+            return
+        if not replace_old:
+            raise ArmError(
+                f"{path}: the answers that are there were made otherwise ({', '.join(differing)} differ); name "
+                "another --run-dir, or add --replace to delete them"
+            )
+    for file in answers.arm_files(folder, arm.name):
+        file.unlink()
+    write_text(path, json.dumps({**meta, **extra}, indent=1) + "\n")
+
+
+def check_overlap(cases: Manifest, arm: Arm, allowed: bool) -> list[str]:
+    """Refuse cases that the arm's checkpoint, or the one it began from, was trained on; returns what is allowed."""
+    if not arm.checkpoint:
+        return []
+    _, card = checkpoint.load(arm.checkpoint)
+    shared, unchecked = check_cases(cases, arm.checkpoint, card)
+    if shared:
+        said = f"arm {arm.name}: the training shares records with the cases: {'; '.join(shared)}"
+        if not allowed:
+            raise ArmError(f"{said}; evaluate on other cases, or add --allow-overlap")
+        print(f"note: {said} (allowed by --allow-overlap)", file=sys.stderr)
+    if unchecked:
+        print(f"note: arm {arm.name}: {unchecked}", file=sys.stderr)
+    return shared

@@ -1,0 +1,91 @@
+"""TODO: cases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from skingpt4.records.manifest import manifest_lines, read_manifest
+from skingpt4.records.record import Record, check_row
+from skingpt4.support.errors import UserError
+
+
+class CasesError(UserError):
+    """Cases that cannot be used or drawn; the message says which and why."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One case. `records` are its pictures, in the order of the file; the first says what is known of it.
+
+    `rows` are the pictures' places in the manifest, from 0.
+    """
+
+    id: str
+    records: tuple[Record, ...]
+    rows: tuple[int, ...]
+    history: str | None = None
+    reference: tuple[str, ...] = ()
+
+    @property
+    def known(self) -> Record:
+        """The record that carries class, disease, concepts and skin type."""
+        return self.records[0]
+
+
+def read_cases(path: str | Path) -> list[Case]:
+    """The cases of a manifest, in order of their first picture.
+
+    `x_history` (text) and `x_reference` (text or list: the reference answer to each prompt) are read too; a
+    record without `case_id` is a case of its own, named after its picture.
+
+    Raises:
+        CasesError: pictures of one case contradict each other, or a case has no class or disease.
+        RecordError: a line is no record.
+    """
+    path = Path(path)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    records: dict[str, list[Record]] = {}
+    places: dict[str, list[int]] = {}
+    manifest = read_manifest(path)
+    for place, (record, (number, line, _)) in enumerate(zip(manifest, manifest_lines(path), strict=True)):
+        row = json.loads(line)
+        check_row(row, f"{path}, line {number}")
+        name = record.case_id or row["image"]
+        rows.setdefault(name, []).append(row)
+        records.setdefault(name, []).append(record)
+        places.setdefault(name, []).append(place)
+    return [_case(name, records[name], places[name], rows[name], path) for name in rows]
+
+
+def _case(
+    name: str, records: Sequence[Record], places: Sequence[int], rows: Sequence[dict[str, Any]], path: Path
+) -> Case:
+    for key in ("class", "disease", "fitzpatrick"):
+        if len({json.dumps(row.get(key)) for row in rows}) > 1:
+            raise CasesError(f"{path}: the pictures of case {name!r} have different values under '{key}'")
+    if records[0].class_name is None and records[0].disease is None:
+        raise CasesError(f"{path}: case {name!r} has neither 'class' nor 'disease'; nothing could be judged")
+    history, reference = rows[0].get("x_history"), rows[0].get("x_reference") or []
+    reference = [reference] if isinstance(reference, str) else reference
+    if not (history is None or isinstance(history, str)):
+        raise CasesError(f"{path}: 'x_history' of case {name!r} must be text, found {history!r}")
+    if not (isinstance(reference, list) and all(isinstance(text, str) for text in reference)):
+        raise CasesError(
+            f"{path}: 'x_reference' of case {name!r} must be text or a list of texts, found {reference!r}"
+        )
+    return Case(name, tuple(records), tuple(places), history, tuple(reference))
+
+
+def check_pictures(cases: Sequence[Case]) -> None:
+    """Refuse a list whose pictures are not all there.
+
+    Raises:
+        CasesError: names the first that is missing, and how many are.
+    """
+    gone = [r.image_path for case in cases for r in case.records if not r.image_path.is_file()]
+    if gone:
+        raise CasesError(f"{gone[0]}: no such picture ({len(gone)} missing)")

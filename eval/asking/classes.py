@@ -1,0 +1,37 @@
+"""The class that a written answer commits to."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from skingpt4.taxonomy import free_text, taxonomy
+
+
+def read_class(answer: str, form: str, scored: dict[str, str]) -> dict[str, Any]:
+    """The class that a written answer commits to, and how it speaks of what decided.
+
+    A scored disease whose name the taxonomy does not know counts under the class it was scored for, where the
+    answer states it in the given form.
+
+    Args:
+        answer: what the model wrote.
+        form: the sentence that states a diagnosis, with `{disease}` in it.
+        scored: class to disease, from `skingpt4.generation.scoring.scored_diseases`.
+
+    Returns:
+        `text_class` (None: commits to none), `text_outcome` (one of taxonomy.OUTCOMES) and `text_mention`, the
+        deciding words with their span, status and cue, or None.
+    """
+    for class_name, disease in scored.items():
+        stated = form.format(disease=disease).rstrip(".")
+        if taxonomy.disease(disease) is None and stated.casefold() in answer.casefold():
+            return {"text_class": class_name, "text_outcome": "asserted", "text_mention": None}
+    result = free_text.classify(answer, form)
+    mention = result.mention
+    said = mention and {
+        "text": mention.text,
+        "span": [mention.start, mention.end],
+        "status": mention.status,
+        "cue": mention.cue,
+    }
+    return {"text_class": result.class_name, "text_outcome": result.outcome, "text_mention": said}

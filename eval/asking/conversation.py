@@ -1,0 +1,273 @@
+"""Cases through the published prompts: each case one conversation, many under way together, answers given at once.
+
+A case's state is its own: the answers of a case are the only thing that its next prompt sees. Answers that are there
+already are not asked for again, whatever stopped the run before.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from queue import SimpleQueue
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eval.asking.answers import Answer, Key
+from eval.asking.cases import Case
+from eval.asking.classes import read_class
+from skingpt4.chat import history
+from skingpt4.chat.session import CLINICAL_PROMPTS
+from skingpt4.config.schema import Config
+from skingpt4.generation.decoder import Decoder
+from skingpt4.generation.kept_caches import Kept
+from skingpt4.generation.sampling import Generation
+from skingpt4.generation.scoring import (
+    CONCEPTS_QUESTION,
+    DIAGNOSIS_QUESTION,
+    class_sentences,
+    concept_sentences,
+    score_answers,
+)
+from skingpt4.generation.stream import Stream
+from skingpt4.model.network import SkinGPT4
+from skingpt4.model.prompts import Turn, encode_turns, get_template, stop_strings
+from skingpt4.taxonomy.free_text import find_concepts
+from skingpt4.taxonomy.taxonomy import CONCEPTS
+
+PROBES = (CONCEPTS_QUESTION, DIAGNOSIS_QUESTION)
+
+Pictures = Callable[[Sequence[int]], list[Tensor]]  # numbers of cases -> queries (pictures, q, d) of each
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is asked, and how answers are drawn."""
+
+    diseases: dict[str, str]  # class -> the disease that is scored for it
+    prompts: tuple[str, ...] = CLINICAL_PROMPTS
+    generation: Generation = field(default_factory=lambda: Generation(max_new_tokens=48))
+    batch_size: int = 25
+    with_concept_scores: bool = False
+    with_history: bool = False
+
+
+@dataclass(eq=False)
+class _UnderWay:
+    """A case whose answers are being decoded, one after the other."""
+
+    case: Case
+    queries: Tensor  # (pictures, q, d)
+    todo: deque[Key]  # the first of them is being answered
+    kept: Kept  # what it has read; every answer of the case starts from what it shares with it
+    question: str = ""
+    stream: Stream | None = None
+
+
+class Asker:
+    """One arm's model, asking cases; yields every new answer as soon as it is there."""
+
+    def __init__(
+        self,
+        model: SkinGPT4,
+        config: Config,
+        setting: Setting,
+        arm: str,
+        made_by: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Keep what is the same for all cases; `made_by` is put into every line."""
+        self.model, self.config, self.setting, self.arm = model, config, setting, arm
+        self.made_by = dict(made_by or {})
+        self.template = get_template(config.prompt.template)
+        self.stop = stop_strings(self.template, model.tokenizer)
+        self.decoder = Decoder(model, max_rows=setting.batch_size)
+
+    def answers(
+        self,
+        cases: Sequence[Case],
+        pictures: Pictures,
+        done: dict[Key, Answer],
+        repeat: int = 0,
+        perturbation: str | None = None,
+    ) -> Iterator[Answer]:
+        """What `done` does not hold yet.
+
+        First the closed sets of all cases, then the texts, so that a case is whole when its last text is there and
+        no text's time holds the scoring of others. Up to `batch_size` cases are under way at once; as soon as one's
+        answer has ended its next question takes its place, or the next case. So answers come in the order in which
+        they end, those of one case in the order of its questions.
+
+        Args:
+            cases: begun in this order.
+            pictures: gives the queries of the cases with these numbers.
+            done: answers of earlier runs; every new one is put in.
+            repeat: number of this repeat, from 0; closed sets are scored in the first alone.
+            perturbation: name of the change that `pictures` made.
+        """
+
+        @functools.cache  # a picture that was changed costs the encoder
+        def see(place: int) -> Tensor:
+            return pictures([place])[0]
+
+        if repeat == 0:
+            yield from self._closed_sets(cases, see, done, perturbation)
+        waiting = deque(range(len(cases)))
+        under_way: list[_UnderWay] = []
+        ended: SimpleQueue[_UnderWay] = SimpleQueue()
+        try:
+            while True:
+                while waiting and len(under_way) < self.setting.batch_size:
+                    place = waiting.popleft()
+                    todo = deque(k for k in self._keys(cases[place], repeat, perturbation) if k not in done)
+                    if todo:
+                        talk = _UnderWay(cases[place], see(place).float(), todo, self.decoder.keep())
+                        under_way.append(talk)
+                        self._submit(talk, done, ended)
+                if not under_way:
+                    return
+                talk = ended.get()
+                key = talk.todo.popleft()
+                answer = done[key] = Answer(self.arm, key, self._said(talk, key))
+                if talk.todo:
+                    self._submit(talk, done, ended)
+                else:
+                    talk.kept.close()
+                    under_way.remove(talk)
+                yield answer
+        finally:
+            for talk in under_way:
+                talk.kept.close()
+                if talk.stream is not None:
+                    talk.stream.stop()
+
+    def _keys(self, case: Case, repeat: int, perturbation: str | None) -> list[Key]:
+        """The texts that a case is asked for, in order."""
+        asked = {"turn": len(self.setting.prompts), "probe": len(PROBES)}
+        return [
+            Key(case.id, repeat, perturbation, kind, number)
+            for kind, count in asked.items()
+            for number in range(1, count + 1)
+        ]
+
+    def _submit(self, talk: _UnderWay, done: dict[Key, Answer], ended: SimpleQueue[_UnderWay]) -> None:
+        """Have the first question of `todo` answered; `ended` gets the case when the answer is there."""
+        key = talk.todo[0]
+        turns = self._turns(talk.case, key, done)
+        talk.question = turns[-1].question
+        prompt = encode_turns(self.template, turns, self.model.tokenizer, talk.queries.shape[1])
+        generation = self.setting.generation
+        generation = replace(generation, seed=_seed(generation.seed, *astuple(key)))
+        talk.stream = self.decoder.submit(
+            prompt, talk.queries, generation, self.stop, talk.kept, on_done=lambda _: ended.put(talk)
+        )
+
+    def _turns(self, case: Case, key: Key, done: dict[Key, Answer]) -> list[Turn]:
+        """The conversation so far and what is asked now; the pictures stand in its first turn."""
+        views = len(case.records)
+        if key.kind == "probe":
+            return [Turn(PROBES[key.number - 1], None, views)]
+        before = [done[replace(key, number=number)] for number in range(1, key.number)]
+        turns = [
+            Turn(answer.said["prompt"], answer.text, 0 if place else views)
+            for place, answer in enumerate(before)
+        ]
+        prompt = self.setting.prompts[key.number - 1]
+        if not before and self.setting.with_history and case.history:
+            prompt = history.before(case.history, prompt)
+        return [*turns, Turn(prompt, None, 0 if before else views)]
+
+    def _said(self, talk: _UnderWay, key: Key) -> dict[str, Any]:
+        """The line of an answer that has ended.
+
+        Raises:
+            BaseException: what its decoding raised.
+        """
+        stream = talk.stream
+        assert stream is not None
+        answer, timing = stream.result(), stream.timing
+        assert timing is not None
+        line = {
+            "answer": answer,
+            "num_tokens": timing.num_tokens,  # as decoded, with the one that ended it
+            "seconds_to_first_token": round(timing.seconds_to_first_token, 4),  # both from its submission on
+            "seconds": round(timing.seconds, 4),
+            "num_decoded_together": timing.num_rows,
+            "seed": stream.generation.seed if stream.generation.temperature > 0 else None,
+            **self.made_by,
+        }
+        if key.kind == "probe":
+            return line | {"question": talk.question, **self._read(talk.question, answer)}
+        return line | {"prompt": talk.question, "image_sha256": _hashes(talk.case)}
+
+    def _closed_sets(
+        self,
+        cases: Sequence[Case],
+        see: Callable[[int], Tensor],
+        done: dict[Key, Answer],
+        perturbation: str | None,
+    ) -> Iterator[Answer]:
+        """The scores that are not there yet, batch by batch."""
+        keys = [Key(case.id, 0, perturbation, "scores") for case in cases]
+        for start in range(0, len(cases), self.setting.batch_size):
+            places = range(start, min(start + self.setting.batch_size, len(cases)))
+            batch = [place for place in places if keys[place] not in done]
+            if not batch:
+                continue
+            lines = self._scores([cases[place] for place in batch], [see(place).float() for place in batch])
+            for place, line in zip(batch, lines, strict=True):
+                done[keys[place]] = Answer(self.arm, keys[place], line)
+                yield done[keys[place]]
+
+    def _read(self, question: str, answer: str) -> dict[str, Any]:
+        if question == CONCEPTS_QUESTION:
+            return {"predicted_concepts": find_concepts(answer)}
+        return read_class(answer, self.config.prompt.disease_sentence, self.setting.diseases)
+
+    def _scores(self, cases: Sequence[Case], queries: Sequence[Tensor]) -> list[dict[str, Any]]:
+        """Log-probabilities of the published sentence for each class's disease, and for each single concept.
+
+        They sum over the tokens that tell the sentences apart.
+        """
+        diseases, prompt = self.setting.diseases, self.config.prompt
+        sentences = class_sentences(prompt.disease_sentence, diseases)
+        found = [
+            {"class_scores": dict(zip(diseases, row, strict=True)), "concept_scores": None, **self.made_by}
+            for row in self._likelihoods(DIAGNOSIS_QUESTION, cases, queries, sentences)
+        ]
+        if self.setting.with_concept_scores:
+            sentences = concept_sentences(prompt.concepts_sentence)
+            rows = self._likelihoods(CONCEPTS_QUESTION, cases, queries, sentences)
+            for line, row in zip(found, rows, strict=True):
+                line["concept_scores"] = dict(zip(CONCEPTS, row, strict=True))
+        return found
+
+    def _likelihoods(
+        self, question: str, cases: Sequence[Case], queries: Sequence[Tensor], sentences: Sequence[str]
+    ) -> list[list[float]]:
+        prompts = [
+            encode_turns(
+                self.template,
+                [Turn(question, None, len(c.records))],
+                self.model.tokenizer,
+                queries[0].shape[1],
+            )
+            for c in cases
+        ]
+        scores = self.decoder.run(
+            lambda: score_answers(self.model, prompts, torch.cat(list(queries)), sentences)
+        )
+        return [[round(score, 4) for score in row] for row in scores.tolist()]
+
+
+def _hashes(case: Case) -> str | list[str | None] | None:
+    hashes = [record.sha256 for record in case.records]
+    return hashes[0] if len(hashes) == 1 else hashes
+
+
+def _seed(*parts: Any) -> int:
+    """A seed (31 bits) that is a function of what it is for."""
+    return int(hashlib.sha256(repr(parts).encode()).hexdigest()[:8], 16) >> 1

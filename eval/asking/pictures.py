@@ -1,0 +1,80 @@
+"""What an arm is shown: each case's own pictures, changed ones, or a control's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from eval.asking import perturbations
+from eval.asking.cases import Case
+from eval.asking.conversation import Pictures
+from eval.asking.perturbations import BLANK, NOISE, OTHER
+from skingpt4.config.schema import Config
+from skingpt4.model.build import build_encoder
+from skingpt4.model.network import ImageEncoder
+from skingpt4.records.images import open_image, to_tensor
+from skingpt4.support.threads import in_own_thread
+from skingpt4.training.feature_store import FeatureStore
+
+
+class Shown:
+    """Queries of what an arm is shown; the encoder is built only where no features are kept."""
+
+    def __init__(
+        self, cases: Sequence[Case], kept: Tensor | FeatureStore, config: Config, device: torch.device
+    ) -> None:
+        """Keep the features (n, q, d) of all pictures in the order of the manifest."""
+        self.cases, self.kept, self.config, self.device = cases, kept, config, device
+        self._encoder: ImageEncoder | None = None
+
+    def pictures(
+        self, control: str | None, perturbation: str | None, numbers: Sequence[int], seed: int
+    ) -> Pictures:
+        """A source of queries for the cases with these numbers (the k-th asked is `numbers[k]`)."""
+        others = []
+        if control == OTHER:
+            others = perturbations.other_cases([case.known.class_name for case in self.cases], seed)
+
+        def of(places: Sequence[int]) -> list[Tensor]:
+            return [self._of(numbers[place], control, perturbation, others, seed) for place in places]
+
+        return of
+
+    def _of(
+        self, number: int, control: str | None, perturbation: str | None, others: list[int], seed: int
+    ) -> Tensor:
+        case = self.cases[number]
+        if control == OTHER:
+            return self.kept[list(self.cases[others[number]].rows[:1]) * len(case.rows)]
+        if control == BLANK:  # the encoder's mean colour
+            size = self.config.vision.image_size
+            return self._encode(lambda: torch.zeros(len(case.rows), 3, size, size))
+        if control == NOISE:
+            size = self.config.vision.image_size
+            return self._encode_images(
+                [perturbations.noise((size, size), seed * 1_000_003 + row) for row in case.rows]
+            )
+        if perturbation is None:
+            return self.kept[list(case.rows)]
+        return self._encode_images(
+            [perturbations.perturb(open_image(record.image_path), perturbation) for record in case.records]
+        )
+
+    def _encode_images(self, images: Iterable[Image.Image]) -> Tensor:
+        vision = self.encoder().vision_encoder
+        size = self.config.vision.image_size
+        return self._encode(
+            lambda: torch.stack([to_tensor(image, size, vision.mean, vision.std) for image in images])
+        )
+
+    def _encode(self, image: Callable[[], Tensor]) -> Tensor:
+        return in_own_thread(lambda: self.encoder()(image()).cpu().half())  # as features are kept
+
+    def encoder(self) -> ImageEncoder:
+        """The encoder, built at its first use."""
+        if self._encoder is None:
+            self._encoder = in_own_thread(lambda: build_encoder(self.config, self.device))
+        return self._encoder

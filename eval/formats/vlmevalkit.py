@@ -1,0 +1,102 @@
+"""A run as VLMEvalKit's tables: the cases as a multiple-choice TSV, and each arm's predictions beside it.
+
+`skin_cases.tsv` has the columns index, image (base64) and image_path, or image_path alone, question, hint, A to O
+(the 15 classes), answer (letter), category (class), l2-category (skin type) and split. `ARM_skin_cases.tsv` has the
+same without pictures, and `prediction`: the letter of the class that the answer commits to, empty where it commits to
+none; `prediction_scored`: that of the likeliest class; and `text`: the answer as it was written.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+from pathlib import Path
+from string import ascii_uppercase
+from typing import Any
+
+from eval.asking.answers import ArmAnswers, Run, case_lines
+from skingpt4.support.errors import UserError
+from skingpt4.support.files import write_text
+from skingpt4.taxonomy.taxonomy import CLASSES, class_title
+
+NAME = "skin_cases"
+QUESTION = "Which skin disease does this image show?"
+LETTER = dict(zip(CLASSES, ascii_uppercase, strict=False))
+
+
+class PictureError(UserError):
+    """A case's picture that is not where it should be; the message says where it was looked for."""
+
+
+def _pictures(index: int, case: dict[str, Any], folder: Path, as_paths: bool) -> dict[str, str]:
+    """The columns of a case's pictures; several are written as a list, which is how VLMEvalKit reads them.
+
+    Beside base64 stand the names of the files that VLMEvalKit writes them to: it insists on them for a list.
+    """
+    found = []
+    for name in case["images"]:
+        path = folder / name
+        if not path.is_file():
+            raise PictureError(f"{path}: no such picture; name the folder of the list of cases with --images")
+        found.append(str(path.resolve()) if as_paths else base64.b64encode(path.read_bytes()).decode())
+    columns = {"image_path": found} if as_paths else {"image": found}
+    if not as_paths:
+        columns["image_path"] = [f"{index}_{number}.jpg" for number in range(1, len(found) + 1)]
+    return {key: each[0] if len(each) == 1 else repr(each) for key, each in columns.items()}
+
+
+def _row(index: int, case: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "index": index,
+        "question": QUESTION,
+        "hint": case.get("history") or "",
+        **{letter: class_title(name) for name, letter in LETTER.items()},
+        "answer": LETTER[case["class"]],
+        "category": case["class"],
+        "l2-category": case.get("fitzpatrick") or "unknown",
+        "split": "test",
+    }
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    buffer = io.StringIO(newline="")
+    writer = csv.DictWriter(buffer, list(rows[0]), delimiter="\t", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()
+
+
+def write(run: Run, out: Path, arms: list[ArmAnswers], images: Path, as_paths: bool = False) -> list[Path]:
+    """Write the table of cases and one of predictions for each arm; returns the files.
+
+    Raises:
+        PictureError: a picture is missing; nothing is written.
+    """
+    cases = list(run.cases.values())
+    rows = [_row(index, case) for index, case in enumerate(cases)]
+    tables = {
+        NAME: [
+            {**row, **_pictures(row["index"], case, images, as_paths)}
+            for row, case in zip(rows, cases, strict=True)
+        ]
+    }
+    for arm in arms:
+        lines = {line["case_id"]: line for line in case_lines(run, arm)}
+        tables[f"{arm.name}_{NAME}"] = [
+            {
+                **row,
+                "prediction": LETTER.get(lines[case["id"]]["text_class"], ""),
+                "prediction_scored": LETTER.get(lines[case["id"]]["predicted_class"], ""),
+                "text": lines[case["id"]]["turns"][-1]["answer"],
+            }
+            for row, case in zip(rows, cases, strict=True)
+            if case["id"] in lines
+        ]
+    out.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, table in tables.items():
+        if table:
+            write_text(out / f"{name}.tsv", _table(table))
+            written.append(out / f"{name}.tsv")
+    return written

@@ -1,0 +1,140 @@
+"""How well a class is found: by the likelihood of the 15 sentences, and by what the written answer commits to.
+
+Shares of cases have Wilson intervals; balanced accuracy and macro F1 a bootstrap that draws whole cases.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import f1_score, recall_score
+
+from eval.measures.intervals import (
+    RESAMPLES,
+    Figure,
+    Interval,
+    Line,
+    best_class,
+    case_draws,
+    confusion,
+    percentile_interval,
+    proportion,
+)
+from skingpt4.taxonomy.free_text import OUTCOMES
+
+NO_ANSWER = "no answer"  # the class of a text that commits to none
+
+
+def top_k(lines: Sequence[Line], k: int) -> Interval:
+    """Share of cases whose class is among the k with the highest score; equal scores stand in the line's order."""
+    found = 0
+    for line in lines:
+        scores: dict[str, float] = line["class_scores"]
+        found += line["class"] in sorted(scores, key=lambda name: -scores[name])[:k]
+    return proportion(found, len(lines))
+
+
+def _class_counts(truth: Sequence[str], predicted: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """The classes that have cases, and per case and class whether it is found, named, there: (n, classes, 3)."""
+    classes = sorted(set(truth))
+    there = np.asarray(truth)[:, None] == np.asarray(classes)
+    named = np.asarray(predicted)[:, None] == np.asarray(classes)
+    return classes, np.stack([there & named, named, there], axis=-1).astype(np.float64)
+
+
+def _macro(counts: np.ndarray, weight_named: int, seed: int, resamples: int) -> np.ndarray:
+    """Mean over classes of found / there (weight 0) or of F1 (weight 1), in each resample: (resamples,)."""
+    drawn = case_draws(len(counts), resamples, seed) @ counts.reshape(len(counts), -1)
+    found, named, there = np.moveaxis(drawn.reshape(resamples, -1, 3), -1, 0)
+    with np.errstate(invalid="ignore"), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        shares = (1 + weight_named) * found / (there + weight_named * named)
+        # A class of which a resample drew no case takes no part in it.
+        return np.nanmean(np.where(there > 0, shares, np.nan), axis=1)
+
+
+def balanced_accuracy(
+    truth: Sequence[str], predicted: Sequence[str], seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
+    """Mean recall of the classes that have cases."""
+    classes, counts = _class_counts(truth, predicted)
+    value = recall_score(truth, predicted, labels=classes, average="macro", zero_division=0)
+    return percentile_interval(value, _macro(counts, 0, seed, resamples), len(truth))
+
+
+def macro_f1(
+    truth: Sequence[str], predicted: Sequence[str], seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
+    """Mean F1 of the classes that have cases; a class that is named and never there lowers no mean of its own."""
+    classes, counts = _class_counts(truth, predicted)
+    value = f1_score(truth, predicted, labels=classes, average="macro", zero_division=0)
+    return percentile_interval(value, _macro(counts, 1, seed, resamples), len(truth))
+
+
+def per_class(truth: Sequence[str], predicted: Sequence[str]) -> dict[str, dict[str, Figure | None]]:
+    """Recall (of the cases that have the class) and precision (of the answers that name it), Wilson intervals.
+
+    Classes that are neither there nor named are left out; a share of nothing is None.
+    """
+    there, named = Counter(truth), Counter(predicted)
+    found = Counter(t for t, p in zip(truth, predicted, strict=True) if t == p)
+    return {
+        name: {
+            "recall": proportion(found[name], there[name]).to_dict() if there[name] else None,
+            "precision": proportion(found[name], named[name]).to_dict() if named[name] else None,
+        }
+        for name in sorted({*there, *named} - {NO_ANSWER})
+    }
+
+
+def _table(truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+    return {"classes": list(classes), "counts": confusion(truth, predicted, classes).tolist()}
+
+
+def by_likelihood(lines: Sequence[Line]) -> dict[str, Any]:
+    """Everything about the class with the highest score of the closed set.
+
+    Returns:
+        `top1`, `top3`, `top5`, `balanced_accuracy`, `macro_f1` (figures), `per_class`, and `confusion` with
+        `classes` and `counts` (rows are the truth). `top5` is missing where fewer than 6 classes are scored.
+    """
+    truth, predicted = [line["class"] for line in lines], [best_class(line) for line in lines]
+    scored = list(lines[0]["class_scores"])
+    found: dict[str, Any] = {
+        f"top{k}": top_k(lines, k).to_dict() for k in (1, 3, 5) if k == 1 or k < len(scored)
+    }
+    found["balanced_accuracy"] = balanced_accuracy(truth, predicted).to_dict()
+    found["macro_f1"] = macro_f1(truth, predicted).to_dict()
+    found["per_class"] = per_class(truth, predicted)
+    found["confusion"] = _table(truth, predicted, scored)
+    return found
+
+
+def by_text(lines: Sequence[Line]) -> dict[str, Any]:
+    """Everything about the class that the written answer commits to; committing to none is wrong, and counted.
+
+    Returns:
+        `accuracy` over all cases, `committed` (share that commits to a class), `accuracy_committed` (share of those
+        that is right; None where there is none), `balanced_accuracy`, `macro_f1`, `per_class`, `confusion` (its last
+        column is "no answer") and `outcomes`: the share of answers of each of the taxonomy's outcomes.
+    """
+    truth = [line["class"] for line in lines]
+    predicted = [line["text_class"] or NO_ANSWER for line in lines]
+    committed = [(t, p) for t, p in zip(truth, predicted, strict=True) if p != NO_ANSWER]
+    right = sum(t == p for t, p in committed)
+    outcomes = Counter(line["text_outcome"] for line in lines if line.get("text_outcome"))
+    counted = outcomes.total()
+    return {
+        "accuracy": proportion(right, len(lines)).to_dict(),
+        "committed": proportion(len(committed), len(lines)).to_dict(),
+        "accuracy_committed": proportion(right, len(committed)).to_dict() if committed else None,
+        "balanced_accuracy": balanced_accuracy(truth, predicted).to_dict(),
+        "macro_f1": macro_f1(truth, predicted).to_dict(),
+        "outcomes": {name: proportion(outcomes[name], counted).to_dict() for name in OUTCOMES if counted},
+        "per_class": per_class(truth, predicted),
+        "confusion": _table(truth, predicted, [*lines[0]["class_scores"], NO_ANSWER]),
+    }

@@ -1,0 +1,114 @@
+"""Arms against each other on the same cases, and p-values corrected for how many are looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from statsmodels.stats.multitest import multipletests
+
+from eval.measures.intervals import (
+    RESAMPLES,
+    Line,
+    concept_counts,
+    concept_sets,
+    mcnemar,
+    paired_difference,
+    paired_f1_difference,
+    top1_right,
+)
+
+
+def shared_lines(first: Sequence[Line], second: Sequence[Line]) -> tuple[list[Line], list[Line]]:
+    """The lines of the cases that both arms answered, in the order of the first.
+
+    Raises:
+        ValueError: there is none.
+    """
+    by_id = {line["case_id"]: line for line in second}
+    kept = [line for line in first if line["case_id"] in by_id]
+    if not kept:
+        raise ValueError("the two arms share no case")
+    return kept, [by_id[line["case_id"]] for line in kept]
+
+
+def f1_exchange_p(
+    truth: Sequence[set[str]],
+    first: Sequence[set[str]],
+    second: Sequence[set[str]],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> float:
+    """Two-sided p of the difference of micro F1: the two arms' answers are exchanged within cases at random.
+
+    Approximate randomisation (Noreen 1989); the answers as they are count as one exchange, so p is never 0.
+    """
+    a, b = (concept_counts(truth, named).astype(np.float64) for named in (first, second))
+
+    def f1(sums: np.ndarray) -> np.ndarray:
+        found, added, missed = np.moveaxis(sums, -1, 0)
+        whole = 2 * found + added + missed
+        return np.divide(2 * found, whole, out=np.zeros_like(whole), where=whole > 0)
+
+    swap = (np.random.default_rng(seed).random((resamples, len(a))) < 0.5).astype(np.float64)
+    change = swap @ (b - a)
+    drawn = np.abs(f1(a.sum(0) + change) - f1(b.sum(0) - change))
+    true = abs(float(f1(a.sum(0)) - f1(b.sum(0))))
+    return float((1 + (drawn >= true - 1e-12).sum()) / (1 + resamples))
+
+
+def _shares(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
+    test = mcnemar(first, second)
+    return {
+        **paired_difference(first, second).to_dict(),
+        "only_first": test.only_first,
+        "only_second": test.only_second,
+        "p": test.p,
+        "test": "McNemar, exact",
+    }
+
+
+def compare_pair(first: Sequence[Line], second: Sequence[Line]) -> dict[str, Any]:
+    """First minus second for each measure: a figure with `p` and `test`.
+
+    Returns:
+        `top1`, `top1_text` (with `only_first`, `only_second`: cases that one arm alone got right) and, where
+        concepts are known, `concept_micro_f1`.
+
+    Raises:
+        ValueError: the arms share no case.
+    """
+    a, b = shared_lines(first, second)
+    text = [np.array([int(line["text_class"] == line["class"]) for line in lines]) for lines in (a, b)]
+    found = {"top1": _shares(top1_right(a), top1_right(b)), "top1_text": _shares(*text)}
+    truth, named = concept_sets(a)
+    if truth:
+        other = concept_sets(b)[1]
+        found["concept_micro_f1"] = {
+            **paired_f1_difference(truth, named, other).to_dict(),
+            "p": f1_exchange_p(truth, named, other),
+            "test": f"approximate randomisation, {RESAMPLES} exchanges",
+        }
+    return found
+
+
+def correct(pairs: dict[str, dict[str, Any]]) -> None:
+    """Put `p_holm` beside every `p`: Holm's correction over all pairs of arms, for each measure on its own."""
+    for measure in sorted({name for pair in pairs.values() for name in pair}):
+        tested = [pair[measure] for pair in pairs.values() if measure in pair]
+        corrected = multipletests([entry["p"] for entry in tested], method="holm")[1]
+        for entry, p in zip(tested, corrected, strict=True):
+            entry["p_holm"] = float(p)
+            entry["num_tests"] = len(tested)
+
+
+def compare_all(arms: dict[str, list[Line]]) -> dict[str, dict[str, Any]]:
+    """Every pair of arms with a common case, named FIRST_minus_SECOND in the order of display."""
+    pairs = {}
+    for first, second in combinations(arms, 2):
+        if {line["case_id"] for line in arms[first]} & {line["case_id"] for line in arms[second]}:
+            pairs[f"{first}_minus_{second}"] = compare_pair(arms[first], arms[second])
+    correct(pairs)
+    return pairs

@@ -1,0 +1,169 @@
+"""Measures by class and by skin type, how far the groups lie apart, and whether chance alone does that.
+
+A measure is a share of sums over cases: right answers of all, or concept F1 (2 found of 2 found + added + missed). So
+one bootstrap and one permutation test serve all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from eval.measures.intervals import (
+    RESAMPLES,
+    Interval,
+    Line,
+    concept_counts,
+    percentile_interval,
+    proportion,
+    ratio_interval,
+    top1_right,
+)
+
+MIN_CASES = 5  # a smaller group is shown, and takes no part in gap and test
+UNKNOWN = "unknown"
+# Fitzpatrick types as the records give them: 1 to 6, or DDI's pairs 12, 34, 56.
+PAIRS = {"1": "I-II", "2": "I-II", "12": "I-II", "3": "III-IV", "4": "III-IV", "34": "III-IV",
+         "5": "V-VI", "6": "V-VI", "56": "V-VI"}  # fmt: skip
+LIGHT, DARK = "I-II", "V-VI"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measure of each case: its share of the numerator and of the denominator, both (num_cases,)."""
+
+    top: np.ndarray
+    bottom: np.ndarray
+    is_share: bool  # of cases: Wilson's interval holds
+
+    def interval(self, which: np.ndarray) -> Interval:
+        """Of the cases with these numbers."""
+        if self.is_share:
+            return proportion(int(self.top[which].sum()), len(which))
+        return ratio_interval(self.top[which], self.bottom[which])
+
+
+def measures(lines: Sequence[Line]) -> dict[str, tuple[list[Line], Measured]]:
+    """What is compared between groups: `top1`, `top1_text`, and `concept_micro_f1` of cases with known concepts."""
+    ones = np.ones(len(lines))
+    text = np.array([line["text_class"] == line["class"] for line in lines], dtype=np.float64)
+    found = {
+        "top1": (list(lines), Measured(top1_right(lines).astype(np.float64), ones, True)),
+        "top1_text": (list(lines), Measured(text, ones, True)),
+    }
+    known = [line for line in lines if line["concepts"] is not None]
+    if known:
+        counts = concept_counts(
+            [set(line["concepts"]) for line in known], [set(line["predicted_concepts"]) for line in known]
+        )
+        top = 2.0 * counts[:, 0]
+        found["concept_micro_f1"] = (known, Measured(top, top + counts[:, 1] + counts[:, 2], False))
+    return found
+
+
+def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
+    return np.divide(top, bottom, out=np.zeros(np.broadcast(top, bottom).shape), where=bottom > 0)
+
+
+def permutation_p(
+    measured: Measured, groups: Sequence[np.ndarray], seed: int = 0, resamples: int = RESAMPLES
+) -> float:
+    """Share of random divisions into groups of these sizes that lie as far apart as the true one.
+
+    How far: the sum over groups of n (value - overall value)^2, which for shares is Pearson's chi-square up to
+    a factor that all divisions share. The true division counts as one of them, so p is never 0.
+    """
+    cases = np.concatenate(groups)
+    sizes = np.array([len(group) for group in groups])
+    starts = np.append(0, np.cumsum(sizes)[:-1])
+    top, bottom = measured.top[cases], measured.bottom[cases]
+    overall = _ratio(top.sum(), bottom.sum())
+
+    def apart(order: np.ndarray) -> np.ndarray:
+        values = _ratio(
+            np.add.reduceat(top[order], starts, axis=-1), np.add.reduceat(bottom[order], starts, axis=-1)
+        )
+        return (sizes * (values - overall) ** 2).sum(axis=-1)
+
+    rng = np.random.default_rng(seed)
+    true, as_far = apart(np.arange(len(cases))[None])[0], 0
+    step = max(1, 1_000_000 // len(cases))
+    for start in range(0, resamples, step):
+        rows = min(step, resamples - start)
+        orders = rng.permuted(np.tile(np.arange(len(cases)), (rows, 1)), axis=1)
+        as_far += int((apart(orders) >= true - 1e-9).sum())
+    return (1 + as_far) / (1 + resamples)
+
+
+def difference(
+    measured: Measured, first: np.ndarray, second: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
+) -> Interval:
+    """First group minus second, with a bootstrap that draws cases within each group."""
+    rng = np.random.default_rng(seed)
+    values, drawn = [], []
+    for group in (first, second):
+        top, bottom = measured.top[group], measured.bottom[group]
+        weights = rng.multinomial(len(group), np.full(len(group), 1 / len(group)), size=resamples)
+        values.append(float(_ratio(top.sum(), bottom.sum())))
+        drawn.append(_ratio(weights @ top, weights @ bottom))
+    return percentile_interval(values[0] - values[1], drawn[0] - drawn[1], len(first) + len(second))
+
+
+def _compared(measured: Measured, labels: Sequence[str], order: Sequence[str]) -> dict[str, Any]:
+    """One measure by one grouping."""
+    names = [name for name in order if name in labels]
+    names += [UNKNOWN] if UNKNOWN in labels else []
+    places = {name: np.flatnonzero(np.asarray(labels) == name) for name in names}
+    values = {name: measured.interval(which) for name, which in places.items()}
+    found: dict[str, Any] = {"groups": {name: value.to_dict() for name, value in values.items()}}
+    counted = [name for name in names if name != UNKNOWN and len(places[name]) >= MIN_CASES]
+    counted = [name for name in counted if measured.bottom[places[name]].sum() > 0]
+    found["in_test"] = counted
+    if len(counted) < 2:
+        return {**found, "gap": None, "p": None}
+    ranked = sorted(counted, key=lambda name: values[name].value)
+    gap = difference(measured, places[ranked[-1]], places[ranked[0]])
+    found["gap"] = {"highest": ranked[-1], "lowest": ranked[0], **gap.to_dict()}
+    found["p"] = permutation_p(measured, [places[name] for name in counted])
+    if LIGHT in counted and DARK in counted:
+        found["dark_minus_light"] = {
+            **difference(measured, places[DARK], places[LIGHT]).to_dict(),
+            "p": permutation_p(measured, [places[DARK], places[LIGHT]]),
+        }
+    return found
+
+
+def _skin_type(line: Line) -> str:
+    value = line.get("fitzpatrick")
+    return UNKNOWN if value in (None, -1) else str(value)
+
+
+def by_groups(lines: Sequence[Line]) -> dict[str, Any]:
+    """Each measure by class, by skin type and by pairs of skin types.
+
+    Returns:
+        {grouping: {measure: {"groups": {name: figure}, "in_test": names of groups of 5 cases or more, "gap":
+        highest minus lowest (with `highest`, `lowest`), "p": of the permutation test, "dark_minus_light" (pairs
+        alone)}}} for the groupings `class`, `fitzpatrick` (as recorded) and `fitzpatrick_pairs`; a grouping
+        that is unknown for all cases is left out. The gap's interval takes the two groups as chosen beforehand,
+        so it is too far from 0 where there are many groups; the test is not.
+    """
+    groupings = {
+        "class": lambda line: line["class"],
+        "fitzpatrick": _skin_type,
+        "fitzpatrick_pairs": lambda line: PAIRS.get(_skin_type(line), UNKNOWN),
+    }
+    found: dict[str, Any] = {}
+    for grouping, label in groupings.items():
+        every = [label(line) for line in lines]
+        if set(every) == {UNKNOWN}:
+            continue
+        order = sorted(set(every) - {UNKNOWN})
+        found[grouping] = {
+            name: _compared(measured, [label(line) for line in some], order)
+            for name, (some, measured) in measures(lines).items()
+        }
+    return found

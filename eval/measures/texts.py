@@ -1,0 +1,101 @@
+"""What can be said of answers as texts, whatever is true in them: length, repetition, and answers all alike."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from eval.asking.answers import Answer, ArmAnswers
+from eval.measures.intervals import (
+    RESAMPLES,
+    Interval,
+    case_draws,
+    percentile_interval,
+    proportion,
+    ratio_interval,
+)
+from skingpt4.taxonomy.mentions import sentences
+
+_WORD = re.compile(r"\w+")
+
+
+def words(text: str) -> list[str]:
+    """Words in small letters, without punctuation."""
+    return _WORD.findall(text.casefold())
+
+
+def distinct(text: str, n: int) -> float | None:
+    """Share of a text's n-grams of words that differ from each other; None where it has none (Li et al. 2016)."""
+    said = words(text)
+    grams = list(zip(*(said[i:] for i in range(n)), strict=False))
+    return len(set(grams)) / len(grams) if grams else None
+
+
+def repeats_a_sentence(text: str) -> bool:
+    """Does one sentence (of any words, punctuation and case aside) stand in it twice?"""
+    said = [tuple(words(text[start:end])) for start, end in sentences(text)]
+    counts = Counter(each for each in said if each)
+    return bool(counts) and max(counts.values()) > 1
+
+
+def median(values: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """Median with a bootstrap that draws cases."""
+    ranked = np.sort(np.asarray(values, dtype=np.float64))
+    order = np.argsort(np.asarray(values), kind="stable")
+    drawn = np.cumsum(case_draws(len(ranked), resamples, seed)[:, order], axis=1)
+    middle = (drawn >= len(ranked) / 2).argmax(axis=1)  # the lower median of each draw
+    return percentile_interval(float(np.median(ranked)), ranked[middle], len(ranked))
+
+
+def _about(answers: Sequence[Answer], limit: int | None) -> dict[str, Any]:
+    """One question's answers, one a case."""
+    texts = [answer.text for answer in answers]
+    tokens = [answer.said["num_tokens"] for answer in answers if "num_tokens" in answer.said]
+    seconds = [answer.said["seconds"] for answer in answers if "seconds" in answer.said]
+    counts = Counter(texts)
+    found: dict[str, Any] = {
+        "words": ratio_interval([len(words(text)) for text in texts]).to_dict(),
+        "empty": proportion(sum(not text.strip() for text in texts), len(texts)).to_dict(),
+        "repeats_a_sentence": proportion(sum(map(repeats_a_sentence, texts)), len(texts)).to_dict(),
+        "same_as_another_case": proportion(sum(counts[text] > 1 for text in texts), len(texts)).to_dict(),
+        "num_different_texts": len(counts),
+    }
+    for n in (1, 2):
+        shares = [share for share in (distinct(text, n) for text in texts) if share is not None]
+        if shares:
+            found[f"distinct_{n}"] = ratio_interval(shares).to_dict()
+    if tokens:
+        found["tokens"] = ratio_interval(tokens).to_dict()
+        if limit:
+            found["cut_by_limit"] = proportion(sum(t >= limit for t in tokens), len(tokens)).to_dict()
+    if seconds:
+        found["seconds"] = median(seconds).to_dict()
+    return found
+
+
+def text_statistics(arm: ArmAnswers) -> dict[str, Any]:
+    """Of the first repeat on unchanged pictures, for every turn and probe.
+
+    Returns:
+        {"turn 1": {...}, ..., "probe 1": {...}}, each with the question and figures: `words` and `tokens` (means),
+        `distinct_1`, `distinct_2` (mean share of an answer's own n-grams that differ), `empty`, `repeats_a_sentence`,
+        `same_as_another_case` (shares of answers), `cut_by_limit` (as many tokens as were allowed), `seconds`
+        (median of the time from an answer's submission to its end, others decoded beside it) and
+        `num_different_texts`.
+    """
+    limit = arm.meta.get("decoding", {}).get("max_new_tokens")
+    asked: dict[tuple[str, int], list[Answer]] = {}
+    for kind in ("turn", "probe"):
+        for answer in arm.of(kind):
+            asked.setdefault((kind, answer.key.number), []).append(answer)
+    return {
+        f"{kind} {number}": {
+            "question": said[0].said.get("prompt" if kind == "turn" else "question"),
+            **_about(said, limit),
+        }
+        for (kind, number), said in sorted(asked.items(), key=lambda item: (item[0][0] != "turn", item[0][1]))
+    }

@@ -1,0 +1,252 @@
+"""What dermatologists' ratings say: shares that agree, raters' agreement, and arms against each other.
+
+Pure functions from ratings to plain data; every figure as {"value", "low", "high", "n"}. A case is drawn with all its
+ratings, for the ratings of one case are no independent ones.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pingouin
+from statsmodels.formula.api import mixedlm
+from statsmodels.stats.multitest import multipletests
+
+from eval.measures.agreement import gwet_ac2, krippendorff_ordinal, statistic_interval, weighted_kappa
+from eval.measures.intervals import Interval
+from eval.rating.ratings import AGREE, FLAG, ITEMS, SCALE, Rating
+
+RESAMPLES, COEFFICIENT_RESAMPLES = 2000, 200
+COEFFICIENTS = {
+    "quadratic-weighted kappa": weighted_kappa,
+    "Krippendorff's alpha, ordinal": krippendorff_ordinal,
+    "Gwet's AC2": gwet_ac2,
+}
+ICC = "ICC(2,k)"
+
+
+def rating_table(
+    ratings: Iterable[Rating], arm: str, item: str, cases: Sequence[str], raters: Sequence[str]
+) -> np.ndarray:
+    """One item of one arm: (cases, raters), NaN where a rater has not rated a case."""
+    rows = {name: place for place, name in enumerate(cases)}
+    columns = {name: place for place, name in enumerate(raters)}
+    table = np.full((len(rows), len(columns)), np.nan)
+    for rating in ratings:
+        if (rating.arm, rating.item) == (arm, item) and rating.case_id in rows and rating.rater in columns:
+            table[rows[rating.case_id], columns[rating.rater]] = rating.number
+    return table
+
+
+def agrees(table: np.ndarray) -> np.ndarray:
+    """1.0 where a rating is 4 or 5, 0.0 where it is lower, NaN where there is none."""
+    return np.where(np.isnan(table), np.nan, np.isin(table, AGREE).astype(float))
+
+
+def mean_of(table: np.ndarray, draw_raters: bool, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
+    """Mean of what is there of (cases, raters), with a 95 % percentile bootstrap.
+
+    Args:
+        table: values, NaN where there is none.
+        draw_raters: draw raters too, each on its own of the cases (the two-way or pigeonhole bootstrap, Owen 2007,
+            doi 10.1214/07-AOAS122); its intervals are, if anything, too wide.
+        seed: of the draws.
+        resamples: number of draws.
+
+    Returns:
+        The interval; `n` is the number of values.
+    """
+    rng = np.random.default_rng(seed)
+    here = ~np.isnan(table)
+    values = np.where(here, table, 0.0)
+    cases, raters = table.shape
+    rows = rng.multinomial(cases, np.full(cases, 1 / cases), size=resamples).astype(float)
+    if draw_raters:
+        columns = rng.multinomial(raters, np.full(raters, 1 / raters), size=resamples).astype(float)
+    else:
+        columns = np.ones((resamples, raters))
+    top, bottom = ((rows @ part * columns).sum(axis=1) for part in (values, here.astype(float)))
+    drawn = top[bottom > 0] / bottom[bottom > 0]
+    low, high = np.percentile(drawn, [2.5, 97.5])
+    return Interval(float(values.sum() / here.sum()), float(low), float(high), int(here.sum()))
+
+
+def icc_interval(table: np.ndarray) -> Interval:
+    """ICC(2,k), absolute agreement of the raters' mean, with the F-based interval of McGraw and Wong 1996.
+
+    Cases that a rater has left out are left out; NaN with fewer than 5 cases or 2 raters, or without variance.
+    """
+    whole = table[~np.isnan(table).any(axis=1)]
+    nothing = Interval(float("nan"), float("nan"), float("nan"), len(whole))
+    if len(whole) < 5 or whole.shape[1] < 2 or np.ptp(whole) == 0:
+        return nothing
+    frame = pd.DataFrame(whole).reset_index().melt(id_vars="index", var_name="rater", value_name="score")
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # an F of infinity where raters agree wholly
+        found = pingouin.intraclass_corr(frame, targets="index", raters="rater", ratings="score")
+    row = found.set_index("Type").loc["ICC(A,k)"]
+    bounds = row["CI95"] if "CI95" in row else row["CI95%"]
+    return Interval(float(row["ICC"]), float(bounds[0]), float(bounds[1]), len(whole))
+
+
+def coefficients(table: np.ndarray, resamples: int = COEFFICIENT_RESAMPLES) -> dict[str, dict[str, Any]]:
+    """Agreement of the raters on one item; the first three with a bootstrap that draws cases."""
+    twice = table[(~np.isnan(table)).sum(axis=1) > 1]
+    if len(twice) < 2:
+        return {}
+    found = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # draws in which nothing is to disagree about
+        for name, statistic in COEFFICIENTS.items():
+            found[name] = _figure(statistic_interval(twice, statistic, resamples=resamples))
+    found[ICC] = _figure(icc_interval(twice))
+    return found
+
+
+def item_summary(table: np.ndarray, resamples: int = COEFFICIENT_RESAMPLES) -> dict[str, Any]:
+    """Counts of the scale, share that agrees with both intervals, mean, and raters' agreement.
+
+    Args:
+        table: (cases, raters), NaN where there is none.
+        resamples: of the agreement coefficients.
+
+    Returns:
+        `counts` (by number of the scale), `num_cases`, `num_ratings`, `agree` (cases drawn),
+        `agree_over_raters` (cases and raters drawn; None with one rater), `mean`, `agreement`.
+    """
+    rated = table[~np.isnan(table).all(axis=1)]
+    share = agrees(rated)
+    return {
+        "counts": {number: int((rated == number).sum()) for number in SCALE},
+        "num_cases": len(rated),
+        "num_ratings": int((~np.isnan(rated)).sum()),
+        "agree": _figure(mean_of(share, draw_raters=False)),
+        "agree_over_raters": _figure(mean_of(share, draw_raters=True)) if table.shape[1] > 1 else None,
+        "mean": _figure(mean_of(rated, draw_raters=False)),
+        "agreement": coefficients(rated, resamples) if table.shape[1] > 1 else {},
+    }
+
+
+def mixed_model(first: np.ndarray, second: np.ndarray) -> dict[str, Any] | None:
+    """First minus second arm's mean score: REML with a random effect of the case, raters as fixed (MixedLM).
+
+    Raters are fixed, for the variance among two or three of them cannot be told; the two-way bootstrap speaks of
+    others.
+
+    Args:
+        first: (cases, raters) scores of the first arm, NaN where one is missing.
+        second: of the second, rows and columns the same.
+
+    Returns:
+        The figure with its Wald interval and `p`; None without variance or where the fit does not converge.
+    """
+    frames = []
+    for arm, table in enumerate((second, first)):
+        wide = pd.DataFrame(table).reset_index()
+        frames.append(wide.melt(id_vars="index", var_name="rater", value_name="score").assign(arm=float(arm)))
+    frame = pd.concat(frames).dropna()
+    if frame["score"].nunique() < 2 or frame["arm"].nunique() < 2:
+        return None
+    formula = "score ~ arm + C(rater)" if frame["rater"].nunique() > 1 else "score ~ arm"
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("ignore")  # whether it converged is asked below
+        try:
+            fit = mixedlm(formula, frame, groups=frame["index"].to_numpy()).fit(reml=True)
+        except (np.linalg.LinAlgError, ValueError):
+            return None
+        low, high = fit.conf_int().loc["arm"]
+    if not fit.converged or not np.isfinite([low, high]).all():
+        return None
+    interval = Interval(float(fit.params["arm"]), float(low), float(high), len(frame))
+    return {**_figure(interval), "p": float(fit.pvalues["arm"])}
+
+
+def compare(first: np.ndarray, second: np.ndarray) -> dict[str, Any] | None:
+    """Two arms on one item, paired by case and rater.
+
+    Args:
+        first: (cases, raters) scores of the first arm.
+        second: of the second, rows and columns the same.
+
+    Returns:
+        `agree` and `mean`: first minus second with intervals that draw cases and, where there are two raters or
+        more, raters; `p` of a sign-flip test over cases of the mean difference; `mixed_model`. None without a shared
+        rating.
+    """
+    difference = first - second
+    difference = difference[~np.isnan(difference).all(axis=1)]
+    if not len(difference):
+        return None
+    both = ~np.isnan(first) & ~np.isnan(second)
+    share = np.where(both, agrees(first) - agrees(second), np.nan)
+    share = share[both.any(axis=1)]
+    raters = first.shape[1] > 1
+    return {
+        "agree": _figure(mean_of(share, raters)),
+        "mean": _figure(mean_of(difference, raters)),
+        "p": sign_flip(np.nansum(difference, axis=1)),
+        "mixed_model": mixed_model(first, second),
+    }
+
+
+def sign_flip(per_case: np.ndarray, seed: int = 0, resamples: int = 10_000) -> float:
+    """Two-sided p that a sum over cases is 0, by flipping the sign of whole cases (all raters of a case together)."""
+    rng = np.random.default_rng(seed)
+    signs = rng.integers(0, 2, size=(resamples, len(per_case))) * 2 - 1
+    return float((np.sum(np.abs(signs @ per_case) >= abs(per_case.sum()) - 1e-9) + 1) / (resamples + 1))
+
+
+def summary(
+    ratings: Sequence[Rating],
+    first: str = "two_step",
+    resamples: int = COEFFICIENT_RESAMPLES,
+) -> dict[str, Any]:
+    """Everything about a run's ratings.
+
+    Args:
+        ratings: as `eval.rating.ratings.read_csv` gives them.
+        first: the arm that the others are compared with.
+        resamples: of the agreement coefficients.
+
+    Returns:
+        `num_ratings`, `raters`, `cases` (number), `arms` {arm: {item: item_summary}}, `hallucination`
+        {arm: figure}, `pairs` {"A_minus_B": {item: compare}} with `p_holm` over all of them.
+    """
+    scored = [rating for rating in ratings if rating.item in ITEMS]
+    arms = list(dict.fromkeys(r.arm for r in scored))
+    arms.sort(key=lambda arm: arm != first)
+    cases, raters = (list(dict.fromkeys(getattr(r, key) for r in ratings)) for key in ("case_id", "rater"))
+    tables = {(a, i): rating_table(scored, a, i, cases, raters) for a in arms for i in ITEMS}
+    tables = {key: table for key, table in tables.items() if not np.isnan(table).all()}
+    pairs: dict[str, dict[str, Any]] = {}
+    for other in arms[1:] if arms and arms[0] == first else []:
+        for item in ITEMS:
+            if (first, item) in tables and (other, item) in tables:
+                found = compare(tables[first, item], tables[other, item])
+                if found:
+                    pairs.setdefault(f"{first}_minus_{other}", {})[item] = found
+    tests = [entry for pair in pairs.values() for entry in pair.values()]
+    for entry, p in zip(
+        tests, multipletests([t["p"] for t in tests], method="holm")[1] if tests else (), strict=True
+    ):
+        entry["p_holm"] = float(p)
+    flagged = {arm: rating_table(ratings, arm, FLAG, cases, raters) for arm in arms}
+    return {
+        "num_ratings": len(scored),
+        "raters": len(raters),
+        "cases": len({r.case_id for r in scored}),
+        "arms": {
+            a: {i: item_summary(tables[a, i], resamples) for i in ITEMS if (a, i) in tables} for a in arms
+        },
+        "hallucination": {a: _figure(mean_of(t, False)) for a, t in flagged.items() if not np.isnan(t).all()},
+        "pairs": pairs,
+    }
+
+
+def _figure(interval: Interval) -> dict[str, Any]:
+    found = {"value": interval.value, "low": interval.low, "high": interval.high}
+    return {**{key: None if np.isnan(x) else x for key, x in found.items()}, "n": interval.n}

@@ -1,0 +1,166 @@
+"""What a model's scores are worth: temperature, thresholds and the file that keeps them beside a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.special import expit, log_softmax, softmax
+
+from skingpt4.checkpoints import checkpoint
+from skingpt4.support.errors import UserError
+from skingpt4.support.files import write_text
+from skingpt4.weights.files.tensors import file_sha256
+
+NAME, FORMAT = "calibration.json", 1
+NUM_BINS = 10
+TARGET_RISK = 0.2  # share of wrong answers among those that are kept, where a threshold is looked for
+
+
+class CalibrationError(UserError):
+    """A calibration that cannot be made or used; the message says why."""
+
+
+@dataclass(frozen=True)
+class Platt:
+    """p = 1 / (1 + exp(-(slope * score + intercept))) for a concept (Platt 1999); n positives of the data."""
+
+    slope: float
+    intercept: float
+    positives: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How scores become probabilities, and what is known about those.
+
+    `temperature` divides the log-likelihoods of the 15 sentences. Of the n cases whose best class reached `threshold`
+    at least the share `target_accuracy` was right; None: no threshold kept enough cases and did that. `measures` are
+    of cases that the fit did not see (over folds), before and after. `data` says what it was fitted on.
+    """
+
+    temperature: float
+    threshold: float | None
+    target_accuracy: float
+    n: int
+    diseases: dict[str, str]
+    concepts: dict[str, Platt]
+    measures: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    tensors_sha256: str | None = None
+
+    def class_probabilities(self, scores: np.ndarray) -> np.ndarray:
+        """Probabilities (..., 15) among the classes of log-likelihoods (..., 15)."""
+        return softmax(np.asarray(scores, np.float64) / self.temperature, axis=-1)
+
+    def concept_probability(self, name: str, score: float) -> float | None:
+        """Probability that the concept is there; None where the data had too few pictures with it."""
+        platt = self.concepts.get(name)
+        return None if platt is None else float(expit(platt.slope * score + platt.intercept))
+
+    def describe(self) -> str:
+        """What it was fitted on, in a line."""
+        return f"{self.data.get('manifest', 'unnamed')}, n = {self.n}"
+
+
+# --- the file ------------------------------------------------------------------------------------------
+
+
+def path_of(checkpoint_path: str | Path) -> Path:
+    """Where a checkpoint's calibration stands: in its folder, or beside a MiniGPT-4 `.pth`.
+
+    Raises:
+        CheckpointError: no such checkpoint.
+    """
+    found = checkpoint.find(checkpoint_path)
+    return found.with_name(f"{found.name}.{NAME}") if found.is_file() else found / NAME
+
+
+def weights_sha256(checkpoint_path: str | Path) -> str:
+    """The SHA-256 of the checkpoint's tensors."""
+    found = checkpoint.find(checkpoint_path)
+    return file_sha256(found if found.is_file() else found / checkpoint.TENSORS)
+
+
+def save(calibration: Calibration, checkpoint_path: str | Path) -> Path:
+    """Write a calibration beside its checkpoint, whole or not at all; returns the file."""
+    path = path_of(checkpoint_path)
+    write_text(path, json.dumps({"format": FORMAT, **asdict(calibration)}, indent=1) + "\n")
+    return path
+
+
+def load(checkpoint_path: str | Path | None) -> Calibration | None:
+    """The calibration that stands beside a checkpoint, or None where there is none.
+
+    Raises:
+        CheckpointError: no such checkpoint.
+        CalibrationError: the file is damaged, or belongs to other weights.
+    """
+    if checkpoint_path is None or not (path := path_of(checkpoint_path)).is_file():
+        return None
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data.pop("format") != FORMAT:
+            raise CalibrationError(f"{path}: has another format; run python -m skingpt4.cli.calibrate again")
+        data["concepts"] = {name: Platt(**platt) for name, platt in data["concepts"].items()}
+        calibration = Calibration(**data)
+        if not (math.isfinite(calibration.temperature) and calibration.temperature > 0):
+            raise ValueError("temperature")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise CalibrationError(f"{path}: is damaged; run python -m skingpt4.cli.calibrate again") from None
+    if calibration.tensors_sha256 != weights_sha256(checkpoint_path):
+        raise CalibrationError(
+            f"{path}: belongs to other weights; run python -m skingpt4.cli.calibrate again"
+        )
+    return calibration
+
+
+# --- measures ------------------------------------------------------------------------------------------
+
+
+def equal_mass_bins(confidence: np.ndarray, num_bins: int = NUM_BINS) -> list[np.ndarray]:
+    """Numbers of the cases in each bin, from low to high confidence; sizes differ by one at most, none is empty."""
+    parts = np.array_split(np.argsort(confidence, kind="stable"), min(num_bins, len(confidence)))
+    return [part for part in parts if len(part)]
+
+
+def calibration_error(confidence: np.ndarray, right: np.ndarray) -> float:
+    """Expected calibration error over equal-mass bins (Naeini et al. 2015; equal mass: Nixon et al. 2019)."""
+    gaps = [abs(float((right[part] - confidence[part]).sum())) for part in equal_mass_bins(confidence)]
+    return sum(gaps) / len(confidence)
+
+
+def class_loss(scores: np.ndarray, truth: np.ndarray, temperature: float) -> float:
+    """Mean negative log-probability, in nats, of the true classes (n,) among (n, classes) scores."""
+    return float(-log_softmax(scores / temperature, axis=1)[np.arange(len(truth)), truth].mean())
+
+
+def risks_by_coverage(
+    confidence: np.ndarray, right: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """(order, starts of runs of equal confidence in it, coverage and risk after each run)."""
+    order = np.argsort(-confidence, kind="stable")
+    ranked = confidence[order]
+    ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+    starts = np.append(0, ends[:-1] + 1)
+    return order, starts, (ends + 1) / len(ranked), np.cumsum(1 - right[order])[ends] / (ends + 1)
+
+
+def choose_threshold(
+    confidence: np.ndarray, right: np.ndarray, target: float = TARGET_RISK, least: int = 1
+) -> float | None:
+    """The lowest confidence at and above which at most `target` of the answers are wrong; None: there is none.
+
+    Args:
+        confidence: (n,) probability of the answer given.
+        right: (n,) 0 or 1.
+        target: share of wrong answers.
+        least: a threshold that keeps fewer cases than these does not count: few are right by chance.
+    """
+    order, starts, coverage, risk = risks_by_coverage(confidence, right)
+    fit = np.flatnonzero((risk <= target) & (coverage * len(confidence) >= least - 0.5))
+    return float(confidence[order][starts[fit[-1]]]) if len(fit) else None

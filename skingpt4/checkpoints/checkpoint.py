@@ -1,0 +1,200 @@
+"""Checkpoints: the trainable tensors (safetensors) and a small JSON that says what they belong to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from skingpt4.checkpoints import minigpt4
+from skingpt4.support.errors import UserError
+from skingpt4.weights.files.tensors import file_sha256, load_tensors
+
+TENSORS, CARD, STATE = "projection.safetensors", "checkpoint.json", "training_state.pt"
+LORA = "lora.safetensors"  # only where the card has `lora`
+SEEN = "seen.safetensors"  # hashes of the pictures it was trained on; only where the card has `seen_sha256`
+FORMAT = 1
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing or does not fit; the message says what differs."""
+
+
+def language_identity(model: Any, tokenizer: Any, name: str) -> dict[str, Any]:
+    """What a projection depends on in a language model: family, sizes and vocabulary."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
+    return {
+        "name": name,
+        "family": model.config.model_type,
+        "width": model.get_input_embeddings().weight.shape[1],
+        "num_layers": getattr(model.config, "num_hidden_layers", None),
+        "vocabulary": hashlib.sha256(vocabulary).hexdigest()[:16],
+    }
+
+
+def save(
+    folder: Path,
+    tensors: dict[str, Tensor],
+    card: dict[str, Any],
+    state: dict[str, Any] | None = None,
+    lora: Mapping[str, Tensor] | None = None,
+    seen: Mapping[str, Tensor] | None = None,
+) -> Path:
+    """Write a checkpoint folder so that it is there whole or not at all.
+
+    Args:
+        folder: where it will stand; replaced if it exists.
+        tensors: the projection's tensors by name.
+        card: JSON-able description; `format` and `tensors_sha256` (and `lora_sha256`) are added.
+        state: optimiser state for resuming, or None.
+        lora: the tensors of LoRA on the language model, if it has any.
+        seen: hashes of the training's pictures (see skingpt4/records/overlap.py), for an evaluation elsewhere.
+    """
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    _write(tensors, part / TENSORS)
+    if state is not None:
+        torch.save(state, part / STATE)
+    card = {"format": FORMAT, **card, "tensors_sha256": file_sha256(part / TENSORS)}
+    if lora:
+        _write(lora, part / LORA)
+        card["lora_sha256"] = file_sha256(part / LORA)
+    if seen:
+        _write(seen, part / SEEN)
+        card["seen_sha256"] = file_sha256(part / SEEN)
+    (part / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    if folder.exists():  # set the old one aside first, so that a kill never leaves neither
+        old = folder.with_name(f".{folder.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+        os.replace(part, folder)
+        shutil.rmtree(old)
+    else:
+        os.replace(part, folder)
+    return folder
+
+
+def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
+    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
+
+
+def find(path: str | Path) -> Path:
+    """The checkpoint that a path means: itself, the newest of a run's `checkpoints/`, or a MiniGPT-4 `.pth`.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    path = Path(path)
+    if (path / CARD).is_file() or is_minigpt4(path):
+        return path
+    found = saved(path)
+    if not found:
+        raise CheckpointError(f"{path}: holds no checkpoint; train it first, or name the folder with {CARD}")
+    return found[-1]
+
+
+def is_minigpt4(path: str | Path) -> bool:
+    """Whether a path is a file in MiniGPT-4's layout instead of a folder of ours, by its suffix."""
+    return Path(path).is_file() and Path(path).suffix in minigpt4.SUFFIXES
+
+
+def saved(run_folder: Path) -> list[Path]:
+    """The complete checkpoints of a run, oldest first; what a killed save left is passed over."""
+    return [card.parent for card in sorted(run_folder.glob(f"checkpoints/[!.]*/{CARD}"))]
+
+
+def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors, card) of a checkpoint, its checksum verified; of a MiniGPT-4 `.pth` the card has no identity.
+
+    Raises:
+        CheckpointError: missing, damaged, or of another format.
+        WeightsMismatch: a `.pth` without a projection.
+    """
+    folder = find(path)
+    if is_minigpt4(folder):
+        return minigpt4.read(folder)
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise CheckpointError(f"{folder / CARD}: is damaged ({error})") from None
+    if not isinstance(card, dict) or not isinstance(card.get("tensors_sha256"), str):
+        raise CheckpointError(f"{folder / CARD}: is no checkpoint's description")
+    if card.get("format") != FORMAT:
+        raise CheckpointError(f"{folder}: has format {card.get('format')}, this software reads {FORMAT}")
+    return _verified(folder / TENSORS, card["tensors_sha256"]), card
+
+
+def load_lora(path: str | Path, card: dict[str, Any]) -> dict[str, Tensor]:
+    """The tensors of LoRA that a checkpoint holds, their checksum verified; empty where it has none.
+
+    Raises:
+        CheckpointError, WeightsMismatch: damaged or missing.
+    """
+    return _verified(find(path) / LORA, card.get("lora_sha256")) if card.get("lora") else {}
+
+
+def load_seen(path: str | Path, card: dict[str, Any]) -> dict[str, Tensor]:
+    """Hashes of the pictures that a checkpoint was trained on; empty where it has none.
+
+    Raises:
+        CheckpointError, WeightsMismatch: damaged or missing.
+    """
+    return _verified(find(path) / SEEN, card["seen_sha256"]) if card.get("seen_sha256") else {}
+
+
+def _verified(path: Path, sha256: str | None) -> dict[str, Tensor]:
+    tensors = load_tensors(path)
+    if file_sha256(path) != sha256:
+        raise CheckpointError(f"{path}: its checksum is not the one in {CARD}; it was changed or damaged")
+    return tensors
+
+
+def require_fit(card: dict[str, Any], identity: dict[str, Any], where: str | Path) -> None:
+    """Refuse a checkpoint made with another encoder, language model or prompt template.
+
+    Args:
+        card: the checkpoint's own.
+        identity: of the present run, with the keys `encoder`, `language_model`, `template`.
+        where: the checkpoint's path, for the message.
+
+    Raises:
+        CheckpointError: names everything that differs.
+    """
+    differences = []
+    for key, wanted in identity.items():
+        found = card.get(key)
+        if key == "language_model" and isinstance(found, dict):  # where it lies does not matter
+            found, wanted = ({k: v for k, v in d.items() if k != "name"} for d in (found, wanted))
+        if found != wanted:
+            differences.append(f"its {key} is {found}, here it is {wanted}")
+    if differences:
+        raise CheckpointError(f"checkpoint {where} does not fit this run: {'; '.join(differences)}")
+
+
+def prune(run_folder: Path, keep: int) -> None:
+    """Delete all but the newest `keep` checkpoints of a run."""
+    for old in saved(run_folder)[:-keep]:
+        shutil.rmtree(old)
+
+
+def git_revision() -> str | None:
+    """The commit of the source tree, with '+changes' if it is not clean; None outside a checkout."""
+
+    def git(*args: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *args]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,97 @@
+"""TODO: identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from skingpt4.checkpoints import checkpoint
+from skingpt4.config.compat import BEHAVIOURS
+from skingpt4.config.schema import Config
+from skingpt4.model.network import SkinGPT4
+from skingpt4.weights.files.layouts import NORM_NAMES, QFORMER_PREFIXES, VISION_PREFIXES
+from skingpt4.weights.files.source import source_files
+from skingpt4.weights.files.tensors import file_sha256
+
+DEMONSTRATION = "Demonstration: trained on computer-drawn pictures. Its answers have no clinical meaning."
+UNTRAINED = "Untrained projection: the answers have nothing to do with the picture."
+UNKNOWN = "Projection in MiniGPT-4's layout: the file does not say what it was trained on."
+
+
+def model_identity(config: Config, checkpoint_path: str | Path | None) -> dict[str, Any]:
+    """What is loaded, for banners and exports: names and hashes, no paths outside the working folder.
+
+    Returns:
+        checkpoint, sha256 (of its tensors), step, iteration, trained_on (manifests), demonstration (trained on
+        rendered phantoms), language_model, template, and caution: a sentence, empty for a trained model.
+
+    Raises:
+        CheckpointError: missing or damaged.
+    """
+    facts: dict[str, Any] = {
+        "checkpoint": "no checkpoint", "sha256": None, "step": None, "iteration": None, "trained_on": [],
+        "demonstration": False, "caution": UNTRAINED,
+        "language_model": os.path.basename(os.path.normpath(config.language.model)),
+        "template": BEHAVIOURS[config.compat].chat_template or config.prompt.template,
+    }  # fmt: skip
+    if checkpoint_path is None:
+        return facts
+    card = checkpoint.load(checkpoint_path)[1]
+    if "config" not in card:  # MiniGPT-4's layout records nothing
+        return facts | {"checkpoint": _named(checkpoint_path), "caution": UNKNOWN}
+    trained_on = [_named(path) for path in card["config"]["data"]["train"]]
+    demonstration = any("phantoms" in path for path in card["config"]["data"]["train"])
+    return facts | {
+        "checkpoint": _named(checkpoint.find(checkpoint_path), 3),
+        "sha256": card.get("tensors_sha256"),
+        "step": card["step"],
+        "iteration": card["iteration"],
+        "trained_on": trained_on,
+        "demonstration": demonstration,
+        "caution": DEMONSTRATION if demonstration else "",
+    }
+
+
+def _named(path: str | Path, parts: int = 2) -> str:
+    """A path as exports show it: inside the working folder as it is, elsewhere its last parts."""
+    relative = os.path.relpath(path)
+    return "/".join(Path(path).parts[-parts:]) if relative.startswith("..") else Path(relative).as_posix()
+
+
+def encoder_files(config: Config) -> list[Path]:
+    """Every file that the encoder's weights are read from."""
+    named = (
+        (config.vision.weights, VISION_PREFIXES),
+        (config.qformer.weights, QFORMER_PREFIXES + NORM_NAMES),
+    )
+    return [file for weights, prefixes in named if weights for file in source_files(weights, prefixes)]
+
+
+def encoder_identity(config: Config) -> str:
+    """16 hex digits that change whenever the encoder, its weights or the picture's transform do.
+
+    Not with `encoder.backend`: both backends give the same queries within 1e-5 (docs/parity.md), less than half
+    precision moves them, so a projection or kept features of one serve the other.
+    """
+    parts: dict[str, Any] = {
+        "vision": asdict(config.vision),
+        "qformer": asdict(config.qformer),
+        "files": [file_sha256(file) for file in encoder_files(config)],
+    }
+    for group in ("vision", "qformer"):
+        del parts[group]["weights"]  # its content counts, not where it lies
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def identity(config: Config, model: SkinGPT4) -> dict[str, Any]:
+    """What a projection depends on, as a checkpoint stores it: encoder, language model, template."""
+    name = config.language.model
+    return {
+        "encoder": encoder_identity(config),
+        "language_model": checkpoint.language_identity(model.language_model, model.tokenizer, name),
+        "template": config.prompt.template,
+    }

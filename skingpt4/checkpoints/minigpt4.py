@@ -1,0 +1,115 @@
+"""MiniGPT-4's layout of a projection, which the published SkinGPT-4 shares: read for a start, written for its demo.
+
+``{"model": {"llama_proj.weight": (width, 768), "llama_proj.bias": (width,)}, ...}``; buffers of the language model
+and the optimiser's state may stand beside it. The file says nothing of the encoder, the language model or the
+template that it was trained with: only widths can be checked.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skingpt4.weights.files.headers import UnreadableWeights, read_header
+from skingpt4.weights.files.inspect_file import JOINED_WIDTH, projection_fits
+from skingpt4.weights.files.tensors import WeightsMismatch, file_sha256, load_tensors
+
+WEIGHT, BIAS = "llama_proj.weight", "llama_proj.bias"
+SUFFIXES = (".pth", ".pt")
+LAYOUT = "minigpt4"  # the card's `layout`
+
+
+def shape_of(path: str | Path) -> tuple[int, int]:
+    """(width, query width) of the projection in a `.pth`, from its header alone.
+
+    Raises:
+        WeightsMismatch: unreadable, no such projection, or the one of four joined tokens for Llama-2.
+    """
+    try:
+        tensors = read_header(path).tensors
+    except UnreadableWeights as error:
+        raise WeightsMismatch(str(error)) from None
+    missing = [name for name in (WEIGHT, BIAS) if name not in tensors]
+    if missing:
+        names = sorted(tensors)
+        raise WeightsMismatch(
+            f"{path}: is no projection of MiniGPT-4 or SkinGPT-4; it lacks {' and '.join(missing)} and holds "
+            f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}",
+            missing,
+        )
+    width, query_width = tensors[WEIGHT].shape
+    if query_width == JOINED_WIDTH:
+        raise WeightsMismatch(
+            f"{path}: {WEIGHT} is [{width}, {JOINED_WIDTH}], MiniGPT-4's later projection for Llama-2 of four joined "
+            f"vision tokens without a Q-Former; bring the one of Vicuna, [4096, 768] or [5120, 768]"
+        )
+    return width, query_width
+
+
+def require_width(path: str | Path, width: int, query_width: int) -> None:
+    """Refuse a projection of other widths than the network's, before anything large is read.
+
+    Args:
+        path: the `.pth`.
+        width: of the language model.
+        query_width: of the Q-Former.
+
+    Raises:
+        WeightsMismatch: names both widths and what the file was made for; or as `shape_of`.
+    """
+    found = shape_of(path)
+    if found != (width, query_width):
+        raise WeightsMismatch(
+            f"{path}: {WEIGHT} is [{found[0]}, {found[1]}], this network needs [{width}, {query_width}]; the "
+            f"file fits {projection_fits(*found)}"
+        )
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """(tensors in our names, card) of a `.pth`; everything else in it is passed over.
+
+    Raises:
+        WeightsMismatch: as `shape_of`.
+    """
+    shape_of(path)
+    held = load_tensors(path)
+    tensors = {"weight": held[WEIGHT].float(), "bias": held[BIAS].float()}
+    card = {"step": "none", "iteration": 0, "layout": LAYOUT, "tensors_sha256": file_sha256(path)}
+    return tensors, card
+
+
+def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> Path:
+    """Write a projection so that MiniGPT-4's and SkinGPT-4's own code reads it; whole or not at all.
+
+    Args:
+        path: the `.pth` to write; replaced if it is there.
+        tensors: `weight` (width, query width) and `bias` (width,) in our names; written in fp32.
+        about: plain values that the original passes over, e.g. `epoch`.
+
+    Raises:
+        WeightsMismatch: the disk is full or the folder cannot be written.
+    """
+    path = Path(path)
+    named = {WEIGHT: tensors["weight"], BIAS: tensors["bias"]}
+    model = {name: value.detach().float().cpu().contiguous() for name, value in named.items()}
+    part = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            part = Path(file.name)
+            torch.save({"model": model, **about}, file)
+        part.chmod(0o644)
+        os.replace(part, path)
+    except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+        raise WeightsMismatch(
+            f"{path}: cannot be written ({str(error).splitlines()[0]}); check its folder and the free space"
+        ) from None
+    finally:
+        if part:
+            part.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,99 @@
+"""TODO: chat."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from skingpt4.chat.session import CLINICAL_PROMPTS, ChatSession, ContextFull
+from skingpt4.checkpoints.load import config_and_checkpoint, load_model
+from skingpt4.generation.sampling import Generation
+from skingpt4.model.language import describe_place
+from skingpt4.records.images import open_image
+from skingpt4.support.cli import DISCLAIMER
+from skingpt4.support.errors import UserError, reported
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Chat in the terminal, or answer once with --question or --json; returns the exit status."""
+    many = "Many pictures at once: python -m skingpt4.cli.batch --help."
+    parser = argparse.ArgumentParser(description=f"Chat about a picture of skin. {DISCLAIMER}", epilog=many)
+    parser.add_argument("--config", help="a YAML file; its output_dir's newest checkpoint is used")
+    parser.add_argument("--checkpoint", help="a checkpoint or a run's folder")
+    parser.add_argument("--image", action="append", default=[], help="a picture; may be given several times")
+    parser.add_argument("--question", action="append", help="ask this and end; may be given several times")
+    parser.add_argument(
+        "--json",
+        action="store_true",
+        help="answer once and print one JSON object; without --question the first clinical prompt",
+    )
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--beams", type=int, default=1)
+    parser.add_argument("--max-new-tokens", type=int, default=160)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(argv)
+    with reported() as status:
+        generation = Generation(args.max_new_tokens, args.temperature, num_beams=args.beams, seed=args.seed)
+        generation.options()
+        for path in args.image:
+            open_image(path)  # a bad picture is reported before the model is loaded
+        config, checkpoint_path = config_and_checkpoint(args.config, args.checkpoint)
+        print(f"{DISCLAIMER}\nloading {checkpoint_path or 'an untrained projection'} ...", file=sys.stderr)
+        model = load_model(config, checkpoint_path)
+        places = [f"language model: {describe_place(model.language_model)}"]
+        places += [f"encoder: {model.encoder.describe_place()}"] if model.encoder else []
+        print("; ".join(places), file=sys.stderr)
+        session = ChatSession(model, config)
+        for path in args.image:
+            session.add_image(path)
+        questions = args.question or ([CLINICAL_PROMPTS[0]] if args.json else [])
+        if questions:
+            _answer_all(session, questions, generation, args.json, checkpoint_path)
+        else:
+            _converse(session, generation)
+    return status.code
+
+
+def _answer_all(
+    session: ChatSession, questions: Sequence[str], generation: Generation, as_json: bool, name: str | None
+) -> None:
+    turns = [{"question": q, "answer": session.ask(q, generation)} for q in questions]
+    if as_json:
+        print(json.dumps({"checkpoint": name, "turns": turns, "disclaimer": DISCLAIMER}))
+    else:
+        print("\n".join(f"> {t['question']}\n{t['answer']}" for t in turns))
+
+
+def _converse(session: ChatSession, generation: Generation) -> None:
+    print(
+        "Type a question; /image PATH shows another picture, /condense goes on from a summary, /clear starts anew, "
+        "/quit or Ctrl-D ends."
+    )
+    while True:
+        try:
+            line = input("> ").strip()
+        except EOFError:
+            return
+        if line == "/quit":
+            return
+        try:
+            if line == "/clear":
+                session.reset()
+            elif line == "/condense":
+                print(f"kept: {session.condense()}")
+            elif line.startswith("/image "):
+                session.add_image(line.removeprefix("/image ").strip())
+            elif line:
+                for piece in session.stream(line, generation):
+                    print(piece, end="", flush=True)
+                print()
+        except ContextFull as error:
+            print(f"error: {error}; /condense goes on from a summary")
+        except UserError as error:
+            print(f"error: {error}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""TODO: consultation_export."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from skingpt4.chat.export import to_html, to_pdf
+from skingpt4.chat.record import ConsultationError, from_json
+from skingpt4.support.errors import reported
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Make a page or a PDF of a consultation that was saved as JSON; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m skingpt4.cli.consultation_export",
+        description="Make a page or a PDF of a consultation that was saved as JSON. Not a diagnosis.",
+    )
+    parser.add_argument("consultation", type=Path, help="the JSON export")
+    parser.add_argument("--html", type=Path, help="write this page")
+    parser.add_argument("--pdf", type=Path, help="write this PDF")
+    parser.add_argument(
+        "--without-pictures", action="store_true", help="leave pictures out that the JSON carries"
+    )
+    args = parser.parse_args(argv)
+    with reported() as status:
+        if not args.html and not args.pdf:
+            raise ConsultationError("give --html or --pdf, e.g. --pdf consultation.pdf")
+        try:
+            record = from_json(args.consultation.read_text(encoding="utf-8"), str(args.consultation))
+            make: dict[Path, Callable[[], bytes]] = {}
+            if args.html:
+                make[args.html] = lambda: to_html(record, not args.without_pictures).encode()
+            if args.pdf:
+                make[args.pdf] = lambda: to_pdf(record, not args.without_pictures)
+            for path, content in make.items():
+                data = content()
+                part = path.with_name(f".{path.name}.part")
+                part.write_bytes(data)
+                part.replace(path)
+                print(path)
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConsultationError(
+                f"{getattr(error, 'filename', None) or args.consultation}: cannot be read or written ({error})"
+            ) from None
+    return status.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

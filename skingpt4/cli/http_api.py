@@ -1,0 +1,81 @@
+"""Chat over HTTP in the shape of OpenAI's API: python -m skingpt4.cli.http_api --config configs/tiny/step2.yaml.
+
+Existing clients work with their base_url set to http://127.0.0.1:8000/v1 (see docs/api.md). The server keeps nothing
+between requests: earlier messages become turns, and a request's pictures and text are forgotten with its answer.
+It fetches nothing, writes nothing to disk and logs no content. Answers of several requests are decoded together.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+from skingpt4.server.address import Address, AddressError, stay_local
+from skingpt4.server.http.endpoints import Api, Limits, make_app
+from skingpt4.server.http.server import until_ended
+from skingpt4.support.errors import UserError, reported
+
+KEY = "SKINGPT4_API_KEY"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = argparse.ArgumentParser(
+        prog="python -m skingpt4.cli.http_api",
+        description="Chat about pictures of skin over HTTP, in the shape of OpenAI's chat completions.",
+        epilog="Research software, no medical device; the answers are no diagnosis. See docs/api.md.",
+    )
+    add = result.add_argument
+    add("--config", help="a YAML file; its output_dir's newest checkpoint is used")
+    add("--checkpoint", help="a checkpoint or a run's folder")
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    add("--port", type=int, default=8000, help="default: %(default)s")
+    add(
+        "--api-key-env",
+        default=KEY,
+        metavar="NAME",
+        help="environment variable with a key (default: %(default)s)",
+    )
+    add("--max-body-mb", type=int, default=20, help="largest request (default: %(default)s)")
+    add(
+        "--max-requests",
+        type=int,
+        default=64,
+        help="under way at once; more are refused (default: %(default)s)",
+    )
+    add(
+        "--audit-log", metavar="FILE", help="append each request to this audit log, without pictures and text"
+    )
+    add("--audit-text", action="store_true", help="with --audit-log: also keep questions and answers")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Load the model, then serve until Ctrl-C; returns the exit status."""
+    args = parser().parse_args(argv)
+    stay_local()
+    with reported() as status:
+        address = Address(args.host, args.port, args.max_body_mb)
+        key = os.environ.get(args.api_key_env) or None
+        if not address.local and not key:
+            raise AddressError(
+                f"--host {args.host} opens the API to other machines: set a key in {args.api_key_env} first"
+            )
+        address.check(password=bool(key))
+        if args.max_requests < 1:
+            raise AddressError("--max-requests must be at least 1")
+        if args.audit_text and not args.audit_log:
+            raise UserError("--audit-text says what goes into the audit log; add --audit-log FILE")
+
+        from skingpt4.server.http.answering import load_answerer
+
+        answerer = load_answerer(args.config, args.checkpoint, args.audit_log, args.audit_text)
+        limits = Limits(args.max_body_mb * 2**20, max_requests=args.max_requests)
+        until_ended(make_app(Api(answerer, limits, key), address.local), address)
+    return status.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,54 @@
+"""Write a checkpoint as a Hugging Face repository: python -m skingpt4.cli.share --checkpoint runs/... --out DIR.
+
+Nothing is sent anywhere; the command that would is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from skingpt4.checkpoints import repository
+from skingpt4.support.errors import reported
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and write the folder; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=f"Write a checkpoint as a Hugging Face repository; nothing is sent. {repository.DISCLAIMER}",
+        epilog="example: python -m skingpt4.cli.share --checkpoint runs/quickstart/step2 --out runs/shared/phantoms "
+        "--include qformer",
+    )
+    parser.add_argument("--checkpoint", required=True, help="a checkpoint or a run's folder")
+    parser.add_argument("--out", required=True, type=Path, help="the folder to write; must not exist")
+    parser.add_argument("--name", help="the model's name on its card; the folder's by default")
+    parser.add_argument("--licence", default="apache-2.0", help="of what was trained (default %(default)s)")
+    parser.add_argument(
+        "--include",
+        nargs="*",
+        default=[],
+        choices=repository.PARTS,
+        help="frozen parts to copy along; by default none",
+    )
+    args = parser.parse_args(argv)
+    with reported() as status:
+        name = args.name or args.out.name
+        folder = repository.write_folder(args.checkpoint, args.out, name, args.licence, args.include)
+        files = sorted(file for file in folder.iterdir() if file.is_file())
+        width = max(len(file.name) for file in files)
+        for file in files:
+            print(f"  {file.name:{width}}  {file.stat().st_size:>12,} bytes")
+        for path in repository.places_of(folder):
+            print(f"note: {repository.CONFIG} names {path}, a path of this machine; others need their own")
+        print(
+            f"{folder}: read {repository.MODEL_CARD} and complete its Data section before you share it, then"
+        )
+        print(f"  hf upload YOUR_NAME/{name} {folder}")
+        print(repository.DISCLAIMER)
+    return status.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

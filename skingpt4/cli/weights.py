@@ -1,0 +1,105 @@
+"""TODO: weights."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from skingpt4.support.errors import reported
+from skingpt4.weights.fetch.catalogue import catalogue
+from skingpt4.weights.fetch.download import require_space
+from skingpt4.weights.fetch.fetch import _say, fetch, verify
+from skingpt4.weights.fetch.plan import THERE, plan, show, show_all
+from skingpt4.weights.fetch.store import WeightsError, how_to_fetch, state
+from skingpt4.weights.files.inspection import describe, inspect
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m skingpt4.cli.weights",
+        description="List, fetch, verify and inspect pretrained weights. Research software, no medical device.",
+    )
+    commands = parser.add_subparsers(dest="command", required=True)
+    listing = commands.add_parser(
+        "list", help="show what there is, with licence and size, and what is present"
+    )
+    fetching = commands.add_parser("fetch", help="download (and convert) what is not there yet")
+    verifying = commands.add_parser("verify", help="compare files with their recorded sha256")
+    inspecting = commands.add_parser(
+        "inspect", help="say what a file or directory is, from its headers alone"
+    )
+    fetching.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        default=["tiny"],
+        help="from `list`, or a group such as tiny or paper (default: tiny)",
+    )
+    fetching.add_argument(
+        "--dry-run", action="store_true", help="only say what would be downloaded, and how much"
+    )
+    fetching.add_argument("--wheel-dir", type=Path, help="take wheels from here, stay off the network")
+    verifying.add_argument(
+        "names", nargs="*", metavar="NAME", help="from `list` (default: all that is present)"
+    )
+    for command in (listing, fetching, verifying):
+        command.add_argument("--weights-dir", type=Path, default=Path("weights"), help="default: %(default)s")
+    inspecting.add_argument("paths", nargs="+", type=Path, metavar="FILE|DIR")
+    inspecting.add_argument(
+        "--tensors", action="store_true", help="list every tensor with its dtype and shape"
+    )
+    inspecting.add_argument("--json", action="store_true", help="one JSON object a line")
+    return parser
+
+
+def _inspect(paths: list[Path], with_tensors: bool, as_json: bool) -> int:
+    """Print what each path is; 1 if one of them cannot be used as it is."""
+    usable = True
+    for path in paths:
+        found = inspect(path)
+        print(json.dumps(found.to_json(with_tensors)) if as_json else describe(found, with_tensors))
+        usable &= found.usable
+    return 0 if usable else 1
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit code."""
+    args = _parser().parse_args(argv)
+    with reported() as status:
+        if args.command == "inspect":
+            return _inspect(args.paths, args.tensors, args.json)
+        if args.command == "list":
+            show_all(args.weights_dir)
+            return 0
+        names = catalogue().expand(args.names)
+        if args.command == "fetch":
+            plans = [plan(name, args.weights_dir) for name in names]
+            show(plans, args.weights_dir)
+            require_space(args.weights_dir, sum(item.room for item in plans), "all of it")
+            for name in names:
+                if not args.dry_run:
+                    fetch(name, args.weights_dir, args.wheel_dir)
+                elif state(catalogue()[name], args.weights_dir) in THERE:
+                    _say(f"{name}: already in {args.weights_dir}")
+            return 0
+        names = names or _present(args.weights_dir)
+        if not names:
+            raise WeightsError(f"{args.weights_dir} is empty; {how_to_fetch('tiny', args.weights_dir)}")
+        for name in names:
+            print(f"{name}: {verify(name, args.weights_dir)}")
+    return status.code
+
+
+def _present(weights_dir: Path) -> list[str]:
+    there = (*THERE, "outdated", "foreign")
+    return [n for n, entry in catalogue().entries.items() if state(entry, weights_dir) in there]
+
+
+if __name__ == "__main__":
+    # An exception, unlike the default, lets the staging directory be removed.
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    sys.exit(main())

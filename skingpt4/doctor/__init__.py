@@ -1,0 +1,1 @@
+"""TODO skingpt4/doctor."""

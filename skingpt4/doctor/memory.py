@@ -1,0 +1,315 @@
+"""How much memory a run takes: an estimate from shapes alone, before anything is downloaded or loaded.
+
+Every part is a function of a language model's `config.json` and of the configuration; docs/memory.md explains the
+formulas and compares them with measurements.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from skingpt4.config.schema import Config
+from skingpt4.model.build import build_qformer, build_vision
+from skingpt4.model.language import DTYPES, choose_attention
+from skingpt4.model.quantisation import import_bitsandbytes
+
+GIB = 2.0**30
+ACTIVATIONS = "activations for the backward pass"
+# Keys of a configuration that say that logits are changed behind the head (Gemma 2, Cohere, Granite).
+_CHANGES_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+# Bytes a quantised matrix takes for each of its numbers, scales included: int8 has one fp32 scale for each row,
+# nf4 four bits and one 8-bit scale for each 64 numbers (doubly quantised, as the scales of the scales are few).
+QUANTISED_BYTES = {"int8": 1.002, "torchao_int8": 1.002, "nf4": 0.516}
+LIBRARIES = int(0.8 * GIB)  # Python, torch and transformers once imported; measured, see docs/memory.md
+# On a CPU glibc's allocator keeps so much beside the activations, in pieces too small for the next ones; measured.
+TORN = 0.85
+CUDA_CONTEXT = int(0.6 * GIB)  # an allowance for kernels and workspaces on a GPU; not measured
+
+
+@dataclass(frozen=True)
+class LanguageShape:
+    """What the estimate needs to know of a language model; counts are of numbers, not bytes."""
+
+    family: str
+    num_layers: int
+    width: int
+    num_heads: int
+    num_kv_heads: int
+    head_width: int
+    mlp_width: int
+    vocabulary: int
+    matrices: dict[
+        tuple[str, int, int], int
+    ]  # (last part of the name, in, out) of the layers' matrices -> how many
+    num_others: int  # embeddings, head, norms, biases
+    gated: bool  # an MLP of three matrices, as Llama's
+    rms_norm: bool  # RMSNorm keeps its input in fp32 for the way back, LayerNorm in the model's own precision
+    max_positions: int | None
+    num_norms: int = 2  # in a layer, as wide as the model: Gemma has four, Falcon-7B one
+    plain_head: bool = True  # False where logits are changed behind the head, so that all of them are made
+
+    @property
+    def num_in_matrices(self) -> int:
+        """Numbers in the matrices that quantisation shrinks."""
+        return sum(i * o * n for (_, i, o), n in self.matrices.items())
+
+    @property
+    def num_parameters(self) -> int:
+        """All numbers."""
+        return self.num_in_matrices + self.num_others
+
+
+def language_shape(config: Any) -> LanguageShape:
+    """Read the shape off a transformers configuration; the network is laid out on torch's meta device, with no data.
+
+    Args:
+        config: a `PretrainedConfig` of a causal language model, e.g. from `AutoConfig.from_pretrained`.
+    """
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    head = model.get_output_embeddings()
+    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
+    matrices = Counter((n.rpartition(".")[2], m.in_features, m.out_features) for n, m in linear)
+    total = sum(p.numel() for p in model.parameters())  # tied ones once
+    inside = sum(i * o * n for (_, i, o), n in matrices.items())
+    width, vocabulary = model.get_input_embeddings().weight.shape[::-1]
+    text = config.get_text_config()
+    heads = text.num_attention_heads
+    kv_heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_kv_heads", None) or heads
+    if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
+        kv_heads = 1  # Falcon-7B
+    layers = text.num_hidden_layers
+    wide = max((o for (_, i, o) in matrices if i == width), default=4 * width)
+    down = max((i for (_, i, o) in matrices if o == width), default=wide)
+    return LanguageShape(
+        family=text.model_type,
+        num_layers=layers,
+        width=width,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_width=getattr(text, "head_dim", None) or width // heads,
+        mlp_width=down,
+        vocabulary=vocabulary,
+        matrices=dict(matrices),
+        num_others=total - inside,
+        gated=sum(n for (_, i, o), n in matrices.items() if i == width and o in (down, 2 * down))
+        >= 2 * layers
+        or any(i == width and o == 2 * down for (_, i, o) in matrices),
+        rms_norm=any("RMSNorm" in type(m).__name__ for m in model.modules()),
+        max_positions=getattr(text, "max_position_embeddings", None),
+        num_norms=max(1, sum(_is_norm(m, width) for m in model.modules()) // layers),
+        plain_head=all(getattr(text, key, None) in (None, 1.0) for key in _CHANGES_LOGITS),
+    )
+
+
+def _is_norm(module: nn.Module, width: int) -> bool:
+    weight = getattr(module, "weight", None)
+    return "Norm" in type(module).__name__ and weight is not None and weight.shape == (width,)
+
+
+def weight_bytes(shape: LanguageShape, dtype: str, quantization: str = "none") -> int:
+    """Bytes of the frozen language model; quantisation shrinks the layers' matrices alone."""
+    item = ITEM_BYTES[dtype]
+    matrix = QUANTISED_BYTES.get(quantization, item)
+    return math.ceil(shape.num_in_matrices * matrix) + shape.num_others * item
+
+
+def activation_bytes(
+    shape: LanguageShape, batch: int, tokens: int, dtype: str, attention: str = "sdpa"
+) -> int:
+    """Bytes kept for the backward pass through the frozen layers.
+
+    Frozen matrices need no input of theirs. What stays, per token and layer: the inputs of the norms, queries,
+    keys, values and the attention's output, one value of the MLP's width (three where it is gated), and for eager
+    attention the probabilities (in fp32, and once more in the model's precision if that is another).
+    """
+    item = ITEM_BYTES[dtype]
+    eager = attention == "eager"
+    heads = shape.num_heads * shape.head_width
+    # Falcon's code spreads its few keys and values over all heads before it attends.
+    kv = heads if eager or shape.family == "falcon" else shape.num_kv_heads * shape.head_width
+    a_token = shape.num_norms * shape.width * (4 if shape.rms_norm else item)
+    a_token += (2 * heads + 2 * kv + shape.mlp_width * (3 if shape.gated else 1)) * item
+    if eager:
+        a_token += shape.num_heads * tokens * (4 + (item if item < 4 else 0))
+    return batch * tokens * shape.num_layers * a_token
+
+
+def logits_bytes(shape: LanguageShape, tokens: int, dtype: str, chunk_bytes: int = 0) -> int:
+    """Bytes at the peak of the loss behind the head.
+
+    Args:
+        shape: of the language model.
+        tokens: whose logits are made.
+        dtype: in which it computes.
+        chunk_bytes: of fp32 logits that stand in memory at once, see `head_loss`; beside them stand their
+            exponentials, and the gradient of the head's input for all tokens. 0 takes all logits at once, with
+            log-softmax and gradient.
+    """
+    if not chunk_bytes:
+        return tokens * shape.vocabulary * 12
+    rows = min(tokens, max(1, chunk_bytes // (4 * shape.vocabulary)))
+    return rows * shape.vocabulary * 8 + tokens * shape.width * ITEM_BYTES[dtype]
+
+
+def trained_bytes(num_trainable: int) -> int:
+    """Bytes of trained numbers in fp32 with their gradient and AdamW's two moments."""
+    return 16 * num_trainable
+
+
+def lora_parameters(shape: LanguageShape, rank: int, targets: Sequence[str]) -> int:
+    """Numbers that LoRA of this rank adds; empty `targets` are peft's for the family."""
+    if not rank:
+        return 0
+    if not targets:
+        import_bitsandbytes()  # which peft imports
+        from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOICES
+
+        targets = CHOICES.get(shape.family, [])
+    return sum(rank * (i + o) * n for (name, i, o), n in shape.matrices.items() if name in targets)
+
+
+def kv_cache_bytes(shape: LanguageShape, rows: int, tokens: int, dtype: str) -> int:
+    """Bytes of the keys and values of `rows` conversations (or beams) of so many tokens."""
+    return 2 * shape.num_layers * shape.num_kv_heads * shape.head_width * rows * tokens * ITEM_BYTES[dtype]
+
+
+def reading_bytes(shape: LanguageShape, rows: int, tokens: int, dtype: str) -> int:
+    """Bytes at the widest place of one layer while a prompt is read without a backward pass."""
+    wide = (3 if shape.gated else 2) * shape.mlp_width + 4 * shape.width
+    return rows * tokens * wide * ITEM_BYTES[dtype]
+
+
+def training(
+    config: Config,
+    shape: LanguageShape,
+    dtype: str,
+    encoder_parameters: int,
+    num_pictures: int = 0,
+    tokens: int | None = None,
+    supervised: int | None = None,
+    quantization: str = "none",
+) -> dict[str, int]:
+    """Bytes by part at the peak of a training step.
+
+    Args:
+        config: its batch, lengths, LoRA and feature cache.
+        shape: of the language model.
+        dtype: in which it computes.
+        encoder_parameters: numbers in vision encoder and Q-Former.
+        num_pictures: whose features are kept, if they are.
+        tokens: of one sample; by default the queries, a question of 40 tokens and the longest answer.
+        supervised: tokens of one sample; by default the longest answer.
+        quantization: of the language model.
+    """
+    batch, queries = config.optim.batch_size, config.qformer.num_query_tokens
+    tokens = tokens or queries + 40 + config.data.max_text_tokens
+    supervised = supervised or config.data.max_text_tokens
+    kept = config.data.feature_cache is not None
+    trainable = (config.qformer.width + 1) * shape.width
+    trainable += lora_parameters(shape, config.lora.rank, config.lora.targets)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    attention = choose_attention(config.language.attention, DTYPES[dtype], device)
+    in_parts = shape.plain_head and config.language.logits == "supervised"
+    with_logits, chunk = (supervised, config.language.loss_chunk_mb) if in_parts else (tokens, 0)
+    return {
+        "language model": weight_bytes(shape, dtype, quantization),
+        "image encoder": 0 if kept else 4 * encoder_parameters,
+        "trained tensors, gradients, AdamW": trained_bytes(trainable),
+        ACTIVATIONS: activation_bytes(shape, batch, tokens, dtype, attention),
+        "logits": logits_bytes(shape, batch * with_logits, dtype, chunk * 2**20),
+        "kept features": num_pictures * queries * config.qformer.width * 2 if kept else 0,
+    }
+
+
+def chat(
+    config: Config,
+    shape: LanguageShape,
+    dtype: str,
+    encoder_parameters: int,
+    tokens: int = 512,
+    quantization: str = "none",
+) -> dict[str, int]:
+    """Bytes by part while a conversation of so many tokens (pictures' queries included) is answered."""
+    return {
+        "language model": weight_bytes(shape, dtype, quantization),
+        "image encoder": 4 * encoder_parameters,
+        "projection": 4 * (config.qformer.width + 1) * shape.width,
+        "keys and values": kv_cache_bytes(shape, 1, tokens, dtype),
+        "reading the prompt": reading_bytes(shape, 1, tokens, dtype) + 8 * shape.vocabulary,
+    }
+
+
+def encoder_parameters(config: Config) -> int:
+    """Numbers in vision encoder and Q-Former; both are laid out on the meta device, no file is read."""
+    with torch.device("meta"):
+        vision = build_vision(replace(config.vision, weights=None), "meta")
+        qformer = build_qformer(replace(config.qformer, weights=None), vision.width, "meta")
+    return sum(p.numel() for part in (vision, qformer) for p in part.parameters())
+
+
+def host_bytes(parts: dict[str, int]) -> int:
+    """Bytes of host memory that a run on the CPU takes beside its parts: libraries, and what the allocator tears."""
+    return LIBRARIES + int(TORN * parts.get(ACTIVATIONS, 0))
+
+
+def gib(parts: dict[str, int]) -> float:
+    """The sum of all parts in GiB."""
+    return sum(parts.values()) / GIB
+
+
+def shape_of(name: str) -> LanguageShape | None:
+    """The shape of a language model that is here (a directory, or in the hub's cache), or whose shape is published.
+
+    Nothing is downloaded. None where neither is the case.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError, KeyError):
+        if name not in PUBLISHED:
+            return None
+        family, sizes = PUBLISHED[name]
+        config = AutoConfig.for_model(family, **sizes)
+    return language_shape(config)
+
+
+_LLAMA_7B = {
+    "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
+    "num_key_value_heads": 32, "vocab_size": 32000, "max_position_embeddings": 4096, "tie_word_embeddings": False,
+}  # fmt: skip
+_LLAMA_13B = _LLAMA_7B | {
+    "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40,
+    "num_key_value_heads": 40,
+}  # fmt: skip
+# Published sizes of the paper's language models, so that a run can be planned before 80 GB are downloaded.
+PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
+    "lmsys/vicuna-7b-v1.5": ("llama", _LLAMA_7B),
+    "lmsys/vicuna-13b-v1.5": ("llama", _LLAMA_13B),
+    "meta-llama/Llama-2-7b-chat-hf": ("llama", _LLAMA_7B),
+    "meta-llama/Llama-2-13b-chat-hf": ("llama", _LLAMA_13B),
+    "tiiuae/falcon-7b-instruct": (
+        "falcon",
+        {
+            "hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71, "vocab_size": 65024,
+            "multi_query": True, "parallel_attn": True, "new_decoder_architecture": False, "bias": False,
+            "alibi": False, "max_position_embeddings": 2048,
+        },
+    ),
+    "tiiuae/falcon-40b-instruct": (
+        "falcon",
+        {
+            "hidden_size": 8192, "num_hidden_layers": 60, "num_attention_heads": 128, "num_kv_heads": 8,
+            "vocab_size": 65024, "new_decoder_architecture": True, "parallel_attn": True, "bias": False,
+            "alibi": False, "max_position_embeddings": 2048,
+        },
+    ),
+}  # fmt: skip

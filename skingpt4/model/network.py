@@ -1,0 +1,276 @@
+"""SkinGPT-4 composed: frozen vision encoder and Q-Former, one trainable projection, frozen language model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skingpt4.checkpoints import repository
+from skingpt4.checkpoints.load import load_projection
+from skingpt4.checkpoints.paths import missing_paths
+from skingpt4.config.schema import Config
+from skingpt4.model import lora
+from skingpt4.model.build import build, build_encoder
+from skingpt4.model.language import (
+    DTYPES,
+    choose_dtype,
+    input_device,
+    num_bytes,
+)
+from skingpt4.model.lavis import LavisQFormer, LavisVision
+from skingpt4.model.loss import supervised_loss
+from skingpt4.model.prompts import IMAGE_TOKEN, Encoded, special_tokens
+from skingpt4.model.qformer import QFormer
+from skingpt4.model.vision import VisionEncoder
+
+LOSS_CHUNK_BYTES = 32 * 2**20  # of logits in memory at once
+
+
+def half_precision(device: torch.device, name: str = "auto") -> torch.autocast:
+    """Autocast to the named precision, or to what the device multiplies fast in; residuals stay fp32."""
+    dtype = choose_dtype(name, device)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
+
+
+def describe_precision(name: str, device: torch.device) -> str:
+    """What an encoder of that `encoder.dtype` does there, e.g. ``computes in bfloat16 on cpu``."""
+    return f"computes in {str(choose_dtype(name, device)).removeprefix('torch.')} on {device}"
+
+
+class ImageEncoder(nn.Module):
+    """Vision encoder and Q-Former as one frozen map from pictures to queries."""
+
+    def __init__(
+        self,
+        vision_encoder: VisionEncoder | LavisVision,
+        qformer: QFormer | LavisQFormer,
+        precision: str = "auto",
+    ) -> None:
+        """Freeze both and put them into eval mode for good.
+
+        Args:
+            vision_encoder: pictures to tokens.
+            qformer: tokens to queries.
+            precision: auto keeps fp32 weights and computes in what the device is fast in. A half precision by
+                name keeps matrices in it too; norms, positions and the residual stream stay fp32, since a tower
+                converted whole has about three times the error.
+        """
+        super().__init__()
+        self.vision_encoder, self.qformer, self.precision = vision_encoder, qformer, precision
+        if precision in ("float16", "bfloat16"):
+            for module in self.modules():
+                if isinstance(module, nn.Linear | nn.Conv2d):
+                    module.to(DTYPES[precision])
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> ImageEncoder:
+        """Stay in eval mode: a frozen encoder never drops anything out."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> Tensor:
+        """Map pictures (b, 3, h, w) to queries (b, q, d) in fp32; half precision keeps fp32 residuals."""
+        device = next(self.parameters()).device
+        with half_precision(device, self.precision):
+            return self.qformer(self.vision_encoder(image.to(device))).float()
+
+    def describe_place(self) -> str:
+        """A line on how it is kept, e.g. ``computes in bfloat16 on cpu, 0.093 GiB``."""
+        device = next(self.parameters()).device
+        size = sum(map(num_bytes, self.parameters()))
+        return f"{describe_precision(self.precision, device)}, {size / 2**30:.2g} GiB"
+
+
+class SkinGPT4(nn.Module):
+    """The network. Only `projection` (and LoRA, if added) is trained; `encoder` may be absent: give queries."""
+
+    def __init__(
+        self, encoder: ImageEncoder | None, language_model: Any, tokenizer: Any, query_width: int
+    ) -> None:
+        """Compose the parts.
+
+        Args:
+            encoder: the image encoder, or None where only precomputed queries are used.
+            language_model: a frozen causal language model.
+            tokenizer: its tokenizer.
+            query_width: width d of the queries.
+        """
+        super().__init__()
+        self.encoder = encoder
+        self.language_model = language_model.requires_grad_(False).eval()
+        self.tokenizer = tokenizer
+        width = language_model.get_input_embeddings().weight.shape[1]
+        self.projection = nn.Linear(query_width, width)
+        self.loss_chunk_bytes = LOSS_CHUNK_BYTES
+        self.all_logits = False
+        self.cuda_graphs = False
+        self.config: Config | None = None  # only of a model `from_pretrained`
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        device: torch.device | None = None,
+        language_model: str | None = None,
+        revision: str | None = None,
+    ) -> SkinGPT4:
+        """A shared model out of a folder or a hub id, with the frozen parts that it names, and no others.
+
+        Args:
+            name: a folder written by `skingpt4.cli.share`, or the id of a repository of one.
+            device: where it will be; by default a GPU, if there is one.
+            language_model: where the language model lies here, if not where the folder says.
+            revision: of the repository.
+
+        Raises:
+            HubError, ConfigError: no such folder or repository; files of frozen parts are missing.
+            CheckpointError, KnownAnswerError: the parts that are here are not those it was trained with.
+        """
+        folder = repository.resolve(name, revision)
+        config = repository.config_of(folder, language_model)
+        missing = missing_paths(config, for_training=False)
+        if missing:
+            raise repository.HubError(f"{name}: its frozen parts are missing: {'; '.join(missing)}")
+        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = build(config, device, build_encoder(config).to(device))
+        load_projection(model, config, folder)
+        model.config = config
+        return model.eval()
+
+    def train(self, mode: bool = True) -> SkinGPT4:
+        """Put only what is trained (the projection, and LoRA if there is any) into training mode."""
+        super().train(False)
+        self.projection.train(mode)
+        lora.set_training(self.language_model, mode)
+        return self
+
+    def encode_images(self, image: Tensor) -> Tensor:
+        """Map pictures (b, 3, h, w) to queries (b, q, d)."""
+        if self.encoder is None:
+            raise RuntimeError("this model was built without an image encoder; give it queries")
+        return self.encoder(image)
+
+    def embed(self, input_ids: Tensor, queries: Tensor | None) -> Tensor:
+        """Input embeddings (b, t, width) with projected queries at IMAGE_TOKEN, in order of occurrence.
+
+        Args:
+            input_ids: (b, t) int64.
+            queries: (images, q, d), one for each picture in the batch, or None without pictures.
+
+        Raises:
+            ValueError: the places do not match the queries.
+        """
+        input_ids = input_ids.to(input_device(self.language_model))
+        embeds = self.language_model.get_input_embeddings()(input_ids.clamp(min=0))
+        places = input_ids == IMAGE_TOKEN
+        num_places, num_queries = (
+            int(places.sum()),
+            0 if queries is None else queries.shape[0] * queries.shape[1],
+        )
+        if num_places != num_queries:
+            raise ValueError(
+                f"the text has {num_places} image positions, the pictures give {num_queries} vectors"
+            )
+        if queries is None:
+            return embeds
+        with torch.autocast(embeds.device.type, enabled=False):  # the projection stays in fp32
+            projected = self.projection(queries.to(self.projection.weight.device).float())
+        return embeds.masked_scatter(places[..., None], projected.flatten(0, 1).to(embeds))
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        attention_mask: Tensor | None = None,
+        image: Tensor | None = None,
+        queries: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Summed cross-entropy over supervised tokens.
+
+        Args:
+            input_ids: (b, t) with IMAGE_TOKEN where queries go, right padded.
+            labels: (b, t), IGNORED where not supervised.
+            attention_mask: (b, t), 0 at padding; None where there is none, or with `position_ids`.
+            image: (images, 3, h, w), or
+            queries: (images, q, d) precomputed.
+            position_ids: (b, t), anew from 0 with each sample, where a row holds several.
+
+        Returns:
+            (loss summed over the supervised tokens, fp32 scalar on `input_ids`' device; their number, int64 scalar).
+        """
+        if queries is None and image is not None:
+            queries = self.encode_images(image)
+        embeds = self.embed(input_ids, queries)
+        mask, positions = (None if x is None else x.to(embeds.device) for x in (attention_mask, position_ids))
+        loss, count = supervised_loss(
+            self.language_model, embeds, labels, mask, positions, self.loss_chunk_bytes, self.all_logits
+        )
+        return loss.to(input_ids.device), torch.tensor(count)
+
+    @torch.no_grad()
+    def generate(
+        self, encoded: Sequence[Encoded], queries: Tensor | None, stop: Sequence[str] = (), **options: Any
+    ) -> list[str]:
+        """Answer prompts in one batch, left padded, each row stopped on its own decoded text.
+
+        Args:
+            encoded: one prompt per row.
+            queries: (images, q, d) of all rows in order.
+            stop: strings that end an answer and are cut off.
+            options: passed to the language model's `generate`, e.g. `max_new_tokens`, `do_sample`, `streamer`.
+        """
+        input_ids, attention_mask = pad_left([e.input_ids for e in encoded])
+        device = input_device(self.language_model)
+        embeds = self.embed(input_ids, queries)
+        # A stop string that is one special token is cheaper to see as an id than in decoded text.
+        ends = self.end_tokens(stop)
+        options["eos_token_id"] = sorted(ends.values()) or None
+        if strings := [s for s in stop if s not in ends]:
+            options |= {"stop_strings": strings, "tokenizer": self.tokenizer}
+        pad = self.tokenizer.pad_token_id
+        pads = tuple(filter(None, [self.tokenizer.pad_token]))
+        ids = self.language_model.generate(
+            inputs_embeds=embeds,
+            attention_mask=attention_mask.to(device),
+            pad_token_id=self.tokenizer.eos_token_id if pad is None else pad,
+            **options,
+        )
+        return [
+            cut_at(self.tokenizer.decode(row, skip_special_tokens=False), (*stop, *ends, *pads))
+            for row in ids
+        ]
+
+    def end_tokens(self, stop: Sequence[str]) -> dict[str, int]:
+        """Special tokens that end an answer, text to id: the model's own, the tokenizer's, those of `stop`."""
+        own = self.language_model.generation_config.eos_token_id
+        ids = own if isinstance(own, list) else [own] if own is not None else []
+        special = {s: self.tokenizer.convert_tokens_to_ids(s) for s in special_tokens(self.tokenizer)}
+        named = {s: special[s] for s in (*stop, self.tokenizer.eos_token) if s in special}
+        return named | {
+            s: i for s, i in zip(self.tokenizer.convert_ids_to_tokens(ids), ids, strict=True) if s
+        }
+
+    def num_parameters(self) -> tuple[int, int]:
+        """(trainable, all) numbers of parameters."""
+        parameters = list(self.parameters())
+        return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+
+
+def cut_at(text: str, stops: Sequence[str]) -> str:
+    """The text before the first of the stop strings, without surrounding blanks."""
+    for stop in stops:
+        text = text.split(stop)[0]
+    return text.strip()
+
+
+def pad_left(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+    """(input_ids, attention_mask), both (b, t) int64; padding stands before the text, never inside it."""
+    length = max(map(len, rows))
+    ids = torch.tensor([[0] * (length - len(row)) + list(row) for row in rows])
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    return ids, mask

@@ -1,0 +1,287 @@
+"""Prompt templates as data, and one renderer that training, chat and evaluation share.
+
+A conversation becomes a list of token ids and a mask of the supervised ones, built together. An image is
+`num_query_tokens` copies of `IMAGE_TOKEN`; the model puts the projected queries in their place.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from skingpt4.support.errors import UserError
+
+IMAGE_TOKEN = -1  # never a vocabulary id; the model replaces it before the embedding is looked up
+IGNORED = -100  # a label that takes no part in the loss
+IMAGE = "<ImageHere>"  # the placeholder inside a question's text
+
+
+class PromptError(UserError):
+    """A template or conversation that cannot be rendered; the message says why."""
+
+
+@dataclass(frozen=True)
+class Template:
+    """The text around questions and answers.
+
+    `image` frames one picture inside a user turn, `end` closes an answer and is supervised, `stop` lists the
+    strings that end a generated answer. `bos` asks for the tokenizer's own first token, if it has one.
+    """
+
+    name: str
+    user: str  # "{image}" and "{question}" are filled in
+    assistant: str
+    end: str
+    stop: tuple[str, ...]
+    image: str = "<Img><ImageHere></Img> "
+    system: str = ""
+    bos: bool = True
+    between: str = ""  # stands between an answer's end and the next turn
+
+
+_MINIGPT4_SYSTEM = (
+    "Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide it to you. "
+    "Please answer my questions."
+)
+
+TEMPLATES: dict[str, Template] = {
+    t.name: t
+    for t in (
+        # MiniGPT-4's and SkinGPT-4's training prompt, with the trailing space it was trained with.
+        Template("vicuna", "###Human: {image}{question} ", "###Assistant: ", "###", ("###",)),
+        # The same words after MiniGPT-4's system sentence, which the original chat uses but never trained.
+        Template(
+            "vicuna_system", "###Human: {image}{question} ", "###Assistant: ", "###", ("###",),
+            system=_MINIGPT4_SYSTEM,
+        ),
+        # The original chat's own form, which is not the trained one: no blanks before and after "###Assistant:".
+        Template(
+            "minigpt4_chat", "###Human: {image}{question}", "###Assistant:", "###", ("###",),
+            system=_MINIGPT4_SYSTEM,
+        ),
+        # The article's form.
+        Template("instruction", "### Instruction: {image}{question} ", "### Response: ", "###", ("###",)),
+        Template("llama2", "<s>[INST] {image}{question} [/INST]", "", "</s>", ("</s>", "[INST]"), bos=False),
+        Template(
+            "falcon", "User: {image}{question}\n", "Assistant: ", "<|endoftext|>", ("<|endoftext|>", "\nUser:"),
+        ),
+        Template(
+            "chatml", "<|im_start|>user\n{image}{question}<|im_end|>\n", "<|im_start|>assistant\n", "<|im_end|>",
+            ("<|im_end|>", "<|im_start|>"), image="<ImageHere>\n", bos=False, between="\n",
+        ),
+    )
+}  # fmt: skip
+TOKENIZER_TEMPLATE = "tokenizer"  # the name under which the tokenizer's own chat template is used
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A question, its answer (None: to be generated) and how many new pictures stand before the question.
+
+    `blank` is what the model wrote before the answer's first letter: part of what it has read, but not shown.
+    """
+
+    question: str
+    answer: str | None = None
+    num_images: int = 0
+    blank: str = ""
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """`input_ids` (t,) with IMAGE_TOKEN where queries go; `supervised` (t,) marks answer tokens and end."""
+
+    input_ids: list[int]
+    supervised: list[bool]
+
+
+def get_template(name: str) -> Template | None:
+    """The template of that name; None stands for the tokenizer's own chat template.
+
+    Raises:
+        PromptError: no such template.
+    """
+    if name == TOKENIZER_TEMPLATE:
+        return None
+    if name not in TEMPLATES:
+        known = ", ".join([*TEMPLATES, TOKENIZER_TEMPLATE])
+        raise PromptError(f"prompt template '{name}' is unknown; choose one of {known}")
+    return TEMPLATES[name]
+
+
+def render(template: Template | None, turns: Sequence[Turn], tokenizer: Any = None) -> list[tuple[str, bool]]:
+    """The conversation as (text, supervised) pieces; pictures are the IMAGE placeholder inside a text.
+
+    The last answer may be None: the pieces then end where the model is to go on.
+
+    Raises:
+        PromptError: an answer is missing in the middle, or the tokenizer has no chat template.
+    """
+    if any(turn.answer is None for turn in turns[:-1]) or not turns:
+        raise PromptError("only the last turn of a conversation may lack its answer")
+    if template is None:
+        return _render_with_tokenizer(turns, tokenizer)
+    pieces: list[tuple[str, bool]] = []
+    for number, turn in enumerate(turns):
+        text = _user_text(template, turn) + template.assistant
+        # In "###" dialogues the symbol that closes an answer also opens the next turn: write it once.
+        before = template.between + text.removeprefix(template.end) if number else template.system + text
+        pieces.append((before, False))
+        if turn.answer is not None:
+            pieces.append((turn.blank + turn.answer + template.end, True))
+    return pieces
+
+
+def _user_text(template: Template, turn: Turn) -> str:
+    question = turn.question
+    if IMAGE not in question:  # a question that places its pictures itself needs no frame
+        return template.user.format(image=template.image * turn.num_images, question=question)
+    return template.user.format(image="", question=question.replace(IMAGE, template.image.rstrip()))
+
+
+def _render_with_tokenizer(turns: Sequence[Turn], tokenizer: Any) -> list[tuple[str, bool]]:
+    if not getattr(tokenizer, "chat_template", None):
+        raise PromptError(
+            "this tokenizer has no chat template of its own; name a template in prompt.template"
+        )
+    mark = "<answer {}>"
+    while any(mark.split("{")[0] in turn.question for turn in turns):
+        mark = "<" + mark  # never a text that a question holds
+    messages = []
+    for number, turn in enumerate(turns):
+        question = (
+            turn.question if IMAGE in turn.question else (IMAGE + "\n") * turn.num_images + turn.question
+        )
+        messages.append({"role": "user", "content": question})
+        if turn.answer is not None:
+            messages.append({"role": "assistant", "content": mark.format(number)})
+    open_end = turns[-1].answer is None
+    text = _chat_text(messages, tokenizer, open_end)
+    opened = _chat_text(messages[:1], tokenizer, open_end=True)
+    blanks = len(opened) - len(opened.rstrip())
+    pieces, rest = [], text
+    for number, turn in enumerate(turns):
+        if turn.answer is None:
+            break
+        before, found, rest = rest.partition(mark.format(number))
+        if not found:
+            raise PromptError(
+                "the tokenizer's chat template drops answers; name a template in prompt.template"
+            )
+        # What closes an answer is the first special token after it; it is supervised with the answer.
+        end = _first_special(rest, tokenizer)
+        # Some templates write a blank before an answer that they do not write when they ask for one: a model that
+        # read it in training would miss it later, so it is learnt with the answer.
+        stem = before.rstrip()
+        lead = before[len(stem) + blanks :]
+        pieces += [
+            (before[: len(before) - len(lead)], False),
+            ((turn.blank or lead) + turn.answer + end, True),
+        ]
+        rest = rest[len(end) :]
+    if open_end:
+        pieces.append((rest, False))
+    return pieces
+
+
+def _chat_text(messages: list[dict[str, str]], tokenizer: Any, open_end: bool) -> str:
+    # Qwen 3's template shows an answer after an empty thought, but opens one without, unless told not to think.
+    return tokenizer.apply_chat_template(
+        messages, tokenize=False, add_generation_prompt=open_end, enable_thinking=False
+    )
+
+
+def _first_special(text: str, tokenizer: Any) -> str:
+    found = [(text.find(s), s) for s in special_tokens(tokenizer) if s in text]
+    if not found:
+        return ""
+    place, token = min(found)
+    return text[: place + len(token)]
+
+
+def special_tokens(tokenizer: Any) -> list[str]:
+    """Every special token by its text, also those that have no role of their own, such as Llama 3's `<|eot_id|>`."""
+    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return list(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
+
+
+def stop_strings(template: Template | None, tokenizer: Any) -> tuple[str, ...]:
+    """The decoded strings that end an answer.
+
+    A chat template may close an answer with another token than the tokenizer's last one: Gemma's does, and so do
+    tokenizers that a base model shares with its instructed sibling.
+    """
+    if template is not None:
+        return template.stop
+    return tuple(dict.fromkeys(filter(None, [answer_end(None, tokenizer).strip(), tokenizer.eos_token])))
+
+
+def answer_end(template: Template | None, tokenizer: Any) -> str:
+    """What closes an answer and is supervised with it."""
+    if template is not None:
+        return template.end
+    answer = "answer"
+    *_, (text, _) = _render_with_tokenizer([Turn("question", answer)], tokenizer)
+    return text.partition(answer)[2]
+
+
+def encode(
+    pieces: Sequence[tuple[str, bool]],
+    tokenizer: Any,
+    num_query_tokens: int,
+    bos: bool = False,
+) -> Encoded:
+    """Token ids and the supervised mask of rendered pieces.
+
+    Each text between pictures and answers is tokenised on its own without special tokens, as the original
+    does (SentencePiece puts a prefix space before each).
+    """
+    input_ids: list[int] = []
+    supervised: list[bool] = []
+    if bos and tokenizer.bos_token_id is not None:
+        input_ids.append(tokenizer.bos_token_id)
+        supervised.append(False)
+    for text, learned in pieces:
+        parts = [text] if learned else text.split(IMAGE)
+        for number, part in enumerate(parts):
+            if number:
+                input_ids += [IMAGE_TOKEN] * num_query_tokens
+                supervised += [False] * num_query_tokens
+            if part:
+                ids = tokenizer(part, add_special_tokens=False)["input_ids"]
+                input_ids += ids
+                supervised += [learned] * len(ids)
+    return Encoded(input_ids, supervised)
+
+
+def encode_turns(
+    template: Template | None, turns: Sequence[Turn], tokenizer: Any, num_query_tokens: int
+) -> Encoded:
+    """A conversation as token ids with its supervised mask: `render`, then `encode`."""
+    bos = bool(template and template.bos)
+    return encode(render(template, turns, tokenizer), tokenizer, num_query_tokens, bos)
+
+
+def shorten(answer: str, end: str, tokenizer: Any, max_text_tokens: int) -> str:
+    """The answer, cut at the last sentence such that with its end it has at most `max_text_tokens` tokens.
+
+    The original cuts blindly and loses the end symbol, so a long answer never teaches the model to stop.
+    An answer whose first sentence is too long is cut at a word.
+    """
+
+    def fits(text: str) -> bool:
+        return len(tokenizer(text + end, add_special_tokens=False)["input_ids"]) <= max_text_tokens
+
+    if fits(answer):
+        return answer
+    for pattern in (r"(?<=[.!?])\s+", r"\s+"):
+        places = [m.start() for m in re.finditer(pattern, answer)]
+        low, high = 0, len(places)  # the longest prefix that fits, by bisection: token counts only grow
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if fits(answer[: places[middle - 1]]) else (low, middle - 1)
+        if low:
+            return answer[: places[low - 1]]
+    return ""

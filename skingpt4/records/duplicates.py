@@ -1,0 +1,127 @@
+"""Which records show the same thing: equal bytes, nearly equal pictures, one case, one patient.
+
+Nearly equal is judged by the 64-bit perceptual hash that `data.prepare` wrote (imagehash's pHash): two pictures
+whose hashes differ in few bits. benchmarks/records/near_duplicates.py says what a distance finds and what it confuses.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pyarrow.compute as pc
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from tqdm import tqdm
+
+from skingpt4.records.manifest import Manifest
+
+HASH_BITS = 64
+NEAR = 6  # bits; see benchmarks/records/near_duplicates.py
+_FEW_BITS = 8  # a picture with structure sets about 32 of the 64
+_BLOCK = 2048  # rows compared at once: 2048 x 2048 differences are 32 MB
+
+
+def near_pairs(hashes: np.ndarray, distance: int, progress: bool = False) -> np.ndarray:
+    """All pairs of hashes that differ in at most `distance` bits.
+
+    Two hashes that differ in at most k bits agree in at least one of k + 1 pieces, so only hashes that share a
+    piece are compared (multi-index hashing, Norouzi et al. 2012, arXiv 1307.2982, in its simplest form).
+
+    Args:
+        hashes: (n,) uint64, each value once.
+        distance: 0 to 63 bits.
+        progress: show a bar.
+
+    Returns:
+        (pairs, 2) int64, the smaller row first, in no particular order.
+    """
+    edges = np.linspace(0, HASH_BITS, distance + 2).astype(int)
+    found = [np.empty((0, 2), dtype=np.int64)]
+    pieces = list(pairwise(edges))
+    for low, high in tqdm(pieces, desc="near duplicates", disable=not progress):
+        mask = np.uint64(2**64 - 1) if high - low == HASH_BITS else np.uint64((1 << int(high - low)) - 1)
+        piece = (hashes >> np.uint64(low)) & mask
+        order = np.argsort(piece, kind="stable")
+        for rows in np.split(order, np.flatnonzero(np.diff(piece[order])) + 1):
+            found += _close(hashes, rows, distance)
+    pairs = np.concatenate(found)
+    return np.unique(np.sort(pairs, axis=1), axis=0)
+
+
+def _close(hashes: np.ndarray, rows: np.ndarray, distance: int) -> list[np.ndarray]:
+    found = []
+    for start in range(0, len(rows), _BLOCK):
+        left = rows[start : start + _BLOCK]
+        for other in range(start, len(rows), _BLOCK):
+            right = rows[other : other + _BLOCK]
+            near = np.bitwise_count(hashes[left][:, None] ^ hashes[right][None]) <= distance
+            a, b = np.nonzero(np.triu(near, 1) if other == start else near)
+            if len(a):
+                found.append(np.stack([left[a], right[b]], axis=1))
+    return found
+
+
+def components(count: int, pairs: np.ndarray) -> np.ndarray:
+    """The cluster number (count,) int64 of each row when the rows of every pair belong together."""
+    links = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
+    return connected_components(links, directed=False)[1].astype(np.int64)
+
+
+def codes(records: Manifest, key: str, per_source: bool = False) -> np.ndarray:
+    """A number (n,) int64 for each distinct value of a key; -1 where the record has none.
+
+    Args:
+        records: the manifest.
+        key: such as ``sha256``.
+        per_source: equal values of two sources are different (a case number is its source's own).
+    """
+    column = records.column(key)
+    if per_source:
+        source = pc.fill_null(records.column("source"), "")
+        column = pc.binary_join_element_wise(source, column, "\x1f")
+    numbers = pc.fill_null(column.combine_chunks().dictionary_encode().indices, -1)
+    return numbers.to_numpy(zero_copy_only=False).astype(np.int64)
+
+
+def perceptual_hashes(records: Manifest) -> tuple[np.ndarray, np.ndarray]:
+    """(hashes (m,) uint64 each once, row of each record among them (n,) int64 or -1 where it has none).
+
+    A picture without structure has a hash of one bit or so; it is like every other such picture and says nothing.
+    """
+    encoded = records.column("phash").combine_chunks().dictionary_encode()
+    values = np.array([int(text, 16) for text in encoded.dictionary.to_pylist()], dtype=np.uint64)
+    places = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    unique, inverse = np.unique(values, return_inverse=True)
+    if not len(unique):
+        return unique, places
+    telling = np.bitwise_count(unique) >= _FEW_BITS
+    place_of = np.where(telling, np.cumsum(telling) - 1, -1)[inverse]
+    return unique[telling], np.where(places < 0, -1, place_of[places])
+
+
+def links(records: Manifest, distance: int = NEAR, progress: bool = False) -> dict[str, np.ndarray]:
+    """For each kind of tie, a cluster number (n,) int64 per record; -1 where it has no tie of that kind to give.
+
+    Kinds: ``exact`` (equal bytes), ``near`` (perceptual hash), ``case``, ``patient`` (of one source).
+    """
+    unique, places = perceptual_hashes(records)
+    near = components(len(unique), near_pairs(unique, distance, progress)) if len(unique) else places
+    return {
+        "exact": codes(records, "sha256"),
+        "near": np.where(places < 0, -1, near[places]),
+        "case": codes(records, "case_id", per_source=True),
+        "patient": codes(records, "patient_id", per_source=True),
+    }
+
+
+def clusters(ties: dict[str, np.ndarray]) -> np.ndarray:
+    """One cluster number (n,) int64 per record: whatever is tied in any way stands together."""
+    count = len(next(iter(ties.values())))
+    pairs = [np.empty((0, 2), dtype=np.int64)]
+    for numbers in ties.values():
+        rows = np.flatnonzero(numbers >= 0)
+        order = rows[np.argsort(numbers[rows], kind="stable")]
+        same = numbers[order][1:] == numbers[order][:-1]
+        pairs.append(np.stack([order[:-1][same], order[1:][same]], axis=1))
+    return components(count, np.concatenate(pairs))

@@ -1,0 +1,253 @@
+"""The addresses of the HTTP API: a request in, an answer or a stream of events out; see `http_api` for the server."""
+
+from __future__ import annotations
+
+import hmac
+import json
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from skingpt4.server.http.request import MODEL, ApiError, ChatRequest, read_request
+from skingpt4.server.http.response import Reply, event
+from skingpt4.support.errors import UserError
+
+if TYPE_CHECKING:
+    from skingpt4.server.http.answering import Answer, Answerer
+
+THREADS = 400  # so that no request waits for a thread
+LOCAL_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may bring, and how many may be under way."""
+
+    max_body_bytes: int = 20 * 2**20
+    max_pictures: int = 8
+    max_requests: int = 64
+
+
+@dataclass
+class Api:
+    """The HTTP side of an `Answerer`."""
+
+    answerer: Answerer
+    limits: Limits = field(default_factory=Limits)
+    key: str | None = None
+    under_way: int = 0
+
+    async def health(self, request: Request) -> Response:
+        """Whether the server answers, without a key."""
+        return JSONResponse({"status": "ok", "checkpoint": self.answerer.identity["checkpoint"]})
+
+    async def models(self, request: Request) -> Response:
+        """The one model, with what it is and was trained on."""
+        self._let_in(request)
+        one = {"id": MODEL, "object": "model", "created": 0, "owned_by": "local", "skingpt4": self._about()}
+        if "name" not in request.path_params:
+            return JSONResponse({"object": "list", "data": [one]})
+        if request.path_params["name"] != MODEL:
+            raise ApiError(f"this server has the model {MODEL!r} alone", "model", 404, "model_not_found")
+        return JSONResponse(one)
+
+    async def completions(self, request: Request) -> Response:
+        """Answer a conversation, whole or streamed."""
+        self._let_in(request)
+        asked = read_request(await self._json(request), self.limits.max_pictures)
+        if self.under_way >= self.limits.max_requests:
+            raise ApiError(
+                f"{self.under_way} requests are under way; try again in a moment", None, 429, "busy"
+            )
+        self.under_way += 1
+        answer = self.answerer.begin(asked)
+        try:
+            pieces = await self._while_connected(request, answer, answer.start)
+            if asked.stream:
+                return _Events(self._events(asked, answer, pieces), lambda: self._end(answer))
+            text = await self._while_connected(request, answer, lambda: "".join(pieces))
+            extension = await self._while_connected(request, answer, lambda: self._extension(asked, answer))
+            reply = Reply(self.answerer.fingerprint)
+            response = JSONResponse(reply.whole(text, answer.finish, answer.usage, extension))
+        except BaseException:
+            self._end(answer)
+            raise
+        self._end(answer)
+        return response
+
+    async def _events(self, asked: ChatRequest, answer: Answer, pieces: Iterator[str]) -> AsyncIterator[str]:
+        """Server-sent events; a failure after the first is one of them."""
+        reply, first = Reply(self.answerer.fingerprint), True
+        try:
+            while (piece := await _in_thread(lambda: next(pieces, None))) is not None:
+                yield reply.piece(piece, first)
+                first = False
+            if first:
+                yield reply.piece("", True)
+            extension = await _in_thread(lambda: self._extension(asked, answer))
+            yield reply.end(answer.finish, extension, answer.usage if asked.include_usage else None)
+        except Exception as error:
+            yield event(as_api_error(error).to_dict())
+
+    async def _while_connected(self, request: Request, answer: Answer, work: Callable[[], Result]) -> Result:
+        """Do blocking work; the answer is stopped when the client leaves."""
+        found: list[Result] = []
+        async with anyio.create_task_group() as group:
+
+            async def watch() -> None:
+                while (await request.receive())["type"] != "http.disconnect":
+                    pass
+                answer.stop()
+
+            group.start_soon(watch)
+            try:
+                found.append(await _in_thread(work))
+            except Exception as error:  # out of the group as it is, not as a group of one
+                failure: Exception | None = error
+            else:
+                failure = None
+            group.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        return found[0]
+
+    def _end(self, answer: Answer) -> None:
+        if not answer.ended:
+            self.under_way -= 1
+            answer.end()
+
+    def _extension(self, asked: ChatRequest, answer: Answer) -> dict[str, Any]:
+        return self._about() | answer.extension(asked.wants)
+
+    def _about(self) -> dict[str, Any]:
+        return self.answerer.standing
+
+    def _let_in(self, request: Request) -> None:
+        """Refuse whoever lacks the key, and pages of other sites in a browser of this machine.
+
+        Raises:
+            ApiError: 401 or 403.
+        """
+        origin = request.headers.get("origin")
+        if origin is not None and urlsplit(origin).hostname not in LOCAL_NAMES:
+            raise ApiError("pages of other sites may not ask this server", None, 403, "foreign_origin")
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if self.key and not (
+            scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.key.encode())
+        ):
+            raise ApiError(
+                "the API key is missing or wrong; send Authorization: Bearer KEY",
+                None,
+                401,
+                "invalid_api_key",
+            )
+
+    async def _json(self, request: Request) -> Any:
+        if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+            raise ApiError("send the body as application/json", None, 415)
+        most, body = self.limits.max_body_bytes, bytearray()
+        too_large = ApiError(
+            f"the body is larger than {most} bytes; send smaller pictures", None, 413, "too_large"
+        )
+        length = request.headers.get("content-length", "")
+        if length.isdigit() and int(length) > most:
+            raise too_large
+        async for part in request.stream():
+            body += part
+            if len(body) > most:
+                raise too_large
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError):
+            raise ApiError("the body is no JSON") from None
+
+
+class _Events(StreamingResponse):
+    """Server-sent events that end their answer however the response ends, also when nobody listens any more."""
+
+    def __init__(self, events: AsyncIterator[str], on_end: Callable[[], None]) -> None:
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        super().__init__(events, media_type="text/event-stream", headers=headers)
+        self.on_end = on_end
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self.on_end()
+
+
+async def _in_thread(work: Callable[[], Result]) -> Result:
+    """Blocking work in a thread that is left to itself when the request is cancelled."""
+    limiter = anyio.to_thread.current_default_thread_limiter()
+    limiter.total_tokens = max(limiter.total_tokens, THREADS)
+    return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
+
+
+def as_api_error(error: Exception) -> ApiError:
+    """Any failure in OpenAI's terms; what nobody expected goes to the terminal too, without the request."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, UserError):
+        kind = type(error).__name__
+        codes = {"ContextFull": "context_length_exceeded", "ImageError": "invalid_image"}
+        return ApiError(str(error), "messages", 400, codes.get(kind))
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return ApiError(
+            "out of memory: ask for a shorter answer, or try again later", None, 503, "out_of_memory"
+        )
+    traceback.print_exception(error)
+    return ApiError(
+        f"something unexpected failed ({type(error).__name__}); the server's terminal shows where", None, 500
+    )
+
+
+def _reported(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    """An endpoint whose failures are OpenAI's error objects."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except ClientDisconnect:
+            return Response(status_code=499)  # nobody reads it
+        except Exception as error:
+            found = as_api_error(error)
+            headers = {"retry-after": "2"} if found.status_code in (429, 503) else {}
+            return JSONResponse(found.to_dict(), found.status_code, headers)
+
+    return answer
+
+
+async def _no_such(request: Request, error: Exception) -> Response:
+    status = getattr(error, "status_code", 404)
+    what = "there is no such address" if status == 404 else str(getattr(error, "detail", error))
+    return JSONResponse(
+        ApiError(f"{what}; see /v1/models and /v1/chat/completions", None, status).to_dict(), status
+    )
+
+
+def make_app(api: Api, local: bool = True) -> Starlette:
+    """The ASGI application; `local` lets only this machine's names through as Host."""
+    names = list(LOCAL_NAMES) if local else ["*"]
+    return Starlette(
+        routes=[
+            Route("/health", api.health),
+            Route("/v1/models", _reported(api.models)),
+            Route("/v1/models/{name:path}", _reported(api.models)),
+            Route("/v1/chat/completions", _reported(api.completions), methods=["POST"]),
+        ],
+        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=names)],
+        exception_handlers={404: _no_such, 405: _no_such},
+    )

@@ -1,0 +1,260 @@
+"""A request in the shape of OpenAI's chat completions, read into what `ChatSession` knows; no model is needed here.
+
+What cannot be done is refused in a sentence, never silently left out: several choices, tools, remote pictures.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from skingpt4.model.prompts import IMAGE
+from skingpt4.support.errors import UserError
+
+MODEL = "skingpt4"
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+# Keys that change nothing here; clients send some of them unasked.
+IGNORED_KEYS = ("user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier",
+    "prompt_cache_key", "reasoning_effort", "verbosity")  # fmt: skip
+# Keys that would change the answer in a way that is not built, with the values that ask for nothing.
+NOTHING: dict[str, tuple[Any, ...]] = {
+    "n": (None, 1), "frequency_penalty": (None, 0), "presence_penalty": (None, 0), "logit_bias": (None, {}),
+    "logprobs": (None, False), "top_logprobs": (None, 0), "tools": (None, []), "tool_choice": (None, "none", "auto"),
+    "functions": (None, []), "function_call": (None, "none", "auto"), "audio": (None,), "prediction": (None,),
+    "response_format": (None, {"type": "text"}), "modalities": (None, ["text"]), "web_search_options": (None,),
+}  # fmt: skip
+KNOWN = ("model", "messages", "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop",
+    "stream", "stream_options", "skingpt4")  # fmt: skip
+DATA_URL = re.compile(r"data:(?:image/[\w.+-]+)?(?:;[\w.=+-]+)*;base64,", re.IGNORECASE)
+
+
+class ApiError(UserError):
+    """A request that is refused, in the terms of OpenAI's error object."""
+
+    def __init__(
+        self, message: str, param: str | None = None, status_code: int = 400, code: str | None = None
+    ):
+        """Keep the sentence, the key it is about, the HTTP status and a code for programs."""
+        super().__init__(message)
+        self.param, self.status_code, self.code = param, status_code, code
+
+    def to_dict(self) -> dict[str, Any]:
+        """OpenAI's error object."""
+        kind = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(
+            self.status_code, "invalid_request_error" if self.status_code < 500 else "server_error"
+        )
+        return {
+            "error": {"message": str(self), "type": kind, "param": self.param, "code": self.code},
+        }
+
+
+@dataclass(frozen=True)
+class Said:
+    """One question with its pictures as files' bytes, and its answer (None: it is to be given)."""
+
+    question: str
+    pictures: tuple[bytes, ...] = ()
+    answer: str | None = None
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """What is asked: the conversation so far (its last answer open) and how the answer is drawn."""
+
+    talk: tuple[Said, ...]
+    max_new_tokens: int | None = None
+    temperature: float = 0.0
+    top_p: float = 0.9
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    stream: bool = False
+    include_usage: bool = False
+    wants: frozenset[str] = field(default_factory=frozenset)  # of EXTENSIONS
+
+    @property
+    def pictures(self) -> list[bytes]:
+        """All pictures in order."""
+        return [picture for said in self.talk for picture in said.pictures]
+
+
+EXTENSIONS = ("differential", "quality")
+
+
+def read_request(body: Any, max_pictures: int = 8) -> ChatRequest:
+    """Check a request's JSON.
+
+    Args:
+        body: the parsed JSON.
+        max_pictures: in the whole conversation.
+
+    Raises:
+        ApiError: the first thing that is wrong.
+    """
+    if not isinstance(body, dict):
+        raise ApiError("the body must be a JSON object with 'messages'")
+    for key, value in body.items():
+        _check_key(key, value)
+    name = body.get("model")
+    if name is not None and name != MODEL:
+        raise ApiError(
+            f"the model {name!r} is not here; this server has {MODEL!r}", "model", 404, "model_not_found"
+        )
+    longest = body.get("max_completion_tokens", body.get("max_tokens"))
+    options = body.get("stream_options") or {}
+    if not isinstance(options, dict):
+        raise ApiError("'stream_options' must be an object", "stream_options")
+    request = ChatRequest(
+        read_messages(body.get("messages")),
+        None if longest is None else int(_number(longest, "max_completion_tokens", 1, 100_000, whole=True)),
+        float(_number(body.get("temperature") or 0, "temperature", 0, 2)),
+        float(_number(0.9 if body.get("top_p") is None else body["top_p"], "top_p", 1e-6, 1)),
+        int(_number(body.get("seed") or 0, "seed", -(2**63), 2**63 - 1, whole=True)),
+        _stops(body.get("stop")),
+        _flag(body.get("stream"), "stream"),
+        _flag(options.get("include_usage"), "stream_options.include_usage"),
+        _wants(body.get("skingpt4")),
+    )
+    if len(request.pictures) > max_pictures:
+        raise ApiError(
+            f"the conversation has {len(request.pictures)} pictures; at most {max_pictures} are read",
+            "messages",
+        )
+    return request
+
+
+def _check_key(key: str, value: Any) -> None:
+    if key in NOTHING and not any(value == one and type(value) is type(one) for one in NOTHING[key]):
+        if key == "n":
+            raise ApiError("'n' must be 1: one request gets one answer", key)
+        raise ApiError(f"'{key}' is not supported; leave it out", key, code="unsupported_parameter")
+    if key not in (*KNOWN, *NOTHING, *IGNORED_KEYS):
+        near = difflib.get_close_matches(key, KNOWN, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else ""
+        raise ApiError(f"unknown key '{key}'{hint}", key, code="unknown_parameter")
+
+
+def _number(value: Any, key: str, low: float, high: float, whole: bool = False) -> float | int:
+    right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not right or not low <= value <= high or (whole and value != int(value)):
+        kind = "a whole number" if whole else "a number"
+        raise ApiError(f"'{key}' must be {kind} from {low:g} to {high:g}", key)
+    return value
+
+
+def _flag(value: Any, key: str) -> bool:
+    if value not in (None, True, False) or (isinstance(value, int) and not isinstance(value, bool)):
+        raise ApiError(f"'{key}' must be true or false", key)
+    return bool(value)
+
+
+def _stops(value: Any) -> tuple[str, ...]:
+    stops = [value] if isinstance(value, str) else value or []
+    if not isinstance(stops, list) or len(stops) > 4 or not all(isinstance(s, str) and s for s in stops):
+        raise ApiError("'stop' must be a text or up to four texts, none of them empty", "stop")
+    return tuple(stops)
+
+
+def _wants(value: Any) -> frozenset[str]:
+    """Which parts of the extension are asked for."""
+    if value is None:
+        return frozenset()
+    if not isinstance(value, dict) or not set(value) <= set(EXTENSIONS):
+        raise ApiError(
+            f"'skingpt4' must be an object with {' or '.join(EXTENSIONS)}: true or false", "skingpt4"
+        )
+    return frozenset(key for key, wanted in value.items() if _flag(wanted, f"skingpt4.{key}"))
+
+
+def read_messages(messages: Any) -> tuple[Said, ...]:
+    """The conversation. A system message stands before the first question; questions in a row become one.
+
+    Raises:
+        ApiError: names the message that does not fit.
+    """
+    if not isinstance(messages, list) or not messages:
+        raise ApiError("'messages' must be a list of messages, at least one", "messages")
+    talk: list[Said] = []
+    system: list[str] = []
+    for number, message in enumerate(messages):
+        where = f"messages[{number}]"
+        if not isinstance(message, Mapping) or message.get("role") not in ROLES:
+            raise ApiError(f"{where}: 'role' must be one of {', '.join(ROLES)}", f"{where}.role")
+        role = ROLES[message["role"]]
+        if role == "assistant" and any(message.get(key) for key in ("tool_calls", "function_call", "audio")):
+            raise ApiError(f"{where}: tools are not supported", where)
+        text, pictures = _content(message.get("content"), f"{where}.content", role == "user")
+        if role == "system":
+            if talk:
+                raise ApiError(f"{where}: a system message stands before the first question", where)
+            system.append(text)
+        elif role == "user":
+            talk = _asked(talk, text, pictures)
+        elif not talk or talk[-1].answer is not None:
+            raise ApiError(f"{where}: an answer follows a question", where)
+        else:
+            talk[-1] = replace(talk[-1], answer=text)
+    if not talk or talk[-1].answer is not None:
+        raise ApiError("the last message must be of the role 'user'", "messages")
+    for number, said in enumerate(talk, 1):
+        if not said.question:
+            raise ApiError(f"question {number} has no text; add what you want to know", "messages")
+    if system:
+        talk[0] = replace(talk[0], question="\n".join([*system, talk[0].question]))
+    return tuple(talk)
+
+
+def _asked(talk: Sequence[Said], text: str, pictures: tuple[bytes, ...]) -> list[Said]:
+    if not talk or talk[-1].answer is not None:
+        return [*talk, Said(text, pictures)]
+    last = talk[-1]
+    question = "\n".join(filter(None, [last.question, text]))
+    return [*talk[:-1], Said(question, (*last.pictures, *pictures))]
+
+
+def _content(content: Any, where: str, may_show: bool) -> tuple[str, tuple[bytes, ...]]:
+    if isinstance(content, str):
+        content = [{"type": "text", "text": content}]
+    if not isinstance(content, list):
+        raise ApiError(f"{where}: must be a text or a list of parts", where)
+    texts, pictures = [], []
+    for number, part in enumerate(content):
+        place = f"{where}[{number}]"
+        part = part if isinstance(part, Mapping) else {}
+        kind = part.get("type")
+        if kind == "text" and isinstance(part.get("text"), str):
+            texts.append(part["text"].strip())
+        elif kind == "image_url" and may_show:
+            pictures.append(_picture(part.get("image_url"), place))
+        else:
+            known = "text or image_url" if may_show else "text"
+            raise ApiError(f"{place}: a part here is of type {known}, found {kind!r}", place)
+    text = "\n".join(filter(None, texts))
+    if IMAGE in text:
+        raise ApiError(f"{where}: a text cannot hold {IMAGE}; send the picture as an image_url part", where)
+    return text, tuple(pictures)
+
+
+def _picture(source: Any, where: str) -> bytes:
+    """A picture file's bytes out of a `data:` address."""
+    url = source.get("url") if isinstance(source, Mapping) else source
+    if not isinstance(url, str):
+        raise ApiError(f"{where}: 'image_url' must be an object with 'url'", where)
+    head = DATA_URL.match(url)
+    if head is None:
+        what = "a remote address" if re.match(r"https?:", url, re.IGNORECASE) else "no such address"
+        raise ApiError(
+            f"{where}: 'url' is {what}; nothing is fetched here, so send the picture itself as "
+            "data:image/jpeg;base64,...",
+            where,
+            code="invalid_image_url",
+        )
+    try:
+        return base64.b64decode(url[head.end() :], validate=True)
+    except (binascii.Error, ValueError):
+        raise ApiError(f"{where}: 'url' holds no valid base64", where, code="invalid_image_url") from None

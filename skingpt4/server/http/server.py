@@ -1,0 +1,47 @@
+"""TODO: server."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+
+import uvicorn
+from starlette.applications import Starlette
+
+from skingpt4.server.address import Address
+
+GRACE_SECONDS = 5  # for answers under way when the server is asked to end
+
+
+@contextlib.contextmanager
+def served(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
+    """Serve from a thread of its own; gives the address, ends what is under way at the end."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family) as listening:
+        port = listening.getsockname()[1]
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, server_header=False, lifespan="off",
+            timeout_graceful_shutdown=GRACE_SECONDS,
+        )  # fmt: skip
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        try:
+            yield f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        finally:
+            server.should_exit = True
+            thread.join(GRACE_SECONDS + 10)
+
+
+def until_ended(app: Starlette, address: Address) -> None:
+    """Serve until SIGINT or SIGTERM."""
+    ended = threading.Event()
+    for name in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(name, lambda *_: ended.set())
+    with served(app, address.host, address.port) as url:
+        print(f"listening on {url}/v1; Ctrl-C ends", flush=True)
+        ended.wait()
+    print("stopped", flush=True)

@@ -1,0 +1,5 @@
+"""TODO: cli."""
+
+from __future__ import annotations
+
+DISCLAIMER = "Research software, not a medical device. Its answers are no diagnosis; ask a doctor."

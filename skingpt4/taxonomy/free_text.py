@@ -1,0 +1,98 @@
+"""TODO: free_text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+from skingpt4.taxonomy.mentions import Mention, find_mentions, sentences
+from skingpt4.taxonomy.taxonomy import CONCEPTS, _concept_spellings, disease, lexicon
+
+Outcome = Literal["asserted", "ambiguous", "no_class", "mentioned", "negated", "unknown"]
+OUTCOMES: tuple[Outcome, ...] = ("asserted", "ambiguous", "no_class", "mentioned", "negated", "unknown")
+ANSWER_FORM = "This could be a skin disease image of {disease}."
+
+
+@dataclass(frozen=True)
+class Classified:
+    """What a text commits to.
+
+    `class_name` is set only where the text asserts diseases of one class (outcome "asserted"). Otherwise the
+    outcome says why not: it asserts several classes ("ambiguous") or a disease of no class ("no_class"), it
+    only weighs, compares or recalls diseases ("mentioned"), rules them out ("negated") or names none that is
+    known ("unknown"). `mention` is the one that decided, `mentions` are all in order of appearance.
+    """
+
+    class_name: str | None
+    outcome: Outcome
+    mention: Mention | None = None
+    mentions: tuple[Mention, ...] = ()
+
+
+def classify(text: str, form: str = ANSWER_FORM) -> Classified:
+    """The class that a free text commits to.
+
+    An answer in the published form is judged by that sentence alone: what a note says later about other
+    diseases does not matter, and a disease there that is not known leaves the answer unknown. In other texts
+    every sentence counts. Assertions of more than one class commit to none.
+
+    Args:
+        text: an answer, a note or a single name.
+        form: the sentence that states a diagnosis, with `{disease}` in it.
+    """
+    whole = disease(text)
+    mentions = find_mentions(lexicon(), text)
+    if whole is not None and not mentions and not re.search(r"[?;]|[.!]\s", text):
+        mentions = (Mention(whole, 0, len(text), text, "asserted"),)
+    stated = _stated_spans(text, form)
+    deciding = (
+        [m for m in mentions if any(start <= m.start < end for start, end in stated)] if stated else mentions
+    )
+    asserted = [m for m in deciding if m.status == "asserted"]
+    if asserted:
+        classes = {m.class_name for m in asserted}
+        if len(classes) > 1:
+            return Classified(None, "ambiguous", asserted[0], mentions)
+        outcome: Outcome = "no_class" if classes == {None} else "asserted"
+        return Classified(asserted[0].class_name, outcome, asserted[0], mentions)
+    for status in ("mentioned", "negated"):
+        for mention in deciding:
+            if mention.status == status:
+                return Classified(None, mention.status, mention, mentions)
+    return Classified(None, "unknown", None, mentions)
+
+
+def _stated_spans(text: str, form: str) -> list[tuple[int, int]]:
+    """Where the text states a diagnosis in the given form: from the disease to the end of that sentence."""
+    words = form.split("{disease}")[0].split()
+    if not words:
+        return []
+    opening = re.compile(r"\s+".join(map(re.escape, words)), re.IGNORECASE)
+    return [
+        (match.end(), end) for start, end in sentences(text) for match in opening.finditer(text, start, end)
+    ]
+
+
+def find_names(text: str, names: Iterable[str]) -> list[str]:
+    """The names that stand in a text as whole words, in order of appearance; case does not matter.
+
+    A longer name hides a shorter one inside it ("Warty/Papillomatous" is no "Papule").
+    """
+    found: list[tuple[int, str]] = []
+    taken: list[range] = []
+    for name in sorted(names, key=len, reverse=True):
+        for match in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text, flags=re.IGNORECASE):
+            if not any(match.start() in span for span in taken):
+                found.append((match.start(), name))
+                taken.append(range(*match.span()))
+                break
+    return [name for _, name in sorted(found)]
+
+
+def find_concepts(text: str) -> list[str]:
+    """SKINCON concepts that a text names in any known spelling, in SKINCON's order."""
+    spellings = _concept_spellings()
+    found = {spellings[name] for name in find_names(text, spellings)}
+    return [name for name in CONCEPTS if name in found]

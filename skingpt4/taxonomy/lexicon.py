@@ -1,0 +1,113 @@
+"""Names of diseases, and where they stand in a text whatever their spelling."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+
+@dataclass(frozen=True)
+class Term:
+    """A name of a disease: its usual name and group; `whole` if it counts only where it is the whole text."""
+
+    name: str
+    usual: str
+    group: str | None
+    whole: bool = False
+
+
+# --- words ---------------------------------------------------------------------------------------------
+
+# Letters and digits with combining accents, and a possessive's ending.
+WORD = re.compile(r"(?:[^\W_][\u0300-\u036f]*)+(?:['’]s\b)?")
+# Endings of plurals, first match wins; British spelling is brought to American before.
+PLURALS = (
+    (re.compile(r"mata$"), "ma"),
+    (re.compile(r"(?<=[a-z]{3})itides$"), "itis"),
+    (re.compile(r"(?<=[a-z]{2})oses$"), "osis"),
+    (re.compile(r"tases$"), "tasis"),
+    (re.compile(r"^nevi$"), "nevus"),
+    (re.compile(r"ies$"), "y"),
+    (re.compile(r"sses$"), "ss"),
+    (re.compile(r"(?<=[a-z]{2}[^siu])s$"), ""),
+)
+
+
+def normal_form(word: str) -> str:
+    """A word without case, accents, possessive, plural and British spelling."""
+    word = re.sub(r"(?<=[A-Z]{2})s$", "", word)  # AKs
+    plain = unicodedata.normalize("NFKD", word.replace("’", "'")).casefold().removesuffix("'s")
+    plain = "".join(c for c in plain if not unicodedata.combining(c))
+    plain = re.sub(r"ae$", "a", plain)  # verrucae
+    plain = plain.replace("ae", "e").replace("oe", "e").replace("leuco", "leuko")
+    plain = re.sub(r"our(s?)$", r"or\1", plain)
+    for ending, singular in PLURALS:
+        shorter = ending.sub(singular, plain)
+        if shorter != plain:
+            return shorter
+    return plain
+
+
+def _is_abbreviation(name: str) -> bool:
+    return WORD.fullmatch(name) is not None and sum(c.isupper() for c in name) >= 2
+
+
+class Lexicon:
+    """Terms that can be looked up and found in texts.
+
+    Args:
+        terms: the names; of two with the same form the first counts.
+        words: abbreviations that are also words.
+    """
+
+    def __init__(self, terms: Iterable[Term], words: Iterable[str] = ()) -> None:
+        """Index the terms by their words' normal forms."""
+        self.terms: dict[tuple[str, ...], Term] = {}
+        self._lengths: dict[str, set[int]] = {}
+        self._words = frozenset(words)
+        for term in terms:
+            forms = tuple(normal_form(word) for word in WORD.findall(term.name))
+            self.terms.setdefault(forms, term)
+            self._lengths.setdefault(forms[0], set()).add(len(forms))
+
+    def whole(self, text: str) -> Term | None:
+        """The term that the whole text is, up to spelling, case and punctuation."""
+        return self.terms.get(tuple(normal_form(word) for word in WORD.findall(text)))
+
+    def find(self, text: str) -> Iterator[tuple[Term, int, int]]:
+        """Terms in the text from left to right with their spans, the longest at each place."""
+        words = list(WORD.finditer(text))
+        forms = [normal_form(word[0]) for word in words]
+        shouted = not any(c.islower() for c in text) and len(words) > 2
+        place = 0
+        while place < len(words):
+            for length in sorted(self._lengths.get(forms[place], ()), reverse=True):
+                last = place + length - 1
+                if last >= len(words):
+                    continue
+                term = self.terms.get(tuple(forms[place : last + 1]))
+                if term is None or term.whole or not self._joined(text, words[place : last + 1], term):
+                    continue
+                if length == 1 and not self._capitals_fit(words[place][0], term, shouted):
+                    continue
+                yield term, words[place].start(), words[last].end()
+                place = last
+                break
+            place += 1
+
+    def _joined(self, text: str, words: Sequence[re.Match[str]], term: Term) -> bool:
+        """Nothing but a space, hyphen or slash stands between the words (or a comma that the term has too)."""
+        gaps = [text[a.end() : b.start()] for a, b in pairwise(words)]
+        allowed = r"\s*[,_–/\-]?\s*" if "," in term.name else r"\s*[_–/\-]?\s*"
+        return all(re.fullmatch(allowed, gap) for gap in gaps)
+
+    def _capitals_fit(self, word: str, term: Term, shouted: bool) -> bool:
+        """An abbreviation is written in its own capitals; the unmistakable ones also in small letters."""
+        if not _is_abbreviation(term.name):
+            return True
+        if word in (term.name, term.name + "s"):
+            return not (shouted and term.name in self._words)
+        return word == term.name.lower() and len(word) > 2 and term.name not in self._words

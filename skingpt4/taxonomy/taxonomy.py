@@ -1,0 +1,155 @@
+"""The closed vocabularies of the project, and what a free text says in their terms.
+
+The words are data: assets/taxonomy.yaml (SKINCON's concepts, the paper's classes, Dermnet's folders) and
+assets/diseases.yaml (names of diseases by class), which is read when first asked for.
+
+    python -m skingpt4.cli.taxonomy "No sign of melanoma; this is a seborrhoeic keratosis."
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Literal
+
+from skingpt4.support.errors import UserError
+from skingpt4.support.files import ASSETS, read_asset
+from skingpt4.taxonomy.lexicon import Lexicon, Term
+
+OTHERS = "others"
+
+
+class UnknownName(UserError):
+    """A name that a vocabulary does not hold; `nearest` is the closest one that it does, or None."""
+
+    def __init__(self, message: str, nearest: str | None) -> None:
+        """Keep the message and the suggestion."""
+        super().__init__(message)
+        self.nearest = nearest
+
+
+_DATA = read_asset("taxonomy.yaml")
+
+# Column order of the SKINCON annotation files (Daneshjou et al. 2022, arXiv 2302.00785).
+CONCEPTS: tuple[str, ...] = tuple(_DATA["concepts"])
+# Rows of Table 2 (Nature Communications 2024, 15:5649) without its 16th row, "others".
+CLASSES: tuple[str, ...] = tuple(name for name in _DATA["classes"] if name != OTHERS)
+
+
+def version() -> str:
+    """A short hash of all the taxonomy's words and phrases, so that results say what read them."""
+    files = ("taxonomy.yaml", "diseases.yaml", "cues.yaml")
+    return hashlib.sha256(b"".join((ASSETS / name).read_bytes() for name in files)).hexdigest()[:12]
+
+
+# --- look-ups ------------------------------------------------------------------------------------------
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name that is written most alike, or None where nothing comes close."""
+    by_form = {entry.casefold(): entry for entry in known}
+    close = difflib.get_close_matches(name.casefold(), by_form, n=1, cutoff=0.6)
+    return by_form[close[0]] if close else None
+
+
+def _plain(name: str) -> str:
+    """Letters and digits only, so that case, spaces, hyphens and brackets do not matter."""
+    return "".join(c for c in name.casefold() if c.isalnum())
+
+
+@cache
+def _concept_spellings() -> dict[str, str]:
+    return {spelling: name for name, more in _DATA["concepts"].items() for spelling in (name, *more)}
+
+
+def concept(name: str) -> str | None:
+    """SKINCON's own spelling of a concept ("Flat-topped" is "Flat topped"), or None if it is none of the 48."""
+    by_form = {_plain(spelling): name for spelling, name in _concept_spellings().items()}
+    return by_form.get(_plain(name))
+
+
+def class_title(class_name: str) -> str:
+    """How a class is called when shown to people."""
+    return _DATA["classes"][class_name]["title"]
+
+
+def class_disease(class_name: str) -> str:
+    """The disease that stands for a class where each needs one name."""
+    return _DATA["classes"][class_name]["disease"]
+
+
+@dataclass(frozen=True)
+class DermnetFolder:
+    """A folder of Dermnet's Kaggle layout with its class (None: in no row of Table 2) and numbers of files.
+
+    `how` tells how sure the class is: "exact" (Table 2 has the same count), "by name" or "none shown".
+    """
+
+    name: str
+    class_name: str | None
+    how: Literal["exact", "by name", "none shown"]
+    train: int
+    test: int
+
+
+@cache
+def dermnet_folders() -> tuple[DermnetFolder, ...]:
+    """The 23 folders, in alphabetical order."""
+    return tuple(
+        DermnetFolder(row["folder"], row["class"], row["how"], row["train"], row["test"])
+        for row in _DATA["dermnet"]
+    )
+
+
+def dermnet_folder(name: str) -> DermnetFolder:
+    """The folder of that name; case, spaces and punctuation do not matter.
+
+    Raises:
+        UnknownName: no such folder; carries the nearest known name.
+    """
+    by_form = {_plain(folder.name): folder for folder in dermnet_folders()}
+    if _plain(name) in by_form:
+        return by_form[_plain(name)]
+    close = nearest(name, (folder.name for folder in dermnet_folders()))
+    hint = f"; the nearest is '{close}'" if close else ""
+    raise UnknownName(f"'{name}' is none of Dermnet's 23 folders{hint}", close)
+
+
+# --- diseases ------------------------------------------------------------------------------------------
+
+
+@cache
+def lexicon() -> Lexicon:
+    """All disease names; a term's group is its class, and None where Table 2 shows none."""
+    data = read_asset("diseases.yaml")
+    terms = [Term(name.replace("_", " "), name.replace("_", " "), name) for name in CLASSES]
+    for group in (*CLASSES, OTHERS, "none"):
+        class_name = None if group == "none" else group
+        for usual, more in data[group].items():
+            if usual == "also":
+                terms += [Term(name, name, class_name) for name in more]
+            else:
+                terms += [Term(name, usual, class_name) for name in (usual, *more)]
+        for name in data["only_as_whole_name"].get(group, ()):
+            terms.append(Term(name, name, class_name, whole=True))
+    return Lexicon(terms, words=data["words"])
+
+
+def disease(name: str) -> Term | None:
+    """The disease of that name (any spelling or known synonym), or None if it is not known."""
+    return lexicon().whole(name)
+
+
+def disease_class(name: str) -> str | None:
+    """The class of a disease; None if the name is unknown or Table 2 shows no class (`disease` tells which)."""
+    found = disease(name)
+    return found.group if found else None
+
+
+# --- free text -----------------------------------------------------------------------------------------
+
+
+# --- command line --------------------------------------------------------------------------------------

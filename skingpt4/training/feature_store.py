@@ -1,0 +1,289 @@
+"""A folder of kept features: one record for each picture of a manifest, written in any order, read through a map.
+
+    features.bin  (pictures, views, q, d) of 16-bit floats, one after another, no header
+    rows.bin      per picture: SHA-256 of its file, CRC-32 of each view's features, whether it is written
+    card.json     shape, type, and the SHA-256 of rows.bin; stands here only when every picture is written
+
+Several processes write different rows at once. A row counts once its flag is set and its checksums fit, so after a
+kill the missing rows alone are made; every view is checked against its checksum whenever it is read.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skingpt4.support.errors import UserError
+
+DATA, ROWS, CARD, LOCK = "features.bin", "rows.bin", "card.json", "lock"
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
+_ITEM = 2  # bytes
+
+
+class FeatureError(UserError):
+    """Features that cannot be kept or read; the message says where and what to do."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a store holds: so many pictures, views of each, queries of so many numbers, in what type."""
+
+    num_pictures: int
+    num_views: int
+    num_queries: int
+    width: int
+    dtype: str
+
+    @property
+    def view_bytes(self) -> int:
+        """Bytes of one view's features."""
+        return self.num_queries * self.width * _ITEM
+
+    @property
+    def picture_bytes(self) -> int:
+        """Bytes of all views of a picture."""
+        return self.num_views * self.view_bytes
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the whole store."""
+        return self.num_pictures * (self.picture_bytes + self.row_type.itemsize)
+
+    @property
+    def row_type(self) -> np.dtype:
+        """Of an entry of rows.bin."""
+        return np.dtype([("picture", "u1", 32), ("crc", "<u4", (self.num_views,)), ("done", "u1")])
+
+
+class FeatureStore:
+    """The features of a complete store; opened once, mapped into memory, shared by all processes."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open a complete store.
+
+        Raises:
+            FeatureError: it is incomplete or damaged.
+        """
+        self.folder = folder
+        try:
+            card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+            self.shape = Shape(**card["shape"])
+            self.rows = np.fromfile(folder / ROWS, self.shape.row_type)
+            sound = hashlib.sha256(self.rows.tobytes()).hexdigest() == card["rows_sha256"]
+            size = (folder / DATA).stat().st_size
+        except (OSError, ValueError, KeyError, TypeError):
+            raise self._damaged() from None
+        if not sound or size != self.shape.num_pictures * self.shape.picture_bytes:
+            raise self._damaged()
+        self.data = _mapped(folder, self.shape)
+
+    def _damaged(self) -> FeatureError:
+        return FeatureError(
+            f"{self.folder}: kept features are damaged; delete that folder, they are made again"
+        )
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return self.shape.num_pictures
+
+    def __getitem__(self, row: int | Sequence[int]) -> Tensor:
+        """The first view of a picture (q, d), or of several (n, q, d), as kept (16-bit).
+
+        Raises:
+            FeatureError: its checksum does not fit.
+        """
+        if isinstance(row, int | np.integer):
+            return self.view(int(row), 0)
+        return torch.stack([self.view(r, 0) for r in row])
+
+    def view(self, row: int, view: int) -> Tensor:
+        """Features (q, d) of a view of a picture, as kept.
+
+        Raises:
+            FeatureError: the checksum does not fit.
+        """
+        kept = self.data[row, view]
+        if zlib.crc32(kept) != self.rows["crc"][row, view]:
+            raise self._damaged()
+        numbers = torch.from_numpy(np.array(kept)).view(DTYPES[self.shape.dtype])
+        return numbers.view(self.shape.num_queries, self.shape.width)
+
+
+def _mapped(folder: Path, shape: Shape) -> np.ndarray:
+    """(pictures, views, numbers) int16 bits, read only."""
+    sizes = (shape.num_pictures, shape.num_views, shape.num_queries * shape.width)
+    return np.memmap(folder / DATA, np.int16, "r", shape=sizes)
+
+
+def is_complete(folder: Path) -> bool:
+    """Whether a store's card stands there: it is written last."""
+    return (folder / CARD).is_file()
+
+
+def missing_bytes(folder: Path, shape: Shape) -> int:
+    """Bytes that a store still needs on the disk."""
+    there = sum(p.stat().st_blocks * 512 for name in (DATA, ROWS) if (p := folder / name).is_file())
+    return max(0, shape.num_bytes - there)
+
+
+def require_space(folder: Path, shape: Shape) -> str:
+    """A line on the size of a store that is to be made and on the free disk.
+
+    Raises:
+        FeatureError: it does not fit.
+    """
+    near = next(p for p in (folder, *folder.parents) if p.exists())
+    free, needed = shutil.disk_usage(near).free, missing_bytes(folder, shape)
+    views = f" x {shape.num_views} views" if shape.num_views > 1 else ""
+    line = (
+        f"{shape.num_pictures} pictures{views}, {_size(shape.num_bytes)} in {folder}; {_size(free)} are free"
+    )
+    if needed > free:
+        raise FeatureError(
+            f"data.feature_cache: does not fit: {line}; free the disk, name another folder, or lower "
+            "data.feature_views"
+        )
+    return line
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.1f} MB"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Only one run at a time fills a folder; another waits. A kill lets go."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as file:
+        with suppress(OSError):  # a file system without locks: two runs would write the same features
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class Filling:
+    """A store that is being filled, here by one of several processes."""
+
+    def __init__(self, folder: Path, shape: Shape) -> None:
+        """Open the files that `prepare` made."""
+        self.folder, self.shape = folder, shape
+        self._data = os.open(folder / DATA, os.O_RDWR)
+        self._rows = os.open(folder / ROWS, os.O_RDWR)
+
+    @staticmethod
+    def prepare(folder: Path, shape: Shape) -> None:
+        """Make the files at their full size, and begin rows anew whose checksums do not fit; one process does it."""
+        folder.mkdir(parents=True, exist_ok=True)
+        sizes = {
+            DATA: shape.num_pictures * shape.picture_bytes,
+            ROWS: shape.num_pictures * shape.row_type.itemsize,
+        }
+        for name, size in sizes.items():
+            path = folder / name
+            if not path.is_file() or path.stat().st_size != size:
+                with path.open("wb") as file:
+                    file.truncate(size)
+        rows = np.memmap(folder / ROWS, shape.row_type, "r+", shape=(shape.num_pictures,))
+        data = _mapped(folder, shape)
+        for row in np.flatnonzero(rows["done"]):
+            sums = [zlib.crc32(view) for view in data[row]]
+            if sums != rows["crc"][row].tolist():
+                rows["done"][row] = 0
+        rows.flush()
+
+    def missing(self, rank: int = 0, world: int = 1) -> list[int]:
+        """Rows that are not written yet, of every `world`-th beginning with `rank`: shares never meet."""
+        done = np.fromfile(self.folder / ROWS, self.shape.row_type)["done"]
+        return [int(row) for row in np.flatnonzero(done == 0) if row % world == rank]
+
+    def write(self, row: int, picture: bytes, features: np.ndarray) -> None:
+        """Put a picture's features down, first the numbers, then the entry that vouches for them.
+
+        Args:
+            row: which picture.
+            picture: SHA-256 of its file, 32 bytes.
+            features: (views, q * d) int16 bits.
+        """
+        entry = np.zeros(1, self.shape.row_type)
+        entry["picture"][0] = np.frombuffer(picture, np.uint8)
+        entry["crc"][0] = [zlib.crc32(view) for view in features]
+        entry["done"][0] = 1
+        try:
+            os.pwrite(self._data, features.tobytes(), row * self.shape.picture_bytes)
+            os.pwrite(self._rows, entry.tobytes(), row * self.shape.row_type.itemsize)
+        except OSError as error:
+            raise FeatureError(f"{self.folder}: cannot be written ({error.strerror})") from None
+
+    def __enter__(self) -> Filling:
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Bring what was written to the disk."""
+        for file in (self._data, self._rows):
+            os.fsync(file)
+            os.close(file)
+
+    @staticmethod
+    def finish(folder: Path, shape: Shape) -> None:
+        """Write the card; one process does it, after all have closed.
+
+        Raises:
+            FeatureError: rows are missing.
+        """
+        rows = np.fromfile(folder / ROWS, shape.row_type)
+        if not rows["done"].all():
+            raise FeatureError(f"{folder}: features of {int((rows['done'] == 0).sum())} pictures are missing")
+        card = {"shape": asdict(shape), "rows_sha256": hashlib.sha256(rows.tobytes()).hexdigest()}
+        part = folder / f".{CARD}.part"
+        part.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        os.replace(part, folder / CARD)
+
+
+class Known:
+    """Features by the SHA-256 of their picture, out of other complete stores of the same kind."""
+
+    def __init__(self, stores: Sequence[FeatureStore]) -> None:
+        """Sort what the stores hold by the first eight bytes of the hashes."""
+        self.stores = stores
+        keys = np.concatenate([_first_bytes(store.rows["picture"]) for store in stores])
+        places = [(number, row) for number, store in enumerate(stores) for row in range(len(store))]
+        order = np.argsort(keys, kind="stable")
+        self._keys, self._places = keys[order], np.array(places)[order]
+
+    @classmethod
+    def of(cls, folders: Sequence[Path]) -> Known | None:
+        """What the complete ones among some folders hold; None if none is. A damaged one is passed over."""
+        stores = []
+        for folder in folders:
+            if is_complete(folder):
+                with suppress(FeatureError):
+                    stores.append(FeatureStore(folder))
+        return cls(stores) if stores else None
+
+    def find(self, picture: bytes) -> np.ndarray | None:
+        """(views, q * d) int16 bits of a picture, or None where no store has it whole."""
+        key = _first_bytes(np.frombuffer(picture, np.uint8)[None])[0]
+        first, last = (int(np.searchsorted(self._keys, key, side)) for side in ("left", "right"))
+        for number, row in self._places[first:last]:
+            store = self.stores[number]
+            if store.rows["picture"][row].tobytes() == picture:
+                kept = np.array(store.data[row])
+                if [zlib.crc32(view) for view in kept] == store.rows["crc"][row].tolist():
+                    return kept
+        return None
+
+
+def _first_bytes(pictures: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(pictures[:, :8]).view("<u8")[:, 0]

@@ -1,0 +1,230 @@
+"""Train the default's small Q-Former once: python -m skingpt4.training.pretrain_qformer --config configs/tiny/step1.yaml.
+
+BLIP-2's Q-Former learnt from 129 million captioned pictures. The default has none of that size, so its own
+learns from phantoms that nothing else uses: the queries must tell concepts, class, body site and skin type
+through linear read-outs of their mean (one linear projection has to carry them on), and query i must still
+hold what the backbone saw in cell i of a grid over the picture. The heads are thrown away afterwards.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from skingpt4.config.load import load_config
+from skingpt4.config.schema import Config
+from skingpt4.model.build import build_qformer, build_vision
+from skingpt4.model.network import half_precision
+from skingpt4.model.qformer import QFormer
+from skingpt4.records.manifest import read_manifest
+from skingpt4.records.record import Record
+from skingpt4.support.errors import reported
+from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
+from skingpt4.training.features import Pictures
+from skingpt4.training.samples import picture_files
+from skingpt4.weights.files.tensors import file_sha256
+
+
+class Heads(nn.Module):
+    """Linear read-outs of the queries; they exist only while the Q-Former is trained.
+
+    Concepts, class, site and skin type are read along fixed orthonormal directions with a small fixed gain, so
+    the Q-Former has to put each into the mean query with a large amplitude, where a projection that is trained
+    for a few hundred iterations finds it. What the backbone saw is read by learned weights and may stay small.
+    """
+
+    basis: Tensor
+    GAINS: ClassVar = {"concepts": 1.5, "classes": 1.5, "sites": 6.0, "skin": 6.0}
+
+    def __init__(self, width: int, encoder_width: int, num_sites: int) -> None:
+        """Directions from the present random state; `width` must hold them all."""
+        super().__init__()
+        sizes = {"concepts": len(CONCEPTS), "classes": len(CLASSES), "sites": num_sites, "skin": 6}
+        basis = torch.linalg.qr(torch.randn(width, width)).Q[: sum(sizes.values())]
+        self.register_buffer("basis", basis)
+        self.parts = dict(zip(sizes, basis.split(list(sizes.values())), strict=True))
+        self.biases = nn.ParameterDict(
+            {name: nn.Parameter(torch.zeros(size)) for name, size in sizes.items()}
+        )
+        self.cell = nn.Linear(width, encoder_width)
+
+    def forward(self, queries: Tensor) -> dict[str, Tensor]:
+        """Map queries (b, q, d) to logits (b, ...), cells (b, q, encoder width) and `noise`, a scalar.
+
+        `noise` is the energy that differs between pictures outside of all directions.
+        """
+        mean = queries.mean(1)
+        read = {n: g * mean @ self.parts[n].T + self.biases[n] for n, g in self.GAINS.items()}
+        differing = queries - queries.mean(0)
+        inside = differing @ self.basis.T
+        noise = differing.square().mean() - inside.square().sum(-1).mean() / queries.shape[-1]
+        return read | {"cell": self.cell(queries), "noise": noise}
+
+
+def targets(records: Sequence[Record], sites: Sequence[str]) -> dict[str, Tensor]:
+    """Labels of the records: concepts (n, 48) float 0/1; classes, sites, skin (n,) int64."""
+    concepts = torch.zeros(len(records), len(CONCEPTS))
+    for row, record in enumerate(records):
+        for name in record.concepts or ():
+            concepts[row, CONCEPTS.index(name)] = 1.0
+    return {
+        "concepts": concepts,
+        "classes": torch.tensor([CLASSES.index(str(r.class_name)) for r in records]),
+        "sites": torch.tensor([list(sites).index(str(r.body_site)) for r in records]),
+        "skin": torch.tensor([int(r.fitzpatrick or 1) - 1 for r in records]),
+    }
+
+
+def grid_means(tokens: Tensor, cells: int) -> Tensor:
+    """Mean patch token of each cell of a square grid: (b, [1 +] p * p, d) -> (b, cells, d), standardised."""
+    side, grid = math.isqrt(tokens.shape[1]), math.isqrt(cells)  # a class token, if any, stands first
+    patches = tokens[:, -side * side :].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    means = F.adaptive_avg_pool2d(patches, grid).flatten(2).transpose(1, 2)
+    return F.layer_norm(means, means.shape[-1:])
+
+
+def loss_of(read: dict[str, Tensor], tokens: Tensor, wanted: dict[str, Tensor]) -> Tensor:
+    """The sum of the read-outs' losses; concepts and class weigh most."""
+    parts = {
+        "concepts": 10.0 * F.binary_cross_entropy_with_logits(read["concepts"], wanted["concepts"]),
+        "classes": F.cross_entropy(read["classes"], wanted["classes"], label_smoothing=0.05),
+        "sites": 0.2 * F.cross_entropy(read["sites"], wanted["sites"]),
+        "skin": 0.2 * F.cross_entropy(read["skin"], wanted["skin"]),
+        "cell": 0.3 * F.mse_loss(read["cell"], grid_means(tokens, read["cell"].shape[1])),
+        "noise": 1.0 * read["noise"],
+    }
+    return torch.stack(list(parts.values())).sum()
+
+
+@torch.no_grad()
+def vision_tokens(manifest: Path, records: Sequence[Record], config: Config, cache: Path) -> np.ndarray:
+    """Tokens (n, t, d) fp16 of all pictures, memory-mapped from `cache`; computed there if missing."""
+    path = cache / f"{config.vision.model}-{config.vision.block}-{file_sha256(manifest)[:16]}.npy"
+    if not path.is_file():
+        cache.mkdir(parents=True, exist_ok=True)
+        vision = build_vision(config.vision).eval()
+        shape = (len(records), vision.num_tokens, vision.width)
+        part = path.with_suffix(".part.npy")
+        tokens = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
+        load = picture_files(records, config.vision.image_size, vision.mean, vision.std, augment=False)
+        row = 0
+        for image in tqdm(DataLoader(Pictures(load, len(records)), batch_size=16), desc="vision tokens"):
+            with half_precision(image.device):  # as the encoder runs later
+                tokens[row : row + len(image)] = vision(image).half().numpy()
+            row += len(image)
+        tokens.flush()
+        os.replace(part, path)
+    return np.load(path, mmap_mode="r")
+
+
+@torch.no_grad()
+def measure(
+    qformer: QFormer, heads: Heads, tokens: np.ndarray, wanted: dict[str, Tensor]
+) -> dict[str, float]:
+    """Held-out figures of the linear read-outs: accuracy of class, site and skin type; concepts' micro-F1."""
+    qformer.eval()
+    parts = [heads(qformer(torch.from_numpy(tokens[i : i + 64]).float())) for i in range(0, len(tokens), 64)]
+    read = {name: torch.cat([p[name] for p in parts]) for name in ("concepts", "classes", "sites", "skin")}
+    figures = {
+        n: float((read[n].argmax(-1) == wanted[n]).float().mean()) for n in ("classes", "sites", "skin")
+    }
+    said, true = read["concepts"] > 0, wanted["concepts"] > 0
+    figures["concept_micro_f1"] = float(2 * (said & true).sum() / (said.sum() + true.sum()))
+    return figures | {"n": len(tokens)}
+
+
+def train(
+    config: Config, manifest: Path, held_out: Path, epochs: int, batch_size: int, rate: float, cache: Path
+) -> tuple[QFormer, dict[str, float]]:
+    """Train on one manifest, measure on another; returns the Q-Former and the held-out figures."""
+    records, held_records = read_manifest(manifest), read_manifest(held_out)
+    sites = sorted({str(r.body_site) for r in (*records, *held_records)})
+    wanted, held_wanted = targets(records, sites), targets(held_records, sites)
+    tokens = vision_tokens(manifest, records, config, cache)
+    held_tokens = vision_tokens(held_out, held_records, config, cache)
+    torch.manual_seed(config.seed)
+    config.qformer.weights = None
+    qformer = build_qformer(config.qformer, tokens.shape[-1])
+    heads = Heads(qformer.width, tokens.shape[-1], len(sites))
+    parameters = [*qformer.parameters(), *heads.parameters()]
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=0.05)
+    steps = epochs * (len(records) // batch_size)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=rate, total_steps=steps, pct_start=0.1)
+    rng = np.random.default_rng(config.seed)
+    bar = tqdm(total=steps, desc="Q-Former", unit="it")
+    for epoch in range(epochs):
+        qformer.train()
+        order = rng.permutation(len(records))[: steps // epochs * batch_size].reshape(-1, batch_size)
+        for rows in order:
+            batch = torch.from_numpy(tokens[np.sort(rows)]).float()
+            labels = {key: value[np.sort(rows)] for key, value in wanted.items()}
+            with half_precision(batch.device):
+                read = heads(qformer(batch))
+            read = {key: value.float() for key, value in read.items()}
+            loss = loss_of(read, batch, labels)
+            loss.backward()
+            nn.utils.clip_grad_norm_(parameters, 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            bar.update()
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+        figures = measure(qformer, heads, held_tokens, held_wanted)
+        bar.write(f"epoch {epoch + 1}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
+    bar.close()
+    return qformer.eval(), figures
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line, train, and write weights and figures; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--config", default="configs/tiny/step1.yaml")
+    parser.add_argument("--train", type=Path, default=Path("runs/phantoms/qformer/manifest.jsonl"))
+    parser.add_argument("--held-out", type=Path, default=Path("runs/phantoms/validation/manifest.jsonl"))
+    parser.add_argument("--out", type=Path, default=Path("skingpt4/weights/bundled/qformer_tiny.safetensors"))
+    parser.add_argument("--cache", type=Path, default=Path("runs/qformer_cache"))
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    args = parser.parse_intermixed_args(argv)
+    with reported() as status:
+        config = load_config(args.config, args.overrides)
+        qformer, figures = train(
+            config, args.train, args.held_out, args.epochs, args.batch_size, args.rate, args.cache
+        )
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        part = args.out.with_suffix(".part")
+        save_file({k: v.half().contiguous() for k, v in qformer.state_dict().items()}, part)
+        os.replace(part, args.out)
+        card = {
+            "vision": asdict(config.vision),
+            "qformer": asdict(config.qformer),
+            "epochs": args.epochs, "batch_size": args.batch_size, "rate": args.rate, "seed": config.seed,
+            "records": len(read_manifest(args.train)),
+            "held_out_linear_read_outs": figures,
+        }  # fmt: skip
+        args.out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
+        print(f"wrote {args.out}, {args.out.stat().st_size / 1e6:.1f} MB")
+    return status.code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

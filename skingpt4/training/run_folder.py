@@ -1,0 +1,157 @@
+"""A run's folder: who owns it, its metrics, and the way back in after a stop."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from skingpt4.config.load import to_dict
+from skingpt4.config.schema import Config
+from skingpt4.support.errors import UserError
+from skingpt4.support.files import write_text
+
+CONFIG, METRICS, CHECKPOINTS, BOARD = "config.yaml", "metrics.jsonl", "checkpoints", "tensorboard"
+# Keys that a run may go on with changed: how often it logs and saves, and what it is kept apart from.
+NO_MATTER = ("log.", "data.evaluation", "data.allow_overlap")
+
+
+class RunDirError(UserError):
+    """A folder that cannot take this run; the message says what to do."""
+
+
+def check(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None:
+    """Refuse a folder that cannot take this run; nothing is written.
+
+    Args:
+        folder: `output_dir`.
+        config_text: the resolved configuration as YAML.
+        resume: go on with the run that is there, if it has the same configuration.
+        overwrite: the run that is there may be deleted.
+
+    Raises:
+        RunDirError: the folder holds something else, another run, or the run has another configuration.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunDirError(f"{folder}: is a file; name another output_dir")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    kept = _kept_config(folder)
+    if kept is None:
+        raise RunDirError(f"{folder}: is not empty and holds no run; name another output_dir")
+    if overwrite or not _has_begun(folder):
+        return
+    if not resume:
+        raise RunDirError(
+            f"{folder}: holds another run already; add --resume to go on with it, "
+            "--overwrite to delete it, or name another output_dir"
+        )
+    defaults = to_dict(Config(step="", output_dir=""))
+    differing = _differences(_filled(kept, defaults), _filled(yaml.safe_load(config_text), defaults))
+    if differing:
+        raise RunDirError(
+            f"{folder}: holds a run with another configuration ({', '.join(differing[:6])} differ); "
+            "name another output_dir, or add --overwrite"
+        )
+
+
+def claim(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None:
+    """Make the folder this run's own: `check`, delete an old run if allowed, write `config.yaml`.
+
+    Only what a run itself writes is ever deleted.
+
+    Raises:
+        RunDirError: as `check`, or the folder cannot be written.
+    """
+    check(folder, config_text, resume, overwrite)
+    try:
+        if overwrite:
+            for name in (METRICS, CONFIG):
+                (folder / name).unlink(missing_ok=True)
+            for name in (CHECKPOINTS, BOARD):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / CONFIG, config_text)
+    except OSError as error:
+        raise RunDirError(f"{folder}: cannot be written ({error.strerror})") from None
+
+
+def _kept_config(folder: Path) -> dict[str, Any] | None:
+    """The configuration that a run left here; None where no run of ours stands.
+
+    Raises:
+        RunDirError: the file is damaged.
+    """
+    try:
+        kept = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        raise RunDirError(f"{folder / CONFIG}: cannot be read; name another output_dir") from None
+    if not isinstance(kept, dict) or not {"step", "output_dir"} <= kept.keys():
+        raise RunDirError(f"{folder}: holds no run; name another output_dir (its {CONFIG} is no run's)")
+    return kept
+
+
+def _has_begun(folder: Path) -> bool:
+    """Whether a run has left more than its configuration, which a failed start leaves too."""
+    return (folder / CHECKPOINTS).exists() or (folder / METRICS).exists()
+
+
+def _filled(kept: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the defaults of keys that are newer than it, so that older runs go on."""
+    filled = defaults | kept
+    for key, value in defaults.items():
+        if isinstance(value, dict) and isinstance(kept.get(key), dict):
+            filled[key] = _filled(kept[key], value)
+    return filled
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Dotted names of the keys that differ; what does not change the training does not count."""
+    found = []
+    for key in sorted(old.keys() | new.keys()):
+        name = f"{prefix}{key}"
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            found += _differences(a, b, f"{name}.")
+        elif a != b and not name.startswith(NO_MATTER):
+            found.append(name)
+    return found
+
+
+class Metrics:
+    """Appends JSON lines to `metrics.jsonl` and, if asked, to TensorBoard."""
+
+    def __init__(self, folder: Path, start: int, tensorboard: bool) -> None:
+        """Open for a run that goes on at iteration `start`; later lines of a stopped run are dropped."""
+        self.path = folder / METRICS
+        if self.path.is_file():
+            lines = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
+            kept = [json.dumps(line) + "\n" for line in lines if line["iteration"] <= start]
+            write_text(self.path, "".join(kept))
+        self.file = self.path.open("a", encoding="utf-8")
+        self.board = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import
+
+            self.board = SummaryWriter(str(folder / BOARD), purge_step=start)
+
+    def write(self, kind: str, iteration: int, **values: float) -> None:
+        """Add one line, e.g. ``write("train", 10, loss=2.3)``; what is not finite becomes null, JSON has no NaN."""
+        finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
+        self.file.write(json.dumps({"kind": kind, "iteration": iteration, **finite}, allow_nan=False) + "\n")
+        self.file.flush()
+        if self.board:
+            for key, value in values.items():
+                self.board.add_scalar(f"{kind}/{key}", value, iteration)
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        self.file.close()
+        if self.board:
+            self.board.close()

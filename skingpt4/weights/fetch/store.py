@@ -1,0 +1,147 @@
+"""Where weights lie under the weights directory, what is recorded beside them, and in which state they are."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from skingpt4.support.errors import UserError
+from skingpt4.weights.fetch.catalogue import Delta, Entry, Url, UserFile, Wheel
+from skingpt4.weights.files.headers import UnreadableWeights
+from skingpt4.weights.files.inspect_file import Inspection
+from skingpt4.weights.files.inspection import inspect
+
+MARKER = "source.json"
+# Raise it when a converter begins to write something else: what an older one wrote is then made anew.
+CONVERTER_VERSION = 1
+
+# What `state` answers, as `list` shows it.
+STATES = {
+    "yes": "yes",
+    "no": "no",
+    "own": "yes (brought)",
+    "part": "begun",
+    "outdated": "out of date",
+    "foreign": "in the way",
+    "anywhere": "-",
+}
+
+
+class WeightsError(UserError):
+    """Weights that are missing, damaged or cannot be fetched; the message says what to do."""
+
+
+def target(entry: Entry, weights_dir: Path) -> Path | None:
+    """The file or directory of an entry; None for what may lie anywhere."""
+    if isinstance(entry.source, Url):
+        return weights_dir / entry.source.file
+    if isinstance(entry.source, UserFile):
+        return weights_dir / entry.source.file if entry.source.file else None
+    return weights_dir / entry.name
+
+
+def marker_path(entry: Entry, weights_dir: Path) -> Path:
+    """Where it is written what the files are and where they came from."""
+    if isinstance(entry.source, Url):
+        return weights_dir / f"{entry.source.file}.{MARKER}"
+    return weights_dir / entry.name / MARKER
+
+
+def part_paths(entry: Entry, weights_dir: Path) -> list[Path]:
+    """What an interrupted fetch left, to be continued."""
+    if isinstance(entry.source, Url):
+        found = weights_dir / f"{entry.source.file}.part"
+        return [found] if found.exists() else []
+    return sorted(weights_dir.glob(f".{entry.name}-{'[0-9a-f]' * 12}.part"))
+
+
+def read_marker(entry: Entry, weights_dir: Path) -> dict[str, Any] | None:
+    """What `write_marker` wrote, or None if it is not there or no such thing."""
+    try:
+        marker = json.loads(marker_path(entry, weights_dir).read_text(encoding="utf-8"))
+        files = marker["files"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return marker if isinstance(files, dict) else None
+
+
+def write_marker(path: Path, entry: Entry, files: dict[str, str], **origin: Any) -> None:
+    """Record name, licence, origin and the SHA-256 of every file."""
+    marker = {"name": entry.name, "licence": entry.licence, **origin, "files": files}
+    path.write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+
+
+def state(entry: Entry, weights_dir: Path) -> str:
+    """One of STATES: "outdated" is of another source or converter or lacks a file, "foreign" has no marker."""
+    place = target(entry, weights_dir)
+    if place is None:
+        return "anywhere"
+    if not place.exists():
+        return "part" if part_paths(entry, weights_dir) else "no"
+    if isinstance(entry.source, UserFile):
+        return "own"
+    marker = read_marker(entry, weights_dir)
+    if marker is None:
+        return "foreign" if isinstance(entry.source, Wheel) else "own"
+    folder = marker_path(entry, weights_dir).parent
+    complete = all((folder / file).is_file() for file in marker["files"])
+    return "yes" if complete and _same_source(entry, marker) else "outdated"
+
+
+def _same_source(entry: Entry, marker: dict[str, Any]) -> bool:
+    source = entry.source
+    if not isinstance(source, Wheel):
+        return True  # a hub repository may move on; what was fetched stays what it was
+    made_from = [marker.get(key) for key in ("wheel_sha256", "member_sha256", "converter_version")]
+    return made_from == [source.wheel_sha256, source.member_sha256, CONVERTER_VERSION]
+
+
+def require_catalogued(entry: Entry, path: Path) -> Inspection:
+    """Read the headers of what arrived and compare them with the catalogue.
+
+    Raises:
+        WeightsError: truncated, a page instead of a file, of another kind, or of other shapes.
+    """
+    try:
+        found = inspect(path)
+    except UnreadableWeights as error:
+        raise WeightsError(str(error)) from None
+    is_delta = found.kind == "vicuna_delta" and isinstance(entry.source, Delta)
+    if found.problem and not is_delta:
+        raise WeightsError(f"{entry.name}: {found.problem}")
+    if found.missing:
+        raise WeightsError(f"{entry.name}: {path} lacks {', '.join(found.missing[:4])}; get it anew")
+    for name, shape in entry.shapes.items():
+        info = found.tensors.get(name) or found.tensors.get(f"model.{name}")
+        if info is None or info.shape != shape:
+            told = f"has {name} {list(info.shape)}" if info else f"has no {name}"
+            raise WeightsError(
+                f"{entry.name}: {path} {told}, it should be {list(shape)}; this is another file than {entry.origin}"
+            )
+    return found
+
+
+def check_sha256(path: Path, expected: str) -> None:
+    """Compare a file with its checksum.
+
+    Raises:
+        WeightsError: they differ.
+    """
+    found = sha256_of(path)
+    if found != expected:
+        raise WeightsError(
+            f"{path} has sha256 {found} instead of {expected}; it is damaged or another file, get it anew"
+        )
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes as hex, without importing torch as `skingpt4.weights.files.tensors` does."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def how_to_fetch(name: str, weights_dir: Path) -> str:
+    """The command that gets it."""
+    return f"run `python -m skingpt4.cli.weights fetch {name} --weights-dir {weights_dir}`"

@@ -1,0 +1,88 @@
+"""Pairs: alternation, ratios, peaks of memory; the machine's own rates."""
+
+import json
+import time
+
+import pytest
+import torch
+
+from benchmarks.harness import hardware
+from benchmarks.harness.pairs import Comparison, Side, about, compare, write
+from tests.support.tiny import one_thread  # noqa: F401
+
+
+def test_both_run_in_turns_and_who_is_first_changes():
+    order = []
+    found = compare(
+        lambda: order.append("ours"), lambda: order.append("yardstick"), pairs=3, warm_up=1, what="test"
+    )
+    assert order[:4] == ["ours", "yardstick"] * 2  # untimed: the warm-up, and what is watched for memory
+    assert order[4:] == ["ours", "yardstick", "yardstick", "ours", "ours", "yardstick"]
+    assert len(found.ratios()) == 3
+
+
+def test_a_ratio_is_the_yardsticks_figure_over_ours_pair_by_pair():
+    found = Comparison(
+        Side({"seconds": [1.0, 2.0, 4.0]}, [10, 30, 20]), Side({"seconds": [3.0, 4.0, 4.0]}, [50, 60, 40])
+    )
+    assert found.ratios() == [3.0, 2.0, 1.0]
+    assert found.ratio() == 2.0
+    assert found.peak_ratio == 2.0
+    assert found.line() == "seconds: 2 against 4, 2.00x (1.00 to 3.00 in 3 pairs)"
+    peaks = Comparison(Side(peak_bytes=[2**20]), Side(peak_bytes=[3 * 2**20, 2**20]))
+    assert peaks.peak_line() == "peak memory above the weights: 1 MiB against 3, 3.00x"
+    told = found.to_dict()
+    assert told["ratios"]["seconds"] == {
+        "median": 2.0,
+        "minimum": 1.0,
+        "maximum": 3.0,
+        "each": [3.0, 2.0, 1.0],
+    }
+    assert told["ours"]["peak_bytes_above_weights"] == [10, 30, 20]
+
+
+def test_time_memory_and_a_sides_own_figures_are_measured():
+    held = []
+
+    def large():
+        block = torch.ones(60 * 2**18)  # 60 MiB
+        time.sleep(0.02)
+        held.append(float(block[0]))
+        return {"first": 2.0}
+
+    found = compare(lambda: {"first": 1.0}, large, pairs=2, warm_up=0)
+    assert found.yardstick.median() >= 0.02
+    assert found.ratio("first") == 2.0
+    assert 58 * 2**20 <= found.yardstick.peak < 75 * 2**20  # pages that were there before may be used again
+    assert found.ours.peak < 10 * 2**20
+
+
+def test_memory_that_earlier_work_freed_does_not_hide_a_peak():
+    small = [torch.ones(2**14) for _ in range(1000)]  # 64 KiB each: on the heap, not mapped one by one
+    del small
+    with hardware.PeakMemory() as memory:
+        small = [torch.ones(2**14) for _ in range(1000)]
+    assert memory.peak_bytes > 55 * 2**20
+    del small
+
+
+def test_the_ceiling_is_measured_and_the_roofline_is_its_share():
+    top = hardware.ceiling("cpu", torch.float32, small=True)
+    assert top.matrix_tflops > 1e-3
+    assert top.copy_bytes_per_second > 1e8
+    line = hardware.roofline(top, 2.0, flops=top.matrix_tflops * 1e12, read_bytes=top.copy_bytes_per_second)
+    assert line["matrix_share"] == pytest.approx(0.5)
+    assert line["copy_share"] == pytest.approx(0.5)
+    assert "50% of the matrix product's" in line["line"]
+    assert set(hardware.roofline(top, 1.0, flops=1e9)) == {"tflops", "matrix_share", "line"}
+
+
+def test_a_result_is_written_whole_with_what_it_depends_on(tmp_path):
+    facts = about(["train", "--shape", "tiny"])
+    write(facts | {"value": 1.23456789, "rows": [{"a": 2}]}, tmp_path / "new" / "train.json")
+    read = json.loads((tmp_path / "new" / "train.json").read_text())
+    assert read["command"] == "python -m benchmarks train --shape tiny"
+    assert read["value"] == 1.2346
+    assert read["rows"] == [{"a": 2}]
+    assert {"cpu", "cores", "threads", "memory_gib"} <= read["hardware"].keys()
+    assert {"torch", "transformers", "accelerate"} <= read["versions"].keys()

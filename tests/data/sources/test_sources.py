@@ -1,0 +1,429 @@
+"""Every source reads its real shape, and says in one sentence what it cannot read."""
+
+import json
+
+import pytest
+
+from data import prepare
+from data.reading.fields import parse_skin_type
+from data.reading.rows import RowError
+from tests.support.downloads import (
+    FIRST_HEADER,
+    NEW_HEADER,
+    picture,
+    skincon_arguments,
+    write_csv,
+    write_dermnet,
+    write_skincon,
+)
+
+
+def run(arguments, out_dir, status=0):
+    """Prepare; returns the records and the refusals."""
+    assert prepare.main([*map(str, arguments), "--out-dir", str(out_dir), "--workers", "1"]) == status
+    return [
+        [json.loads(line) for line in (out_dir / name).read_text(encoding="utf-8").splitlines()]
+        for name in ("all.jsonl", "rejected.jsonl")
+    ]
+
+
+def refused(arguments, out_dir, capsys):
+    """Run what must fail before it begins: one sentence, and nothing is written."""
+    assert prepare.main([*map(str, arguments), "--out-dir", str(out_dir)]) == 1
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    assert not out_dir.exists()
+    return err
+
+
+# --- skincon ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("release", [1, 2])
+@pytest.mark.parametrize("header", [NEW_HEADER, FIRST_HEADER])
+def test_skincon_joins_both_halves_in_either_release(tmp_path, release, header):
+    folder = write_skincon(tmp_path / "in", release=release, header=header)
+    records, rejected = run(skincon_arguments(folder), tmp_path / "out")
+    assert [r["source"] for r in records] == ["fitzpatrick17k"] * 3 + ["ddi"] * 3
+    assert [r["concepts"] for r in records[:2]] == [["Vesicle", "Papule"], ["Macule", "Plaque"]]
+    assert [r["fitzpatrick"] for r in records] == [3, None, 1, 12, 56, 12]  # -1 is unknown, DDI knows pairs
+    assert [r["disease"] for r in records[:4]] == [
+        "psoriasis", "basal cell carcinoma", "granuloma pyogenic", "melanoma-in-situ",
+    ]  # fmt: skip
+    assert records[0]["class"] == "psoriasis_and_lichen_planus"
+    assert (tmp_path / "out" / records[3]["image"]).resolve() == (folder / "ddi/000001.png").resolve()
+    assert (records[3]["width"], records[3]["height"]) == (163, 79)
+    flagged = [r for r in rejected if r["reason"] == "flagged"]
+    assert [r["row"] for r in flagged] == ([3, 3] if release == 2 else [])
+    strays = sorted(r["image"] for r in rejected if r["reason"] == "not_listed")
+    unlisted = ["000002.png", "000349(1).png"] if release == 1 else ["000349(1).png"]
+    assert strays == [str(folder / "ddi" / name) for name in unlisted]
+
+
+def test_skincon_without_metadata_keeps_concepts_alone(tmp_path, capsys):
+    folder = write_skincon(tmp_path / "in")
+    records, _ = run(skincon_arguments(folder, metadata=False), tmp_path / "out")
+    assert len(records) == 6
+    assert {(r["disease"], r["class"], r["fitzpatrick"]) for r in records} == {(None, None, None)}
+    assert "6  without a diagnosis: no metadata was given" in capsys.readouterr().out
+
+
+def test_one_half_of_skincon_will_do(tmp_path):
+    folder = write_skincon(tmp_path / "in")
+    records, _ = run(skincon_arguments(folder)[:7], tmp_path / "out")
+    assert len(records) == 3
+
+
+def test_rows_of_skincon_are_refused_one_by_one(tmp_path):
+    folder = write_skincon(tmp_path / "in")
+    path = folder / "annotations_ddi.csv"
+    lines = path.read_text().splitlines()
+    lines[3] = lines[3].replace("000003.png,0", "000003.png,yes")
+    path.write_text("\n".join([*lines, lines[1], "4,000004.png,1"]) + "\n")
+    records, rejected = run(["skincon", *skincon_arguments(folder)[7:]], tmp_path / "out")
+    assert len(records) == 2
+    told = {r["row"]: (r["reason"], r["detail"]) for r in rejected}
+    assert told[4] == ("bad_value", "'Vesicle' is 'yes'; expected 0 or 1")
+    assert told[6] == ("listed_twice", "000001.png stands in an earlier row")
+    assert told[7] == ("bad_row", "has 3 fields, the header has 51")
+
+
+def test_a_picture_that_is_not_there_is_refused_by_row(tmp_path):
+    folder = write_skincon(tmp_path / "in")
+    (folder / "ddi/000003.png").unlink()
+    records, rejected = run(skincon_arguments(folder), tmp_path / "out")
+    assert len(records) == 5
+    gone = next(r for r in rejected if r["reason"] == "missing")
+    assert (gone["file"], gone["row"]) == (str(folder / "annotations_ddi.csv"), 4)
+
+
+def test_what_skincon_cannot_be_read_from(tmp_path, capsys):
+    folder, out = write_skincon(tmp_path / "in"), tmp_path / "out"
+    whole = skincon_arguments(folder)
+
+    def changed(option, value):
+        found = list(whole)
+        found[found.index(option) + 1] = str(value)
+        return found
+
+    assert "give --fitzpatrick17k CSV" in refused(["skincon"], out, capsys)
+    assert "go together" in refused(whole[:3], out, capsys)
+    assert "no such file" in refused(changed("--ddi", folder / "gone.csv"), out, capsys)
+    told = refused(changed("--ddi-images", folder / "gone"), out, capsys)
+    assert "is not there; expected the folder of ddi's pictures" in told
+    told = refused(changed("--ddi", folder / "annotations_fitzpatrick17k.csv"), out, capsys)
+    assert "ddi's are called like '000655.png'" in told
+    told = refused(changed("--ddi-metadata", folder / "fitzpatrick17k.csv"), out, capsys)
+    assert "no column 'DDI_file'" in told
+    assert "'md5hash', 'fitzpatrick_scale'" in told
+    path = folder / "annotations_ddi.csv"
+    path.write_text(path.read_text().replace("Flat topped", "Flat-topped", 1))
+    assert "no column 'Flat topped'; it has 'Flat-topped'; found 51 columns" in refused(whole, out, capsys)
+    meta = folder / "ddi/ddi_metadata.csv"
+    meta.write_text(meta.read_text().replace(",34,", ",7,"))
+    path.write_text(path.read_text().replace("Flat-topped", "Flat topped", 1))
+    assert "ddi_metadata.csv, row 3: skin type '7' is none of" in refused(whole, out, capsys)
+
+
+# --- dermnet ----------------------------------------------------------------------------------------
+
+
+def test_dermnet_is_keyed_on_folder_and_name(tmp_path):
+    records, rejected = run(["dermnet", write_dermnet(tmp_path / "in")], tmp_path / "out")
+    assert not rejected
+    assert len(records) == 7
+    assert len({r["sha256"] for r in records}) == 7
+    by_name = [
+        (r["split"], r["case_id"], r["class"]) for r in records if r["case_id"].endswith("acne-cystic-1.jpg")
+    ]
+    assert by_name == [
+        ("train", "Acne and Rosacea Photos/acne-cystic-1.jpg", "acne_and_rosacea"),
+        ("test", "Acne and Rosacea Photos/acne-cystic-1.jpg", "acne_and_rosacea"),
+        ("test", "Herpes HPV and other STDs Photos/acne-cystic-1.jpg", "herpes"),
+    ]
+    classes = {r["case_id"].split("/")[1]: r["class"] for r in records}
+    assert classes["vasculitis-1.jpg"] is None  # in no row of the paper's table
+
+
+def test_dermnets_diagnosis_is_the_files_only_where_it_fits_the_folder(tmp_path):
+    folder = write_dermnet(tmp_path / "in")
+    records, _ = run(["dermnet", folder], tmp_path / "out")
+    diseases = {r["case_id"]: r["disease"] for r in records}
+    assert diseases["Acne and Rosacea Photos/07Acne081101.jpg"] == "Acne and Rosacea"
+    assert diseases["Herpes HPV and other STDs Photos/acne-cystic-1.jpg"] == "Herpes HPV and other STDs"
+    name = "Actinic Keratosis Basal Cell Carcinoma and other Malignant Lesions"
+    assert diseases[f"{name}/basal-cell-carcinoma-nose-2.jpg"] == "basal cell carcinoma"
+    assert (
+        diseases["Psoriasis pictures Lichen Planus and related diseases/psoriasis-palms-soles-3.jpg"]
+        == "psoriasis"
+    )
+    records, _ = run(["dermnet", folder, "--disease", "folder"], tmp_path / "out")
+    assert "Psoriasis Lichen Planus and related diseases" in {r["disease"] for r in records}
+
+
+def test_an_unknown_folder_of_dermnet_stops_with_the_nearest(tmp_path, capsys):
+    folder = write_dermnet(tmp_path / "in")
+    (folder / "train/Eczemas").mkdir()
+    (folder / "train/Eczemas/a.jpg").write_bytes(picture(1))
+    told = refused(["dermnet", folder], tmp_path / "out", capsys)
+    assert "'Eczemas' is none of Dermnet's 23 folders; the nearest is 'Eczema Photos'" in told
+    records, rejected = run(["dermnet", folder, "--skip-unknown"], tmp_path / "out")
+    assert len(records) == 7
+    assert [r["reason"] for r in rejected] == ["unknown_folder"]
+
+
+def test_a_folder_that_is_not_dermnets_root_says_what_it_holds(tmp_path, capsys):
+    folder = write_dermnet(tmp_path / "in")
+    told = refused(["dermnet", folder / "test"], tmp_path / "out", capsys)
+    assert "expected the folders train/ and test/" in told
+    assert "found Acne and Rosacea Photos, Herpes" in told
+    assert "is not there" in refused(["dermnet", tmp_path / "gone"], tmp_path / "out", capsys)
+
+
+# --- notes ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for n in range(4):
+        (folder / f"{n}.jpg").write_bytes(picture(400 + n))
+    return folder
+
+
+def test_notes_with_columns_of_ones_own(tmp_path, pictures):
+    path = write_csv(
+        tmp_path / "n.csv",
+        ["file", "report", "dx", "concepts", "fitzpatrick", "patient_id", "age"],
+        [
+            ["0.jpg", "Silvery plaques.", "psoriasis", "Scale; plaque", "IV", "p1", 60],
+            ["1.jpg", "", "a rare thing", "", "", "p1", 60],
+        ],
+    )
+    arguments = ["notes", path, "--images", pictures, "--column", "image=file", "--column", "note=report"]
+    records, _ = run([*arguments, "--column", "diagnosis=dx", "--source", "clinic"], tmp_path / "out")
+    assert {k: v for k, v in records[0].items() if v is not None and k not in ("sha256", "phash", "image")} == {
+        "width": 40, "height": 32, "source": "clinic", "concepts": ["Plaque", "Scale"], "disease": "psoriasis",
+        "class": "psoriasis_and_lichen_planus", "fitzpatrick": 4, "note": "Silvery plaques.", "patient_id": "p1",
+    }  # fmt: skip
+    assert (records[1]["class"], records[1]["concepts"], records[1]["note"]) == (None, None, None)
+
+
+def test_notes_as_jsonl_with_a_dialogue(tmp_path, pictures):
+    turns = [{"question": "Is it contagious?", "answer": "No."}]
+    rows = [
+        {
+            "image": "0.jpg",
+            "note": "A wheal.",
+            "class": "urticaria_hives",
+            "concepts": ["Wheal"],
+            "turns": turns,
+        },
+        {"image": "1.jpg", "turns": [{"q": "?"}]},
+        {"image": ["2.jpg"], "note": "x"},
+        {"image": "3.jpg", "note": {"text": "x"}},
+        {"note": "no picture"},
+    ]
+    path = tmp_path / "n.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"image": "3.jp\n')
+    records, rejected = run(["notes", path, "--images", pictures], tmp_path / "out")
+    assert len(records) == 1
+    assert records[0]["class"] == "urticaria_hives"
+    path.write_text(json.dumps(rows[0] | {"case_id": 7}) + "\n")
+    records, _ = run(["notes", path, "--images", pictures, "--column", "turns=turns"], tmp_path / "out")
+    assert records[0]["turns"] == turns
+    assert records[0]["case_id"] == "7"
+    path.write_text(
+        '{"image": "0.jpg", "note": NaN, "diagnosis": "psoriasis", "fitzpatrick": NaN}\n'
+    )  # as pandas
+    records, _ = run(["notes", path, "--images", pictures], tmp_path / "out")
+    assert (records[0]["note"], records[0]["fitzpatrick"]) == (None, None)
+    assert [r["row"] for r in rejected] == [2, 3, 4, 5, 6]
+    assert {r["reason"] for r in rejected} == {"bad_value", "bad_row"}
+
+
+def test_skincaps_columns_are_known(tmp_path, pictures):
+    path = write_csv(
+        tmp_path / "skincap.csv",
+        ["id", "skincap_file_path", "disease", "caption_en", "caption_zh_polish_en"],
+        [[1, "0.jpg", "psoriasis", "first", "polished"]],
+    )
+    records, _ = run(["notes", path, "--images", pictures, "--preset", "skincap"], tmp_path / "out")
+    assert (records[0]["note"], records[0]["disease"]) == ("polished", "psoriasis")
+
+
+SECRET = "Mr. John Smithers was seen, telephone 020 7946 0958."
+
+
+@pytest.mark.parametrize(("phi", "kept"), [("refuse", 1), ("redact", 2), ("allow", 2)])
+def test_what_identifies_a_person_is_refused_redacted_or_recorded(tmp_path, pictures, capsys, phi, kept):
+    path = write_csv(tmp_path / "n.csv", ["image", "note"], [["0.jpg", SECRET], ["1.jpg", "A plaque."]])
+    records, rejected = run(["notes", path, "--images", pictures, "--phi", phi], tmp_path / "out")
+    assert len(records) == kept
+    assert records[-1]["phi"] is None
+    told = capsys.readouterr()
+    written = told.out + told.err + (tmp_path / "out/rejected.jsonl").read_text()
+    if phi == "refuse":
+        assert (rejected[0]["row"], rejected[0]["reason"]) == (2, "phi")
+        assert "name" in rejected[0]["detail"]
+    else:
+        assert records[0]["phi"] == {"redact": "redacted", "allow": "allowed"}[phi]
+        assert ("Smithers" in records[0]["note"]) == (phi == "allow")
+        assert f"identify a person, {records[0]['phi']}" in told.out
+    assert "Smithers" not in written
+    assert "7946" not in written
+
+
+def test_values_that_nobody_knows_are_refused_with_the_nearest(tmp_path, pictures):
+    rows = [
+        ["0.jpg", "eczema_and_rosacea", "", ""],
+        ["1.jpg", "", "Plaqe", ""],
+        ["2.jpg", "", "", "9"],
+        ["", "", "Plaque", ""],
+        ["3.jpg", "", "", ""],
+    ]
+    path = write_csv(tmp_path / "n.csv", ["image", "class", "concepts", "fitzpatrick"], rows)
+    out = tmp_path / "out"
+    assert prepare.main(["notes", str(path), "--images", str(pictures), "--out-dir", str(out)]) == 1
+    rejected = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
+    assert [r["reason"] for r in rejected] == [
+        "unknown_class",
+        "unknown_concept",
+        "bad_value",
+        "bad_row",
+        "no_label",
+    ]
+    assert "did you mean 'acne_and_rosacea'?" in rejected[0]["detail"]
+    assert "did you mean 'Plaque'?" in rejected[1]["detail"]
+
+
+def test_what_notes_cannot_be_read_from(tmp_path, pictures, capsys):
+    out = tmp_path / "out"
+    path = write_csv(tmp_path / "n.csv", ["picture", "text"], [["0.jpg", "x"]])
+    assert "no column 'image'" in refused(["notes", path], out, capsys)
+    assert "no column 'note' or 'diagnosis'" in refused(
+        ["notes", path, "--column", "image=picture"], out, capsys
+    )
+    told = refused(["notes", path, "--column", "imag=picture"], out, capsys)
+    assert "expected KEY=NAME" in told
+    assert "did you mean 'image'?" in told
+    assert "no column 'pictur'; it has 'picture'" in refused(
+        ["notes", path, "--column", "image=pictur"], out, capsys
+    )
+    assert "no column 'skincap_file_path' or 'image'" in refused(
+        ["notes", path, "--preset", "skincap"], out, capsys
+    )
+    path.write_text("[\n{}\n]")
+    broken = path.rename(tmp_path / "n.json")
+    assert "expected one JSON object a line" in refused(["notes", broken], out, capsys)
+
+
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [
+        ("3", 3),
+        ("III", 3),
+        ("Type vi", 6),
+        ("2.0", 2),
+        ("-1", None),
+        ("", None),
+        ("unknown", None),
+        ("34", 34),
+    ],
+)
+def test_skin_types(text, means):
+    assert parse_skin_type(text) == means
+
+
+@pytest.mark.parametrize("text", ["0", "7", "VII", "3-4", "dark", "13", "²"])
+def test_what_is_no_skin_type(text):
+    with pytest.raises(RowError, match="skin type"):
+        parse_skin_type(text)
+
+
+# --- folders and cases ------------------------------------------------------------------------------
+
+
+def test_folders_are_classes_diseases_or_what_the_map_says(tmp_path):
+    root = tmp_path / "clinic"
+    for n, name in enumerate(("acne_and_rosacea", "psoriasis", "Akne", "BCC pictures", "unsorted", "Warts")):
+        (root / name / "deep").mkdir(parents=True)
+        (root / name / "deep/1.jpg").write_bytes(picture(n))
+    (root / "loose.jpg").write_bytes(picture(50))
+    path = tmp_path / "map.yaml"
+    path.write_text(
+        "Akne: acne_and_rosacea\nBCC pictures: {class: malignant_lesions, disease: basal cell carcinoma}\n"
+        "unsorted: null\n"
+    )
+    records, rejected = run(["folders", root, "--class-map", path, "--split", "train"], tmp_path / "out")
+    known = {r["image"].split("/")[-3]: (r["class"], r["disease"]) for r in records}
+    assert known == {
+        "acne_and_rosacea": ("acne_and_rosacea", None),
+        "psoriasis": ("psoriasis_and_lichen_planus", "psoriasis"),
+        "Akne": ("acne_and_rosacea", None),
+        "BCC pictures": ("malignant_lesions", "basal cell carcinoma"),
+        "unsorted": (None, None),
+        "Warts": (None, "Warts"),  # known, and of no class
+    }
+    assert {(r["source"], r["split"]) for r in records} == {("clinic", "train")}
+    assert [r["reason"] for r in rejected] == ["unknown_folder"]
+
+
+def test_what_folders_cannot_be_read_from(tmp_path, capsys):
+    root, out, path = tmp_path / "clinic", tmp_path / "out", tmp_path / "map.yaml"
+    root.mkdir()
+    assert "expected a folder for each class; found none" in refused(["folders", root], out, capsys)
+    (root / "herpis").mkdir()
+    assert "did you mean 'herpes'?" in refused(["folders", root], out, capsys)
+    (root / "herpis").rename(root / "seboroic_keratosis")
+    assert "did you mean 'seborrheic keratosis'?" in refused(["folders", root], out, capsys)
+    (root / "seboroic_keratosis").rename(root / "herpis")
+    arguments = ["folders", root, "--class-map", path]
+    assert "no such file" in refused(arguments, out, capsys)
+    for text, says in (
+        ("a: [", "is no YAML"),
+        ("- a", "expected lines such as"),
+        ("herpis: herpe", "did you mean 'herpes'?"),
+        ("herpis: {klass: herpes}", "neither 'class' nor 'disease'"),
+        ("herpis: 3", "must be a text"),
+        ("herpes: herpes", "did you mean 'herpis'?"),
+    ):
+        path.write_text(text)
+        assert says in refused(arguments, out, capsys)
+
+
+def test_cases_have_a_record_for_every_picture(tmp_path, pictures, capsys):
+    rows = [
+        {"id": "a", "images": ["0.jpg", "1.jpg"], "class": "herpes", "fitzpatrick": 5, "history": "Itches.",
+         "reference": ["It is herpes.", "Vesicles."], "split": "cases"},
+        {"id": 2, "image": "2.jpg", "disease": "psoriasis"},
+        {"id": "a", "image": "3.jpg", "class": "herpes"},
+        {"id": "c", "image": "3.jpg"},
+        {"id": "", "image": "3.jpg", "class": "herpes"},
+        {"id": "d", "image": "3.jpg", "class": "herpes", "history": SECRET},
+        {"id": "e", "class": "herpes"},
+    ]  # fmt: skip
+    path = tmp_path / "cases.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    arguments = ["cases", path, "--images", pictures]
+    records, rejected = run(arguments, tmp_path / "out")
+    assert [(r["case_id"], r["class"]) for r in records] == [
+        ("a", "herpes"), ("a", "herpes"), ("2", "psoriasis_and_lichen_planus"),
+    ]  # fmt: skip
+    assert records[0]["x_history"] == "Itches."
+    assert records[0]["x_reference"] == ["It is herpes.", "Vesicles."]
+    assert [r["reason"] for r in rejected] == ["listed_twice", "no_label", "bad_row", "phi", "bad_row"]
+    assert "Smithers" not in (tmp_path / "out/rejected.jsonl").read_text()
+
+
+def test_what_cases_cannot_be_read_from(tmp_path, capsys):
+    path = write_csv(tmp_path / "c.csv", ["case", "image", "disease"], [["a", "0.jpg", "psoriasis"]])
+    out = tmp_path / "out"
+    assert "no column 'id'" in refused(["cases", path], out, capsys)
+    path = write_csv(tmp_path / "c.csv", ["id", "disease"], [["a", "psoriasis"]])
+    assert "no column 'image' or 'images'" in refused(["cases", path], out, capsys)
+    path = write_csv(tmp_path / "c.csv", ["id", "images"], [["a", "0.jpg"]])
+    assert "no column 'class' or 'disease'" in refused(["cases", path], out, capsys)

@@ -1,0 +1,59 @@
+import pytest
+
+from eval.asking.answers import Answer, ArmAnswers, Key
+from eval.measures.texts import distinct, median, repeats_a_sentence, text_statistics
+
+
+def test_distinct_by_hand():
+    assert distinct("Red, red papule.", 1) == pytest.approx(2 / 3)
+    assert distinct("a b a b", 2) == pytest.approx(2 / 3)
+    assert distinct("one", 2) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("It is acne. It is acne.", True),
+        ("It is acne. it is ACNE!", True),
+        ("It is acne. It is not.", False),
+        ("", False),
+    ],
+)
+def test_repeated_sentences(text, said):
+    assert repeats_a_sentence(text) is said
+
+
+def test_median_has_an_interval():
+    found = median([1.0, 2.0, 3.0, 4.0, 100.0])
+    assert (found.value, found.n) == (3, 5)
+    assert found.low >= 1
+    assert found.high <= 100
+
+
+def test_statistics_by_turn_and_probe():
+    arm = ArmAnswers("two_step", {"decoding": {"max_new_tokens": 4}})
+    texts = ["It is acne.", "It is acne.", "", "Scale and scale and."]
+    for case, text in enumerate(texts):
+        for kind in ("turn", "probe"):
+            key = Key(f"case-{case}", 0, None, kind, 1)
+            said = {"answer": text, "num_tokens": len(text.split()), "seconds": 1.0 + case}
+            arm.lines[key] = Answer("two_step", key, said | {"prompt": "?", "question": "!"})
+    for repeat, change in ((1, None), (0, "jpeg:20")):
+        key = Key("case-0", repeat, change, "turn", 1)
+        arm.lines[key] = Answer("two_step", key, {"answer": "left out", "prompt": "?"})
+    found = text_statistics(arm)
+    assert list(found) == ["turn 1", "probe 1"]
+    turn = found["turn 1"]
+    assert turn["question"] == "?"
+    assert found["probe 1"]["question"] == "!"
+    assert turn["words"]["value"] == pytest.approx((3 + 3 + 0 + 4) / 4)
+    assert turn["same_as_another_case"]["value"] == 0.5
+    assert turn["num_different_texts"] == 3
+    assert turn["empty"]["value"] == 0.25
+    assert turn["cut_by_limit"]["value"] == 0.25
+    assert (turn["distinct_1"]["value"], turn["distinct_1"]["n"]) == (pytest.approx((1 + 1 + 0.5) / 3), 3)
+    assert turn["seconds"]["value"] == 2.5
+
+
+def test_no_answers():
+    assert text_statistics(ArmAnswers("x", {})) == {}

@@ -1,0 +1,172 @@
+"""The served form: two raters at once over HTTP, the server killed while they write, and the page in Chromium."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from eval.rating.store import Store
+from tests.support.review_run import FORM, MARK, Browser, make_run
+
+PASSWORD = "correct horse"
+ROOT = Path(__file__).parents[3]
+PATIENCE = 300.0  # seconds; importing Gradio takes long on a busy machine
+
+
+def start(folder: Path) -> tuple[subprocess.Popen, str]:
+    """Serve a run's form; another port where somebody has taken the free one meanwhile."""
+    for _ in range(5):
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            port = free.getsockname()[1]
+        command = [sys.executable, "-m", "eval.review", "--run-dir", str(folder), "--port", str(port)]
+        server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE
+        while time.monotonic() < deadline and server.poll() is None:
+            try:
+                if json.load(urllib.request.urlopen(f"{url}/health", timeout=PATIENCE)) == {"status": "ok"}:
+                    return server, url
+            except (OSError, ValueError):
+                time.sleep(0.1)
+        server.kill()
+        server.wait()
+    raise TimeoutError("the form was not served")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    run = make_run(tmp_path / "run", num_cases=30)
+    for name in ("anna", "bert"):
+        Store(run).add_rater(name, PASSWORD)
+    return run
+
+
+@pytest.fixture
+def served(folder) -> Iterator[tuple[Path, str]]:
+    server, url = start(folder)
+    try:
+        yield folder, url
+        server.terminate()
+        assert server.wait(PATIENCE) == 0, "SIGTERM ends it cleanly"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_login_and_nothing_before_the_own_diagnosis(served):
+    folder, url = served
+    for name, password in (("anna", "wrong horse"), ("nobody", PASSWORD)):
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            Browser(url, name, password, "w")
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{url}/config")
+    foreign = urllib.request.Request(url, headers={"Host": "elsewhere.example"})
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        urllib.request.urlopen(foreign)
+    browser = Browser(url, "anna", PASSWORD, "s")
+    assert MARK not in browser.page + json.dumps(browser.config)
+    browser.open()
+    assert MARK not in browser.raw
+    assert "melanoma" not in browser.raw
+    browser.diagnose("acne")
+    assert MARK in browser.raw
+    browser.rate(FORM)
+    assert MARK not in browser.raw, "the next case begins with the own diagnosis again"
+    assert len(Store(folder).rated("anna")) == 1
+
+
+def test_killed_server_loses_no_acknowledged_form(folder):
+    acknowledged = {"anna": 0, "bert": 0}
+    rng = random.Random(1)
+
+    def work(url: str, name: str) -> None:
+        try:
+            browser = Browser(url, name, PASSWORD, f"session-{name}")
+            shown = browser.open()
+            while True:
+                if "-diagnose-" in browser.serial:
+                    shown = browser.diagnose("acne")
+                shown = browser.rate(FORM)
+                assert "Saved." in shown[-1]
+                acknowledged[name] += 1
+        except (OSError, ValueError, IndexError, AssertionError):
+            return  # the server is gone
+
+    for _ in range(2):
+        before = {name: len(Store(folder).rated(name)) for name in acknowledged}
+        server, url = start(folder)
+        threads = [threading.Thread(target=work, args=(url, name)) for name in acknowledged]
+        for thread in threads:
+            thread.start()
+        while any(acknowledged[name] < before[name] + 2 for name in acknowledged):
+            assert any(thread.is_alive() for thread in threads)
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0, 0.2))
+        server.send_signal(signal.SIGKILL)
+        server.wait()
+        for thread in threads:
+            thread.join()
+        store = Store(folder)
+        for name, count in acknowledged.items():
+            rated = len(store.rated(name))
+            assert count <= rated <= count + 1, "at most the form that was under way is there besides"
+            acknowledged[name] = rated
+        by_form: dict[tuple[str, ...], set[str]] = {}
+        for row in store.current():
+            by_form.setdefault((row.rater, row.arm, row.case_id), set()).add(row.item)
+        whole = set(FORM) - {"comment"}
+        assert all(items - {"own_diagnosis"} in (set(), whole) for items in by_form.values())
+
+
+def test_two_cases_in_chromium(served):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if not chromium:
+        pytest.skip("there is no Chromium (CHROMIUM=/path/to/it)")
+    folder, url = served
+    with playwright.sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page, errors = browser.new_page(viewport={"width": 390, "height": 800}), []
+        page.set_default_timeout(1000 * PATIENCE)
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        page.goto(url)
+        page.fill("input:not([type=password])", "anna")
+        page.fill("input[type=password]", PASSWORD)
+        page.keyboard.press("Enter")
+        for number in (1, 2):
+            page.wait_for_selector("#own textarea:focus, #own input:focus")
+            assert MARK not in page.content()
+            page.keyboard.type("acne")
+            page.keyboard.press("Enter")
+            page.wait_for_selector("#sheet input:focus")
+            assert MARK in page.content()
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
+            page.keyboard.press("Enter")
+            page.wait_for_selector(
+                "#sheet .gaps:visible"
+            )  # nothing is sent, and no "Saved." is left in sight
+            assert not page.is_visible("#note")
+            for key in "1234512y":
+                page.keyboard.press(key)
+            assert not page.is_visible("#sheet .gaps")
+            page.keyboard.type(f"comment {number}")
+            page.keyboard.press("Enter")
+        page.wait_for_selector("text=Form 3 of 60")
+        browser.close()
+    assert errors == []
+    rows = Store(folder).current()
+    assert [row.value for row in rows if row.item == "comment"] == ["comment 1", "comment 2"]
+    assert [row.value for row in rows if row.item in FORM][:8] == [*"1234512", "1"]

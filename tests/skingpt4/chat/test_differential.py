@@ -1,0 +1,225 @@
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from skingpt4.chat import calibration as calibrations
+from skingpt4.chat.calibration import Calibration, CalibrationError, Platt
+from skingpt4.chat.differential import (
+    LANGUAGES,
+    NEVER,
+    ClassProbability,
+    ConceptProbability,
+    DifferentialError,
+    advice,
+    advise,
+    differential,
+    from_scores,
+    score_pictures,
+)
+from skingpt4.chat.session import ChatSession
+from skingpt4.checkpoints import checkpoint
+from skingpt4.generation.scoring import DIAGNOSIS_QUESTION, class_sentences, score_answers
+from skingpt4.model.prompts import Turn, encode_turns, get_template
+from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, class_disease
+from tests.support.tiny import make_model, make_queries, one_thread, tiny_config  # noqa: F401
+
+DISEASES = {name: class_disease(name) for name in CLASSES}
+CALIBRATION = Calibration(
+    2.0, 0.5, 0.8, 90, DISEASES, {"Bulla": Platt(1.0, 3.0, 20), "Papule": Platt(0.5, 0.0, 40)},
+    data={"manifest": "validation.jsonl"},
+)  # fmt: skip
+CONCEPT_SCORES = np.full(len(CONCEPTS), -2.0)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("differential")
+
+
+@pytest.fixture(scope="module")
+def tiny(folder):
+    return make_model(folder), tiny_config(folder, output_dir=str(folder / "run"))
+
+
+def scores_of(**given: float) -> np.ndarray:
+    return np.array([given.get(name, 0.0) for name in CLASSES])
+
+
+def test_a_differential_is_the_softmax_of_the_sentences_likelihoods(tiny):
+    model, config = tiny
+    queries = make_queries(1)
+    found = differential(model, config, queries)
+    prompt = encode_turns(
+        get_template(config.prompt.template), [Turn(DIAGNOSIS_QUESTION, None, 1)], model.tokenizer, 4
+    )
+    sentences = class_sentences(config.prompt.disease_sentence, DISEASES)
+    logits = score_answers(model, [prompt], queries, sentences)[0]
+    expected = dict(zip(CLASSES, logits.softmax(-1).tolist(), strict=True))
+    assert {row.class_name: row.probability for row in found.ranked} == pytest.approx(expected, abs=1e-5)
+    assert [row.class_name for row in found.ranked] == sorted(expected, key=lambda name: -expected[name])
+    assert sum(row.probability for row in found.ranked) == pytest.approx(1)
+    assert found.calibration == "none"
+    assert not found.confident
+    assert found.threshold == NEVER
+    assert found.concepts == ()  # a likelihood alone is no probability
+
+
+def test_several_views_and_a_session_give_their_queries(tiny):
+    model, config = tiny
+    queries = make_queries(2)
+
+    session = ChatSession(model, config)
+    with pytest.raises(DifferentialError, match="no picture"):
+        differential(model, config, session)
+    session.queries = [queries[:1], queries[1:]]
+    assert differential(model, config, session) == differential(model, config, queries)
+    assert session.turns == []
+
+
+def test_calibration_flattens_and_decides(tiny):
+    scores = scores_of(herpes=3.0)
+    sharp = from_scores(scores, CONCEPT_SCORES, DISEASES)
+    flat = from_scores(scores, CONCEPT_SCORES, DISEASES, CALIBRATION)
+    assert sharp.ranked[0].class_name == flat.ranked[0].class_name == "herpes"
+    e = np.exp(1.5)
+    assert flat.ranked[0].probability == pytest.approx(e / (e + 14))
+    assert sharp.ranked[0].probability > flat.ranked[0].probability
+    assert not flat.confident
+    sure = from_scores(scores * 3, CONCEPT_SCORES, DISEASES, CALIBRATION)
+    assert sure.confident
+    assert sure.threshold == 0.5
+    assert sure.calibration == "validation.jsonl, n = 90"
+    never = from_scores(scores * 99, CONCEPT_SCORES, DISEASES, replace(CALIBRATION, threshold=None))
+    assert not never.confident  # no threshold held what was asked of it
+    # sigmoid(1 * -2 + 3), sigmoid(0.5 * -2): best first, the others were never fitted
+    assert [(row.name, round(row.probability, 3)) for row in sure.concepts] == [
+        ("Bulla", 0.731), ("Papule", 0.269),
+    ]  # fmt: skip
+
+
+def test_scores_of_pictures_have_all_classes_and_concepts(tiny):
+    model, config = tiny
+    classes, concepts = score_pictures(model, config, make_queries(1), DISEASES)
+    assert classes.shape == (15,)
+    assert concepts.shape == (48,)
+    assert np.isfinite(classes).all()
+    assert np.isfinite(concepts).all()
+
+
+def test_to_dict_is_json():
+    found = from_scores(scores_of(herpes=3.0), CONCEPT_SCORES, DISEASES, CALIBRATION)
+    data = json.loads(json.dumps(found.to_dict()))
+    assert set(data) == {
+        "ranked", "concepts", "confident", "threshold", "red_flags", "next_steps", "calibration",
+    }  # fmt: skip
+    p = np.exp(1.5) / (np.exp(1.5) + 14)
+    assert data["ranked"][0] == {
+        "class_name": "herpes", "disease": DISEASES["herpes"], "probability": round(p, 4),
+    }  # fmt: skip
+
+
+# --- advice --------------------------------------------------------------------------------------------
+
+
+def ranked(**given: float) -> list[ClassProbability]:
+    rows = [ClassProbability(name, DISEASES[name], given.get(name, 0.0)) for name in CLASSES]
+    return sorted(rows, key=lambda row: -row.probability)
+
+
+def test_a_possible_melanoma_warns_though_it_is_not_first():
+    rows = ranked(benign_tumors=0.85, melanoma_nevi_moles=0.12)
+    flags, steps = advise(rows, [], confident=True)
+    assert len(flags) == 1
+    assert "Melanoma" in flags[0]
+    assert steps[0] == advice()["classes"]["benign_tumors"]["next"]["en"]
+    assert "emergency services" in steps[-1]
+    flags, steps = advise(ranked(benign_tumors=0.96, melanoma_nevi_moles=0.04), [], confident=False)
+    assert flags == ()
+    assert "not confident" in steps[0]
+
+
+def test_concepts_warn_too_and_in_the_language_asked_for():
+    seen = [ConceptProbability("Purpura/Petechiae", 0.6), ConceptProbability("Bulla", 0.2)]
+    flags, steps = advise(ranked(acne_and_rosacea=0.9), seen, confident=True, language="de")
+    assert len(flags) == 1
+    assert "Notruf" in flags[0]
+    assert "Notruf" in steps[-1]
+    with pytest.raises(DifferentialError, match="'fr'"):
+        advise(ranked(), seen, confident=True, language="fr")
+
+
+def texts(data) -> list[dict[str, str]]:
+    if isinstance(data, dict) and "en" in data:
+        return [data]
+    return [text for value in data.values() for text in texts(value)] if isinstance(data, dict) else []
+
+
+def test_the_advice_covers_all_classes_in_both_languages_without_a_dose():
+    data = advice()
+    assert set(data["classes"]) == set(CLASSES)
+    assert set(data["concepts"]) <= set(CONCEPTS)
+    assert all(entry["next"] for entry in data["classes"].values())
+    for entry in (*data["classes"].values(), *data["concepts"].values()):
+        assert ("flag" in entry) == ("from" in entry)
+        assert 0 < entry.get("from", 0.5) < 1
+    for name in ("malignant_lesions", "melanoma_nevi_moles"):
+        assert data["classes"][name]["from"] <= 0.1
+    every = texts(data)
+    assert len(every) > 25
+    for text in every:
+        assert set(text) == set(LANGUAGES)
+        for words in text.values():
+            assert 20 < len(words) < 260
+            assert words == " ".join(words.split())
+            assert not re.search(r"\d", words)  # no dose, no count of tablets
+            assert not re.search(r"\b(mg|ml|mcg|µg|IU|tablets?|Tabletten?)\b|%", words)
+        assert text["en"] != text["de"]
+
+
+# --- the file ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path):
+    checkpoint.save(tmp_path / "run" / "checkpoints" / "000001", {"weight": make_queries(1)[0]}, {"step": 2})
+    return tmp_path / "run"
+
+
+def test_a_calibration_is_kept_beside_its_checkpoint(run):
+    assert calibrations.load(run) is None
+    assert calibrations.load(None) is None
+    own = replace(CALIBRATION, tensors_sha256=calibrations.weights_sha256(run))
+    path = calibrations.save(own, run)
+    assert path == run / "checkpoints" / "000001" / "calibration.json"
+    assert calibrations.load(run) == own
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"tensors_sha256": "0" * 64}, "other weights"),
+        ({"temperature": 0.0}, "damaged"),
+        ({"temperature": float("nan")}, "damaged"),
+    ],
+)
+def test_a_calibration_of_other_weights_or_nonsense_is_refused(run, change, said):
+    own = replace(CALIBRATION, tensors_sha256=calibrations.weights_sha256(run))
+    calibrations.save(replace(own, **change), run)
+    with pytest.raises(CalibrationError, match=said):
+        calibrations.load(run)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 9}', '"x"'])
+def test_a_damaged_calibration_is_refused_in_a_sentence(run, text):
+    calibrations.path_of(run).write_text(text)
+    with pytest.raises(CalibrationError, match=r"skingpt4\.calibrate again"):
+        calibrations.load(run)
+
+
+def test_a_threshold_that_keeps_too_few_does_not_count():
+    confidence, right = np.linspace(1, 0.1, 10), np.array([1.0, 1, 0, 0, 0, 0, 0, 0, 0, 0])
+    assert calibrations.choose_threshold(confidence, right, 0.2) == 0.9
+    assert calibrations.choose_threshold(confidence, right, 0.2, least=3) is None

@@ -1,0 +1,196 @@
+"""A shared folder: what was trained and nothing else, loaded back only onto the parts it belongs to."""
+
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+import torch
+
+from skingpt4.checkpoints import checkpoint, repository
+from skingpt4.checkpoints.load import config_and_checkpoint, load_model
+from skingpt4.checkpoints.repository import HubError
+from skingpt4.cli import share
+from skingpt4.model.network import SkinGPT4
+from skingpt4.training.loop import run
+from tests.support.local_hub import Repository, serving
+from tests.support.tiny import (
+    batch_of,
+    conversation,
+    make_queries,
+    one_thread,  # noqa: F401
+    save_language_model,
+    tiny_config,
+)
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return tiny_config(tmp_path_factory.mktemp("hub"), lora__rank=2, optim__init_lr=0.1)
+
+
+@pytest.fixture(scope="module")
+def saved(config):
+    return run(config)
+
+
+@pytest.fixture(scope="module")
+def shared(saved, tmp_path_factory):
+    return repository.write_folder(saved, tmp_path_factory.mktemp("shared") / "tiny-skin", "tiny-skin")
+
+
+def loss_of(model):
+    with torch.no_grad():
+        return model(**batch_of([conversation(model, "What is it?", "Acne.")]), queries=make_queries(1))[0]
+
+
+def test_a_folder_gives_the_same_model_back(config, saved, shared):
+    model = SkinGPT4.from_pretrained(shared, CPU)
+    assert torch.equal(loss_of(model), loss_of(load_model(config, saved, CPU)))
+    assert model.config.prompt == config.prompt
+    assert not model.training
+
+
+def test_frozen_parts_are_named_and_not_copied(config, shared):
+    names = {file.name for file in shared.iterdir()}
+    assert names == {
+        "README.md", "config.json", "preprocessor_config.json", "checkpoint.json", "projection.safetensors",
+        "lora.safetensors",
+    }  # fmt: skip
+    frozen = json.loads((shared / "config.json").read_text())["frozen_parts"]
+    assert frozen["language_model"]["family"] == "llama"
+    assert frozen["encoder"]["vision"]["weights"] == config.vision.weights
+
+
+def test_the_card_is_one_the_hub_can_read(shared):
+    card = huggingface_hub.ModelCard.load(shared / "README.md")
+    assert card.data.license == "apache-2.0"
+    assert "not-a-medical-device" in card.data.tags
+    for title in ("Intended use", "Limits", "Data", "Training", "Licence", "Research software"):
+        assert title in card.text
+    trained = json.loads((shared / "checkpoint.json").read_text())["num_trainable"]
+    assert f"{trained:,}" in card.text
+
+
+def test_what_says_where_it_was_trained_stays_here(config, shared):
+    described = json.loads((shared / "config.json").read_text())["config"]
+    assert described["data"]["train"] == []
+    assert described["output_dir"] == "runs/shared"
+
+
+def test_the_processor_is_complete(config, shared):
+    processor = json.loads((shared / "preprocessor_config.json").read_text())
+    assert processor["image"]["size"] == config.vision.image_size
+    assert processor["image"]["mean"] == pytest.approx([0.48145466, 0.4578275, 0.40821073])
+    assert processor["prompt"]["text"]["end"] == "###"
+    assert processor["tokenizer"] == config.language.model
+
+
+def test_parts_taken_along_are_read_from_the_folder(config, saved, tmp_path, monkeypatch):
+    folder = repository.write_folder(saved, tmp_path / "whole", "whole", include=repository.PARTS)
+    found, path = config_and_checkpoint(None, str(folder))
+    assert Path(found.vision.weights) == folder / "vision.safetensors"
+    assert Path(found.qformer.weights) == folder / "qformer.safetensors"
+    assert torch.equal(loss_of(load_model(found, path, CPU)), loss_of(load_model(config, saved, CPU)))
+
+
+def test_another_language_model_is_refused(config, shared, tmp_path):
+    with pytest.raises(checkpoint.CheckpointError, match="language_model"):
+        SkinGPT4.from_pretrained(shared, CPU, language_model=save_language_model(tmp_path / "q", "qwen2"))
+    other = tmp_path / "same_shapes"
+    shutil.copytree(config.language.model, other)
+    weights = Path(save_language_model(tmp_path / "w", "llama", seed=4)) / "model.safetensors"
+    shutil.copy(weights, other)
+    with pytest.raises(Exception, match="self-test"):
+        SkinGPT4.from_pretrained(shared, CPU, language_model=str(other))
+
+
+def test_missing_frozen_parts_are_named(shared, tmp_path):
+    folder = tmp_path / "moved"
+    shutil.copytree(shared, folder)
+    described = json.loads((folder / "config.json").read_text())
+    described["config"]["vision"]["weights"] = "weights/none.safetensors"
+    (folder / "config.json").write_text(json.dumps(described))
+    with pytest.raises(HubError, match=r"vision.weights: weights/none.safetensors is not there"):
+        SkinGPT4.from_pretrained(folder, CPU)
+
+
+def test_a_damaged_folder_and_a_wrong_name_are_one_sentence(shared, tmp_path):
+    with pytest.raises(HubError, match="no such folder"):
+        SkinGPT4.from_pretrained(tmp_path / "none", CPU)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(HubError, match="no description"):
+        SkinGPT4.from_pretrained(tmp_path, CPU)
+
+
+def test_a_failed_write_leaves_nothing(saved, tmp_path, monkeypatch):
+    monkeypatch.setattr(repository, "model_card", lambda *a: pytest.fail("disk full"))
+    with pytest.raises(BaseException, match="disk full"):
+        repository.write_folder(saved, tmp_path / "out", "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(saved, tmp_path, monkeypatch, capsys):
+    (tmp_path / "file").write_text("x")
+    for out, why in (("file", "is not empty"), ("file/skin", "cannot be written (Not a directory)")):
+        assert share.main(["--checkpoint", str(saved), "--out", str(tmp_path / out)]) == 1
+        assert why in capsys.readouterr().err
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(repository.shutil, "copyfile", full)
+    assert share.main(["--checkpoint", str(saved), "--out", str(tmp_path / "skin")]) == 1
+    assert "cannot be written (No space left on device); check" in capsys.readouterr().err
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_command_says_how_to_upload_and_refuses_a_full_folder(saved, tmp_path, capsys):
+    out = tmp_path / "skin"
+    assert share.main(["--checkpoint", str(saved), "--out", str(out), "--include", "qformer"]) == 0
+    shown = capsys.readouterr().out
+    assert f"hf upload YOUR_NAME/skin {out}" in shown
+    assert "not a medical device" in shown
+    assert "a path of this machine" in shown  # the test's configuration names absolute ones
+    assert (out / "qformer.safetensors").is_file()
+    assert not (out / "vision.safetensors").exists()
+    assert share.main(["--checkpoint", str(saved), "--out", str(out)]) == 1
+    assert "is not empty" in capsys.readouterr().err
+
+
+@pytest.fixture
+def loopback_hub(shared, tmp_path, monkeypatch):
+    with serving() as server:
+        server.repositories["me/skin"] = Repository(
+            {file.name: file.read_bytes() for file in shared.iterdir()}
+        )
+        real = functools.partial(
+            huggingface_hub.snapshot_download,
+            endpoint=server.url,
+            cache_dir=tmp_path / "cache",
+            etag_timeout=300,
+        )
+        monkeypatch.setattr(huggingface_hub, "snapshot_download", real)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DOWNLOAD_TIMEOUT", 300)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        yield server
+
+
+def test_a_hub_id_is_fetched_once_and_loads(config, saved, loopback_hub):
+    model = SkinGPT4.from_pretrained("me/skin", CPU)
+    assert torch.equal(loss_of(model), loss_of(load_model(config, saved, CPU)))
+
+
+def test_a_hub_that_says_no_is_one_sentence(loopback_hub, monkeypatch):
+    with pytest.raises(HubError, match=r"me/nothing: is not on the hub .*check the name"):
+        SkinGPT4.from_pretrained("me/nothing", CPU)
+    loopback_hub.repositories["me/skin"].gated = "manual"
+    with pytest.raises(HubError, match=r"me/skin: is gated; accept its terms"):
+        SkinGPT4.from_pretrained("me/skin", CPU)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(HubError, match=r"me/other: is not in the hub's cache"):
+        SkinGPT4.from_pretrained("me/other", CPU)

@@ -1,0 +1,364 @@
+"""Configuration: what extends what, what wins, and how each mistake is told; every shipped file loads."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skingpt4.checkpoints.paths import missing_paths
+from skingpt4.config.load import from_dict, load_config, to_dict, to_yaml
+from skingpt4.config.schema import (
+    Config,
+    ConfigError,
+    DataConfig,
+    LanguageConfig,
+    OptimConfig,
+    PromptConfig,
+    VisionConfig,
+)
+from skingpt4.model.prompts import get_template
+
+ROOT = Path(__file__).parents[3]
+BASE = "step: step1\noutput_dir: runs/a\nlanguage: {model: weights/m}\n"
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="c.yaml"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+# ---- extends and overrides
+
+
+def test_defaults_are_the_articles(write):
+    config = load_config(write(BASE))
+    assert config.optim == OptimConfig(20, 5000, 5000, 2, 1, 1e-4)
+    assert config.data.max_text_tokens == 160
+    assert config.qformer.num_query_tokens == 32
+
+
+def test_the_extending_file_wins_and_the_command_line_wins_over_it(write):
+    write(BASE + "seed: 1\noptim: {batch_size: 1, init_lr: 1e-3, min_lr: 1e-6}", "base.yaml")
+    write("extends: base.yaml\nseed: 2\noptim: {batch_size: 2}", "middle.yaml")
+    top = write("extends: middle.yaml\nstep: step2\noptim: {min_lr: 1e-7}", "top.yaml")
+    config = load_config(top, ["optim.batch_size=3", "optim.batch_size=4", "language.dtype=float32"])
+    assert (config.step, config.seed) == ("step2", 2)
+    assert (config.optim.batch_size, config.optim.init_lr, config.optim.min_lr) == (4, 1e-3, 1e-7)
+    assert (config.language.model, config.language.dtype) == ("weights/m", "float32")
+
+
+def test_several_parents_and_another_folder(write):
+    write(BASE + "seed: 1", "parents/a.yaml")
+    write("seed: 2\nprompt: {questions: [Q]}", "parents/b.yaml")
+    config = load_config(write("extends: [parents/a.yaml, parents/b.yaml]"))
+    assert config.seed == 2  # the later parent wins
+    assert config.prompt.questions == ["Q"]  # a list is replaced, not extended
+
+
+def test_the_same_parent_twice_is_no_circle(write):
+    write(BASE, "base.yaml")
+    write("extends: base.yaml\nseed: 5", "a.yaml")
+    write("extends: base.yaml", "b.yaml")
+    assert load_config(write("extends: [a.yaml, b.yaml]")).seed == 5
+
+
+def test_override_takes_lists_null_and_equals_signs(write):
+    path = write(BASE + "initial_checkpoint: runs/x")
+    config = load_config(
+        path, ["data.train=[a.jsonl,b.jsonl]", "initial_checkpoint=null", "output_dir=runs/lr=3"]
+    )
+    assert config.data.train == ["a.jsonl", "b.jsonl"]
+    assert config.initial_checkpoint is None
+    assert config.output_dir == "runs/lr=3"
+
+
+def test_environment_variables(write, monkeypatch):
+    path = write(BASE.replace("weights/m", "'${oc.env:SKIN_TEST_MODEL}'"))
+    monkeypatch.setenv("SKIN_TEST_MODEL", "hub/model")
+    assert load_config(path).language.model == "hub/model"
+    monkeypatch.delenv("SKIN_TEST_MODEL")
+    with pytest.raises(ConfigError, match=r"c\.yaml.*SKIN_TEST_MODEL"):
+        load_config(path)
+
+
+# ---- mistakes
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "optim: {bach_size: 1}",
+            r"c\.yaml: unknown key 'optim\.bach_size'; did you mean 'optim\.batch_size'\?",
+        ),
+        ("sed: 1", r"c\.yaml: unknown key 'sed'; did you mean 'seed'\?"),
+        ("log: {zzzz: 1}", r"c\.yaml: unknown key 'log\.zzzz'; valid: log\.every, log\.validate_every"),
+        ("optim: {batch_size: two}", r"c\.yaml: 'optim\.batch_size': .*'two'"),
+        ("optim: {batch_size: 2.5}", r"c\.yaml: 'optim\.batch_size': .*'2\.5'"),
+        ("optim: {batch_size: true}", r"c\.yaml: 'optim\.batch_size'"),
+        ("optim: {init_lr: [1]}", r"c\.yaml: 'optim\.init_lr'"),
+        ("data: {train: one.jsonl}", r"c\.yaml: 'data\.train'"),
+        ("data: {augment: maybe}", r"c\.yaml: 'data\.augment'"),
+        ("vision: eva", r"c\.yaml: 'vision' must be a group of keys, found 'eva'"),
+        ("optim:", r"c\.yaml: 'optim' must be a group of keys, found None"),
+        ("data: [a]", r"c\.yaml: 'data' must be a group of keys"),
+        ("optim: {batch_size: 0}", r"'optim\.batch_size' is 0; it must be above 0"),
+        ("optim: {init_lr: .nan}", r"'optim\.init_lr' is nan; it must be above 0"),
+        ("qformer: {width: 100, num_heads: 12}", r"'qformer\.width' \(100\) must be a multiple .*\(12\)"),
+        ("extends: c.yaml", r"c\.yaml: extends itself through c\.yaml"),
+        ("extends: gone.yaml", r"gone\.yaml: no such config"),
+        ("a: [1", r"c\.yaml: is not valid YAML"),
+        ("---\nseed: 1\n---\nseed: 2", r"c\.yaml: is not valid YAML"),
+    ],
+)
+def test_mistakes_are_told_with_file_and_key(text, message, write):
+    path = write(BASE + text)
+    with pytest.raises(ConfigError, match=message) as caught:
+        load_config(path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "optim.bach_size=1",
+            r"override 'optim\.bach_size=1': unknown key .* did you mean 'optim\.batch_size'\?",
+        ),
+        ("optim.batch_size=two", r"override 'optim\.batch_size=two': 'optim\.batch_size'"),
+        ("step=step3", r"c\.yaml: 'step' is 'step3'; choose one of step1, step2, none"),
+        ("language.dtype=int8", r"'language\.dtype' is 'int8'; choose one of auto, float32"),
+        ("optim=3", r"override 'optim=3': 'optim' must be a group"),
+        ("optim.batch_size", r"write it as key=value"),
+        ("=3", r"write it as key=value"),
+        ("data.train=[a", r"override 'data\.train=\[a'"),
+        (
+            "data.feature_views=2",
+            r"feature_views' above 1 keeps random crops; it needs",
+        ),
+        (
+            "data.feature_dtype=float32",
+            r"'data\.feature_dtype' is 'float32'; choose one of float16, bfloat16",
+        ),
+        ("data.batching=grouped_", r"'data\.batching' is .*; did you mean 'grouped'"),
+        ("language.loss_chunk_mb=-1", r"'language\.loss_chunk_mb' is -1; it must not be negative"),
+        ("data.feature_cache=runs/features", r"'data\.augment' and 'data\.feature_cache' exclude each other"),
+        ("data.train.0=a", r"override 'data\.train\.0=a'"),
+    ],
+)
+def test_mistakes_on_the_command_line(override, message, write):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(BASE), [override])
+
+
+@pytest.mark.parametrize("text", ["- 1\n- 2", "just words", "3"])
+def test_a_file_without_keys(text, write):
+    with pytest.raises(ConfigError, match=r"c\.yaml: must hold `key: value` lines"):
+        load_config(write(text))
+
+
+@pytest.mark.parametrize(
+    ("text", "key"), [("", "step"), ("step: step1", "output_dir"), ("step: step1\noutput_dir: o", "model")]
+)
+def test_required_values(text, key, write):
+    with pytest.raises(ConfigError, match=rf"c\.yaml: .*missing mandatory value: {key}"):
+        load_config(write(text))
+
+
+def test_an_empty_parent_adds_nothing(write):
+    write("", "empty.yaml")
+    assert load_config(write(BASE + "extends: empty.yaml")) == load_config(write(BASE, "d.yaml"))
+
+
+def test_a_missing_file_names_its_neighbour(write):
+    path = write(BASE, "step1.yaml")
+    with pytest.raises(ConfigError, match=r"stpe1\.yaml: no such config; did you mean '.*step1\.yaml'\?"):
+        load_config(path.with_name("stpe1.yaml"))
+
+
+def test_a_longer_circle_is_named(write):
+    write("extends: b.yaml", "a.yaml")
+    path = write("extends: a.yaml", "b.yaml")
+    with pytest.raises(ConfigError, match=r"extends itself through b\.yaml -> a\.yaml"):
+        load_config(path)
+
+
+def test_unreadable_files(write, tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_config(tmp_path)
+    path = write("")
+    path.write_bytes(b"seed: \xff\xfe")
+    with pytest.raises(ConfigError, match=r"c\.yaml: cannot be read"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("value", ["", "3", "[1]"])
+def test_extends_of_a_wrong_type(value, write):
+    with pytest.raises(ConfigError, match=r"c\.yaml.*extends"):
+        load_config(write(BASE + f"extends: {value}"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "prompt: {questions: []}",
+        "prompt: {concepts_sentence: 'It shows {concept}.'}",
+        "prompt: {disease_sentence: 'It is {}.'}",
+        "seed: -1",
+    ],
+)
+def test_values_that_no_run_can_use(text, write):
+    with pytest.raises(ConfigError):
+        load_config(write(BASE + text))
+
+
+def test_numbers_in_free_arguments(write):
+    config = load_config(write(BASE + "vision: {model_args: {init_values: 1e-6}}"))
+    assert config.vision.model_args == {"init_values": 1e-6}
+
+
+# ---- round trips
+
+texts = st.text(
+    st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=30
+).filter(lambda text: "${" not in text and text != "???")
+configs = st.builds(
+    Config,
+    step=st.sampled_from(["step1", "step2", "none"]),
+    output_dir=texts,
+    initial_checkpoint=st.none() | texts,
+    seed=st.integers(0, 2**31),
+    vision=st.builds(
+        VisionConfig,
+        model_args=st.dictionaries(texts, st.none() | st.booleans() | st.integers() | texts, max_size=2),
+        block=st.none() | st.integers(1, 40),
+        mean=st.none() | st.lists(st.floats(0, 1), min_size=3, max_size=3),
+    ),
+    language=st.builds(LanguageConfig, model=texts),
+    prompt=st.builds(PromptConfig, questions=st.lists(texts, min_size=1, max_size=3), use_note=st.booleans()),
+    data=st.builds(DataConfig, train=st.lists(texts, max_size=2)),
+    optim=st.builds(OptimConfig, init_lr=st.floats(1e-9, 1), min_lr=st.floats(0, 1e-3)),
+)
+
+
+@pytest.fixture(scope="module")
+def scratch(tmp_path_factory):
+    return tmp_path_factory.mktemp("configs") / "c.yaml"
+
+
+@given(config=configs)
+@settings(max_examples=25, deadline=None)
+def test_yaml_and_dict_round_trips(scratch, config):
+    scratch.write_text(to_yaml(config), encoding="utf-8")
+    assert load_config(scratch) == config
+    assert from_dict(to_dict(config), "card") == config
+
+
+def test_dict_shares_nothing_with_the_config(write):
+    config = load_config(write(BASE))
+    to_dict(config)["prompt"]["questions"].append("another")
+    assert config == load_config(write(BASE))
+
+
+def test_from_dict_names_its_source(write):
+    values = to_dict(load_config(write(BASE)))
+    with pytest.raises(ConfigError, match=r"checkpoint\.json: unknown key 'optim\.gone'"):
+        from_dict({**values, "optim": {**values["optim"], "gone": 1}}, "checkpoint.json")
+    with pytest.raises(ConfigError, match=r"checkpoint\.json: 'seed'"):
+        from_dict({**values, "seed": "x"}, "checkpoint.json")
+
+
+@pytest.mark.parametrize("change", [{"step": "???"}, {"step": "step3"}])
+def test_from_dict_refuses_what_load_config_refuses(change, write):
+    values = to_dict(load_config(write(BASE)))
+    with pytest.raises(ConfigError, match=r"checkpoint\.json.*step"):
+        from_dict({**values, **change}, "checkpoint.json")
+
+
+# ---- paths
+
+
+def test_missing_paths_are_listed_all_at_once(write, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there.jsonl").write_text("")
+    config = load_config(
+        write(
+            "step: step2\noutput_dir: runs/new\ninitial_checkpoint: runs/gone\n"
+            "language: {model: weights/lm}\nvision: {weights: v.safetensors}\nqformer: {weights: q.pth}\n"
+            "data: {train: [there.jsonl, t.jsonl], validation: [runs/phantoms/v.jsonl]}"
+        )
+    )
+    lines = missing_paths(config)
+    assert [line.split(" is not there")[0] for line in lines] == [
+        "vision.weights: v.safetensors",
+        "qformer.weights: q.pth",
+        "data.train: t.jsonl",
+        "data.validation: runs/phantoms/v.jsonl",
+        "initial_checkpoint: runs/gone",
+        "language.model: weights/lm",
+    ]
+    assert "skingpt4.cli.weights list" in lines[-1]
+    assert "phantoms" in lines[3].split(" is not there")[1]
+    chat = missing_paths(config, for_training=False)
+    assert [line.split(":")[0] for line in chat] == ["vision.weights", "qformer.weights", "language.model"]
+
+
+def test_a_hub_name_is_no_path(write):
+    assert missing_paths(load_config(write(BASE.replace("weights/m", "lmsys/vicuna-7b-v1.5")))) == []
+
+
+# ---- the shipped files
+
+SHIPPED = sorted((ROOT / "configs").rglob("*.y*ml"))
+RAW = {path: yaml.safe_load(path.read_text()) or {} for path in SHIPPED}
+
+
+def _parents(path):
+    names = RAW[path].get("extends", [])
+    return [(path.parent / name).resolve() for name in ([names] if isinstance(names, str) else names)]
+
+
+# A file that others extend and that names no step is a part, completed here with what it leaves open.
+EXTENDED = {parent for path in SHIPPED for parent in _parents(path)}
+PARTS = {path for path in SHIPPED if path.resolve() in EXTENDED and "step" not in RAW[path]}
+
+
+def test_configs_are_shipped():
+    assert SHIPPED
+    assert set(SHIPPED) != PARTS
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_shipped_config(path, scratch, monkeypatch):
+    for name in re.findall(r"\$\{oc\.env:(\w+)", "".join(p.read_text() for p in SHIPPED)):
+        monkeypatch.setenv(name, "anywhere")
+    fill = ["step=none", "output_dir=runs/x"] if path in PARTS else []
+    if path in PARTS and "model" not in RAW[path].get("language", {}):
+        fill.append("language.model=hub/model")
+    config = load_config(path, fill)
+    get_template(config.prompt.template)
+    config.prompt.concepts_sentence.format(concepts="Plaque, Scale")
+    config.prompt.disease_sentence.format(disease="psoriasis")
+    assert config.prompt.questions
+    assert not (config.data.augment and config.data.feature_cache)
+    for value in _strings(RAW[path]):
+        assert not value.startswith(("/", "~")), f"{value}: paths in shipped configs are relative"
+    scratch.write_text(to_yaml(config), encoding="utf-8")
+    assert load_config(scratch) == config
+
+
+def _strings(value):
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _strings(item)

@@ -1,0 +1,256 @@
+"""The doctor: each mistake that users make is named before anything is loaded, with what mends it."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from skingpt4.cli import doctor
+from skingpt4.config.load import to_yaml
+from skingpt4.doctor import examine
+from skingpt4.doctor.findings import MISSING, OK, WARNING
+from skingpt4.training.loop import run
+from tests.support.tiny import (
+    make_tokenizer,
+    one_thread,  # noqa: F401
+    tiny_config,
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("doctor")
+
+
+@pytest.fixture(scope="module")
+def parent(folder):
+    return str(run(tiny_config(folder, output_dir=str(folder / "parent"))))
+
+
+class Plenty:
+    available = 64 << 30
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_loaded(parent, monkeypatch):
+    """No language model is ever loaded, and no hub is ever asked."""
+    monkeypatch.setattr(
+        AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("loaded a model")
+    )
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", lambda *a, **k: pytest.fail("asked the hub"))
+    monkeypatch.setattr("psutil.virtual_memory", Plenty)  # whatever else this machine is doing
+
+
+@pytest.fixture
+def configure(folder, tmp_path):
+    def make(**changes):
+        return tiny_config(folder, **{"output_dir": str(tmp_path / "run"), **changes})
+
+    return make
+
+
+def found(config, name):
+    (finding,) = [f for f in examine.examine(config) if f.name == name]
+    return finding
+
+
+def states(config):
+    return {f.name: f.state for f in examine.examine(config)}
+
+
+def test_a_whole_configuration_passes(configure):
+    assert set(states(configure()).values()) == {OK}
+
+
+def test_it_takes_no_memory_for_the_network(configure, monkeypatch):
+    """Nothing larger than the probe of one picture is ever allocated outside the meta device."""
+    largest = 0
+    empty = torch.empty
+
+    def watched(*size, **options):
+        nonlocal largest
+        made = empty(*size, **options)
+        largest = max(largest, 0 if made.is_meta else made.nbytes)
+        return made
+
+    monkeypatch.setattr(torch, "empty", watched)
+    before = torch.nn.Parameter.__new__
+    made = []
+    monkeypatch.setattr(
+        torch.nn.Parameter, "__new__", lambda cls, *a, **k: made.append(before(cls, *a, **k)) or made[-1]
+    )
+    examine.examine(configure())
+    assert largest < 1 << 20
+    assert made
+
+
+def test_each_missing_file_has_a_line_and_what_mends_it(configure):
+    config = configure(
+        vision__weights="weights/dinov2-vit-s14-reg4/none.safetensors",
+        qformer__weights="weights/blip2_none.pth",
+        data__train=["runs/phantoms/none/manifest.jsonl"],
+        initial_checkpoint="runs/none",
+    )
+    assert "skingpt4.cli.weights fetch tiny" in found(config, "vision encoder").mend
+    assert "docs/weights.md" in found(config, "Q-Former").mend
+    assert "make quickstart" in found(config, "data.train").mend
+    lines = {f.name: f for f in examine.examine(config)}
+    for name in ("vision encoder", "Q-Former", "data.train", "starts from"):
+        assert lines[name].state == MISSING
+
+
+def test_wrong_shapes_are_told_from_headers(configure):
+    line = found(configure(qformer__num_query_tokens=5), "Q-Former")
+    assert line.state == MISSING
+    assert "query_tokens (1, 4, 32) instead of (1, 5, 32)" in line.text
+
+
+def test_a_truncated_file_is_named(configure, folder, tmp_path):
+    whole = Path(configure().vision.weights)
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes(whole.read_bytes()[:-100])
+    line = found(configure(vision__weights=str(cut)), "vision encoder")
+    assert line.state == MISSING
+    assert "truncated" in line.text
+
+
+def test_a_lost_shard_of_the_language_model_is_named(configure, tmp_path):
+    shutil.copytree(configure().language.model, tmp_path / "lm")
+    path = tmp_path / "lm" / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["model.norm.weight"]
+    save_file(tensors, path)
+    line = found(configure(language__model=str(tmp_path / "lm")), "its tensors")
+    assert line.state == MISSING
+    assert "model.norm.weight" in line.text
+
+
+def test_a_tokenizer_of_another_model_is_seen(configure, tmp_path):
+    shutil.copytree(configure().language.model, tmp_path / "lm")
+    make_tokenizer("falcon").save_pretrained(tmp_path / "lm")  # 300 tokens for a table of fewer
+    line = found(configure(language__model=str(tmp_path / "lm")), "tokenizer")
+    assert line.state == MISSING
+    assert "another model's tokenizer" in line.text
+
+
+def test_a_template_whose_end_is_no_token_is_refused(configure):
+    line = found(configure(prompt__template="chatml"), "prompt template")
+    assert line.state == MISSING
+    assert "<|im_end|>" in line.text
+    assert found(configure(prompt__template="llama2"), "prompt template").state == OK
+    assert found(configure(prompt__template="tokenizer"), "prompt template").state == MISSING
+    assert "unknown" in found(configure(prompt__template="vicunna"), "prompt template").text
+
+
+def test_a_published_model_that_is_not_here_is_estimated_and_not_fetched(configure, monkeypatch):
+    monkeypatch.delenv(
+        "HF_HUB_OFFLINE", raising=False
+    )  # a served page in another test sets it for its process
+    config = configure(language__model="meta-llama/Llama-2-13b-chat-hf")
+    lines = {f.name: f for f in examine.examine(config)}
+    assert lines["language model"].state == WARNING
+    assert "26 GB; gated" in lines["language model"].text
+    assert lines["language model"].mend == "hf download meta-llama/Llama-2-13b-chat-hf"
+    assert "13,016 M" in lines["family and sizes"].text
+    assert lines["memory, training"].text.startswith("about ")
+    unknown = found(configure(language__model="nobody/nothing"), "language model")
+    assert "size unknown offline" in unknown.text
+
+
+def test_offline_a_model_that_is_not_here_stops_the_run(configure, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert found(configure(language__model="nobody/nothing"), "language model").state == MISSING
+
+
+def test_too_little_memory_stops_and_says_what_helps(configure, monkeypatch):
+    class Little:
+        available = 100 << 20
+
+    monkeypatch.setattr("psutil.virtual_memory", Little)
+    line = found(configure(), "memory, training")
+    assert line.state == MISSING
+    assert "optim.batch_size" in line.mend
+
+
+def test_a_full_disk_stops_the_run(configure, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
+    assert found(configure(), "disk").state == MISSING
+
+
+def test_a_parent_is_compared_without_loading_it(configure, folder, tmp_path_factory, monkeypatch):
+    with monkeypatch.context() as undone:
+        undone.undo()
+    parent_config = configure(output_dir=str(tmp_path_factory.mktemp("parent") / "run"))
+    monkeypatch.undo()
+    saved = str(run(parent_config))
+    monkeypatch.setattr(
+        AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("loaded a model")
+    )
+    line = found(configure(initial_checkpoint=saved), "starts from")
+    assert line.state == OK, line
+    other = found(configure(initial_checkpoint=saved, prompt__template="llama2"), "starts from")
+    assert other.state == MISSING
+    assert "template" in other.text
+    wrong_family = found(
+        configure(initial_checkpoint=saved, language__model=str(folder / "qwen2")), "starts from"
+    )
+    assert wrong_family.state != OK
+
+
+def test_a_projection_of_minigpt4_is_held_to_its_widths_alone(configure, tmp_path):
+    tensors = {"llama_proj.weight": torch.ones(32, 32), "llama_proj.bias": torch.ones(32)}
+    torch.save({"model": tensors, "epoch": 1}, tmp_path / "prerelease.pth")
+    line = found(configure(initial_checkpoint=str(tmp_path / "prerelease.pth")), "starts from")
+    assert line.state == WARNING
+    assert "MiniGPT-4's layout" in line.text
+    assert "the file does not say" in line.text
+    tensors["llama_proj.weight"] = torch.ones(32, 768)
+    torch.save({"model": tensors}, tmp_path / "other.pth")
+    line = found(configure(initial_checkpoint=str(tmp_path / "other.pth")), "starts from")
+    assert line.state == MISSING
+    assert "[32, 768], this network needs [32, 32]" in line.text
+
+
+def test_a_device_that_is_not_here_stops_the_run(configure):
+    gone = f"cuda:{torch.cuda.device_count()}"
+    for key in ("encoder__device", "language__device_map"):
+        line = found(configure(**{key: gone}), "placement")
+        assert line.state == MISSING
+        assert f"{key.replace('__', '.')}: {gone} is not here" in line.text
+    assert "placement" not in states(configure(encoder__device="cpu", language__device_map="cpu"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which is fast in fp16")
+def test_fp16_on_a_cpu_is_slow_and_not_impossible(configure):
+    assert found(configure(language__dtype="float16"), "device").state == WARNING
+
+
+def test_a_file_in_place_of_a_language_model_is_told_as_one(configure, tmp_path):
+    config = configure(language__model=configure().vision.weights)
+    assert "is a file; name a language model's directory" in found(config, "language model").text
+    assert "is not there" in found(configure(language__model=str(tmp_path / "none")), "language model").text
+
+
+def test_the_command_prints_a_table_or_json_and_sets_the_status(configure, tmp_path, capsys):
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(configure()))
+    assert doctor.main(["--config", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "Nothing stops this run." in shown
+    assert "Research software, no medical device." in shown
+    assert doctor.main(["--config", str(path), "--json", "prompt.template=chatml"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["ok"] is False
+    assert any(f["name"] == "prompt template" and f["state"] == "missing" for f in told["findings"])
+    assert doctor.main(["--config", str(path), "prompt.templte=x"]) == 1
+    assert "did you mean" in capsys.readouterr().err
+
+
+def test_a_chat_needs_no_data(configure):
+    names = states(configure(step="none", data__train=[]))
+    assert "data.train" not in names
+    assert "memory, training" not in names

@@ -1,0 +1,175 @@
+"""The estimate of memory against what torch really holds, at sizes where that takes milliseconds."""
+
+import dataclasses
+import gc
+import itertools
+
+import pytest
+import torch
+from torch.profiler import ProfilerActivity, profile
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from skingpt4.config.schema import LoraConfig
+from skingpt4.doctor import memory
+from skingpt4.doctor.dry_run import describe
+from skingpt4.model import lora
+from skingpt4.model.loss import head_loss
+from tests.support.tiny import (
+    FAMILIES,
+    make_encoder,
+    one_thread,  # noqa: F401
+    tiny_config,
+)
+
+# Wide enough that the parts which grow with width outweigh the rest, as they do in real models.
+WIDE = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 3, "vocab_size": 300}
+
+
+def random_model(family, attention="sdpa", dtype=torch.float32):
+    sizes = {**FAMILIES[family], **WIDE}
+    if family == "gemma2":
+        sizes["head_dim"] = 32
+    config = AutoConfig.for_model(family, **sizes)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    return model.to(dtype).requires_grad_(False).eval(), memory.language_shape(config)
+
+
+def kept_for_backward(model, batch, tokens):
+    """Bytes that autograd keeps of a forward pass, weights not counted, each storage once."""
+    own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
+    held = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            held[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    width = model.get_input_embeddings().weight.shape[1]
+    embeds = torch.randn(batch, tokens, width, dtype=model.dtype, requires_grad=True)
+    mask = torch.ones(batch, tokens, dtype=torch.long)
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        model.base_model(inputs_embeds=embeds, attention_mask=mask, use_cache=False)
+    return sum(size for size, _ in held.values())
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("lmsys/vicuna-7b-v1.5", 6_738_415_616),
+        ("meta-llama/Llama-2-13b-chat-hf", 13_015_864_320),
+        ("tiiuae/falcon-7b-instruct", 6_921_720_704),
+    ],
+)
+def test_published_models_have_their_published_numbers(name, number):
+    shape = memory.shape_of(name)
+    assert shape.num_parameters == number
+    assert memory.weight_bytes(shape, "float16") == 2 * number
+    assert (
+        0.5 * number
+        < memory.weight_bytes(shape, "float16", "nf4")
+        < memory.weight_bytes(shape, "float16", "int8")
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_are_counted_exactly(family):
+    model, shape = random_model(family)
+    held = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
+    assert memory.weight_bytes(shape, "float32") == sum(held.values())
+
+
+# In half precision Falcon's attention on a CPU keeps some of it in fp32, see docs/memory.md.
+COMPARED = [
+    (family, attention, dtype)
+    for family, attention, dtype in itertools.product(
+        FAMILIES, ("eager", "sdpa"), (torch.float32, torch.bfloat16)
+    )
+    if family != "falcon" or dtype is torch.float32
+]
+
+
+@pytest.mark.parametrize(("family", "attention", "dtype"), COMPARED)
+def test_activations_are_what_autograd_keeps(family, attention, dtype):
+    model, shape = random_model(family, attention, dtype)
+    estimated = memory.activation_bytes(shape, 2, 96, str(dtype).removeprefix("torch."), attention)
+    assert 0.75 < estimated / kept_for_backward(model, 2, 96) < 1.25
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_keys_and_values_are_counted_exactly(family):
+    model, shape = random_model(family)
+    with torch.no_grad():
+        cache = model(input_ids=torch.ones(2, 15, dtype=torch.long), use_cache=True).past_key_values
+    held = sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
+    assert memory.kv_cache_bytes(shape, 2, 15, "float32") == held
+
+
+def peak_of(work):
+    """Most bytes that torch's CPU allocator held at once for it."""
+    gc.collect()  # what earlier tests left must not be freed meanwhile: that would be counted off
+    gc.disable()
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiled:
+            work()
+    finally:
+        gc.enable()
+    events = [e for e in profiled.profiler.kineto_results.events() if e.name() == "[memory]"]
+    return max(itertools.accumulate(e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("chunk_bytes", [0, 1 << 20, 1 << 30])
+def test_logits_take_what_torch_allocates_for_them(chunk_bytes, dtype):
+    head = torch.nn.Linear(32, 5000, bias=False, dtype=dtype).requires_grad_(False)
+    hidden = torch.randn(200, 32, dtype=dtype, requires_grad=True)
+    targets = torch.randint(5000, (200,))
+    shape = dataclasses.replace(random_model("llama")[1], vocabulary=5000, width=32)
+    name = str(dtype).removeprefix("torch.")
+    found = peak_of(lambda: head_loss(head, hidden, targets, chunk_bytes).backward())
+    assert memory.logits_bytes(shape, 200, name, chunk_bytes) == pytest.approx(found, rel=0.1)
+
+
+def test_families_that_change_logits_behind_the_head_make_all_of_them(tmp_path):
+    config = tiny_config(tmp_path)
+    plain, capped = (random_model(family)[1] for family in ("llama", "gemma2"))
+    assert (plain.plain_head, capped.plain_head) == (True, False)
+    small = memory.training(config, plain, "float32", 0, tokens=300, supervised=10)["logits"]
+    assert memory.training(config, capped, "float32", 0, tokens=300, supervised=10)["logits"] > 30 * small
+
+
+@pytest.mark.parametrize("targets", [[], ["q_proj", "down_proj"]])
+def test_lora_is_counted_exactly(targets):
+    model, shape = random_model("llama")
+    lora.add(model, LoraConfig(rank=4, targets=targets), 0)
+    added = sum(p.numel() for p in lora.trainable(model).values())
+    assert memory.lora_parameters(shape, 4, targets) == added > 0
+    assert memory.lora_parameters(shape, 0, targets) == 0
+
+
+def test_parts_follow_the_configuration(tmp_path):
+    config = tiny_config(tmp_path)
+    assert memory.encoder_parameters(config) == sum(p.numel() for p in make_encoder().parameters())
+    shape = memory.shape_of(config.language.model)
+    plain = memory.training(config, shape, "float32", 1000)
+    assert plain["image encoder"] == 4000
+    config.optim.batch_size *= 2
+    config.lora.rank = 4
+    config.data.feature_cache = "x"
+    other = memory.training(config, shape, "float32", 1000, num_pictures=10)
+    assert other["image encoder"] == 0 < other["kept features"]
+    assert other["logits"] == 2 * plain["logits"]
+    name = memory.ACTIVATIONS
+    assert other[name] == 2 * plain[name]
+    assert memory.host_bytes(other) > memory.host_bytes(plain) > memory.host_bytes({}) == memory.LIBRARIES
+    assert other["trained tensors, gradients, AdamW"] > plain["trained tensors, gradients, AdamW"]
+
+
+def test_an_unknown_hub_id_has_no_shape_and_nothing_is_asked_of_the_network():
+    assert memory.shape_of("nobody/has-this-model") is None
+
+
+def test_the_dry_run_tells_of_lora(tmp_path):
+    report = describe(tiny_config(tmp_path, lora__rank=2))
+    assert "1 linear layer and LoRA of rank 2" in report
+    assert "GiB (estimate" in report

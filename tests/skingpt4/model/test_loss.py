@@ -1,0 +1,264 @@
+"""Golden losses: no lever of training changes what is computed, loss and gradients to 1e-5 in fp32."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from skingpt4.model.language import choose_attention, load_language_model
+from skingpt4.model.loss import _hidden_states, head_loss, packing
+from skingpt4.model.prompts import IGNORED
+from skingpt4.training.batches import Collate, arrange, choose_batching
+from skingpt4.weights.language_model import LanguageModelError
+from tests.support.tiny import (
+    FAMILIES,
+    batch_of,
+    conversation,
+    make_model,
+    make_queries,
+    one_thread,  # noqa: F401
+    save_language_model,
+)
+
+ANSWERS = (
+    "It is acne.", "No.", "This could be a skin disease image of psoriasis. See a doctor, please.",
+    "Plaque, scale, erythema.", "This is a skin disease image with the following medical features: papule.",
+)  # fmt: skip
+OWN_MASK = {"falcon": "mask"}
+close = {"rtol": 0.0, "atol": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("levers")
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def golden(request, folder):
+    """(model, samples, wanted): the mean loss and the gradients by plain padding and all logits at once."""
+    model = make_model(folder, request.param)
+    rows = [conversation(model, "Why so?" * (1 + n % 2), answer) for n, answer in enumerate(ANSWERS)]
+    queries = make_queries(len(rows))
+    batch = batch_of(rows)
+    embeds = model.embed(batch["input_ids"], queries)
+    logits = model.language_model(inputs_embeds=embeds, attention_mask=batch["attention_mask"]).logits
+    targets = batch["labels"][:, 1:]
+    loss = F.cross_entropy(logits[:, :-1].flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
+    loss.backward()
+    samples = [{"encoded": row, "queries": q} for row, q in zip(rows, queries, strict=True)]
+    return model, samples, [loss.detach(), *taken_gradients(model)]
+
+
+def family_of(model):
+    return model.language_model.config.model_type
+
+
+def taken_gradients(model):
+    gradients = [p.grad.clone() for p in model.projection.parameters()]
+    model.zero_grad()
+    assert all(g.abs().max() > 1e-3 for g in gradients)
+    return gradients
+
+
+def computed(model, groups):
+    """Mean loss and gradients of a batch in groups, as `train_step` adds them up."""
+    count = sum(int((group["labels"][:, 1:] >= 0).sum()) for group in groups)
+    total = torch.zeros(())
+    for group in groups:
+        loss, tokens = model(**group)
+        assert int(tokens) == int((group["labels"][:, 1:] >= 0).sum())
+        (loss / count).backward()
+        total += loss.detach() / count
+    return [total, *taken_gradients(model)]
+
+
+@pytest.mark.parametrize("chunk_bytes", [0, 1, 4000, 2**20])  # all through autograd, a row, some rows, all
+def test_chunks_of_logits(chunk_bytes, golden, monkeypatch):
+    model, samples, wanted = golden
+    monkeypatch.setattr(model, "loss_chunk_bytes", chunk_bytes)
+    torch.testing.assert_close(computed(model, Collate()(samples)), wanted, **close)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("batching", ["grouped", "packed"])
+def test_every_attention(attention, batching, golden):
+    model, samples, wanted = golden
+    if family_of(model) == "gemma2":
+        pytest.skip(
+            "transformers' sdpa leaves out Gemma 2's soft cap of the scores: another model, not a lever"
+        )
+    before = model.language_model.config._attn_implementation
+    model.language_model.set_attn_implementation(attention)
+    try:
+        found = computed(model, Collate(batching, 150)(samples))
+    finally:
+        model.language_model.set_attn_implementation(before)
+    torch.testing.assert_close(found, wanted, **close)
+
+
+def test_attention_by_name_and_by_device():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert choose_attention("eager", torch.float32, cuda) == "eager"
+    assert choose_attention("auto", torch.float32, cpu) == "sdpa"
+    assert choose_attention("auto", torch.bfloat16, cpu) == "eager"
+    assert choose_attention("auto", torch.bfloat16, cuda) == "sdpa"
+
+
+@pytest.mark.parametrize("batching", ["padded", "grouped", "packed"])
+@pytest.mark.parametrize("budget", [1, 120, 10_000])
+def test_every_way_to_put_a_batch_together(batching, budget, golden):
+    model, samples, wanted = golden
+    groups = Collate(batching, budget)(samples)
+    if batching == "packed":
+        assert "position_ids" in groups[0] or budget == 1
+        assert packing(model.language_model) == OWN_MASK.get(family_of(model), "positions")
+    torch.testing.assert_close(computed(model, groups), wanted, **close)
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_samples_of_a_row_do_not_see_each_other(family, attention, folder):
+    """The logits of a packed sample do not move, bit by bit, when its neighbours are others."""
+    model, _ = load_language_model(save_language_model(folder / family, family), attention=attention)
+    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1]])
+    embeds = torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(0))
+    other = embeds.clone()
+    other[:, :4], other[:, 7:] = -embeds[:, :4], embeds[:, 7:].flip(1)
+    with torch.no_grad():
+        one, two = (_hidden_states(model, e, None, positions).logits for e in (embeds, other))
+        alone = model(inputs_embeds=embeds[:, 4:7], use_cache=False).logits
+    assert torch.equal(one[:, 4:7], two[:, 4:7])
+    assert not torch.allclose(one[:, :4], two[:, :4])
+    torch.testing.assert_close(one[:, 4:7], alone, **close)
+
+
+def test_a_family_that_mixes_the_samples_is_not_packed(folder):
+    alibi = {"alibi": True, "new_decoder_architecture": False, "multi_query": False}
+    mixing, _ = load_language_model(save_language_model(folder / "alibi", "falcon", **alibi))
+    with pytest.raises(LanguageModelError, match=r"data\.batching: .* falcon; choose grouped or padded"):
+        packing(mixing)
+
+
+# ---- the loss behind the head
+
+
+class Doubled(nn.Module):
+    """A head that is no `Linear`."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+
+    def forward(self, hidden):
+        return 2 * hidden @ self.weight.T
+
+
+def linear(weight, trained=False, bias=False):
+    head = nn.Linear(weight.shape[1], weight.shape[0], bias=bias)
+    head.weight.data = weight
+    return head.requires_grad_(trained)
+
+
+@pytest.mark.parametrize("kind", ["plain", "bias", "other", "trained", "wrapped"])
+@pytest.mark.parametrize("chunk_bytes", [0, 500, 2000])
+def test_the_loss_and_its_gradient_are_cross_entropys(kind, chunk_bytes):
+    generator = torch.Generator().manual_seed(0)
+    weight, hidden = (torch.randn(n, 8, generator=generator) for n in (50, 23))
+    targets = torch.randint(0, 50, (23,), generator=generator)
+    head = Doubled(weight) if kind == "other" else linear(weight, kind == "trained", kind == "bias")
+    if kind == "wrapped":  # as accelerate and `float16` do
+        inner = head.forward
+        head.forward = lambda x: 3 * inner(x)
+    results = []
+    for of in (lambda x: F.cross_entropy(head(x), targets, reduction="sum"),
+               lambda x: head_loss(head, x, targets, chunk_bytes)):  # fmt: skip
+        x = hidden.clone().requires_grad_()
+        loss = of(x)
+        (0.3 * loss).backward()
+        results.append([loss.detach(), x.grad] + ([head.weight.grad.clone()] if kind == "trained" else []))
+        head.zero_grad()
+    torch.testing.assert_close(*results, rtol=1e-5, atol=1e-5)
+    with torch.no_grad():
+        torch.testing.assert_close(head_loss(head, hidden, targets, chunk_bytes), results[0][0])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_the_loss_is_summed_in_fp32(dtype):
+    generator = torch.Generator().manual_seed(0)
+    weight, hidden = (torch.randn(n, 8, generator=generator).to(dtype) for n in (50, 300))
+    targets = torch.randint(0, 50, (300,), generator=generator)
+    head, whole, parts = linear(weight), hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
+    wanted = F.cross_entropy(head(whole).float(), targets, reduction="sum")
+    loss = head_loss(head, parts, targets, 4000)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=0.0)
+    (wanted / 300).backward()
+    (loss / 300).backward()
+    torch.testing.assert_close(parts.grad, whole.grad, rtol=0.05, atol=1e-4)
+
+
+def test_no_more_logits_than_a_chunk_are_ever_there(monkeypatch):
+    seen = []
+    real = F.linear
+    monkeypatch.setattr(F, "linear", lambda *args: seen.append(real(*args)) or seen[-1])
+    head = linear(torch.randn(50, 8))
+    head_loss(head, torch.randn(23, 8, requires_grad=True), torch.zeros(23, dtype=torch.long), 1000)
+    assert [tuple(logits.shape) for logits in seen] == [(5, 50)] * 4 + [(3, 50)]
+
+
+def test_nothing_supervised_is_zero_and_has_a_gradient():
+    hidden = torch.randn(0, 8, requires_grad=True)
+    loss = head_loss(linear(torch.randn(50, 8)), hidden, torch.zeros(0, dtype=torch.long), 1000)
+    loss.backward()
+    assert loss.item() == 0.0
+
+
+# ---- which samples stand together
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=20),
+    batching=st.sampled_from(["padded", "grouped", "packed"]),
+    budget=st.integers(1, 200),
+)
+@settings(max_examples=80, deadline=None)
+def test_every_sample_stands_once_within_the_budget(lengths, batching, budget):
+    groups = arrange(lengths, batching, budget)
+    numbers = [number for group in groups for row in group for number in row]
+    assert sorted(numbers) == list(range(len(lengths)))
+    assert groups == arrange(lengths, batching, budget)
+    for group in groups:
+        tokens = [sum(lengths[number] for number in row) for row in group]
+        if batching == "grouped":
+            assert len(group) == 1 or len(group) * max(tokens) <= budget
+            assert all(len(row) == 1 for row in group)
+        if batching == "packed":
+            assert max(tokens) <= max(budget, max(lengths))
+    assert len(groups) == 1 or batching == "grouped"
+
+
+def test_what_stands_together():
+    lengths = [10, 50, 12, 48, 9]
+    assert arrange(lengths, "padded", 100) == [[[0], [1], [2], [3], [4]]]
+    assert arrange(lengths, "grouped", 100) == [[[1], [3]], [[2], [0], [4]]]
+    assert arrange(lengths, "packed", 100) == [[[1, 3], [2, 0, 4]]]
+    assert arrange(lengths, "packed", 62) == [[[1, 2], [3, 0], [4]]]
+
+
+def test_auto_groups_on_a_cpu_alone():
+    assert choose_batching("auto", torch.device("cpu")) == "grouped"
+    assert choose_batching("auto", torch.device("cuda")) == "padded"
+    assert choose_batching("packed", torch.device("cpu")) == "packed"
+
+
+def test_a_packed_batch_says_where_its_samples_begin(golden):
+    _, samples, _ = golden
+    (group,) = Collate("packed", 200)(samples)
+    starts = group["position_ids"] == 0
+    assert group["input_ids"].shape == group["position_ids"].shape
+    assert int(starts.sum()) - len(samples) <= len(group["input_ids"])  # each row's padding begins anew too
+    assert len(group["input_ids"]) < len(samples)
+    assert "attention_mask" not in group
+    assert (group["labels"][starts] == IGNORED).all()

@@ -1,0 +1,169 @@
+"""The frozen language model in fewer bits: smaller, near the whole one's answers, and passable for gradients.
+
+The cosines below are those of a random Llama of 128 channels; `-s` prints them.
+"""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from skingpt4.model.language import describe_place, load_language_model, num_bytes
+from skingpt4.model.network import SkinGPT4
+from skingpt4.model.quantisation import QuantisationError, require_quantised
+from skingpt4.training.loop import run
+from tests.support.tiny import (
+    QUERY_WIDTH,
+    batch_of,
+    conversation,
+    make_queries,
+    one_thread,  # noqa: F401
+    save_language_model,
+    tiny_config,
+)
+
+ROOT = Path(__file__).parents[3]
+SIZES = {"hidden_size": 128, "intermediate_size": 256, "initializer_range": 0.05}
+FAMILIES = ["llama", "falcon", "qwen2"]  # Qwen2's quantised layers have biases
+# The least cosine between the projection's gradients, through the quantised and through the whole model.
+LEAST = {"int8": 0.999, "nf4": 0.94, "torchao_int8": 0.999}
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+def require_kernels(quantization):
+    """Skip, and say why, where the library has no kernels for this machine."""
+    if quantization == "torchao_int8":
+        pytest.importorskip("torchao", reason="torchao is not installed")
+        return
+    library = pytest.importorskip("bitsandbytes", reason="bitsandbytes is not installed")
+    try:
+        if quantization == "int8":
+            library.functional.int8_vectorwise_quant(torch.ones(2, 64, dtype=torch.float16))
+        else:
+            library.functional.quantize_4bit(torch.ones(2, 64), quant_type="nf4")
+    except (RuntimeError, NotImplementedError, AttributeError) as error:
+        pytest.skip(f"bitsandbytes {library.__version__} has no {quantization} kernels for the CPU: {error}")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("quantisation")
+
+
+def network(folder, family, dtype=torch.float32, quantization="none"):
+    path = save_language_model(folder / family, family, **SIZES)
+    language_model, tokenizer = load_language_model(path, dtype, quantization=quantization)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return SkinGPT4(None, language_model, tokenizer, QUERY_WIDTH)
+
+
+def loss_and_gradient(model):
+    batch = batch_of([conversation(model, "What is it?", "psoriasis"), conversation(model, "And?", "acne")])
+    loss, count = model(**batch, queries=make_queries(2))
+    (loss / count).backward()
+    return loss.item() / int(count), model.projection.weight.grad.flatten()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("quantization", LEAST)
+def test_the_projections_gradient_passes_through(quantization, dtype, family, folder):
+    require_kernels(quantization)
+    whole_loss, whole = loss_and_gradient(network(folder, family))
+    model = network(folder, family, dtype, quantization)
+    loss, gradient = loss_and_gradient(model)
+    cosine = F.cosine_similarity(gradient, whole, 0).item()
+    print(
+        f"{family} {quantization} {dtype}: cosine {cosine:.5f}, loss {loss:.4f} instead of {whole_loss:.4f}"
+    )
+    assert cosine > LEAST[quantization]
+    assert loss == pytest.approx(whole_loss, rel=0.02)
+    assert not any(p.requires_grad for p in model.language_model.parameters())
+
+
+def test_no_layer_of_nf4_packs_itself_for_a_kernel_without_a_backward_pass(folder, monkeypatch):
+    require_kernels("nf4")
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: True)  # as on a CPU that has it
+    model = network(folder, "llama", quantization="nf4")
+    layers = [m for m in model.modules() if type(m).__name__ == "Linear4bit"]
+    assert len(layers) == 14
+    assert not any(layer.support_avx512bf16_for_cpu for layer in layers)
+    # What is asked of a model first is an answer without a gradient, as whether its head is plain.
+    with torch.no_grad():
+        loss_of_answer = model(**batch_of([conversation(model, "And?", "acne")]), queries=make_queries(1))[0]
+    assert loss_of_answer.isfinite()
+    assert loss_and_gradient(model)[1].abs().max() > 0
+
+
+def test_bitsandbytes_is_imported_without_asking_a_hub_for_kernels(tmp_path):
+    """On CPUs with AVX512-bf16 it would; elsewhere this holds anyway."""
+    (tmp_path / "kernels.py").write_text("raise SystemExit('the package kernels was imported')")
+    code = (
+        "import sys; from skingpt4.model.quantisation import import_bitsandbytes; sys.path.insert(0, sys.argv[1]); "
+        "import_bitsandbytes(); sys.exit('kernels' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_layer_that_stays_whole_is_refused_by_name(folder):
+    model = network(folder, "llama").language_model
+    with pytest.raises(
+        QuantisationError, match=r"nf4 leaves 14 of 14 .* llama whole, e\.g\. model\.layers\.0\."
+    ):
+        require_quantised(model, "nf4")
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("quantization", LEAST)
+def test_what_is_quantised_takes_less_memory_and_says_so(quantization, family, folder):
+    require_kernels(quantization)
+    sizes = {}
+    for name in ("none", quantization):
+        model = network(folder, family, torch.bfloat16, name).language_model
+        matrices = [m.weight for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
+        sizes[name] = sum(map(num_bytes, matrices))
+    most = {"int8": 0.53, "torchao_int8": 0.54, "nf4": 0.30}[quantization]  # of two bytes a number
+    assert sizes[quantization] < most * sizes["none"]
+    assert describe_place(model).startswith(f"bfloat16, {quantization}, ")
+    assert describe_place(model).endswith(" on cpu")
+
+
+def test_int8_takes_activations_past_fp16s_end(folder):
+    require_kernels("int8")  # bitsandbytes turns its input into fp16 even where the model is in bf16
+    path = folder / "large"
+    model, tokenizer = load_language_model(save_language_model(folder / "llama", **SIZES))
+    for layer in model.model.layers:
+        layer.mlp.up_proj.weight.data *= 3e4
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    whole, _ = load_language_model(str(path))
+    small, _ = load_language_model(str(path), quantization="int8")
+    embeds = torch.randn(1, 12, SIZES["hidden_size"], generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        wanted, got = whole(inputs_embeds=embeds).logits, small(inputs_embeds=embeds).logits
+    assert got.isfinite().all()
+    assert F.cosine_similarity(got.flatten(), wanted.flatten(), 0) > 0.98
+
+
+@pytest.mark.parametrize("quantization", LEAST)
+def test_a_run_on_a_quantised_model_learns_and_answers(quantization, tmp_path):
+    require_kernels(quantization)
+    config = tiny_config(
+        tmp_path,
+        language__quantization=quantization,
+        optim__max_epoch=1,
+        optim__iters_per_epoch=12,
+        optim__init_lr=3e-2,
+    )
+    run(config)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    losses = [float(line.split('"loss": ')[1].split(",")[0]) for line in lines]
+    assert losses[-1] < losses[0] - 0.3

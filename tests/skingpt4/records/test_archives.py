@@ -1,0 +1,139 @@
+"""Plain folders and tar archives are read through one function; archives are indexed, not unpacked."""
+
+import io
+import multiprocessing
+import tarfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from skingpt4.records import archives
+from skingpt4.records.archives import StoreError, TooLarge, exists, read_bytes
+from skingpt4.records.images import ImageError, open_image
+
+
+def write_tar(path, members, mode="w"):
+    with tarfile.open(path, mode) as tar:
+        for name, data in members:
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def shard(tmp_path):
+    members = [(f"images/{n}.bin", bytes([n]) * n) for n in range(40)]
+    members += [("./dot.bin", b"dot"), ("deep/" * 40 + "long name \N{GREEK SMALL LETTER ALPHA}.bin", b"long")]
+    return write_tar(tmp_path / "000000.tar", members)
+
+
+def test_a_file_and_a_member_read_alike(shard, tmp_path):
+    (tmp_path / "plain.bin").write_bytes(b"plain")
+    assert read_bytes(tmp_path / "plain.bin") == b"plain"
+    for n in (39, 0, 7, 7):
+        assert read_bytes(shard / f"images/{n}.bin") == bytes([n]) * n
+    assert read_bytes(shard / "dot.bin") == b"dot"
+    assert read_bytes(str(shard) + "/images/../images/3.bin") == b"\3" * 3
+    assert read_bytes(shard / ("deep/" * 40 + "long name \N{GREEK SMALL LETTER ALPHA}.bin")) == b"long"
+
+
+def test_what_is_there_and_what_is_not(shard, tmp_path):
+    assert exists(shard / "images/5.bin")
+    assert exists(shard)
+    assert not exists(shard / "images")
+    assert not exists(shard / "images/40.bin")
+    assert not exists(tmp_path)
+    assert not exists(tmp_path / "other.tar/images/5.bin")
+    assert not exists("a\0b")
+    with pytest.raises(FileNotFoundError, match=r"000000\.tar: has no member images/40\.bin"):
+        read_bytes(shard / "images/40.bin")
+    with pytest.raises(FileNotFoundError):
+        read_bytes(tmp_path / "other.tar/images/5.bin")
+
+
+def test_a_folder_that_is_called_tar_is_a_folder(tmp_path):
+    (tmp_path / "old.tar" / "inner").mkdir(parents=True)
+    (tmp_path / "old.tar" / "x.bin").write_bytes(b"x")
+    write_tar(tmp_path / "old.tar" / "inner" / "a.tar", [("y.bin", b"y")])
+    assert read_bytes(tmp_path / "old.tar" / "x.bin") == b"x"
+    assert read_bytes(tmp_path / "old.tar" / "inner" / "a.tar" / "y.bin") == b"y"
+
+
+def test_the_later_of_two_members_of_one_name_counts(tmp_path):
+    shard = write_tar(tmp_path / "a.tar", [("x", b"old"), ("y", b"y"), ("x", b"new")])
+    assert read_bytes(shard / "x") == b"new"
+
+
+def test_an_archive_that_was_written_anew_is_read_anew(tmp_path):
+    shard = write_tar(tmp_path / "a.tar", [("x", b"1")])
+    assert read_bytes(shard / "x") == b"1"
+    write_tar(shard, [("w", b"0" * 20_000), ("x", b"2")])
+    assert read_bytes(shard / "x") == b"2"
+
+
+def test_the_limit_is_kept_before_reading(shard, tmp_path):
+    (tmp_path / "plain.bin").write_bytes(b"12345")
+    for path in (tmp_path / "plain.bin", shard / "images/5.bin"):
+        assert len(read_bytes(path, limit=5)) == 5
+        with pytest.raises(TooLarge, match="5 bytes is more than 4"):
+            read_bytes(path, limit=4)
+
+
+@pytest.mark.parametrize("damage", ["compressed", "cut", "words"])
+def test_an_archive_that_cannot_be_read_is_named(damage, tmp_path):
+    path = tmp_path / "a.tar"
+    write_tar(path, [("x", b"x" * 5000), ("y", b"y" * 5000)], "w:gz" if damage == "compressed" else "w")
+    if damage == "cut":
+        path.write_bytes(path.read_bytes()[:8000])
+    if damage == "words":
+        path.write_text("no archive " * 200)
+    with pytest.raises(StoreError, match=r"a\.tar: "):
+        read_bytes(path / "y")
+    assert not exists(path / "y")
+    with pytest.raises(ImageError, match=r"a\.tar") as caught:
+        open_image(path / "y")
+    assert caught.value.reason == "unreadable"
+
+
+def test_a_picture_in_an_archive_is_the_picture_in_a_folder(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "p.png")
+    shard = write_tar(tmp_path / "s.tar", [("images/p.png", (tmp_path / "p.png").read_bytes())])
+    assert np.array_equal(np.asarray(open_image(shard / "images/p.png")), pixels)
+    with pytest.raises(ImageError, match="no such picture") as caught:
+        open_image(shard / "images/q.png")
+    assert caught.value.reason == "missing"
+
+
+def test_the_index_of_a_large_archive_is_kept_beside_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "KEEP_ABOVE", 3)
+    shard = write_tar(tmp_path / "a.tar", [(f"{n}", bytes([n])) for n in range(5)])
+    assert read_bytes(shard / "4") == b"\4"
+    (kept,) = tmp_path.glob(".a.tar.*.npy")
+    archives._index.cache_clear()
+    monkeypatch.setattr(archives, "_read_headers", lambda *args: pytest.fail("read again"))
+    assert read_bytes(shard / "3") == b"\3"
+    monkeypatch.undo()
+    archives._index.cache_clear()
+    kept.write_bytes(b"half of it")
+    assert read_bytes(shard / "3") == b"\3"
+
+
+def test_a_folder_that_cannot_be_written_costs_only_the_index(tmp_path, monkeypatch):
+    monkeypatch.setattr(archives, "KEEP_ABOVE", 1)
+    shard = write_tar(tmp_path / "a.tar", [("x", b"x"), ("y", b"y")])
+
+    def refuse(*args):
+        raise PermissionError("read-only")
+
+    monkeypatch.setattr(archives.os, "replace", refuse)
+    assert read_bytes(shard / "x") == b"x"
+    assert [path.name for path in tmp_path.iterdir()] == ["a.tar"]
+
+
+def test_processes_that_share_an_archive(shard):
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        found = pool.map(read_bytes, [shard / f"images/{n}.bin" for n in range(40)])
+    assert found == [bytes([n]) * n for n in range(40)]

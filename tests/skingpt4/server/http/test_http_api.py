@@ -1,0 +1,447 @@
+"""The HTTP API, asked by OpenAI's own client and by hand over loopback; a tiny random model answers."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import socket
+import threading
+import time
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import openai
+import pytest
+import torch
+
+from skingpt4.chat.session import ChatSession
+from skingpt4.cli import http_api
+from skingpt4.generation.sampling import Generation
+from skingpt4.model.build import build, build_encoder
+from skingpt4.model.prompts import Turn
+from skingpt4.server.audit import AuditLog, read
+from skingpt4.server.http.answering import Answerer
+from skingpt4.server.http.endpoints import Api, Limits, make_app
+from skingpt4.server.http.server import served
+from skingpt4.support.cli import DISCLAIMER
+from tests.support.tiny import make_picture, one_thread, tiny_config  # noqa: F401
+
+IDENTITY = {"checkpoint": "run/1", "sha256": "ab" * 32, "demonstration": True, "caution": "Only drawn."}
+
+
+@pytest.fixture(scope="module")
+def answerer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("api")
+    config = tiny_config(folder)
+    model = build(config, torch.device("cpu"), build_encoder(config))
+    model.projection.weight.data *= 30  # so that pictures matter to a network of random weights
+    return Answerer(model, config, IDENTITY, AuditLog(folder / "audit.sqlite"))
+
+
+@pytest.fixture(scope="module")
+def api(answerer):
+    return Api(answerer)
+
+
+@pytest.fixture(scope="module")
+def url(api):
+    with served(make_app(api)) as address:
+        yield address
+
+
+@pytest.fixture(scope="module")
+def client(url):
+    with httpx.Client(trust_env=False) as loopback:  # no proxy of the machine's
+        yield openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, http_client=loopback)
+
+
+def png(seed: int = 1) -> bytes:
+    out = io.BytesIO()
+    make_picture(seed).save(out, "PNG")
+    return out.getvalue()
+
+
+def shown(text: str, *seeds: int) -> dict:
+    """A user message with pictures."""
+    pictures = [
+        {
+            "type": "image_url",
+            "image_url": {"url": "data:image/png;base64," + base64.b64encode(png(s)).decode()},
+        }
+        for s in seeds
+    ]
+    return {"role": "user", "content": [*pictures, {"type": "text", "text": text}]}
+
+
+def alone(answerer, talk, seeds=(), **generation):
+    """What a session of its own says to the last question of (question, number of pictures, answer)."""
+    session = ChatSession(answerer.model, answerer.config)
+    for seed in seeds:
+        session.add_image(png(seed))
+    session.turns = [Turn(question, answer, count) for question, count, answer in talk[:-1]]
+    session.waiting = talk[-1][1]
+    return session.ask(talk[-1][0], Generation(**{"max_new_tokens": 12, **generation}))
+
+
+def ask(client, *messages, **options):
+    return client.chat.completions.create(
+        model="skingpt4", messages=list(messages), **{"max_tokens": 12, **options}
+    )
+
+
+def test_the_openai_client_gets_the_sessions_answer(client, answerer):
+    said = ask(client, shown("What is it?", 1))
+    assert said.choices[0].message.content == alone(answerer, [("What is it?", 1, None)], [1]) != ""
+    assert said.choices[0].message.role == "assistant"
+    assert said.object == "chat.completion"
+    assert said.model == "skingpt4"
+    assert said.system_fingerprint == "fp_" + "ab" * 8
+    assert said.usage.completion_tokens == 12
+    assert said.choices[0].finish_reason == "length"
+    assert said.usage.total_tokens == said.usage.prompt_tokens + 12
+    extension = said.model_extra["skingpt4"]
+    assert (extension["disclaimer"], extension["not_a_diagnosis"]) == (DISCLAIMER, True)
+    assert extension["model"]["caution"] == "Only drawn."
+    other = ask(client, shown("What is it?", 2)).choices[0].message.content
+    assert other != said.choices[0].message.content, "the picture matters"
+    text = ask(client, {"role": "user", "content": "What is it?"}).choices[0].message.content
+    assert text == alone(answerer, [("What is it?", 0, None)])
+
+
+def test_a_stream_adds_up_to_the_answer(client, answerer):
+    chunks = list(ask(client, shown("What is it?", 1), stream=True, stream_options={"include_usage": True}))
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == alone(answerer, [("What is it?", 1, None)], [1])
+    assert len([c for c in chunks if c.choices and c.choices[0].delta.content]) > 1
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert {c.id for c in chunks} == {chunks[0].id}
+    assert chunks[-2].choices[0].finish_reason == "length"
+    assert chunks[-2].model_extra["skingpt4"]["disclaimer"] == DISCLAIMER
+    assert (chunks[-1].choices, chunks[-1].usage.completion_tokens) == ([], 12)
+    assert all(c.usage is None for c in chunks[:-1])
+    without = list(ask(client, shown("What is it?", 1), stream=True))
+    assert without[-1].choices[0].finish_reason == "length"
+
+
+def test_earlier_messages_are_turns(client, answerer):
+    talk = [("What is it?", 1, "A plaque."), ("And this?", 2, "Two."), ("Why?", 0, None)]
+    messages = [
+        shown("What is it?", 1), {"role": "assistant", "content": "A plaque."},
+        shown("And this?", 2, 3), {"role": "assistant", "content": [{"type": "text", "text": "Two."}]},
+        {"role": "user", "content": "Why?"},
+    ]  # fmt: skip
+    assert ask(client, *messages).choices[0].message.content == alone(answerer, talk, [1, 2, 3])
+    system = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is it?"}]
+    said = ask(client, *system).choices[0].message.content
+    assert said == alone(answerer, [("Be brief.\nWhat is it?", 0, None)])
+
+
+def test_sampling_is_repeatable_by_its_seed(client, answerer):
+    def drawn(**options):
+        return (
+            ask(client, shown("What is it?", 1), temperature=2.0, top_p=1.0, **options)
+            .choices[0]
+            .message.content
+        )
+
+    assert drawn(seed=3) == drawn(seed=3) != drawn(seed=4)
+    assert drawn(seed=3) == alone(
+        answerer, [("What is it?", 1, None)], [1], temperature=2.0, top_p=1.0, seed=3
+    )
+    drawn(seed=-1)
+
+
+def test_stop_strings_end_the_answer_and_are_cut_off(client):
+    whole = ask(client, shown("What is it?", 1)).choices[0].message.content
+    stop = whole[5:7]
+    said = ask(client, shown("What is it?", 1), stop=[stop, "zzzz"])
+    assert said.choices[0].message.content == whole[: whole.index(stop)].strip()
+    assert said.choices[0].finish_reason == "stop"
+    assert said.usage.completion_tokens < 12
+    chunks = list(ask(client, shown("What is it?", 1), stop=stop, stream=True))
+    text = "".join(c.choices[0].delta.content or "" for c in chunks)
+    assert text == whole[: whole.index(stop)].strip()
+
+
+def test_quality_on_request(client):
+    said = ask(client, shown("What is it?", 1), extra_body={"skingpt4": {"quality": True}})
+    extension = said.model_extra["skingpt4"]
+    assert 0 <= extension["quality"][0]["score"] <= 1
+    assert len(extension["picture_sha256"][0]) == 64
+
+
+def test_differential_on_request(client):
+    said = ask(client, shown("What is it?", 1), extra_body={"skingpt4": {"differential": True}})
+    found = said.model_extra["skingpt4"]["differential"]
+    assert len(found["ranked"]) == 15
+    assert sum(row["probability"] for row in found["ranked"]) == pytest.approx(1, abs=2e-3)
+    assert found["confident"] is False, "nothing was calibrated"
+    with pytest.raises(openai.BadRequestError, match="no picture"):
+        ask(client, {"role": "user", "content": "What?"}, extra_body={"skingpt4": {"differential": True}})
+
+
+def test_models(client):
+    (model,) = client.models.list().data
+    assert model.id == "skingpt4"
+    assert client.models.retrieve("skingpt4").model_extra["skingpt4"]["model"]["demonstration"] is True
+    with pytest.raises(openai.NotFoundError, match="'skingpt4' alone"):
+        client.models.retrieve("gpt-4o")
+
+
+REMOTE = {"type": "image_url", "image_url": {"url": "https://example.org/a.jpg"}}
+BROKEN = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8="}}
+NO_BASE64 = {"type": "image_url", "image_url": {"url": "data:image/png;base64,***"}}
+FILE = {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words", "code"),
+    [
+        ({"messages": [{"role": "user", "content": [REMOTE]}]}, "nothing is fetched here", "invalid_image_url"),
+        ({"messages": [{"role": "user", "content": [FILE]}]}, "nothing is fetched here", "invalid_image_url"),
+        ({"messages": [{"role": "user", "content": [NO_BASE64]}]}, "no valid base64", "invalid_image_url"),
+        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "?"}, BROKEN]}]},
+         "picture 1: is no picture", "invalid_image"),
+        ({"max_tokens": 5000}, "passes the model's 512", "context_length_exceeded"),
+        ({"max_tokens": 0}, "must be a whole number from 1", None),
+        ({"max_tokens": 1.5}, "must be a whole number", None),
+        ({"max_tokens": True}, "must be a whole number", None),
+        ({"temperature": -1}, "'temperature' must be", None),
+        ({"temperature": "hot"}, "'temperature' must be", None),
+        ({"top_p": 0}, "'top_p' must be", None),
+        ({"n": 2}, "'n' must be 1", None),
+        ({"tools": [{"type": "function"}]}, "'tools' is not supported", "unsupported_parameter"),
+        ({"logprobs": True}, "'logprobs' is not supported", "unsupported_parameter"),
+        ({"temprature": 1}, "did you mean 'temperature'", "unknown_parameter"),
+        ({"stop": ["a"] * 5}, "up to four", None),
+        ({"stop": ""}, "none of them empty", None),
+        ({"stream": "yes"}, "true or false", None),
+        ({"skingpt4": {"magic": True}}, "'skingpt4' must be", None),
+        ({"messages": []}, "at least one", None),
+        ({"messages": "hello"}, "must be a list", None),
+        ({"messages": [{"role": "robot", "content": "x"}]}, "'role' must be one of", None),
+        ({"messages": [{"role": "assistant", "content": "x"}]}, "an answer follows a question", None),
+        ({"messages": [{"role": "user", "content": "  "}]}, "question 1 has no text", None),
+        ({"messages": [{"role": "user", "content": None}]}, "must be a text or a list", None),
+        ({"messages": [{"role": "user", "content": "a <ImageHere> b"}]}, "cannot hold <ImageHere>", None),
+        ({"messages": [{"role": "user", "content": [{"type": "input_audio"}]}]}, "of type text or image_url", None),
+        ({"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]}, "last message",
+         None),
+        ({"messages": [shown("?", *[1] * 9)]}, "at most 8", None),
+    ],
+)  # fmt: skip
+def test_bad_requests_get_openais_error_object(url, changes, words, code):
+    body = {
+        "model": "skingpt4",
+        "messages": [{"role": "user", "content": "What?"}],
+        "max_tokens": 2,
+    } | changes
+    status, answer = post(url, body)
+    assert (status, answer["error"]["type"], answer["error"]["code"]) == (400, "invalid_request_error", code)
+    assert words in answer["error"]["message"]
+
+
+def post(url, body, path="/v1/chat/completions", **headers):
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(
+        url + path,
+        data,
+        {"Content-Type": "application/json", **{k.replace("_", "-"): v for k, v in headers.items()}},
+    )
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        text = error.read().decode()
+        return error.code, json.loads(text) if text.startswith("{") else text
+
+
+WHAT = {"model": "skingpt4", "messages": [{"role": "user", "content": "What?"}], "max_tokens": 2}
+
+
+def test_other_refusals_have_their_status(url):
+    assert post(url, b"{")[0] == 400
+    assert post(url, b"[" * 100_000)[0] == 400
+    assert post(url, [1])[0] == 400
+    assert post(url, WHAT | {"model": "gpt-4o"})[0] == 404
+    assert post(url, WHAT, Content_Type="text/plain")[0] == 415
+    assert post(url, WHAT, Origin="https://elsewhere.example")[0] == 403
+    assert post(url, WHAT, Origin="http://localhost:7860")[0] == 200
+    assert post(url, WHAT, Host="elsewhere.example")[0] == 400
+    assert post(url, WHAT, path="/v1/embeddings")[0] == 404
+    assert post(url, WHAT, path="/v1/models")[0] == 405
+
+
+def test_health_needs_no_key_and_all_else_does(answerer):
+    with served(make_app(Api(answerer, key="sesame"))) as url:
+        with urllib.request.urlopen(f"{url}/health") as answer:
+            assert json.load(answer) == {"status": "ok", "checkpoint": "run/1"}
+        status, answer = post(url, WHAT)
+        assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
+        assert post(url, WHAT, Authorization="Bearer wrong")[0] == 401
+        assert post(url, WHAT, Authorization="Bearer sesame")[0] == 200
+        wrong = openai.OpenAI(base_url=f"{url}/v1", api_key="wrong", max_retries=0)
+        with pytest.raises(openai.AuthenticationError):
+            wrong.models.list()
+
+
+def test_large_bodies_are_refused_also_without_a_length(answerer):
+    with served(make_app(Api(answerer, Limits(max_body_bytes=2000)))) as url:
+        assert post(url, WHAT)[0] == 200
+        status, answer = post(url, WHAT | {"user": "x" * 3000})
+        assert (status, answer["error"]["code"]) == (413, "too_large")
+        host, port = url.removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as line:
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+            line.sendall((head + "Transfer-Encoding: chunked\r\n\r\n").encode())
+            line.sendall((f"{1500:x}\r\n" + "x" * 1500 + "\r\n").encode() * 2)
+            assert b" 413 " in line.recv(200)
+
+
+def wait_until(true, seconds=300):
+    deadline = time.monotonic() + seconds
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return true()
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_leaves_ends_the_work(api, url, stream, answerer):
+    """As long an answer as the context holds takes seconds; nothing of it is computed for nobody."""
+    body = json.dumps(WHAT | {"max_tokens": 400, "stream": stream, "temperature": 2}).encode()
+    host, port = url.removeprefix("http://").split(":")
+    steps, step = [], answerer.model.language_model.forward
+
+    def counted(*args, **kwargs):
+        steps.append(1)
+        time.sleep(0.05)  # so that a busy server has ten seconds to see that nobody listens any more
+        return step(*args, **kwargs)
+
+    answerer.model.language_model.forward = counted
+    try:
+        with socket.create_connection((host, int(port))) as line:
+            head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+            line.sendall((head + f"Content-Length: {len(body)}\r\n\r\n").encode() + body)
+            assert wait_until(lambda: len(steps) > 3)
+        assert wait_until(lambda: api.under_way == 0)
+        decoder = ChatSession(answerer.model, answerer.config).decoder
+        assert wait_until(lambda: not decoder.is_busy)
+        assert len(steps) < 200
+    finally:
+        del answerer.model.language_model.forward
+
+
+def test_too_many_at_once_are_told_to_come_back(answerer):
+    api = Api(answerer, Limits(max_requests=1), under_way=1)
+    with served(make_app(api)) as url:
+        status, answer = post(url, WHAT)
+        assert (status, answer["error"]["type"]) == (429, "rate_limit_error")
+        api.under_way = 0
+        assert post(url, WHAT)[0] == 200
+        assert api.under_way == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "words"),
+    [(MemoryError(), 503, "out of memory"), (ZeroDivisionError("private"), 500, "ZeroDivisionError")],
+)
+def test_unexpected_failures_say_what_and_leak_nothing(url, api, monkeypatch, capsys, error, status, words):
+    def fail(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(ChatSession, "stream", fail)
+    found, answer = post(url, WHAT)
+    assert (found, answer["error"]["type"]) == (status, "server_error")
+    assert words in answer["error"]["message"]
+    assert "private" not in answer["error"]["message"]
+    assert api.under_way == 0
+
+
+def test_a_failure_in_the_middle_of_a_stream_reaches_the_client(client, monkeypatch):
+    def fail(self, question, generation):
+        yield "It "
+        raise MemoryError
+
+    monkeypatch.setattr(ChatSession, "stream", fail)
+    with pytest.raises(openai.APIError, match="out of memory"):
+        list(ask(client, {"role": "user", "content": "What?"}, stream=True))
+
+
+def test_sixteen_conversations_at_once_are_whole_and_not_mixed(client, answerer):
+    """Each of 16 clients has a conversation of three turns of its own; every answer is the one it gets alone."""
+    opening = ("What is it?", "Is it bad?", "And this one?", "Describe it, please.")
+
+    def converse(number):
+        first = [
+            shown(f"{opening[number % 4]} {number}", number),
+            *[shown("One more.", 100 + number)] * (number % 2),
+        ]
+        messages, answers = first[:1], []
+        for question in (None, *first[1:], {"role": "user", "content": f"Why {number}?"}):
+            messages += [question] if question else []
+            options = {"stream": number % 2 == 0, "temperature": 1.5 * (number % 3 == 0), "seed": number}
+            said = ask(client, *messages, max_tokens=6 + number % 6, **options)
+            if options["stream"]:
+                chunks = list(said)
+                text = "".join(c.choices[0].delta.content or "" for c in chunks)
+                assert chunks[-1].choices[0].finish_reason in ("stop", "length")
+            else:
+                text = said.choices[0].message.content
+            answers.append(text)
+            messages.append({"role": "assistant", "content": text})
+        return answers
+
+    with ThreadPoolExecutor(16) as pool:
+        together = list(pool.map(converse, range(16)))
+    singly = [converse(number) for number in range(16)]
+    assert together == singly
+    assert len({tuple(answers) for answers in together}) == 16
+    said = [answer for answers in together for answer in answers]
+    assert len(said) == 40
+    assert sum(map(bool, said)) > 35, "a random network is silent now and then"
+
+
+def test_sixteen_sessions_at_once_are_whole_and_not_mixed(answerer):
+    def converse(number):
+        session = ChatSession(answerer.model, answerer.config)
+        session.add_image(png(number))
+        generation = Generation(6 + number % 6, 1.5 * (number % 3 == 0), seed=number)
+        return [
+            session.ask(question, generation) for question in (f"What is it? {number}", "Why?", "And now?")
+        ]
+
+    with ThreadPoolExecutor(16) as pool:
+        together = list(pool.map(converse, range(16)))
+    assert together == [converse(number) for number in range(16)]
+
+
+def test_the_audit_log_knows_of_each_request_but_not_what_was_said(client, answerer):
+    ask(client, shown("My secret question?", 5))
+    line = list(read(answerer.audit.path))[-1]
+    assert (line.event, line.facts["num_tokens"], line.facts["finish"]) == ("asked", 12, "length")
+    assert len(line.facts["pictures"][0]) == 64
+    assert "secret" not in json.dumps(line.facts)
+    assert line.facts["generation"]["max_new_tokens"] == 12
+
+
+def test_command_line(capsys, monkeypatch):
+    monkeypatch.delenv(http_api.KEY, raising=False)
+    assert http_api.main(["--host", "0.0.0.0", "--config", "x.yaml"]) == 1
+    assert f"set a key in {http_api.KEY}" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert http_api.main(["--port", str(taken.getsockname()[1])]) == 1
+    assert "another program listens there" in capsys.readouterr().err
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    assert http_api.main(["--config", "nowhere.yaml", "--port", str(port)]) == 1
+    assert "nowhere.yaml: no such config" in capsys.readouterr().err
+
+
+def test_no_thread_keeps_the_process_from_ending(answerer):
+    before = set(threading.enumerate())
+    with served(make_app(Api(answerer))) as url:
+        assert post(url, WHAT)[0] == 200
+        assert not [t for t in threading.enumerate() if not t.daemon and t not in before]

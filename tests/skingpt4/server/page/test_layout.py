@@ -1,0 +1,166 @@
+"""The layout of the page: what it must say and offer, in each language; a stub stands for the session."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+import demo
+
+demo.stay_local()
+
+from skingpt4.chat.session import CLINICAL_PROMPTS  # noqa: E402
+from skingpt4.chat.texts import load  # noqa: E402
+from skingpt4.server.page import (
+    history_form,
+    layout,
+    views,
+)
+from skingpt4.server.page.desk import Desk  # noqa: E402
+from skingpt4.server.page.visit import Shown  # noqa: E402
+from skingpt4.taxonomy.taxonomy import CLASSES  # noqa: E402
+from tests.support.page_stub import (  # fmt: skip
+    MODEL,
+    QUESTIONS,
+    SETTINGS,
+    Likely,
+    Scored,
+    Stub,
+    poor,
+    tools,
+    upload,
+)
+
+
+@pytest.mark.parametrize("code", ["en", "de"])
+def test_page_says_what_it_must_in_each_language(code):
+    texts = load(code)
+    config = layout.build(tools(), code).get_config_file()
+    inside = set(map(str, config["page"][""]["components"]))
+    first = [c for c in config["components"] if str(c["id"]) in inside]
+    text = str(first)
+    for words in (
+        texts["not_a_diagnosis"], texts["stay_here"], MODEL["checkpoint"], texts["banner.demonstration"],
+        texts["welcome.accept"], *texts.lines("chat.prompts"), *QUESTIONS, texts["guidance.heading"],
+    ):  # fmt: skip
+        assert views.text(words) in text or words in text, words
+    named = ("textbox", "slider", "number", "image", "chatbot", "accordion", "radio", "checkbox", "dropdown")
+    unnamed = [c["type"] for c in first if c["type"] in named and not c["props"].get("label")]
+    assert unnamed == [], "every control has a label"
+    assert set(config["page"]) == {"", *({"en", "de"} - {code})}, "the other languages are one link away"
+    assert all(d["api_visibility"] == "private" for d in config["dependencies"] if d["backend_fn"])
+
+
+def test_the_camera_does_not_mirror():
+    picture = next(b for b in layout.build(tools()).blocks.values() if b.elem_id == "picture")
+    assert picture.webcam_options.mirror is False, "left stays left"
+    assert picture.get_config()["webcam_options"]["constraints"]["video"]["facingMode"] == {
+        "ideal": "environment"
+    }
+
+
+def test_page_says_where_pictures_go():
+    texts = load("en")
+    other = str(layout.build(tools(), place=layout.Place(local=False)).get_config_file()["components"])
+    assert texts["stay_there"] in other
+    assert texts["stay_here"] not in other
+    shared = str(layout.build(tools(), place=layout.Place(shared=True)).get_config_file()["components"])
+    assert "Pictures leave this machine" in shared
+    assert "Nothing is sent" not in shared
+    assert "Pictures stay on" not in shared
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, ("step 2 (diagnoses), iteration 7", "rendered phantoms", "Demonstration default")),
+        ({"demonstration": False}, ("runs/phantoms/step2/manifest.jsonl", "step 2")),
+        (
+            {"checkpoint": "no checkpoint", "step": None, "trained_on": [], "demonstration": False},
+            ("Untrained",),
+        ),
+        ({"step": None, "trained_on": [], "demonstration": False}, ("not known", "MiniGPT-4")),
+    ],
+)
+def test_banner(changes, words):
+    banner = views.banner(MODEL | changes, load("en"))
+    for word in words:
+        assert word in banner
+
+
+def test_buttons_ask_the_published_questions(tmp_path):
+    stub = Stub()
+    kit = tools(lambda: stub)
+    desk = Desk(kit, load("en"))
+    visit = desk.begin()
+    desk.add(visit, upload(tmp_path), "close")
+    blocks = layout.build(kit)
+    asking = [f.fn for f in blocks.fns.values() if getattr(f.fn, "keywords", {}).get("text")]
+    for fn in asking[: len(asking) // 2]:
+        chat = list(fn(visit, "half-typed", *SETTINGS, *history_form.empty(False)))[-1][0]
+    assert [question for question, _ in stub.asked] == [*CLINICAL_PROMPTS, *QUESTIONS]
+    assert chat[-1]["content"] == "it is &lt;b&gt;red&lt;/b&gt;", "the chat shows text, never markup"
+
+
+def test_case_begins_only_when_accepted():
+    blocks = layout.build(tools())
+    begin = next(f.fn for f in blocks.fns.values() if getattr(f.fn, "__name__", "") == "begin")
+    assert begin(True)[0] is not None
+    assert isinstance(begin(False)[0], dict), "skipped"
+
+
+def test_pictures_are_listed_with_their_faults_and_how_to_retake_them(tmp_path):
+    texts = load("en")
+    desk = Desk(tools(assess=poor), texts)
+    visit = desk.begin()
+    desk.add(visit, upload(tmp_path), "far")
+    shown = views.gallery(visit, texts)
+    for words in (
+        "Picture 1, far view",
+        "30 x 40 pixels",
+        "Quality 20 of 100",
+        texts["quality.blurred.retake"],
+    ):
+        assert words in shown
+    assert "defect: new_kind" in shown, "a fault without words of its own is named"
+    assert 'alt="Picture 1, far view"' in shown
+    assert "use" not in views.gallery(None, texts)
+
+
+def scored(**changes) -> SimpleNamespace:
+    ranked = tuple(Likely(name, 0.5 / 2**n) for n, name in enumerate(CLASSES))
+    return SimpleNamespace(scored=Scored(ranked, **changes), maps=["data:,"])
+
+
+def test_differential_ranks_and_says_how_sure():
+    texts = load("en")
+    shown = views.differential(scored(), texts)
+    assert shown.count('class="track"') == len(CLASSES)
+    assert "Not confident" in shown
+    assert "below the threshold of 60 %" in shown
+    assert "50 %" in shown
+    assert "&lt; 1 %" in shown
+    assert "not calibrated" in shown
+    assert "Plaque" in shown
+    assert "Scale" not in shown, "an unlikely concept"
+    assert "Grows &lt;fast&gt;" in shown
+    assert shown.count(views.text(texts["differential.heatmap_note"])) == 2, (
+        "as a sentence and for those who do not see it"
+    )
+    sure = views.differential(scored(confident=True, calibration="300 phantoms"), texts)
+    assert "Not confident" not in sure
+    assert "calibrated on: 300 phantoms" in sure
+    assert "no threshold is known" in views.differential(scored(threshold=1.0), texts)
+
+
+def test_updates_fill_every_part():
+    kit = tools()
+    blocks = layout.build(kit)
+    desk = Desk(kit, load("en"))
+    fresh, step = desk.delete(desk.begin())
+    edit = next(f for f in blocks.fns.values() if len(f.outputs) > 10 and len(f.inputs) == 1)
+    made = layout._Page(kit, load("en"), layout.Place(), {})
+    made.offered = [(None, q) for q in (*CLINICAL_PROMPTS, *QUESTIONS)]
+    assert len(made.updates(fresh, step)) == len(edit.outputs)
+    assert len(made.updates(None, Shown())) == len(edit.outputs)

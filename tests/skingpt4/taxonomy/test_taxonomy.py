@@ -1,0 +1,119 @@
+"""The closed vocabularies, and names found in free text."""
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from skingpt4.taxonomy import taxonomy
+from skingpt4.taxonomy.free_text import find_concepts, find_names
+from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, UnknownName
+
+
+def test_sizes_of_the_published_vocabularies():
+    assert len(CONCEPTS) == len(set(CONCEPTS)) == 48
+    assert len(CLASSES) == len(set(CLASSES)) == 15
+    assert all(re.fullmatch(r"[a-z_]+", name) for name in CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Plaques with scale and erythema.", ["Scale", "Erythema"]),  # "Plaques" is another word
+        ("PLAQUE, scale; Erythema", ["Plaque", "Scale", "Erythema"]),
+        ("a Brown(Hyperpigmentation) patch", ["Patch", "Brown(Hyperpigmentation)"]),
+        ("Warty/Papillomatous", ["Warty/Papillomatous"]),
+        ("Purpura/Petechiae", ["Purpura/Petechiae"]),
+        ("dome-shaped, flat topped", ["Dome-shaped", "Flat topped"]),
+        ("scarring, grayish, blackish, pigmented_lesion", []),
+        ("", []),
+    ],
+)
+def test_concepts_are_whole_words_in_skincon_order(text, found):
+    assert find_concepts(text) == found
+
+
+def test_a_longer_name_hides_a_shorter_one_only_inside_itself():
+    names = ["acne", "acne rosacea", "rosacea"]
+    assert find_names("acne rosacea", names) == ["acne rosacea"]
+    assert find_names("acne rosacea, then acne", names) == ["acne rosacea", "acne"]
+    assert find_names("rosacea or acne rosacea", names) == ["rosacea", "acne rosacea"]
+
+
+def test_special_characters_of_a_name_are_literal():
+    assert find_names("a.b", ["axb", "a.b"]) == ["a.b"]
+    assert find_names("axb", ["a.b"]) == []
+
+
+@given(
+    chosen=st.lists(st.sampled_from(CONCEPTS), unique=True), case=st.sampled_from([str, str.upper, str.lower])
+)
+@settings(max_examples=60, deadline=None)
+def test_every_listed_name_is_found_in_order(chosen, case):
+    text = case(f"This image shows: {', '.join(chosen)}.")
+    assert find_names(text, CONCEPTS) == chosen
+    assert find_concepts(text) == [concept for concept in CONCEPTS if concept in chosen]
+
+
+@given(text=st.text(), names=st.sets(st.text("ab /", min_size=1, max_size=4)))
+@settings(max_examples=60, deadline=None)
+def test_only_names_that_stand_in_the_text(text, names):
+    found = find_names(text, names)
+    assert len(found) == len(set(found))
+    assert all(name.lower() in text.lower() for name in found)
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("Flat-topped", "Flat topped"),
+        ("Brown (Hyperpigmentation)", "Brown(Hyperpigmentation)"),
+        ("white(hypopigmentation)", "White(Hypopigmentation)"),
+        ("grey", "Gray"),
+        ("dome shaped", "Dome-shaped"),
+        ("Purpura / Petechiae", "Purpura/Petechiae"),
+        ("Redness", None),
+        ("", None),
+    ],
+)
+def test_concepts_in_other_spellings(written, name):
+    assert taxonomy.concept(written) == name
+
+
+def test_the_papers_spellings_are_found_in_text():
+    text = "clinical concepts: Flat-topped, Brown (Hyperpigmentation), Grey"
+    assert find_concepts(text) == ["Flat topped", "Brown(Hyperpigmentation)", "Gray"]
+
+
+def test_every_class_has_a_title_and_a_disease_of_that_class():
+    for name in (*CLASSES, "others"):
+        assert taxonomy.class_title(name)
+        assert taxonomy.disease_class(taxonomy.class_disease(name)) == name
+    assert all(taxonomy.disease_class(name) == name for name in CLASSES)
+
+
+def test_dermnet_folders_as_counted():
+    folders = taxonomy.dermnet_folders()
+    assert len(folders) == 23
+    assert (sum(f.train for f in folders), sum(f.test for f in folders)) == (15557, 4002)
+    assert all((f.class_name is None) == (f.how == "none shown") for f in folders)
+    assert {f.class_name for f in folders if f.class_name} == {*CLASSES, "others"}
+    assert sum(f.how == "exact" for f in folders) == 10  # nine classes: fungal infections have two folders
+
+
+def test_a_dermnet_folder_by_name_or_its_nearest():
+    folder = taxonomy.dermnet_folder("acne_and_rosacea  PHOTOS")
+    assert (folder.name, folder.class_name, folder.how) == (
+        "Acne and Rosacea Photos",
+        "acne_and_rosacea",
+        "exact",
+    )
+    with pytest.raises(
+        UnknownName, match=r"none of Dermnet's 23 folders; the nearest is 'Eczema Photos'"
+    ) as caught:
+        taxonomy.dermnet_folder("Ekzema Photos")
+    assert caught.value.nearest == "Eczema Photos"
+    with pytest.raises(UnknownName, match=r"folders$") as caught:
+        taxonomy.dermnet_folder("12345")
+    assert caught.value.nearest is None

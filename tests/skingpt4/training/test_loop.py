@@ -1,0 +1,623 @@
+"""Training: the schedule's numbers, equal runs however they are cut, and every refusal."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import weakref
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from skingpt4.checkpoints import checkpoint
+from skingpt4.checkpoints.checkpoint import CheckpointError
+from skingpt4.config.load import to_yaml
+from skingpt4.config.schema import ConfigError, OptimConfig
+from skingpt4.doctor.dry_run import describe
+from skingpt4.records import manifest as manifests
+from skingpt4.records.overlap import OverlapError
+from skingpt4.records.record import RecordError
+from skingpt4.training import features, loop, prepare
+from skingpt4.training.feature_store import FeatureStore
+from skingpt4.training.loop import RunError, Stopped, learning_rate, make_optimizer, run, train_step
+from skingpt4.training.run_folder import RunDirError
+from skingpt4.weights.files.tensors import load_tensors
+from tests.support.tiny import (
+    batch_of,
+    conversation,
+    make_model,
+    make_queries,
+    one_thread,  # noqa: F401
+    tiny_config,
+    write_manifest,
+)
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("training")
+
+
+@pytest.fixture
+def configure(folder, tmp_path):
+    """Configurations that share their files, each with a folder of its own under the test's."""
+
+    def make(name="run", **changes):
+        return tiny_config(folder, **{"output_dir": str(tmp_path / name), **changes})
+
+    return make
+
+
+def metrics_of(config, kind="train"):
+    lines = (json.loads(line) for line in (Path(config.output_dir) / "metrics.jsonl").open())
+    return [line for line in lines if line["kind"] == kind]
+
+
+def losses_of(config, kind="train"):
+    return [line["loss"] for line in metrics_of(config, kind)]
+
+
+def projection_of(path):
+    return load_tensors(checkpoint.find(path) / checkpoint.TENSORS)
+
+
+def assert_same_projection(one, other):
+    one, other = projection_of(one), projection_of(other)
+    assert one.keys() == other.keys() == {"weight", "bias"}
+    assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+def test_the_schedule_is_the_original_s():
+    optim = OptimConfig(
+        max_epoch=5, iters_per_epoch=200, warmup_steps=200, init_lr=3e-5, min_lr=1e-5, warmup_lr=1e-6
+    )
+    expected = {0: 1.0e-6, 199: 2.9855e-5, 200: 2.8090e-5, 999: 1.0e-5}
+    for iteration, rate in expected.items():
+        assert learning_rate(iteration, optim) == pytest.approx(rate, rel=1e-4)
+    assert learning_rate(100, optim) == pytest.approx(1.55e-5)  # half of the way up
+    assert learning_rate(500, optim) == pytest.approx(2e-5)  # half of the way down
+    assert learning_rate(0, dataclasses.replace(optim, warmup_steps=0)) == pytest.approx(3e-5)
+
+
+def test_weight_decay_is_on_the_weight_alone(folder):
+    model = make_model(folder)
+    optimizer = make_optimizer(model, OptimConfig(weight_decay=0.05, beta1=0.8, beta2=0.9))
+    groups = {group["weight_decay"]: group["params"] for group in optimizer.param_groups}
+    assert list(groups) == [0.05, 0.0]
+    assert [id(p) for p in groups[0.05]] == [id(model.projection.weight)]
+    assert [id(p) for p in groups[0.0]] == [id(model.projection.bias)]
+    assert all(group["betas"] == (0.8, 0.9) for group in optimizer.param_groups)
+
+
+def test_a_step_is_adamw_on_the_mean_over_all_tokens(folder):
+    """Micro-batches of unequal length count by their tokens; the gradient is clipped as one vector."""
+    texts = [
+        ("What is it?", "Acne."),
+        ("Is it?", "This is a skin disease image of psoriasis."),
+        ("Why?", "No."),
+    ]
+    model, twin = make_model(folder), make_model(folder)
+    rows, queries = [conversation(model, *text) for text in texts], make_queries(3)
+    halves = [
+        {**batch_of(rows[:2]), "queries": queries[:2]},
+        {**batch_of(rows[2:]), "queries": queries[2:]},
+    ]
+    optim = OptimConfig(init_lr=1e-2)
+    accelerator = Accelerator()
+    result = train_step(
+        model, accelerator.prepare_optimizer(make_optimizer(model, optim)), halves, accelerator, 0.01
+    )
+
+    optimizer = make_optimizer(twin, optim)
+    loss, count = twin(**batch_of(rows), queries=queries)
+    (loss / count).backward()
+    norm = torch.nn.utils.clip_grad_norm_(twin.projection.parameters(), 0.01)
+    optimizer.step()
+    assert result["loss"] == pytest.approx((loss / count).item(), rel=1e-5)
+    assert result["num_tokens"] == int(count) == sum(sum(row.supervised) for row in rows)
+    assert result["gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
+    assert norm > 0.01
+    for one, other in zip(model.projection.parameters(), twin.projection.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_a_run_learns_and_its_checkpoint_says_what_it_is(configure, tmp_path):
+    manifest = write_manifest(tmp_path / "few.jsonl", 2, note=None)
+    config = configure(
+        data__train=[manifest], data__validation=[manifest], data__augment=False, optim__iters_per_epoch=25,
+        optim__init_lr=0.1, optim__warmup_lr=0.1, optim__min_lr=0.02, log__every=10, log__validate_every=25,
+        log__tensorboard=True,
+    )  # fmt: skip
+    saved = run(config)
+    losses, held = losses_of(config), losses_of(config, "validation")
+    assert losses[-1] < losses[0] - 1.0
+    assert held[-1] < losses[0] - 1.0
+    assert [line["iteration"] for line in metrics_of(config)] == [1, 10, 20, 30, 40, 50]
+    assert [line["iteration"] for line in metrics_of(config, "validation")] == [25, 50]
+    assert [line["epoch"] for line in metrics_of(config)] == [0, 0, 0, 1, 1, 1]
+    assert list((Path(config.output_dir) / "tensorboard").glob("events*"))
+    card = json.loads((saved / checkpoint.CARD).read_text())
+    assert (card["step"], card["iteration"], card["num_trainable"]) == ("step1", 50, 32 * 32 + 32)
+    assert (card["template"], card["language_model"]["family"]) == ("vicuna", "llama")
+    assert card["parent"] is None
+    names = sorted(p.name for p in (Path(config.output_dir) / "checkpoints").iterdir())
+    assert names == ["iteration_0000025", "iteration_0000050"]
+
+
+def test_a_run_in_two_parts_equals_one_in_a_piece(configure):
+    """Bit for bit: weights, optimiser, losses, and the lines that a crash after the checkpoint left."""
+    changes = {
+        "optim__iters_per_epoch": 2,
+        "log__checkpoint_every": 2,
+        "data__validation": configure().data.train,
+    }
+    whole, parts = configure("whole", **changes), configure("parts", **changes)
+    run(whole)
+
+    def crash(*args):
+        if next(calls) == 3:  # in the fourth iteration
+            raise RuntimeError("power cut")
+        return train_step(*args)
+
+    calls = iter(range(10))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", crash)
+        with pytest.raises(RuntimeError, match="power cut"):
+            run(parts)
+    assert len(losses_of(parts)) == 3  # one more than the checkpoint knows
+    saved = run(parts, resume=True)
+    assert losses_of(parts) == losses_of(whole)
+    assert losses_of(parts, "validation") == losses_of(whole, "validation")
+    assert_same_projection(whole.output_dir, parts.output_dir)
+    states = [
+        torch.load(checkpoint.find(c.output_dir) / checkpoint.STATE, weights_only=True)
+        for c in (whole, parts)
+    ]
+    one, other = (state["optimizer"]["state"] for state in states)
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[n]["exp_avg_sq"], other[n]["exp_avg_sq"]) for n in one)
+    assert run(parts, resume=True) == saved  # nothing is left to do
+
+
+def test_a_batch_in_parts_equals_the_batch(configure):
+    whole = configure("whole", optim__batch_size=8)
+    parts = configure("parts", optim__batch_size=2, optim__accumulation=4)
+    run(whole)
+    run(parts)
+    assert losses_of(parts) == pytest.approx(losses_of(whole), rel=1e-5)
+    norms = [[line["gradient_norm"] for line in metrics_of(c)] for c in (whole, parts)]
+    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
+
+
+@pytest.mark.parametrize("batching", ["grouped", "packed"])
+def test_a_run_does_not_depend_on_how_its_batches_are_put_together(batching, configure):
+    held = configure().data.train
+    plain, other = (
+        configure(way, data__batching=way, data__group_tokens=180, optim__batch_size=5, data__validation=held)
+        for way in ("padded", batching)
+    )
+    run(plain)
+    run(other)
+    assert losses_of(other) == pytest.approx(losses_of(plain), rel=1e-5)
+    assert losses_of(other, "validation") == pytest.approx(losses_of(plain, "validation"), rel=1e-5)
+
+
+LAUNCHED = """
+import os, sys, torch.distributed, train
+code = train.main(sys.argv[1:])
+print("CLOSED" if not torch.distributed.is_initialized() else "OPEN", flush=True)
+os._exit(code)
+"""
+
+
+@pytest.fixture(scope="module")
+def two_processes(folder):
+    """A run of two processes with half the batch each, features made together: its configuration and output."""
+    config = tiny_config(
+        folder,
+        output_dir=str(folder / "two"),
+        data__feature_cache=str(folder / "two_features"),
+        data__feature_views=2,
+        optim__batch_size=2,
+        data__validation=[str(folder / "train.jsonl")],
+    )
+    (folder / "two.yaml").write_text(to_yaml(config))
+    (folder / "launched.py").write_text(LAUNCHED)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
+         str(folder / "launched.py"), "--config", str(folder / "two.yaml")],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return config, done.stdout
+
+
+def test_two_processes_equal_one(two_processes, tmp_path):
+    two, _ = two_processes
+    one = dataclasses.replace(two, optim=dataclasses.replace(two.optim, batch_size=4))
+    one.output_dir = str(tmp_path / "one")
+    run(one)
+    assert len(losses_of(two)) == 4
+    assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-5)
+    assert losses_of(two, "validation") == pytest.approx(losses_of(one, "validation"), rel=1e-5)
+    assert [line["num_tokens"] for line in metrics_of(two)] == [
+        line["num_tokens"] for line in metrics_of(one)
+    ]
+    wanted, found = projection_of(one.output_dir), projection_of(two.output_dir)
+    for key in wanted:
+        torch.testing.assert_close(found[key], wanted[key], rtol=1e-3, atol=1e-5)
+
+
+def test_processes_share_the_work_of_making_features(two_processes, configure):
+    two, _ = two_processes
+    (store,) = Path(two.data.feature_cache).glob("*-2x*/*/card.json")
+    kept = FeatureStore(store.parent)
+    alone = configure("alone", data__feature_cache=f"{two.data.feature_cache}_alone", data__feature_views=2)
+    prepare.prepare(alone, torch.device("cpu"))
+    (store,) = Path(alone.data.feature_cache).glob("*-2x*/*/card.json")
+    for row in range(6):
+        torch.testing.assert_close(
+            kept.view(row, 1), FeatureStore(store.parent).view(row, 1), rtol=2e-3, atol=2e-3
+        )
+
+
+def test_processes_leave_their_group_when_they_are_done(two_processes):
+    _, printed = two_processes
+    assert printed.count("CLOSED") == 2
+
+
+def test_the_feature_cache_changes_nothing_but_the_rounding(configure, tmp_path, monkeypatch):
+    plain = configure("plain", data__augment=False, optim__init_lr=1e-3)
+    cached = configure(
+        "cached", data__augment=False, optim__init_lr=1e-3, data__feature_cache=str(tmp_path / "c")
+    )
+    run(plain)
+    run(cached)
+    assert losses_of(cached) == pytest.approx(losses_of(plain), rel=1e-3)
+    assert losses_of(cached) != losses_of(plain)  # queries were rounded to 16 bits on their way
+    monkeypatch.setattr(prepare, "build_encoder", lambda config: pytest.fail("built although cached"))
+    monkeypatch.setattr(features, "build_encoder", lambda config: pytest.fail("built although cached"))
+    again = dataclasses.replace(cached, output_dir=str(tmp_path / "again"))
+    run(again)
+    assert losses_of(again) == losses_of(cached)
+
+
+def test_a_run_on_kept_crops(configure, tmp_path):
+    """Other crops than of whole pictures, the same ones again, and not the same in every pass."""
+    kept = {"data__feature_cache": str(tmp_path / "c"), "data__num_workers": 0, "data__train": None}
+    kept["data__train"] = [write_manifest(tmp_path / "one.jsonl", 1, note=None)]
+    whole = configure("whole", **kept, data__augment=False)
+    crops, again = (configure(name, **kept, data__feature_views=3) for name in ("crops", "again"))
+    for config in (whole, crops, again):
+        run(config)
+    assert losses_of(again) == losses_of(crops)
+    assert losses_of(crops) != losses_of(whole)
+    samples = prepare.prepare(crops, torch.device("cpu")).training
+    assert 1 < len({samples[index]["queries"].sum().item() for index in range(20)}) <= 3
+
+
+def test_the_encoder_is_gone_before_the_language_model_comes(configure, tmp_path, monkeypatch):
+    config, encoders = configure(data__augment=False, data__feature_cache=str(tmp_path / "c")), []
+    build_encoder, build = prepare.build_encoder, prepare.build
+
+    def remember(*args):
+        encoder = build_encoder(*args)
+        encoders.append(weakref.ref(encoder))
+        return encoder
+
+    def look(*args):
+        assert [encoder() for encoder in encoders] == [None]
+        return build(*args)
+
+    monkeypatch.setattr(prepare, "build_encoder", remember)
+    monkeypatch.setattr(prepare, "build", look)
+    assert prepare.prepare(config, torch.device("cpu")).model.encoder is None
+
+
+def test_workers_and_the_seed(configure):
+    here, workers, other = (
+        configure("here"),
+        configure("workers", data__num_workers=2),
+        configure("seed", seed=7),
+    )
+    for config in (here, workers, other):
+        run(config)
+    assert losses_of(workers) == losses_of(here)
+    assert losses_of(other) != losses_of(here)
+
+
+def test_a_run_changes_the_projection_and_nothing_else(configure, monkeypatch):
+    config, built = configure(), []
+    build = prepare.build
+    monkeypatch.setattr(prepare, "build", lambda *args: built.append(build(*args)) or built[-1])
+    run(config)
+    used, fresh = built[0].state_dict(), prepare.prepare(config, torch.device("cpu")).model.state_dict()
+    assert any(name.startswith("encoder.vision_encoder.") for name in used)
+    assert {name for name in used if not torch.equal(used[name], fresh[name])} == {
+        "projection.weight",
+        "projection.bias",
+    }
+
+
+def test_step2_starts_where_step1_ended(configure, tmp_path):
+    first = configure("step1")
+    saved = run(first)
+    second = configure("step2", step="step2", initial_checkpoint=first.output_dir, prompt__use_concepts=False)
+    prepared = prepare.prepare(second, torch.device("cpu"))
+    wanted = projection_of(saved)
+    assert all(torch.equal(prepared.model.projection.state_dict()[key], wanted[key]) for key in wanted)
+    card = json.loads((run(second) / checkpoint.CARD).read_text())
+    parent = json.loads((saved / checkpoint.CARD).read_text())
+    assert card["step"] == "step2"
+    assert card["parent"] == {
+        "step": "step1",
+        "iteration": 4,
+        "tensors_sha256": parent["tensors_sha256"],
+        "path": first.output_dir,
+    }
+
+
+def test_a_checkpoint_of_another_network_is_refused(configure, folder):
+    first = configure("step1", optim__max_epoch=1)
+    run(first)
+    start = {"step": "step2", "initial_checkpoint": first.output_dir}
+    with pytest.raises(CheckpointError, match=r"its template is vicuna, here it is instruction"):
+        run(configure("template", **start, prompt__template="instruction"))
+    with pytest.raises(CheckpointError, match=r"its language_model is .*llama.*, here it is .*qwen2"):
+        run(tiny_config(folder, "qwen2", output_dir=str(folder / "qwen"), **start))
+    with pytest.raises(CheckpointError, match=r"its encoder is"):
+        run(configure("encoder", **start, vision__block=1))
+
+
+def test_a_folder_with_another_run_is_refused_and_overwritten_only_when_asked(configure):
+    config = configure(optim__max_epoch=1)
+    saved = run(config)
+    with pytest.raises(RunDirError, match="holds another run already; add --resume"):
+        run(config)
+    with pytest.raises(RunDirError, match=r"another configuration \(optim\.init_lr differ"):
+        run(configure(optim__max_epoch=1, optim__init_lr=1.0), resume=True)
+    before = projection_of(saved)
+    run(configure(optim__max_epoch=1, seed=3), overwrite=True)
+    assert not torch.equal(projection_of(config.output_dir)["weight"], before["weight"])
+
+
+def test_a_run_does_not_go_on_with_other_data(configure, tmp_path):
+    manifest = write_manifest(tmp_path / "own.jsonl", 2)
+    config = configure(data__train=[manifest], optim__max_epoch=1)
+    saved = run(config)
+    before = projection_of(saved)
+    write_manifest(tmp_path / "own.jsonl", 3)
+    with pytest.raises(RunError, match="begun with another data_sha256; start anew with --overwrite"):
+        run(config, resume=True)
+    assert torch.equal(projection_of(saved)["weight"], before["weight"])
+
+
+def test_nothing_to_train_on_is_refused_with_what_was_found(configure, tmp_path):
+    empty = write_manifest(tmp_path / "empty.jsonl", 3, concepts=None, disease=None, note=None)
+    with pytest.raises(
+        RecordError, match=r"none of the 3 records has what this step teaches; .*empty_0\.png"
+    ):
+        run(configure("a", data__train=[empty]))
+    with pytest.raises(ConfigError, match=r"data\.train names no manifest"):
+        run(configure("b", data__train=[]))
+    with pytest.raises(ConfigError, match=r"gone\.jsonl is not there") as told:
+        run(configure("d", data__train=["gone.jsonl"], vision__weights="gone.safetensors"))
+    assert "vision.weights: gone.safetensors is not there" in str(told.value)  # all at once
+
+
+def test_training_on_the_evaluation_is_refused_unless_allowed(configure, tmp_path, capsys):
+    cases = write_manifest(tmp_path / "cases.jsonl", 2, sha256="ab" * 32)
+    train = write_manifest(tmp_path / "train.jsonl", 4, sha256="ab" * 32)
+    changes = {"data__train": [train], "data__evaluation": [cases], "optim__max_epoch": 1}
+    config = configure(**changes)
+    with pytest.raises(OverlapError, match=r"4 by the same picture, first .*train\.jsonl, line 1"):
+        run(config)
+    with pytest.raises(ConfigError, match="4 by the same picture"):
+        describe(config)
+    assert not Path(config.output_dir).exists()
+    as_validation = configure(**changes | {"data__train": [cases], "data__evaluation": [train]})
+    as_validation.data.train, as_validation.data.validation = configure().data.train, [cases]
+    with pytest.raises(OverlapError):
+        run(as_validation)
+    allowed = configure(**changes, data__allow_overlap=True)
+    assert "allowed by data.allow_overlap" in describe(allowed)
+    assert "layers         as written (language.compile)" in describe(allowed)
+    run(allowed)
+    assert "allowed by data.allow_overlap" in capsys.readouterr().out
+    later = configure("later", **changes | {"data__evaluation": ["later.jsonl"]})
+    assert "later.jsonl is not there, so overlap" in describe(later)
+
+
+def test_a_checkpoint_knows_what_it_and_its_parent_saw(configure, tmp_path):
+    def train(name, sha256, **changes):
+        manifest = write_manifest(tmp_path / f"{name}.jsonl", 2, sha256=sha256)
+        return run(configure(name, data__train=[manifest], optim__max_epoch=1, **changes))
+
+    first = train("first", "ab" * 32)
+    second = train("second", "cd" * 32, initial_checkpoint=str(first))
+    for folder, count in ((first, 1), (second, 2)):
+        seen = checkpoint.load_seen(folder, checkpoint.load(folder)[1])
+        assert {key: len(value) for key, value in seen.items()} == {"sha256": count, "phash": 0}
+
+
+def test_a_manifest_behind_a_map_and_pictures_in_a_shard_train_the_same(configure, tmp_path, monkeypatch):
+    plain = write_manifest(tmp_path / "plain.jsonl", 6)
+    lines = [json.loads(line) for line in Path(plain).read_text().splitlines()]
+    with tarfile.open(tmp_path / "000000.tar", "w") as tar:
+        for line in lines:
+            tar.add(tmp_path / line["image"], line["image"])
+    packed = tmp_path / "packed.jsonl"
+    packed.write_text("".join(json.dumps(r | {"image": f"000000.tar/{r['image']}"}) + "\n" for r in lines))
+    one = run(configure("one", data__train=[plain]))
+    monkeypatch.setattr(manifests, "SMALL_BYTES", 0)
+    two = run(configure("two", data__train=[str(packed)], data__num_workers=2))
+    assert list(tmp_path.glob(".packed.jsonl.*.arrow"))
+    assert_same_projection(one, two)
+
+
+def test_a_refused_run_leaves_its_folder_free(configure, tmp_path):
+    """What was mended may be run at once, without --overwrite."""
+    with pytest.raises(ConfigError, match=r"gone\.jsonl"):
+        run(configure(data__train=["gone.jsonl"]))
+    empty = write_manifest(tmp_path / "empty.jsonl", 1, concepts=None, disease=None, note=None)
+    with pytest.raises(RecordError):
+        run(configure(data__train=[empty]))
+    assert run(configure(optim__max_epoch=1)).is_dir()
+
+
+def test_a_refused_run_does_not_delete_the_one_it_should_overwrite(configure, tmp_path):
+    saved = run(configure(optim__max_epoch=1))
+    empty = write_manifest(tmp_path / "empty.jsonl", 1, concepts=None, disease=None, note=None)
+    with pytest.raises(RecordError):
+        run(configure(data__train=[empty]), overwrite=True)
+    assert saved.is_dir()
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_before_it_is_saved(configure, monkeypatch):
+    config = configure(log__checkpoint_every=1)
+    forward = loop.SkinGPT4.forward
+    calls = iter(range(10))
+
+    def spoilt(self, **batch):
+        loss, count = forward(self, **batch)
+        spoil = self.projection.training and next(calls) == 2  # not the self-test at a save
+        return loss * (float("nan") if spoil else 1.0), count
+
+    monkeypatch.setattr(loop.SkinGPT4, "forward", spoilt)
+    with pytest.raises(RunError, match=r"the loss became nan; use bfloat16 or float32"):
+        run(config)
+    assert checkpoint.find(config.output_dir).name == "iteration_0000002"
+    assert all(value.isfinite().all() for value in projection_of(config.output_dir).values())
+
+
+class _Scaled(torch.autograd.Function):
+    """The loss as it is, with a gradient that is not finite."""
+
+    @staticmethod
+    def forward(ctx, loss):
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("inf")
+
+
+def _with_infinite_gradients(monkeypatch, spoilt_iterations):
+    forward = loop.SkinGPT4.forward
+    calls = iter(range(1, 10_000))
+
+    def spoilt(self, **batch):
+        loss, count = forward(self, **batch)
+        training_now = torch.is_grad_enabled()  # and not asking for the known answer
+        return (_Scaled.apply(loss) if training_now and next(calls) in spoilt_iterations else loss), count
+
+    monkeypatch.setattr(loop.SkinGPT4, "forward", spoilt)
+
+
+def test_a_step_whose_gradient_is_not_finite_is_left_out_and_the_metrics_stay_json(configure, monkeypatch):
+    config = configure(optim__max_epoch=1, optim__iters_per_epoch=4, log__checkpoint_every=1, log__every=4)
+    _with_infinite_gradients(monkeypatch, {2})
+    run(config)
+
+    def refuse(name):
+        raise AssertionError(f"{name} is not JSON")
+
+    text = (Path(config.output_dir) / "metrics.jsonl").read_text()
+    lines = [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+    assert [(line["iteration"], line.get("skipped")) for line in lines] == [(1, None), (2, True), (4, None)]
+    assert [line["gradient_norm"] is None for line in lines] == [False, True, False]
+    assert all(line["loss"] > 0 for line in lines)
+    assert all(value.isfinite().all() for value in projection_of(config.output_dir).values())
+
+
+def test_gradients_that_stay_infinite_end_the_run(configure, monkeypatch):
+    config = configure(optim__iters_per_epoch=30, optim__max_epoch=1, log__checkpoint_every=1)
+    _with_infinite_gradients(monkeypatch, range(3, 100))
+    monkeypatch.setattr(loop, "MAX_SKIPPED", 5)
+    with pytest.raises(RunError, match=r"not finite in 5 iterations in a row, the last is 7; use bfloat16"):
+        run(config)
+    kept = projection_of(Path(config.output_dir) / "checkpoints" / "iteration_0000006")
+    assert all(value.isfinite().all() for value in kept.values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_in_the_process_saves_and_puts_the_handlers_back(configure, number, monkeypatch):
+    config = configure(optim__iters_per_epoch=50)
+    before = signal.getsignal(number)
+
+    def interrupted(*args):
+        signal.raise_signal(number)
+        return train_step(*args)
+
+    monkeypatch.setattr(loop, "train_step", interrupted)
+    with pytest.raises(Stopped, match=r"stopped after iteration 1 of 100; saved in .*; go on with --resume"):
+        run(config)
+    assert checkpoint.find(config.output_dir).name == "iteration_0000001"
+    assert signal.getsignal(number) == before
+
+
+def test_a_second_ctrl_c_ends_the_run_at_once(configure, monkeypatch):
+    config = configure()
+
+    def interrupted(*args):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(loop, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run(config)
+    assert not (Path(config.output_dir) / "checkpoints").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_saves_and_the_run_goes_on(configure, tmp_path):
+    """A real process with loader workers, interrupted as a terminal does it: the whole process group."""
+    changes = {
+        "optim__max_epoch": 1,
+        "optim__iters_per_epoch": 100_000,
+        "data__num_workers": 1,
+        "optim__batch_size": 1,
+    }
+    config = configure(**changes)
+    (tmp_path / "run.yaml").write_text(to_yaml(config))
+    process = subprocess.Popen(
+        [sys.executable, "train.py", "--config", str(tmp_path / "run.yaml")],
+        cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    metrics, deadline = Path(config.output_dir) / "metrics.jsonl", time.monotonic() + 600
+    while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, errors = process.communicate(timeout=600)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("error: stopped after iteration ")
+    assert last.endswith("; go on with --resume")
+    saved = checkpoint.find(config.output_dir)
+    done = json.loads((saved / checkpoint.CARD).read_text())["iteration"]
+    assert (saved / checkpoint.STATE).is_file()
+    assert 3 <= done < 100_000
+    assert len(losses_of(config)) == done
+
+    def interrupted(*args):
+        signal.raise_signal(signal.SIGINT)
+        return train_step(*args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "train_step", interrupted)
+        with pytest.raises(Stopped, match=f"stopped after iteration {done + 1} of 100000"):
+            run(config, resume=True)
+    assert [line["iteration"] for line in metrics_of(config)] == list(range(1, done + 2))

@@ -1,0 +1,132 @@
+"""The catalogue: complete, and read so strictly that a slip in it is told with its place."""
+
+import pytest
+import yaml
+
+from skingpt4.weights.fetch import wheel
+from skingpt4.weights.fetch.catalogue import (
+    PATH,
+    CatalogueError,
+    Hub,
+    Url,
+    Wheel,
+    catalogue,
+    fetch_command,
+    read,
+)
+
+GOOD = {
+    "name": "x",
+    "role": "qformer",
+    "description": "d",
+    "licence": "MIT",
+    "config_key": "qformer.weights",
+    "source": {"kind": "url", "url": "https://example.org/x.pth", "file": "x.pth"},
+}
+
+
+def write(tmp_path, *entries, **more):
+    path = tmp_path / "catalogue.yaml"
+    path.write_text(yaml.safe_dump({"entries": list(entries), **more}))
+    return path
+
+
+def test_what_it_must_hold():
+    names = set(catalogue().entries)
+    assert names >= {
+        "eva_vit_g", "blip2_pretrained_flant5xxl", "blip2_pretrained_opt2.7b", "instruct_blip_vicuna7b",
+        "hf-blip2-flan-t5-xxl", "hf-instructblip-vicuna-7b", "minigpt4-13b", "skingpt4-13b", "vicuna-13b-delta-v0",
+        "vicuna-7b-delta-v0", "vicuna-13b-v1.1", "vicuna-7b-v1.5", "llama-2-13b-chat", "falcon-7b-instruct",
+        "falcon-40b-instruct", "smollm2-135m-instruct", "local",
+    }  # fmt: skip
+    assert catalogue()["llama-2-13b-chat"].gate.accept == "Meta's Llama 2 licence"
+    assert catalogue()["eva_vit_g"].shapes["pos_embed"] == (1, 257, 1408)
+
+
+def test_wheels_are_pinned_and_have_converters():
+    wheels = [e.source for e in catalogue().entries.values() if isinstance(e.source, Wheel)]
+    assert len(wheels) == 3
+    for source in wheels:
+        assert f"-{source.version}-" in source.wheel
+        assert source.convert in wheel.CONVERTERS
+
+
+def test_the_papers_files_lie_where_its_configuration_looks():
+    base = yaml.safe_load((PATH.parents[2] / "configs/paper/base.yaml").read_text())
+    for key in ("vision", "qformer"):
+        files = [f"weights/{catalogue()[name].source.file}" for name in catalogue().groups["paper"]]
+        assert base[key]["weights"] in files
+
+
+def test_shards_are_chosen_for_the_image_side_only():
+    for entry in catalogue().entries.values():
+        if entry.role == "encoder":
+            assert isinstance(entry.source, Hub)
+            assert "vision_model." in entry.source.tensors
+
+
+def test_read_back(tmp_path):
+    held = read(write(tmp_path, GOOD, groups={"g": ["x"]}))
+    assert held["x"].source == Url("https://example.org/x.pth", "x.pth")
+    assert held.expand(["g", "x"]) == ["x"]
+    assert (held["x"].size, held["x"].gate, held["x"].origin) == (None, None, "https://example.org/x.pth")
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"role": "engine"}, r"entry x: role: is 'engine', not one of vision_encoder"),
+        ({"sise": 3}, r"entry x: has no key 'sise'; it knows name"),
+        ({"licence": None}, r"entry x: licence: is None, which is not str"),
+        ({"size": "2 GB"}, r"entry x: size: is '2 GB', which is not int | None"),
+        ({"size": True}, r"entry x: size: is True"),
+        ({"name": "../x"}, r"name: is also a directory"),
+        ({"source": 3}, r"entry x: needs a mapping with a source"),
+        ({"source": {"kind": "ftp"}}, r"source.kind: is 'ftp', not one of wheel, url"),
+        ({"source": {**GOOD["source"], "url": "http://x.org"}}, r"source: url: 'http://x.org' is no https"),
+        ({"source": {**GOOD["source"], "sha256": "abc"}}, r"source: sha256: 'abc' is no SHA-256"),
+        ({"source": {"kind": "url", "url": "https://x.org"}}, r"source: lacks file"),
+        ({"gate": {"accept": "it"}}, r"gate: lacks where"),
+        ({"gate": "yes"}, r"gate: is no mapping"),
+        ({"shapes": {"w": ["a"]}}, r"shapes: is .* which is not dict"),
+    ],
+)
+def test_slips_are_told_with_their_place(change, says, tmp_path):
+    with pytest.raises(CatalogueError, match=says):
+        read(write(tmp_path, {**GOOD, **change}))
+
+
+def test_more_slips(tmp_path):
+    with pytest.raises(CatalogueError, match="entry x: stands there twice"):
+        read(write(tmp_path, GOOD, GOOD))
+    with pytest.raises(CatalogueError, match="group g: y"):
+        read(write(tmp_path, GOOD, groups={"g": ["y"]}))
+    with pytest.raises(CatalogueError, match="cannot be read"):
+        read(tmp_path / "gone.yaml")
+    (tmp_path / "bad.yaml").write_text("entries: [")
+    with pytest.raises(CatalogueError, match="cannot be read"):
+        read(tmp_path / "bad.yaml")
+    (tmp_path / "bad.yaml").write_text("[]")
+    with pytest.raises(CatalogueError, match="has no list of entries"):
+        read(tmp_path / "bad.yaml")
+
+
+def test_an_unknown_name_gets_the_nearest():
+    with pytest.raises(CatalogueError, match="no weights are called 'eva_vit'; near: eva_vit_g"):
+        catalogue()["eva_vit"]
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("weights/eva_vit_g.pth", "paper"),
+        ("elsewhere/blip2_pretrained_opt2.7b.pth", "blip2_pretrained_opt2.7b"),
+        ("weights/dinov2-vit-s14-reg4/model.safetensors", "tiny"),
+        ("weights/smollm2-135m-instruct", "tiny"),
+        ("weights/minigpt4_7b.pth", "minigpt4-7b"),
+        ("lmsys/vicuna-7b-v1.5", "vicuna-7b-v1.5"),
+    ],
+)
+def test_the_command_for_what_a_configuration_names(path, name):
+    assert fetch_command(path) == f"python -m skingpt4.cli.weights fetch {name}"
+    assert fetch_command("weights/mine.pth") is None
