@@ -1,1 +1,1 @@
-"""TODO benchmarks/harness."""
+"""What the benchmarks share."""

@@ -22,7 +22,7 @@ from benchmarks.harness import hardware
 from skingpt4.checkpoints.checkpoint import git_revision
 from skingpt4.support.files import write_text
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path(__file__).parents[1] / "results"
 SECONDS = "seconds"
 # A side's work; what it returns are further figures of its own where less is better, e.g. seconds to the first token.
 Work = Callable[[], Mapping[str, float] | None]

@@ -1,1 +1,1 @@
-"""TODO benchmarks/memory."""
+"""Peak memory, measured and estimated."""

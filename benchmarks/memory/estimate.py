@@ -1,4 +1,6 @@
-"""The table of docs/memory.md, and the estimate against measurement: python -m benchmarks.memory.estimate [--measure CONFIG].
+"""The table of docs/memory.md, and the estimate against measurement.
+
+python -m benchmarks.memory.estimate [--measure CONFIG].
 
 Research software, no medical device.
 """

@@ -1,1 +1,1 @@
-"""TODO benchmarks/records."""
+"""Benchmarks of manifests, preparation and picture quality."""

@@ -3,7 +3,8 @@
     python -m benchmarks.records.quality
 
 Phantoms are drawings: they say that the gate measures what it should, on all six skin types, not how often it is
-right on photographs. `benchmarks.records.degraded` says how pictures and faults are made. The thresholds were set on seed 11
+right on photographs. `benchmarks.records.degraded` says how pictures and faults are made.
+The thresholds were set on seed 11
 (`--calibrate --per-type 16` prints what they are set by); the results are of other pictures. Research software,
 no medical device.
 """

@@ -2,7 +2,8 @@
 
 Training steps of the product on kept features (random ones: speed does not depend on what they say), layers compiled
 where a long run has them so. Records are not
-measured anew: `python -m benchmarks.records.start` measures start-up and memory of 1 thousand to 1 million, and its figures
+measured anew: `python -m benchmarks.records.start` measures start-up and memory of 1 thousand to
+1 million, and its figures
 stand in the plot beside the commit they were measured at. Processes are started as users do, by accelerate, the
 machine's cores shared out among them and the batch too.
 

@@ -1,1 +1,1 @@
-"""TODO data/counting."""
+"""Counts of a manifest and figures of them."""

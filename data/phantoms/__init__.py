@@ -1,1 +1,1 @@
-"""TODO data/phantoms."""
+"""Phantoms: drawings of skin with known concepts."""

@@ -1,1 +1,1 @@
-"""TODO data/preparing."""
+"""From a source's files to a manifest."""

@@ -1,1 +1,1 @@
-"""TODO data/reading."""
+"""Tables and fields of sources."""

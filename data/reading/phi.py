@@ -1,4 +1,4 @@
-"""TODO: phi."""
+"""Finds and removes what could name a patient in free text."""
 
 from __future__ import annotations
 

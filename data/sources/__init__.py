@@ -1,4 +1,6 @@
-"""Sources of records, one a file: each checks what it is given and yields rows; `data.preparing.engine` does the rest.
+"""Sources of records, one a file: each checks what it is given and yields rows.
+
+`data.preparing.engine` does the rest.
 
 A source is a module with `HELP`, `EPILOG`, `add_arguments(parser)` and `read(args) -> Rows`.
 """

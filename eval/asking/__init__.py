@@ -1,1 +1,1 @@
-"""TODO eval/asking."""
+"""Cases, arms and the conversation with each case."""

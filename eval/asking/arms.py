@@ -170,7 +170,7 @@ def check_overlap(cases: Manifest, arm: Arm, allowed: bool) -> list[str]:
     if not arm.checkpoint:
         return []
     _, card = checkpoint.load(arm.checkpoint)
-    shared, unchecked = check_cases(cases, arm.checkpoint, card)
+    shared, unchecked = check_cases(cases, checkpoint.load_seen(arm.checkpoint, card), card)
     if shared:
         said = f"arm {arm.name}: the training shares records with the cases: {'; '.join(shared)}"
         if not allowed:

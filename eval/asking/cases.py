@@ -1,4 +1,4 @@
-"""TODO: cases."""
+"""The cases of an evaluation: one JSON line each, with the picture and the reference."""
 
 from __future__ import annotations
 

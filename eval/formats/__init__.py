@@ -1,1 +1,1 @@
-"""TODO eval/formats."""
+"""Other evaluation suites' formats."""

@@ -1,1 +1,1 @@
-"""TODO eval/measures."""
+"""Rates, intervals, tests and agreement."""

@@ -1,1 +1,1 @@
-"""TODO eval/page."""
+"""The report as HTML and PDF."""

@@ -72,7 +72,7 @@ class _Reader(HTMLParser):
 
     def __init__(self, paper: Paper, drawings: Sequence[str]) -> None:
         super().__init__()
-        self.paper, self.drawings = pdf, drawings
+        self.paper, self.drawings = paper, drawings
         self.words: list[str] = []
         self.stack: list[tuple[str, str]] = []  # open elements with their classes
         self.table: _Table | None = None
@@ -192,12 +192,12 @@ def write_pdf(page: str, path: Path) -> None:
 
     page = SVG.sub(keep, page)
     title = re.search(r"<title>(.*?)</title>", page)
-    pdf = Paper(title[1] if title else "Report")
+    paper = Paper(title[1] if title else "Report")
     with quiet_fonts():  # a sign that no font has is left blank
-        reader = _Reader(pdf, drawings)
+        reader = _Reader(paper, drawings)
         reader.feed(page)
         reader.set_heading()
-        data = bytes(pdf.output())
+        data = bytes(paper.output())
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_bytes(data)
     temporary.replace(path)

@@ -1,1 +1,1 @@
-"""TODO eval/rating."""
+"""Ratings by people: the blinded form, its store and its summary."""

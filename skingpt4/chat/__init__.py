@@ -1,1 +1,1 @@
-"""TODO skingpt4/chat."""
+"""A consultation: the session, its differential, record, quality gate and export."""

@@ -1,7 +1,8 @@
 """A ranked list over the 15 classes and the concepts seen, with probabilities from the model's own likelihoods.
 
 The published sentence is scored with each class's disease, and the concepts' sentence with each of the 48 concepts;
-both questions share one reading of the pictures. A calibration (`python -m skingpt4.cli.calibrate`) makes probabilities
+both questions share one reading of the pictures. A calibration (`python -m skingpt4.cli.calibrate`)
+makes probabilities
 of the scores; without one the class probabilities are those of temperature 1 and no concept has any. What the model
 was never shown in training, it cannot name: the probabilities are among the 15 classes alone. No diagnosis.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +32,7 @@ from skingpt4.generation.scoring import (
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn, encode_turns, get_template
 from skingpt4.support.errors import UserError
-from skingpt4.support.files import read_asset
+from skingpt4.support.files import read_yaml
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, class_disease
 
 if TYPE_CHECKING:
@@ -181,8 +183,8 @@ def from_scores(
 
 @cache
 def advice() -> dict[str, Any]:
-    """The warnings and next steps: assets/advice.yaml."""
-    return read_asset("advice.yaml")
+    """The warnings and next steps: advice.yaml."""
+    return read_yaml(Path(__file__).with_name("advice.yaml"))
 
 
 def advise(

@@ -1,7 +1,7 @@
 """Is a picture good enough to be asked about: focus, exposure, contrast, resolution, and whether skin is seen at all.
 
 The measures are of a reduced copy of fixed area; the picture itself is never altered. Thresholds are data
-(assets/quality.yaml); what they find and miss on pictures of known faults is in benchmarks/results/quality.json.
+(quality.yaml); what they find and miss on pictures of known faults is in benchmarks/results/quality.json.
 A picture that passes may still be useless, and one that does not may be the best there is: people may override it.
 """
 
@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter1d
 
-from skingpt4.support.files import read_asset
+from skingpt4.support.files import read_yaml
 
 KINDS = ("blurred", "too_dark", "too_bright", "low_contrast", "too_small", "no_skin")  # worst to leave first
 LEAST_LONG, LEAST_SHORT = 800, 600  # pixels
@@ -64,8 +65,8 @@ class Quality:
 
 @cache
 def limits() -> dict[str, Any]:
-    """The thresholds: assets/quality.yaml."""
-    return read_asset("quality.yaml")
+    """The thresholds: quality.yaml."""
+    return read_yaml(Path(__file__).with_name("quality.yaml"))
 
 
 def assess(image: Image.Image) -> Quality:
@@ -100,7 +101,7 @@ def _part(value: float, threshold: float, good: float, wrong: bool) -> float:
 
 
 def measure(image: Image.Image) -> dict[str, float]:
-    """The measures by name, see assets/quality.yaml."""
+    """The measures by name, see quality.yaml."""
     long, short = max(image.size), min(image.size)
     pixels = np.asarray(reduced(image, limits()["side"]), np.float32) / 255
     height, width = pixels.shape[0] // 8, pixels.shape[1] // 8  # exposure and colour count in the middle

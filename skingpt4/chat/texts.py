@@ -1,4 +1,4 @@
-"""The words of the consultation page in several languages, from texts/*.yaml."""
+"""The words of the consultation page in several languages, from languages/*.yaml."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 
 from skingpt4.support.errors import UserError
 
-FOLDER = Path(__file__).with_name("texts")
+FOLDER = Path(__file__).with_name("languages")
 FIRST = "en"  # the language whose file the others are compared with
 
 
@@ -35,7 +35,7 @@ class Texts:
         place: Any = self.table
         for part in key.split("."):
             if not isinstance(place, dict) or part not in place:
-                raise TextError(f"texts/{self.code}.yaml: there is no {key}")
+                raise TextError(f"languages/{self.code}.yaml: there is no {key}")
             place = place[part]
         return place
 
@@ -43,7 +43,7 @@ class Texts:
         """The single text under the key; TextError where there is none."""
         found = self._find(key)
         if not isinstance(found, str):
-            raise TextError(f"texts/{self.code}.yaml: {key} is no single text")
+            raise TextError(f"languages/{self.code}.yaml: {key} is no single text")
         return found
 
     def has(self, key: str) -> bool:
@@ -66,7 +66,7 @@ class Texts:
         """
         found = self._find(key)
         if not isinstance(found, list):
-            raise TextError(f"texts/{self.code}.yaml: {key} is no list")
+            raise TextError(f"languages/{self.code}.yaml: {key} is no list")
         return [str(line) for line in found]
 
 

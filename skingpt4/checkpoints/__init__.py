@@ -1,1 +1,1 @@
-"""TODO skingpt4/checkpoints."""
+"""Checkpoints: the trainable tensors, a card, and how a model is loaded from them."""

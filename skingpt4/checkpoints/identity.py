@@ -1,4 +1,4 @@
-"""TODO: identity."""
+"""What a projection was trained with: hashes for checkpoints, names for banners and exports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loading a model while a bar says which of its parts is being read."""
+"""A model from a configuration and a checkpoint, with everything that has to fit checked first."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from skingpt4.checkpoints.identity import encoder_identity, identity
 from skingpt4.checkpoints.paths import missing_paths
 from skingpt4.config.load import from_dict, load_config
 from skingpt4.config.schema import Config
-from skingpt4.generation.sampling import ChatError
 from skingpt4.model import lora
 from skingpt4.model.build import build, build_encoder
 from skingpt4.model.network import ImageEncoder, SkinGPT4
+from skingpt4.support.errors import UserError
 from skingpt4.support.threads import in_own_thread
 from skingpt4.weights.files.tensors import require_same_tensors
 from skingpt4.weights.language_model import configuration
@@ -26,11 +26,15 @@ from skingpt4.weights.language_model import configuration
 PARTS = 3  # image encoder, language model, projection
 
 
+class LoadError(UserError):
+    """A model that cannot be loaded: files are missing, or nothing says which it is."""
+
+
 def load_with_bar(config: Config, checkpoint_path: str | Path | None) -> SkinGPT4:
     """`chat.load_model` with a bar on stderr.
 
     Raises:
-        ChatError, CheckpointError, LanguageModelError, WeightsMismatch: what they say.
+        LoadError, CheckpointError, LanguageModelError, WeightsMismatch: what they say.
     """
     with tqdm(total=PARTS, unit="part", bar_format="{desc:<36} {bar} {n}/{total} [{elapsed}]") as bar:
 
@@ -55,12 +59,12 @@ def load_model(
     `told` hears the name of each part before it is read.
 
     Raises:
-        ChatError: files are missing; all are named.
+        LoadError: files are missing; all are named.
         CheckpointError, LanguageModelError, WeightsMismatch: what they say.
     """
     missing = missing_paths(config, for_training=False)
     if missing:
-        raise ChatError("missing: " + "; ".join(missing))
+        raise LoadError("missing: " + "; ".join(missing))
     if checkpoint_path is not None:
         checkpoint.find(checkpoint_path)  # before anything heavy
         require_projection_width(config, checkpoint_path)
@@ -86,19 +90,19 @@ def config_and_checkpoint(config: str | None, checkpoint_path: str | None) -> tu
 
     Raises:
         ConfigError, CheckpointError: what they say.
-        ChatError: neither was given.
+        LoadError: neither was given.
     """
     if checkpoint_path and not config:
         if repository.is_shared(checkpoint_path):
             return repository.config_of(Path(checkpoint_path)), checkpoint_path
         _, card = checkpoint.load(checkpoint_path)
         if "config" not in card:
-            raise ChatError(
+            raise LoadError(
                 f"{checkpoint_path}: is MiniGPT-4's layout and knows no configuration; add --config"
             )
         return from_dict(card["config"], checkpoint_path), checkpoint_path
     if not config:
-        raise ChatError("give --config or --checkpoint, e.g. --config configs/tiny/step2.yaml")
+        raise LoadError("give --config or --checkpoint, e.g. --config configs/tiny/step2.yaml")
     loaded = load_config(config)
     return loaded, checkpoint_path or (
         loaded.initial_checkpoint if loaded.step == "none" else loaded.output_dir
@@ -161,3 +165,33 @@ def load_projection(
             queries = known_queries(config, lambda: build_encoder(config).to(model.projection.weight.device))
     known_answer.check(model, queries, card, str(path))
     return card
+
+
+def from_pretrained(
+    name: str | Path,
+    device: torch.device | None = None,
+    language_model: str | None = None,
+    revision: str | None = None,
+) -> SkinGPT4:
+    """A shared model out of a folder or a hub id, with the frozen parts that it names, and no others.
+
+    Args:
+        name: a folder written by `skingpt4.cli.share`, or the id of a repository of one.
+        device: where it will be; by default a GPU, if there is one.
+        language_model: where the language model lies here, if not where the folder says.
+        revision: of the repository.
+
+    Raises:
+        HubError, ConfigError: no such folder or repository; files of frozen parts are missing.
+        CheckpointError, KnownAnswerError: the parts that are here are not those it was trained with.
+    """
+    folder = repository.resolve(name, revision)
+    config = repository.config_of(folder, language_model)
+    missing = missing_paths(config, for_training=False)
+    if missing:
+        raise repository.HubError(f"{name}: its frozen parts are missing: {'; '.join(missing)}")
+    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = build(config, device, build_encoder(config).to(device))
+    load_projection(model, config, folder)
+    model.config = config
+    return model.eval()

@@ -1,4 +1,4 @@
-"""TODO: paths."""
+"""Which files a configuration names, and how to get those that are missing."""
 
 from __future__ import annotations
 

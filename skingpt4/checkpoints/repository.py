@@ -184,9 +184,9 @@ holds what was trained: {trained}, {card["num_trainable"]:,} numbers.
 
 ## Use
 ```python
-from skingpt4.model.network import SkinGPT4
+from skingpt4 import from_pretrained
 
-model = SkinGPT4.from_pretrained("THIS_REPOSITORY")  # or the path of this folder
+model = from_pretrained("THIS_REPOSITORY")  # or the path of this folder
 ```
 or `python -m skingpt4.cli.chat --checkpoint FOLDER --image picture.jpg`.
 

@@ -1,1 +1,1 @@
-"""TODO skingpt4/cli."""
+"""The commands behind `skingpt4 COMMAND`."""

@@ -1,4 +1,4 @@
-"""TODO: audit."""
+"""Read and verify an audit log: skingpt4 audit."""
 
 from __future__ import annotations
 

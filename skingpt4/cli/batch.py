@@ -1,4 +1,6 @@
-"""Ask about many pictures, each with fresh state: python -m skingpt4.cli.batch --images FOLDER --output answers.jsonl.
+"""Ask about many pictures, each with fresh state.
+
+python -m skingpt4.cli.batch --images FOLDER --output answers.jsonl
 
 One JSON object a line, in the order of the pictures, written as soon as it is there; the same command goes on where a
 stopped run was. A picture that cannot be used gets a line with its reason, and the others are answered.

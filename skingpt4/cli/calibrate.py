@@ -1,4 +1,4 @@
-"""TODO: calibrate."""
+"""Calibrate a checkpoint's probabilities on held-out records: skingpt4 calibrate."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def require_held_out(records: Manifest, path: str, card: dict[str, Any]) -> str 
     Raises:
         CalibrationError: something is shared.
     """
-    shared, unchecked = check_cases(records, path, card)
+    shared, unchecked = check_cases(records, checkpoint.load_seen(path, card), card)
     if shared:
         raise CalibrationError(
             f"the training shares records with the manifest: {'; '.join(shared)}; calibrate on held-out ones"

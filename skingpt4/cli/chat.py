@@ -1,4 +1,4 @@
-"""TODO: chat."""
+"""Chat about a picture in the terminal: skingpt4 chat."""
 
 from __future__ import annotations
 

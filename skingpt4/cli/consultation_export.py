@@ -1,4 +1,4 @@
-"""TODO: consultation_export."""
+"""Write a recorded consultation as HTML or PDF: skingpt4 consultation-export."""
 
 from __future__ import annotations
 

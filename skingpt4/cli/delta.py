@@ -1,4 +1,4 @@
-"""TODO: delta."""
+"""Merge published weight deltas with their base model: skingpt4 delta."""
 
 from __future__ import annotations
 

@@ -16,9 +16,8 @@ from pathlib import Path
 from skingpt4.config.load import load_config
 from skingpt4.doctor.examine import examine, table, verdict
 from skingpt4.doctor.findings import MISSING
+from skingpt4.support.cli import DISCLAIMER
 from skingpt4.support.errors import reported
-
-DISCLAIMER = "Research software, no medical device."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

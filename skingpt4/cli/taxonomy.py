@@ -1,4 +1,4 @@
-"""TODO: taxonomy."""
+"""Show how the taxonomy reads a text: skingpt4 taxonomy."""
 
 from __future__ import annotations
 

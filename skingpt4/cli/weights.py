@@ -1,4 +1,4 @@
-"""TODO: weights."""
+"""List, fetch and inspect pretrained weights: skingpt4 weights."""
 
 from __future__ import annotations
 

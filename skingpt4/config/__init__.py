@@ -1,1 +1,1 @@
-"""TODO skingpt4/config."""
+"""The configuration: its keys, how it is loaded and what is allowed."""

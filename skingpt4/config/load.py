@@ -1,9 +1,10 @@
-"""TODO: load."""
+"""Configurations from YAML files that may extend each other and overrides `key=value`, and back to YAML."""
 
 from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,17 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from skingpt4.config.schema import Config, ConfigError
+from skingpt4.config.upgrade import upgraded
 from skingpt4.config.validate import _check_values
 
 
 class _Loader(yaml.SafeLoader):
     """YAML's safe loader that reads 1e-6 as a number, as YAML 1.2 does (1.1 wants 1.0e-6)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -73,6 +80,7 @@ def from_dict(values: dict[str, Any], where: str) -> Config:
     Raises:
         ConfigError: the values do not fit the present configuration.
     """
+    values = upgraded(values)
     _check_keys(values, Config, where, "")
     return _finished(_merge(OmegaConf.structured(Config), values, where), where)
 

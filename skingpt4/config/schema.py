@@ -1,14 +1,12 @@
-"""Typed configuration: YAML files that may extend each other, overrides ``key=value``, clear refusals."""
+"""The configuration of a run: one dataclass a group of YAML keys, each with its default."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
 from omegaconf import MISSING
 
-from skingpt4.config.load import _Loader
 from skingpt4.support.errors import UserError
 
 
@@ -113,8 +111,8 @@ class PromptConfig:
     use_turns: bool = (
         True  # a record with a dialogue of its own trains on that in place of the sentences above
     )
-    # A claim about the records: first questions of their dialogues begin with a history as skingpt4/chat/history.py words
-    # it. The chat marks histories as not trained for without it; nothing that is computed depends on it.
+    # A claim about the records: first questions of their dialogues begin with a history as skingpt4/chat/history.py
+    # words it. The chat marks histories as not trained for without it; nothing that is computed depends on it.
     histories: bool = False
 
 
@@ -123,9 +121,9 @@ class DataConfig:
     """Manifests (JSONL), the length of a text, augmentation, and where features are kept (null: not kept).
 
     No record of `train` and `validation` may stand in a manifest of `evaluation`, unless `allow_overlap`. `batching`
-    says how a batch is put together (see `skingpt4.training.batches`; nothing that is computed depends on it), `group_tokens`
-    how long a group or a packed row may be. Features are kept in `feature_dtype`, of the whole picture where
-    `feature_views` is 1, else of so many random crops, of which one is drawn a sample.
+    says how a batch is put together (see `skingpt4.training.batches`; nothing that is computed depends on it),
+    `group_tokens` how long a group or a packed row may be. Features are kept in `feature_dtype`, of the whole
+    picture where `feature_views` is 1, else of so many random crops, of which one is drawn a sample.
     """
 
     train: list[str] = field(default_factory=list)
@@ -194,10 +192,6 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
-
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-)
 
 LOCAL = (".", "/", "weights/", "runs/")  # what makes a language model's name a path, not a hub id
 DTYPES = ("auto", "float32", "bfloat16", "float16")

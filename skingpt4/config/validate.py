@@ -1,4 +1,4 @@
-"""TODO: validate."""
+"""What values a configuration may have; a refusal names the key, the value and what would be right."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""TODO skingpt4/doctor."""
+"""What a run needs, checked before anything large is loaded."""

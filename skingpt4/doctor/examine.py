@@ -1,16 +1,16 @@
-"""TODO: examine."""
+"""Everything a run needs, examined without loading it, and the table of what was found."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
 
-from skingpt4.cli.doctor import DISCLAIMER
 from skingpt4.config.schema import Config
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Finding, Patient
 from skingpt4.doctor.language_model import language_model, tokenizer
 from skingpt4.doctor.machine import machine
 from skingpt4.doctor.parts import data, encoder, parent
+from skingpt4.support.cli import DISCLAIMER
 
 _MARKS = {OK: "ok", WARNING: "warning", MISSING: "MISSING"}
 

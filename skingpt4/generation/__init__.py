@@ -1,1 +1,1 @@
-"""TODO skingpt4/generation."""
+"""Answers from the network: sampling, decoding of many conversations, scoring of closed sets."""

@@ -1,1 +1,1 @@
-"""TODO skingpt4/model."""
+"""The network and its parts: vision encoder, Q-Former, projection, language model, prompts, loss."""

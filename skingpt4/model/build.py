@@ -1,4 +1,4 @@
-"""TODO: build."""
+"""The network of a configuration: every part on its device and in its precision."""
 
 from __future__ import annotations
 

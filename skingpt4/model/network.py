@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from skingpt4.checkpoints import repository
-from skingpt4.checkpoints.load import load_projection
-from skingpt4.checkpoints.paths import missing_paths
 from skingpt4.config.schema import Config
 from skingpt4.model import lora
-from skingpt4.model.build import build, build_encoder
 from skingpt4.model.language import (
     DTYPES,
     choose_dtype,
@@ -109,37 +104,6 @@ class SkinGPT4(nn.Module):
         self.all_logits = False
         self.cuda_graphs = False
         self.config: Config | None = None  # only of a model `from_pretrained`
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        name: str | Path,
-        device: torch.device | None = None,
-        language_model: str | None = None,
-        revision: str | None = None,
-    ) -> SkinGPT4:
-        """A shared model out of a folder or a hub id, with the frozen parts that it names, and no others.
-
-        Args:
-            name: a folder written by `skingpt4.cli.share`, or the id of a repository of one.
-            device: where it will be; by default a GPU, if there is one.
-            language_model: where the language model lies here, if not where the folder says.
-            revision: of the repository.
-
-        Raises:
-            HubError, ConfigError: no such folder or repository; files of frozen parts are missing.
-            CheckpointError, KnownAnswerError: the parts that are here are not those it was trained with.
-        """
-        folder = repository.resolve(name, revision)
-        config = repository.config_of(folder, language_model)
-        missing = missing_paths(config, for_training=False)
-        if missing:
-            raise repository.HubError(f"{name}: its frozen parts are missing: {'; '.join(missing)}")
-        device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = build(config, device, build_encoder(config).to(device))
-        load_projection(model, config, folder)
-        model.config = config
-        return model.eval()
 
     def train(self, mode: bool = True) -> SkinGPT4:
         """Put only what is trained (the projection, and LoRA if there is any) into training mode."""

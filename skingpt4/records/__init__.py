@@ -1,1 +1,1 @@
-"""TODO skingpt4/records."""
+"""Records of pictures: manifests, archives, images, duplicates and overlap."""

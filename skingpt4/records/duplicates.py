@@ -1,7 +1,8 @@
 """Which records show the same thing: equal bytes, nearly equal pictures, one case, one patient.
 
 Nearly equal is judged by the 64-bit perceptual hash that `data.prepare` wrote (imagehash's pHash): two pictures
-whose hashes differ in few bits. benchmarks/records/near_duplicates.py says what a distance finds and what it confuses.
+whose hashes differ in few bits. benchmarks/records/near_duplicates.py says what a distance finds
+and what it confuses.
 """
 
 from __future__ import annotations

@@ -14,7 +14,6 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from skingpt4.checkpoints import checkpoint
 from skingpt4.records.manifest import Manifest, chain, read_manifest
 from skingpt4.support.errors import UserError
 
@@ -133,19 +132,20 @@ def merge_hashes(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, 
     return {key: torch.unique(torch.cat([one.get(key, nothing), other.get(key, nothing)])) for key in keys}
 
 
-def check_cases(cases: Manifest, path: str, card: dict[str, Any]) -> tuple[list[str], str | None]:
+def check_cases(
+    cases: Manifest, seen: dict[str, Tensor], card: dict[str, Any]
+) -> tuple[list[str], str | None]:
     """Compare evaluation cases with what a checkpoint was trained on.
 
     Args:
         cases: the evaluation's records.
-        path: the checkpoint's.
-        card: its description.
+        seen: hashes of the pictures that the checkpoint's training saw, see `picture_hashes`.
+        card: the checkpoint's.
 
     Returns:
         What is shared, as clauses (empty: nothing found), and a sentence on what could not be compared, if any.
     """
     shared = []
-    seen = checkpoint.load_seen(path, card)
     for key in (kind for kind in KINDS if kind in seen):
         count = int(torch.isin(_first_bits(cases.column(key)), seen[key]).sum())
         if count:

@@ -1,1 +1,1 @@
-"""TODO skingpt4/server."""
+"""Servers for the machine's own users: the consultation page and the HTTP API."""

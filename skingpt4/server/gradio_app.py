@@ -1,4 +1,4 @@
-"""TODO: gradio_app."""
+"""A Gradio page behind our own guard: local addresses, headers, uploads in memory, no calls to others."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""TODO skingpt4/support."""
+"""What every room stands on: errors, files, threads, command lines, PDF."""

@@ -1,4 +1,4 @@
-"""TODO: cli."""
+"""What the command lines share."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Files of one JSON object a line that grow while a program runs."""
+"""Reading and writing files: YAML of the package, whole-or-not-at-all texts, JSON lines, timestamps."""
+
+from __future__ import annotations
 
 import os
 from datetime import UTC, datetime
@@ -6,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-
-ASSETS = Path(__file__).parent / "assets"
 
 
 def mend(path: Path) -> None:
@@ -19,10 +19,10 @@ def mend(path: Path) -> None:
                 file.truncate(content.rfind(b"\n") + 1)
 
 
-def read_asset(name: str) -> Any:
-    """A YAML file of skingpt4/assets, by the parser in C where there is one (it is ten times as fast)."""
+def read_yaml(path: Path) -> Any:
+    """A YAML file of the package, by the parser in C where there is one (it is ten times as fast)."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load((ASSETS / name).read_text(encoding="utf-8"), loader)
+    return yaml.load(path.read_text(encoding="utf-8"), loader)
 
 
 def write_text(path: Path, text: str) -> None:

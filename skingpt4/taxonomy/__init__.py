@@ -1,1 +1,1 @@
-"""TODO skingpt4/taxonomy."""
+"""Concepts, classes and diseases, and how free text is read in terms of them."""

@@ -1,4 +1,4 @@
-"""TODO: free_text."""
+"""Which class and concepts a free text states."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 Cue phrases in the manner of NegEx (Chapman et al. 2001) and ConText (Harkema et al. 2009): a cue such as "no
 evidence of" speaks of the names that follow it, one such as "is unlikely" of those before it, until the sentence
-turns ("but", "however", ";"). The phrases are in assets/cues.yaml.
+turns ("but", "however", ";"). The phrases are in cues.yaml.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Literal
 
-from skingpt4.support.files import read_asset
+from skingpt4.support.files import read_yaml
 from skingpt4.taxonomy.lexicon import WORD, Lexicon, Term
 
 Status = Literal["asserted", "negated", "mentioned"]
@@ -106,11 +107,11 @@ class Cue:
 
 
 class Cues:
-    """The phrases of assets/cues.yaml, compiled."""
+    """The phrases of cues.yaml, compiled."""
 
     def __init__(self) -> None:
         """Read the phrases."""
-        data = read_asset("cues.yaml")
+        data = read_yaml(Path(__file__).with_name("cues.yaml"))
         self.turn = re.compile(data["turns"], re.IGNORECASE)
         self.before, self.after = ([*_compiled(data[side])] for side in ("before", "after"))
 

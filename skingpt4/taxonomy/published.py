@@ -1,17 +1,18 @@
-"""What the SkinGPT-4 papers print, as data: assets/published.yaml says each number and where it stands."""
+"""What the SkinGPT-4 papers print, as data: published.yaml says each number and where it stands."""
 
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from skingpt4.support.files import read_asset
+from skingpt4.support.files import read_yaml
 
 
 @cache
 def published() -> dict[str, Any]:
     """All printed numbers by topic; every topic says `where` they are printed."""
-    return read_asset("published.yaml")
+    return read_yaml(Path(__file__).with_name("published.yaml"))
 
 
 def concept_counts() -> dict[str, int]:

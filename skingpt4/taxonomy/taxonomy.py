@@ -1,7 +1,7 @@
 """The closed vocabularies of the project, and what a free text says in their terms.
 
-The words are data: assets/taxonomy.yaml (SKINCON's concepts, the paper's classes, Dermnet's folders) and
-assets/diseases.yaml (names of diseases by class), which is read when first asked for.
+The words are data: taxonomy.yaml (SKINCON's concepts, the paper's classes, Dermnet's folders) and
+diseases.yaml (names of diseases by class), which is read when first asked for.
 
     python -m skingpt4.cli.taxonomy "No sign of melanoma; this is a seborrhoeic keratosis."
 """
@@ -13,10 +13,11 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 from skingpt4.support.errors import UserError
-from skingpt4.support.files import ASSETS, read_asset
+from skingpt4.support.files import read_yaml
 from skingpt4.taxonomy.lexicon import Lexicon, Term
 
 OTHERS = "others"
@@ -31,7 +32,7 @@ class UnknownName(UserError):
         self.nearest = nearest
 
 
-_DATA = read_asset("taxonomy.yaml")
+_DATA = read_yaml(Path(__file__).with_name("taxonomy.yaml"))
 
 # Column order of the SKINCON annotation files (Daneshjou et al. 2022, arXiv 2302.00785).
 CONCEPTS: tuple[str, ...] = tuple(_DATA["concepts"])
@@ -42,7 +43,9 @@ CLASSES: tuple[str, ...] = tuple(name for name in _DATA["classes"] if name != OT
 def version() -> str:
     """A short hash of all the taxonomy's words and phrases, so that results say what read them."""
     files = ("taxonomy.yaml", "diseases.yaml", "cues.yaml")
-    return hashlib.sha256(b"".join((ASSETS / name).read_bytes() for name in files)).hexdigest()[:12]
+    return hashlib.sha256(
+        b"".join(Path(__file__).with_name(name).read_bytes() for name in files)
+    ).hexdigest()[:12]
 
 
 # --- look-ups ------------------------------------------------------------------------------------------
@@ -124,7 +127,7 @@ def dermnet_folder(name: str) -> DermnetFolder:
 @cache
 def lexicon() -> Lexicon:
     """All disease names; a term's group is its class, and None where Table 2 shows none."""
-    data = read_asset("diseases.yaml")
+    data = read_yaml(Path(__file__).with_name("diseases.yaml"))
     terms = [Term(name.replace("_", " "), name.replace("_", " "), name) for name in CLASSES]
     for group in (*CLASSES, OTHERS, "none"):
         class_name = None if group == "none" else group

@@ -1,1 +1,1 @@
-"""TODO skingpt4/training."""
+"""The two fine-tuning steps."""

@@ -1,4 +1,6 @@
-"""Train the default's small Q-Former once: python -m skingpt4.training.pretrain_qformer --config configs/tiny/step1.yaml.
+"""Train the default's small Q-Former once.
+
+python -m skingpt4.training.pretrain_qformer --config configs/tiny/step1.yaml
 
 BLIP-2's Q-Former learnt from 129 million captioned pictures. The default has none of that size, so its own
 learns from phantoms that nothing else uses: the queries must tell concepts, class, body site and skin type

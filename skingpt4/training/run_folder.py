@@ -12,6 +12,7 @@ import yaml
 
 from skingpt4.config.load import to_dict
 from skingpt4.config.schema import Config
+from skingpt4.config.upgrade import upgraded
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
 
@@ -94,7 +95,7 @@ def _kept_config(folder: Path) -> dict[str, Any] | None:
         raise RunDirError(f"{folder / CONFIG}: cannot be read; name another output_dir") from None
     if not isinstance(kept, dict) or not {"step", "output_dir"} <= kept.keys():
         raise RunDirError(f"{folder}: holds no run; name another output_dir (its {CONFIG} is no run's)")
-    return kept
+    return upgraded(kept)
 
 
 def _has_begun(folder: Path) -> bool:

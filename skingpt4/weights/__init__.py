@@ -1,1 +1,1 @@
-"""TODO skingpt4/weights."""
+"""Pretrained weights: files, catalogue, downloads, deltas."""

@@ -1,7 +1,8 @@
 """What can be known of a language model before its gigabytes are read: whether it is whole, and its vocabulary.
 
 Everything is read from headers and configurations, but for one tensor of a few kilobytes (the final norm of a
-Llama, which tells an unmerged Vicuna delta from a model; `skingpt4.weights.files.inspect_directory.delta_evidence` says how).
+Llama, which tells an unmerged Vicuna delta from a model; `skingpt4.weights.files.inspect_directory.delta_evidence`
+says how).
 """
 
 from __future__ import annotations

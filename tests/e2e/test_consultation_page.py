@@ -21,8 +21,8 @@ from skingpt4.chat.session import CLINICAL_PROMPTS, ChatSession  # noqa: E402
 from skingpt4.chat.texts import load  # noqa: E402
 from skingpt4.checkpoints.identity import model_identity  # noqa: E402
 from skingpt4.server.page import tools as page_tools  # noqa: E402  (Gradio reads the environment on import)
-from tests.support.page_driver import CHROMIUM, PATIENCE, Clinician, browser, contrasts, free_port
-from tests.support.tiny import make_encoder, make_model, save_language_model, tiny_config  # fmt: skip
+from tests.support.page_driver import CHROMIUM, PATIENCE, Clinician, browser, contrasts, free_port  # noqa: E402
+from tests.support.tiny import make_encoder, make_model, save_language_model, tiny_config  # noqa: E402
 from tests.test_demo import holding, wait_until  # noqa: E402
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")

@@ -1,1 +1,1 @@
-"""TODO skingpt4/server/http."""
+"""The HTTP API."""

@@ -1,4 +1,4 @@
-"""TODO: server."""
+"""The HTTP API's server: from its socket to a clean end."""
 
 from __future__ import annotations
 

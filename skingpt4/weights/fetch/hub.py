@@ -1,6 +1,7 @@
 """What a repository of the Hugging Face hub holds, which of its files are needed, and why it may say no.
 
-huggingface_hub answers for metadata and permission; the files themselves come through `skingpt4.weights.fetch.download`.
+huggingface_hub answers for metadata and permission; the files themselves come through
+`skingpt4.weights.fetch.download`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""TODO skingpt4/weights/files."""
+"""Files of weights of any layout, read from their headers first."""

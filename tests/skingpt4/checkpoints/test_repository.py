@@ -10,10 +10,9 @@ import pytest
 import torch
 
 from skingpt4.checkpoints import checkpoint, repository
-from skingpt4.checkpoints.load import config_and_checkpoint, load_model
+from skingpt4.checkpoints.load import config_and_checkpoint, from_pretrained, load_model
 from skingpt4.checkpoints.repository import HubError
 from skingpt4.cli import share
-from skingpt4.model.network import SkinGPT4
 from skingpt4.training.loop import run
 from tests.support.local_hub import Repository, serving
 from tests.support.tiny import (
@@ -49,7 +48,7 @@ def loss_of(model):
 
 
 def test_a_folder_gives_the_same_model_back(config, saved, shared):
-    model = SkinGPT4.from_pretrained(shared, CPU)
+    model = from_pretrained(shared, CPU)
     assert torch.equal(loss_of(model), loss_of(load_model(config, saved, CPU)))
     assert model.config.prompt == config.prompt
     assert not model.training
@@ -100,13 +99,13 @@ def test_parts_taken_along_are_read_from_the_folder(config, saved, tmp_path, mon
 
 def test_another_language_model_is_refused(config, shared, tmp_path):
     with pytest.raises(checkpoint.CheckpointError, match="language_model"):
-        SkinGPT4.from_pretrained(shared, CPU, language_model=save_language_model(tmp_path / "q", "qwen2"))
+        from_pretrained(shared, CPU, language_model=save_language_model(tmp_path / "q", "qwen2"))
     other = tmp_path / "same_shapes"
     shutil.copytree(config.language.model, other)
     weights = Path(save_language_model(tmp_path / "w", "llama", seed=4)) / "model.safetensors"
     shutil.copy(weights, other)
     with pytest.raises(Exception, match="self-test"):
-        SkinGPT4.from_pretrained(shared, CPU, language_model=str(other))
+        from_pretrained(shared, CPU, language_model=str(other))
 
 
 def test_missing_frozen_parts_are_named(shared, tmp_path):
@@ -116,15 +115,15 @@ def test_missing_frozen_parts_are_named(shared, tmp_path):
     described["config"]["vision"]["weights"] = "weights/none.safetensors"
     (folder / "config.json").write_text(json.dumps(described))
     with pytest.raises(HubError, match=r"vision.weights: weights/none.safetensors is not there"):
-        SkinGPT4.from_pretrained(folder, CPU)
+        from_pretrained(folder, CPU)
 
 
 def test_a_damaged_folder_and_a_wrong_name_are_one_sentence(shared, tmp_path):
     with pytest.raises(HubError, match="no such folder"):
-        SkinGPT4.from_pretrained(tmp_path / "none", CPU)
+        from_pretrained(tmp_path / "none", CPU)
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(HubError, match="no description"):
-        SkinGPT4.from_pretrained(tmp_path, CPU)
+        from_pretrained(tmp_path, CPU)
 
 
 def test_a_failed_write_leaves_nothing(saved, tmp_path, monkeypatch):
@@ -181,16 +180,16 @@ def loopback_hub(shared, tmp_path, monkeypatch):
 
 
 def test_a_hub_id_is_fetched_once_and_loads(config, saved, loopback_hub):
-    model = SkinGPT4.from_pretrained("me/skin", CPU)
+    model = from_pretrained("me/skin", CPU)
     assert torch.equal(loss_of(model), loss_of(load_model(config, saved, CPU)))
 
 
 def test_a_hub_that_says_no_is_one_sentence(loopback_hub, monkeypatch):
     with pytest.raises(HubError, match=r"me/nothing: is not on the hub .*check the name"):
-        SkinGPT4.from_pretrained("me/nothing", CPU)
+        from_pretrained("me/nothing", CPU)
     loopback_hub.repositories["me/skin"].gated = "manual"
     with pytest.raises(HubError, match=r"me/skin: is gated; accept its terms"):
-        SkinGPT4.from_pretrained("me/skin", CPU)
+        from_pretrained("me/skin", CPU)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(HubError, match=r"me/other: is not in the hub's cache"):
-        SkinGPT4.from_pretrained("me/other", CPU)
+        from_pretrained("me/other", CPU)

@@ -23,7 +23,7 @@ server_address.stay_local()
 
 import gradio as gr  # noqa: E402  (it reads the environment when it is imported)
 
-from eval.asking import answers
+from eval.asking import answers  # noqa: E402
 from eval.rating import form as review_page  # noqa: E402
 from eval.rating.desk import Desk, select  # noqa: E402
 from eval.rating.store import Store  # noqa: E402

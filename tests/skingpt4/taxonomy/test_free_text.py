@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skingpt4.cli.taxonomy import main
+from skingpt4.support.files import read_yaml
 from skingpt4.taxonomy import free_text, taxonomy
 from skingpt4.taxonomy.free_text import classify
 from skingpt4.taxonomy.taxonomy import CLASSES, disease, disease_class, lexicon
@@ -110,7 +111,7 @@ def test_sizes_of_the_vocabulary():
 
 
 def test_no_name_stands_under_two_classes():
-    data = taxonomy.read_asset("diseases.yaml")
+    data = read_yaml(Path(taxonomy.__file__).with_name("diseases.yaml"))
     seen = {}
     for group in (*CLASSES, "others", "none"):
         for usual, more in data[group].items():

@@ -12,15 +12,11 @@ demo.stay_local()
 
 from skingpt4.chat.session import CLINICAL_PROMPTS  # noqa: E402
 from skingpt4.chat.texts import load  # noqa: E402
-from skingpt4.server.page import (
-    history_form,
-    layout,
-    views,
-)
+from skingpt4.server.page import history_form, layout, views  # noqa: E402
 from skingpt4.server.page.desk import Desk  # noqa: E402
 from skingpt4.server.page.visit import Shown  # noqa: E402
 from skingpt4.taxonomy.taxonomy import CLASSES  # noqa: E402
-from tests.support.page_stub import (  # fmt: skip
+from tests.support.page_stub import (  # noqa: E402
     MODEL,
     QUESTIONS,
     SETTINGS,

@@ -320,7 +320,10 @@ def test_a_client_of_ones_own(server, tmp_path):
 def test_killed_and_resumed(server, target):
     """A real process, killed without warning in the middle."""
     page = server.page("/file.bin", CONTENT, stays_at=300_000)
-    code = "import sys; from skingpt4.weights.fetch.download import download; download(*sys.argv[1:], timeout_seconds=300)"
+    code = (
+        "import sys; from skingpt4.weights.fetch.download import download; "
+        "download(*sys.argv[1:], timeout_seconds=300)"
+    )
     process = subprocess.Popen([sys.executable, "-c", code, f"{server.url}/file.bin", str(target)])
     kept = kill_when_grown(process, target.with_name("file.bin.part"), 100_000)
     assert 100_000 < kept < len(CONTENT)
