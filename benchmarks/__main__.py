@@ -21,7 +21,7 @@ HELP = (
     "usage: python -m benchmarks NAME [--help] ...\n\n"
     + "\n".join(f"  {name:<9} {what}" for name, what in COMMANDS.items())
     + "\n\nResults go to benchmarks/results/ with hardware, versions and commit.\n"
-    "Research software, no medical device."
+    "Research software, not a medical device."
 )
 
 

@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m data.pack",
         description="Pack a manifest's pictures into tar shards. Metadata of cameras is dropped; what tells the "
-        "pixels is kept as it is. Research software, no medical device.",
+        "pixels is kept as it is. Research software, not a medical device.",
         epilog="example: python -m data.pack runs/data/dermnet/train.jsonl --out-dir runs/packed/dermnet",
     )
     parser.add_argument("manifest", type=Path, help="JSONL, see data/README.md")

@@ -24,7 +24,7 @@ DRY_ROWS = 5  # that --dry-run shows
 DESCRIPTION = """Turn a source of pictures into a manifest of checked records, all.jsonl, and list everything that was
 refused with file, row and reason in rejected.jsonl. Pictures stay where they are and as they are. A run that was
 stopped goes on where it was when the same command is given again."""
-NOTICE = "Research software, no medical device."
+NOTICE = "Research software, not a medical device."
 EXAMPLES = """from downloads to training:
   python -m data.prepare dermnet downloads/dermnet
   python -m data.split runs/data/dermnet/all.jsonl --out-dir runs/data/dermnet

@@ -113,7 +113,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m data.stats",
         description="Counts per concept, class, source, split and Fitzpatrick type. Research software, "
-        "no medical device.",
+        "not a medical device.",
         epilog="With --against-paper, Table 1 stands beside the concepts of Fitzpatrick17k and Table 2 beside "
         "Dermnet's train split and other sources with classes.",
     )

@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns 0 only if every row of every manifest can be used."""
     parser = argparse.ArgumentParser(
         prog="python -m data.validate",
-        description="Check manifests and name every bad row. Research software, no medical device.",
+        description="Check manifests and name every bad row. Research software, not a medical device.",
         epilog="example: python -m data.validate runs/data/train.jsonl --check-images --config configs/paper/"
         "step2_vicuna13b.yaml",
     )

@@ -4,7 +4,7 @@
     python -m eval.cases check cases.jsonl
 
 `sample` draws so many cases of each of the 15 classes by a seed, at most one from a cluster of pictures that belong
-together, and none from a cluster that holds a training picture. Research software, no medical device.
+together, and none from a cluster that holds a training picture. Research software, not a medical device.
 """
 
 from __future__ import annotations

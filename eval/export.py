@@ -2,7 +2,8 @@
 
 `lmms-eval` writes results and samples as lmms-eval 0.7 does, `vlmevalkit` a TSV of the cases (with their pictures as
 base64, or paths with --image-paths) and one of predictions for each arm. docs/evaluation.md tells the columns.
-Research software, no medical device. The files hold what the run holds: answers, histories and, as TSV, photographs.
+Research software, not a medical device. The files hold what the run holds: answers, histories and, as TSV, the
+photographs.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@
 
 `width`: cases for an interval of a share no wider than so many points. `paired`: cases to see a difference of two
 arms on the same cases (McNemar). `ratings`: how wide an interval of a share of ratings is with so many cases and
-raters, who agree with themselves and with one another on a case. Research software, no medical device.
+raters, who agree with themselves and with one another on a case. Research software, not a medical device.
 """
 
 from __future__ import annotations

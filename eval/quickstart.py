@@ -57,14 +57,14 @@ class Stage:
 def stages(root: Path, phantoms: Path, short: bool, ablation: bool) -> list[Stage]:
     """All stages in order. `short` takes the same path over less: a check of the software, not a result."""
     weights = ["smollm2-135m-instruct", "dinov2-vit-s14-reg4"]
-    found = [Stage("weights", ["-m", "skingpt4.cli.weights", "fetch", *weights], Path("weights"), cheap=True)]
+    found = [Stage("weights", ["-m", "skingpt4", "weights", "fetch", *weights], Path("weights"), cheap=True)]
     for split, (count, concepts, notes) in SPLITS.items():
         count = SHORT_PICTURES if short else count
         render = ["-m", "data.phantoms.splits", "render", "--out-dir", str(phantoms), "--split", split]
         render += ["--count", str(count), "--known-concepts", str(concepts), "--known-notes", str(notes)]
         found.append(Stage(f"render {split}", render, phantoms / split / "manifest.jsonl", cheap=True))
     found += [_train("step1", root, phantoms, short), _train("step2", root, phantoms, short)]
-    fit = ["-m", "skingpt4.cli.calibrate", "--checkpoint", f"{root}/step2"]
+    fit = ["-m", "skingpt4", "calibrate", "--checkpoint", f"{root}/step2"]
     for split in ("validation",) if short else ("validation", "validation_step2"):
         fit += ["--manifest", f"{phantoms}/{split}/manifest.jsonl"]
     found.append(Stage("calibrate", fit, root / "step2" / "checkpoints"))
@@ -159,7 +159,7 @@ def _wait(command: Sequence[str]) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the main job and print the headline table; returns the exit status."""
     parser = argparse.ArgumentParser(
-        description=f"{__doc__}\nResearch software, no medical device.",
+        description=f"{__doc__}\nResearch software, not a medical device.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--ablation", action="store_true", help="also train step 2 without step 1")

@@ -255,7 +255,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="python -m eval.report",
-        description=f"{__doc__}\nResearch software, no medical device.",
+        description=f"{__doc__}\nResearch software, not a medical device.",
         formatter_class=raw,
     )
     parser.add_argument("--run-dir", type=Path, required=True, help="folder with answers/<arm>.jsonl")

@@ -32,7 +32,7 @@ EXAMPLES = """examples:
   python -m eval.review --run-dir runs/quickstart --status
   python -m eval.review --run-dir runs/quickstart --export ratings.csv
 
-The form is for this machine alone unless --host says otherwise. Research software, no medical device."""
+The form is for this machine alone unless --host says otherwise. Research software, not a medical device."""
 
 
 def add_rater(store: Store, name: str, replace: bool) -> None:

@@ -168,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     raw = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(
         prog="python -m eval.run",
-        description=f"{__doc__}\nResearch software, no medical device.",
+        description=f"{__doc__}\nResearch software, not a medical device.",
         epilog="example:\n  python -m eval.run --config configs/tiny/step2.yaml --run-dir runs/quickstart \\\n"
         "    --cases runs/phantoms/cases/manifest.jsonl --arm two_step=runs/quickstart/step2 --arm untrained",
         formatter_class=raw,

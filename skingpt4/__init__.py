@@ -1,3 +1,3 @@
-"""An open SkinGPT-4: research software, no medical device."""
+"""An open SkinGPT-4: research software, not a medical device."""
 
 __version__ = "0.1.0"

@@ -16,7 +16,7 @@ from benchmarks.harness.shapes import SHAPES
 from skingpt4.model.language import DTYPES, choose_dtype, require_device
 from skingpt4.support.threads import in_own_thread
 
-NOTE = "Research software, no medical device."
+NOTE = "Research software, not a medical device."
 
 
 @dataclass

@@ -76,7 +76,7 @@ def language_shape(name: str) -> memory.LanguageShape:
     found = memory.shape_of(SHAPES[name].published or config.language.model)
     if found is None:
         raise ShapeError(
-            f"--shape {name}: {config.language.model} is not here; run python -m skingpt4.cli.weights fetch tiny"
+            f"--shape {name}: {config.language.model} is not here; run skingpt4 weights fetch tiny"
         )
     return found
 

@@ -7,7 +7,7 @@ result with the sum. Figures are those of `benchmarks.memory.encoder`.
     python -m benchmarks.memory.delta            # needs 41 GB of free disk
     python -m benchmarks.memory.delta --small    # 300 MB, to try the script
 
-Research software, no medical device.
+Research software, not a medical device.
 """
 
 from __future__ import annotations

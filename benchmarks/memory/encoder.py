@@ -8,7 +8,7 @@ RssAnon and RssFile are sampled every 10 ms.
     python -m benchmarks.memory.encoder            # needs 9 GB of free disk and 6 GB of memory
     python -m benchmarks.memory.encoder --small    # a network of kilobytes, to try the script
 
-Research software, no medical device.
+Research software, not a medical device.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 python -m benchmarks.memory.estimate [--measure CONFIG].
 
-Research software, no medical device.
+Research software, not a medical device.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ def table() -> str:
     for title, name in MODELS.items():
         shape = memory.shape_of(name)
         if shape is None:
-            raise UserError(
-                f"{name}: is not here; fetch it first (python -m skingpt4.cli.weights fetch tiny)"
-            )
+            raise UserError(f"{name}: is not here; fetch it first (skingpt4 weights fetch tiny)")
         for dtype, quantization in PRECISIONS:
             config = Config(language=LanguageConfig(model=name, attention="sdpa"))
             encoder = big_encoder
@@ -158,7 +156,7 @@ def child(what: str, config: Config) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and print; returns the exit status."""
     parser = argparse.ArgumentParser(
-        description="Memory by model and precision. Research software, no medical device."
+        description="Memory by model and precision. Research software, not a medical device."
     )
     parser.add_argument("--measure", action="store_true", help="compare the estimate with this machine's CPU")
     parser.add_argument(

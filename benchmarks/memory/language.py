@@ -7,7 +7,7 @@ RssAnon is what the machine must really have.
     python -m benchmarks.memory.language weights/smollm2-135m-instruct
     python -m benchmarks.memory.language weights/smollm2-135m-instruct --random   # of 1.2 B: 3 GB of disk
 
-Research software, no medical device.
+Research software, not a medical device.
 """
 
 from __future__ import annotations

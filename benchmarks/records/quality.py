@@ -6,7 +6,7 @@ Phantoms are drawings: they say that the gate measures what it should, on all si
 right on photographs. `benchmarks.records.degraded` says how pictures and faults are made.
 The thresholds were set on seed 11
 (`--calibrate --per-type 16` prints what they are set by); the results are of other pictures. Research software,
-no medical device.
+not a medical device.
 """
 
 from __future__ import annotations

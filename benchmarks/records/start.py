@@ -5,7 +5,7 @@ draws a permutation for every sample, as this software did at first; `map, first
 `map` is every later start. `private` is the memory a process takes for itself (anonymous pages); mapped pages are
 shared by all workers and given back when memory is short, though they count in the peak.
 
-Research software, no medical device.
+Research software, not a medical device.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ A pass reads all weights once, of however many tokens it is, so the bytes read a
 a prompt is a pass too, and takes longer than its bytes do; the share of a copy is the whole consultation's. Random
 weights repeat one word, which would make every guess right, so for them ours does not read ahead.
 
-Research software, no medical device.
+Research software, not a medical device.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Precision, attention and quantisation, each with one thread and with all: second
 tokens a second of an answer, seconds of a training step (all threads), and how much of the greedy answers stays what
 fp32 says. All models are in memory at once and measured in turns, round by round; the fastest round counts.
 
-Research software, no medical device.
+Research software, not a medical device.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Tokens a second for one conversation, and for several at once, which ours decode
 another. No end is looked for, so all answers have as many tokens; both ways run in the same thread. A token reads all
 weights once, so the bytes read a second stand beside a copy's, measured in the same run.
 
-Research software, no medical device.
+Research software, not a medical device.
 """
 
 from __future__ import annotations

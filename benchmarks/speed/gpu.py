@@ -7,7 +7,7 @@ against a copy); at the end both compiled by torch. The JSON is written after ev
 no longer fits into the time says so in it.
 
 Without a GPU the same path runs on the CPU with networks of kilobytes (`--small`); its figures say nothing.
-Research software, no medical device.
+Research software, not a medical device.
 """
 
 from __future__ import annotations

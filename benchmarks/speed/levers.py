@@ -5,7 +5,7 @@ is the time or the peak memory without the lever over that with it, round by rou
 operations stands beside it. Layers are compiled before anything is timed; the seconds are told. Reading pictures
 from the disk is charged to nobody.
 
-Research software, no medical device.
+Research software, not a medical device.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ measured anew: `python -m benchmarks.records.start` measures start-up and memory
 stand in the plot beside the commit they were measured at. Processes are started as users do, by accelerate, the
 machine's cores shared out among them and the batch too.
 
-Research software, no medical device.
+Research software, not a medical device.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ A picture's class is the one whose sentence the model finds likeliest. Ours read
 sentences in one batch on that cache; the other way runs prompt, picture and sentence anew for each class, with logits
 of the whole sequence. The scores are compared before anything is timed.
 
-Research software, no medical device.
+Research software, not a medical device.
 """
 
 from __future__ import annotations

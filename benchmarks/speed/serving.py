@@ -6,7 +6,7 @@ others wait. Times to the first token include the wait. A pass reads all weights
 bytes read a second are counted by passes, reading prompts included; with random weights nothing is read ahead, see
 `chat`.
 
-Research software, no medical device.
+Research software, not a medical device.
 """
 
 from __future__ import annotations

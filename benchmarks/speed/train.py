@@ -5,7 +5,7 @@ language model in the same precision. The original's way runs the image encoder 
 whole padded batch, and eager attention (`--attention`). Ours is what `train.py` does with kept features. Reading
 pictures from the disk is charged to neither. Overrides change our side alone, to see what a lever pays.
 
-Research software, no medical device.
+Research software, not a medical device.
 """
 
 from __future__ import annotations

@@ -30,7 +30,7 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,
 }
 PAIRS = {"12": "1 or 2", "34": "3 or 4", "56": "5 or 6"}  # as DDI gives skin types
-NOTE = "Research software, no medical device. Numbers of records; bars on a square-root scale."
+NOTE = "Research software, not a medical device. Numbers of records; bars on a square-root scale."
 NOTE_PAPER = f"{NOTE} Where two numbers stand: here | the paper."
 ROW, HEAD = 0.17, 0.55  # inches of a row and of what stands above and below the rows
 MOST = 30  # rows of an open vocabulary (sources, splits)

@@ -6,7 +6,7 @@ After pip install lmms-eval:
 
 This is lmms-eval's own command line with one model more; all its options work. Written against lmms-eval 0.7.3, whose
 installed package can also find the model by an entry point of the group `lmms_eval.models` that names
-`eval.formats.lmms_eval_model:manifest`. Research software, no medical device.
+`eval.formats.lmms_eval_model:manifest`. Research software, not a medical device.
 """
 
 from __future__ import annotations

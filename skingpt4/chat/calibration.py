@@ -105,17 +105,15 @@ def load(checkpoint_path: str | Path | None) -> Calibration | None:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         if data.pop("format") != FORMAT:
-            raise CalibrationError(f"{path}: has another format; run python -m skingpt4.cli.calibrate again")
+            raise CalibrationError(f"{path}: has another format; run skingpt4 calibrate again")
         data["concepts"] = {name: Platt(**platt) for name, platt in data["concepts"].items()}
         calibration = Calibration(**data)
         if not (math.isfinite(calibration.temperature) and calibration.temperature > 0):
             raise ValueError("temperature")
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        raise CalibrationError(f"{path}: is damaged; run python -m skingpt4.cli.calibrate again") from None
+        raise CalibrationError(f"{path}: is damaged; run skingpt4 calibrate again") from None
     if calibration.tensors_sha256 != weights_sha256(checkpoint_path):
-        raise CalibrationError(
-            f"{path}: belongs to other weights; run python -m skingpt4.cli.calibrate again"
-        )
+        raise CalibrationError(f"{path}: belongs to other weights; run skingpt4 calibrate again")
     return calibration
 
 

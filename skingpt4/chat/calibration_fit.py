@@ -1,13 +1,13 @@
 """Fit what makes probabilities of a model's scores, on pictures it was not trained on.
 
-    python -m skingpt4.cli.calibrate --checkpoint runs/quickstart/step2 \\
+    skingpt4 calibrate --checkpoint runs/quickstart/step2 \\
         --manifest runs/phantoms/validation/manifest.jsonl
 
 A temperature for the 15 classes (Guo et al. 2017, arXiv 1706.04599), one slope and an intercept each for the
 concepts (Platt 1999), and the lowest confidence whose answers are right as often as is asked. Written as
 calibration.json into the checkpoint. Give held-out validation manifests; those of the evaluation are refused, for its
 figures would flatter.
-Research software, no medical device.
+Research software, not a medical device.
 """
 
 from __future__ import annotations

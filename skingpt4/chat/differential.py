@@ -1,7 +1,7 @@
 """A ranked list over the 15 classes and the concepts seen, with probabilities from the model's own likelihoods.
 
 The published sentence is scored with each class's disease, and the concepts' sentence with each of the 48 concepts;
-both questions share one reading of the pictures. A calibration (`python -m skingpt4.cli.calibrate`)
+both questions share one reading of the pictures. A calibration (`skingpt4 calibrate`)
 makes probabilities
 of the scores; without one the class probabilities are those of temperature 1 and no concept has any. What the model
 was never shown in training, it cannot name: the probabilities are among the 15 classes alone. No diagnosis.

@@ -1,4 +1,4 @@
-"""A consultation as HTML, PDF or JSON; python -m skingpt4.cli.consultation_export turns the JSON into the others.
+"""A consultation as HTML, PDF or JSON; skingpt4 consultation-export turns the JSON into the others.
 
 HTML and PDF are two settings of one list of parts, so neither says more than the other. "Not a diagnosis" stands on
 every page of both.

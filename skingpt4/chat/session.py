@@ -1,4 +1,4 @@
-"""A conversation about pictures: `ChatSession`, and a terminal chat, python -m skingpt4.cli.chat."""
+"""A conversation about pictures: `ChatSession`, and a terminal chat, skingpt4 chat."""
 
 from __future__ import annotations
 

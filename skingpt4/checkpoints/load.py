@@ -176,7 +176,7 @@ def from_pretrained(
     """A shared model out of a folder or a hub id, with the frozen parts that it names, and no others.
 
     Args:
-        name: a folder written by `skingpt4.cli.share`, or the id of a repository of one.
+        name: a folder written by `skingpt4 share`, or the id of a repository of one.
         device: where it will be; by default a GPU, if there is one.
         language_model: where the language model lies here, if not where the folder says.
         revision: of the repository.

@@ -28,7 +28,7 @@ def missing_paths(config: Config, for_training: bool = True) -> list[str]:
 
 def _hint(path: str) -> str:
     if path.startswith("weights/"):
-        known = "python -m skingpt4.cli.weights list shows what can be fetched; see docs/weights.md"
+        known = "skingpt4 weights list shows what can be fetched; see docs/weights.md"
         return f" ({fetch_command(path) or known})"
     if path.startswith("runs/phantoms/"):
         return " (render it with python -m data.phantoms.splits render, or run make quickstart)"

@@ -27,7 +27,7 @@ from skingpt4.support.files import write_text
 CONFIG, PROCESSOR, MODEL_CARD = "config.json", "preprocessor_config.json", "README.md"
 PARTS = ("vision", "qformer")  # the frozen parts that may be taken along
 WANTED = ("*.json", "*.safetensors", "*.pth", MODEL_CARD)
-DISCLAIMER = "Research software, not a medical device. Its answers are no diagnosis; ask a doctor."
+DISCLAIMER = "Research software, not a medical device. Its answers are not a diagnosis; ask a doctor."
 
 
 class HubError(UserError):
@@ -188,7 +188,7 @@ from skingpt4 import from_pretrained
 
 model = from_pretrained("THIS_REPOSITORY")  # or the path of this folder
 ```
-or `python -m skingpt4.cli.chat --checkpoint FOLDER --image picture.jpg`.
+or `skingpt4 chat --checkpoint FOLDER --image picture.jpg`.
 
 ## Frozen parts it belongs to
 Copied into this folder: {along}. Loading refuses any other than these.
@@ -250,7 +250,7 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
     folder = Path(name)
     if folder.is_dir():
         if not (folder / CONFIG).is_file():
-            raise HubError(f"{folder}: holds no {CONFIG}; write it with python -m skingpt4.cli.share")
+            raise HubError(f"{folder}: holds no {CONFIG}; write it with skingpt4 share")
         return folder
     if str(name).startswith(LOCAL) or str(name).count("/") != 1:
         raise HubError(f"{name}: no such folder")
@@ -297,7 +297,7 @@ def config_of(folder: Path, language_model: str | None = None) -> Config:
         values, along = described["config"], described["frozen_parts"]["encoder"]["in_this_folder"]
     except (OSError, ValueError, KeyError, TypeError):
         raise HubError(
-            f"{folder / CONFIG}: is no description of a SkinGPT-4; it needs one written by skingpt4.cli.share"
+            f"{folder / CONFIG}: is no description of a SkinGPT-4; it needs one written by skingpt4 share"
         ) from None
     for key in along:
         if key in PARTS:

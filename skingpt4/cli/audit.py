@@ -14,11 +14,10 @@ from skingpt4.support.errors import reported
 def main(argv: Sequence[str] | None = None) -> int:
     """Show a log and verify it; returns the exit status, 1 where a line is missing or was changed."""
     parser = argparse.ArgumentParser(
-        prog="python -m skingpt4.cli.audit",
         description="Show an audit log and check that no line is missing.",
     )
     parser.add_argument(
-        "log", help="the SQLite file that demo.py or skingpt4.cli.http_api writes with --audit-log"
+        "log", help="the SQLite file that demo.py or skingpt4 http-api writes with --audit-log"
     )
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     parser.add_argument(
@@ -42,7 +41,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise AuditError(f"{args.log}: holds no line with the hash {args.hash}; lines were taken away")
         print(f"{count} lines, whole; newest hash {newest}", file=sys.stderr)
     return status.code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """Ask about many pictures, each with fresh state.
 
-python -m skingpt4.cli.batch --images FOLDER --output answers.jsonl
+skingpt4 batch --images FOLDER --output answers.jsonl
 
 One JSON object a line, in the order of the pictures, written as soon as it is there; the same command goes on where a
 stopped run was. A picture that cannot be used gets a line with its reason, and the others are answered.
@@ -202,9 +202,8 @@ def run(
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(
-        prog="python -m skingpt4.cli.batch",
         description="Ask about many pictures, each with fresh state; one JSON object a line.",
-        epilog="The same command goes on where a stopped run was. Research software, no medical device.",
+        epilog="The same command goes on where a stopped run was. Research software, not a medical device.",
     )
     add = result.add_argument
     add("--images", required=True, help="a folder, with its sub-folders, or a manifest (JSONL)")
@@ -263,7 +262,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         if written and failures == written:
             raise BatchError(f"{args.output}: no picture could be answered; each line has its reason")
     return status.code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

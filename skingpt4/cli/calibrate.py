@@ -102,7 +102,7 @@ def calibrate(
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line, fit and write; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m skingpt4.cli.calibrate", description=__doc__,
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("--checkpoint", required=True, help="a checkpoint or a run's folder")
@@ -149,7 +149,3 @@ def _run(config: Config, args: argparse.Namespace, parts: Sequence[Manifest]) ->
     return Calibration(
         **{**vars(found), "data": data, "tensors_sha256": calibration.weights_sha256(args.checkpoint)}
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

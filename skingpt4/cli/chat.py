@@ -18,7 +18,7 @@ from skingpt4.support.errors import UserError, reported
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Chat in the terminal, or answer once with --question or --json; returns the exit status."""
-    many = "Many pictures at once: python -m skingpt4.cli.batch --help."
+    many = "Many pictures at once: skingpt4 batch --help."
     parser = argparse.ArgumentParser(description=f"Chat about a picture of skin. {DISCLAIMER}", epilog=many)
     parser.add_argument("--config", help="a YAML file; its output_dir's newest checkpoint is used")
     parser.add_argument("--checkpoint", help="a checkpoint or a run's folder")
@@ -93,7 +93,3 @@ def _converse(session: ChatSession, generation: Generation) -> None:
             print(f"error: {error}; /condense goes on from a summary")
         except UserError as error:
             print(f"error: {error}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +14,6 @@ from skingpt4.support.errors import reported
 def main(argv: Sequence[str] | None = None) -> int:
     """Make a page or a PDF of a consultation that was saved as JSON; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m skingpt4.cli.consultation_export",
         description="Make a page or a PDF of a consultation that was saved as JSON. Not a diagnosis.",
     )
     parser.add_argument("consultation", type=Path, help="the JSON export")
@@ -46,7 +44,3 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"{getattr(error, 'filename', None) or args.consultation}: cannot be read or written ({error})"
             ) from None
     return status.code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

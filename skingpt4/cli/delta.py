@@ -15,7 +15,7 @@ from skingpt4.weights.files.headers import TensorInfo
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(prog="python -m skingpt4.cli.delta", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", required=True, type=Path, help="LLaMA in Hugging Face's layout")
     parser.add_argument("--delta", required=True, type=Path, help="the Vicuna delta for it")
     parser.add_argument("--out", required=True, type=Path, help="the directory to make")
@@ -36,7 +36,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not args.dry_run:
             print(f"merged into {merge(planned, args.out, quiet=not sys.stderr.isatty())}")
     return status.code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

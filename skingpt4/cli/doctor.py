@@ -1,4 +1,4 @@
-"""Looks at a configuration before anything heavy: python -m skingpt4.cli.doctor --config ... [key=value ...].
+"""Looks at a configuration before anything heavy: skingpt4 doctor --config ... [key=value ...].
 
 Headers, `config.json` and the tokenizer are all that is read; no network is loaded and nothing is downloaded.
 """
@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -25,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description="Check a configuration before anything is loaded or downloaded: language model, tokenizer, "
         f"template, weights, checkpoint, data, memory, disk. {DISCLAIMER}",
-        epilog="example: python -m skingpt4.cli.doctor --config configs/tiny/step1.yaml optim.batch_size=16",
+        epilog="example: skingpt4 doctor --config configs/tiny/step1.yaml optim.batch_size=16",
     )
     parser.add_argument("--config", required=True, help="a YAML file under configs/")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
@@ -47,7 +46,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(table(args.config, findings, min(118, shutil.get_terminal_size((110, 24)).columns)))
         status.code = int(stopped)
     return status.code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

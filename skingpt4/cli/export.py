@@ -1,12 +1,11 @@
 """Write a trained projection in the layout that MiniGPT-4's and the published SkinGPT-4's own demo reads.
 
-python -m skingpt4.cli.export --checkpoint runs/paper/vicuna13b/step2 --minigpt4 skingpt4_13b.pth
+skingpt4 export --checkpoint runs/paper/vicuna13b/step2 --minigpt4 skingpt4_13b.pth
 """
 
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,9 +41,7 @@ def export_minigpt4(checkpoint_path: str | Path, out: str | Path, overwrite: boo
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m skingpt4.cli.export", description=__doc__.splitlines()[0]
-    )
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--checkpoint", required=True, help="a checkpoint or a run's folder")
     parser.add_argument("--minigpt4", required=True, metavar="OUT.pth", help="the file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it is there")
@@ -54,10 +51,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         width, query_width = minigpt4.shape_of(out)
         print(
             f"{out}: llama_proj [{width}, {query_width}] in fp32; it belongs to the language model, encoder and "
-            "template of the checkpoint, which this layout does not record. Research software, no medical device."
+            "template of the checkpoint, which this layout does not record. Research software, not a medical device."
         )
     return status.code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,4 +1,4 @@
-"""Chat over HTTP in the shape of OpenAI's API: python -m skingpt4.cli.http_api --config configs/tiny/step2.yaml.
+"""Chat over HTTP in the shape of OpenAI's API: skingpt4 http-api --config configs/tiny/step2.yaml.
 
 Existing clients work with their base_url set to http://127.0.0.1:8000/v1 (see docs/api.md). The server keeps nothing
 between requests: earlier messages become turns, and a request's pictures and text are forgotten with its answer.
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 
 from skingpt4.server.address import Address, AddressError, stay_local
@@ -23,9 +22,8 @@ KEY = "SKINGPT4_API_KEY"
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = argparse.ArgumentParser(
-        prog="python -m skingpt4.cli.http_api",
         description="Chat about pictures of skin over HTTP, in the shape of OpenAI's chat completions.",
-        epilog="Research software, no medical device; the answers are no diagnosis. See docs/api.md.",
+        epilog="Research software, not a medical device; the answers are not a diagnosis. See docs/api.md.",
     )
     add = result.add_argument
     add("--config", help="a YAML file; its output_dir's newest checkpoint is used")
@@ -75,7 +73,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         limits = Limits(args.max_body_mb * 2**20, max_requests=args.max_requests)
         until_ended(make_app(Api(answerer, limits, key), address.local), address)
     return status.code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

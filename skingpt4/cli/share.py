@@ -1,4 +1,4 @@
-"""Write a checkpoint as a Hugging Face repository: python -m skingpt4.cli.share --checkpoint runs/... --out DIR.
+"""Write a checkpoint as a Hugging Face repository: skingpt4 share --checkpoint runs/... --out DIR.
 
 Nothing is sent anywhere; the command that would is printed.
 """
@@ -6,7 +6,6 @@ Nothing is sent anywhere; the command that would is printed.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and write the folder; returns the exit status."""
     parser = argparse.ArgumentParser(
         description=f"Write a checkpoint as a Hugging Face repository; nothing is sent. {repository.DISCLAIMER}",
-        epilog="example: python -m skingpt4.cli.share --checkpoint runs/quickstart/step2 --out runs/shared/phantoms "
+        epilog="example: skingpt4 share --checkpoint runs/quickstart/step2 --out runs/shared/phantoms "
         "--include qformer",
     )
     parser.add_argument("--checkpoint", required=True, help="a checkpoint or a run's folder")
@@ -48,7 +47,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"  hf upload YOUR_NAME/{name} {folder}")
         print(repository.DISCLAIMER)
     return status.code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

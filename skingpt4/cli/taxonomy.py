@@ -34,8 +34,7 @@ def _describe(text: str, result: Classified, as_json: bool) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     """Classify the texts of the command line or of a file; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m skingpt4.cli.taxonomy",
-        description="Which of the 15 classes a free text commits to. Research software, no medical device.",
+        description="Which of the 15 classes a free text commits to. Research software, not a medical device.",
     )
     parser.add_argument("text", nargs="*", help="texts to classify")
     parser.add_argument("--file", type=Path, help="a file with one text a line")
@@ -59,7 +58,3 @@ def main(argv: Sequence[str] | None = None) -> int:
             said = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
             print(f"{len(texts)} texts: {said}", file=sys.stderr)
     return status.code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,8 +18,7 @@ from skingpt4.weights.files.inspection import describe, inspect
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m skingpt4.cli.weights",
-        description="List, fetch, verify and inspect pretrained weights. Research software, no medical device.",
+        description="List, fetch, verify and inspect pretrained weights. Research software, not a medical device.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     listing = commands.add_parser(
@@ -97,9 +94,3 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _present(weights_dir: Path) -> list[str]:
     there = (*THERE, "outdated", "foreign")
     return [n for n, entry in catalogue().entries.items() if state(entry, weights_dir) in there]
-
-
-if __name__ == "__main__":
-    # An exception, unlike the default, lets the staging directory be removed.
-    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
-    sys.exit(main())

@@ -85,7 +85,7 @@ def describe(config: Config) -> str:
         "one sample, the supervised part between >> and <<:",
         show_sample(sample["encoded"], tokenizer),
     ]
-    lines.append("Research software, no medical device.")
+    lines.append("Research software, not a medical device.")
     return "\n".join(lines)
 
 

@@ -64,7 +64,7 @@ def mend_for(path: str) -> str:
     if command := fetch_command(path):
         return command
     if path.startswith("weights/"):
-        return "docs/weights.md says where it comes from; `python -m skingpt4.cli.weights list` what can be fetched"
+        return "docs/weights.md says where it comes from; `skingpt4 weights list` what can be fetched"
     if path.startswith("runs/phantoms/"):
         return "make quickstart (renders the phantoms, trains on them and evaluates)"
     if path.startswith("runs/data/"):

@@ -1,7 +1,7 @@
 """An audit log on this machine alone: who opened, asked, went on in spite of a bad picture, exported, deleted.
 
 One SQLite file for its owner (mode 0600). A line is never changed and never taken away: triggers refuse both, and
-each line carries the hash of the one before it, so that `python -m skingpt4.cli.audit LOG` sees a removal that went
+each line carries the hash of the one before it, so that `skingpt4 audit LOG` sees a removal that went
 around the triggers. It cannot see that somebody wrote the whole file anew; who needs that too notes the newest hash,
 which it prints, and gives it back later with --hash.
 

@@ -1,5 +1,6 @@
-"""What the command lines share."""
+"""What the command lines share: the disclaimer."""
 
 from __future__ import annotations
 
-DISCLAIMER = "Research software, not a medical device. Its answers are no diagnosis; ask a doctor."
+NOT_A_DEVICE = "Research software, not a medical device."
+DISCLAIMER = f"{NOT_A_DEVICE} Its answers are not a diagnosis; ask a doctor."

@@ -3,7 +3,7 @@
 The words are data: taxonomy.yaml (SKINCON's concepts, the paper's classes, Dermnet's folders) and
 diseases.yaml (names of diseases by class), which is read when first asked for.
 
-    python -m skingpt4.cli.taxonomy "No sign of melanoma; this is a seborrhoeic keratosis."
+    skingpt4 taxonomy "No sign of melanoma; this is a seborrhoeic keratosis."
 """
 
 from __future__ import annotations

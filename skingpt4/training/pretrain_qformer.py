@@ -1,6 +1,6 @@
 """Train the default's small Q-Former once.
 
-python -m skingpt4.training.pretrain_qformer --config configs/tiny/step1.yaml
+skingpt4 pretrain-qformer --config configs/tiny/step1.yaml
 
 BLIP-2's Q-Former learnt from 129 million captioned pictures. The default has none of that size, so its own
 learns from phantoms that nothing else uses: the queries must tell concepts, class, body site and skin type
@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import os
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -226,7 +225,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         args.out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
         print(f"wrote {args.out}, {args.out.stat().st_size / 1e6:.1f} MB")
     return status.code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,7 +4,7 @@ Vicuna was first published as the difference from LLaMA: model = base + delta, i
 delta may be sharded in any way, as safetensors or `.bin`. The result is written shard by shard into a hidden
 directory beside its place and moved there when it is whole; a merge that was stopped goes on where it was.
 
-    python -m skingpt4.cli.delta --base llama-13b-hf --delta vicuna-13b-delta-v1.1 --out weights/vicuna-13b-v1.1
+    skingpt4 delta --base llama-13b-hf --delta vicuna-13b-delta-v1.1 --out weights/vicuna-13b-v1.1
 """
 
 from __future__ import annotations

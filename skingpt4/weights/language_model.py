@@ -67,7 +67,7 @@ def cannot_load(name: str, error: Exception) -> LanguageModelError:
     elif LocalEntryNotFoundError in reasons:
         why = (
             "is not in the hub's cache, and the hub cannot be reached or is forbidden (HF_HUB_OFFLINE); fetch it "
-            "with `python -m skingpt4.cli.weights fetch`, or name a local directory"
+            "with `skingpt4 weights fetch`, or name a local directory"
         )
     else:
         lines = str(error).strip().splitlines() or [type(error).__name__]

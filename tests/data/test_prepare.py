@@ -375,7 +375,7 @@ def test_help_names_every_source_and_says_what_this_is(capsys):
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in prepare.COMMANDS)
-    assert "no medical device" in shown
+    assert "not a medical device" in shown
     for name in prepare.COMMANDS:
         with pytest.raises(SystemExit) as ended:
             prepare.main([name, "--help"])

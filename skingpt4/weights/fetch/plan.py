@@ -105,9 +105,7 @@ def show(plans: list[Plan], weights_dir: Path) -> None:
         if item.state == "part":
             rows.append(("begun", "an earlier download is continued"))
         if isinstance(entry.source, Delta):
-            rows.append(
-                ("delta of", f"{entry.source.base}, which you bring; skingpt4.cli.delta merges the two")
-            )
+            rows.append(("delta of", f"{entry.source.base}, which you bring; skingpt4 delta merges the two"))
         if entry.gate:
             rows.append(("gate", f"accept {entry.gate.accept} at {entry.gate.where}"))
         if isinstance(entry.source, UserFile):

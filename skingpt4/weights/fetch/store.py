@@ -144,4 +144,4 @@ def sha256_of(path: Path) -> str:
 
 def how_to_fetch(name: str, weights_dir: Path) -> str:
     """The command that gets it."""
-    return f"run `python -m skingpt4.cli.weights fetch {name} --weights-dir {weights_dir}`"
+    return f"run `skingpt4 weights fetch {name} --weights-dir {weights_dir}`"

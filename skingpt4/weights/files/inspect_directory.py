@@ -115,7 +115,7 @@ def _hugging_face(path: Path) -> Inspection:
         kind, details["delta_evidence"] = "vicuna_delta", evidence
         problem = problem or (
             f"{path}: is a Vicuna delta ({'; '.join(evidence)}), so as a model it would talk nonsense; merge it "
-            "with its LLaMA first: python -m skingpt4.cli.delta --help"
+            "with its LLaMA first: skingpt4 delta --help"
         )
         fits = ""
     return Inspection(path, kind, tensors, details, fits, tuple(missing), problem)

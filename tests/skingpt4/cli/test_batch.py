@@ -187,7 +187,7 @@ def test_command_line(tmp_path, folder, capsys):
     assert len(lines[0]["probabilities"]) == 15
     meta = json.loads(output.with_name("out.jsonl.meta.json").read_text())
     assert meta["questions"] == [CLINICAL_PROMPTS[0]]
-    assert "no diagnosis" in meta["disclaimer"]
+    assert "not a diagnosis" in meta["disclaimer"]
     assert batch.main(command) == 0
     assert "0 lines written" in capsys.readouterr().err
     assert batch.main([*command, "--no-text"]) == 1

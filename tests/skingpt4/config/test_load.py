@@ -306,7 +306,7 @@ def test_missing_paths_are_listed_all_at_once(write, tmp_path, monkeypatch):
         "initial_checkpoint: runs/gone",
         "language.model: weights/lm",
     ]
-    assert "skingpt4.cli.weights list" in lines[-1]
+    assert "skingpt4 weights list" in lines[-1]
     assert "phantoms" in lines[3].split(" is not there")[1]
     chat = missing_paths(config, for_training=False)
     assert [line.split(":")[0] for line in chat] == ["vision.weights", "qformer.weights", "language.model"]

@@ -95,7 +95,7 @@ def test_each_missing_file_has_a_line_and_what_mends_it(configure):
         data__train=["runs/phantoms/none/manifest.jsonl"],
         initial_checkpoint="runs/none",
     )
-    assert "skingpt4.cli.weights fetch tiny" in found(config, "vision encoder").mend
+    assert "skingpt4 weights fetch tiny" in found(config, "vision encoder").mend
     assert "docs/weights.md" in found(config, "Q-Former").mend
     assert "make quickstart" in found(config, "data.train").mend
     lines = {f.name: f for f in examine.examine(config)}
@@ -241,7 +241,7 @@ def test_the_command_prints_a_table_or_json_and_sets_the_status(configure, tmp_p
     assert doctor.main(["--config", str(path)]) == 0
     shown = capsys.readouterr().out
     assert "Nothing stops this run." in shown
-    assert "Research software, no medical device." in shown
+    assert "Research software, not a medical device." in shown
     assert doctor.main(["--config", str(path), "--json", "prompt.template=chatml"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert told["ok"] is False

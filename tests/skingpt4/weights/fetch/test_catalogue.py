@@ -128,5 +128,5 @@ def test_an_unknown_name_gets_the_nearest():
     ],
 )
 def test_the_command_for_what_a_configuration_names(path, name):
-    assert fetch_command(path) == f"python -m skingpt4.cli.weights fetch {name}"
+    assert fetch_command(path) == f"skingpt4 weights fetch {name}"
     assert fetch_command("weights/mine.pth") is None

@@ -280,9 +280,7 @@ def test_list(toy, wheel_dir, weights_dir, capsys):
 
 
 def test_weights_path_names_the_command(weights_dir):
-    with pytest.raises(
-        WeightsError, match=r"python -m skingpt4\.weights fetch efficientnet-lite0 --weights-dir"
-    ):
+    with pytest.raises(WeightsError, match=r"skingpt4 weights fetch efficientnet-lite0 --weights-dir"):
         fetch.weights_path("efficientnet-lite0", weights_dir)
     with pytest.raises(UserError, match="near: efficientnet-lite0"):
         fetch.weights_path("efficientnet", weights_dir)

@@ -363,7 +363,7 @@ def test_a_delta_is_fetched_and_named_one(server, model, add, weights_dir, capsy
     assert weights.main(["fetch", "toy", "--dry-run", "--weights-dir", str(weights_dir)]) == 0
     assert "  delta of LLaMA-7B, which you bring" in capsys.readouterr().out
     assert weights.main(["fetch", "toy", "--weights-dir", str(weights_dir)]) == 0
-    assert "with LLaMA-7B as LLAMA run `python -m skingpt4.cli.delta --base LLAMA" in capsys.readouterr().err
+    assert "with LLaMA-7B as LLAMA run `skingpt4 delta --base LLAMA" in capsys.readouterr().err
     add(Hub("org/model"))
     with pytest.raises(WeightsError, match="is a Vicuna delta"):
         fetch.fetch("toy", weights_dir / "as-a-model")

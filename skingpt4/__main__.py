@@ -1,0 +1,61 @@
+"""All commands by name: skingpt4 COMMAND --help (or python -m skingpt4 COMMAND --help)."""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+
+from skingpt4.support.cli import NOT_A_DEVICE
+
+# Command: (module, what it does). A module is imported only when its command is called.
+COMMANDS = {
+    "chat": ("skingpt4.cli.chat", "ask about a picture in the terminal"),
+    "batch": ("skingpt4.cli.batch", "ask about many pictures, one JSON line each"),
+    "http-api": ("skingpt4.cli.http_api", "serve the chat in the shape of OpenAI's API"),
+    "doctor": ("skingpt4.cli.doctor", "check everything a run needs without loading it"),
+    "weights": ("skingpt4.cli.weights", "list, fetch, verify and inspect pretrained weights"),
+    "delta": ("skingpt4.cli.delta", "merge a Vicuna delta with its base model"),
+    "calibrate": ("skingpt4.cli.calibrate", "fit a checkpoint's probabilities on held-out records"),
+    "share": ("skingpt4.cli.share", "write a checkpoint as a Hugging Face folder"),
+    "export": ("skingpt4.cli.export", "write a projection in MiniGPT-4's layout"),
+    "consultation-export": ("skingpt4.cli.consultation_export", "make HTML or PDF of a saved consultation"),
+    "audit": ("skingpt4.cli.audit", "show and verify an audit log"),
+    "taxonomy": ("skingpt4.cli.taxonomy", "show which class a free text states"),
+    "pretrain-qformer": ("skingpt4.training.pretrain_qformer", "train the default's small Q-Former"),
+}
+HELP = (
+    "usage: skingpt4 COMMAND [--help] ...\n\n"
+    + "\n".join(f"  {name:<20} {what}" for name, (_, what) in COMMANDS.items())
+    + "\n\nTraining: python train.py --help. Consultation page: python demo.py --help.\n"
+    f"Evaluation: python -m eval.run --help. Data: python -m data.prepare --help.\n{NOT_A_DEVICE}"
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Hand over to the command of that name; returns its exit status."""
+    argv = sys.argv[1:] if argv is None else list(argv)
+    if not argv or argv[0] in ("-h", "--help"):
+        print(HELP)
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        from skingpt4 import __version__
+
+        print(__version__)
+        return 0
+    if argv[0] not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
+        hint = f"; did you mean '{near[0]}'?" if near else f"; choose one of {', '.join(COMMANDS)}"
+        print(f"error: no command '{argv[0]}'{hint}", file=sys.stderr)
+        return 2
+    # An exception, unlike the default, lets a command clean up.
+    signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
+    sys.argv = [f"skingpt4 {argv[0]}", *argv[1:]]  # argparse shows the first as the program's name
+    return importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
