@@ -18,7 +18,8 @@ from tqdm import tqdm
 from data.preparing.pictures import Measurer, Picture, PictureCache, PreparationError
 from data.reading.rows import Candidate, Refusal, Rows
 from data.reading.tables import DiskMap
-from skingpt4.records.record import KEYS, RecordError, check_row
+from skingpt4.records.record import RecordError, check_row
+from skingpt4.records.schema import KEYS
 
 MANIFEST, REJECTED, CACHE = "all.jsonl", "rejected.jsonl", ".pictures.sqlite"
 SERIAL_BELOW = 200  # a pool costs more to start than so few pictures cost to read

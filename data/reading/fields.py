@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from data.reading.rows import RowError, did_you_mean
-from skingpt4.records.record import CLASS_NAMES, SKIN_TYPES
+from skingpt4.records.schema import CLASS_NAMES, SKIN_TYPES
 from skingpt4.taxonomy.taxonomy import CONCEPTS, concept, disease_class
 
 SCANNED = ("note", "disease", "body_site", "turns", "x_history", "x_reference")  # free texts of a record

@@ -11,7 +11,7 @@ import yaml
 
 from data.reading.rows import Candidate, Refusal, Rows, SourceError, did_you_mean
 from data.reading.tables import DiskMap, find_files, need_folder
-from skingpt4.records.record import CLASS_NAMES
+from skingpt4.records.schema import CLASS_NAMES
 from skingpt4.taxonomy.taxonomy import disease, disease_class, lexicon
 
 HELP = "any folder of class folders (step 2)"
