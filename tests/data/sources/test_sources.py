@@ -384,7 +384,7 @@ def test_what_folders_cannot_be_read_from(tmp_path, capsys):
     arguments = ["folders", root, "--class-map", path]
     assert "no such file" in refused(arguments, out, capsys)
     for text, says in (
-        ("a: [", "is no YAML"),
+        ("a: [", "is not readable YAML"),
         ("- a", "expected lines such as"),
         ("herpis: herpe", "did you mean 'herpes'?"),
         ("herpis: {klass: herpes}", "neither 'class' nor 'disease'"),
