@@ -7,8 +7,7 @@ import numpy as np
 
 from data.phantoms.lesions import PIGMENTS
 from data.phantoms.notes import write_note
-from data.phantoms.render import EXCLUDES, NEEDS
-from data.phantoms.shapes import FLAT, SHAPES
+from data.phantoms.shapes import FLAT, SHAPES, SOLID
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 
 RED, BROWN, WHITE, WARTY = (
@@ -177,6 +176,20 @@ MIMICS: dict[str, tuple[str, ...]] = {
     "herpes": ("bacterial_infections", "bullous_disease"),
 }
 ATYPICAL = 0.10
+# What a concept needs (any of these) to be seen at all; concepts not named here can stand alone.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "Dome-shaped": ("Papule", "Nodule"),
+    "Flat topped": ("Papule", "Nodule"),
+    "Umbilicated": ("Papule", "Nodule", "Vesicle", "Pustule"),
+    "Translucent": ("Papule", "Nodule", "Plaque"),
+    "Warty/Papillomatous": ("Papule", "Nodule", "Plaque"),
+    "Scale": ("Papule", "Nodule", "Plaque", "Patch"),
+    "Atrophy": ("Plaque", "Patch"),
+    **dict.fromkeys(PIGMENTS, SOLID),
+    "Yellow": ("Crust", *SOLID),
+}
+# Of these pairs the second would hide the first or contradict it.
+EXCLUDES = {"Flat topped": "Dome-shaped", "White(Hypopigmentation)": "Scale"}
 
 
 @dataclass(frozen=True)
