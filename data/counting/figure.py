@@ -1,4 +1,4 @@
-"""The counts as a picture: bars of concepts and classes, with the paper's beside them where asked for."""
+"""The counts as a figure: bars of concepts and classes, with the paper's beside them if they are compared."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ STYLE: dict[Any, Any] = {
 }
 PAIRS = {"12": "1 or 2", "34": "3 or 4", "56": "5 or 6"}  # as DDI gives skin types
 NOTE = "Research software, not a medical device. Numbers of records; bars on a square-root scale."
-NOTE_PAPER = f"{NOTE} Where two numbers stand: here | the paper."
-ROW, HEAD = 0.17, 0.55  # inches of a row and of what stands above and below the rows
+NOTE_PAPER = f"{NOTE} Two numbers mean: here | the paper."
+ROW, HEAD = 0.17, 0.55  # inches of a row and of the space above and below the rows
 MAX_ROWS = 30  # of an open vocabulary (sources, splits)
 
 
 def draw(counts: Counts, comparisons: dict[str, Comparison], path: Path) -> None:
-    """Write the picture: concepts at the left, the smaller tables at the right.
+    """Write the figure: concepts at the left, the smaller tables at the right.
 
     Args:
         counts: what was counted.

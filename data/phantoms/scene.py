@@ -34,7 +34,7 @@ TRUNK, LIMBS = ("chest", "back", "abdomen"), ("forearm", "thigh", "lower leg")
 HEAD = ("face", "face", "scalp", "neck")
 
 # Each class overlaps with its clinical mimics, so that concepts help but do not decide; arrangement, site and
-# style of the outline tell some of them apart, as they do in the clinic.
+# style of the outline distinguish some of them, as they do in the clinic.
 LOOKS: dict[str, tuple[Look, ...]] = {
     "acne_and_rosacea": (
         Look(0.7, {"Papule": 0.9, RED: 0.7, "Pustule": 0.5, "Comedo": 0.4, "Scar": 0.25, "Crust": 0.1},
@@ -176,7 +176,7 @@ MIMICS: dict[str, tuple[str, ...]] = {
     "herpes": ("bacterial_infections", "bullous_disease"),
 }
 ATYPICAL = 0.10
-# What a concept needs (any of these) to be seen at all; concepts not named here can stand alone.
+# What a concept needs (any of these) to be visible at all; concepts not named here need nothing else.
 NEEDS: dict[str, tuple[str, ...]] = {
     "Dome-shaped": ("Papule", "Nodule"),
     "Flat topped": ("Papule", "Nodule"),

@@ -62,9 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--tries", type=int, default=Manners.tries, metavar="N", help="default: %(default)s")
     parser.add_argument("--ask-again", action="store_true", help="ask once more for what was gone or changed")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="count what would be asked of whom, ask nobody"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="count the requests per host, send none")
 
 
 def download(options: Options) -> None:
@@ -81,7 +79,7 @@ def download(options: Options) -> None:
     names = annotated(options.only) if options.only else None
     total = table.count() if names is None else len(names)
     if options.dry_run:
-        _print_hosts(wanted(table, names, options.limit))
+        _print_hosts(listed(table, names, options.limit))
         return
     manners = Manners(options.parallel, options.per_host, options.rate, options.tries)
     try:
@@ -100,7 +98,7 @@ def download(options: Options) -> None:
             if outcome.status not in ("kept", "present", "repeated"):
                 missing.writerow([outcome.md5, outcome.url, outcome.status, outcome.detail])
 
-        counts = run(wanted(table, names, options.limit), options.out_dir, manners, options.ask_again, seen)
+        counts = run(listed(table, names, options.limit), options.out_dir, manners, options.ask_again, seen)
     for status, meaning in STATUSES.items():
         if counts[status]:
             print(f"{counts[status]:>7}  {status:12} {meaning}")
@@ -109,7 +107,7 @@ def download(options: Options) -> None:
     print(f"{options.out_dir / MISSING} names what is not there")
 
 
-def wanted(table: Table, names: set[str] | None, limit: int | None) -> Iterator[Wanted]:
+def listed(table: Table, names: set[str] | None, limit: int | None) -> Iterator[Wanted]:
     """The rows' images; rows without a proper MD5 are named and skipped."""
     num_given = 0
     for number, row in table:
@@ -143,4 +141,4 @@ def _print_hosts(rows: Iterator[Wanted]) -> None:
     width = shutil.get_terminal_size().columns - 10
     for host, count in sorted(hosts.items(), key=lambda item: -item[1]):
         print(f"{count:>7}  {host[:width]}")
-    print("nothing was asked of anybody")
+    print("no request was sent")

@@ -152,7 +152,7 @@ class MeasureCache:
 
 
 @dataclass(slots=True)
-class _Asked(Generic[T]):
+class _Request(Generic[T]):
     """A row on its way: the file's state when it was asked for, and its measures once they are known."""
 
     row: T
@@ -186,29 +186,31 @@ class Measurer:
         Raises:
             PreparationError: a worker was killed, most likely for lack of memory.
         """
-        waiting: deque[tuple[list[_Asked[T]], Future[list[ImageMeasures]] | None]] = deque()
-        asked = (self._ask(row, path_of(row), key_of) for row in rows)
-        for chunk in iter(lambda: list(itertools.islice(asked, CHUNK)), []):
+        waiting: deque[tuple[list[_Request[T]], Future[list[ImageMeasures]] | None]] = deque()
+        requests = (self._request(row, path_of(row), key_of) for row in rows)
+        for chunk in iter(lambda: list(itertools.islice(requests, CHUNK)), []):
             waiting.append((chunk, self._submit(chunk)))
             if len(waiting) >= self.workers * CHUNKS_PER_WORKER:
                 yield from self._finish(*waiting.popleft())
         while waiting:
             yield from self._finish(*waiting.popleft())
 
-    def _ask(self, row: T, path: Path | None, key_of: Callable[[Path], str]) -> _Asked[T]:
+    def _request(self, row: T, path: Path | None, key_of: Callable[[Path], str]) -> _Request[T]:
         if path is None:
-            return _Asked(row, None)
-        asked = _Asked(row, path, key_of(path))
+            return _Request(row, None)
+        request = _Request(row, path, key_of(path))
         try:
-            asked.stat = split_path(path)[0].stat()  # of the archive, for a member
+            request.stat = split_path(path)[0].stat()  # of the archive, for a member
         except OSError:
-            asked.measures = measure(str(path))  # says that it is missing, and is not cached
+            request.measures = measure(str(path))  # says that it is missing, and is not cached
         else:
-            asked.measures = self.cache.get(asked.key, asked.stat)
-        return asked
+            request.measures = self.cache.get(request.key, request.stat)
+        return request
 
-    def _submit(self, chunk: list[_Asked[T]]) -> Future[list[ImageMeasures]] | None:
-        paths = [str(asked.path) for asked in chunk if asked.path is not None and asked.measures is None]
+    def _submit(self, chunk: list[_Request[T]]) -> Future[list[ImageMeasures]] | None:
+        paths = [
+            str(request.path) for request in chunk if request.path is not None and request.measures is None
+        ]
         if not paths:
             return None
         if self.workers == 1:
@@ -225,19 +227,19 @@ class Measurer:
             raise PreparationError(_KILLED) from None
 
     def _finish(
-        self, chunk: list[_Asked[T]], future: Future[list[ImageMeasures]] | None
+        self, chunk: list[_Request[T]], future: Future[list[ImageMeasures]] | None
     ) -> Iterator[tuple[T, ImageMeasures | None]]:
         try:
             measured = iter(future.result()) if future else iter(())
         except BrokenProcessPool:
             raise PreparationError(_KILLED) from None
-        for asked in chunk:
-            if asked.path is not None and asked.measures is None:
-                asked.measures = next(measured)
+        for request in chunk:
+            if request.path is not None and request.measures is None:
+                request.measures = next(measured)
                 self.num_measured += 1
-                if asked.stat is not None:
-                    self.cache.put(asked.key, asked.stat, asked.measures)
-            yield asked.row, asked.measures
+                if request.stat is not None:
+                    self.cache.put(request.key, request.stat, request.measures)
+            yield request.row, request.measures
 
     def close(self) -> None:
         """End the workers; what they have not begun is dropped."""

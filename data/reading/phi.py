@@ -186,7 +186,7 @@ def read_lines(path: str | Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Counts over labelled notes; a place counts as found if any finding overlaps it, of whatever kind."""
+    """Counts over labelled notes; a place counts as found if any finding overlaps it, of any kind."""
 
     places: int
     places_found: int

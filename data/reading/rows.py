@@ -13,7 +13,7 @@ from skingpt4.taxonomy.taxonomy import nearest
 # Why a row is refused before its image is opened; the reasons of images are in skingpt4.records.images.REASONS.
 REASONS = {
     "flagged": "the source says not to consider this picture",
-    "listed_twice": "the same picture stands in an earlier row",
+    "listed_twice": "the same picture is in an earlier row",
     "not_listed": "a picture that no row names",
     "unknown_folder": "an unknown class folder",
     "bad_row": "a row that cannot be read",
@@ -41,7 +41,7 @@ class RowError(Exception):
 class Candidate:
     """A row that becomes a record if its image is usable.
 
-    `file` and `row` say where it stands (the header of a table is row 1; None: the file itself is the row),
+    `file` and `row` say where it is (the header of a table is row 1; None: the file itself is the row),
     `fields` holds what the source knows (keys of a record), `remarks` are counted over the records.
     """
 

@@ -30,7 +30,7 @@ KEYS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The table, where its pictures are, how its columns are called."""
+    """The table, where its images are, how its columns are named."""
     add_table_arguments(parser, KEYS)
 
 
@@ -71,7 +71,7 @@ def _rows(table: Table, columns: dict[str, str], images: Path, phi: str) -> Iter
             if not names:
                 raise RowError("bad_row", "names no picture")
             if not seen.add(fields["case_id"]):
-                raise RowError("listed_twice", f"the case {fields['case_id']!r} stands in an earlier row")
+                raise RowError("listed_twice", f"the case {fields['case_id']!r} is in an earlier row")
         except RowError as error:
             refused: list[str] = _images(row, columns) if isinstance(row, dict) else []
             for name in refused or (None,):

@@ -21,7 +21,7 @@ that the taxonomy knows (psoriasis). Other names need a --class-map, a YAML file
 
   Akne: acne_and_rosacea
   BCC pictures: {class: malignant_lesions, disease: basal cell carcinoma}
-  unsorted: null            # kept without class; a folder that is left out here is an error
+  unsorted: null            # used without a class; a folder that is missing here is an error
 
   python -m data.prepare folders pictures --source clinic --class-map classes.yaml --out-dir runs/data/clinic"""
 
@@ -146,7 +146,7 @@ def _rows(
             detail = (
                 f"{folder!r} is not a class folder"
                 if "/" not in name
-                else f"nobody knows the folder {folder!r}"
+                else f"the folder {folder!r} is unknown"
             )
             yield Refusal(str(path), None, str(path), "unknown_folder", detail)
         else:

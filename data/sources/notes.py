@@ -1,4 +1,4 @@
-"""In-house pictures with doctors' notes (step 2): a CSV or JSONL file whose columns can be named."""
+"""In-house images with doctors' notes (step 2): a CSV or JSONL file whose columns can be named."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ HELP = "in-house pictures with notes, CSV or JSONL (step 2)"
 EPILOG = """FILE has a row for each picture. Its columns are `image` (relative to --images), `note`, and, where known,
 `diagnosis`, `class`, `concepts` (names separated by ; or , or |), `fitzpatrick`, `body_site`, `case_id`,
 `patient_id`, `split`, `licence`; in JSONL also `turns`, a list of {"question", "answer"}. Name others with --column;
-columns that nobody names are not read.
+other columns are not read.
 
 Every text that goes into a record is scanned for what identifies a person. Such rows are refused unless --phi says
 otherwise; the scan finds what is written in a usual form and no more (data/README.md says what it misses).
@@ -63,7 +63,7 @@ class Options(TableOptions):
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The table, where its pictures are, how its columns are called."""
+    """The table, where its images are, how its columns are named."""
     add_table_arguments(parser, KEYS)
     parser.add_argument("--preset", choices=PRESETS, help="column names of a public data set")
     parser.add_argument(

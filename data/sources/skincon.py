@@ -1,4 +1,4 @@
-"""SKINCON's concepts on pictures of Fitzpatrick17k and DDI (step 1), either release of its two CSV files."""
+"""SKINCON's concepts on images of Fitzpatrick17k and DDI (step 1), either release of its two CSV files."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def _rows(opened: list[_Opened], strays: DiskMap) -> Iterator[Candidate | Refusa
                 if isinstance(row, str):
                     raise RowError("bad_row", row)
                 if not seen.add(row["ImageID"]):
-                    raise RowError("listed_twice", f"{row['ImageID']} stands in an earlier row")
+                    raise RowError("listed_twice", f"{row['ImageID']} is in an earlier row")
                 yield _candidate(part, file, number, row)
             except RowError as error:
                 name = str(part.images / row["ImageID"]) if isinstance(row, dict) else None

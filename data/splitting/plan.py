@@ -157,7 +157,7 @@ def leaks(ties: dict[str, np.ndarray], in_train: np.ndarray) -> dict[str, int]:
 
 
 def _conflicts(exact: np.ndarray, classes: np.ndarray) -> int:
-    """Groups of equal bytes that stand under more than one class."""
+    """Groups of equal bytes that have more than one class."""
     pairs = np.unique(np.stack([exact[exact >= 0], classes[exact >= 0]], axis=1), axis=0)
     return int((np.unique(pairs[:, 0], return_counts=True)[1] > 1).sum()) if len(pairs) else 0
 
@@ -219,7 +219,7 @@ def describe(report: dict[str, Any]) -> str:
     lines += [f"  {name:12} {n:>8}" for name, n in report["splits"].items()]
     lines.append(
         f"{report['clusters_of_more_than_one']} clusters of images that belong together, the largest of "
-        f"{report['largest_cluster']}; {report['equal_bytes_under_different_classes']} images stand under "
+        f"{report['largest_cluster']}; {report['equal_bytes_under_different_classes']} images are under "
         "more than one class"
     )
     for name, leaked in report["would_have_leaked"].items():
@@ -228,6 +228,6 @@ def describe(report: dict[str, Any]) -> str:
     bare = report["bare_file_names"]
     lines.append(
         f"keyed on the bare file name {bare['lost']} records would have vanished; "
-        f"{bare['repeated_under_different_classes']} of the repeated names stand in different classes"
+        f"{bare['repeated_under_different_classes']} of the repeated names are in different classes"
     )
     return "\n".join(lines)

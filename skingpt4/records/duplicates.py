@@ -117,7 +117,7 @@ def links(records: Manifest, distance: int = NEAR, progress: bool = False) -> di
 
 
 def clusters(ties: dict[str, np.ndarray]) -> np.ndarray:
-    """One cluster number (n,) int64 per record: whatever is tied in any way stands together."""
+    """One cluster number (n,) int64 per record: records with a tie of any kind are in one cluster."""
     count = len(next(iter(ties.values())))
     pairs = [np.empty((0, 2), dtype=np.int64)]
     for numbers in ties.values():

@@ -17,7 +17,7 @@ from typing import Any
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 
 CLASS_NAMES = (*CLASSES, "others")
-SKIN_TYPES = (1, 2, 3, 4, 5, 6, 12, 34, 56)  # DDI knows pairs: 12 stands for I or II
+SKIN_TYPES = (1, 2, 3, 4, 5, 6, 12, 34, 56)  # DDI has pairs: 12 means I or II
 PHI = ("allowed", "redacted")
 MAX_SIDE = 2**31 - 1
 

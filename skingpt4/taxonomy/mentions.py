@@ -77,7 +77,7 @@ def _continues(before: str, after: str) -> bool:
     return _BULLET.match(after) is not None and ":\n" in re.sub(r"[ *]", "", before)
 
 
-# What may stand between two names of one list: a separator and up to two words that describe the second.
+# What may be between two names of one list: a separator and up to two words that describe the second.
 _STOP = (
     "is|are|was|were|has|have|had|but|now|with|without|who|which|that|then|presents?|shows?|on|in|of|from|to|for|"
     "it|this|there|not|no|most|likely|diagnosis|due|because|at|by|than|rather|as|seen|unlikely|less|more"

@@ -145,6 +145,6 @@ def disease(name: str) -> Term | None:
 
 
 def disease_class(name: str) -> str | None:
-    """The class of a disease; None if the name is unknown or Table 2 shows no class (`disease` tells which)."""
+    """The class of a disease; None if the name is unknown (see `disease`) or in no class of Table 2."""
     term = disease(name)
     return term.group if term else None

@@ -117,7 +117,7 @@ def test_equal_bytes_are_kept_once_and_conflicts_counted(tmp_path, capsys):
     assert run(manifest(tmp_path / "all.jsonl", rows), "--out-dir", tmp_path / "out") == 0
     removed = rows_of(tmp_path / "out" / "removed.jsonl")
     assert removed == [{"image": "../pictures/1.jpg", "reason": "equal bytes"}]
-    assert "1 images stand under more than one class" in capsys.readouterr().out
+    assert "1 images are under more than one class" in capsys.readouterr().out
 
 
 def test_what_is_tied_to_an_evaluation_is_left_out(tmp_path):

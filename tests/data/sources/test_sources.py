@@ -86,7 +86,7 @@ def test_rows_of_skincon_are_refused_one_by_one(tmp_path):
     assert len(records) == 2
     told = {r["row"]: (r["reason"], r["detail"]) for r in rejected}
     assert told[4] == ("bad_value", "'Vesicle' is 'yes'; expected 0 or 1")
-    assert told[6] == ("listed_twice", "000001.png stands in an earlier row")
+    assert told[6] == ("listed_twice", "000001.png is in an earlier row")
     assert told[7] == ("bad_row", "has 3 fields, the header has 51")
 
 
