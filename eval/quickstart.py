@@ -60,7 +60,7 @@ def stages(root: Path, phantoms: Path, short: bool, ablation: bool) -> list[Stag
     found = [Stage("weights", ["-m", "skingpt4", "weights", "fetch", *weights], Path("weights"), cheap=True)]
     for split, (count, concepts, notes) in SPLITS.items():
         count = SHORT_PICTURES if short else count
-        render = ["-m", "data.phantoms.splits", "render", "--out-dir", str(phantoms), "--split", split]
+        render = ["-m", "data.phantoms", "render", "--out-dir", str(phantoms), "--split", split]
         render += ["--count", str(count), "--known-concepts", str(concepts), "--known-notes", str(notes)]
         found.append(Stage(f"render {split}", render, phantoms / split / "manifest.jsonl", cheap=True))
     found += [_train("step1", root, phantoms, short), _train("step2", root, phantoms, short)]

@@ -31,5 +31,5 @@ def _hint(path: str) -> str:
         known = "skingpt4 weights list shows what can be fetched; see docs/weights.md"
         return f" ({fetch_command(path) or known})"
     if path.startswith("runs/phantoms/"):
-        return " (render it with python -m data.phantoms.splits render, or run make quickstart)"
+        return " (render it with python -m data.phantoms render, or run make quickstart)"
     return ""

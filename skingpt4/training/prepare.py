@@ -19,8 +19,8 @@ from skingpt4.model import lora
 from skingpt4.model.build import build, build_encoder
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.records.archives import exists
-from skingpt4.records.manifest import Manifest, chain, picture_paths, read_manifest
-from skingpt4.records.overlap import merge_hashes, picture_hashes, require_disjoint
+from skingpt4.records.manifest import Manifest, chain, image_paths, read_manifest
+from skingpt4.records.overlap import image_hashes, merge_hashes, require_disjoint
 from skingpt4.training.features import Team, cached_queries, picture_queries
 from skingpt4.training.samples import (
     HeldOutSamples,
@@ -84,7 +84,7 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
         known = queries_of(encoder(), config.vision.image_size)
         model = build(config, device, encoder())
     parent = None
-    seen = picture_hashes(train_records)
+    seen = image_hashes(train_records)
     if config.initial_checkpoint:
         card = load_projection(model, config, config.initial_checkpoint, known)
         parent = {key: card[key] for key in ("step", "iteration", "tensors_sha256")}
@@ -120,7 +120,7 @@ def require_pictures(records: Manifest) -> None:
     Raises:
         ConfigError: some are not there; says how many, and names the first.
     """
-    paths = picture_paths(records, PICTURES_LOOKED_FOR)
+    paths = image_paths(records, PICTURES_LOOKED_FOR)
     gone = [path for path in paths if not exists(path)]
     if gone:
         of = f" of {len(paths)} looked for" if len(paths) < len(records) else ""
