@@ -23,8 +23,7 @@ from skingpt4.records.manifest import Manifest, chain, read_manifest
 from skingpt4.records.overlap import require_disjoint
 from skingpt4.support.errors import UserError
 from skingpt4.training import compiled, run_folder
-from skingpt4.training.prepare import sample_encoder
-from skingpt4.training.samples import TrainingSamples, answer_for, picture_files
+from skingpt4.training.samples import SampleEncoder, TrainingSamples, answer_for, image_files
 
 
 def describe(config: Config) -> str:
@@ -42,8 +41,8 @@ def describe(config: Config) -> str:
     vision = build_vision(config.vision)
     qformer = build_qformer(config.qformer, vision.width)
     records = _records(config.data.train)
-    samples = sample_encoder(config, tokenizer)
-    pictures = picture_files(records, config.vision.image_size, vision.mean, vision.std, config.data.augment)
+    samples = SampleEncoder.from_config(config, tokenizer)
+    pictures = image_files(records, config.vision.image_size, vision.mean, vision.std, config.data.augment)
     training = TrainingSamples(records, samples, pictures, config.seed)
     sample = training[0]
     encoder_parameters = sum(p.numel() for p in (*vision.parameters(), *qformer.parameters()))
@@ -91,7 +90,7 @@ def describe(config: Config) -> str:
 
 def _layers(config: Config, language_model: Any) -> str:
     iterations = config.optim.max_epoch * config.optim.iters_per_epoch
-    if compiled.wanted(config.language.compile, language_model, iterations):
+    if compiled.should_compile(config.language.compile, language_model, iterations):
         return "compiled by torch before the first iteration, up to a minute (language.compile)"
     return "as written (language.compile)"
 

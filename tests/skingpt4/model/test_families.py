@@ -240,8 +240,8 @@ def test_the_projection_learns_through_it(name, networks):
     optimizer = make_optimizer(model, OptimConfig(init_lr=3e-2))
     model.train()
     steps = [train_step(model, optimizer, [batch], accelerator, 1.0) for _ in range(12)]
-    assert steps[0]["gradient_norm"] > 1e-4
-    assert steps[-1]["loss"] < steps[0]["loss"] - 0.2
+    assert steps[0].gradient_norm > 1e-4
+    assert steps[-1].loss < steps[0].loss - 0.2
     assert all(p.grad is None for p in model.language_model.parameters())
 
 
