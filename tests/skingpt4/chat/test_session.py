@@ -535,5 +535,5 @@ def test_all_that_computes_is_done_by_one_thread(start, monkeypatch):
     scored = differential.score_sets
     monkeypatch.setattr(score, lambda *args: (seen.append(threading.current_thread().name), scored(*args))[1])
     session.add_image(make_picture(1))
-    differential.differential(session.model, session.config, session)
+    differential.differential(session.model, session.config, session.queries)
     assert seen == ["decoder", "decoder"]
