@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -15,8 +14,8 @@ from skingpt4.config.load import to_yaml
 from skingpt4.config.schema import Config, ConfigError
 from skingpt4.doctor import memory
 from skingpt4.model import lora
-from skingpt4.model.build import build_language_model, build_qformer, build_vision, encoder_device
-from skingpt4.model.language import describe_place
+from skingpt4.model.build import build_qformer, build_vision, encoder_device
+from skingpt4.model.language import LanguageModel
 from skingpt4.model.network import SkinGPT4, describe_precision
 from skingpt4.model.prompts import IMAGE_TOKEN, Encoded, get_template
 from skingpt4.records.manifest import Manifest, chain, read_manifest
@@ -37,12 +36,12 @@ def describe(config: Config) -> str:
     if problems:
         raise ConfigError("this run cannot start:\n  " + "\n  ".join(problems))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    language_model, tokenizer = build_language_model(config.language, device)
-    model = SkinGPT4(None, language_model, tokenizer, config.qformer.width)
+    language_model = LanguageModel(config.language, device)
+    model = SkinGPT4(None, language_model, config.qformer.width)
     vision = build_vision(config.vision)
     qformer = build_qformer(config.qformer, vision.width)
     records = _records(config.data.train)
-    samples = sample_encoder(config, tokenizer)
+    samples = sample_encoder(config, model.tokenizer)
     pictures = picture_files(records, config.vision.image_size, vision.mean, vision.std, config.data.augment)
     training = TrainingSamples(records, samples, pictures, config.seed)
     sample = training[0]
@@ -76,20 +75,20 @@ def describe(config: Config) -> str:
         f"Q-Former {config.qformer.num_query_tokens} queries of {config.qformer.width}, "
         f"{describe_precision(config.encoder.dtype, encoder_device(config, device))}",
         f"language model {config.language.model}, {language_model.config.model_type}, "
-        f"{describe_place(language_model)}",
+        f"{language_model.describe_place()}",
         f"layers         {_layers(config, language_model)}",
         f"trainable      1 linear layer{branches}: {trainable / 1e6:.2f} M of "
         f"{(decoder + encoder_parameters) / 1e6:.0f} M parameters",
         f"memory         about {memory.gib(need):.1f} GiB (estimate of docs/memory.md)",
         f"answer         {answer_for(records[training.row_of(0)], config.prompt)}",
         "one sample, the supervised part between >> and <<:",
-        show_sample(sample["encoded"], tokenizer),
+        show_sample(sample["encoded"], model.tokenizer),
     ]
     lines.append("Research software, not a medical device.")
     return "\n".join(lines)
 
 
-def _layers(config: Config, language_model: Any) -> str:
+def _layers(config: Config, language_model: LanguageModel) -> str:
     iterations = config.optim.max_epoch * config.optim.iters_per_epoch
     if compiled.wanted(config.language.compile, language_model, iterations):
         return "compiled by torch before the first iteration, up to a minute (language.compile)"

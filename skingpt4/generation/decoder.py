@@ -27,7 +27,6 @@ from skingpt4.generation.lookup import Lookup
 from skingpt4.generation.sampling import Generation, Sampler, knows_rules
 from skingpt4.generation.stream import Stream
 from skingpt4.generation.whole import answer_whole
-from skingpt4.model.language import input_device
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import IMAGE_TOKEN, Encoded
 from skingpt4.support.threads import fulfil
@@ -74,7 +73,7 @@ class Decoder:
         self._reading: Stream | None = None
         self._running: list[Stream] = []
         self._rows: Rows | None = None
-        self.repeats = model.cuda_graphs and can_repeat(model.language_model)
+        self.repeats = getattr(model, "cuda_graphs", False) and can_repeat(model.language_model)
         self._repeated: Step | None = None
         self._closing = False
         _OPEN.add(self)
@@ -293,7 +292,7 @@ class Decoder:
             if self.repeats:
                 logits = self._repeat(model, rows, [stream.ids[-1] for stream in self._running])
             else:
-                device = input_device(model.language_model)
+                device = model.language_model.input_device
                 ids = torch.tensor([[stream.ids[-1], *guessed] for stream in self._running], device=device)
                 logits = _forward(model, rows, 1 + len(guessed), input_ids=ids)
             likeliest = logits.float().argmax(-1).tolist()
@@ -328,7 +327,7 @@ class Decoder:
                 f"language.cuda_graphs: cannot record a token, going on without ({why})", stacklevel=1
             )
             self.repeats, self._repeated = False, None
-            device = input_device(model.language_model)
+            device = model.language_model.input_device
             return _forward(model, rows, 1, input_ids=torch.tensor(ids, device=device)[:, None])
 
     def _fail_newest(self, error: BaseException) -> None:
@@ -366,7 +365,7 @@ def _forward(model: SkinGPT4, rows: Rows, length: int, **inputs: Any) -> Tensor:
     """Read `length` tokens of each row; returns the logits (rows, tokens, vocabulary), of the last ones at least."""
     rows.reserve(length)
     mask = rows.attention_mask(length)
-    device = input_device(model.language_model)
+    device = model.language_model.input_device
     positions = torch.tensor(rows.lengths)[:, None] + torch.arange(length)
     out = model.language_model(
         **inputs,

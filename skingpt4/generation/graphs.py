@@ -15,21 +15,20 @@ import torch
 from torch import Tensor
 
 from skingpt4.generation.cache import Rows
-from skingpt4.model.language import input_device
-from skingpt4.model.loss import takes_mask
+from skingpt4.model.language import LanguageModel
 
 
-def can_repeat(model: Any) -> bool:
+def can_repeat(model: LanguageModel) -> bool:
     """Whether a language model's token can be recorded: whole on one GPU, not quantised, masked explicitly.
 
     Args:
         model: a causal language model.
     """
     config = model.config.get_text_config(decoder=True)
-    whole = len(set(getattr(model, "hf_device_map", {"": 0}).values())) == 1
-    plain = getattr(model, "skingpt4_quantization", "none") == "none"
+    whole = len(set((model.device_map or {"": 0}).values())) == 1
+    plain = model.quantization == "none"
     window = getattr(config, "sliding_window", None)
-    return input_device(model).type == "cuda" and whole and plain and not window and takes_mask(model)
+    return model.input_device.type == "cuda" and whole and plain and not window and model.takes_mask
 
 
 class Step:
@@ -45,7 +44,7 @@ class Step:
         self.model, self.rows = model, rows
         self.shape = (rows.columns.rows, rows.columns.capacity)
         num_rows, capacity = self.shape
-        device = input_device(model)
+        device = model.input_device
         self.ids = torch.zeros(num_rows, 1, dtype=torch.long, device=device)
         self.positions = torch.zeros_like(self.ids)
         self.column = torch.zeros(1, dtype=torch.long, device=device)

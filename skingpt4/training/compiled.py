@@ -11,57 +11,55 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 
-from skingpt4.model.language import input_device
-from skingpt4.model.loss import has_plain_head
+from skingpt4.model.language import LanguageModel
 
 PAYS_AFTER = 200  # iterations; a third of a second is saved in one of eight answers, 20 to 50 s are the price
 TRIAL_TOKENS = 24
 
 
-def wanted(choice: str, model: Any, iterations: int) -> bool:
+def wanted(choice: str, model: LanguageModel, iterations: int) -> bool:
     """Whether to compile: as `language.compile` says; auto where it was measured to pay.
 
     That is bf16 and fp32 on a CPU, over more iterations than the compiler costs, with a compiler here.
 
     Args:
         choice: auto, always or never.
-        model: a causal language model.
+        model: the language model.
         iterations: of the whole run; a resumed one must be computed as it was begun.
     """
     if choice != "auto":
         return choice == "always"
-    on_cpu = input_device(model).type == "cpu" and not getattr(model, "hf_device_map", None)
-    plain = getattr(model, "skingpt4_quantization", "none") == "none"
+    on_cpu = model.input_device.type == "cpu" and not model.device_map
+    plain = model.quantization == "none"
     found = shutil.which(os.environ.get("CXX", "g++"))
     in_time = iterations >= PAYS_AFTER
     return on_cpu and plain and model.dtype is not torch.float16 and in_time and bool(found)
 
 
-def layers(model: Any) -> list[nn.Module]:
-    """The repeated blocks of a causal language model, as its family names them for splitting it over devices."""
-    names = set(getattr(model, "_no_split_modules", None) or ())
+def layers(model: LanguageModel) -> list[nn.Module]:
+    """The repeated blocks of a language model, as its family names them for splitting it over devices."""
+    names = set(getattr(model.model, "_no_split_modules", None) or ())
     return [module for module in model.modules() if type(module).__name__ in names]
 
 
-def compile_layers(model: Any, backend: str = "inductor") -> str | None:
+def compile_layers(model: LanguageModel, backend: str = "inductor") -> str | None:
     """Compile the layers in place, on trial inputs; returns why that cannot be, None if it could.
 
     Whatever the compiler comes to grief at, the layers then are as they were. A form that is met only later and
     fails is run as written, too.
 
     Args:
-        model: a causal language model.
+        model: the language model.
         backend: torch's name of what compiles.
     """
     blocks = layers(model)
     if not blocks:
         return f"{model.config.model_type} does not say what its layers are"
-    has_plain_head(model)  # asked of the model once, in a form that need not be compiled
+    _ = model.has_plain_head  # tried once, in a form that need not be compiled
     torch._dynamo.config.suppress_errors = False
     for block in blocks:
         block.compile(dynamic=True, backend=backend)
@@ -77,13 +75,13 @@ def compile_layers(model: Any, backend: str = "inductor") -> str | None:
     return None
 
 
-def _try(model: Any, rows: int) -> None:
+def _try(model: LanguageModel, rows: int) -> None:
     """A pass there and back over empty embeddings, padded as batches are."""
     table = model.get_input_embeddings().weight
-    embeds = torch.zeros(rows, TRIAL_TOKENS, table.shape[1], dtype=table.dtype, device=input_device(model))
+    embeds = torch.zeros(rows, TRIAL_TOKENS, table.shape[1], dtype=table.dtype, device=model.input_device)
     mask = torch.ones(rows, TRIAL_TOKENS, dtype=torch.long, device=embeds.device)
     mask[0, -1] = 0
-    hidden = model.base_model(inputs_embeds=embeds.requires_grad_(), attention_mask=mask, use_cache=False)[0]
+    hidden = model.hidden_states(embeds.requires_grad_(), mask)
     hidden.float().sum().backward()
     model.zero_grad()
 

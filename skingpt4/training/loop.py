@@ -24,8 +24,6 @@ from skingpt4.config.compat import BEHAVIOURS, OURS, Behaviour
 from skingpt4.config.load import to_dict, to_yaml
 from skingpt4.config.schema import Config, ConfigError, OptimConfig
 from skingpt4.model import lora
-from skingpt4.model.language import describe_place, input_device
-from skingpt4.model.loss import packing
 from skingpt4.model.network import SkinGPT4
 from skingpt4.support.errors import UserError
 from skingpt4.training import compiled, run_folder
@@ -182,7 +180,7 @@ def _announce(config: Config, prepared: Prepared, accelerator: Accelerator) -> N
     accelerator.print(
         f"{config.step}: {len(prepared.training)} records, {trainable / 1e6:.2f} M of {total / 1e6:.0f} M "
         f"parameters trained, {accelerator.num_processes} x {accelerator.device}\n"
-        f"language model: {describe_place(prepared.model.language_model)}; "
+        f"language model: {prepared.model.language_model.describe_place()}; "
         f"encoder: {encoder.describe_place() if encoder else 'not needed, features are kept'}"
     )
 
@@ -269,9 +267,9 @@ def _collate(config: Config, model: SkinGPT4, behaviour: Behaviour) -> Collate:
     """
     if behaviour.mean_of_means:
         return Collate()
-    batching = choose_batching(config.data.batching, input_device(model.language_model))
+    batching = choose_batching(config.data.batching, model.language_model.input_device)
     if batching == "packed":
-        packing(model.language_model)  # refuses what cannot be packed
+        model.language_model.require_packing()  # refuses what cannot be packed
     return Collate(batching, config.data.group_tokens)
 
 
