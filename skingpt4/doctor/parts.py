@@ -27,9 +27,7 @@ def encoder(patient: Patient) -> Iterator[Finding]:
     """Vision encoder and Q-Former: laid out without memory, their files' headers compared name by name."""
     v, q = patient.config.vision, patient.config.qformer
     try:
-        vision = built_without_memory(
-            lambda: VisionEncoder(v.model, dict(v.model_args), v.image_size, v.block, v.norm, v.norm_eps)
-        )
+        vision = built_without_memory(lambda: VisionEncoder(v))
     except UserError as error:
         yield Finding("vision encoder", MISSING, str(error))
         return
@@ -37,12 +35,7 @@ def encoder(patient: Patient) -> Iterator[Finding]:
     patient.encoder_parameters += sum(p.numel() for p in vision.parameters())
     text = f"{v.model}, {vision.num_tokens} tokens of {vision.width}"
     yield _weights("vision encoder", text, v.weights, VISION_PREFIXES, vision)
-    qformer = built_without_memory(
-        lambda: QFormer(
-            vision.width, q.num_query_tokens, q.width, q.num_layers, q.num_heads, q.intermediate_width,
-            q.cross_attention_every,
-        )
-    )  # fmt: skip
+    qformer = built_without_memory(lambda: QFormer(q, vision.width))
     patient.encoder_parameters += sum(p.numel() for p in qformer.parameters())
     text = f"{q.num_query_tokens} queries of {q.width}"
     yield _weights("Q-Former", text, q.weights, QFORMER_PREFIXES, qformer)

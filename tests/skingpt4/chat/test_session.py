@@ -77,7 +77,7 @@ def wait_until(fact):
 def tell(session, text, wait_at=None):
     head = Say(session.model.tokenizer, text, wait_at)
     session.decoder.max_guessed = 0  # the head counts passes
-    session.model.language_model.set_output_embeddings(head)
+    session.model.language_model.model.set_output_embeddings(head)
     return head
 
 
