@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from skingpt4.config.schema import Config
 from skingpt4.model.build import build_qformer, build_vision
 from skingpt4.model.language import DTYPES, choose_attention
+from skingpt4.model.network import LOSS_CHUNK_BYTES
 from skingpt4.model.quantisation import import_bitsandbytes
 
 GIB = 2.0**30
@@ -219,14 +220,13 @@ def training(
     trainable += lora_parameters(shape, config.lora.rank, config.lora.targets)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     attention = choose_attention(config.language.attention, DTYPES[dtype], device)
-    in_parts = shape.plain_head and config.language.logits == "supervised"
-    with_logits, chunk = (supervised, config.language.loss_chunk_mb) if in_parts else (tokens, 0)
+    with_logits, chunk = (supervised, LOSS_CHUNK_BYTES) if shape.plain_head else (tokens, 0)
     return {
         "language model": weight_bytes(shape, dtype, quantization),
         "image encoder": 0 if kept else 4 * encoder_parameters,
         "trained tensors, gradients, AdamW": trained_bytes(trainable),
         ACTIVATIONS: activation_bytes(shape, batch, tokens, dtype, attention),
-        "logits": logits_bytes(shape, batch * with_logits, dtype, chunk * 2**20),
+        "logits": logits_bytes(shape, batch * with_logits, dtype, chunk),
         "kept features": num_pictures * queries * config.qformer.width * 2 if kept else 0,
     }
 

@@ -125,6 +125,6 @@ def build(config: Config, device: torch.device, encoder: ImageEncoder | None = N
 
 def apply_levers(model: SkinGPT4, config: LanguageConfig) -> None:
     """Set on a network what a configuration says of how, not of what, it computes."""
-    model.loss_chunk_bytes = config.loss_chunk_mb * 2**20
-    model.all_logits = config.logits == "all"
-    model.cuda_graphs = config.cuda_graphs
+    model.loss_chunk_bytes = 32 * 2**20
+    model.all_logits = False
+    model.cuda_graphs = False

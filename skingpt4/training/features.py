@@ -97,7 +97,7 @@ def cached_queries(
     Args:
         manifest: the file that `records` were read from.
         records: its records.
-        config: names the encoder, and the type (`data.feature_dtype`).
+        config: names the encoder.
         cache_dir: where stores stand.
         get_encoder: gives the encoder when it is needed; by default it is built.
         views: 1 keeps whole pictures, more keeps so many random crops of each.
@@ -107,12 +107,10 @@ def cached_queries(
         FeatureError: the disk is too small, or what is kept is damaged.
         ImageError: a picture cannot be read.
     """
-    kind = f"{encoder_identity(config)}-{views}x{config.qformer.num_query_tokens}-{config.data.feature_dtype}"
+    kind = f"{encoder_identity(config)}-{views}x{config.qformer.num_query_tokens}-float16"
     folder = Path(cache_dir) / kind / file_sha256(manifest)[:16]
     team = team or Team()
-    shape = Shape(
-        len(records), views, config.qformer.num_query_tokens, config.qformer.width, config.data.feature_dtype
-    )
+    shape = Shape(len(records), views, config.qformer.num_query_tokens, config.qformer.width, "float16")
     leads = team.rank == 0
     with locked(folder) if leads and not is_complete(folder) else nullcontext():
         if leads and not is_complete(folder):  # another run may have finished it while this one waited

@@ -272,7 +272,7 @@ def _collate(config: Config, model: SkinGPT4, behaviour: Behaviour) -> Collate:
     batching = choose_batching(config.data.batching, input_device(model.language_model))
     if batching == "packed":
         packing(model.language_model)  # refuses what cannot be packed
-    return Collate(batching, config.data.group_tokens)
+    return Collate(batching, 384)
 
 
 def _batches(

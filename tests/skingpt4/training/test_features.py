@@ -92,13 +92,6 @@ def test_features_are_read_through_a_map_not_into_memory(config, tmp_path):
     assert store[[4, 0, 4]].shape == (3, NUM_QUERIES, QUERY_WIDTH)
 
 
-def test_in_bfloat16(folder, config, tmp_path):
-    store = keep(tiny_config(folder, data__feature_dtype="bfloat16"), tmp_path)
-    expected = encode_records(read_manifest(config.data.train[0]), build_encoder(config), IMAGE_SIZE)
-    assert everything(store).dtype == torch.bfloat16
-    assert torch.equal(everything(store), expected.bfloat16())
-
-
 def test_other_weights_pictures_or_records_make_another_store(config, folder, tmp_path):
     first = everything(keep(config, tmp_path / "cache"))
     other = tiny_config(folder, vision__weights=save_encoder(folder, seed=1)[0])
