@@ -13,8 +13,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 from skingpt4.config.load import load_config
-from skingpt4.doctor.examine import examine, table, verdict
-from skingpt4.doctor.findings import MISSING
+from skingpt4.doctor.examine import examine, stopped, table, verdict
+from skingpt4.doctor.findings import Facts
 from skingpt4.support.cli import DISCLAIMER
 from skingpt4.support.errors import reported
 
@@ -36,13 +36,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
     args = parser.parse_intermixed_args(argv)
     with reported() as status:
-        findings = examine(load_config(args.config, args.overrides), args.online)
-        stopped = any(f.state == MISSING for f in findings)
+        findings = examine(Facts(load_config(args.config, args.overrides), args.online))
+        stops = stopped(findings)
         if args.json:
-            told = {"config": str(Path(args.config)), "ok": not stopped, "verdict": verdict(findings)}
-            told["findings"] = [asdict(f) for f in findings]
-            print(json.dumps({**told, "disclaimer": DISCLAIMER}, indent=1))
+            report = {"config": str(Path(args.config)), "ok": not stops, "verdict": verdict(findings)}
+            report["findings"] = [asdict(f) for f in findings]
+            print(json.dumps({**report, "disclaimer": DISCLAIMER}, indent=1))
         else:
             print(table(args.config, findings, min(118, shutil.get_terminal_size((110, 24)).columns)))
-        status.code = int(stopped)
+        status.code = int(stops)
     return status.code

@@ -6,7 +6,7 @@ A rule takes a value and returns None, or says what would be right, e.g. "it mus
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import field
 from typing import Any, TypeVar
 
@@ -36,34 +36,18 @@ def one_of(*allowed: str) -> Rule:
     return rule
 
 
-def positive(value: float) -> str | None:
-    """Above 0."""
-    return None if value > 0 else "it must be above 0"
+def _rule(holds: Callable[[Any], bool], otherwise: str) -> Rule:
+    return lambda value: None if holds(value) else otherwise
 
 
-def not_negative(value: float) -> str | None:
-    """0 or above."""
-    return None if value >= 0 else "it must not be negative"
-
-
-def fraction(value: float) -> str | None:
-    """In 0..1, both included."""
-    return None if 0 <= value <= 1 else "it must lie in 0..1"
-
-
-def below_one(value: float) -> str | None:
-    """In 0..1, 1 excluded."""
-    return None if 0 <= value < 1 else "it must lie in 0..1, below 1"
-
-
-def not_empty(value: Sequence[str]) -> str | None:
-    """A list with at least one entry."""
-    return None if value else "it is empty; give at least one"
-
-
-def one_per_channel(value: Sequence[float] | None) -> str | None:
-    """Three numbers, or null."""
-    return None if value is None or len(value) == 3 else "it must have three values, one for each channel"
+positive = _rule(lambda value: value > 0, "it must be above 0")
+not_negative = _rule(lambda value: value >= 0, "it must not be negative")
+fraction = _rule(lambda value: 0 <= value <= 1, "it must lie in 0..1")
+below_one = _rule(lambda value: 0 <= value < 1, "it must lie in 0..1, below 1")
+not_empty = _rule(bool, "it is empty; give at least one")
+one_per_channel = _rule(
+    lambda value: value is None or len(value) == 3, "it must have three values, one for each channel"
+)
 
 
 def sentence_with(name: str) -> Rule:
