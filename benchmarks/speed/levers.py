@@ -76,10 +76,10 @@ def ways(bench: Bench, setting: options.Setting) -> dict[str, Way]:
         return Way(run, counts.Step(tokens, tokens if all_logits else supervised, pictures * encoder))
 
     def put_together(batching: str) -> Batches:
-        return [Collate(batching, config.data.group_tokens)(batch) for batch in samples]
+        return [Collate(batching, 384)(batch) for batch in samples]
 
     def with_pictures() -> Batches:
-        collate = Collate(bench.batching, config.data.group_tokens)
+        collate = Collate(bench.batching, 384)
         return [
             collate(
                 [
