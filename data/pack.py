@@ -28,7 +28,7 @@ from skingpt4.records.images import ImageError, open_image
 from skingpt4.records.manifest import manifest_lines, read_manifest
 from skingpt4.records.record import parse_line
 from skingpt4.support.errors import UserError, reported
-from skingpt4.weights.files.tensors import file_sha256
+from skingpt4.support.files import file_sha256
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 STATE = "packing.json"

@@ -30,9 +30,8 @@ from eval.page.pdf import write_pdf
 from eval.rating.ratings import Rating, read_csv
 from eval.rating.summary import summary as rating_summary
 from skingpt4.support.errors import UserError, reported
-from skingpt4.support.files import write_text
+from skingpt4.support.files import file_sha256, write_text
 from skingpt4.taxonomy.published import published
-from skingpt4.weights.files.tensors import file_sha256
 
 FIRST = "two_step"  # the arm that the others are compared with
 ARMS = (FIRST, "step1_only", "step2_only", "untrained", "blank_image", "noise_image", "other_image")

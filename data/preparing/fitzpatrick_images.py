@@ -12,8 +12,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.preparing.engine import whole_file
-from data.preparing.picture_download import STATUSES, DownloadError, Manners, Outcome, Wanted, run
+from data.preparing.picture_download import STATUSES, ListedImage, Outcome, RequestLimits, run
 from data.reading.tables import Table
+from skingpt4.weights.fetch.download import DownloadError
 
 MISSING = "missing.csv"
 HELP = "Fitzpatrick17k's pictures, downloaded from the urls of fitzpatrick17k.csv"
@@ -25,7 +26,7 @@ listed one. A run that was stopped goes on when the same command is given again;
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommand's arguments."""
-    polite = Manners()
+    limits = RequestLimits()
     parser.add_argument("csv", type=Path, help="fitzpatrick17k.csv, with either header")
     parser.add_argument(
         "--out-dir", type=Path, required=True, metavar="DIR", help="gets MD5.jpg and missing.csv"
@@ -35,16 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
     parser.add_argument(
-        "--rate", type=float, default=polite.rate, metavar="N",
+        "--rate", type=float, default=limits.rate, metavar="N",
         help="requests a second to one host (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--parallel", type=int, default=polite.parallel, metavar="N", help="default: %(default)s"
+        "--parallel", type=int, default=limits.parallel, metavar="N", help="default: %(default)s"
     )
     parser.add_argument(
-        "--per-host", type=int, default=polite.per_host, metavar="N", help="default: %(default)s"
+        "--per-host", type=int, default=limits.per_host, metavar="N", help="default: %(default)s"
     )
-    parser.add_argument("--tries", type=int, default=polite.tries, metavar="N", help="default: %(default)s")
+    parser.add_argument("--tries", type=int, default=limits.tries, metavar="N", help="default: %(default)s")
     parser.add_argument("--ask-again", action="store_true", help="ask once more for what was gone or changed")
     parser.add_argument(
         "--dry-run", action="store_true", help="count what would be asked of whom, ask nobody"
@@ -65,8 +66,8 @@ def run_command(args: argparse.Namespace) -> int:
     names = annotated(args.only) if args.only else None
     total = table.count() if names is None else len(names)
     if args.dry_run:
-        return _show(wanted(table, names, args.limit))
-    manners = Manners(args.parallel, args.per_host, args.rate, args.tries)
+        return _show(listed_images(table, names, args.limit))
+    limits = RequestLimits(args.parallel, args.per_host, args.rate, args.tries)
     try:
         args.out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -78,12 +79,14 @@ def run_command(args: argparse.Namespace) -> int:
         missing = csv.writer(file)
         missing.writerow(["md5hash", "url", "status", "detail"])
 
-        def seen(outcome: Outcome) -> None:
+        def on_outcome(outcome: Outcome) -> None:
             bar.update()
             if outcome.status not in ("kept", "present", "repeated"):
                 missing.writerow([outcome.md5, outcome.url, outcome.status, outcome.detail])
 
-        counts = run(wanted(table, names, args.limit), args.out_dir, manners, args.ask_again, seen)
+        counts = run(
+            listed_images(table, names, args.limit), args.out_dir, limits, args.ask_again, on_outcome
+        )
     for status, meaning in STATUSES.items():
         if counts[status]:
             print(f"{counts[status]:>7}  {status:12} {meaning}")
@@ -93,7 +96,7 @@ def run_command(args: argparse.Namespace) -> int:
     return 0
 
 
-def wanted(table: Table, names: set[str] | None, limit: int | None) -> Iterator[Wanted]:
+def listed_images(table: Table, names: set[str] | None, limit: int | None) -> Iterator[ListedImage]:
     """The rows' pictures; rows without a proper MD5 are named and passed over."""
     given = 0
     for number, row in table:
@@ -109,7 +112,7 @@ def wanted(table: Table, names: set[str] | None, limit: int | None) -> Iterator[
         if not re.fullmatch(r"[0-9a-f]{32}", md5):
             tqdm.write(f"{table.path}, row {number}: md5hash is {md5!r}, no 32 hex digits")
             continue
-        yield Wanted(md5, url if re.match(r"https?://", url, re.IGNORECASE) else "")
+        yield ListedImage(md5, url if re.match(r"https?://", url, re.IGNORECASE) else "")
 
 
 def annotated(path: Path) -> set[str]:
@@ -119,7 +122,7 @@ def annotated(path: Path) -> set[str]:
     return {Path(row["ImageID"].strip()).stem.lower() for _, row in table if isinstance(row, dict)}
 
 
-def _show(rows: Iterator[Wanted]) -> int:
+def _show(rows: Iterator[ListedImage]) -> int:
     hosts: dict[str, int] = {}
     for row in rows:
         host = row.url.split("/")[2] if row.url else "no url"

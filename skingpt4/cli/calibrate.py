@@ -25,9 +25,9 @@ from skingpt4.model.network import SkinGPT4
 from skingpt4.records.manifest import Manifest, chain, read_manifest
 from skingpt4.records.overlap import check_cases, find_overlaps
 from skingpt4.support.errors import reported
+from skingpt4.support.files import file_sha256
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 from skingpt4.training.features import cached_queries
-from skingpt4.weights.files.tensors import file_sha256
 
 
 def require_held_out(records: Manifest, path: str, card: dict[str, Any]) -> str | None:

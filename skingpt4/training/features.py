@@ -28,6 +28,7 @@ from skingpt4.model.network import ImageEncoder
 from skingpt4.records.archives import StoreError, read_bytes
 from skingpt4.records.images import MAX_BYTES, open_image, random_crop_box, to_tensor
 from skingpt4.records.record import Record
+from skingpt4.support.files import file_sha256
 from skingpt4.training.feature_store import (
     DTYPES,
     FeatureStore,
@@ -39,7 +40,6 @@ from skingpt4.training.feature_store import (
     require_space,
 )
 from skingpt4.training.samples import PictureSource, picture_files
-from skingpt4.weights.files.tensors import file_sha256
 
 IN_MEMORY = 16  # pictures, or crops of them, that are encoded at once
 

@@ -21,6 +21,7 @@ from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.records.archives import exists
 from skingpt4.records.manifest import Manifest, chain, picture_paths, read_manifest
 from skingpt4.records.overlap import merge_hashes, picture_hashes, require_disjoint
+from skingpt4.support.files import file_sha256
 from skingpt4.training.features import Team, cached_queries, picture_queries
 from skingpt4.training.samples import (
     HeldOutSamples,
@@ -29,7 +30,6 @@ from skingpt4.training.samples import (
     TrainingSamples,
     picture_files,
 )
-from skingpt4.weights.files.tensors import file_sha256
 
 PICTURES_LOOKED_FOR = 20_000  # a file takes microseconds to find on a disk, milliseconds over a network
 
