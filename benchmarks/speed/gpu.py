@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from skingpt4.generation.graphs import Step
 from torch import Tensor
 from transformers import StaticCache
 
@@ -28,7 +29,6 @@ from benchmarks.harness import counts, hardware, options, shapes, workload
 from skingpt4.config.schema import LanguageConfig, OptimConfig
 from skingpt4.doctor import memory
 from skingpt4.generation.cache import Rows
-from skingpt4.generation.graphs import Step
 from skingpt4.model.language import LanguageModel
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import IGNORED, IMAGE_TOKEN

@@ -19,7 +19,6 @@ from torch.utils.data import DataLoader
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config
 from skingpt4.model.language import LanguageModel
-from skingpt4.model.loss import packing
 from skingpt4.model.prompts import IGNORED
 from skingpt4.training.interrupt import ignore_interrupt
 from skingpt4.training.samples import TrainingSamples

@@ -21,7 +21,8 @@ from skingpt4.model.build import build, build_encoder
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.records.archives import exists
 from skingpt4.records.manifest import Manifest, chain, image_paths, read_manifest
-from skingpt4.records.overlap import merge_hashes, image_hashes, require_disjoint
+from skingpt4.records.overlap import image_hashes, merge_hashes, require_disjoint
+from skingpt4.support.files import file_sha256
 from skingpt4.training.features import Team, cached_images, cached_queries
 from skingpt4.training.samples import (
     HeldOutSamples,
@@ -30,7 +31,6 @@ from skingpt4.training.samples import (
     TrainingSamples,
     image_files,
 )
-from skingpt4.weights.files.tensors import file_sha256
 
 MAX_CHECKED_IMAGES = 20_000  # a file takes microseconds to find on a disk, milliseconds over a network
 
