@@ -8,15 +8,14 @@ of complete Arrow columns (`records.columns`), and the JSON Schema for other pro
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from dataclasses import dataclass
 from typing import Any
 
-from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
+from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, OTHERS, nearest
 
-CLASS_NAMES = (*CLASSES, "others")
+CLASS_NAMES = (*CLASSES, OTHERS)
 SKIN_TYPES = (1, 2, 3, 4, 5, 6, 12, 34, 56)  # DDI has pairs: 12 means I or II
 PHI = ("allowed", "redacted")
 MAX_SIDE = 2**31 - 1
@@ -152,8 +151,8 @@ def _problem_of_concepts(key: str, concepts: Any) -> str | None:
         return f"'{key}' must be a list of SKINCON names, found {concepts!r}"
     for concept in concepts:
         if not isinstance(concept, str) or concept not in _CONCEPTS:
-            near = difflib.get_close_matches(str(concept), CONCEPTS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            near = nearest(str(concept), CONCEPTS)
+            hint = f"; did you mean {near!r}?" if near else ""
             return f"{concept!r} is none of SKINCON's 48 concepts{hint}"
     return f"'{key}' names one twice: {', '.join(concepts)}" if len(set(concepts)) < len(concepts) else None
 

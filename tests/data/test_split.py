@@ -47,13 +47,13 @@ def test_near_pairs_equals_comparing_all(values, distance, data):
             bits = data.draw(st.sets(st.integers(0, 63), max_size=10))
             values.append(value ^ sum(1 << bit for bit in bits))
     hashes = np.unique(np.array(values, dtype=np.uint64))
-    wanted = {
+    expected = {
         (i, j)
         for i in range(len(hashes))
         for j in range(i + 1, len(hashes))
         if bin(int(hashes[i]) ^ int(hashes[j])).count("1") <= distance
     }
-    assert {tuple(pair) for pair in duplicates.near_pairs(hashes, distance).tolist()} == wanted
+    assert {tuple(pair) for pair in duplicates.near_pairs(hashes, distance).tolist()} == expected
 
 
 def test_large_buckets_are_compared_in_blocks(monkeypatch):
