@@ -72,7 +72,7 @@ def url(tmp_path_factory) -> Iterator[str]:
     config = tiny_config(folder, output_dir=str(folder / "run"))
     config.prompt.questions = ["What is wrong with my skin?"]
     model = make_model(folder, encoder=make_encoder())
-    tools = page_tools.tools(model, config, model_identity(config, None))
+    tools = page_tools.for_model(model, config, model_identity(config, None))
     tools = dataclasses.replace(tools, new_session=lambda: Paced(model, config))
     address = demo.Address(port=free_port())
     blocks = demo.launch(tools, address)

@@ -129,7 +129,7 @@ def served(model, tmp_path_factory):
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     network, config = model
     address = Address(port=free_port(), max_upload_mb=1)
-    blocks = demo.launch(tools.tools(network, config, model_identity(config, None)), address)
+    blocks = demo.launch(tools.for_model(network, config, model_identity(config, None)), address)
     yield f"http://127.0.0.1:{address.port}", folder
     blocks.close(verbose=False)
     if before is None:
