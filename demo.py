@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 # Gradio and torch take seconds to import, so they are imported only after the command line has been parsed.
 from skingpt4.server import gradio_app
 from skingpt4.server.address import Address, stay_local
+from skingpt4.support.cli import add_model_arguments, make_parser, setup_logging
 from skingpt4.support.errors import UserError, reported
 
 if TYPE_CHECKING:
@@ -25,20 +26,14 @@ EXAMPLES = f"""examples:
   python demo.py --checkpoint runs/quickstart/step2 --port 8000 --language de
   {PASSWORD}=... python demo.py --config configs/tiny/step2.yaml --password
 
-The page is for this machine only: without --share it has no public link, and it sends nothing to other machines.
-Research software, not a medical device."""
+The page is for this machine only: without --share it has no public link, and it sends nothing to other machines."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        description="A consultation about pictures of skin in the browser.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    result = make_parser("A consultation about pictures of skin in the browser.", EXAMPLES)
+    add_model_arguments(result)
     add = result.add_argument
-    add("--config", help="a YAML file; its output_dir's newest checkpoint is used")
-    add("--checkpoint", help="a checkpoint or a run's folder")
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=7860, help="default: 7860")
     add(
@@ -100,6 +95,7 @@ def main(argv: list[str] | None = None) -> int:
     """Load the model, then serve the page until Ctrl-C; returns the exit status."""
     args = parser().parse_args(argv)
     stay_local()
+    setup_logging()
     with reported() as status:
         address = Address(args.host, args.port, args.max_upload_mb, args.share)
         if args.share and not args.password:

@@ -134,7 +134,8 @@ class Answer:
 
     def _differential(self) -> dict[str, Any]:
         answerer = self.answerer
-        return differential(answerer.model, answerer.config, self.session, answerer.calibration).to_dict()
+        ranked = differential(answerer.model, answerer.config, self.session.queries, answerer.calibration)
+        return ranked.to_dict()
 
     def stop(self) -> None:
         """End after the present token; nobody is listening any more."""

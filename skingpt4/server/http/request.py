@@ -189,12 +189,7 @@ def read_messages(messages: Any) -> tuple[RequestTurn, ...]:
     system: list[str] = []
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
-        if not isinstance(message, Mapping) or message.get("role") not in ROLES:
-            raise ApiError(f"{where}: 'role' must be one of {', '.join(ROLES)}", f"{where}.role")
-        role = ROLES[message["role"]]
-        if role == "assistant" and any(message.get(key) for key in ("tool_calls", "function_call", "audio")):
-            raise ApiError(f"{where}: tools are not supported", where)
-        text, images = _content(message.get("content"), f"{where}.content", role == "user")
+        role, text, images = _message(message, where)
         if role == "system":
             if turns:
                 raise ApiError(f"{where}: a system message stands before the first question", where)
@@ -213,6 +208,16 @@ def read_messages(messages: Any) -> tuple[RequestTurn, ...]:
     if system:
         turns[0] = replace(turns[0], question="\n".join([*system, turns[0].question]))
     return tuple(turns)
+
+
+def _message(message: Any, where: str) -> tuple[str, str, tuple[bytes, ...]]:
+    """A message's role (system, user or assistant), text and images."""
+    if not isinstance(message, Mapping) or message.get("role") not in ROLES:
+        raise ApiError(f"{where}: 'role' must be one of {', '.join(ROLES)}", f"{where}.role")
+    role = ROLES[message["role"]]
+    if role == "assistant" and any(message.get(key) for key in ("tool_calls", "function_call", "audio")):
+        raise ApiError(f"{where}: tools are not supported", where)
+    return role, *_content(message.get("content"), f"{where}.content", role == "user")
 
 
 def _with_question(turns: Sequence[RequestTurn], text: str, images: tuple[bytes, ...]) -> list[RequestTurn]:

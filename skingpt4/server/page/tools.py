@@ -87,7 +87,7 @@ def for_model(
 
     def rank(session: ChatSession, language: str) -> differential.Differential:
         language = language if language in differential.LANGUAGES else "en"
-        return differential.differential(model, config, session, fitted, language)
+        return differential.differential(model, config, session.queries, fitted, language)
 
     return Tools(
         new_session=lambda: ChatSession(model, config),
