@@ -118,7 +118,7 @@ class Api:
             group.start_soon(watch)
             try:
                 results.append(await _in_thread(work))
-            except Exception as error:  # out of the group as it is, not as a group of one
+            except Exception as error:  # raised below: a task group would wrap it into an ExceptionGroup
                 failure: Exception | None = error
             else:
                 failure = None
