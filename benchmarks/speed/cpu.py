@@ -180,7 +180,7 @@ def measure(setting: options.Setting, size: Size) -> dict[str, Any]:
             bench = Bench(model, own, queries, size.tokens, size.batch)
             bench.read()
             benches[variant.name] = bench
-        except (UserError, RuntimeError, ImportError, NotImplementedError) as error:
+        except (UserError, RuntimeError, ImportError) as error:
             skipped[variant.name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     ceilings = {}
@@ -229,7 +229,7 @@ def _train_seconds(bench: Bench, row: dict[str, Any]) -> float | None:
     """Seconds of one step; None, with the reason in `row`, if the variant has no gradients."""
     try:
         return seconds_of(bench.train)
-    except (RuntimeError, NotImplementedError, UserError) as error:
+    except (RuntimeError, UserError) as error:
         row["refused"] = str(error).splitlines()[0][:200]
         bench.model.eval()
         return None
