@@ -1,6 +1,6 @@
 """How many altered copies of an image a perceptual hash finds, and how many different images it confuses.
 
-    python -m data.phantoms.splits render --out-dir runs/near --split cal --count 600
+    python -m data.phantoms render --out-dir runs/near --split cal --count 600
     python -m benchmarks near-duplicates runs/near/cal/manifest.jsonl
 
 Phantoms are drawings; photographs of one body site may be more similar. So look at the pairs of your own data

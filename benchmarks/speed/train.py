@@ -127,11 +127,11 @@ class Bench:
 def attending(language_model: Any, attention: str) -> Iterator[None]:
     """Another implementation of attention for a while."""
     own = language_model.config._attn_implementation
-    language_model.set_attn_implementation(attention)
+    language_model.model.set_attn_implementation(attention)
     try:
         yield
     finally:
-        language_model.set_attn_implementation(own)
+        language_model.model.set_attn_implementation(own)
 
 
 @dataclass

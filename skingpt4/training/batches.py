@@ -18,8 +18,7 @@ from torch.utils.data import DataLoader
 
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config
-from skingpt4.model.language import input_device
-from skingpt4.model.loss import packing
+from skingpt4.model.language import LanguageModel
 from skingpt4.model.prompts import IGNORED
 from skingpt4.training.interrupt import ignore_interrupt
 from skingpt4.training.samples import TrainingSamples
@@ -123,7 +122,7 @@ def collate_rows(rows: Sequence[Sequence[dict[str, Any]]]) -> dict[str, Tensor]:
     return batch
 
 
-def make_collate(config: Config, language_model: Any) -> Collate:
+def make_collate(config: Config, language_model: LanguageModel) -> Collate:
     """The `Collate` of a configuration.
 
     Raises:
@@ -131,9 +130,9 @@ def make_collate(config: Config, language_model: Any) -> Collate:
     """
     if BEHAVIOURS[config.compat].mean_of_means:
         return Collate()  # the mean of each batch counts, so a batch stays in one piece
-    batching = choose_batching(config.data.batching, input_device(language_model))
+    batching = choose_batching(config.data.batching, language_model.input_device)
     if batching == "packed":
-        packing(language_model)  # refuses what cannot be packed
+        language_model.require_packing()  # refuses what cannot be packed
     return Collate(batching, GROUP_TOKENS)
 
 

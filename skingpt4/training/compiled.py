@@ -11,13 +11,11 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 
-from skingpt4.model.language import input_device
-from skingpt4.model.loss import has_plain_head
+from skingpt4.model.language import LanguageModel
 
 PAYS_AFTER = (
     200  # iterations; compiling takes 20 to 50 s and saves a third of a second in a step of eight answers
@@ -25,7 +23,7 @@ PAYS_AFTER = (
 TRIAL_TOKENS = 24
 
 
-def should_compile(choice: str, model: Any, iterations: int) -> bool:
+def should_compile(choice: str, model: LanguageModel, iterations: int) -> bool:
     """Whether to compile, by `language.compile`; auto compiles where it was measured to pay.
 
     That is in bf16 and fp32 on a CPU with a C++ compiler, over more iterations than compiling costs.
@@ -37,20 +35,20 @@ def should_compile(choice: str, model: Any, iterations: int) -> bool:
     """
     if choice != "auto":
         return choice == "always"
-    on_cpu = input_device(model).type == "cpu" and not getattr(model, "hf_device_map", None)
-    plain = getattr(model, "skingpt4_quantization", "none") == "none"
+    on_cpu = model.input_device.type == "cpu" and not model.device_map
+    plain = model.quantization == "none"
     has_compiler = bool(shutil.which(os.environ.get("CXX", "g++")))
     pays = iterations >= PAYS_AFTER
     return on_cpu and plain and model.dtype is not torch.float16 and pays and has_compiler
 
 
-def layers(model: Any) -> list[nn.Module]:
+def layers(model: LanguageModel) -> list[nn.Module]:
     """The repeated blocks of a causal language model, as its family names them for splitting it over devices."""
-    names = set(getattr(model, "_no_split_modules", None) or ())
+    names = set(getattr(model.model, "_no_split_modules", None) or ())
     return [module for module in model.modules() if type(module).__name__ in names]
 
 
-def compile_layers(model: Any, backend: str = "inductor") -> str | None:
+def compile_layers(model: LanguageModel, backend: str = "inductor") -> str | None:
     """Compile the layers in place, on trial inputs; returns None, or why torch cannot compile them.
 
     If the compiler fails, the layers are as they were; so they are for a form that is met later and fails.
@@ -62,7 +60,7 @@ def compile_layers(model: Any, backend: str = "inductor") -> str | None:
     blocks = layers(model)
     if not blocks:
         return f"{model.config.model_type} does not name its layers"
-    has_plain_head(model)  # tried on the model once, before the layers are compiled
+    _ = model.has_plain_head  # tried on the model once, before the layers are compiled
     torch._dynamo.config.suppress_errors = False
     for block in blocks:
         block.compile(dynamic=True, backend=backend)
@@ -78,13 +76,13 @@ def compile_layers(model: Any, backend: str = "inductor") -> str | None:
     return None
 
 
-def _try(model: Any, rows: int) -> None:
+def _try(model: LanguageModel, rows: int) -> None:
     """Forward and backward over empty embeddings, padded as batches are."""
     table = model.get_input_embeddings().weight
-    embeds = torch.zeros(rows, TRIAL_TOKENS, table.shape[1], dtype=table.dtype, device=input_device(model))
+    embeds = torch.zeros(rows, TRIAL_TOKENS, table.shape[1], dtype=table.dtype, device=model.input_device)
     mask = torch.ones(rows, TRIAL_TOKENS, dtype=torch.long, device=embeds.device)
     mask[0, -1] = 0
-    hidden = model.base_model(inputs_embeds=embeds.requires_grad_(), attention_mask=mask, use_cache=False)[0]
+    hidden = model.hidden_states(embeds.requires_grad_(), mask)
     hidden.float().sum().backward()
     model.zero_grad()
 

@@ -27,6 +27,7 @@ from skingpt4.model.network import ImageEncoder
 from skingpt4.records.archives import StoreError, read_bytes
 from skingpt4.records.images import MAX_BYTES, open_image, random_crop_box, to_tensor
 from skingpt4.records.record import Record
+from skingpt4.support.files import file_sha256
 from skingpt4.training.feature_store import (
     DTYPE,
     CachedFeatures,
@@ -38,7 +39,6 @@ from skingpt4.training.feature_store import (
     require_space,
 )
 from skingpt4.training.samples import ImageSource
-from skingpt4.weights.files.tensors import file_sha256
 
 logger = logging.getLogger(__name__)
 

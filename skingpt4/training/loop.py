@@ -22,7 +22,6 @@ from skingpt4.checkpoints.paths import missing_paths
 from skingpt4.config.compat import BEHAVIOURS, OURS, Behaviour
 from skingpt4.config.load import to_yaml
 from skingpt4.config.schema import Config, ConfigError, OptimConfig
-from skingpt4.model.language import describe_place
 from skingpt4.model.network import SkinGPT4
 from skingpt4.training import compiled, run_folder
 from skingpt4.training.batches import Collate, batches, make_collate
@@ -305,7 +304,7 @@ class Trainer:
             f"{self.config.step}: {len(self.prepared.training)} records, {trainable / 1e6:.2f} M of "
             f"{total / 1e6:.0f} M parameters trained, {self.accelerator.num_processes} x "
             f"{self.accelerator.device}\n"
-            f"language model: {describe_place(self.model.language_model)}; "
+            f"language model: {self.model.language_model.describe_place()}; "
             f"encoder: {encoder.describe_place() if encoder else 'not needed, features are cached'}"
         )
 

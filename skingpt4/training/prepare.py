@@ -20,8 +20,9 @@ from skingpt4.model import lora
 from skingpt4.model.build import build, build_encoder
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.records.archives import exists
-from skingpt4.records.manifest import Manifest, chain, picture_paths, read_manifest
-from skingpt4.records.overlap import merge_hashes, picture_hashes, require_disjoint
+from skingpt4.records.manifest import Manifest, chain, image_paths, read_manifest
+from skingpt4.records.overlap import image_hashes, merge_hashes, require_disjoint
+from skingpt4.support.files import file_sha256
 from skingpt4.training.features import Team, cached_images, cached_queries
 from skingpt4.training.samples import (
     HeldOutSamples,
@@ -30,7 +31,6 @@ from skingpt4.training.samples import (
     TrainingSamples,
     image_files,
 )
-from skingpt4.weights.files.tensors import file_sha256
 
 MAX_CHECKED_IMAGES = 20_000  # a file takes microseconds to find on a disk, milliseconds over a network
 
@@ -99,7 +99,7 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
         data_sha256=hashlib.sha256("".join(map(file_sha256, data.train)).encode()).hexdigest(),
         parent=parent,
         known_queries=queries,
-        seen=merge_hashes(picture_hashes(train_records), seen),
+        seen=merge_hashes(image_hashes(train_records), seen),
         notes=notes,
     )
 
@@ -110,7 +110,7 @@ def _require_images(manifest: Manifest) -> None:
     Raises:
         ConfigError: some are missing; says how many, and names the first.
     """
-    paths = picture_paths(manifest, MAX_CHECKED_IMAGES)
+    paths = image_paths(manifest, MAX_CHECKED_IMAGES)
     missing = [path for path in paths if not exists(path)]
     if missing:
         of = f" of {len(paths)} looked for" if len(paths) < len(manifest) else ""

@@ -32,9 +32,9 @@ from skingpt4.model.qformer import QFormer
 from skingpt4.records.manifest import read_manifest
 from skingpt4.records.record import Record
 from skingpt4.support.errors import reported
+from skingpt4.support.files import file_sha256
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 from skingpt4.training.samples import image_files
-from skingpt4.weights.files.tensors import file_sha256
 
 
 class Heads(nn.Module):

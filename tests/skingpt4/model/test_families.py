@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor
 from skingpt4.chat.session import ChatSession
 from skingpt4.config.schema import OptimConfig
 from skingpt4.generation.sampling import Generation
-from skingpt4.model.language import load_language_model
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import (
     IMAGE_TOKEN,
@@ -32,6 +31,7 @@ from tests.support.tiny import (
     NUM_QUERIES,
     QUERY_WIDTH,
     batch_of,
+    load_language_model,
     make_queries,
     make_tokenizer,
     one_thread,  # noqa: F401
@@ -179,10 +179,10 @@ def networks(tmp_path_factory):
             model.save_pretrained(folder / name)
             tokenizer.save_pretrained(folder / name)
             made[name] = folder / name
-        language_model, tokenizer = load_language_model(str(made[name]))
+        language_model = load_language_model(str(made[name]))
         with torch.random.fork_rng():
             torch.manual_seed(1)
-            return SkinGPT4(None, language_model, tokenizer, QUERY_WIDTH).eval()
+            return SkinGPT4(None, language_model, QUERY_WIDTH).eval()
 
     return make
 

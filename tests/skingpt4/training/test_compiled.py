@@ -113,9 +113,9 @@ def test_auto_compiles_where_it_pays(folder, monkeypatch):
     assert compiled.should_compile("auto", model, compiled.PAYS_AFTER)
     assert not compiled.should_compile("auto", model, compiled.PAYS_AFTER - 1)
     assert not compiled.should_compile("never", model, 10_000)
-    model.skingpt4_quantization = "int8"
+    model.quantization = "int8"
     assert not compiled.should_compile("auto", model, 10_000)
-    del model.skingpt4_quantization
+    model.quantization = "none"
     monkeypatch.setattr(shutil, "which", lambda name: None)
     assert not compiled.should_compile("auto", model, 10_000)
 
@@ -136,5 +136,5 @@ def test_a_compiler_that_fails_is_reported_in_a_sentence_and_changes_nothing(
     assert not any(layer._compiled_call_impl for layer in compiled.layers(model))
     loop.run(tiny_config(folder, output_dir=str(tmp_path / "run"), language__compile="always"))
     assert f"note: language.compile: {problem}; continuing without\n" in capsys.readouterr().out
-    monkeypatch.setattr(model, "_no_split_modules", None)
+    monkeypatch.setattr(model.model, "_no_split_modules", None)
     assert compiled.compile_layers(model) == "llama does not name its layers"

@@ -435,7 +435,7 @@ def test_training_on_the_evaluation_is_refused_unless_allowed(configure, tmp_pat
     run(allowed)
     assert "allowed by data.allow_overlap" in capsys.readouterr().out
     later = configure("later", **changes | {"data__evaluation": ["later.jsonl"]})
-    assert "later.jsonl is not there, so overlap" in describe(later)
+    assert "later.jsonl does not exist, so overlap" in describe(later)
 
 
 def test_a_checkpoint_knows_what_it_and_its_parent_saw(configure, tmp_path):
