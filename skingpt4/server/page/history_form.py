@@ -23,7 +23,7 @@ def controls(texts: Texts, trained: bool) -> list[Any]:
             label=texts["history.site"], elem_id="site",
         )  # fmt: skip
         duration = gr.Textbox(
-            label=texts["history.duration"], max_length=history.LONGEST, max_lines=1, min_width=160,
+            label=texts["history.duration"], max_length=history.MAX_LENGTH, max_lines=1, min_width=160,
             placeholder=texts["history.duration_example"],
         )  # fmt: skip
     symptoms = gr.CheckboxGroup(
@@ -35,7 +35,7 @@ def controls(texts: Texts, trained: bool) -> list[Any]:
         age = gr.Dropdown(unsaid + bands, value="", label=texts["history.age_band"], min_width=160)
         types = [(name, name) for name in history.SKIN_TYPES]
         skin = gr.Dropdown(unsaid + types, value="", label=texts["history.fitzpatrick"], min_width=160)
-    medication = gr.Textbox(label=texts["history.medication"], max_length=history.LONGEST, max_lines=1)
+    medication = gr.Textbox(label=texts["history.medication"], max_length=history.MAX_LENGTH, max_lines=1)
     use = gr.Checkbox(trained, label=texts["history.use"], elem_id="use-history")
     return [site, duration, symptoms, age, skin, medication, use]
 
