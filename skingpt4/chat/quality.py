@@ -2,7 +2,8 @@
 
 The measures are taken on a reduced copy of fixed area; the image itself is never altered. The thresholds are data
 (quality.yaml); what they detect and miss on images with known faults is in benchmarks/results/quality.json.
-An image that passes may still be useless, and one that fails may be the best there is: people may override the result.
+An image that passes may still be useless, and one that fails may be the best there is, so people may override the
+result.
 """
 
 from __future__ import annotations
@@ -19,14 +20,8 @@ from scipy.ndimage import gaussian_filter1d
 
 from skingpt4.support.files import read_yaml
 
-KINDS = (
-    "blurred",
-    "too_dark",
-    "too_bright",
-    "low_contrast",
-    "too_small",
-    "no_skin",
-)  # exposure before skin, which is judged only if the exposure allows it
+# Exposure comes before skin, which is judged only if the exposure allows it.
+KINDS = ("blurred", "too_dark", "too_bright", "low_contrast", "too_small", "no_skin")
 MIN_LONG_SIDE, MIN_SHORT_SIDE = 800, 600  # pixels
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 _TILES = 8  # a side: focus is judged at the quarter of the tiles with the most coarse detail
@@ -136,9 +131,9 @@ def reduced(image: Image.Image, side: int) -> Image.Image:
 def focus(luma: np.ndarray) -> float:
     """Fine over coarse detail where there is most detail, about 0.15 (blurred) to 0.5 (sharp).
 
-    The ratio of two bands does not depend on contrast or exposure, so dark skin and light skin are judged alike. It is
-    the lower of the ratios along rows and along columns, since a shaken image is sharp in one direction. White noise is
-    estimated at the quietest places and removed from both bands.
+    The ratio of two bands does not depend on contrast or exposure, so dark skin and light skin are judged alike. The
+    result is the lower of the ratios along rows and along columns, since a shaken image is sharp in one direction.
+    White noise is estimated at the quietest places and removed from both bands.
 
     Args:
         luma: (h, w) float32, 0 to 1.

@@ -58,6 +58,7 @@ class Texts:
         return True
 
     def __call__(self, key: str, **values: object) -> str:
+        """The text with its words in braces filled in."""
         return self[key].format(**values)
 
     def lines(self, key: str) -> list[str]:

@@ -133,7 +133,7 @@ def test_umlauts_and_greek_have_glyphs_and_other_scripts_are_counted(monkeypatch
     assert Paper("x").num_lacking("ÄÖÜäöüß αβγδω µ ≥ ± × – „“ Жж é\n") == 0
     record = full_record(turns=[Exchange("?", "皮膚 🙂")])
     _, pages = on_paper(monkeypatch, record)
-    assert any("3 signs of other scripts" in line for lines in pages.values() for line in lines)
+    assert any("3 characters of other scripts" in line for lines in pages.values() for line in lines)
     assert "皮膚 🙂" in to_html(record)
     assert "皮膚 🙂" in record.to_json()
 

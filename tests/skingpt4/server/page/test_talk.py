@@ -113,7 +113,7 @@ class ContextFull(ChatError):
     ("error", "words"),
     [
         (ChatError("the conversation is odd"), "conversation is odd"),
-        (ContextFull("it has 2000 tokens"), "full: it has 2000 tokens. Go on from a summary"),
+        (ContextFull("it has 2000 tokens"), "full: it has 2000 tokens. Continue from a summary"),
         (MemoryError(), "Out of memory"),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), "Out of memory"),
         (ZeroDivisionError("<oops>"), "ZeroDivisionError: &lt;oops&gt;"),
@@ -185,7 +185,7 @@ def test_real_session_that_is_full_goes_on_from_a_summary(tmp_path):
     assert last.full, "512 tokens do not hold 20 answers"
     assert (last.question, "The conversation is full" in last.note) == ("What is wrong with my skin?", True)
     before = len(visit.record.turns)
-    assert "goes on from a summary" in talk.condense(visit).note
+    assert "continues from a summary" in talk.condense(visit).note
     assert list(talk.ask(visit, "And now?", settings))[-1].full is False
     assert len(visit.record.turns) == before + 1, "the record keeps what the model no longer reads"
     assert [s.scores for s in talk.score(visit)][-1], "and the pictures are still there to be scored"
