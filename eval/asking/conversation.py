@@ -172,7 +172,7 @@ class Asker:
             return [Turn(PROBES[key.number - 1], None, views)]
         before = [done[replace(key, number=number)] for number in range(1, key.number)]
         turns = [
-            Turn(answer.said["prompt"], answer.text, 0 if place else views)
+            Turn(answer.fields["prompt"], answer.text, 0 if place else views)
             for place, answer in enumerate(before)
         ]
         prompt = self.setting.prompts[key.number - 1]

@@ -13,8 +13,7 @@ from scipy.special import expit, log_softmax, softmax
 
 from skingpt4.checkpoints import checkpoint
 from skingpt4.support.errors import UserError
-from skingpt4.support.files import write_text
-from skingpt4.weights.files.tensors import file_sha256
+from skingpt4.support.files import file_sha256, write_text
 
 NAME, FORMAT = "calibration.json", 1
 NUM_BINS = 10

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from skingpt4.support.errors import UserError
+from skingpt4.support.files import file_sha256
 from skingpt4.weights.files.headers import UnreadableWeights, read_header
 from skingpt4.weights.files.inspect_file import JOINED_WIDTH, projection_fits
-from skingpt4.weights.files.tensors import WeightsMismatch, file_sha256, load_tensors
+from skingpt4.weights.files.tensors import WeightsMismatch, load_tensors
 
 WEIGHT, BIAS = "llama_proj.weight", "llama_proj.bias"
 SUFFIXES = (".pth", ".pt")

@@ -46,8 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from skingpt4.checkpoints.load import config_and_checkpoint, load_model
         from skingpt4.model.build import build_encoder
         from skingpt4.records.manifest import chain, read_manifest
+        from skingpt4.support.files import file_sha256
         from skingpt4.training.features import cached_queries
-        from skingpt4.weights.files.tensors import file_sha256
 
         if not 0 < args.target_accuracy < 1:
             raise calibration.CalibrationError(

@@ -26,7 +26,6 @@ from transformers.generation.streamers import BaseStreamer
 from skingpt4.generation.answer import Answer, Timing
 from skingpt4.generation.cache import CacheStore, ConversationCache, KVCache, can_cache
 from skingpt4.generation.sampling import Generation, Lookup, Sampler, knows_rules
-from skingpt4.model.language import input_device
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import IMAGE_TOKEN, Encoded
 from skingpt4.support.threads import fulfil
@@ -285,7 +284,7 @@ class Decoder:
         assert batch is not None
         guessed = self._running[0].guess(self.max_guessed) if len(self._running) == 1 else []
         try:
-            device = input_device(model.language_model)
+            device = model.language_model.input_device
             ids = torch.tensor([[row.answer.ids[-1], *guessed] for row in self._running], device=device)
             logits = _forward(model, batch, 1 + len(guessed), input_ids=ids)
             likeliest = logits.float().argmax(-1).tolist()
@@ -445,7 +444,7 @@ def _forward(model: SkinGPT4, kv: KVCache, length: int, **inputs: Any) -> Tensor
     """Read `length` tokens of each row; returns the logits (rows, tokens, vocabulary), at least of the last ones."""
     kv.reserve(length)
     mask = kv.attention_mask(length)
-    device = input_device(model.language_model)
+    device = model.language_model.input_device
     positions = torch.tensor(kv.lengths)[:, None] + torch.arange(length)
     out = model.language_model(
         **inputs,

@@ -13,7 +13,7 @@ from skingpt4.checkpoints.identity import identity
 from skingpt4.cli import calibrate
 from skingpt4.config.load import to_yaml
 from skingpt4.records.manifest import read_manifest
-from skingpt4.records.overlap import picture_hashes
+from skingpt4.records.overlap import image_hashes
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, class_disease
 from tests.support.tiny import make_encoder, make_model, one_thread, tiny_config, write_manifest  # noqa: F401
 
@@ -106,7 +106,7 @@ def run(tmp_path, monkeypatch):
     card = {"config": asdict(config), "step": "step1", **identity(config, model)}
     folder = tmp_path / "run" / "checkpoints" / "000001"
     checkpoint.save(folder, model.projection.state_dict(), card,
-                    seen=picture_hashes(read_manifest(tmp_path / "train.jsonl")))  # fmt: skip
+                    seen=image_hashes(read_manifest(tmp_path / "train.jsonl")))  # fmt: skip
     (tmp_path / "run" / "config.yaml").write_text(to_yaml(config))
     return tmp_path
 

@@ -5,16 +5,16 @@ from PIL import Image
 from torch import nn
 
 from skingpt4.chat.heatmap import HeatmapError, attention_map, heatmap, overlay
+from skingpt4.config.schema import VisionConfig
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.qformer import QFormer
 from skingpt4.model.vision import VisionEncoder
 from tests.support.tiny import (
-    NUM_QUERIES,
-    QFORMER_ARGS,
     make_encoder,
     make_model,
     make_picture,
     one_thread,  # noqa: F401
+    qformer_config,
 )
 
 
@@ -30,7 +30,7 @@ class Brightness(nn.Module):
 
 def planted() -> ImageEncoder:
     """An encoder whose queries all attend to what is bright."""
-    qformer = QFormer(Brightness.width, NUM_QUERIES, **QFORMER_ARGS)
+    qformer = QFormer(qformer_config(), Brightness.width)
     with torch.no_grad():
         for name, module in qformer.named_modules():
             if "crossattention" in name and hasattr(module, "query"):
@@ -110,8 +110,8 @@ def test_even_attention_leaves_the_picture_as_it_is():
     ],
 )
 def test_feature_maps_and_registers_lie_on_their_grid(name, args, size, side):
-    vision = VisionEncoder(name, args, size)
-    encoder = ImageEncoder(vision, QFormer(vision.width, NUM_QUERIES, **QFORMER_ARGS))
+    vision = VisionEncoder(VisionConfig(name, args, image_size=size))
+    encoder = ImageEncoder(vision, QFormer(qformer_config(), vision.width))
     attention = attention_map(encoder, make_picture(3))
     assert attention.shape == (side, side)
     assert np.isfinite(attention).all()

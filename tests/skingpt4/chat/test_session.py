@@ -77,7 +77,7 @@ def wait_until(fact):
 def make_say(session, text, wait_at=None):
     head = Say(session.model.tokenizer, text, wait_at)
     session.decoder.max_guessed = 0  # the head counts passes
-    session.model.language_model.set_output_embeddings(head)
+    session.model.language_model.model.set_output_embeddings(head)
     return head
 
 
@@ -366,7 +366,7 @@ def test_the_checkpoint_s_projection_is_the_one_that_answers(trained):
         (["--config", "{folder}/chat.yaml", "--image", "gone.png"], "error: gone.png: no such picture"),
         (
             ["--config", "{folder}/chat.yaml", "--image", "{folder}/chat.yaml"],
-            "is no picture that can be read",
+            "is not a picture that can be read",
         ),
         (["--config", "{folder}/chat.yaml", "--temperature", "-1"], "error: temperature must be at least 0"),
         (["--config", "{folder}/chat.yaml", "--checkpoint", "{folder}"], "holds no checkpoint"),
