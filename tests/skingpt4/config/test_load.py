@@ -350,6 +350,29 @@ def test_a_hub_name_is_no_path(write):
     assert missing_paths(load_config(write(BASE.replace("weights/m", "lmsys/vicuna-7b-v1.5")))) == []
 
 
+def test_bundled_weights_are_found_from_any_folder_and_written_with_their_relative_path(
+    tmp_path, monkeypatch
+):
+    name = "skingpt4/weights/bundled/qformer_tiny.safetensors"
+    path, overrides = ROOT / "configs/tiny/step1.yaml", ["vision.weights=null", "data.train=[]"]
+    monkeypatch.chdir(ROOT)
+    here = load_config(path, overrides)
+    assert here.qformer.weights == name  # from the project's own folder nothing changes
+    monkeypatch.chdir(tmp_path)
+    there = load_config(path, overrides)
+    assert Path(there.qformer.weights).samefile(ROOT / name)
+    assert not any("qformer.weights" in line for line in missing_paths(there))
+    assert to_dict(there) == to_dict(here)
+    assert to_yaml(there) == to_yaml(here)
+    assert from_dict(to_dict(there), "card") == there
+    old = to_dict(there)
+    old["qformer"]["weights"] = "skingpt4/assets/qformer_tiny.safetensors"  # as version 0.1 wrote it
+    assert from_dict(old, "card") == there
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()
+    assert load_config(path, overrides).qformer.weights == name  # a file of the working folder comes first
+
+
 # ---- the shipped files
 
 SHIPPED = sorted((ROOT / "configs").rglob("*.y*ml"))
@@ -388,6 +411,19 @@ def test_shipped_config(path, scratch, monkeypatch):
         assert not value.startswith(("/", "~")), f"{value}: paths in shipped configs are relative"
     scratch.write_text(to_yaml(config), encoding="utf-8")
     assert load_config(scratch) == config
+
+
+@pytest.mark.parametrize("folder", ["paper", "tiny"])
+def test_every_key_of_a_base_file_has_a_comment_above_it(folder):
+    lines = (ROOT / "configs" / folder / "base.yaml").read_text().splitlines()
+    keys = [number for number, line in enumerate(lines) if re.match(r" *\w+:", line)]
+    assert len(keys) > 15
+    assert [lines[number] for number in keys if not re.match(r" *# \w", lines[number - 1])] == []
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_every_file_begins_with_what_it_is(path):
+    assert re.match(r"# [A-Z]", path.read_text())
 
 
 def _strings(value):
