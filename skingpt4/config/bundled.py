@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
-from skingpt4.config.schema import Config
+from skingpt4.config.schema import Config, QFormerConfig, VisionConfig
 
 BUNDLED = "skingpt4/weights/bundled/"
 _ROOT = Path(__file__).parents[2]
+Part = TypeVar("Part", VisionConfig, QFormerConfig)
 
 
 def resolve_bundled(path: str) -> str:
@@ -35,8 +37,7 @@ def portable(config: Config) -> Config:
 
 
 def _with_weights(config: Config, change: Callable[[str], str]) -> Config:
-    vision, qformer = (
-        replace(part, weights=change(part.weights)) if part.weights else part
-        for part in (config.vision, config.qformer)
-    )
-    return replace(config, vision=vision, qformer=qformer)
+    def changed(part: Part) -> Part:
+        return replace(part, weights=change(part.weights)) if part.weights else part
+
+    return replace(config, vision=changed(config.vision), qformer=changed(config.qformer))
