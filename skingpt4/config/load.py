@@ -87,7 +87,7 @@ def from_dict(values: dict[str, Any], where: str) -> Config:
 
 
 def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield (file, values) from the most basic to `path` itself."""
+    """Yield (file, values), first those of the files that `path` extends, last its own."""
     if path.resolve() in above:
         raise ConfigError(f"{path}: extends itself through {' -> '.join(p.name for p in above)}")
     try:
