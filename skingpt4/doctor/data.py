@@ -11,8 +11,7 @@ from skingpt4.records.archives import exists
 from skingpt4.records.manifest import Manifest, chain, read_manifest
 from skingpt4.records.overlap import require_disjoint
 from skingpt4.support.errors import UserError
-from skingpt4.training.prepare import sample_encoder
-from skingpt4.training.samples import TrainingSamples, rows_with_answer
+from skingpt4.training.samples import SampleEncoder, TrainingSamples, rows_with_answer
 
 NUM_CHECKED_IMAGES = 50  # of each manifest; the run itself checks more
 
@@ -68,7 +67,7 @@ def _samples(facts: Facts, records: Manifest) -> Finding:
     num_answered = len(rows_with_answer(records, config.prompt))
     if facts.tokenizer is not None:
         try:
-            encoder = sample_encoder(config, facts.tokenizer)
+            encoder = SampleEncoder.from_config(config, facts.tokenizer)
             facts.training = TrainingSamples(records, encoder, lambda row, rng: {}, config.seed)
         except UserError as error:
             return Finding("samples", MISSING, str(error))

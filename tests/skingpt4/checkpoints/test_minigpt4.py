@@ -135,7 +135,7 @@ def test_an_export_overwrites_nothing_unasked_and_leaves_nothing_half_written(
     out.write_bytes(b"mine")
     args = ["--checkpoint", str(folder), "--minigpt4", str(out)]
     assert export.main(args) == 1
-    assert "is there already; name another file or add --overwrite" in capsys.readouterr().err
+    assert "exists already; name another file or add --overwrite" in capsys.readouterr().err
 
     def full_disk(value, file):
         file.write(b"half")
