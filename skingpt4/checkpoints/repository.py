@@ -18,6 +18,7 @@ import yaml
 from timm.models import get_pretrained_cfg
 
 from skingpt4.checkpoints import checkpoint
+from skingpt4.config.bundled import portable
 from skingpt4.config.load import from_dict
 from skingpt4.config.schema import LOCAL, Config
 from skingpt4.model.prompts import TOKENIZER_TEMPLATE, get_template
@@ -70,6 +71,7 @@ def write_folder(
                 shutil.copyfile(source / file, part / file)
         for key in include:
             _take_along(config, key, part)
+        config = portable(config)
         plain = _without_places(card, include)
         write_text(part / checkpoint.CARD, json.dumps(plain, indent=1) + "\n")
         described = {

@@ -65,6 +65,21 @@ def test_frozen_parts_are_named_and_not_copied(config, shared):
     assert frozen["encoder"]["vision"]["weights"] == config.vision.weights
 
 
+def test_bundled_weights_are_named_by_their_relative_path_from_any_folder(saved, tmp_path, monkeypatch):
+    name = "skingpt4/weights/bundled/qformer_tiny.safetensors"
+    shutil.copytree(saved, tmp_path / "saved")
+    path = tmp_path / "saved" / checkpoint.CARD
+    card = json.loads(path.read_text())
+    card["config"]["qformer"]["weights"] = name
+    path.write_text(json.dumps(card))
+    monkeypatch.chdir(tmp_path)
+    folder = repository.write_folder(tmp_path / "saved", tmp_path / "shared", "x")
+    described = json.loads((folder / "config.json").read_text())
+    assert described["frozen_parts"]["encoder"]["qformer"]["weights"] == name
+    assert f"`{name}`" in (folder / "README.md").read_text()
+    assert Path(repository.config_of(folder).qformer.weights).is_file()
+
+
 def test_the_card_is_one_the_hub_can_read(shared):
     card = huggingface_hub.ModelCard.load(shared / "README.md")
     assert card.data.license == "apache-2.0"
