@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from skingpt4.checkpoints import repository
+from skingpt4.support.cli import DISCLAIMER
 from skingpt4.support.errors import reported
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and write the folder; returns the exit status."""
     parser = argparse.ArgumentParser(
-        description=f"Write a checkpoint as a Hugging Face repository; nothing is sent. {repository.DISCLAIMER}",
+        description=f"Write a checkpoint as a Hugging Face repository; nothing is sent. {DISCLAIMER}",
         epilog="example: skingpt4 share --checkpoint runs/quickstart/step2 --out runs/shared/phantoms "
         "--include qformer",
     )
@@ -39,11 +40,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         width = max(len(file.name) for file in files)
         for file in files:
             print(f"  {file.name:{width}}  {file.stat().st_size:>12,} bytes")
-        for path in repository.places_of(folder):
+        for path in repository.absolute_paths(folder):
             print(f"note: {repository.CONFIG} names {path}, a path of this machine; others need their own")
         print(
             f"{folder}: read {repository.MODEL_CARD} and complete its Data section before you share it, then"
         )
         print(f"  hf upload YOUR_NAME/{name} {folder}")
-        print(repository.DISCLAIMER)
+        print(DISCLAIMER)
     return status.code
