@@ -135,7 +135,7 @@ def test_the_command_tells_what_it_will_do_and_overwrites_nothing(tmp_path, caps
     assert not (tmp_path / "out").exists()
     assert main(args) == 0
     assert main(args) == 1
-    assert "out: is there already; name another --out" in capsys.readouterr().err
+    assert "out: exists already; name another --out" in capsys.readouterr().err
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")
 
 
@@ -153,9 +153,9 @@ def test_another_size_is_refused_with_both_named(tmp_path):
 
 def test_what_is_no_base_or_no_delta_is_refused(tmp_path):
     base, delta, _ = make_pair(tmp_path)
-    with pytest.raises(DeltaError, match=r"is a whole model .* exchanged"):
+    with pytest.raises(DeltaError, match=r"is a complete model .* exchanged"):
         plan(delta, base)
-    with pytest.raises(DeltaError, match=r"--base .* is no LLaMA but: .*is a Vicuna delta"):
+    with pytest.raises(DeltaError, match=r"--base .* is not a LLaMA but: .*is a Vicuna delta"):
         plan(delta, delta)
     with pytest.raises(DeltaError, match="no such directory"):
         plan(tmp_path / "gone", delta)

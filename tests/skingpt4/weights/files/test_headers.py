@@ -98,7 +98,7 @@ def test_truncated(name, kept, tmp_path):
     path = write({"a": torch.ones(5000), "b": torch.ones(50, 50)}, tmp_path / name, legacy="legacy" in name)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * kept)])
-    assert "get it anew" in refused(path, "truncated")
+    assert "get it again" in refused(path, "truncated")
 
 
 def test_code_is_refused_and_not_run(tmp_path):
@@ -121,7 +121,7 @@ def test_code_is_refused_and_not_run(tmp_path):
         (b"short", "not_weights", "neither"),
         (struct.pack("<Q", 30) + b'{"a":{"dtype":"F32","shape":1}}', "not_weights", "header is damaged"),
         (struct.pack("<Q", 900) + b'{"a":{"dtype":"F32"', "truncated", "28 bytes of 908"[3:]),
-        (pickle.dumps([1, 2], protocol=2), "not_weights", "is a pickle, but no file of tensors"),
+        (pickle.dumps([1, 2], protocol=2), "not_weights", "is a pickle, but not a file of tensors"),
     ],
 )
 def test_what_is_something_else_is_told(content, kind, says, tmp_path):
