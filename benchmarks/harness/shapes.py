@@ -18,10 +18,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from skingpt4.config.load import load_config
-from skingpt4.config.schema import Config
+from skingpt4.config.schema import Config, LanguageConfig
 from skingpt4.doctor import memory
-from skingpt4.model.build import apply_levers, build, build_encoder
-from skingpt4.model.language import choose_attention
+from skingpt4.model.build import build, build_encoder
+from skingpt4.model.language import LanguageModel, choose_attention
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.qformer import QFormer
 from skingpt4.model.vision import VisionEncoder
@@ -122,9 +122,9 @@ def _network(
     language = random_language_model(family, sizes, device, dtype, attention)
     tokenizer = stand_in_tokenizer(sizes["vocab_size"])
     language.generation_config.eos_token_id = tokenizer.eos_token_id  # the family's own is a word here
-    model = SkinGPT4(encoder, language, tokenizer, config.qformer.width)
+    language_model = LanguageModel(LanguageConfig(), device, loaded=(language, tokenizer))
+    model = SkinGPT4(encoder, language_model, config.qformer.width)
     model.projection.to(device)
-    apply_levers(model, config.language)
     return model.eval()
 
 
@@ -141,16 +141,8 @@ def random_language_model(
 
 def random_encoder(config: Config, device: torch.device) -> ImageEncoder:
     """Vision encoder and Q-Former with random weights in fp32, as `build_encoder` would keep them."""
-    v, q = config.vision, config.qformer
-    vision = built_without_memory(
-        lambda: VisionEncoder(v.model, dict(v.model_args), v.image_size, v.block, v.norm, v.norm_eps)
-    )
-    qformer = built_without_memory(
-        lambda: QFormer(
-            vision.width, q.num_query_tokens, q.width, q.num_layers, q.num_heads, q.intermediate_width,
-            q.cross_attention_every,
-        )
-    )  # fmt: skip
+    vision = built_without_memory(lambda: VisionEncoder(config.vision))
+    qformer = built_without_memory(lambda: QFormer(config.qformer, vision.width))
     return ImageEncoder(fill(vision, device), fill(qformer, device), config.encoder.dtype)
 
 

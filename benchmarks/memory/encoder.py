@@ -64,15 +64,8 @@ def write_weights(sizes: dict[str, Any], folder: Path) -> None:
     from skingpt4.weights.files.source import built_without_memory
 
     config = encoder_config(sizes, folder)
-    vision_config, q = config.vision, config.qformer
-    vision = built_without_memory(
-        lambda: VisionEncoder(vision_config.model, dict(vision_config.model_args), vision_config.image_size)
-    )
-    qformer = built_without_memory(
-        lambda: QFormer(
-            vision.width, q.num_query_tokens, q.width, q.num_layers, q.num_heads, q.intermediate_width
-        )
-    )
+    vision = built_without_memory(lambda: VisionEncoder(config.vision))
+    qformer = built_without_memory(lambda: QFormer(config.qformer, vision.width))
     generator = torch.Generator().manual_seed(0)
     eva, blip2 = to_lavis(vision, qformer)
     for tensors, path, dtype in (

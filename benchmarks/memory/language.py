@@ -30,13 +30,14 @@ def measure(folder: str, dtype: str) -> dict[str, Any]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    from skingpt4.model.language import DTYPES, load_language_model
+    from skingpt4.config.schema import LanguageConfig
+    from skingpt4.model.language import LanguageModel
 
     with torch.device("meta"):  # the family's code belongs to the baseline
         AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
     baseline = memory()
     with Sampler() as loading:
-        model, _ = load_language_model(folder, DTYPES[dtype])
+        model = LanguageModel(LanguageConfig(folder, dtype, attention="sdpa"))
     with Sampler() as running, torch.no_grad():
         model(input_ids=torch.tensor([[1]]))
     num_bytes = sum(p.numel() * p.element_size() for p in model.parameters())

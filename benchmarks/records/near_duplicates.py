@@ -1,6 +1,6 @@
 """What a perceptual hash finds: how many copies of a picture, and how many different pictures it takes for one.
 
-    python -m data.phantoms.splits render --out-dir runs/near --split cal --count 600
+    python -m data.phantoms render --out-dir runs/near --split cal --count 600
     python -m benchmarks.records.near_duplicates runs/near/cal/manifest.jsonl
 
 Phantoms are drawings; photographs of one body site may lie closer together. So look at the pairs of your own data

@@ -32,7 +32,8 @@ SIZE, SMALL_SIZE = (720, 480), (64, 48)
 LINKS = 100  # files that the small pictures are links of
 MEASURED = """
 import json, resource, sys
-from data import engine, prepare
+from data import prepare
+from data.preparing import engine
 if __name__ == "__main__":
     engine.SERIAL_BELOW = 0
     status = prepare.main(sys.argv[2:])

@@ -30,7 +30,6 @@ from skingpt4.config.schema import Config
 from skingpt4.doctor import memory
 from skingpt4.generation.decoder import Decoder
 from skingpt4.generation.sampling import ChatError, Generation
-from skingpt4.model.language import input_device
 from skingpt4.model.network import SkinGPT4
 from skingpt4.support.errors import reported
 from skingpt4.support.threads import in_own_thread
@@ -49,7 +48,7 @@ class Passes:
     def __enter__(self) -> Passes:
         """Begin at 0."""
         self.number = 0
-        self._hook = self.language_model.register_forward_pre_hook(self._count)
+        self._hook = self.language_model.model.register_forward_pre_hook(self._count)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,7 +68,7 @@ class _Watched:
     def __call__(self, *args: Any, **inputs: Any) -> Any:
         out = self.model(*args, **inputs)
         if not self.first:
-            hardware.synchronize(input_device(self.model))  # a GPU has only been told to
+            hardware.synchronize(self.model.input_device)  # a GPU has only been told to
             self.first = time.perf_counter()
         return out
 

@@ -21,14 +21,15 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from skingpt4.generation.graphs import Step
 from torch import Tensor
 from transformers import StaticCache
 
 from benchmarks.harness import counts, hardware, options, shapes, workload
-from skingpt4.config.schema import OptimConfig
+from skingpt4.config.schema import LanguageConfig, OptimConfig
 from skingpt4.doctor import memory
 from skingpt4.generation.cache import Rows
-from skingpt4.generation.graphs import Step
+from skingpt4.model.language import LanguageModel
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import IGNORED, IMAGE_TOKEN
 from skingpt4.support.errors import reported
@@ -292,7 +293,8 @@ def build(name: str, device: torch.device, dtype: torch.dtype, small: bool) -> S
     shapes.require_room(name, {"language model": weights}, device)
     torch.manual_seed(0)  # a network built again decodes the same tokens
     language = shapes.random_language_model(family, sizes, device, dtype)
-    model = SkinGPT4(None, language, shapes.stand_in_tokenizer(), QUERY_WIDTH)
+    loaded = language, shapes.stand_in_tokenizer()
+    model = SkinGPT4(None, LanguageModel(LanguageConfig(), device, loaded), QUERY_WIDTH)
     model.projection.to(device)
     return model
 
@@ -330,7 +332,7 @@ def measure(setting: options.Setting, stages: Stages) -> None:
         stages.run(f"{name} train {size}{way}", work, 1 if small else guess)
 
     def decode_stage(name: str, rows: int, way: str, guess: float) -> None:
-        language = built[name][0].language_model
+        language = built[name][0].language_model.model
         stages.run(
             f"{name} decode {rows} {way}",
             lambda: decode(language, top, rows, way, small),

@@ -21,7 +21,8 @@ import torch
 
 from benchmarks.harness import counts, options, pairs, shapes
 from benchmarks.speed.train import Bench, attending, command, compile_in_time
-from skingpt4.model.build import build_language_model
+from skingpt4.model import loss
+from skingpt4.model.language import LanguageModel
 from skingpt4.training import compiled
 from skingpt4.training.batches import Collate
 
@@ -75,10 +76,10 @@ def ways(bench: Bench, setting: options.Setting) -> dict[str, Way]:
         return Way(run, counts.Step(tokens, tokens if all_logits else supervised, pictures * encoder))
 
     def put_together(batching: str) -> Batches:
-        return [Collate(batching, config.data.group_tokens)(batch) for batch in samples]
+        return [Collate(batching, 384)(batch) for batch in samples]
 
     def with_pictures() -> Batches:
-        collate = Collate(bench.batching, config.data.group_tokens)
+        collate = Collate(bench.batching, 384)
         return [
             collate(
                 [
@@ -96,8 +97,10 @@ def ways(bench: Bench, setting: options.Setting) -> dict[str, Way]:
         "data.feature_cache=null": of(
             with_pictures(), lambda: changed(model, encoder=bench.encoder), encoder=True
         ),
-        "language.logits=all": of(own, lambda: changed(model, all_logits=True), all_logits=True),
-        "language.loss_chunk_mb=0": of(own, lambda: changed(model, loss_chunk_bytes=0)),
+        "logits at all positions": of(
+            own, lambda: changed(model.language_model, has_plain_head=False), all_logits=True
+        ),
+        "logits in one chunk": of(own, lambda: changed(loss, LOSS_CHUNK_BYTES=0)),
         "data.batching=padded": of(put_together("padded")),
         "data.batching=packed": of(put_together("packed")),
         f"language.attention={other}": of(own, lambda: attending(model.language_model, other)),
@@ -106,10 +109,10 @@ def ways(bench: Bench, setting: options.Setting) -> dict[str, Way]:
         found["language.compile=never"] = of(own, compiled.as_written)
     if setting.dtype is not torch.float32 and shapes.SHAPES[setting.args.shape].published is None:
         config.language.dtype = "float32"
-        whole, _ = build_language_model(config.language, setting.device)
+        in_fp32 = LanguageModel(config.language, setting.device)
         if bench.compile_seconds is not None:
-            compile_in_time(whole)
-        found["language.dtype=float32"] = of(own, lambda: changed(model, language_model=whole))
+            compile_in_time(in_fp32)
+        found["language.dtype=float32"] = of(own, lambda: changed(model, language_model=in_fp32))
     found[ORIGINAL] = Way(bench.original_run(setting.args.attention), bench.counted()[1])
     return found
 

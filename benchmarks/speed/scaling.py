@@ -54,11 +54,9 @@ class Steps:
         self.optimizer = loop.make_optimizer(self.model, self.config.optim)
         iterations = 0 if setting.args.small else compiled.PAYS_AFTER  # as a long run does
         language_model = self.model.language_model
-        if compiled.wanted(self.config.language.compile, language_model, iterations):
+        if compiled.should_compile(self.config.language.compile, language_model, iterations):
             compile_in_time(language_model)
-        self.collate = Collate(
-            choose_batching(self.config.data.batching, self.device), self.config.data.group_tokens
-        )
+        self.collate = Collate(choose_batching(self.config.data.batching, self.device), 384)
 
     def measure(self, lengths: Sequence[int], repeats: int) -> dict[str, Any]:
         """Seconds of a step (the fastest of some) over one batch of these answers' lengths; an untimed one's peak."""

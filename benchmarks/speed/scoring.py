@@ -117,7 +117,7 @@ def tokens_of(model: SkinGPT4, work: Callable[[], None]) -> int:
         embeds, ids = given.get("inputs_embeds"), given.get("input_ids")
         found += embeds[..., 0].numel() if embeds is not None else ids.numel() if ids is not None else 0
 
-    hook = model.language_model.base_model.register_forward_pre_hook(count, with_kwargs=True)
+    hook = model.language_model.model.base_model.register_forward_pre_hook(count, with_kwargs=True)
     try:
         work()
     finally:

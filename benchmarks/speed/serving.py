@@ -25,9 +25,9 @@ from benchmarks.speed import chat
 from data.phantoms.splits import render_phantom
 from skingpt4.chat.session import CLINICAL_PROMPTS, ChatSession
 from skingpt4.config.schema import Config
+from skingpt4.generation.answer import Timing
 from skingpt4.generation.decoder import Decoder
 from skingpt4.generation.sampling import ChatError, Generation
-from skingpt4.generation.stream import Timing
 from skingpt4.model.network import SkinGPT4
 from skingpt4.support.errors import reported
 

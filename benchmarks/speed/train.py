@@ -18,14 +18,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
 from benchmarks.harness import counts, hardware, options, pairs, reference, shapes, workload
-from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config
 from skingpt4.doctor import memory
 from skingpt4.model.language import num_bytes
@@ -34,10 +32,9 @@ from skingpt4.model.prompts import get_template
 from skingpt4.records.manifest import read_manifest
 from skingpt4.support.errors import reported
 from skingpt4.training import compiled, loop
-from skingpt4.training.batches import choose_batching
-from skingpt4.training.features import cached_queries, picture_queries
-from skingpt4.training.prepare import sample_encoder
-from skingpt4.training.samples import TrainingSamples, answer_for, picture_files
+from skingpt4.training.batches import batches, choose_batching, make_collate
+from skingpt4.training.features import cached_images, cached_queries
+from skingpt4.training.samples import SampleEncoder, TrainingSamples, answer_for, image_files
 
 QUESTION = "What is wrong with my skin?"
 RATE = 1e-5
@@ -59,9 +56,8 @@ class Bench:
 
     def groups(self) -> Iterator[list[dict[str, torch.Tensor]]]:
         """The product's own batches, each as the groups that it is run in."""
-        prepared: Any = SimpleNamespace(training=self.samples)
-        collate = loop._collate(self.config, self.model, BEHAVIOURS["none"])
-        return loop._batches(self.config, prepared, self.accelerator, collate, 0, self.steps)
+        collate = make_collate(self.config, self.model.language_model)
+        return batches(self.config, self.samples, collate, self.accelerator, 0, self.steps)
 
     def our_run(
         self, batches: Sequence[Sequence[dict[str, torch.Tensor]]] | None = None
@@ -132,11 +128,11 @@ class Bench:
 def attending(language_model: Any, attention: str) -> Iterator[None]:
     """Another implementation of attention for a while."""
     own = language_model.config._attn_implementation
-    language_model.set_attn_implementation(attention)
+    language_model.model.set_attn_implementation(attention)
     try:
         yield
     finally:
-        language_model.set_attn_implementation(own)
+        language_model.model.set_attn_implementation(own)
 
 
 def configuration(setting: options.Setting) -> Config:
@@ -172,10 +168,10 @@ def make(setting: options.Setting, folder: Path) -> Bench:
     records = read_manifest(manifest)
     kept = cached_queries(manifest, records, config, folder / "features", lambda: encoder)
     samples = TrainingSamples(
-        records, sample_encoder(config, model.tokenizer), picture_queries(kept), seed=config.seed
+        records, SampleEncoder.from_config(config, model.tokenizer), cached_images(kept), seed=config.seed
     )
     vision = encoder.vision_encoder
-    load = picture_files(records, config.vision.image_size, vision.mean, vision.std, augment=False)
+    load = image_files(records, config.vision.image_size, vision.mean, vision.std, augment=False)
     batches = []
     for step in range(args.steps):
         rows = [samples.row_of(n) for n in range(step * args.batch, (step + 1) * args.batch)]
@@ -187,7 +183,7 @@ def make(setting: options.Setting, folder: Path) -> Bench:
     )  # fmt: skip
     accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu")
     bench = Bench(config, model, encoder, samples, original, batches, accelerator, args.steps)
-    if compiled.wanted(config.language.compile, model.language_model, compiled.PAYS_AFTER):
+    if compiled.should_compile(config.language.compile, model.language_model, compiled.PAYS_AFTER):
         bench.compile_seconds = compile_in_time(model.language_model)
     return bench
 

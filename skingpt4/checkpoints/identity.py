@@ -89,9 +89,9 @@ def encoder_identity(config: Config) -> str:
 
 def identity(config: Config, model: SkinGPT4) -> dict[str, Any]:
     """What a projection depends on, as a checkpoint stores it: encoder, language model, template."""
-    name = config.language.model
+    lm = model.language_model
     return {
         "encoder": encoder_identity(config),
-        "language_model": checkpoint.language_identity(model.language_model, model.tokenizer, name),
+        "language_model": checkpoint.language_identity(lm.model, lm.tokenizer, config.language.model),
         "template": config.prompt.template,
     }

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import reported
 from skingpt4.weights.fetch.catalogue import catalogue
 from skingpt4.weights.fetch.download import require_space
@@ -19,11 +20,10 @@ from skingpt4.weights.files.inspect_directory import inspect
 from skingpt4.weights.files.inspection import describe
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="List, fetch, verify and inspect pretrained weights. Research software, not a medical device.",
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = make_parser("List, fetch, verify and inspect pretrained weights.")
+    commands = result.add_subparsers(dest="command", required=True)
     listing = commands.add_parser(
         "list", help="show what there is, with licence and size, and what is present"
     )
@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tensors", action="store_true", help="list every tensor with its dtype and shape"
     )
     inspecting.add_argument("--json", action="store_true", help="one JSON object a line")
-    return parser
+    return result
 
 
 def _inspect(paths: list[Path], with_tensors: bool, as_json: bool) -> int:
@@ -68,7 +68,7 @@ def _inspect(paths: list[Path], with_tensors: bool, as_json: bool) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    args = _parser().parse_args(argv)
+    args = parser().parse_args(argv)
     with reported() as status:
         if args.command == "inspect":
             return _inspect(args.paths, args.tensors, args.json)

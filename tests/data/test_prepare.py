@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from data import prepare
-from data.preparing import engine, pictures
-from data.preparing.pictures import Measurer, PictureCache, measure
+from data.preparing import engine, images, summary
+from data.preparing.images import MeasureCache, Measurer, measure
 from skingpt4.records.manifest import read_manifest
 from tests.support.downloads import picture, skincon_arguments, write_csv, write_skincon
 
@@ -97,13 +97,13 @@ def test_unusable_pictures_are_refused_by_reason_and_never_touched(tmp_path, cap
     shown = capsys.readouterr().out
     assert re.search(r"kept +1 ", shown)
     assert re.search(r"refused +7 ", shown)
-    assert re.search(r"2  not_an_image: no picture that can be read", shown)
+    assert re.search(r"2  not_an_image: not a picture that can be read", shown)
 
 
 def test_every_reason_for_a_picture_is_explained():
     from skingpt4.records.images import REASONS
 
-    assert set(prepare.PICTURE_REASONS) == set(REASONS)
+    assert set(summary.IMAGE_REASONS) == set(REASONS)
 
 
 def test_members_of_a_tar_are_pictures_too(tmp_path):
@@ -146,7 +146,7 @@ def test_the_same_bytes_twice_are_kept_and_counted(clinic, tmp_path, capsys):
 def test_any_number_of_workers_writes_the_same(clinic, tmp_path, monkeypatch):
     run(clinic, tmp_path / "one")
     monkeypatch.setattr(engine, "SERIAL_BELOW", 0)
-    monkeypatch.setattr(pictures, "CHUNK", 1)
+    monkeypatch.setattr(images, "CHUNK", 1)
     run(clinic, tmp_path / "two", "--workers", "2")
     assert snapshot(tmp_path / "one") == snapshot(tmp_path / "two")
 
@@ -157,7 +157,7 @@ def test_a_second_run_reads_no_picture_and_changes_no_byte(clinic, tmp_path, cap
     run(clinic, out)
     first = snapshot(out)
     assert "12 pictures were read" in capsys.readouterr().out
-    monkeypatch.setattr(pictures, "measure", lambda path: pytest.fail("measured again"))
+    monkeypatch.setattr(images, "measure", lambda path: pytest.fail("measured again"))
     run(clinic, out)
     assert snapshot(out) == first
     assert "0 pictures were read" in capsys.readouterr().out
@@ -193,10 +193,10 @@ def test_rows_are_read_a_bounded_distance_ahead(tmp_path):
             read_so_far = n + 1
             yield n
 
-    measurer = Measurer(PictureCache(":memory:"), 2)
-    bound = 2 * pictures.CHUNKS_PER_WORKER * pictures.CHUNK
+    measurer = Measurer(MeasureCache(":memory:"), 2)
+    bound = 2 * images.CHUNKS_PER_WORKER * images.CHUNK
     for n, *_ in measurer(rows(), lambda row: None, str):
-        assert read_so_far <= n + bound + pictures.CHUNK
+        assert read_so_far <= n + bound + images.CHUNK
 
 
 # --- what stops a run ---------------------------------------------------------------------------------------
@@ -263,10 +263,10 @@ def test_a_folder_that_cannot_be_written(clinic, tmp_path, capsys):
 def test_two_runs_at_once_are_told_apart(clinic, tmp_path, capsys):
     out = tmp_path / "out"
     run(clinic, out)
-    other = PictureCache(out / engine.CACHE)
+    other = MeasureCache(out / engine.CACHE)
     for options in ((), ("--fresh",)):
         run(clinic, out, *options, status=1)
-        assert "another run is at work in this folder" in capsys.readouterr().err
+        assert "another run is using this folder" in capsys.readouterr().err
     other.close()
     run(clinic, out)
 
@@ -276,27 +276,28 @@ def test_a_damaged_memory_of_pictures_says_what_to_do(clinic, tmp_path, capsys):
     run(clinic, out)
     (out / engine.CACHE).write_bytes(b"no data base at all" * 100)
     run(clinic, out, status=1)
-    assert "delete it, and the pictures are measured again" in capsys.readouterr().err
+    assert "delete it, and the images are measured again" in capsys.readouterr().err
 
 
 def test_pictures_measured_by_another_version_are_measured_again(clinic, tmp_path, capsys, monkeypatch):
     run(clinic, tmp_path / "out")
     capsys.readouterr()
-    monkeypatch.setattr(pictures, "VERSION", "another")
+    monkeypatch.setattr(images, "VERSION", "another")
     run(clinic, tmp_path / "out")
     assert "12 pictures were read" in capsys.readouterr().out
 
 
 SCRIPT = """
 import multiprocessing, os, signal, sys
-from data import engine, pictures, prepare
-engine.SERIAL_BELOW, pictures.COMMIT_SECONDS, pictures.CHUNK, pictures.CHUNKS_PER_WORKER = 0, 0, 2, 1
+from data import prepare
+from data.preparing import engine, images
+engine.SERIAL_BELOW, images.COMMIT_SECONDS, images.CHUNK, images.CHUNKS_PER_WORKER = 0, 0, 2, 1
 {change}
 if __name__ == "__main__":
     sys.exit(prepare.main(sys.argv[1:]))
 """
 DIES = """
-put, count = pictures.PictureCache.put, 0
+put, count = images.MeasureCache.put, 0
 def dying(self, *args):
     global count
     put(self, *args)
@@ -304,11 +305,11 @@ def dying(self, *args):
     if count == 7:
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)
         {how}
-pictures.PictureCache.put = dying
+images.MeasureCache.put = dying
 """
 WORKER_DIES = """
-measure = pictures.measure
-pictures.measure = lambda path: os.kill(os.getpid(), 9) if path.endswith("07.jpg") else measure(path)
+measure = images.measure
+images.measure = lambda path: os.kill(os.getpid(), 9) if path.endswith("07.jpg") else measure(path)
 """
 
 
@@ -370,13 +371,14 @@ def test_a_killed_worker_is_one_sentence_and_nothing_is_lost(clinic, tmp_path):
 
 
 def test_help_names_every_source_and_says_what_this_is(capsys):
+    commands = [*prepare.SOURCES, prepare.DOWNLOAD]
     with pytest.raises(SystemExit) as ended:
         prepare.main(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in prepare.COMMANDS)
+    assert all(name in shown for name in commands)
     assert "not a medical device" in shown
-    for name in prepare.COMMANDS:
+    for name in commands:
         with pytest.raises(SystemExit) as ended:
             prepare.main([name, "--help"])
         assert ended.value.code == 0

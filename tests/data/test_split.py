@@ -117,7 +117,7 @@ def test_equal_bytes_are_kept_once_and_conflicts_counted(tmp_path, capsys):
     assert run(manifest(tmp_path / "all.jsonl", rows), "--out-dir", tmp_path / "out") == 0
     removed = rows_of(tmp_path / "out" / "removed.jsonl")
     assert removed == [{"image": "../pictures/1.jpg", "reason": "equal bytes"}]
-    assert "1 pictures stand under more than one class" in capsys.readouterr().out
+    assert "1 images are under more than one class" in capsys.readouterr().out
 
 
 def test_what_is_tied_to_an_evaluation_is_left_out(tmp_path):
@@ -150,9 +150,9 @@ def test_a_dry_run_writes_nothing(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--shares", "train"], "'train' is no share; write for example train=0.8"),
-        (["--shares", "tr ain=1"], "'tr ain=1' is no share"),
-        (["--near", "64"], "64 is no number of bits"),
+        (["--shares", "train"], "'train' is not NAME=FRACTION; write for example train=0.8"),
+        (["--shares", "tr ain=1"], "'tr ain=1' is not NAME=FRACTION"),
+        (["--near", "64"], "64 is not a number of bits"),
         (["--shares", "all=1"], "all.jsonl would be overwritten"),
     ],
 )

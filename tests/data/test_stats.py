@@ -300,7 +300,7 @@ def test_manifests_without_the_paper(manifests, tmp_path, capsys):
 def test_nothing_to_compare(tmp_path, capsys):
     path = write_manifest(tmp_path / "m.jsonl", [record(0, note="Dry skin.")])
     assert main([str(path), "--against-paper", "--out-dir", str(tmp_path / "out")]) == 0
-    assert "Nothing here stands in Table 1 or 2" in capsys.readouterr().out
+    assert "Nothing here is in Table 1 or 2" in capsys.readouterr().out
 
 
 def damaged(text, kind):

@@ -55,7 +55,7 @@ def test_every_bad_row_is_named(manifest, capsys):
     assert one["bad"][1]["reason"].startswith("'fitzpatrick' must be")
     assert other["ok"]
     assert main([path]) == 1
-    assert "  line 5: 'diseas' is no key of a record; did you mean 'disease'?" in capsys.readouterr().out
+    assert "  line 5: 'diseas' is not a key of a record; did you mean 'disease'?" in capsys.readouterr().out
 
 
 def test_pictures_are_opened_and_compared(folder, manifest, capsys):

@@ -138,7 +138,7 @@ class Answer:
         from skingpt4.chat.differential import differential
 
         answerer = self.answerer
-        found = differential(answerer.model, answerer.config, self.session, answerer.calibration)
+        found = differential(answerer.model, answerer.config, self.session.queries, answerer.calibration)
         return found.to_dict()
 
     def stop(self) -> None:

@@ -46,7 +46,9 @@ def tools(
     """What the page offers with a loaded model; `fitted` makes probabilities of its scores."""
 
     def score(session: ChatSession, language: str) -> Differential:
-        return differential(model, config, session, fitted, language if language in LANGUAGES else "en")
+        return differential(
+            model, config, session.queries, fitted, language if language in LANGUAGES else "en"
+        )
 
     return Tools(
         new_session=lambda: ChatSession(model, config),

@@ -67,7 +67,7 @@ def test_without_a_gpu_it_says_so(capsys, out):
 
 
 def test_decoding_on_the_static_cache_is_the_models_own_greedy_decoding():
-    model = gpu.build("vicuna7b", torch.device("cpu"), torch.float32, small=True).language_model
+    model = gpu.build("vicuna7b", torch.device("cpu"), torch.float32, small=True).language_model.model
     with torch.no_grad():
         for p in model.parameters():
             p.mul_(20)  # else all logits are alike

@@ -6,18 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data.phantoms import splits
-from data.phantoms.render import EXCLUDES, NEEDS
-from data.phantoms.scene import choose_scene
-from data.phantoms.splits import (
-    DISEASES,
-    DRAWN_CONCEPTS,
-    WARNING,
-    contact_sheet,
-    main,
-    render_phantom,
-    write_split,
-)
+from data.phantoms import WARNING, splits
+from data.phantoms.__main__ import main
+from data.phantoms.scene import EXCLUDES, NEEDS, choose_scene
+from data.phantoms.sheet import DRAWN_CONCEPTS, contact_sheet
+from data.phantoms.splits import DISEASES, render_phantom, write_split
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 
 KEYS = {

@@ -30,7 +30,7 @@ def exif(orientation):
 
 
 def file_of(image, kind, **options):
-    images._register_heif()
+    images.register_heif()
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -38,7 +38,7 @@ def test_excels_csv_has_a_mark_semicolons_and_blank_lines(tmp_path):
 def test_jsonl_rows_are_lines_and_what_is_none_is_said(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text('{"image": "a", "n": 1}\n\n[1]\n{"image"\n')
-    assert list(Table(path))[:2] == [(1, {"image": "a", "n": 1}), (3, "is no JSON object")]
+    assert list(Table(path))[:2] == [(1, {"image": "a", "n": 1}), (3, "is not a JSON object")]
     assert list(Table(path))[2][1].startswith("is not JSON")
     assert Table(path).count() == 3
 
@@ -49,9 +49,9 @@ def test_jsonl_rows_are_lines_and_what_is_none_is_said(tmp_path):
         (None, "no such file"),
         (b"", "is empty"),
         (b"a,b\n\xff\xfe,1\n", "is not UTF-8"),
-        (b'a,b\n"' + b"x" * 2**25, "is no CSV"),
-        (b'a,b\n1,2\n3,"4\n5,6\n', "line 3: is no CSV from here on .*must be closed"),
-        (b'a,b\n1,"2"3\n', "line 2: is no CSV"),
+        (b'a,b\n"' + b"x" * 2**25, "is not CSV"),
+        (b'a,b\n1,2\n3,"4\n5,6\n', "line 3: is not CSV from here on .*must be closed"),
+        (b'a,b\n1,"2"3\n', "line 2: is not CSV"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(tmp_path, content, says):

@@ -86,7 +86,7 @@ def test_rows_of_skincon_are_refused_one_by_one(tmp_path):
     assert len(records) == 2
     told = {r["row"]: (r["reason"], r["detail"]) for r in rejected}
     assert told[4] == ("bad_value", "'Vesicle' is 'yes'; expected 0 or 1")
-    assert told[6] == ("listed_twice", "000001.png stands in an earlier row")
+    assert told[6] == ("listed_twice", "000001.png is in an earlier row")
     assert told[7] == ("bad_row", "has 3 fields, the header has 51")
 
 
@@ -384,7 +384,7 @@ def test_what_folders_cannot_be_read_from(tmp_path, capsys):
     arguments = ["folders", root, "--class-map", path]
     assert "no such file" in refused(arguments, out, capsys)
     for text, says in (
-        ("a: [", "is no YAML"),
+        ("a: [", "is not readable YAML"),
         ("- a", "expected lines such as"),
         ("herpis: herpe", "did you mean 'herpes'?"),
         ("herpis: {klass: herpes}", "neither 'class' nor 'disease'"),

@@ -77,7 +77,7 @@ def wait_until(fact):
 def tell(session, text, wait_at=None):
     head = Say(session.model.tokenizer, text, wait_at)
     session.decoder.max_guessed = 0  # the head counts passes
-    session.model.language_model.set_output_embeddings(head)
+    session.model.language_model.model.set_output_embeddings(head)
     return head
 
 
@@ -366,7 +366,7 @@ def test_the_checkpoint_s_projection_is_the_one_that_answers(trained):
         (["--config", "{folder}/chat.yaml", "--image", "gone.png"], "error: gone.png: no such picture"),
         (
             ["--config", "{folder}/chat.yaml", "--image", "{folder}/chat.yaml"],
-            "is no picture that can be read",
+            "is not a picture that can be read",
         ),
         (["--config", "{folder}/chat.yaml", "--temperature", "-1"], "error: temperature must be at least 0"),
         (["--config", "{folder}/chat.yaml", "--checkpoint", "{folder}"], "holds no checkpoint"),
@@ -535,5 +535,5 @@ def test_all_that_computes_is_done_by_one_thread(start, monkeypatch):
     scored = differential.score_sets
     monkeypatch.setattr(score, lambda *args: (seen.append(threading.current_thread().name), scored(*args))[1])
     session.add_image(make_picture(1))
-    differential.differential(session.model, session.config, session)
+    differential.differential(session.model, session.config, session.queries)
     assert seen == ["decoder", "decoder"]

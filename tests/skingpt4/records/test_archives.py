@@ -108,7 +108,7 @@ def test_a_picture_in_an_archive_is_the_picture_in_a_folder(tmp_path):
 
 
 def test_the_index_of_a_large_archive_is_kept_beside_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "KEEP_ABOVE", 3)
+    monkeypatch.setattr(archives, "MIN_CACHED", 3)
     shard = write_tar(tmp_path / "a.tar", [(f"{n}", bytes([n])) for n in range(5)])
     assert read_bytes(shard / "4") == b"\4"
     (kept,) = tmp_path.glob(".a.tar.*.npy")
@@ -122,7 +122,7 @@ def test_the_index_of_a_large_archive_is_kept_beside_it(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_cannot_be_written_costs_only_the_index(tmp_path, monkeypatch):
-    monkeypatch.setattr(archives, "KEEP_ABOVE", 1)
+    monkeypatch.setattr(archives, "MIN_CACHED", 1)
     shard = write_tar(tmp_path / "a.tar", [("x", b"x"), ("y", b"y")])
 
     def refuse(*args):

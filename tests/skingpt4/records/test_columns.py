@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skingpt4.records import columns
-from skingpt4.records.columns import COLUMNS, LONGEST_WITH_OWN_KEYS, checked_batch
+from skingpt4.records.columns import COLUMNS, MAX_LINE_WITH_OWN_KEYS, checked_batch
 from skingpt4.records.record import RecordError, parse_line
 from tests.skingpt4.records.test_record import ROW
 from tests.skingpt4.records.test_record import rows as strange_rows
@@ -76,7 +76,7 @@ def test_good_rows_are_taken_at_once(mine, monkeypatch):
         (b'{"image": "a.png", "turns": [{"question": "Why?", "answer": " "}]}', "m, line 2: 'turns'"),
         (b'{"image": "a.png", "turns": [null]}', "m, line 2: 'turns'"),
         (b'{"image": "a\\u0000.png"}', "m, line 2: 'image' must be a path"),
-        (b'{"image": "a.png", "imaeg": 1, "x_a": 1}', "m, line 2: 'imaeg' is no key"),
+        (b'{"image": "a.png", "imaeg": 1, "x_a": 1}', "m, line 2: 'imaeg' is not a key"),
         (b'{"image": "a.png", "source": "2020-01-01", "split": 3}', "m, line 2: 'split' must be a text"),
         (b'{"image": "a.png", "note": "\xff"}', "m, line 2: is not UTF-8"),
     ],
@@ -86,7 +86,7 @@ def test_the_first_bad_line_is_named(line, message):
         checked_batch(b'{"image": "good.png"}\n' + line + b"\n", 1, "m")
 
 
-@pytest.mark.parametrize("depth", [LONGEST_WITH_OWN_KEYS // 8, 100_000])
+@pytest.mark.parametrize("depth", [MAX_LINE_WITH_OWN_KEYS // 8, 100_000])
 def test_deeply_nested_keys_of_ones_own_do_no_harm(depth):
     block = b'{"image": "a.png", "x_a": ' + b"[" * depth + b"]" * depth + b"}\n"
     found = outcome(lambda: checked_batch(block, 1, "m").num_rows)

@@ -136,7 +136,7 @@ def test_an_animation_gives_its_first_frame(kind):
     ],
 )  # fmt: skip
 def test_every_format_of_photographs_is_read(kind, options):
-    images._register_heif()
+    images.register_heif()
     y, x = np.mgrid[0:48, 0:64]
     smooth = np.stack([x * 4, y * 5, 255 - x * 2 - y], axis=-1).astype(np.uint8)
     data = file_of(Image.fromarray(smooth), kind, **options)
@@ -148,7 +148,7 @@ def test_every_format_of_photographs_is_read(kind, options):
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP", "HEIF", "AVIF"])
 def test_orientation_of_telephones_formats(kind, orientation):
-    images._register_heif()
+    images.register_heif()
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     stored = Image.new("RGB", (64, 48), "white")
@@ -381,7 +381,7 @@ def test_a_format_that_starts_a_program_is_no_picture():
 
 
 def test_a_truncated_heic_is_refused():
-    images._register_heif()
+    images.register_heif()
     data = file_of(picture(64, 64), "HEIF")
     for kept in (0.3, 0.7, 0.95):
         assert refused(data[: int(len(data) * kept)]) in ("damaged", "not_an_image")
@@ -390,7 +390,7 @@ def test_a_truncated_heic_is_refused():
 @given(data=st.binary(max_size=200), kind=st.sampled_from(["JPEG", "PNG", "GIF", "HEIF", "WEBP", "AVIF"]))
 @settings(max_examples=100, deadline=None)
 def test_damage_anywhere_is_a_picture_or_a_sentence(data, kind):
-    images._register_heif()
+    images.register_heif()
     good = file_of(Image.new("RGB", (32, 32), "red"), kind)
     place = len(data) * 7 % len(good)
     try:

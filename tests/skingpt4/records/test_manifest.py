@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from skingpt4.records import manifest
-from skingpt4.records.manifest import Manifest, chain, picture_paths, read_manifest
+from skingpt4.records.manifest import Manifest, chain, image_paths, read_manifest
 from skingpt4.records.record import RecordError
 from tests.skingpt4.records.test_record import ROW
 
@@ -209,7 +209,7 @@ def test_paths_are_spread_evenly(limit, written, large):
     both = chain([read_manifest(written(20)), read_manifest(written(9, "b.jsonl"))])
     every = [r.image_path for r in both]
     step = 1 if limit is None else max(1, -(-29 // limit))
-    assert picture_paths(both, limit) == every[::step]
+    assert image_paths(both, limit) == every[::step]
 
 
 def test_a_byte_order_mark_is_forgiven(tmp_path):

@@ -98,7 +98,7 @@ def test_labels_of_the_public_data_sets_are_known(label):
         "asserted",
         "no_class",
     ) or (
-        disease(label).whole  # a finding such as "scar" says nothing inside a sentence
+        disease(label).only_alone  # a finding such as "scar" says nothing inside a sentence
     )
 
 
@@ -116,7 +116,7 @@ def test_no_name_stands_under_two_classes():
     for group in (*CLASSES, "others", "none"):
         for usual, more in data[group].items():
             for name in more if usual == "also" else (usual, *more):
-                forms = lexicon().whole(name)
+                forms = lexicon().get(name)
                 assert seen.setdefault(forms.name, group) == group, name
 
 
@@ -147,7 +147,7 @@ def test_another_form_of_the_answer():
     assert classify("Eczema.", form="{disease}").class_name == "dermatitis"
 
 
-NAMES = sorted({term.name for term in lexicon().terms.values() if not term.whole})
+NAMES = sorted({term.name for term in lexicon().terms.values() if not term.only_alone})
 
 
 @given(name=st.sampled_from(NAMES))

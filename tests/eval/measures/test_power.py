@@ -5,7 +5,8 @@ import pytest
 from scipy.stats import binomtest
 from statsmodels.stats.proportion import samplesize_confint_proportion
 
-from eval import power
+from eval import power as command
+from eval.measures import power
 
 
 @pytest.mark.parametrize(("share", "width"), [(0.5, 0.1), (0.8, 0.1), (0.8, 0.04)])
@@ -48,9 +49,9 @@ def test_the_crossed_design_equals_simulation():
 
 
 def test_the_commands_speak_plainly(capsys):
-    assert power.main(["width", "--share", "0.8", "--points", "10"]) == 0
-    assert power.main(["paired", "--better", "0.15", "--worse", "0.05"]) == 0
-    assert power.main(["ratings", "--share", "0.8"]) == 0
+    assert command.main(["width", "--share", "0.8", "--points", "10"]) == 0
+    assert command.main(["paired", "--better", "0.15", "--worse", "0.05"]) == 0
+    assert command.main(["ratings", "--share", "0.8"]) == 0
     out = capsys.readouterr().out
     assert out.startswith("245 cases")
     assert "150 cases have a power of" in out
@@ -67,5 +68,5 @@ def test_the_commands_speak_plainly(capsys):
     ],
 )
 def test_senseless_numbers_get_a_sentence(capsys, arguments, sentence):
-    assert power.main(arguments) == 1
+    assert command.main(arguments) == 1
     assert sentence in capsys.readouterr().err

@@ -1,26 +1,27 @@
 import pytest
 
 from eval import published
+from eval.rating import audit
 from eval.rating.ratings import Rating, write_csv
 from skingpt4.taxonomy.published import published as printed
 
 
 def test_counts_behind_a_percentage_by_every_way_of_rounding():
-    assert published.counts_behind(75.0, 160) == [120]
-    assert published.counts_behind("83.33", 6) == [5]
-    assert published.counts_behind("66.66", 3) == [2]  # cut off
-    assert published.counts_behind("66.67", 3) == [2]  # rounded
-    assert published.counts_behind(80.63, 150) == []
+    assert audit.counts_behind(75.0, 160) == [120]
+    assert audit.counts_behind("83.33", 6) == [5]
+    assert audit.counts_behind("66.66", 3) == [2]  # cut off
+    assert audit.counts_behind("66.67", 3) == [2]  # rounded
+    assert audit.counts_behind(80.63, 150) == []
 
 
 @pytest.mark.parametrize("n", [7, 45, 150, 160])
 def test_every_share_finds_its_own_count(n):
     for k in range(n + 1):
-        assert k in published.counts_behind(f"{100 * k / n:.2f}", n)
+        assert k in audit.counts_behind(f"{100 * k / n:.2f}", n)
 
 
 def test_the_paper_against_itself():
-    result = published.audit(printed())
+    result = audit.audit(printed())
     for version in ("preprint", "article"):
         found = result["questionnaire"][version]
         assert found["best_denominator"] == 160
@@ -67,7 +68,7 @@ def test_two_raters_who_always_agree_do_not_halve_the_interval():
             for case in range(60)
             for rater in raters
         ]
-        interval = published.agreement(ratings, "diagnosis")
+        interval = audit.agreement(ratings, "diagnosis")
         return interval.high - interval.low
 
     assert half_width(["r1", "r2", "r3"]) == pytest.approx(half_width(["r1"]), rel=0.05)

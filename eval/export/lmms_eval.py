@@ -35,14 +35,14 @@ def _tasks(arm: ArmAnswers) -> Iterator[tuple[str, list[Answer]]]:
     for number, _ in enumerate(arm.meta.get("prompts", ()), 1):
         yield f"skingpt4_turn_{number}", [a for a in arm.of("turn") if a.key.number == number]
     probes = arm.of("probe")
-    yield "skingpt4_concepts", [a for a in probes if "predicted_concepts" in a.said]
-    yield "skingpt4_diagnosis", [a for a in probes if "text_class" in a.said]
+    yield "skingpt4_concepts", [a for a in probes if "predicted_concepts" in a.fields]
+    yield "skingpt4_diagnosis", [a for a in probes if "text_class" in a.fields]
     yield "skingpt4_class", arm.of("scores")
 
 
 def _judged(answer: Answer, case: dict[str, Any]) -> tuple[Any, dict[str, float]]:
     """(target, metrics of one sample)."""
-    said = answer.said
+    said = answer.fields
     if "predicted_concepts" in said:
         known = case["concepts"]
         if known is None:
@@ -66,17 +66,17 @@ def _sample(run: Run, arm: ArmAnswers, number: int, answer: Answer) -> Sample:
     target, metrics = _judged(answer, case)
     if key.kind == "scores":
         prompt = arm.meta.get("probes", [""])[-1]
-        scores = answer.said["class_scores"]
+        scores = answer.fields["class_scores"]
         doc["choices"] = list(scores)
         arguments = [part for name in scores for part in (prompt, name)]
         filtered: Any = [[score, None] for score in scores.values()]  # whether greedy is not known
         responses: Any = [[each] for each in filtered]
         counts: list[Any] = [None] * len(scores)
     else:
-        prompt = answer.said.get("prompt") or answer.said.get("question")
+        prompt = answer.fields.get("prompt") or answer.fields.get("question")
         if key.kind == "turn":
             doc["conversation"] = [
-                {"question": a.said["prompt"], "answer": a.text}
+                {"question": a.fields["prompt"], "answer": a.text}
                 for a in arm.of("turn")
                 if a.key.case_id == key.case_id and a.key.number < key.number
             ]
@@ -85,7 +85,7 @@ def _sample(run: Run, arm: ArmAnswers, number: int, answer: Answer) -> Sample:
         arguments = [prompt, {"until": [], **arm.meta.get("decoding", {})}]
         responses = [a.text for a in sorted(again, key=lambda a: a.key.repeat)]
         filtered = responses[0]
-        counts = [{"output_tokens": answer.said.get("num_tokens")}]
+        counts = [{"output_tokens": answer.fields.get("num_tokens")}]
     return {
         "doc_id": number,
         "doc": doc,

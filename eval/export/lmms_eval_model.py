@@ -2,11 +2,11 @@
 
 After pip install lmms-eval:
 
-    python -m eval.formats.lmms_eval_model --model skingpt4 --model_args checkpoint=runs/quickstart/step2 --tasks ...
+    python -m eval.export.lmms_eval_model --model skingpt4 --model_args checkpoint=runs/quickstart/step2 --tasks ...
 
 This is lmms-eval's own command line with one model more; all its options work. Written against lmms-eval 0.7.3, whose
 installed package can also find the model by an entry point of the group `lmms_eval.models` that names
-`eval.formats.lmms_eval_model:manifest`. Research software, not a medical device.
+`eval.export.lmms_eval_model:manifest`. Research software, not a medical device.
 """
 
 from __future__ import annotations
@@ -144,6 +144,6 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    from eval.formats import lmms_eval_model  # the module as lmms-eval imports it, not this script
+    from eval.export import lmms_eval_model  # the module as lmms-eval imports it, not this script
 
     lmms_eval_model.main()
