@@ -73,8 +73,8 @@ def test_broken_and_missing_shards_are_refused(tmp_path, monkeypatch):
     model.tokenizer.save_pretrained(folder)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
     shard = sorted(folder.glob("*.safetensors"))[1]
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:-10])
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-10])
     with pytest.raises(LanguageModelError, match=rf"{shard.name}: is truncated"):
         load_language_model(str(folder))
     shard.unlink()

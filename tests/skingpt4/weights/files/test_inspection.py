@@ -181,8 +181,8 @@ def test_missing_shards_and_tokenizer_are_named(llama):
 
 def test_a_shard_that_broke_off_or_is_a_pointer(llama):
     shard = sorted(llama.glob("*.safetensors"))[0]
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:-10])
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-10])
     assert f"{shard}: is truncated" in inspect(llama).problem
     shard.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 99\n")
     assert "Git LFS pointer" in inspect(llama).problem

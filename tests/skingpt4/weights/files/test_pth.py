@@ -15,8 +15,8 @@ from tests.skingpt4.weights.files.test_tensors import Payload
 
 @pytest.fixture
 def tensors():
-    whole = torch.arange(12.0).reshape(3, 4)
-    return {"w": whole, "tied": whole, "rows": whole[1:], "turned": whole.t(), "h": torch.ones(2).half(),
+    matrix = torch.arange(12.0).reshape(3, 4)
+    return {"w": matrix, "tied": matrix, "rows": matrix[1:], "turned": matrix.t(), "h": torch.ones(2).half(),
             "one": torch.tensor(7)}  # fmt: skip
 
 
