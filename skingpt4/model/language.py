@@ -22,7 +22,12 @@ from skingpt4.config.schema import LOCAL, LanguageConfig
 from skingpt4.model.float16 import guard, guard_linear
 from skingpt4.model.quantisation import plain_linears, quantiser, require_quantised
 from skingpt4.support.errors import UserError
-from skingpt4.weights.language_model import LanguageModelError, cannot_load, require_vocabulary, require_whole
+from skingpt4.weights.language_model import (
+    LanguageModelError,
+    cannot_load,
+    require_complete,
+    require_vocabulary,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -298,7 +303,7 @@ def _load(config: LanguageConfig, device: torch.device) -> tuple[Any, Any]:
             f"language.model: {name} holds no config.json; fetch or convert the model first"
         )
     if Path(name).is_dir():
-        require_whole(name)
+        require_complete(name)
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     dtype = choose_dtype(config.dtype, torch.device(main_device(config.device_map, str(device))))
