@@ -9,8 +9,7 @@ from skingpt4.chat.differential import LANGUAGES, Differential, differential
 from skingpt4.chat.heatmap import heatmap
 from skingpt4.chat.record import Consultation
 from skingpt4.chat.session import ChatSession
-from skingpt4.checkpoints.identity import model_identity
-from skingpt4.checkpoints.load import config_and_checkpoint, load_with_bar
+from skingpt4.checkpoints.load import model_source
 from skingpt4.config.schema import Config
 from skingpt4.generation.decoder import Decoder
 from skingpt4.model.network import SkinGPT4
@@ -25,10 +24,9 @@ def load(
     Raises:
         ChatError, ConfigError, CheckpointError, LanguageModelError, WeightsMismatch: what they say.
     """
-    config, found = config_and_checkpoint(config_path, checkpoint_path)
-    identity, fitted = model_identity(config, found), calibration.load(found)
-    model = load_with_bar(config, found)
-    return tools(model, config, identity, fitted, log)
+    source = model_source(config_path, checkpoint_path)
+    identity, fitted = source.identity, calibration.load(source.checkpoint_path)
+    return tools(source.load(), source.config, identity, fitted, log)
 
 
 def as_html(record: Consultation, with_pictures: bool) -> bytes:
