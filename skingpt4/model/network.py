@@ -119,9 +119,8 @@ class SkinGPT4(nn.Module):
         if queries is None:
             return embeds
         with torch.autocast(embeds.device.type, enabled=False):  # the projection stays in fp32
-            projected = self.projection(
-                queries.to(self.projection.weight.device).float()
-            )  # (images, q, width)
+            queries = queries.to(self.projection.weight.device).float()
+            projected = self.projection(queries)  # (images, q, width)
         return embeds.masked_scatter(is_image[..., None], projected.flatten(0, 1).to(embeds))
 
     def forward(
