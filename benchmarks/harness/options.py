@@ -13,7 +13,7 @@ import torch
 from benchmarks.harness import hardware
 from benchmarks.harness.pairs import RESULTS, about, write
 from benchmarks.harness.shapes import SHAPES, Shape
-from skingpt4.model.language import DTYPES, choose_dtype, require_device
+from skingpt4.model.precision import DTYPES, choose_dtype, require_device
 from skingpt4.support.threads import in_own_thread
 
 

@@ -21,8 +21,9 @@ from skingpt4.config.load import load_config
 from skingpt4.config.schema import Config, LanguageConfig
 from skingpt4.doctor import memory
 from skingpt4.model.build import build, build_encoder
-from skingpt4.model.language import LanguageModel, choose_attention
+from skingpt4.model.language import LanguageModel
 from skingpt4.model.network import ImageEncoder, SkinGPT4
+from skingpt4.model.precision import choose_attention
 from skingpt4.model.qformer import QFormer
 from skingpt4.model.vision import VisionEncoder
 from skingpt4.support.errors import UserError

@@ -135,12 +135,12 @@ def child(what: str, config: Config) -> None:
             train_step(model, optimizer, [rows], Accelerator(), 1.0)
     else:
         from skingpt4.chat.session import ChatSession
-        from skingpt4.checkpoints.known_answer import picture
+        from skingpt4.checkpoints.known_answer import image
         from skingpt4.checkpoints.load import load_model
         from skingpt4.generation.sampling import Generation
 
         session = ChatSession(load_model(config, None), config)
-        session.add_image(picture())
+        session.add_image(image())
         session.ask("What is wrong with my skin? " * 8, Generation(max_new_tokens=160))
         tokens = len(session.encode(session.turns).input_ids)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -25,8 +25,8 @@ from tqdm import tqdm
 from benchmarks.harness import hardware, options, shapes, workload
 from skingpt4.checkpoints.load import load_model
 from skingpt4.model.build import build_encoder
-from skingpt4.model.language import num_bytes
 from skingpt4.model.network import SkinGPT4
+from skingpt4.model.precision import num_bytes
 from skingpt4.model.prompts import Encoded, Turn, encode_turns, get_template, stop_strings
 from skingpt4.records.images import to_tensor
 from skingpt4.support.errors import UserError, reported

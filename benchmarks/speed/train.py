@@ -26,8 +26,8 @@ from accelerate import Accelerator
 from benchmarks.harness import counts, hardware, options, pairs, reference, shapes, workload
 from skingpt4.config.schema import Config
 from skingpt4.doctor import memory
-from skingpt4.model.language import num_bytes
 from skingpt4.model.network import ImageEncoder, SkinGPT4
+from skingpt4.model.precision import num_bytes
 from skingpt4.model.prompts import get_template
 from skingpt4.records.manifest import read_manifest
 from skingpt4.support.errors import reported

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from skingpt4.checkpoints import checkpoint, repository
-from skingpt4.checkpoints.load import config_and_checkpoint, from_pretrained, load_model
+from skingpt4.checkpoints.load import from_pretrained, load_model, model_source
 from skingpt4.checkpoints.repository import HubError
 from skingpt4.cli import share
 from skingpt4.training.loop import run
@@ -106,10 +106,10 @@ def test_the_processor_is_complete(config, shared):
 
 def test_included_parts_are_read_from_the_folder(config, saved, tmp_path, monkeypatch):
     folder = repository.write_folder(saved, tmp_path / "whole", "whole", include=repository.PARTS)
-    loaded, path = config_and_checkpoint(None, str(folder))
-    assert Path(loaded.vision.weights) == folder / "vision.safetensors"
-    assert Path(loaded.qformer.weights) == folder / "qformer.safetensors"
-    assert torch.equal(loss_of(load_model(loaded, path, CPU)), loss_of(load_model(config, saved, CPU)))
+    source = model_source(None, str(folder))
+    assert Path(source.config.vision.weights) == folder / "vision.safetensors"
+    assert Path(source.config.qformer.weights) == folder / "qformer.safetensors"
+    assert torch.equal(loss_of(source.load()), loss_of(load_model(config, saved, CPU)))
 
 
 def test_another_language_model_is_refused(config, shared, tmp_path):
