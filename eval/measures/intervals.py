@@ -6,7 +6,7 @@ together, and two arms are compared on the same drawn cases.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ class Interval:
         return {"value": value, "low": low, "high": high, "n": self.n}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Interval":
+    def from_dict(cls, data: Mapping[str, Any]) -> "Interval":
         """Reads back what `to_dict` wrote; further keys are left aside."""
         return cls(data["value"], data["low"], data["high"], data["n"])
 
