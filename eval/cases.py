@@ -10,92 +10,15 @@ together, and none from a cluster that holds a training picture. Research softwa
 from __future__ import annotations
 
 import argparse
-import json
-import os
+import logging
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from eval.asking.cases import Case, CasesError, check_pictures, read_cases
-from skingpt4.records import duplicates
-from skingpt4.records.manifest import Manifest, chain, manifest_lines, read_manifest
+from skingpt4.support.cli import setup_logging
 from skingpt4.support.errors import reported
-from skingpt4.support.files import write_text
-from skingpt4.taxonomy.taxonomy import CLASSES
 
-
-def sample(
-    records: Manifest,
-    training: Manifest,
-    per_class: int,
-    seed: int,
-    classes: Sequence[str] = CLASSES,
-    distance: int = duplicates.NEAR,
-) -> list[int]:
-    """Rows of `records` that are drawn, in their order.
-
-    Args:
-        records: where cases are drawn from.
-        training: pictures that none may belong together with.
-        per_class: cases of each class.
-        seed: of the draw.
-        classes: to draw from.
-        distance: bits, see `skingpt4.records.duplicates`.
-
-    Raises:
-        CasesError: a class has too few clusters left; all such classes are named with their numbers.
-    """
-    cluster = duplicates.clusters(duplicates.links(records + training, distance))
-    own, taken = cluster[: len(records)], set(cluster[len(records) :].tolist())
-    names = records.column("class").to_pylist()
-    rng = np.random.default_rng(seed)
-    order = rng.permutation(len(records))
-    drawn: dict[str, list[int]] = {name: [] for name in classes}
-    for row in order:
-        name = names[row]
-        if name in drawn and len(drawn[name]) < per_class and own[row] not in taken:
-            drawn[name].append(int(row))
-            taken.add(own[row])
-    short = {name: len(rows) for name, rows in drawn.items() if len(rows) < per_class}
-    if short:
-        counts = ", ".join(f"{name} {count}" for name, count in short.items())
-        raise CasesError(
-            f"{per_class} cases a class are wanted, but apart from training and each other there are only: {counts}"
-        )
-    return sorted(row for rows in drawn.values() for row in rows)
-
-
-def write_sample(manifest: Path, rows: Sequence[int], out: Path) -> None:
-    """Write the chosen lines of a manifest as a manifest of cases, its pictures relative to the new place."""
-    wanted, lines = set(rows), list[str]()
-    folder = os.path.relpath(manifest.parent, out.parent)
-    for place, (_, line, _) in enumerate(manifest_lines(manifest)):
-        if place in wanted:
-            row = json.loads(line)
-            row["image"] = os.path.normpath(os.path.join(folder, row["image"]))
-            row["case_id"] = row.get("case_id") or f"case-{len(lines) + 1:04d}"
-            row["split"] = "cases"
-            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(out, "".join(lines))
-
-
-def describe(cases: Sequence[Case]) -> str:
-    """Counts of a list of cases, for people."""
-    lines = [f"{len(cases)} cases, {sum(len(case.records) for case in cases)} pictures"]
-    for title, values in (
-        ("class", [case.known.class_name or "unknown" for case in cases]),
-        ("skin type", [str(case.known.fitzpatrick or "unknown") for case in cases]),
-    ):
-        lines += [
-            f"{title}:",
-            *(f"  {name:28} {count:>5}" for name, count in sorted(Counter(values).items())),
-        ]
-    lines.append(f"concepts known of {sum(case.known.concepts is not None for case in cases)}")
-    return "\n".join(lines)
+logger = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -115,29 +38,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     check = commands.add_parser("check", help="read a list of cases and count it")
     check.add_argument("cases", type=Path)
     args = parser.parse_args(argv)
+    setup_logging()
     with reported() as status:
         if args.command == "check":
-            cases = read_cases(args.cases)
-            check_pictures(cases)
-            print(describe(cases))
-            return 0
-        classes = args.classes.split(",") if args.classes else list(CLASSES)
-        unknown = [name for name in classes if name not in CLASSES]
-        if unknown or args.per_class < 1:
-            what = f"{unknown[0]!r} is no class" if unknown else "--per-class must be 1 or more"
-            raise CasesError(f"{what}; the classes are {', '.join(CLASSES)}")
-        if args.out.exists():
-            raise CasesError(f"{args.out} is there already; an evaluation's cases are not drawn twice")
-        if not args.train:
-            print(
-                "no --train manifest is named: nothing shows that the cases are apart from training",
-                file=sys.stderr,
-            )
-        training = chain(read_manifest(path) for path in args.train)
-        rows = sample(read_manifest(args.manifest), training, args.per_class, args.seed, classes)
-        write_sample(args.manifest, rows, args.out)
-        print(describe(read_cases(args.out)))
+            _check(args.cases)
+        else:
+            classes = args.classes.split(",") if args.classes else None
+            _sample(args.manifest, args.train, args.out, args.per_class, args.seed, classes)
     return status.code
+
+
+def _check(path: Path) -> None:
+    from eval.asking import cases
+
+    listed = cases.read_cases(path)
+    cases.check_pictures(listed)
+    print(cases.describe(listed))
+
+
+def _sample(
+    manifest: Path, train: Sequence[Path], out: Path, per_class: int, seed: int, classes: Sequence[str] | None
+) -> None:
+    from eval.asking import cases
+    from skingpt4.records.manifest import chain, read_manifest
+    from skingpt4.taxonomy.taxonomy import CLASSES
+
+    unknown = [name for name in classes or () if name not in CLASSES]
+    if unknown or per_class < 1:
+        what = f"{unknown[0]!r} is not a class" if unknown else "--per-class must be 1 or more"
+        raise cases.CasesError(f"{what}; the classes are {', '.join(CLASSES)}")
+    if out.exists():
+        raise cases.CasesError(f"{out} exists already; the cases of an evaluation are not drawn twice")
+    if not train:
+        logger.warning("without a --train manifest nothing shows that the cases are separate from training")
+    training = chain(read_manifest(path) for path in train)
+    rows = cases.sample(read_manifest(manifest), training, per_class, seed, classes or CLASSES)
+    cases.write_sample(manifest, rows, out)
+    print(cases.describe(cases.read_cases(out)))
 
 
 if __name__ == "__main__":

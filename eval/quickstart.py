@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.phantoms.splits import RENDERER_VERSION
-from eval.report import headline, write_report, write_results
+from skingpt4.support.cli import setup_logging
 from skingpt4.support.errors import UserError, reported
 from skingpt4.support.files import write_text
 
@@ -116,6 +115,8 @@ def run_stages(found: Sequence[Stage], ledger_path: Path) -> dict[str, Any]:
     Raises:
         StageError: a stage ended with an error.
     """
+    from data.phantoms.splits import RENDERER_VERSION
+
     ledger = json.loads(ledger_path.read_text()) if ledger_path.is_file() else {}
     made_of = b"".join(p.read_bytes() for p in [*sorted(Path("configs/tiny").glob("*.yaml")), QFORMER])
     made_of += str(RENDERER_VERSION).encode()
@@ -168,7 +169,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     root = Path("runs/quickstart-short" if args.short else "runs/quickstart")
     phantoms = root / "phantoms" if args.short else Path("runs/phantoms")
     root.mkdir(parents=True, exist_ok=True)
+    setup_logging()
     with reported() as status:
+        from eval.measures.results import headline, write_results
+        from eval.page.report import write_report
+
         found = stages(root, phantoms, args.short, args.ablation)
         ledger = run_stages(found, root / "stages.json")
         # The ablation is an extra: the main job's time and memory are those of its own stages.

@@ -1,8 +1,8 @@
 """Rate a run's answers in a local form: python -m eval.review --run-dir RUN.
 
-Each rater logs in with a password, sees the cases under all arms in an order of their own without any model's name,
-writes their own diagnosis before the text is shown, and answers the seven published items. Everything is kept in
-RUN/ratings.sqlite at once; a rater who comes back goes on where they stopped. Several may rate at the same time.
+Each rater logs in with a password and sees the cases under all arms in an order of their own, without any model's
+name. The rater writes their own diagnosis before the text is shown, then answers the seven published items. Each form
+is saved in RUN/ratings.sqlite at once; a rater who comes back continues where they stopped. Several may rate at once.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from eval.asking import answers
 from eval.rating import ratings
 from eval.rating.desk import Desk, ReviewError, select
 from eval.rating.store import FILE, Store
-from skingpt4.server import address as server_address
-from skingpt4.server import gradio_app
+from skingpt4.support.cli import setup_logging
 from skingpt4.support.errors import reported
 
 if TYPE_CHECKING:
     import gradio as gr
+
+    from skingpt4.server.address import Address
 
 EXAMPLES = """examples:
   python -m eval.review add-rater anna --run-dir runs/quickstart
@@ -32,11 +33,11 @@ EXAMPLES = """examples:
   python -m eval.review --run-dir runs/quickstart --status
   python -m eval.review --run-dir runs/quickstart --export ratings.csv
 
-The form is for this machine alone unless --host says otherwise. Research software, not a medical device."""
+The form is reachable from this machine only, unless --host is given. Research software, not a medical device."""
 
 
 def add_rater(store: Store, name: str, replace: bool) -> None:
-    """Ask for a password (twice at a terminal, one line of a pipe) and keep the rater."""
+    """Ask for a password (twice at a terminal, one line of a pipe) and save the rater."""
     if sys.stdin.isatty():
         password = getpass.getpass(f"password for {name}: ")
         if password != getpass.getpass("again: "):
@@ -48,7 +49,7 @@ def add_rater(store: Store, name: str, replace: bool) -> None:
 
 
 def export(store: Store, path: Path) -> int:
-    """Write the newest answers as long CSV, whole or not at all; returns how many.
+    """Write the newest answers as long CSV, completely or not at all; returns how many.
 
     Raises:
         ReviewError: there are none, or the file cannot be written.
@@ -69,20 +70,20 @@ def take_over(store: Store, run: answers.Run, path: Path, overwrite: bool) -> tu
     """Read a long CSV into the store; returns how many answers it holds and how many of them were new.
 
     Raises:
-        RatingsError, ReviewError, StoreError: a wrong line, an arm or case that the run has not, or a conflict.
+        RatingsError, ReviewError, StoreError: a wrong line, an arm or case that is not in the run, or a conflict.
     """
     rows = ratings.read_csv(path)
     for row in rows:
         for kind, name, known in (("arm", row.arm, run.arms), ("case", row.case_id, run.cases)):
             if name not in known:
                 raise ReviewError(
-                    f"{path}: the run in {run.folder} has no {kind} {name!r}; nothing was taken over"
+                    f"{path}: the run in {run.folder} has no {kind} {name!r}; nothing was imported"
                 )
     return len(rows), store.add(rows, overwrite)
 
 
 def status(desk: Desk) -> str:
-    """How far each rater is."""
+    """How many forms each rater has completed."""
     lines = []
     for rater in desk.store.raters():
         view = desk.open(rater)
@@ -90,9 +91,10 @@ def status(desk: Desk) -> str:
     return "\n".join(lines) or "no raters yet"
 
 
-def serve(desk: Desk, address: server_address.Address) -> None:
+def serve(desk: Desk, address: Address) -> None:
     """Serve the form until SIGINT or SIGTERM."""
     from eval.rating import form
+    from skingpt4.server import gradio_app
 
     def launched() -> gr.Blocks:
         return gradio_app.launch(
@@ -114,13 +116,15 @@ def _parser() -> argparse.ArgumentParser:
     add("--cases", type=Path, help="the list of cases that eval.run read; its folder holds the pictures "
         "(default: the run's own cases.jsonl)")  # fmt: skip
     add("--arms", nargs="+", metavar="ARM", help="rate only these (default: all of the run)")
-    add("--num-cases", type=int, help="rate only so many cases, evenly spaced over the list")
-    add("--new-password", action="store_true", help="with add-rater: change the password of one who is there")
-    add("--status", action="store_true", help="say how far each rater is, and end")
-    add("--export", type=Path, metavar="CSV", help="write all ratings as long CSV, and end")
-    add("--import", type=Path, metavar="CSV", dest="take", help="take ratings over from a long CSV, and end")
-    add("--overwrite", action="store_true", help="with --import: its answers count where there are others")
-    add("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    add("--num-cases", type=int, help="rate only this many cases, evenly spaced over the list")
+    add(
+        "--new-password", action="store_true", help="with add-rater: change the password of an existing rater"
+    )
+    add("--status", action="store_true", help="print how many forms each rater has completed, and exit")
+    add("--export", type=Path, metavar="CSV", help="write all ratings as long CSV, and exit")
+    add("--import", type=Path, metavar="CSV", dest="take", help="import ratings from a long CSV, and exit")
+    add("--overwrite", action="store_true", help="with --import: its answers replace existing ones")
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=7861, help="default: %(default)s")
     return parser
 
@@ -131,8 +135,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     if args.command and (len(args.command) != 2 or args.command[0] != "add-rater"):
         parser.error("the only command is: add-rater NAME")
-    server_address.stay_local()
+    setup_logging()
     with reported() as result:
+        from skingpt4.server.address import Address, stay_local
+
+        stay_local()
         run = answers.read_run(args.run_dir)
         store = Store(args.run_dir)
         if args.command:
@@ -153,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"{args.run_dir / FILE}: there are no raters yet; add one with "
                     f"python -m eval.review add-rater NAME --run-dir {args.run_dir}"
                 )
-            address = server_address.Address(args.host, args.port)
+            address = Address(args.host, args.port)
             address.check(password=True)
             print(status(desk), flush=True)
             serve(desk, address)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
 
-from skingpt4.support.cli import NOT_A_DEVICE
+from skingpt4 import __version__
+from skingpt4.support.cli import NOT_A_DEVICE, setup_logging
 
 # Command: (module, what it does). A module is imported only when its command is called.
 COMMANDS = {
@@ -26,9 +29,10 @@ COMMANDS = {
     "pretrain-qformer": ("skingpt4.training.pretrain_qformer", "train the default's small Q-Former"),
 }
 HELP = (
-    "usage: skingpt4 COMMAND [--help] ...\n\n"
+    "usage: skingpt4 [--version] [--debug] COMMAND [--help] ...\n\n"
     + "\n".join(f"  {name:<20} {what}" for name, (_, what) in COMMANDS.items())
-    + "\n\nTraining: python train.py --help. Consultation page: python demo.py --help.\n"
+    + "\n\n--debug (or SKINGPT4_DEBUG=1) shows the traceback behind an error's one sentence.\n"
+    "Training: python train.py --help. Consultation page: python demo.py --help.\n"
     f"Evaluation: python -m eval.run --help. Data: python -m data.prepare --help.\n{NOT_A_DEVICE}"
 )
 
@@ -36,21 +40,21 @@ HELP = (
 def main(argv: Sequence[str] | None = None) -> int:
     """Hand over to the command of that name; returns its exit status."""
     argv = sys.argv[1:] if argv is None else list(argv)
+    if argv[:1] == ["--debug"]:
+        os.environ["SKINGPT4_DEBUG"] = "1"
+        argv = argv[1:]
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP)
         return 0 if argv else 2
     if argv[0] == "--version":
-        from skingpt4 import __version__
-
         print(__version__)
         return 0
     if argv[0] not in COMMANDS:
-        import difflib
-
         near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
-        hint = f"; did you mean '{near[0]}'?" if near else f"; choose one of {', '.join(COMMANDS)}"
-        print(f"error: no command '{argv[0]}'{hint}", file=sys.stderr)
+        hint = f"did you mean '{near[0]}'?" if near else f"choose one of {', '.join(COMMANDS)}"
+        print(f"error: no command '{argv[0]}'; {hint}", file=sys.stderr)
         return 2
+    setup_logging()
     # An exception, unlike the default, lets a command clean up.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     sys.argv = [f"skingpt4 {argv[0]}", *argv[1:]]  # argparse shows the first as the program's name

@@ -93,7 +93,7 @@ def test_one_conversation_at_a_time_and_several_at_once_say_the_same(config, mod
         pictures = [session.queries[number] for number in range(len(cases))]
         # A second repeat asks without scoring the closed sets, which takes most of the time.
         answers = asker.answers(cases, lambda places: [pictures[place] for place in places], {}, repeat=1)
-        return {answer.key: answer.said["answer"] for answer in answers}
+        return {answer.key: answer.fields["answer"] for answer in answers}
 
     one = said(1)
     assert said(2) == one

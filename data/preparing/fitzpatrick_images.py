@@ -13,8 +13,9 @@ from pathlib import Path
 from tqdm import tqdm
 
 from data.preparing.files import complete_file
-from data.preparing.picture_download import STATUSES, DownloadError, Manners, Outcome, Wanted, run
+from data.preparing.picture_download import STATUSES, ListedImage, Outcome, RequestLimits, run
 from data.reading.tables import Table
+from skingpt4.weights.fetch.download import DownloadError
 
 MISSING = "missing.csv"
 HELP = "Fitzpatrick17k's pictures, downloaded from the urls of fitzpatrick17k.csv"
@@ -32,10 +33,10 @@ class Options:
     out_dir: Path
     only: Path | None = None
     limit: int | None = None
-    rate: float = Manners.rate
-    parallel: int = Manners.parallel
-    per_host: int = Manners.per_host
-    tries: int = Manners.tries
+    rate: float = RequestLimits.rate
+    parallel: int = RequestLimits.parallel
+    per_host: int = RequestLimits.per_host
+    tries: int = RequestLimits.tries
     ask_again: bool = False
     dry_run: bool = False
 
@@ -51,16 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
     parser.add_argument(
-        "--rate", type=float, default=Manners.rate, metavar="N",
+        "--rate", type=float, default=RequestLimits.rate, metavar="N",
         help="requests a second to one host (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--parallel", type=int, default=Manners.parallel, metavar="N", help="default: %(default)s"
+        "--parallel", type=int, default=RequestLimits.parallel, metavar="N", help="default: %(default)s"
     )
     parser.add_argument(
-        "--per-host", type=int, default=Manners.per_host, metavar="N", help="default: %(default)s"
+        "--per-host", type=int, default=RequestLimits.per_host, metavar="N", help="default: %(default)s"
     )
-    parser.add_argument("--tries", type=int, default=Manners.tries, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--tries", type=int, default=RequestLimits.tries, metavar="N", help="default: %(default)s"
+    )
     parser.add_argument("--ask-again", action="store_true", help="ask once more for what was gone or changed")
     parser.add_argument("--dry-run", action="store_true", help="count the requests per host, send none")
 
@@ -79,9 +82,9 @@ def download(options: Options) -> None:
     names = annotated(options.only) if options.only else None
     total = table.count() if names is None else len(names)
     if options.dry_run:
-        _print_hosts(listed(table, names, options.limit))
+        _print_hosts(listed_images(table, names, options.limit))
         return
-    manners = Manners(options.parallel, options.per_host, options.rate, options.tries)
+    limits = RequestLimits(options.parallel, options.per_host, options.rate, options.tries)
     try:
         options.out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -98,7 +101,9 @@ def download(options: Options) -> None:
             if outcome.status not in ("kept", "present", "repeated"):
                 missing.writerow([outcome.md5, outcome.url, outcome.status, outcome.detail])
 
-        counts = run(listed(table, names, options.limit), options.out_dir, manners, options.ask_again, seen)
+        counts = run(
+            listed_images(table, names, options.limit), options.out_dir, limits, options.ask_again, seen
+        )
     for status, meaning in STATUSES.items():
         if counts[status]:
             print(f"{counts[status]:>7}  {status:12} {meaning}")
@@ -107,7 +112,7 @@ def download(options: Options) -> None:
     print(f"{options.out_dir / MISSING} names what is not there")
 
 
-def listed(table: Table, names: set[str] | None, limit: int | None) -> Iterator[Wanted]:
+def listed_images(table: Table, names: set[str] | None, limit: int | None) -> Iterator[ListedImage]:
     """The rows' images; rows without a proper MD5 are named and skipped."""
     num_given = 0
     for number, row in table:
@@ -123,7 +128,7 @@ def listed(table: Table, names: set[str] | None, limit: int | None) -> Iterator[
         if not re.fullmatch(r"[0-9a-f]{32}", md5):
             tqdm.write(f"{table.path}, row {number}: md5hash is {md5!r}, not 32 hex digits")
             continue
-        yield Wanted(md5, url if re.match(r"https?://", url, re.IGNORECASE) else "")
+        yield ListedImage(md5, url if re.match(r"https?://", url, re.IGNORECASE) else "")
 
 
 def annotated(path: Path) -> set[str]:
@@ -133,7 +138,7 @@ def annotated(path: Path) -> set[str]:
     return {Path(row["ImageID"].strip()).stem.lower() for _, row in table if isinstance(row, dict)}
 
 
-def _print_hosts(rows: Iterator[Wanted]) -> None:
+def _print_hosts(rows: Iterator[ListedImage]) -> None:
     hosts: dict[str, int] = {}
     for row in rows:
         host = row.url.split("/")[2] if row.url else "no url"

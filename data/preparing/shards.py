@@ -25,7 +25,7 @@ from skingpt4.records.images import ImageError, open_image
 from skingpt4.records.manifest import manifest_lines, read_manifest
 from skingpt4.records.record import parse_line
 from skingpt4.support.errors import UserError
-from skingpt4.weights.files.tensors import file_sha256
+from skingpt4.support.files import file_sha256
 
 STATE = "packing.json"
 

@@ -156,7 +156,7 @@ def load_encoder(path: str, overrides: Sequence[str]) -> SampleEncoder:
     from transformers import AutoTokenizer  # slow to import, and not needed without --config
 
     from skingpt4.config.load import load_config
-    from skingpt4.training.prepare import sample_encoder
+    from skingpt4.training.samples import SampleEncoder
 
     config = load_config(path, overrides)
     try:
@@ -164,7 +164,7 @@ def load_encoder(path: str, overrides: Sequence[str]) -> SampleEncoder:
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"language.model: no tokenizer in {config.language.model} ({reason})") from None
-    return sample_encoder(config, tokenizer)
+    return SampleEncoder.from_config(config, tokenizer)
 
 
 def describe(checked: Checked) -> str:

@@ -1,4 +1,4 @@
-"""What a model said: one JSON object a line, written ahead and read back; nothing is lost by a kill.
+"""What a model fields: one JSON object a line, written ahead and read back; nothing is lost by a kill.
 
 `RUN/answers/ARM.jsonl` (and `ARM.rankK.jsonl` of further processes) hold lines of three kinds:
 
@@ -42,21 +42,21 @@ class Key:
 
 @dataclass(frozen=True)
 class Answer:
-    """One line; `said` holds what is particular to its kind."""
+    """One line; `fields` holds what is particular to its kind."""
 
     arm: str
     key: Key
-    said: dict[str, Any]
+    fields: dict[str, Any]
 
     @property
     def text(self) -> str:
         """The answer of a turn or probe."""
-        return str(self.said["answer"])
+        return str(self.fields["answer"])
 
 
 @dataclass
 class ArmAnswers:
-    """Everything one arm said."""
+    """Everything one arm fields."""
 
     name: str
     meta: dict[str, Any]
@@ -86,7 +86,7 @@ def to_line(answer: Answer) -> str:
     number = key.pop("number")
     if answer.key.kind != "scores":
         key["turn" if answer.key.kind == "turn" else "probe"] = number
-    return json.dumps({"arm": answer.arm, **key, **answer.said}, ensure_ascii=False) + "\n"
+    return json.dumps({"arm": answer.arm, **key, **answer.fields}, ensure_ascii=False) + "\n"
 
 
 def from_line(line: str) -> Answer:
@@ -129,7 +129,7 @@ def by_key(lines: Iterable[Answer]) -> dict[Key, Answer]:
     found: dict[Key, Answer] = {}
     for answer in lines:
         before = found.setdefault(answer.key, answer)
-        if answer.said.get("concept_scores") and not before.said.get("concept_scores"):
+        if answer.fields.get("concept_scores") and not before.fields.get("concept_scores"):
             found[answer.key] = answer
     return found
 
@@ -174,8 +174,8 @@ def case_lines(run: Run, arm: ArmAnswers) -> list[dict[str, Any]]:
             found[key.case_id][key] = answer
     lines = []
     wanted = len(arm.meta["prompts"]) + len(arm.meta["probes"]) + 1
-    for name, said in found.items():
-        if len(said) < wanted:
+    for name, fields in found.items():
+        if len(fields) < wanted:
             continue
         case = run.cases[name]
         line: dict[str, Any] = {
@@ -185,13 +185,13 @@ def case_lines(run: Run, arm: ArmAnswers) -> list[dict[str, Any]]:
             "sha256": case["sha256"][0],
         }
         line |= {key: case[key] for key in ("class", "disease", "concepts", "fitzpatrick")}
-        ordered = sorted(said.values(), key=lambda a: (a.key.kind, a.key.number))
+        ordered = sorted(fields.values(), key=lambda a: (a.key.kind, a.key.number))
         probes = [answer for answer in ordered if answer.key.kind == "probe"]
         turns = [answer for answer in ordered if answer.key.kind == "turn"]
-        line["turns"] = [{"question": a.said["question"], "answer": a.text} for a in probes]
-        line["conversation"] = [{"question": a.said["prompt"], "answer": a.text} for a in turns]
+        line["turns"] = [{"question": a.fields["question"], "answer": a.text} for a in probes]
+        line["conversation"] = [{"question": a.fields["prompt"], "answer": a.text} for a in turns]
         for answer in (*probes, *(a for a in ordered if a.key.kind == "scores")):
-            line |= {key: value for key, value in answer.said.items() if key in READ}
+            line |= {key: value for key, value in answer.fields.items() if key in READ}
         scores = line["class_scores"]
         line["predicted_class"] = max(scores, key=lambda each: scores[each])
         lines.append(line)

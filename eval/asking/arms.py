@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import json
+import logging
 import platform
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,11 +22,12 @@ from skingpt4.config.schema import Config
 from skingpt4.records.manifest import Manifest
 from skingpt4.records.overlap import check_cases
 from skingpt4.support.errors import UserError
-from skingpt4.support.files import mend, write_text
+from skingpt4.support.files import file_sha256, mend, write_text
 from skingpt4.taxonomy import taxonomy
-from skingpt4.weights.files.tensors import file_sha256
 
 UNTRAINED = "untrained"
+
+logger = logging.getLogger(__name__)
 
 
 class ArmError(UserError):
@@ -57,21 +57,21 @@ def parse_arm(text: str) -> Arm:
     if not path and name != UNTRAINED:
         raise ArmError(f"arm {text!r}: write NAME=CHECKPOINT (only '{UNTRAINED}' has none)")
     if not name.isidentifier():
-        raise ArmError(f"arm {text!r}: a name has letters, digits and _ alone")
+        raise ArmError(f"arm {text!r}: a name has only letters, digits and _")
     return Arm(name, path or None)
 
 
 def meta_of(
-    config: Config, arm: Arm, card: dict[str, Any], setting: Setting, precision: str, args: argparse.Namespace
+    config: Config, arm: Arm, card: dict[str, Any], setting: Setting, precision: str, cases_path: Path
 ) -> dict[str, Any]:
-    """What answers depend on; answers are gone on with only where it is the same."""
+    """What answers depend on; a run continues only where it is the same."""
     return {
         "arm": arm.name,
         "checkpoint": arm.checkpoint and str(checkpoint.find(arm.checkpoint)),
         "checkpoint_sha256": card.get("tensors_sha256"),
         "step": card.get("step"),
         "iteration": card.get("iteration"),
-        "cases_sha256": file_sha256(args.cases),
+        "cases_sha256": file_sha256(cases_path),
         "encoder": encoder_identity(config),
         "template": config.prompt.template,
         "prompts": list(setting.prompts),
@@ -84,7 +84,7 @@ def meta_of(
         "precision": precision,
         "decoding": asdict(setting.generation),
         "batch_size": setting.batch_size,
-        "seed": args.seed,
+        "seed": setting.generation.seed,
     }
 
 
@@ -101,17 +101,17 @@ def hardware(device: torch.device) -> dict[str, Any]:
 
 
 def _processor() -> str:
-    """The processor's name where the system tells it, else its kind."""
+    """The processor's name where the system knows it, else its kind."""
     info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
-    return found[1] if found else platform.processor() or platform.machine()
+    name = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
+    return name[1] if name else platform.processor() or platform.machine()
 
 
 def check_folder(folder: Path, arms: Sequence[str], cases: Path, replace_old: bool) -> list[str]:
     """Keep answers about another list of cases out of a run, whose one `cases.jsonl` says what is true of all arms.
 
     Returns:
-        Other arms than `arms` whose answers are about another list and may be forgotten; `claim` looks after `arms`.
+        Other arms than `arms` whose answers are about another list and may be deleted; `claim` checks `arms`.
 
     Raises:
         ArmError: there are answers about another list, and `replace_old` is not set.
@@ -122,7 +122,7 @@ def check_folder(folder: Path, arms: Sequence[str], cases: Path, replace_old: bo
             continue
         if not replace_old:
             raise ArmError(
-                f"{path}: the answers that are there are about another list of cases than {cases}; name another "
+                f"{path}: the existing answers are about another list of cases than {cases}; name another "
                 "--run-dir, or add --replace to delete them"
             )
         stale.append(path.name.removesuffix(".meta.json"))
@@ -130,7 +130,7 @@ def check_folder(folder: Path, arms: Sequence[str], cases: Path, replace_old: bo
 
 
 def forget(folder: Path, arm: str) -> None:
-    """Delete an arm's answers and what is known of them."""
+    """Delete an arm's answers and its meta file."""
     for file in answers.arm_files(folder, arm):
         file.unlink()
     (folder / answers.FOLDER / f"{arm}.meta.json").unlink()
@@ -157,7 +157,7 @@ def claim(folder: Path, arm: Arm, meta: dict[str, Any], extra: dict[str, Any], r
             return
         if not replace_old:
             raise ArmError(
-                f"{path}: the answers that are there were made otherwise ({', '.join(differing)} differ); name "
+                f"{path}: the existing answers were made with other settings ({', '.join(differing)} differ); name "
                 "another --run-dir, or add --replace to delete them"
             )
     for file in answers.arm_files(folder, arm.name):
@@ -166,16 +166,23 @@ def claim(folder: Path, arm: Arm, meta: dict[str, Any], extra: dict[str, Any], r
 
 
 def check_overlap(cases: Manifest, arm: Arm, allowed: bool) -> list[str]:
-    """Refuse cases that the arm's checkpoint, or the one it began from, was trained on; returns what is allowed."""
+    """Refuse cases that the arm's checkpoint, or the one it began from, was trained on.
+
+    Returns:
+        The overlaps, where they are allowed.
+
+    Raises:
+        ArmError: there are some, and they are not allowed.
+    """
     if not arm.checkpoint:
         return []
     _, card = checkpoint.load(arm.checkpoint)
     shared, unchecked = check_cases(cases, checkpoint.load_seen(arm.checkpoint, card), card)
     if shared:
-        said = f"arm {arm.name}: the training shares records with the cases: {'; '.join(shared)}"
+        overlap = f"arm {arm.name}: the training shares records with the cases: {'; '.join(shared)}"
         if not allowed:
-            raise ArmError(f"{said}; evaluate on other cases, or add --allow-overlap")
-        print(f"note: {said} (allowed by --allow-overlap)", file=sys.stderr)
+            raise ArmError(f"{overlap}; evaluate on other cases, or add --allow-overlap")
+        logger.warning("note: %s (allowed by --allow-overlap)", overlap)
     if unchecked:
-        print(f"note: arm {arm.name}: {unchecked}", file=sys.stderr)
+        logger.warning("note: arm %s: %s", arm.name, unchecked)
     return shared

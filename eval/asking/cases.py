@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skingpt4.records.manifest import manifest_lines, read_manifest
+import numpy as np
+
+from skingpt4.records import duplicates
+from skingpt4.records.manifest import Manifest, manifest_lines, read_manifest
 from skingpt4.records.record import Record, check_row
 from skingpt4.support.errors import UserError
+from skingpt4.support.files import write_text
+from skingpt4.taxonomy.taxonomy import CLASSES
 
 
 class CasesError(UserError):
@@ -89,3 +96,75 @@ def check_pictures(cases: Sequence[Case]) -> None:
     gone = [r.image_path for case in cases for r in case.records if not r.image_path.is_file()]
     if gone:
         raise CasesError(f"{gone[0]}: no such picture ({len(gone)} missing)")
+
+
+def sample(
+    records: Manifest,
+    training: Manifest,
+    per_class: int,
+    seed: int,
+    classes: Sequence[str] = CLASSES,
+    distance: int = duplicates.NEAR,
+) -> list[int]:
+    """Rows of `records` that are drawn, in their order.
+
+    Args:
+        records: where cases are drawn from.
+        training: pictures that none may belong together with.
+        per_class: cases of each class.
+        seed: of the draw.
+        classes: to draw from.
+        distance: bits, see `skingpt4.records.duplicates`.
+
+    Raises:
+        CasesError: a class has too few clusters left; all such classes are named with their numbers.
+    """
+    cluster = duplicates.clusters(duplicates.links(records + training, distance))
+    own, taken = cluster[: len(records)], set(cluster[len(records) :].tolist())
+    names = records.column("class").to_pylist()
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(len(records))
+    drawn: dict[str, list[int]] = {name: [] for name in classes}
+    for row in order:
+        name = names[row]
+        if name in drawn and len(drawn[name]) < per_class and own[row] not in taken:
+            drawn[name].append(int(row))
+            taken.add(own[row])
+    short = {name: len(rows) for name, rows in drawn.items() if len(rows) < per_class}
+    if short:
+        counts = ", ".join(f"{name} {count}" for name, count in short.items())
+        raise CasesError(
+            f"{per_class} cases a class are wanted, but apart from training and each other there are only: "
+            f"{counts}"
+        )
+    return sorted(row for rows in drawn.values() for row in rows)
+
+
+def write_sample(manifest: Path, rows: Sequence[int], out: Path) -> None:
+    """Write the chosen lines of a manifest as a manifest of cases, its pictures relative to the new place."""
+    wanted, lines = set(rows), list[str]()
+    folder = os.path.relpath(manifest.parent, out.parent)
+    for place, (_, line, _) in enumerate(manifest_lines(manifest)):
+        if place in wanted:
+            row = json.loads(line)
+            row["image"] = os.path.normpath(os.path.join(folder, row["image"]))
+            row["case_id"] = row.get("case_id") or f"case-{len(lines) + 1:04d}"
+            row["split"] = "cases"
+            lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_text(out, "".join(lines))
+
+
+def describe(cases: Sequence[Case]) -> str:
+    """Counts of a list of cases, for people."""
+    lines = [f"{len(cases)} cases, {sum(len(case.records) for case in cases)} pictures"]
+    for title, values in (
+        ("class", [case.known.class_name or "unknown" for case in cases]),
+        ("skin type", [str(case.known.fitzpatrick or "unknown") for case in cases]),
+    ):
+        lines += [
+            f"{title}:",
+            *(f"  {name:28} {count:>5}" for name, count in sorted(Counter(values).items())),
+        ]
+    lines.append(f"concepts known of {sum(case.known.concepts is not None for case in cases)}")
+    return "\n".join(lines)

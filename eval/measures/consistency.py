@@ -44,7 +44,9 @@ def read_classes(arm: ArmAnswers, source: str) -> Said:
     """
     if source == "diagnosis probe":
         return _said(
-            arm, lambda a: a.key.kind == "probe" and "text_class" in a.said, lambda a: a.said["text_class"]
+            arm,
+            lambda a: a.key.kind == "probe" and "text_class" in a.fields,
+            lambda a: a.fields["text_class"],
         )
     form = arm.meta.get("disease_sentence", ANSWER_FORM)
     scored = dict(zip(CLASSES, arm.meta.get("scored_diseases", ()), strict=False))
@@ -61,13 +63,13 @@ def read_classes(arm: ArmAnswers, source: str) -> Said:
 def read_concepts(arm: ArmAnswers) -> Said:
     """The set of concepts that each answer to the question about them names."""
     return _said(
-        arm, lambda a: "predicted_concepts" in a.said, lambda a: frozenset(a.said["predicted_concepts"])
+        arm, lambda a: "predicted_concepts" in a.fields, lambda a: frozenset(a.fields["predicted_concepts"])
     )
 
 
 def read_scored(arm: ArmAnswers) -> Said:
     """The class with the highest likelihood."""
-    return _said(arm, lambda a: a.key.kind == "scores", lambda a: best_class(a.said))
+    return _said(arm, lambda a: a.key.kind == "scores", lambda a: best_class(a.fields))
 
 
 def _said(arm: ArmAnswers, which: Callable[[Answer], bool], what: Callable[[Answer], Any]) -> Said:

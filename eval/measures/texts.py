@@ -54,8 +54,8 @@ def median(values: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -
 def _about(answers: Sequence[Answer], limit: int | None) -> dict[str, Any]:
     """One question's answers, one a case."""
     texts = [answer.text for answer in answers]
-    tokens = [answer.said["num_tokens"] for answer in answers if "num_tokens" in answer.said]
-    seconds = [answer.said["seconds"] for answer in answers if "seconds" in answer.said]
+    tokens = [answer.fields["num_tokens"] for answer in answers if "num_tokens" in answer.fields]
+    seconds = [answer.fields["seconds"] for answer in answers if "seconds" in answer.fields]
     counts = Counter(texts)
     found: dict[str, Any] = {
         "words": ratio_interval([len(words(text)) for text in texts]).to_dict(),
@@ -94,7 +94,7 @@ def text_statistics(arm: ArmAnswers) -> dict[str, Any]:
             asked.setdefault((kind, answer.key.number), []).append(answer)
     return {
         f"{kind} {number}": {
-            "question": said[0].said.get("prompt" if kind == "turn" else "question"),
+            "question": said[0].fields.get("prompt" if kind == "turn" else "question"),
             **_about(said, limit),
         }
         for (kind, number), said in sorted(asked.items(), key=lambda item: (item[0][0] != "turn", item[0][1]))

@@ -10,11 +10,14 @@ from typing import Any
 import yaml
 
 from eval.asking.answers import Run, case_lines
-from eval.page.figures import escape
-from eval.page.markup import paragraph, table
+from eval.page.parts import NOTHING, Cell, Heading, Part, Table, Text
 
 FILE = Path(__file__).with_name("checklists.yaml")
 SHOWN, PART, OPEN = "shown", "in part", "open"
+HOW = (
+    "Topics in our own words, filled in by the software from this run alone. “Shown” says where to look, "
+    "not that a reviewer will be satisfied. For a submission fill in the guideline's own form."
+)
 
 
 @dataclass(frozen=True)
@@ -99,20 +102,14 @@ def fill(guideline: dict[str, Any], known: dict[str, bool]) -> list[Topic]:
     return topics
 
 
-def checklists_section(known: dict[str, bool], titles: dict[str, str]) -> str:
+def checklists_parts(known: dict[str, bool], titles: dict[str, str]) -> list[Part]:
     """Both checklists as tables.
 
     Args:
         known: of `facts`.
         titles: section of the page -> its title, for the links.
     """
-    parts = [
-        paragraph(
-            "Topics in our own words, filled in by the software from this run alone. “Shown” says where to "
-            "look, not that a "
-            "reviewer will be content. For a submission fill in the guideline's own form."
-        )
-    ]
+    parts: list[Part] = [Text(HOW)]
     for guideline in guidelines():
         topics = fill(guideline, known)
         counts = ", ".join(
@@ -120,20 +117,16 @@ def checklists_section(known: dict[str, bool], titles: dict[str, str]) -> str:
         )
         rows = []
         for topic in topics:
-            link = (
-                f'<a href="#{topic.section}">{escape(titles.get(topic.section, topic.section))}</a>'
-                if topic.section
-                else "–"
-            )
-            rows.append([escape(topic.topic), escape(topic.state), link, escape(topic.to_do or "–")])
-        parts.append(f"<h3>{escape(guideline['name'])}</h3>")
-        parts.append(paragraph(f"{guideline['reference']}. Of {len(topics)} topics: {counts}.", soft=True))
-        parts.append(
-            table(
+            where = Cell(titles[topic.section], section=topic.section) if topic.section else NOTHING
+            rows.append([topic.topic, topic.state, where, topic.to_do or NOTHING])
+        parts += [
+            Heading(guideline["name"]),
+            Text(f"{guideline['reference']}. Of {len(topics)} topics: {counts}.", "soft"),
+            Table(
                 f"{guideline['name']}: what this run shows",
                 ["topic", "state", "where", "still open"],
                 rows,
                 "words",
-            )
-        )
-    return "".join(parts)
+            ),
+        ]
+    return parts

@@ -10,7 +10,8 @@ import numpy as np
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.patches import Patch
 
-from eval.page.figures import BLUE, INK, ORANGE, RULE, STYLE, new_axes, to_svg
+from eval.page.figures import BLUE, INK, ORANGE, RULE, STYLE, new_axes, to_drawing
+from eval.page.parts import Drawing
 from eval.rating.ratings import SCALE
 
 # From strongly agree to strongly disagree: blue to orange over grey, with ink that can be read on each; the same on
@@ -22,7 +23,7 @@ NARROWEST = 0.055  # share of a bar that still holds its number
 
 def scale_figure(
     items: Mapping[str, dict[str, Any]], printed: Mapping[str, Sequence[float]], name: str
-) -> str:
+) -> Drawing:
     """Figure 4a: a stacked bar of the five points for each item, and under it the share that agrees.
 
     Args:
@@ -75,13 +76,13 @@ def scale_figure(
             handlelength=1.2,
             columnspacing=1.0,
         )
-        said = ", ".join(f"{words} {100 * item['agree']['value']:.0f} %" for words, item in items.items())
-        return to_svg(
-            figure, name, f"Ratings on the five-point scale by item. Agree or strongly agree: {said}."
+        shares = ", ".join(f"{words} {100 * item['agree']['value']:.0f} %" for words, item in items.items())
+        return to_drawing(
+            figure, name, f"Ratings on the five-point scale by item. Agree or strongly agree: {shares}."
         )
 
 
-def times_figure(seconds: Mapping[str, Sequence[float]], doctors: tuple[float, float] | None) -> str:
+def times_figure(seconds: Mapping[str, Sequence[float]], doctors: tuple[float, float] | None) -> Drawing:
     """Figure 4b: a box plot for each row, seconds on a logarithmic axis; the published doctors' range as a band.
 
     Args:
@@ -123,11 +124,11 @@ def times_figure(seconds: Mapping[str, Sequence[float]], doctors: tuple[float, f
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        said = ", ".join(f"{words} {np.median(values):.2g} s" for words, values in seconds.items())
-        return to_svg(figure, "times", f"Box plots of response times. Medians: {said}.")
+        medians = ", ".join(f"{words} {np.median(values):.2g} s" for words, values in seconds.items())
+        return to_drawing(figure, "times", f"Box plots of response times. Medians: {medians}.")
 
 
-def repeats_figure(answers: Sequence[Sequence[str | None]], name: str) -> str:
+def repeats_figure(answers: Sequence[Sequence[str | None]], name: str) -> Drawing:
     """Figure 4c: repeats (rows) by cases (columns): the case's most frequent answer, another, or none.
 
     Args:
@@ -154,8 +155,9 @@ def repeats_figure(answers: Sequence[Sequence[str | None]], name: str) -> str:
         ]  # fmt: skip
         figure.legend(handles=handles, loc="outside upper left", ncols=3, fontsize=9, handlelength=1.2)
         share = 100 * (table == 0).mean()
-        said = f"{repeats} repeats of {cases} cases; {share:.0f} % of the answers are the case's most frequent one."
-        return to_svg(figure, name, f"Heat map of consistency: {said}")
+        summary = f"{repeats} repeats of {cases} cases; {share:.0f} % of the answers"
+        summary += " are the case's most frequent one."
+        return to_drawing(figure, name, f"Heat map of consistency: {summary}")
 
 
 def _against_mode(row: Sequence[str | None]) -> list[int]:

@@ -1,22 +1,33 @@
-"""The report's page on paper: reads `report.html` and sets the same headings, text, tables, figures and pictures.
+"""Writes a report on paper; figures stay drawings (SVG), so the file is small and sharp.
 
-The page is the one source of what is said; figures stay drawings (SVG), so the file is small and sharp. Only the
-elements that the page is made of are known here. Answers that the page folds away as "whole answer" are left out.
+What the page folds away as "full answer" is left out, and links to sections are the file's bookmarks.
 """
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from html.parser import HTMLParser
 from pathlib import Path
 
 from eval.page.figures import WIDTH
-from skingpt4.support import pdf
-from skingpt4.support.pdf import SIZES, quiet_fonts
+from eval.page.parts import (
+    Bullets,
+    Case,
+    Cell,
+    Column,
+    Details,
+    Document,
+    Drawing,
+    Figure,
+    Heading,
+    Pair,
+    Part,
+    SideBySide,
+    Table,
+    Text,
+)
+from skingpt4.support.pdf import Paper, quiet_fonts
 
 COLOURS = {
     "currentColor": "#1b1f24",
@@ -24,179 +35,151 @@ COLOURS = {
     "var(--blue)": "#0072b2",
     "var(--orange)": "#d55e00",
 }
-SVG = re.compile(r"<svg (viewBox=\"[^\"]*\")([^>]*)>(.*?)</svg>", re.DOTALL)
 PICTURE_WIDTH, FIGURE_WIDTH, WIDE_WIDTH = 32.0, 125.0, 150.0  # mm
 NATURAL_WIDTH = 72 * WIDTH  # of a figure on the page, in its own units
-Row = list[str]
+CAPTION_ROOM, FIGURE_CAPTION_ROOM = (
+    28.0,
+    18.0,
+)  # mm that a table's caption and head, and a figure's caption, take
 
 
-class Paper(pdf.Paper):
-    """The paper of a report: drawings of the page, as vectors."""
-
-    def size_of(self, svg: str, wide: bool) -> tuple[float, float]:
-        """Width and height in mm at which a figure of the page is set."""
-        box = [float(number) for number in re.findall(r"[\d.]+", svg[: svg.index(">")])[-4:]]
-        # Letters are of one size in all figures, so a small one stays small.
-        width = WIDE_WIDTH if wide else min(FIGURE_WIDTH, FIGURE_WIDTH * box[2] / NATURAL_WIDTH)
-        room = self.h - self.t_margin - 18 - 12
-        width = min(width, room * box[2] / box[3])
-        return width, width * box[3] / box[2]
-
-    def drawing(self, svg: str, wide: bool) -> None:
-        """A figure of the page, as vectors."""
-        width, height = self.size_of(svg, wide)
-        if self.will_page_break(height + 8):
-            self.add_page()
-        self.image(io.BytesIO(svg.encode()), w=width)
-        self.ln(1)
-
-
-def standalone(attributes: str, inner: str) -> str:
-    """An inline figure as an SVG of its own: colours for paper, no clipping, which fpdf2 cannot place."""
+def svg_file(drawing: Drawing) -> str:
+    """A drawing as an SVG file: colours for paper, and no clipping, which fpdf2 cannot place."""
+    body = drawing.body
     for variable, colour in COLOURS.items():
-        inner = inner.replace(variable, colour)
-    inner = re.sub(r' clip-path="[^"]*"', "", inner)
-    spaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
-    return f"<svg {spaces} {attributes}>{inner}</svg>"
+        body = body.replace(variable, colour)
+    body = re.sub(r' clip-path="[^"]*"', "", body)
+    namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
+    return f'<svg {namespaces} viewBox="{drawing.view_box}">{body}</svg>'
 
 
-@dataclass
-class _Table:
-    rows: list[Row] = field(default_factory=list)
+def figure_size(paper: Paper, figure: Figure) -> tuple[float, float]:
+    """Width and height in mm at which a figure is set."""
+    _, _, width, height = map(float, figure.drawing.view_box.split())
+    # Letters are of one size in all figures, so a small one stays small.
+    on_paper = WIDE_WIDTH if figure.wide else min(FIGURE_WIDTH, FIGURE_WIDTH * width / NATURAL_WIDTH)
+    room = paper.h - paper.t_margin - 18 - 12
+    on_paper = min(on_paper, room * width / height)
+    return on_paper, on_paper * height / width
 
 
-class _Reader(HTMLParser):
-    """Walks the page and writes to the paper as it goes."""
+class Writer:
+    """Sets parts on paper one after the other."""
 
-    BLOCKS = ("p", "li", "h1", "h2", "h3", "h4", "h5", "figcaption", "caption", "dt", "dd", "summary")
+    def __init__(self, paper: Paper) -> None:
+        """Write to this paper."""
+        self.paper = paper
+        self._heading: tuple[str, int] | None = None  # (text, level): set when it is known what follows it
 
-    def __init__(self, paper: Paper, drawings: Sequence[str]) -> None:
-        super().__init__()
-        self.paper, self.drawings = paper, drawings
-        self.words: list[str] = []
-        self.stack: list[tuple[str, str]] = []  # open elements with their classes
-        self.table: _Table | None = None
-        self.columns: list[list[str]] | None = None  # the arms of a case, side by side
-        self.term = ""
-        self.waiting: tuple[str, str] | None = (
-            None  # a heading (text, level) until it is known what follows it
-        )
+    def add(self, parts: Sequence[Part]) -> None:
+        """Set these parts."""
+        for part in parts:
+            self._add(part)
 
-    def inside(self, tag: str, kind: str | None = None) -> bool:
-        return any(tag == t and kind in (None, c) for t, c in self.stack)
+    def heading(self, text: str, level: int) -> None:
+        """Set a heading; it waits, so that it never stays behind at the foot of a page."""
+        self.finish()
+        self._heading = (text, level)
 
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        found = {key: value or "" for key, value in attrs}
-        if tag == "br" or tag == "small":
-            self.words.append("\n")
-        elif tag == "img":
-            self._picture(found["src"])
-        elif tag == "drawing":
-            svg, wide = self.drawings[int(found["number"])], self.inside("figure", "wide")
-            self.set_heading(self.paper.size_of(svg, wide)[1] + 18)
-            self.paper.drawing(svg, wide)
-        if tag in ("br", "img", "meta", "drawing"):
-            return
-        self.stack.append((tag, found.get("class", "")))
-        if tag in self.BLOCKS or tag in ("th", "td"):
-            self.words = []
-        if tag == "table":
-            self.table = _Table()
-        elif tag == "tr" and self.table:
-            self.table.rows.append([])
-        elif (tag, found.get("class")) == ("div", "arms"):
-            self.columns = []
-        elif tag == "section" and self.columns is not None:
-            self.columns.append([])
-
-    def handle_data(self, data: str) -> None:
-        if not any(self.inside(tag) for tag in ("style", "title", "nav")):
-            self.words.append(re.sub(r"\s+", " ", data))
-
-    def handle_endtag(self, tag: str) -> None:
-        text = "".join(self.words).replace("\u2011", "-").strip()
-        kind = self.stack.pop()[1]
-        if tag in ("th", "td") and self.table and self.table.rows:
-            self.table.rows[-1].append(re.sub(r" *\n *", "\n", text))
-        elif tag == "table" and self.table:
-            self.set_heading()
-            self.paper.rows(self.table.rows)
-            self.table = None
-        elif tag == "div" and kind == "arms":
-            self._side_by_side()
-        elif tag in self.BLOCKS:
-            self._block(tag, kind, text)
-            self.words = []
-
-    def set_heading(self, room: float | None = None) -> None:
+    def finish(self, room: float | None = None) -> None:
         """Set the heading that waits, on the page of what follows it; `room` (mm) is what that takes."""
-        if self.waiting:
-            self.paper.heading(*self.waiting, room)
-            self.waiting = None
+        if self._heading:
+            text, level = self._heading
+            self._heading = None
+            self.paper.heading(text, f"h{level}", room)
 
-    def _block(self, tag: str, kind: str, text: str) -> None:
-        if self.inside("nav"):  # links lead nowhere on paper; the file has bookmarks
-            return
-        if self.columns is not None:
-            if self.columns and not self.inside("details") and tag != "summary":
-                self.columns[-1].append(" ".join(text.split()))
-            return
-        self.set_heading()
-        if tag in SIZES:
-            self.waiting = (text, tag)
-        elif tag == "dt":
-            self.term = text
-        elif tag == "dd":
-            self.paper.text_block(f"{self.term}: {text}", 7.5)
-        elif tag == "li":
-            self.paper.text_block(f"•  {text}")
-        elif tag in ("figcaption", "caption"):
-            if tag == "caption" and self.paper.will_page_break(28):  # it stays with its table
-                self.paper.add_page()
-            self.paper.text_block(text, 8, "B" if tag == "caption" else "I", soft=True)
-        elif tag == "summary":
-            self.paper.text_block(text, 9, "B")
-        else:
-            self.paper.text_block(text, 9, "B" if kind in ("warn", "lead") else "", soft=kind == "soft")
+    def text(self, text: str, size: float = 9.0, style: str = "", soft: bool = False) -> None:
+        """Set a paragraph; `style` is "B" (bold), "I" (italic) or ""."""
+        self.finish()
+        self.paper.text_block(text, size, style, soft)
 
-    def _side_by_side(self) -> None:
-        columns = [column for column in self.columns or [] if column]
-        self.columns = None
-        if columns:
-            self.set_heading()
-            deepest = max(map(len, columns))
-            rows = [
-                [column[place] if place < len(column) else "" for column in columns]
-                for place in range(deepest)
-            ]
-            self.paper.rows(rows, size=6.5)
+    def _add(self, part: Part) -> None:
+        match part:
+            case Text():
+                self.text(
+                    part.text, style="B" if part.style in ("lead", "warn") else "", soft=part.style == "soft"
+                )
+            case Heading():
+                self.heading(part.text, part.level)
+            case Bullets():
+                for lead, text in part.items:
+                    self.text(f"•  {lead} {text}")
+            case Table():
+                self._table(part)
+            case Figure():
+                self._figure(part)
+            case Details():
+                self.text(part.summary, style="B")
+                self.add(part.parts)
+            case Pair():
+                for group in part.groups:
+                    self.add(group)
+            case SideBySide():
+                self._side_by_side(part.columns)
+            case Case():
+                self._case(part)
 
-    def _picture(self, source: str) -> None:
-        self.set_heading()
-        data = io.BytesIO(base64.b64decode(source.split(",", 1)[1]))
-        self.paper.picture(data, PICTURE_WIDTH, PICTURE_WIDTH + 30)
+    def _table(self, table: Table) -> None:
+        self.finish()
+        if self.paper.will_page_break(CAPTION_ROOM):
+            self.paper.add_page()
+        self.paper.text_block(table.caption, 8, "B", soft=True)
+        self.paper.rows([list(table.head), *([_lines(cell) for cell in row] for row in table.rows)])
+
+    def _figure(self, figure: Figure) -> None:
+        width, height = figure_size(self.paper, figure)
+        self.finish(height + FIGURE_CAPTION_ROOM)
+        if self.paper.will_page_break(height + 8):
+            self.paper.add_page()
+        self.paper.image(io.BytesIO(svg_file(figure.drawing).encode()), w=width)
+        self.paper.ln(1)
+        self.text(figure.caption, 8, "I", soft=True)
+
+    def _side_by_side(self, columns: Sequence[Column]) -> None:
+        self.finish()
+        cells = [
+            [column.title, *("".join(span.text for span in line.spans) for line in column.lines)]
+            for column in columns
+        ]
+        num_rows = max(map(len, cells))
+        rows = [
+            [" ".join(column[row].split()) if row < len(column) else "" for column in cells]
+            for row in range(num_rows)
+        ]
+        self.paper.rows(rows, size=6.5)
+
+    def _case(self, case: Case) -> None:
+        self.finish()
+        if case.picture:
+            self.paper.picture(io.BytesIO(case.picture.jpeg), PICTURE_WIDTH, PICTURE_WIDTH + 30)
+        self.heading(case.title, 3)
+        if not case.picture:
+            self.text("picture not found", 7.5, soft=True)
+        for name, value in case.facts.items():
+            self.text(f"{name}: {value}", 7.5)
+        self._side_by_side(case.answers.columns)
+        for title, answers in case.conversation:
+            self.heading(title, 4)
+            self._side_by_side(answers.columns)
 
 
-def write_pdf(page: str, path: Path) -> None:
-    """Write the page as a PDF; the file appears whole or not at all.
+def _lines(cell: Cell | str) -> str:
+    """A cell's lines, spaces within them collapsed."""
+    cell = Cell(cell) if isinstance(cell, str) else cell
+    return "\n".join(" ".join(line.split()) for line in (*cell.text.split("\n"), *cell.small))
 
-    Args:
-        page: `report.html` as text.
-        path: of the PDF.
-    """
-    drawings: list[str] = []
 
-    def keep(match: re.Match[str]) -> str:
-        drawings.append(standalone(match[1], match[3]))
-        return f'<drawing number="{len(drawings) - 1}">'
-
-    page = SVG.sub(keep, page)
-    title = re.search(r"<title>(.*?)</title>", page)
-    paper = Paper(title[1] if title else "Report")
+def write_pdf(document: Document, path: Path) -> None:
+    """Write the report as a PDF; the file appears complete or not at all."""
+    paper = Paper(document.title)
     with quiet_fonts():  # a sign that no font has is left blank
-        reader = _Reader(paper, drawings)
-        reader.feed(page)
-        reader.set_heading()
+        writer = Writer(paper)
+        writer.heading(document.title, 1)
+        writer.add(document.introduction)
+        for section in document.sections:
+            writer.heading(section.title, 2)
+            writer.add(section.parts)
+        writer.finish()
         data = bytes(paper.output())
     temporary = path.with_name(f".{path.name}.part")
     temporary.write_bytes(data)

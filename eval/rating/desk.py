@@ -96,7 +96,7 @@ def select(
     for arm in chosen:
         turns: dict[str, dict[int, tuple[str, str]]] = {}
         for answer in run.arms[arm].of("turn"):
-            said = (str(answer.said["prompt"]), pattern.sub(NEUTRAL, answer.text))
+            said = (str(answer.fields["prompt"]), pattern.sub(NEUTRAL, answer.text))
             turns.setdefault(answer.key.case_id, {})[answer.key.number] = said
         whole = len(run.arms[arm].meta.get("prompts") or ()) or max(map(len, turns.values()), default=1)
         for case in cases:
@@ -108,7 +108,8 @@ def select(
     gone = [path for paths in pictures.values() for path in paths if not exists(path)]
     if gone:
         raise ReviewError(
-            f"{gone[0]}: no such picture ({len(gone)} missing); --cases names the list of cases beside its pictures"
+            f"{gone[0]}: no such picture ({len(gone)} missing); --cases names the list of cases beside its "
+            "pictures"
         )
     histories = {case: str(run.cases[case].get("history") or "") for case in cases}
     return Material(chosen, cases, pictures, histories, conversations)

@@ -12,7 +12,7 @@ text for `own_diagnosis` (asked before the model's text is shown) and `comment`.
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -128,8 +128,3 @@ def write_csv(ratings: Iterable[Rating], path: str | Path) -> None:
         writer = csv.DictWriter(file, COLUMNS)
         writer.writeheader()
         writer.writerows(asdict(rating) for rating in ratings)
-
-
-def of_items(ratings: Iterable[Rating], arm: str | None = None) -> Iterator[Rating]:
-    """Only answers to the seven items, of one arm if it is named."""
-    return (r for r in ratings if r.item in ITEMS and arm in (None, r.arm))

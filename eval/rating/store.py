@@ -121,8 +121,8 @@ class Store:
         except sqlite3.DatabaseError as error:
             why = " ".join(str(error).split())
             raise StoreError(
-                f"{self.path}: is damaged ({why}); move it away together with {FILE}-wal and {FILE}-shm and bring "
-                "the last export back with --import"
+                f"{self.path}: is damaged ({why}); move it away together with {FILE}-wal and {FILE}-shm "
+                "and bring the last export back with --import"
             ) from None
 
     @contextmanager

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config
+from skingpt4.generation.answer import Answer, Timing
 from skingpt4.generation.decoder import Decoder
 from skingpt4.generation.sampling import ChatError, Generation
-from skingpt4.generation.stream import Stream, Timing
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import IMAGE, Encoded, Turn, encode_turns, get_template, shorten, stop_strings
 from skingpt4.records.images import open_image, to_rgb, to_tensor
@@ -58,7 +58,7 @@ class ChatSession:
         self.decoder = decoder or Decoder.of(model)
         self.last_timing: Timing | None = None
         self.further_stops: tuple[str, ...] = ()  # end an answer beside the template's own
-        self._kept = self.decoder.keep()
+        self._cache = self.decoder.new_cache()
         self._stop = threading.Event()
         self.reset()
 
@@ -76,8 +76,8 @@ class ChatSession:
         The turns stay: another question reads the conversation anew.
         """
         self.stop()
-        self._kept.close()
-        self._kept = self.decoder.keep()
+        self._cache.close()
+        self._cache = self.decoder.new_cache()
 
     def add_image(self, image: Image.Image | str | Path | bytes) -> None:
         """Show one more picture; it stands before the next question.
@@ -186,10 +186,10 @@ class ChatSession:
             turns.append(Turn(turn.question, "".join(said).strip(), turn.num_images, blank))
             self.waiting -= turn.num_images
 
-    def _submit(self, prompt: Encoded, generation: Generation) -> Stream:
+    def _submit(self, prompt: Encoded, generation: Generation) -> Answer:
         queries = torch.cat(self.queries) if self.queries else None
         strings = (*stop_strings(self.template, self.model.tokenizer), *self.further_stops)
-        return self.decoder.submit(prompt, queries, generation, strings, self._kept)
+        return self.decoder.submit(prompt, queries, generation, strings, self._cache)
 
     def encode(self, turns: Sequence[Turn]) -> Encoded:
         """Token ids of a conversation under this session's template."""

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from skingpt4.checkpoints import minigpt4
 from skingpt4.support.errors import UserError
-from skingpt4.weights.files.tensors import file_sha256, load_tensors
+from skingpt4.support.files import file_sha256
+from skingpt4.weights.files.tensors import load_tensors
 
 TENSORS, CARD, STATE = "projection.safetensors", "checkpoint.json", "training_state.pt"
 LORA = "lora.safetensors"  # only where the card has `lora`

@@ -13,9 +13,9 @@ from skingpt4.checkpoints import checkpoint
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config
 from skingpt4.model.network import SkinGPT4
+from skingpt4.support.files import file_sha256
 from skingpt4.weights.files.layouts import NORM_NAMES, QFORMER_PREFIXES, VISION_PREFIXES
 from skingpt4.weights.files.source import source_files
-from skingpt4.weights.files.tensors import file_sha256
 
 DEMONSTRATION = "Demonstration: trained on computer-drawn pictures. Its answers have no clinical meaning."
 UNTRAINED = "Untrained projection: the answers have nothing to do with the picture."
@@ -89,9 +89,9 @@ def encoder_identity(config: Config) -> str:
 
 def identity(config: Config, model: SkinGPT4) -> dict[str, Any]:
     """What a projection depends on, as a checkpoint stores it: encoder, language model, template."""
-    name = config.language.model
+    lm = model.language_model
     return {
         "encoder": encoder_identity(config),
-        "language_model": checkpoint.language_identity(model.language_model, model.tokenizer, name),
+        "language_model": checkpoint.language_identity(lm.model, lm.tokenizer, config.language.model),
         "template": config.prompt.template,
     }

@@ -20,6 +20,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from skingpt4.model.language import LanguageModel
 from skingpt4.model.prompts import IGNORED, Turn, encode_turns, get_template
 from skingpt4.records.images import to_tensor
 from skingpt4.support.errors import UserError
@@ -65,9 +66,9 @@ def kept_queries(path: Path, get_encoder: Callable[[], Any], image_size: int) ->
     return load_tensors(path)["queries"]
 
 
-def precision(language_model: Any) -> str:
+def precision(language_model: LanguageModel) -> str:
     """Under which name of TOLERANCE a language model computes."""
-    if getattr(language_model, "is_quantized", False):
+    if getattr(language_model.model, "is_quantized", False):
         return "quantised"
     return str(language_model.dtype).removeprefix("torch.")
 
@@ -91,7 +92,7 @@ def measure(
     """
     turns = [Turn(question, answer, num_images=1)]
     encoded = encode_turns(get_template(template), turns, model.tokenizer, queries.shape[1])
-    device = model.language_model.get_input_embeddings().weight.device
+    device = model.language_model.input_device
     input_ids = torch.tensor([encoded.input_ids], device=device)
     labels = input_ids.masked_fill(~torch.tensor([encoded.supervised], device=device), IGNORED)
     was_training = model.projection.training

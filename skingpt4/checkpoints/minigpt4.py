@@ -15,13 +15,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skingpt4.support.errors import UserError
+from skingpt4.support.files import file_sha256
 from skingpt4.weights.files.headers import UnreadableWeights, read_header
 from skingpt4.weights.files.inspect_file import JOINED_WIDTH, projection_fits
-from skingpt4.weights.files.tensors import WeightsMismatch, file_sha256, load_tensors
+from skingpt4.weights.files.tensors import WeightsMismatch, load_tensors
 
 WEIGHT, BIAS = "llama_proj.weight", "llama_proj.bias"
 SUFFIXES = (".pth", ".pt")
 LAYOUT = "minigpt4"  # the card's `layout`
+
+
+class ExportError(UserError):
+    """A checkpoint that cannot be exported; the message says why."""
 
 
 def shape_of(path: str | Path) -> tuple[int, int]:
@@ -113,3 +119,32 @@ def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -
         if part:
             part.unlink(missing_ok=True)
     return path
+
+
+def export(
+    path: str | Path, tensors: dict[str, Tensor], card: dict[str, Any], overwrite: bool = False
+) -> Path:
+    """Write the projection of a checkpoint of ours as a MiniGPT-4 `.pth`.
+
+    Args:
+        path: the `.pth` to write.
+        tensors: the checkpoint's.
+        card: the checkpoint's.
+        overwrite: replace the file if it exists.
+
+    Raises:
+        WeightsMismatch: `path` cannot be written.
+        ExportError: `path` exists already, or the checkpoint has LoRA, which this layout cannot hold.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise ExportError(f"{path}: exists already; name another file or add --overwrite")
+    if path.suffix not in SUFFIXES:
+        raise ExportError(f"{path}: name a file that ends in .pth, as the original demo expects")
+    if card.get("lora"):
+        raise ExportError(
+            f"{path}: the checkpoint was trained with LoRA, which MiniGPT-4's layout cannot hold; without it the "
+            "projection would answer differently"
+        )
+    # The original reads `model` and, when it resumes, `epoch`.
+    return write(path, tensors, {"epoch": 0})

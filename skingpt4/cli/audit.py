@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 
 from skingpt4.server.audit import START, AuditError, read, verify
+from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import reported
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Show a log and verify it; returns the exit status, 1 where a line is missing or was changed."""
-    parser = argparse.ArgumentParser(
-        description="Show an audit log and check that no line is missing.",
-    )
+    parser = make_parser("Show an audit log and check that no line is missing.")
     parser.add_argument(
         "log", help="the SQLite file that demo.py or skingpt4 http-api writes with --audit-log"
     )
@@ -38,6 +36,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.log
         )  # after the lines were shown: a log that is not whole is looked at too
         if args.hash and args.hash not in {START, *(line.hash for line in lines)}:
-            raise AuditError(f"{args.log}: holds no line with the hash {args.hash}; lines were taken away")
+            raise AuditError(f"{args.log}: holds no line with the hash {args.hash}; lines were removed")
         print(f"{count} lines, whole; newest hash {newest}", file=sys.stderr)
     return status.code

@@ -6,43 +6,59 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from skingpt4.chat.session import CLINICAL_PROMPTS, ChatSession, ContextFull
-from skingpt4.checkpoints.load import config_and_checkpoint, load_model
-from skingpt4.generation.sampling import Generation
-from skingpt4.model.language import describe_place
-from skingpt4.records.images import open_image
-from skingpt4.support.cli import DISCLAIMER
+from skingpt4.support.cli import (
+    DISCLAIMER,
+    add_generation_arguments,
+    add_model_arguments,
+    generation_options,
+    make_parser,
+)
 from skingpt4.support.errors import UserError, reported
 
+if TYPE_CHECKING:
+    from skingpt4.chat.session import ChatSession
+    from skingpt4.generation.sampling import Generation
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Chat in the terminal, or answer once with --question or --json; returns the exit status."""
-    many = "Many pictures at once: skingpt4 batch --help."
-    parser = argparse.ArgumentParser(description=f"Chat about a picture of skin. {DISCLAIMER}", epilog=many)
-    parser.add_argument("--config", help="a YAML file; its output_dir's newest checkpoint is used")
-    parser.add_argument("--checkpoint", help="a checkpoint or a run's folder")
-    parser.add_argument("--image", action="append", default=[], help="a picture; may be given several times")
-    parser.add_argument("--question", action="append", help="ask this and end; may be given several times")
-    parser.add_argument(
+HELP = (
+    "Type a question; /image PATH shows another picture, /condense goes on from a summary, /clear starts again, "
+    "/quit or Ctrl-D ends."
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = make_parser("Chat about a picture of skin.", "Many pictures at once: skingpt4 batch --help.")
+    add_model_arguments(result)
+    result.add_argument("--image", action="append", default=[], help="a picture; may be given several times")
+    result.add_argument("--question", action="append", help="ask this and end; may be given several times")
+    result.add_argument(
         "--json",
         action="store_true",
         help="answer once and print one JSON object; without --question the first clinical prompt",
     )
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    parser.add_argument("--beams", type=int, default=1)
-    parser.add_argument("--max-new-tokens", type=int, default=160)
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(argv)
+    add_generation_arguments(result)
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Chat in the terminal, or answer once with --question or --json; returns the exit status."""
+    args = parser().parse_args(argv)
     with reported() as status:
-        generation = Generation(args.max_new_tokens, args.temperature, num_beams=args.beams, seed=args.seed)
+        from skingpt4.chat.session import CLINICAL_PROMPTS, ChatSession
+        from skingpt4.checkpoints.load import config_and_checkpoint, load_model
+        from skingpt4.generation.sampling import Generation
+        from skingpt4.records.images import open_image
+
+        generation = Generation(**generation_options(args))
         generation.options()
         for path in args.image:
             open_image(path)  # a bad picture is reported before the model is loaded
         config, checkpoint_path = config_and_checkpoint(args.config, args.checkpoint)
         print(f"{DISCLAIMER}\nloading {checkpoint_path or 'an untrained projection'} ...", file=sys.stderr)
         model = load_model(config, checkpoint_path)
-        places = [f"language model: {describe_place(model.language_model)}"]
+        places = [f"language model: {model.language_model.describe_place()}"]
         places += [f"encoder: {model.encoder.describe_place()}"] if model.encoder else []
         print("; ".join(places), file=sys.stderr)
         session = ChatSession(model, config)
@@ -67,10 +83,9 @@ def _answer_all(
 
 
 def _converse(session: ChatSession, generation: Generation) -> None:
-    print(
-        "Type a question; /image PATH shows another picture, /condense goes on from a summary, /clear starts anew, "
-        "/quit or Ctrl-D ends."
-    )
+    from skingpt4.chat.session import ContextFull
+
+    print(HELP)
     while True:
         try:
             line = input("> ").strip()
@@ -79,17 +94,21 @@ def _converse(session: ChatSession, generation: Generation) -> None:
         if line == "/quit":
             return
         try:
-            if line == "/clear":
-                session.reset()
-            elif line == "/condense":
-                print(f"kept: {session.condense()}")
-            elif line.startswith("/image "):
-                session.add_image(line.removeprefix("/image ").strip())
-            elif line:
-                for piece in session.stream(line, generation):
-                    print(piece, end="", flush=True)
-                print()
+            _obey(session, line, generation)
         except ContextFull as error:
             print(f"error: {error}; /condense goes on from a summary")
         except UserError as error:
             print(f"error: {error}")
+
+
+def _obey(session: ChatSession, line: str, generation: Generation) -> None:
+    if line == "/clear":
+        session.reset()
+    elif line == "/condense":
+        print(f"kept: {session.condense()}")
+    elif line.startswith("/image "):
+        session.add_image(line.removeprefix("/image ").strip())
+    elif line:
+        for piece in session.stream(line, generation):
+            print(piece, end="", flush=True)
+        print()

@@ -1,4 +1,4 @@
-"""Write a recorded consultation as HTML or PDF: skingpt4 consultation-export."""
+"""Make HTML or PDF of a consultation that was saved as JSON: skingpt4 consultation-export."""
 
 from __future__ import annotations
 
@@ -6,24 +6,29 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from skingpt4.chat.export import to_html, to_pdf
-from skingpt4.chat.record import ConsultationError, from_json
+from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import reported
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Make a page or a PDF of a consultation that was saved as JSON; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description="Make a page or a PDF of a consultation that was saved as JSON. Not a diagnosis.",
-    )
-    parser.add_argument("consultation", type=Path, help="the JSON export")
-    parser.add_argument("--html", type=Path, help="write this page")
-    parser.add_argument("--pdf", type=Path, help="write this PDF")
-    parser.add_argument(
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = make_parser("Make a page or a PDF of a consultation that was saved as JSON. Not a diagnosis.")
+    result.add_argument("consultation", type=Path, help="the JSON export")
+    result.add_argument("--html", type=Path, help="write this page")
+    result.add_argument("--pdf", type=Path, help="write this PDF")
+    result.add_argument(
         "--without-pictures", action="store_true", help="leave pictures out that the JSON carries"
     )
-    args = parser.parse_args(argv)
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page, the PDF or both; returns the exit status."""
+    args = parser().parse_args(argv)
     with reported() as status:
+        from skingpt4.chat.export import to_html, to_pdf
+        from skingpt4.chat.record import ConsultationError, from_json
+
         if not args.html and not args.pdf:
             raise ConsultationError("give --html or --pdf, e.g. --pdf consultation.pdf")
         try:

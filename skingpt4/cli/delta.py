@@ -7,28 +7,34 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import reported
-from skingpt4.weights.delta import SHARD_BYTES, merge, plan
-from skingpt4.weights.delta_files import DeltaError
-from skingpt4.weights.files.headers import TensorInfo
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = make_parser("Merge a published Vicuna delta with its base model.")
+    result.add_argument("--base", required=True, type=Path, help="LLaMA in Hugging Face's layout")
+    result.add_argument("--delta", required=True, type=Path, help="the Vicuna delta for it")
+    result.add_argument("--out", required=True, type=Path, help="the directory to make")
+    result.add_argument(
+        "--shard-gb", type=float, default=2.0, help="size of a file, bounds memory (default: 2)"
+    )
+    result.add_argument("--dry-run", action="store_true", help="check everything and write nothing")
+    return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--base", required=True, type=Path, help="LLaMA in Hugging Face's layout")
-    parser.add_argument("--delta", required=True, type=Path, help="the Vicuna delta for it")
-    parser.add_argument("--out", required=True, type=Path, help="the directory to make")
-    parser.add_argument(
-        "--shard-gb", type=float, default=SHARD_BYTES / 1e9, help="size of a file, bounds memory (default: 2)"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="check everything and write nothing")
-    args = parser.parse_args(argv)
+    args = parser().parse_args(argv)
     with reported() as status:
+        from skingpt4.weights.delta import merge, plan
+        from skingpt4.weights.delta_files import DeltaError
+
         if args.shard_gb <= 0:
             raise DeltaError("--shard-gb must be above 0")
         planned = plan(args.base, args.delta, int(args.shard_gb * 1e9))
-        info: TensorInfo = planned.delta.tensors["model.embed_tokens.weight"]
+        info = planned.delta.tensors["model.embed_tokens.weight"]
         print(
             f"{args.delta} fits {args.base}: {len(planned.delta.tensors)} tensors, {info.shape[1]} wide, "
             f"{info.shape[0]} tokens, {planned.num_bytes / 1e9:.1f} GB in {len(planned.shards)} files of {info.dtype}"

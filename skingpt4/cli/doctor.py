@@ -1,6 +1,6 @@
-"""Looks at a configuration before anything heavy: skingpt4 doctor --config ... [key=value ...].
+"""Check everything a run needs without loading it: skingpt4 doctor --config ... [key=value ...].
 
-Headers, `config.json` and the tokenizer are all that is read; no network is loaded and nothing is downloaded.
+Only headers, `config.json` and the tokenizer are read; no network is loaded and nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -12,37 +12,43 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from skingpt4.config.load import load_config
-from skingpt4.doctor.examine import examine, table, verdict
-from skingpt4.doctor.findings import MISSING
-from skingpt4.support.cli import DISCLAIMER
+from skingpt4.support.cli import DISCLAIMER, make_parser
 from skingpt4.support.errors import reported
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the command line and print the findings; the status is 1 if something would stop the run."""
-    parser = argparse.ArgumentParser(
-        description="Check a configuration before anything is loaded or downloaded: language model, tokenizer, "
-        f"template, weights, checkpoint, data, memory, disk. {DISCLAIMER}",
-        epilog="example: skingpt4 doctor --config configs/tiny/step1.yaml optim.batch_size=16",
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    result = make_parser(
+        "Check everything a run needs without loading large files, and print the command that fixes each problem:\n"
+        "language model, tokenizer, template, weights, checkpoint, data, memory, disk.",
+        "example: skingpt4 doctor --config configs/tiny/step1.yaml optim.batch_size=16",
     )
-    parser.add_argument("--config", required=True, help="a YAML file under configs/")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument(
+    result.add_argument("--config", required=True, help="a YAML file under configs/")
+    result.add_argument("--json", action="store_true", help="print one JSON object")
+    result.add_argument(
         "--online",
         action="store_true",
         help="ask the model hub for the size of what is not here (else: no call)",
     )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
-    args = parser.parse_intermixed_args(argv)
+    result.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
+    return result
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse the command line and print the findings; the status is 1 if something would stop the run."""
+    args = parser().parse_intermixed_args(argv)
     with reported() as status:
-        findings = examine(load_config(args.config, args.overrides), args.online)
-        stopped = any(f.state == MISSING for f in findings)
+        from skingpt4.config.load import load_config
+        from skingpt4.doctor.examine import examine, stopped, table, verdict
+        from skingpt4.doctor.findings import Facts
+
+        findings = examine(Facts(load_config(args.config, args.overrides), args.online))
+        stops = stopped(findings)
         if args.json:
-            told = {"config": str(Path(args.config)), "ok": not stopped, "verdict": verdict(findings)}
-            told["findings"] = [asdict(f) for f in findings]
-            print(json.dumps({**told, "disclaimer": DISCLAIMER}, indent=1))
+            report = {"config": str(Path(args.config)), "ok": not stops, "verdict": verdict(findings)}
+            report["findings"] = [asdict(finding) for finding in findings]
+            print(json.dumps({**report, "disclaimer": DISCLAIMER}, indent=1))
         else:
             print(table(args.config, findings, min(118, shutil.get_terminal_size((110, 24)).columns)))
-        status.code = int(stopped)
+        status.code = int(stops)
     return status.code

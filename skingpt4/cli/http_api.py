@@ -12,8 +12,7 @@ import os
 from collections.abc import Sequence
 
 from skingpt4.server.address import Address, AddressError, stay_local
-from skingpt4.server.http.endpoints import Api, Limits, make_app
-from skingpt4.server.http.server import until_ended
+from skingpt4.support.cli import add_model_arguments, make_parser
 from skingpt4.support.errors import UserError, reported
 
 KEY = "SKINGPT4_API_KEY"
@@ -21,13 +20,12 @@ KEY = "SKINGPT4_API_KEY"
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        description="Chat about pictures of skin over HTTP, in the shape of OpenAI's chat completions.",
-        epilog="Research software, not a medical device; the answers are not a diagnosis. See docs/api.md.",
+    result = make_parser(
+        "Chat about pictures of skin over HTTP, in the shape of OpenAI's chat completions.",
+        "The answers are not a diagnosis. See docs/api.md.",
     )
     add = result.add_argument
-    add("--config", help="a YAML file; its output_dir's newest checkpoint is used")
-    add("--checkpoint", help="a checkpoint or a run's folder")
+    add_model_arguments(result)
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
     add("--port", type=int, default=8000, help="default: %(default)s")
     add(
@@ -68,6 +66,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError("--audit-text says what goes into the audit log; add --audit-log FILE")
 
         from skingpt4.server.http.answering import load_answerer
+        from skingpt4.server.http.endpoints import Api, Limits, make_app
+        from skingpt4.server.http.server import until_ended
 
         answerer = load_answerer(args.config, args.checkpoint, args.audit_log, args.audit_text)
         limits = Limits(args.max_body_mb * 2**20, max_requests=args.max_requests)

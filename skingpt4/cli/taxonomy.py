@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections import Counter
@@ -10,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import UserError, reported
 from skingpt4.taxonomy.free_text import OUTCOMES, Classified, classify
 
@@ -33,9 +33,7 @@ def _describe(text: str, result: Classified, as_json: bool) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Classify the texts of the command line or of a file; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description="Which of the 15 classes a free text commits to. Research software, not a medical device.",
-    )
+    parser = make_parser("Which of the 15 classes a free text states.")
     parser.add_argument("text", nargs="*", help="texts to classify")
     parser.add_argument("--file", type=Path, help="a file with one text a line")
     parser.add_argument("--json", action="store_true", help="one JSON object a line, with all mentions")

@@ -1,6 +1,60 @@
-"""What the command lines share: the disclaimer."""
+"""What all command lines share: the disclaimer, arguments that several commands take, and messages on stderr."""
 
 from __future__ import annotations
 
+import argparse
+import logging
+import sys
+from typing import Any
+
 NOT_A_DEVICE = "Research software, not a medical device."
 DISCLAIMER = f"{NOT_A_DEVICE} Its answers are not a diagnosis; ask a doctor."
+PACKAGES = ("skingpt4", "eval", "data", "benchmarks")
+
+
+def make_parser(description: str, epilog: str = "", **options: Any) -> argparse.ArgumentParser:
+    """A parser whose help keeps its line breaks and ends with the disclaimer."""
+    end = f"{epilog}\n\n{NOT_A_DEVICE}" if epilog else NOT_A_DEVICE
+    return argparse.ArgumentParser(
+        description=description, epilog=end, formatter_class=argparse.RawDescriptionHelpFormatter, **options
+    )
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """--config and --checkpoint, of which either may be left out."""
+    parser.add_argument("--config", help="a YAML file; its output_dir's newest checkpoint is used")
+    parser.add_argument("--checkpoint", help="a checkpoint or a run's folder")
+
+
+def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
+    """How an answer is generated: length, temperature, beams, seed."""
+    parser.add_argument("--max-new-tokens", type=int, default=160, help="of an answer (default: %(default)s)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
+    parser.add_argument("--beams", type=int, default=1, help="beam search above 1 (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of drawn answers (default: %(default)s)")
+
+
+def generation_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The keyword arguments of `generation.sampling.Generation` that `add_generation_arguments` parsed."""
+    return {
+        "max_new_tokens": args.max_new_tokens,
+        "temperature": args.temperature,
+        "num_beams": args.beams,
+        "seed": args.seed,
+    }
+
+
+class _StderrHandler(logging.Handler):
+    """Writes to what `sys.stderr` is now, not to what it was when logging was set up."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr)
+
+
+def setup_logging() -> None:
+    """Show what the packages report, from level INFO, as plain lines on stderr; calling it again changes nothing."""
+    for name in PACKAGES:
+        logger = logging.getLogger(name)
+        if not any(isinstance(handler, _StderrHandler) for handler in logger.handlers):
+            logger.addHandler(_StderrHandler())
+            logger.setLevel(logging.INFO)

@@ -11,10 +11,11 @@ from safetensors import safe_open
 from torch import Tensor
 
 from skingpt4.support.errors import UserError
+from skingpt4.support.files import file_sha256
 from skingpt4.weights.files.headers import TensorInfo, UnreadableWeights, read_header
 from skingpt4.weights.files.inspect_file import KINDS
 from skingpt4.weights.files.inspection import inspect
-from skingpt4.weights.files.tensors import file_sha256, read_pth
+from skingpt4.weights.files.tensors import read_pth
 
 EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
 LLAMA_ROWS, PADDED_ROWS = 32000, 32001  # Vicuna v0 added one padding token

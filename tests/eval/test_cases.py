@@ -126,4 +126,4 @@ def test_drawn_cases_are_not_drawn_again(tmp_path, capsys):
         assert sample(path, "--out", tmp_path / "c.jsonl", "--per-class", 1, "--classes", "herpes") == status
     assert "are not drawn twice" in capsys.readouterr().err
     assert sample(path, "--out", tmp_path / "d.jsonl", "--classes", "herpe") == 1
-    assert "'herpe' is no class" in capsys.readouterr().err
+    assert "'herpe' is not a class" in capsys.readouterr().err

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from eval import export
 from eval.asking.answers import Answer, Key, to_line
+from eval.export import __main__ as export
 from skingpt4.config.load import to_yaml
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.prompts import Turn
@@ -190,9 +190,9 @@ def plugin(monkeypatch):
         for name in ("lmms_eval", "lmms_eval.api", "lmms_eval.api.model"):
             monkeypatch.setitem(sys.modules, name, types.ModuleType(name))
         sys.modules["lmms_eval.api.model"].lmms = Base
-    monkeypatch.delitem(sys.modules, "eval.formats.lmms_eval_model", raising=False)
-    yield importlib.import_module("eval.formats.lmms_eval_model")
-    sys.modules.pop("eval.formats.lmms_eval_model", None)
+    monkeypatch.delitem(sys.modules, "eval.export.lmms_eval_model", raising=False)
+    yield importlib.import_module("eval.export.lmms_eval_model")
+    sys.modules.pop("eval.export.lmms_eval_model", None)
 
 
 @pytest.fixture

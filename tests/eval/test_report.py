@@ -5,10 +5,11 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from eval import report
-from eval.asking.answers import Answer, Key, to_line
+from eval.asking.answers import Answer, Key, read_run, to_line
+from eval.measures.results import ReportError, headline, run_lines, write_results
 from eval.page.gallery import gallery_cases
-from eval.report import ReportError, headline, load_answers, main, write_report, write_results
+from eval.page.report import write_report
+from eval.report import main
 
 CLASSES = ["acne_and_rosacea", "dermatitis", "herpes", "urticaria_hives", "vascular_tumors"]
 EVIL = "<script>alert('x')</script>"
@@ -236,7 +237,7 @@ def test_headline_is_a_table(made_up):
 
 
 def test_gallery_is_chosen_by_rule(made_up):
-    chosen = gallery_cases(load_answers(made_up[0])["two_step"])
+    chosen = gallery_cases(run_lines(read_run(made_up[0]))["two_step"])
     assert [line["case_id"] for line in chosen] == [f"case-{number:03d}" for number in range(12)]
 
 
@@ -276,10 +277,10 @@ def test_scores_that_would_win_unnoticed_are_named(copy, change, message):
 def test_a_case_that_is_not_answered_to_the_end_is_left_out(copy):
     path = copy[0] / "answers" / "two_step.jsonl"
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
-    assert len(load_answers(copy[0])["two_step"]) == 29
+    assert len(run_lines(read_run(copy[0]))["two_step"]) == 29
     path.write_text("")
-    with pytest.raises(ReportError, match="has answered no case to the end"):
-        load_answers(copy[0])
+    with pytest.raises(ReportError, match="has no completely answered case"):
+        run_lines(read_run(copy[0]))
 
 
 def test_other_errors_are_clear(copy, tmp_path, capsys):
@@ -292,4 +293,4 @@ def test_other_errors_are_clear(copy, tmp_path, capsys):
     assert "holds no answers" in capsys.readouterr().err
     (run_dir / "step2" / "metrics.jsonl").write_text('{"kind": "train", "iteration": 1}\n{broken')
     with pytest.raises(ReportError, match=r"metrics.jsonl:2: not valid JSON"):
-        report.write_report(run_dir, cases)
+        write_report(run_dir, cases)

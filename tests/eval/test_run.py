@@ -13,10 +13,10 @@ import torch
 
 from eval import run
 from eval.asking import conversation
-from eval.asking.answers import arm_files, read_lines
+from eval.asking.answers import arm_files, read_lines, read_run
 from eval.asking.arms import Arm
 from eval.asking.pictures import Shown
-from eval.report import load_answers, write_results
+from eval.measures.results import run_lines, write_results
 from eval.report import main as report
 from skingpt4.chat.session import CLINICAL_PROMPTS
 from skingpt4.config.load import to_yaml
@@ -48,7 +48,7 @@ def answer(root, out, cases="cases.jsonl", *more):
 
 
 def lines(out):
-    return load_answers(out)["untrained"]
+    return run_lines(read_run(out))["untrained"]
 
 
 def test_cases_with_and_without_known_concepts(root, tmp_path, capsys):
@@ -92,7 +92,7 @@ def test_answers_of_another_taxonomy_are_kept_unless_they_may_be_replaced(
     monkeypatch.setattr("skingpt4.taxonomy.taxonomy.version", lambda: "another")
     capsys.readouterr()
     assert answer(root, tmp_path) == 1
-    assert "made otherwise (taxonomy differ)" in capsys.readouterr().err
+    assert "made with other settings (taxonomy differ)" in capsys.readouterr().err
     assert path.read_text() == before
     assert answer(root, tmp_path, "cases.jsonl", "--replace") == 0
     assert len(lines(tmp_path)) == 6
@@ -122,7 +122,9 @@ def keys(out, arm="untrained"):
 
 
 def said(out, arm="untrained"):
-    return {a.key: a.said.get("answer", a.said.get("class_scores")) for a in read_lines(arm_files(out, arm))}
+    return {
+        a.key: a.fields.get("answer", a.fields.get("class_scores")) for a in read_lines(arm_files(out, arm))
+    }
 
 
 def test_each_case_is_one_conversation_and_sees_only_itself(root, tmp_path, monkeypatch):
@@ -196,7 +198,7 @@ def test_controls_are_shown_other_pictures(root, tmp_path, monkeypatch):
         return seen[control, number]
 
     monkeypatch.setattr(Shown, "_of", watch)
-    monkeypatch.setattr(run, "parse_arm", lambda text: Arm(text, None))
+    monkeypatch.setattr("eval.asking.arms.parse_arm", lambda text: Arm(text, None))
     arms = ["--arm", "blank_image", "--arm", "noise_image", "--arm", "other_image", "--num-prompts", "1"]
     assert answer(root, tmp_path, "cases.jsonl", *arms) == 0
     own = [seen[None, number] for number in range(6)]
@@ -225,8 +227,8 @@ def test_several_views_and_a_history_are_one_case(root, tmp_path):
     assert answer(root, tmp_path, "views.jsonl", "--with-history") == 0
     turns = [a for a in read_lines(arm_files(tmp_path, "untrained")) if a.key.kind == "turn"]
     first = next(a for a in turns if a.key.case_id == "case-0")
-    assert first.said["prompt"] == f"Itching for two weeks. {CLINICAL_PROMPTS[0]}"
-    assert first.said["image_sha256"] == [None, None]  # the manifest has none
+    assert first.fields["prompt"] == f"Itching for two weeks. {CLINICAL_PROMPTS[0]}"
+    assert first.fields["image_sha256"] == [None, None]  # the manifest has none
     assert len(lines(tmp_path)) == 2
 
 
@@ -282,11 +284,11 @@ def test_every_line_says_with_what_it_was_made(root, tmp_path):
     assert answer(root, tmp_path, "cases.jsonl", "--num-prompts", "1") == 0
     meta = json.loads((tmp_path / "answers/untrained.meta.json").read_text())
     for line in read_lines(arm_files(tmp_path, "untrained")):
-        assert line.said["checkpoint_sha256"] is None, "the projection as it was drawn"
-        assert line.said["template"] == meta["template"]
-        assert line.said["device"] == meta["hardware"]["device"]
+        assert line.fields["checkpoint_sha256"] is None, "the projection as it was drawn"
+        assert line.fields["template"] == meta["template"]
+        assert line.fields["device"] == meta["hardware"]["device"]
         if line.key.kind != "scores":
-            assert 1 <= line.said["num_tokens"] <= 4
+            assert 1 <= line.fields["num_tokens"] <= 4
 
 
 def test_concept_scores_are_added_to_a_run_without_them(root, tmp_path):
@@ -304,7 +306,7 @@ def test_concept_scores_are_added_to_a_run_without_them(root, tmp_path):
 
 def test_one_run_has_one_list_of_cases(root, tmp_path, capsys, monkeypatch):
     """Arms about different lists would be judged by the list that came last."""
-    monkeypatch.setattr(run, "parse_arm", lambda text: Arm(text, None))
+    monkeypatch.setattr("eval.asking.arms.parse_arm", lambda text: Arm(text, None))
     assert answer(root, tmp_path, "cases.jsonl", "--arm", "other", "--num-prompts", "0") == 0
     rows = (root / "cases.jsonl").read_text().splitlines(keepends=True)
     (root / "fewer.jsonl").write_text("".join(rows[:3]))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -104,9 +103,3 @@ def require_same_tensors(
     if problems:
         sentence = f"{where} does not fit this {what}; {'; '.join(problems)}"
         raise WeightsMismatch(sentence, missing, unexpected, shapes)
-
-
-def file_sha256(path: str | Path) -> str:
-    """SHA-256 of a file's bytes as hex, read in pieces."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -88,7 +88,7 @@ def test_cases_of_different_lengths_end_out_of_order_and_say_what_each_says_alon
     asker = asker_of(model, folder, batch_size)
     found = answers(asker)
     assert texts(found) == one_by_one(asker)
-    assert len({answer.said["num_tokens"] for answer in found.values()}) > 3
+    assert len({answer.fields["num_tokens"] for answer in found.values()}) > 3
     for case in cases():
         assert [(key.kind, key.number) for key in found if key.case_id == case.id] == ASKED
     said = {tuple(a.text for key, a in found.items() if key.case_id == case.id) for case in cases()}
@@ -97,9 +97,9 @@ def test_cases_of_different_lengths_end_out_of_order_and_say_what_each_says_alon
     assert last == sorted(last) or batch_size > 1
     assert asker.decoder.cached_bytes == 0
     for answer in found.values():
-        assert 0 < answer.said["seconds_to_first_token"] <= answer.said["seconds"]
-        assert answer.said["num_decoded_together"] <= batch_size
-    most = max(answer.said["num_decoded_together"] for answer in found.values())
+        assert 0 < answer.fields["seconds_to_first_token"] <= answer.fields["seconds"]
+        assert answer.fields["num_decoded_together"] <= batch_size
+    most = max(answer.fields["num_decoded_together"] for answer in found.values())
     assert most == 1 if batch_size == 1 else most > 1
 
 
@@ -109,8 +109,8 @@ def test_an_answer_s_clock_starts_with_its_own_submission(model, folder):
     found = answers(asker_of(model, folder, 3))
     took = time.perf_counter() - began
     for case in cases():
-        assert sum(a.said["seconds"] for key, a in found.items() if key.case_id == case.id) < took + 0.01
-    assert len({answer.said["seconds"] for answer in found.values()}) > NUM_CASES
+        assert sum(a.fields["seconds"] for key, a in found.items() if key.case_id == case.id) < took + 0.01
+    assert len({answer.fields["seconds"] for answer in found.values()}) > NUM_CASES
 
 
 def test_a_drawn_answer_depends_on_its_case_and_seed_alone(model, folder):
@@ -119,9 +119,9 @@ def test_a_drawn_answer_depends_on_its_case_and_seed_alone(model, folder):
     assert torch.equal(torch.get_rng_state(), state)
     fewer = answers(asker_of(model, folder, 1, temperature=1.0), asked=cases()[:0:-2])
     assert len(fewer) == 3 * len(ASKED)
-    assert all(many[key].said["seed"] == answer.said["seed"] for key, answer in fewer.items())
+    assert all(many[key].fields["seed"] == answer.fields["seed"] for key, answer in fewer.items())
     assert all(many[key].text == answer.text for key, answer in fewer.items())
-    assert len({answer.said["seed"] for answer in many.values()}) == len(many)
+    assert len({answer.fields["seed"] for answer in many.values()}) == len(many)
     other = answers(asker_of(model, folder, 4, temperature=1.0, seed=1))
     assert texts(other) != texts(many)
 
@@ -162,7 +162,7 @@ def test_a_failing_answer_ends_the_others_and_says_why(model, folder, monkeypatc
 @pytest.mark.parametrize("drawn", [{"num_beams": 2}, {}])
 def test_what_cannot_be_cached_is_answered_too(model, folder, drawn, monkeypatch):
     asker = asker_of(model, folder, 3, max_new_tokens=8, **drawn)
-    monkeypatch.setattr(asker.decoder, "reads_whole", not drawn)
+    monkeypatch.setattr(asker.decoder, "uses_generate", not drawn)
     found = answers(asker)
     assert texts(found) == one_by_one(asker)
-    assert {answer.said["num_decoded_together"] for answer in found.values()} == {1}
+    assert {answer.fields["num_decoded_together"] for answer in found.values()} == {1}

@@ -4,16 +4,20 @@ import json
 import shutil
 import subprocess
 
+import jinja2
 import pytest
 from PIL import Image
 
 from eval.asking.answers import read_run
-from eval.page import checklists, consistency, measures, pdf
-from eval.page.document import TITLES
+from eval.measures.results import ReportError
+from eval.page import checklists, measures, pdf, report
+from eval.page.html import fragment
+from eval.page.parts import Document, Drawing, Figure, Heading, Section, Text
 from eval.page.ratings import printed_shares
+from eval.page.report import write_report
 from eval.page.times import doctors_times, response_times
 from eval.rating.ratings import Rating, RatingsError, write_csv
-from eval.report import ReportError, main, write_report
+from eval.report import main
 from skingpt4.taxonomy.published import published
 from tests.eval.test_report import Page
 from tests.support.simulated_run import Panel, write_run
@@ -22,8 +26,8 @@ FIGURE = {"value": 0.9, "low": 0.8, "high": 0.95, "n": 5}
 
 
 @pytest.fixture(scope="module")
-def rated_run(tmp_path_factory):
-    """30 cases, two arms, three raters; read-only."""
+def rated(tmp_path_factory):
+    """The folder of 30 cases, two arms and three raters, read-only, and the document of its report."""
     root = tmp_path_factory.mktemp("rated")
     images = [f"images/{number}.jpg" for number in range(30)]
     (root / "images").mkdir()
@@ -34,8 +38,21 @@ def rated_run(tmp_path_factory):
     run_dir = root / "run"
     ids = write_run(run_dir, images, {"two_step": 0.8, "untrained": 0.2}, cases_file=str(cases))
     write_csv(Panel().ratings(ids, 0), run_dir / "ratings.csv")
-    write_report(run_dir)
-    return run_dir
+    documents = []
+
+    def write_pdf(document, path):
+        documents.append(document)
+        pdf.write_pdf(document, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "write_pdf", write_pdf)
+        write_report(run_dir)
+    return run_dir, documents[0]
+
+
+@pytest.fixture(scope="module")
+def rated_run(rated):
+    return rated[0]
 
 
 @pytest.fixture
@@ -142,69 +159,78 @@ def test_pdf_has_the_page_s_sections_and_warning(rated_run):
         assert words in text
 
 
-def test_pdf_text_without_any_tool(rated_run, monkeypatch):
-    """What is written is what the page holds: headings in order, every table, every drawing, every picture."""
-    page = (rated_run / "report.html").read_text(encoding="utf-8")
-    seen = {"heading": [], "rows": 0, "drawing": 0, "bullets": 0}
-    write = pdf.Paper.text_block
-
-    def text_block(self, text, *rest, **more):
-        seen["bullets"] += text.startswith("•")
-        assert text.strip() != "•"
-        write(self, text, *rest, **more)
-
-    monkeypatch.setattr(pdf.Paper, "text_block", text_block)
-    monkeypatch.setattr(
-        pdf.Paper, "heading", lambda self, text, level, room=None: seen["heading"].append((level, text))
-    )
-    monkeypatch.setattr(pdf.Paper, "rows", lambda self, rows, **_: seen.update(rows=seen["rows"] + 1))
-    monkeypatch.setattr(
-        pdf.Paper, "drawing", lambda self, svg, wide: seen.update(drawing=seen["drawing"] + 1)
-    )
-    pdf.write_pdf(page, rated_run.parent / "other.pdf")
-    tags = [tag for tag, _ in Page(page).tags]
-    assert [level for level, _ in seen["heading"]].count("h2") == tags.count("h2") == 15
-    assert seen["drawing"] == tags.count("svg")
-    assert seen["bullets"] == tags.count("li") - len(TITLES), (
-        "the links to the sections lead nowhere on paper"
-    )
-    arms = sum(attrs.get("class") == "arms" for _, attrs in Page(page).tags)
-    assert seen["rows"] == tags.count("table") + arms
+def test_paper_gets_what_the_page_holds(rated, monkeypatch, tmp_path):
+    """Headings in order, every table, every drawing, every picture; no link, and no folded answer."""
+    seen = {"heading": [], "text": [], "rows": 0, "image": 0, "picture": 0}
+    for name in ("heading", "text"):
+        count = lambda self, text, *rest, name=name, **_: seen[name].append((text, *rest))  # noqa: E731
+        monkeypatch.setattr(pdf.Paper, {"text": "text_block"}.get(name, name), count)
+    for name in ("rows", "image", "picture"):
+        count = lambda *_, name=name, **__: seen.update({name: seen[name] + 1})  # noqa: E731
+        monkeypatch.setattr(pdf.Paper, name, count)
+    run_dir, document = rated
+    pdf.write_pdf(document, tmp_path / "other.pdf")
+    tags = Page((run_dir / "report.html").read_text(encoding="utf-8")).tags
+    names = [tag for tag, _ in tags]
+    levels = [level for _, level, _ in seen["heading"]]
+    assert levels.count("h1") == 1
+    assert levels.count("h2") == names.count("h2") == 15
+    assert (seen["image"], seen["picture"]) == (names.count("svg"), names.count("img"))
+    assert seen["image"] > 9
+    assert seen["rows"] == names.count("table") + sum(attrs.get("class") == "arms" for _, attrs in tags)
+    bullets = [text for text, *_ in seen["text"] if text.startswith("•")]
+    assert bullets
+    assert len(bullets) == names.count("li") - 15, "the links to the sections lead nowhere on paper"
+    assert all(text.strip("• ") for text in bullets)
 
 
-def test_a_heading_stands_on_the_page_of_its_figure(monkeypatch):
+def test_text_of_a_part_never_becomes_an_element():
+    evil = "<script>alert('x')</script>\" onload=\"x"
+    html = fragment([Heading(evil), Text(evil, "soft"), Figure(Drawing("0 0 9 9", evil, "<g></g>"), evil)])
+    page = Page(html)
+    assert [tag for tag, _ in page.tags] == ["h3", "p", "figure", "svg", "g", "figcaption"]
+    assert page.text.count(evil) == 3
+    assert page.attributes("aria-label") == [evil]
+
+
+def test_a_part_without_a_macro_is_not_passed_over():
+    with pytest.raises(jinja2.UndefinedError):
+        fragment([Section("key", "title", [])])
+
+
+def test_a_heading_stands_on_the_page_of_its_figure(monkeypatch, tmp_path):
     pages, real = [], pdf.Paper.heading
 
-    def heading(self, *rest):
-        real(self, *rest)
-        pages.append(self.page_no())
+    def heading(self, text, level, *rest):
+        real(self, text, level, *rest)
+        if level == "h3":
+            pages.append(self.page_no())
 
     monkeypatch.setattr(pdf.Paper, "heading", heading)
     monkeypatch.setattr(pdf.Paper, "image", lambda self, *_, **__: pages.append(self.page_no()))
-    svg = '<svg viewBox="0 0 446 400" role="img"></svg>'
-    for filled in (20, 100, 180, 240):  # mm
+    figure = Figure(Drawing("0 0 446 400", "", ""), "caption")
+    for num_lines in (1, 15, 30, 45):
         pages.clear()
-        paper = pdf.Paper("x")
-        paper.set_y(filled)
-        pdf._Reader(paper, [svg]).feed('<h3>two-step</h3><figure><drawing number="0"></figure>')
+        parts = [*[Text("one line")] * num_lines, Heading("two-step"), figure]
+        pdf.write_pdf(Document("x", [], [Section("s", "S", parts)]), tmp_path / "x.pdf")
         assert len(pages) == 2
-        assert pages[0] == pages[1], f"begun at {filled} mm"
+        assert pages[0] == pages[1], f"after {num_lines} lines"
 
 
 def test_consistency_greedy_sampled_and_changed():
     greedy = {
         "two_step": {"repeats": {"repeats": 3, "trivial": True, "temperature": 0, "identical_texts": FIGURE}}
     }
-    text = Page(consistency.consistency_section(greedy)).text
-    assert "its 3 repeats are the same by construction" in text
-    assert "<svg" not in consistency.consistency_section(greedy)
+    page = Page(fragment(measures.consistency_parts(greedy)))
+    assert "its 3 repeats are the same by construction" in page.text
+    assert "svg" not in [tag for tag, _ in page.tags]
     rows = [["herpes"] * 3, ["herpes", "dermatitis", None]]  # the second names no class twice
     kappa = {"value": None, "low": None, "high": None, "n": 2}
     data = {"pairwise": FIGURE, "modal": FIGURE, "always_same": FIGURE, "fleiss_kappa": kappa, "matrix": rows}
     repeats = {"repeats": 3, "trivial": False, "temperature": 0.7, "turn 1": data}
     changes = {"rotate:15": {"kind": "rotate", "strength": 15.0, "class_scored": FIGURE, "top1": FIGURE}}
-    found = consistency.consistency_section({"two_step": {"repeats": repeats, "perturbations": changes}})
-    page = Page(found)
+    parts = measures.consistency_parts({"two_step": {"repeats": repeats, "perturbations": changes}})
+    page = Page(fragment(parts))
     assert (
         "Heat map of consistency: 3 repeats of 2 cases; 50 % of the answers"
         in page.attributes("aria-label")[0]
@@ -215,7 +241,7 @@ def test_consistency_greedy_sampled_and_changed():
 
 
 def test_further_measures_are_shown_where_they_are():
-    assert "no further measures" in measures.measure_section({"two_step": {"top1": FIGURE}})
+    assert "no further measures" in fragment(measures.measures_parts({"two_step": {"top1": FIGURE}}))
     bins = [{"confidence": 0.7, "accuracy": FIGURE, "n": 5}]
     selective = {
         "aurc": FIGURE,
@@ -226,7 +252,7 @@ def test_further_measures_are_shown_where_they_are():
         "class": {"balanced_accuracy": FIGURE}, "calibration": {"ece": FIGURE, "bins": bins, "selective": selective},
         "groups": {"fitzpatrick": {"top1": {"gap": gap, "p": 0.03}}},
     }  # fmt: skip
-    page = Page(measures.measure_section({"two_step": arm}))
+    page = Page(fragment(measures.measures_parts({"two_step": arm})))
     assert "balanced accuracy 90.0 %" in page.text
     assert "class top-1 Fitzpatrick skin type I VI 90.0 points" in page.text
     assert "expected calibration error (0 is best) 0.90" in page.text

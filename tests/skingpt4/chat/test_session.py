@@ -77,7 +77,7 @@ def wait_until(fact):
 def tell(session, text, wait_at=None):
     head = Say(session.model.tokenizer, text, wait_at)
     session.decoder.max_guessed = 0  # the head counts passes
-    session.model.language_model.set_output_embeddings(head)
+    session.model.language_model.model.set_output_embeddings(head)
     return head
 
 
@@ -535,5 +535,5 @@ def test_all_that_computes_is_done_by_one_thread(start, monkeypatch):
     scored = differential.score_sets
     monkeypatch.setattr(score, lambda *args: (seen.append(threading.current_thread().name), scored(*args))[1])
     session.add_image(make_picture(1))
-    differential.differential(session.model, session.config, session)
+    differential.differential(session.model, session.config, session.queries)
     assert seen == ["decoder", "decoder"]

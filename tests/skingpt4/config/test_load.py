@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skingpt4.checkpoints.paths import missing_paths
+from skingpt4.config import upgrade
 from skingpt4.config.load import from_dict, load_config, to_dict, to_yaml
 from skingpt4.config.schema import (
     Config,
@@ -145,12 +146,15 @@ def test_mistakes_are_told_with_file_and_key(text, message, write):
             "data.feature_views=2",
             r"feature_views' above 1 keeps random crops; it needs",
         ),
-        (
-            "data.feature_dtype=float32",
-            r"'data\.feature_dtype' is 'float32'; choose one of float16, bfloat16",
-        ),
         ("data.batching=grouped_", r"'data\.batching' is .*; did you mean 'grouped'"),
-        ("language.loss_chunk_mb=-1", r"'language\.loss_chunk_mb' is -1; it must not be negative"),
+        ("data.num_workers=-1", r"'data\.num_workers' is -1; it must not be negative"),
+        ("optim.beta1=1", r"'optim\.beta1' is 1\.0; it must lie in 0\.\.1, below 1"),
+        ("optim.max_grad_norm=0", r"'optim\.max_grad_norm' is 0\.0; it must be above 0"),
+        ("lora.rank=-1", r"'lora\.rank' is -1; it must not be negative"),
+        ("lora.dropout=1", r"'lora\.dropout' is 1\.0; it must lie in 0\.\.1, below 1"),
+        ("prompt.concepts_share=1.5", r"'prompt\.concepts_share' is 1\.5; it must lie in 0\.\.1"),
+        ("vision.std=[1,1]", r"'vision\.std' is \[1\.0, 1\.0\]; it must have three values"),
+        ("encoder.backend=lavis", r"'encoder\.backend' lavis needs vision\.norm_eps: 1e-05, found None"),
         ("data.feature_cache=runs/features", r"'data\.augment' and 'data\.feature_cache' exclude each other"),
         ("data.train.0=a", r"override 'data\.train\.0=a'"),
     ],
@@ -208,16 +212,22 @@ def test_extends_of_a_wrong_type(value, write):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "message"),
     [
-        "prompt: {questions: []}",
-        "prompt: {concepts_sentence: 'It shows {concept}.'}",
-        "prompt: {disease_sentence: 'It is {}.'}",
-        "seed: -1",
+        ("prompt: {questions: []}", r"'prompt\.questions' is \[\]; it is empty; give at least one"),
+        (
+            "prompt: {concepts_sentence: 'It shows {concept}.'}",
+            r"'prompt\.concepts_sentence' .* no placeholder but \{concepts\}",
+        ),
+        (
+            "prompt: {disease_sentence: 'It is {}.'}",
+            r"'prompt\.disease_sentence' .* no placeholder but \{disease\}",
+        ),
+        ("seed: -1", r"'seed' is -1; it must not be negative"),
     ],
 )
-def test_values_that_no_run_can_use(text, write):
-    with pytest.raises(ConfigError):
+def test_values_that_no_run_can_use(text, message, write):
+    with pytest.raises(ConfigError, match=message):
         load_config(write(BASE + text))
 
 
@@ -275,6 +285,30 @@ def test_from_dict_names_its_source(write):
         from_dict({**values, "optim": {**values["optim"], "gone": 1}}, "checkpoint.json")
     with pytest.raises(ConfigError, match=r"checkpoint\.json: 'seed'"):
         from_dict({**values, "seed": "x"}, "checkpoint.json")
+
+
+# ---- keys of version 0.1 that are gone
+
+
+@pytest.mark.parametrize("name", upgrade.REMOVED)
+def test_a_removed_key_is_refused_in_a_users_file_and_passed_over_in_an_old_card(name, write):
+    group, key = name.split(".")
+    value = upgrade.REMOVED[name]
+    for source in (write(f"{BASE}extends: b.yaml"), write(BASE, "d.yaml")):
+        write(f"{group}: {{{key}: {value}}}", "b.yaml")
+        given = [f"{name}={value}"] if source.name == "d.yaml" else []
+        with pytest.raises(
+            ConfigError, match=rf"'{name}' was removed in 0\.2\.0, which always uses .*; delete"
+        ):
+            load_config(source, given)
+    config = load_config(write(BASE))
+    old = to_dict(config)
+    old[group][key] = value
+    assert from_dict(old, "checkpoint.json") == config
+    assert old[group][key] == value  # the caller's values stay as they are
+    old[group][key] = "another"
+    with pytest.raises(ConfigError, match=rf"^checkpoint\.json: '{name}' was removed in 0\.2\.0"):
+        from_dict(old, "checkpoint.json")
 
 
 @pytest.mark.parametrize("change", [{"step": "???"}, {"step": "step3"}])

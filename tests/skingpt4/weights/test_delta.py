@@ -9,11 +9,10 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from skingpt4.cli.delta import main
-from skingpt4.model.language import load_language_model
 from skingpt4.weights import delta as merging
 from skingpt4.weights.delta import merge, plan
 from skingpt4.weights.delta_files import DeltaError, ModelFiles
-from tests.support.tiny import make_tokenizer, save_language_model
+from tests.support.tiny import load_language_model, make_tokenizer, save_language_model
 
 EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
 
@@ -72,8 +71,8 @@ def test_the_merge_is_the_sum_in_any_sharding(extra_rows, base_kind, delta_kind,
     assert all(torch.equal(found[n], t) and found[n].dtype == torch.float16 for n, t in total.items())
     assert len(list(out.glob("*.safetensors"))) > 3
     assert not list(tmp_path.glob(".*"))
-    model, tokenizer = load_language_model(str(out))
-    assert model.get_input_embeddings().weight.shape[0] == len(tokenizer) + extra_rows
+    model = load_language_model(str(out))
+    assert model.get_input_embeddings().weight.shape[0] == len(model.tokenizer) + extra_rows
     assert AutoTokenizer.from_pretrained(out)("skin").input_ids == make_tokenizer("llama")("skin").input_ids
     assert "_name_or_path" not in json.loads((out / "config.json").read_text())
 

@@ -7,10 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from skingpt4.model.language import load_language_model
 from skingpt4.weights.language_model import LanguageModelError, cannot_load, configuration
 from tests.support.local_hub import Repository, serving
-from tests.support.tiny import make_tokenizer, save_language_model
+from tests.support.tiny import load_language_model, make_tokenizer, save_language_model
 
 
 @pytest.fixture
@@ -55,8 +54,8 @@ def test_vicunas_extra_token_is_explained(folder):
 
 
 def test_more_embeddings_than_tokens_pass(tmp_path):
-    model, tokenizer = load_language_model(save_language_model(tmp_path / "padded", vocab_size=256))
-    assert model.get_input_embeddings().weight.shape[0] == 256 > len(tokenizer)
+    model = load_language_model(save_language_model(tmp_path / "padded", vocab_size=256))
+    assert model.get_input_embeddings().weight.shape[0] == 256 > len(model.tokenizer)
 
 
 def test_embeddings_of_another_size_than_the_configuration_are_refused(folder):
@@ -68,10 +67,10 @@ def test_embeddings_of_another_size_than_the_configuration_are_refused(folder):
 
 def test_broken_and_missing_shards_are_refused(tmp_path, monkeypatch):
     save_language_model(tmp_path / "one")
-    model, tokenizer = load_language_model(str(tmp_path / "one"))
+    model = load_language_model(str(tmp_path / "one"))
     folder = tmp_path / "shards"
-    model.save_pretrained(folder, max_shard_size="20KB")
-    tokenizer.save_pretrained(folder)
+    model.model.save_pretrained(folder, max_shard_size="20KB")
+    model.tokenizer.save_pretrained(folder)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
     shard = sorted(folder.glob("*.safetensors"))[1]
     whole = shard.read_bytes()

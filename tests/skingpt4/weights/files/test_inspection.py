@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from skingpt4.checkpoints import checkpoint
+from skingpt4.config.schema import QFormerConfig
 from skingpt4.model.qformer import QFormer
 from skingpt4.weights.files.headers import UnreadableWeights
 from skingpt4.weights.files.inspect_file import KINDS
@@ -47,7 +48,7 @@ def eva_shapes(depth=39, width=1408, hidden=6144):
 
 def lavis_qformer(width=32, encoder=48, layers=4):
     """The names of LAVIS's file, turned back from our own module's."""
-    state = QFormer(encoder, 4, width, layers, 2, 64).state_dict()
+    state = QFormer(QFormerConfig(None, 4, width, layers, 2, 64), encoder).state_dict()
     renamed = {"query_tokens": state.pop("query_tokens")}
     for key, value in state.items():
         key = key.removeprefix("model.").replace("layernorm.", "embeddings.LayerNorm.", 1)
@@ -96,7 +97,7 @@ def test_lavis_blip2(tmp_path):
 
 
 def test_our_qformer(tmp_path):
-    save_file(QFormer(48, 4, 32, 4, 2, 64).state_dict(), tmp_path / "q.safetensors")
+    save_file(QFormer(QFormerConfig(None, 4, 32, 4, 2, 64), 48).state_dict(), tmp_path / "q.safetensors")
     found = inspect(tmp_path / "q.safetensors")
     assert (found.kind, found.usable) == ("qformer", True)
     assert found.details["encoder_width"] == 48

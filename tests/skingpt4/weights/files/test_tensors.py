@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from skingpt4.support.files import file_sha256
 from skingpt4.weights.files.headers import read_header
-from skingpt4.weights.files.tensors import WeightsMismatch, file_sha256, load_tensors, require_same_tensors
+from skingpt4.weights.files.tensors import WeightsMismatch, load_tensors, require_same_tensors
 
 
 class Payload:

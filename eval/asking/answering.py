@@ -1,0 +1,263 @@
+"""Answers all cases with all arms and writes every answer at once: what `python -m eval.run` does.
+
+All arms share the encoder, the language model, the prompts and the way of decoding; they differ only in their
+projection and in what they are shown.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from PIL import Image
+from tqdm import tqdm
+
+from eval.asking import answers, perturbations
+from eval.asking.answers import Answer, Key
+from eval.asking.arms import Arm, ArmError, check_folder, check_overlap, claim, forget, hardware, meta_of
+from eval.asking.cases import Case, CasesError, read_cases
+from eval.asking.conversation import PROBES, Asker, Pictures, Setting
+from eval.asking.perturbations import BLANK
+from eval.asking.pictures import Shown
+from skingpt4.chat.session import CLINICAL_PROMPTS
+from skingpt4.checkpoints import checkpoint
+from skingpt4.checkpoints.load import load_model, load_projection
+from skingpt4.config.schema import Config
+from skingpt4.generation.sampling import Generation
+from skingpt4.generation.scoring import scored_diseases
+from skingpt4.model import lora
+from skingpt4.model.build import build_encoder
+from skingpt4.model.network import SkinGPT4
+from skingpt4.records.manifest import read_manifest
+from skingpt4.support.files import write_text
+from skingpt4.support.threads import in_own_thread
+from skingpt4.taxonomy.taxonomy import CLASSES
+from skingpt4.training.features import cached_queries
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Who answers which cases, and how; docs and defaults are those of the options of `python -m eval.run`."""
+
+    config: Config
+    cases_path: Path
+    run_dir: Path
+    arms: tuple[Arm, ...]
+    batch_size: int = 50
+    max_new_tokens: int = 48
+    num_prompts: int = 4
+    repeats: int = 1
+    temperature: float = 0.0
+    seed: int = 0
+    perturbations: tuple[str, ...] = ()
+    concept_scores: bool = False
+    with_history: bool = False
+    allow_overlap: bool = False
+    replace_old: bool = False
+
+    def setting(self, cases: Sequence[Case]) -> Setting:
+        """What is asked about these cases, and how answers are drawn."""
+        generation = Generation(
+            max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed
+        )
+        generation.options()  # refuses what cannot be drawn, before anything heavy is loaded
+        return Setting(
+            scored_diseases(case.known for case in cases),
+            CLINICAL_PROMPTS[: self.num_prompts],
+            generation,
+            self.batch_size,
+            self.concept_scores,
+            self.with_history,
+        )
+
+
+def answer_cases(settings: RunSettings) -> None:
+    """Answer all cases with all arms; what an earlier run answered is not asked again.
+
+    Raises:
+        ArmError, CasesError, CheckpointError, PerturbationError: settings, cases or checkpoints that cannot be used;
+            the message says why.
+    """
+    check_settings(settings)
+    config, run_dir = settings.config, settings.run_dir
+    cases = read_cases(settings.cases_path)
+    check_classes(cases, settings.cases_path)
+    records = read_manifest(settings.cases_path)
+    overlaps = {arm.name: check_overlap(records, arm, settings.allow_overlap) for arm in settings.arms}
+    state = PartialState(cpu=not torch.cuda.is_available())
+    names = [arm.name for arm in settings.arms]
+    stale = check_folder(run_dir, names, settings.cases_path, settings.replace_old)
+    setting = settings.setting(cases)
+    with state.main_process_first():  # the others find the features that it caches
+        features = in_own_thread(lambda: cached_queries(
+            settings.cases_path, records, config, config.data.feature_cache or "runs/features",
+            lambda: build_encoder(config, state.device),
+        ))  # fmt: skip
+    shown = Shown(cases, features, config, state.device)
+    model = load_model(config, None, state.device, with_encoder=False)
+    initial = in_own_thread(lambda: copy.deepcopy(model.projection.state_dict()))
+    for name in stale if state.is_main_process else ():
+        forget(run_dir, name)
+    for arm in settings.arms:
+        card = in_own_thread(partial(_put_in, model, config, initial, arm.checkpoint))
+        if state.is_main_process:
+            precision = str(model.language_model.dtype).removeprefix("torch.")
+            meta = meta_of(config, arm, card, setting, precision, settings.cases_path)
+            extra = {
+                "cases": str(settings.cases_path), "num_cases": len(cases), "repeats": settings.repeats,
+                "perturbations": list(settings.perturbations),
+                "num_processes": state.num_processes, "hardware": hardware(state.device),
+                "git_revision": checkpoint.git_revision(), "overlap_with_training": overlaps[arm.name],
+            }  # fmt: skip
+            claim(run_dir, arm, meta, extra, settings.replace_old)
+            _write_cases(cases, settings)
+        state.wait_for_everyone()
+        made_by = {
+            "checkpoint_sha256": card.get("tensors_sha256"),
+            "template": config.prompt.template,
+            "device": hardware(state.device)["device"],
+        }
+        run_arm(Asker(model, config, setting, arm.name, made_by), arm, cases, shown, state, settings)
+        state.wait_for_everyone()
+
+
+def check_settings(settings: RunSettings) -> None:
+    """Refuse what is known to fail before anything is read.
+
+    Raises:
+        ArmError, CheckpointError, PerturbationError: what cannot be.
+    """
+    names = [arm.name for arm in settings.arms]
+    for name in names:
+        if names.count(name) > 1:
+            raise ArmError(f"arm {name!r} is named twice; each arm needs a name of its own")
+    for change in settings.perturbations:
+        perturbations.perturb(Image.new("RGB", (8, 8)), change)
+    if settings.repeats < 1 or settings.batch_size < 1:
+        raise ArmError("--repeats and --batch-size must be 1 or more")
+    for arm in settings.arms:
+        if arm.checkpoint:
+            checkpoint.find(arm.checkpoint)
+
+
+def check_classes(cases: Sequence[Case], path: Path) -> None:
+    """Refuse cases that no closed set can judge.
+
+    Raises:
+        CasesError: a case has none of the 15 classes.
+    """
+    for case in cases:
+        if case.known.class_name not in CLASSES:
+            raise CasesError(
+                f"{path}: case {case.id!r} needs one of the 15 classes as 'class', found {case.known.class_name!r}"
+            )
+
+
+def _write_cases(cases: Sequence[Case], settings: RunSettings) -> None:
+    """Write what a report needs of the cases; paths are relative to the list of cases."""
+    folder, lines = settings.cases_path.parent, []
+    for case in cases:
+        known = case.known
+        row = {
+            "id": case.id,
+            "images": [record.image_path.relative_to(folder).as_posix() for record in case.records],
+            "sha256": [record.sha256 for record in case.records],
+            "class": known.class_name,
+            "disease": known.disease,
+            "concepts": None if known.concepts is None else list(known.concepts),
+            "fitzpatrick": known.fitzpatrick,
+            "source": known.source,
+            "history": case.history,
+            "reference": list(case.reference),
+        }
+        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+    write_text(settings.run_dir / answers.CASES, "".join(lines))
+
+
+def _put_in(
+    model: SkinGPT4, config: Config, initial: dict[str, torch.Tensor], checkpoint_path: str | None
+) -> dict[str, Any]:
+    """Give the model an arm's projection, and LoRA if it has any; returns the checkpoint's card."""
+    model.projection.load_state_dict(initial)
+    lora.remove(model.language_model)
+    card = load_projection(model, config, checkpoint_path) if checkpoint_path else {}
+    model.eval()
+    return card
+
+
+def run_arm(
+    asker: Asker,
+    arm: Arm,
+    cases: Sequence[Case],
+    shown: Shown,
+    state: PartialState,
+    settings: RunSettings,
+) -> None:
+    """Answer what is not answered yet, of the cases that fall to this process."""
+    done = answers.by_key(answers.read_lines(answers.arm_files(settings.run_dir, arm.name)))
+    if settings.concept_scores:  # lines that an earlier command wrote without them are replaced
+        done = {k: a for k, a in done.items() if k.kind != "scores" or a.fields["concept_scores"]}
+    state.wait_for_everyone()  # nobody writes before all have read
+    rank = state.process_index
+    name = f"{arm.name}.jsonl" if rank == 0 else f"{arm.name}.rank{rank}.jsonl"
+    numbers = list(range(rank, len(cases), state.num_processes))
+    own = [cases[number] for number in numbers]
+    rounds = [
+        (repeat, change)
+        for change in (None, *settings.perturbations)
+        for repeat in range(1 if change else settings.repeats)
+    ]
+    num_texts = len(asker.setting.prompts) + len(PROBES)
+    total = sum(len(own) * (num_texts + (repeat == 0)) for repeat, _ in rounds)
+    before = sum(key.case_id in {case.id for case in own} for key in done)
+    with (
+        (settings.run_dir / answers.FOLDER / name).open("a", encoding="utf-8") as file,
+        tqdm(total=total, initial=min(before, total), desc=arm.name, unit="answer", disable=rank > 0) as bar,
+    ):
+        for repeat, change in rounds:
+            pictures = shown.pictures(arm.control, change, numbers, settings.seed)
+            ask = asker.answers
+            if arm.control == BLANK and asker.setting.generation.temperature == 0:
+                ask = once(asker.answers)
+            for answer in ask(own, pictures, done, repeat, change):
+                file.write(answers.to_line(answer))
+                file.flush()
+                bar.update()
+
+
+def once(ask: Callable[..., Iterator[Answer]]) -> Callable[..., Iterator[Answer]]:
+    """Ask only the first of cases that are shown the same, and give its answers for all of them."""
+
+    def ask_first(
+        cases: Sequence[Case], pictures: Pictures, done: dict[Key, Answer], repeat: int, change: str | None
+    ) -> Iterator[Answer]:
+        alike: dict[Any, list[int]] = {}
+        for place, case in enumerate(cases):
+            alike.setdefault((len(case.records), case.history), []).append(place)
+        firsts = [places[0] for places in alike.values()]
+        yield from ask(
+            [cases[place] for place in firsts],
+            lambda which: pictures([firsts[w] for w in which]),
+            done,
+            repeat,
+            change,
+        )
+        for places in alike.values():
+            first = cases[places[0]].id
+            for key, answer in list(done.items()):
+                if (key.case_id, key.repeat, key.perturbation) != (first, repeat, change):
+                    continue
+                for place in places[1:]:
+                    twin = replace(answer, key=replace(key, case_id=cases[place].id))
+                    if twin.key not in done:
+                        done[twin.key] = twin
+                        yield twin
+
+    return ask_first

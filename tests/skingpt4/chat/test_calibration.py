@@ -1,0 +1,144 @@
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from scipy.special import expit, softmax
+
+from skingpt4.chat import calibration, calibration_fit
+from skingpt4.chat.calibration import CalibrationError
+from skingpt4.chat.calibration_fit import fit, fit_concepts, fit_temperature
+from skingpt4.checkpoints import checkpoint
+from skingpt4.checkpoints.identity import identity
+from skingpt4.cli import calibrate
+from skingpt4.config.load import to_yaml
+from skingpt4.records.manifest import read_manifest
+from skingpt4.records.overlap import image_hashes
+from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, class_disease
+from tests.support.tiny import make_encoder, make_model, one_thread, tiny_config, write_manifest  # noqa: F401
+
+DISEASES = {name: class_disease(name) for name in CLASSES}
+
+
+def drawn(n: int, temperature: float, seed: int = 0):
+    """Scores that are `temperature` times too sharp for the classes drawn from them, and concepts likewise."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 1.5, (n, 15))
+    truth = np.array([rng.choice(15, p=row) for row in softmax(logits, axis=1)])
+    concept_scores = rng.normal(-8, 2, (n, 48))
+    present = rng.random((n, 48)) < expit(0.9 * (concept_scores + 9))
+    return logits * temperature, truth, concept_scores, present
+
+
+def test_a_planted_temperature_and_threshold_are_found():
+    scores, truth, concept_scores, present = drawn(1500, 3.0)
+    assert fit_temperature(scores, truth) == pytest.approx(3.0, rel=0.1)
+    found = fit(scores, truth, concept_scores, present, np.ones(1500, bool), DISEASES, 0.7)
+    m = found.measures
+    assert m["nll_after"] < m["nll_before"] - 0.3
+    assert m["ece_after"] < 0.05 < 0.2 < m["ece_before"]
+    probability = found.class_probabilities(scores).max(axis=1)
+    right = scores.argmax(axis=1) == truth
+    kept = probability >= found.threshold
+    assert right[kept].mean() >= 0.7
+    assert (m["kept_at_threshold"], m["right_at_threshold"]) == (kept.sum(), right[kept].sum())
+    # On new draws too, as nearly as 1500 pictures tell.
+    scores, truth, *_ = drawn(1500, 3.0, seed=1)
+    kept = found.class_probabilities(scores).max(axis=1) >= found.threshold
+    assert (scores.argmax(axis=1) == truth)[kept].mean() == pytest.approx(0.7, abs=0.06)
+
+
+def test_planted_slopes_of_concepts_are_found_and_beat_the_frequencies():
+    *_, scores, present = drawn(800, 1.0)
+    platts = fit_concepts(scores, present, CONCEPTS)
+    assert set(platts) == set(CONCEPTS)
+    assert platts["Papule"].slope == pytest.approx(0.9, rel=0.1)
+    assert platts["Papule"].intercept == pytest.approx(8.1, rel=0.15)
+    assert platts["Papule"].positives == present[:, CONCEPTS.index("Papule")].sum()
+    found = fit(*drawn(200, 1.0), np.ones(200, bool), DISEASES)
+    assert found.measures["concept_nll_after"] < found.measures["concept_nll_share_alone"] - 0.1
+
+
+def test_rare_concepts_and_scores_without_meaning_get_no_probability():
+    *_, scores, present = drawn(60, 1.0)
+    present[:, 0], present[:, 1] = False, True
+    present[:4, 0] = True
+    platts = fit_concepts(scores, present, CONCEPTS)
+    assert CONCEPTS[0] not in platts
+    assert CONCEPTS[1] not in platts
+    assert fit_concepts(-scores, present, CONCEPTS) == {}  # the likelier a concept, the rarer it is seen
+    assert fit_concepts(scores, np.zeros_like(present), CONCEPTS) == {}
+
+
+def test_chance_gets_no_threshold_and_too_little_no_calibration():
+    scores, _, concept_scores, present = drawn(100, 1.0)
+    wrong = (scores.argmax(axis=1) + 1) % 15
+    found = fit(scores, wrong, concept_scores, present, np.zeros(100, bool), DISEASES)
+    assert found.threshold is None
+    assert found.concepts == {}
+    assert "not confident" in calibration_fit.report(found)
+    with pytest.raises(CalibrationError, match="too few"):
+        fit(scores[:29], wrong[:29], concept_scores[:29], present[:29], np.ones(29, bool), DISEASES)
+    scores[0, 0] = np.nan
+    with pytest.raises(CalibrationError, match="not finite"):
+        fit(scores, wrong, concept_scores, present, np.ones(100, bool), DISEASES)
+
+
+# --- the command ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """A checkpoint of a tiny model that knows its training and its evaluation, and a held-out manifest."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(calibration_fit, "MIN_CASES", 6)
+    for name in ("train", "held_out", "evaluation"):
+        write_manifest(tmp_path / f"{name}.jsonl", count=8, **{"class": "herpes"})
+        lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()
+        rows = [
+            json.loads(line) | {"case_id": f"{name}-{n}", "source": "made"} for n, line in enumerate(lines)
+        ]
+        for n, row in enumerate(rows):
+            row["class"] = CLASSES[n % 3]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = tiny_config(tmp_path, data__evaluation=[str(tmp_path / "evaluation.jsonl")])
+    model = make_model(tmp_path, encoder=make_encoder())
+    card = {"config": asdict(config), "step": "step1", **identity(config, model)}
+    folder = tmp_path / "run" / "checkpoints" / "000001"
+    checkpoint.save(folder, model.projection.state_dict(), card,
+                    seen=image_hashes(read_manifest(tmp_path / "train.jsonl")))  # fmt: skip
+    (tmp_path / "run" / "config.yaml").write_text(to_yaml(config))
+    return tmp_path
+
+
+def test_the_command_writes_beside_the_checkpoint_what_the_chat_reads(run, capsys):
+    given = ["--checkpoint", "run", "--manifest", "held_out.jsonl"]
+    assert calibrate.main([*given, "--dry-run"]) == 0
+    assert calibration.load("run") is None
+    assert calibrate.main(given) == 0
+    assert "n = 8 pictures" in capsys.readouterr().out
+    found = calibration.load("run")
+    assert found.n == 8
+    assert found.data["manifest"] == "held_out.jsonl"
+    assert found.data["sources"] == ["made"]
+    assert {"nll_before", "nll_after", "ece_before", "ece_after"} <= set(found.measures)
+    assert found.describe() == "held_out.jsonl, n = 8"
+
+
+@pytest.mark.parametrize(
+    ("manifest", "said"), [("train.jsonl", "training shares"), ("evaluation.jsonl", "evaluation's")]
+)
+def test_pictures_of_training_or_evaluation_are_refused(run, manifest, said, capsys):
+    assert calibrate.main(["--checkpoint", "run", "--manifest", manifest]) == 1
+    assert said in capsys.readouterr().err
+    assert calibration.load("run") is None
+
+
+def test_too_few_pictures_and_a_wrong_target_are_refused_before_scoring(run, capsys, monkeypatch):
+    monkeypatch.setattr(calibration_fit, "score_records", None)
+    monkeypatch.setattr(calibration_fit, "MIN_CASES", 9)
+    assert calibrate.main(["--checkpoint", "run", "--manifest", "held_out.jsonl"]) == 1
+    assert "too few" in capsys.readouterr().err
+    given = ["--checkpoint", "run", "--manifest", "held_out.jsonl", "--target-accuracy"]
+    assert calibrate.main([*given, "80"]) == 1
+    assert "between 0 and 1" in capsys.readouterr().err
