@@ -19,6 +19,7 @@ from jinja2 import StrictUndefined, Template
 from timm.models import get_pretrained_cfg
 
 from skingpt4.checkpoints import checkpoint
+from skingpt4.config.bundled import portable
 from skingpt4.config.load import from_dict
 from skingpt4.config.schema import LOCAL, Config
 from skingpt4.model.prompts import TOKENIZER_TEMPLATE, get_template
@@ -72,6 +73,7 @@ def write_folder(
                 shutil.copyfile(source / file, staging / file)
         for key in include:
             _include_part(config, key, staging)
+        config = portable(config)
         public_card = _without_local_paths(card, include)
         write_text(staging / checkpoint.CARD, json.dumps(public_card, indent=1) + "\n")
         description = {

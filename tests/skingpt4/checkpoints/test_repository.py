@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from skingpt4.checkpoints import checkpoint, repository
-from skingpt4.checkpoints.load import config_and_checkpoint, from_pretrained, load_model
+from skingpt4.checkpoints.load import from_pretrained, load_model, model_source
 from skingpt4.checkpoints.repository import HubError
 from skingpt4.cli import share
 from skingpt4.training.loop import run
@@ -65,6 +65,21 @@ def test_frozen_parts_are_named_and_not_copied(config, shared):
     assert frozen["encoder"]["vision"]["weights"] == config.vision.weights
 
 
+def test_bundled_weights_are_named_by_their_relative_path_from_any_folder(saved, tmp_path, monkeypatch):
+    name = "skingpt4/weights/bundled/qformer_tiny.safetensors"
+    shutil.copytree(saved, tmp_path / "saved")
+    path = tmp_path / "saved" / checkpoint.CARD
+    card = json.loads(path.read_text())
+    card["config"]["qformer"]["weights"] = name
+    path.write_text(json.dumps(card))
+    monkeypatch.chdir(tmp_path)
+    folder = repository.write_folder(tmp_path / "saved", tmp_path / "shared", "x")
+    described = json.loads((folder / "config.json").read_text())
+    assert described["frozen_parts"]["encoder"]["qformer"]["weights"] == name
+    assert f"`{name}`" in (folder / "README.md").read_text()
+    assert Path(repository.config_of(folder).qformer.weights).is_file()
+
+
 def test_the_card_is_one_the_hub_can_read(shared):
     card = huggingface_hub.ModelCard.load(shared / "README.md")
     assert card.data.license == "apache-2.0"
@@ -91,10 +106,10 @@ def test_the_processor_is_complete(config, shared):
 
 def test_included_parts_are_read_from_the_folder(config, saved, tmp_path, monkeypatch):
     folder = repository.write_folder(saved, tmp_path / "whole", "whole", include=repository.PARTS)
-    loaded, path = config_and_checkpoint(None, str(folder))
-    assert Path(loaded.vision.weights) == folder / "vision.safetensors"
-    assert Path(loaded.qformer.weights) == folder / "qformer.safetensors"
-    assert torch.equal(loss_of(load_model(loaded, path, CPU)), loss_of(load_model(config, saved, CPU)))
+    source = model_source(None, str(folder))
+    assert Path(source.config.vision.weights) == folder / "vision.safetensors"
+    assert Path(source.config.qformer.weights) == folder / "qformer.safetensors"
+    assert torch.equal(loss_of(source.load()), loss_of(load_model(config, saved, CPU)))
 
 
 def test_another_language_model_is_refused(config, shared, tmp_path):
