@@ -292,7 +292,7 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
 def _load(config: LanguageConfig, device: torch.device) -> tuple[Any, Any]:
     """(model, tokenizer) as `LanguageModel` says."""
     name = config.model
-    _require_devices(config.device_map)
+    require_devices(config.device_map)
     if name.startswith(LOCAL) and not (Path(name) / "config.json").is_file():
         raise LanguageModelError(
             f"language.model: {name} holds no config.json; fetch or convert the model first"
@@ -339,7 +339,12 @@ def _load(config: LanguageConfig, device: torch.device) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _require_devices(device_map: Any) -> None:
+def require_devices(device_map: Any) -> None:
+    """Refuse devices of `language.device_map` that this machine lacks.
+
+    Raises:
+        DeviceError: names the device.
+    """
     places = device_map.values() if isinstance(device_map, dict) else [device_map]
     for place in places:
         if place is not None and place not in ("disk", *DEVICE_RULES):
