@@ -18,7 +18,7 @@ from skingpt4.doctor import memory
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding, first_line
 from skingpt4.model.prompts import get_template
 from skingpt4.support.errors import UserError
-from skingpt4.weights.files.inspection import inspect
+from skingpt4.weights.files.inspect_directory import inspect
 
 
 def language_model(facts: Facts) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from skingpt4.checkpoints import checkpoint, minigpt4
-from skingpt4.checkpoints.load import LoadError, config_and_checkpoint, load_model, load_projection
+from skingpt4.checkpoints.load import LoadError, load_model, load_projection, model_source
 from skingpt4.cli import export
 from skingpt4.training.loop import run
 from skingpt4.weights.files.tensors import WeightsMismatch
@@ -57,7 +57,7 @@ def test_a_chat_needs_its_configuration(tmp_path):
     config = tiny_config(tmp_path, step="none", initial_checkpoint=str(tmp_path / "prerelease.pth"))
     load_model(config, config.initial_checkpoint)
     with pytest.raises(LoadError, match="knows no configuration; add --config"):
-        config_and_checkpoint(None, config.initial_checkpoint)
+        model_source(None, config.initial_checkpoint)
 
 
 def test_the_projection_of_four_joined_tokens_is_refused_by_name(tmp_path):

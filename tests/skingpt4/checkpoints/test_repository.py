@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from skingpt4.checkpoints import checkpoint, repository
-from skingpt4.checkpoints.load import config_and_checkpoint, from_pretrained, load_model
+from skingpt4.checkpoints.load import from_pretrained, load_model, model_source
 from skingpt4.checkpoints.repository import HubError
 from skingpt4.cli import share
 from skingpt4.training.loop import run
@@ -91,9 +91,9 @@ def test_the_card_is_one_the_hub_can_read(shared):
 
 
 def test_what_says_where_it_was_trained_stays_here(config, shared):
-    described = json.loads((shared / "config.json").read_text())["config"]
-    assert described["data"]["train"] == []
-    assert described["output_dir"] == "runs/shared"
+    description = json.loads((shared / "config.json").read_text())["config"]
+    assert description["data"]["train"] == []
+    assert description["output_dir"] == "runs/shared"
 
 
 def test_the_processor_is_complete(config, shared):
@@ -104,12 +104,12 @@ def test_the_processor_is_complete(config, shared):
     assert processor["tokenizer"] == config.language.model
 
 
-def test_parts_taken_along_are_read_from_the_folder(config, saved, tmp_path, monkeypatch):
+def test_included_parts_are_read_from_the_folder(config, saved, tmp_path, monkeypatch):
     folder = repository.write_folder(saved, tmp_path / "whole", "whole", include=repository.PARTS)
-    found, path = config_and_checkpoint(None, str(folder))
-    assert Path(found.vision.weights) == folder / "vision.safetensors"
-    assert Path(found.qformer.weights) == folder / "qformer.safetensors"
-    assert torch.equal(loss_of(load_model(found, path, CPU)), loss_of(load_model(config, saved, CPU)))
+    source = model_source(None, str(folder))
+    assert Path(source.config.vision.weights) == folder / "vision.safetensors"
+    assert Path(source.config.qformer.weights) == folder / "qformer.safetensors"
+    assert torch.equal(loss_of(source.load()), loss_of(load_model(config, saved, CPU)))
 
 
 def test_another_language_model_is_refused(config, shared, tmp_path):
@@ -126,9 +126,9 @@ def test_another_language_model_is_refused(config, shared, tmp_path):
 def test_missing_frozen_parts_are_named(shared, tmp_path):
     folder = tmp_path / "moved"
     shutil.copytree(shared, folder)
-    described = json.loads((folder / "config.json").read_text())
-    described["config"]["vision"]["weights"] = "weights/none.safetensors"
-    (folder / "config.json").write_text(json.dumps(described))
+    description = json.loads((folder / "config.json").read_text())
+    description["config"]["vision"]["weights"] = "weights/none.safetensors"
+    (folder / "config.json").write_text(json.dumps(description))
     with pytest.raises(HubError, match=r"vision.weights: weights/none.safetensors is not there"):
         from_pretrained(folder, CPU)
 
@@ -137,7 +137,7 @@ def test_a_damaged_folder_and_a_wrong_name_are_one_sentence(shared, tmp_path):
     with pytest.raises(HubError, match="no such folder"):
         from_pretrained(tmp_path / "none", CPU)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(HubError, match="no description"):
+    with pytest.raises(HubError, match="is not a description"):
         from_pretrained(tmp_path, CPU)
 
 
