@@ -8,12 +8,13 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from skingpt4.support.cli import NOT_A_DEVICE
 from skingpt4.support.errors import reported
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], epilog=NOT_A_DEVICE)
     parser.add_argument("--checkpoint", required=True, help="a checkpoint or a run's folder")
     parser.add_argument("--minigpt4", required=True, metavar="OUT.pth", help="the file to write")
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
@@ -26,6 +27,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         width, query_width = minigpt4.shape_of(out)
         print(
             f"{out}: llama_proj [{width}, {query_width}] in fp32; it belongs to the language model, encoder and "
-            "template of the checkpoint, which this layout does not record. Research software, not a medical device."
+            f"template of the checkpoint, which this layout does not record. {NOT_A_DEVICE}"
         )
     return status.code
