@@ -3,8 +3,8 @@
     python -m eval.cases sample runs/data/dermnet/test.jsonl --train runs/data/dermnet/train.jsonl --out cases.jsonl
     python -m eval.cases check cases.jsonl
 
-`sample` draws so many cases of each of the 15 classes by a seed, at most one from a cluster of pictures that belong
-together, and none from a cluster that holds a training picture. Research software, not a medical device.
+`sample` draws the same number of cases from each of the 15 classes, at most one from a cluster of related pictures
+and none from a cluster that holds a training picture. Research software, not a medical device.
 """
 
 from __future__ import annotations

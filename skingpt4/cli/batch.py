@@ -52,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with reported() as status:
         from skingpt4.chat import batch, calibration
         from skingpt4.chat.session import CLINICAL_PROMPTS
-        from skingpt4.checkpoints.identity import model_identity
-        from skingpt4.checkpoints.load import config_and_checkpoint, load_with_bar
+        from skingpt4.checkpoints.load import model_source
         from skingpt4.generation.sampling import Generation
 
         if args.jobs < 1:
@@ -61,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         images = batch.find_images(args.images)
         generation = Generation(args.max_new_tokens, args.temperature, num_beams=args.beams, seed=args.seed)
         generation.options()
-        config, path = config_and_checkpoint(args.config, args.checkpoint)
-        identity = model_identity(config, path)
+        source = model_source(args.config, args.checkpoint)
+        identity = source.identity
         questions = [] if args.no_text else args.question or [CLINICAL_PROMPTS[0]]
         meta = {
             "disclaimer": DISCLAIMER, "model": identity, "questions": questions, "generation": asdict(generation),
@@ -70,9 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{DISCLAIMER} {identity['caution']}".strip(), file=sys.stderr)
 
         def load() -> batch.ImageAnswerer:
-            fitted = calibration.load(path)
-            model = load_with_bar(config, path)
-            return batch.ImageAnswerer(model, config, fitted, tuple(questions), generation)
+            fitted = calibration.load(source.checkpoint_path)
+            return batch.ImageAnswerer(source.load(), source.config, fitted, tuple(questions), generation)
 
         num_lines, num_failures = batch.run(images, args.output, meta, load, args.jobs, args.replace)
         print(f"{args.output}: {num_lines} lines written, {num_failures} of them failures", file=sys.stderr)

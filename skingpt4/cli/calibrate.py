@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from skingpt4.chat import calibration
         from skingpt4.chat.calibration_fit import calibrate, report, require_held_out
         from skingpt4.checkpoints import checkpoint
-        from skingpt4.checkpoints.load import config_and_checkpoint, load_model
+        from skingpt4.checkpoints.load import load_model, model_source
         from skingpt4.model.build import build_encoder
         from skingpt4.records.manifest import chain, read_manifest
         from skingpt4.support.files import file_sha256
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise calibration.CalibrationError(
                 "--target-accuracy: is a fraction between 0 and 1, such as 0.8"
             )
-        config, _ = config_and_checkpoint(args.config, args.checkpoint)
+        config = model_source(args.config, args.checkpoint).config
         _, card = checkpoint.load(args.checkpoint)
         manifests = [read_manifest(path) for path in args.manifest]
         for path, manifest in zip(args.manifest, manifests, strict=True):

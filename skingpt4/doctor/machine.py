@@ -16,7 +16,7 @@ from skingpt4.config.schema import Config
 from skingpt4.doctor import memory
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding
 from skingpt4.model.build import encoder_device
-from skingpt4.model.language import require_device
+from skingpt4.model.precision import require_device
 from skingpt4.support.errors import UserError
 from skingpt4.training import run_folder
 

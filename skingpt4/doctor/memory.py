@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from skingpt4.config.schema import Config
 from skingpt4.model.build import build_qformer, build_vision
-from skingpt4.model.language import DTYPES, choose_attention
 from skingpt4.model.loss import LOSS_CHUNK_BYTES
+from skingpt4.model.precision import DTYPES, choose_attention
 from skingpt4.model.qformer import QFormer
 from skingpt4.model.quantisation import import_bitsandbytes
 from skingpt4.model.vision import VisionEncoder

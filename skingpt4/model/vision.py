@@ -1,4 +1,4 @@
-"""The frozen vision encoder: any timm backbone as a map from pictures to a sequence of tokens."""
+"""The frozen vision encoder: any timm backbone as a map from images to a sequence of tokens."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from skingpt4.config.load import load_config
 from skingpt4.config.schema import Config
 from skingpt4.model.build import build_qformer, build_vision
-from skingpt4.model.network import half_precision
+from skingpt4.model.precision import half_precision
 from skingpt4.model.qformer import QFormer
 from skingpt4.records.manifest import read_manifest
 from skingpt4.records.record import Record

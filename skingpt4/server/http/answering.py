@@ -13,8 +13,7 @@ from skingpt4.chat.calibration import Calibration
 from skingpt4.chat.differential import differential
 from skingpt4.chat.quality import assess
 from skingpt4.chat.session import ChatSession
-from skingpt4.checkpoints.identity import model_identity
-from skingpt4.checkpoints.load import config_and_checkpoint, load_with_bar
+from skingpt4.checkpoints.load import model_source
 from skingpt4.config.schema import Config
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import SkinGPT4
@@ -175,13 +174,12 @@ def load_answerer(
         UserError: something is missing or does not fit.
     """
     log = AuditLog(audit, audit_text) if audit else None  # before anything heavy
-    loaded, path = config_and_checkpoint(config, checkpoint_path)
-    identity = model_identity(loaded, path)
+    source = model_source(config, checkpoint_path)
+    identity = source.identity
     caution = f" {identity['caution']}" if identity["caution"] else ""
     logger.info("%s%s\nloading %s ...", DISCLAIMER, caution, identity["checkpoint"])
-    fitted = calibration.load(path)
-    model = load_with_bar(loaded, path)
-    answerer = Answerer(model, loaded, identity, log, fitted)
+    fitted = calibration.load(source.checkpoint_path)
+    answerer = Answerer(source.load(), source.config, identity, log, fitted)
     if log is not None:
         log.append("started", checkpoint=identity["checkpoint"], checkpoint_sha256=identity["sha256"])
     return answerer

@@ -33,7 +33,7 @@ class HistoryForm:
                 label=texts["history.site"], elem_id="site",
             )  # fmt: skip
             duration = gr.Textbox(
-                label=texts["history.duration"], max_length=history.LONGEST, max_lines=1, min_width=160,
+                label=texts["history.duration"], max_length=history.MAX_LENGTH, max_lines=1, min_width=160,
                 placeholder=texts["history.duration_example"],
             )  # fmt: skip
         symptoms = gr.CheckboxGroup(
@@ -45,7 +45,7 @@ class HistoryForm:
             age = gr.Dropdown(unsaid + bands, value="", label=texts["history.age_band"], min_width=160)
             types = [(name, name) for name in history.SKIN_TYPES]
             skin = gr.Dropdown(unsaid + types, value="", label=texts["history.fitzpatrick"], min_width=160)
-        medication = gr.Textbox(label=texts["history.medication"], max_length=history.LONGEST, max_lines=1)
+        medication = gr.Textbox(label=texts["history.medication"], max_length=history.MAX_LENGTH, max_lines=1)
         self.fields: dict[str, Component] = {
             "site": site, "duration": duration, "symptoms": symptoms, "age_band": age, "fitzpatrick": skin,
             "medication": medication,

@@ -11,8 +11,7 @@ from PIL import Image
 from skingpt4.chat import calibration, differential, export, heatmap, history, quality
 from skingpt4.chat.record import Consultation
 from skingpt4.chat.session import ChatSession
-from skingpt4.checkpoints.identity import model_identity
-from skingpt4.checkpoints.load import config_and_checkpoint, load_with_bar
+from skingpt4.checkpoints.load import model_source
 from skingpt4.config.schema import Config
 from skingpt4.generation.decoder import Decoder
 from skingpt4.model.network import SkinGPT4
@@ -71,9 +70,9 @@ def load(
     Raises:
         UserError: something is missing or does not fit.
     """
-    config, checkpoint = config_and_checkpoint(config_path, checkpoint_path)
-    identity, fitted = model_identity(config, checkpoint), calibration.load(checkpoint)
-    return for_model(load_with_bar(config, checkpoint), config, identity, fitted, log)
+    source = model_source(config_path, checkpoint_path)
+    identity, fitted = source.identity, calibration.load(source.checkpoint_path)
+    return for_model(source.load(), source.config, identity, fitted, log)
 
 
 def for_model(

@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from skingpt4.checkpoints import checkpoint, minigpt4
-from skingpt4.checkpoints.load import config_and_checkpoint, load_model, load_projection
+from skingpt4.checkpoints.load import LoadError, load_model, load_projection, model_source
 from skingpt4.cli import export
-from skingpt4.generation.sampling import ChatError
 from skingpt4.training.loop import run
 from skingpt4.weights.files.tensors import WeightsMismatch
 from tests.skingpt4.weights.files.test_tensors import Payload
@@ -57,8 +56,8 @@ def test_a_chat_needs_its_configuration(tmp_path):
     published(tmp_path / "prerelease.pth")
     config = tiny_config(tmp_path, step="none", initial_checkpoint=str(tmp_path / "prerelease.pth"))
     load_model(config, config.initial_checkpoint)
-    with pytest.raises(ChatError, match="knows no configuration; add --config"):
-        config_and_checkpoint(None, config.initial_checkpoint)
+    with pytest.raises(LoadError, match="knows no configuration; add --config"):
+        model_source(None, config.initial_checkpoint)
 
 
 def test_the_projection_of_four_joined_tokens_is_refused_by_name(tmp_path):

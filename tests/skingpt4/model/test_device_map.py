@@ -9,8 +9,9 @@ import torch
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.load import load_model
 from skingpt4.config.schema import ConfigError
-from skingpt4.model.language import DeviceError, LanguageModel
+from skingpt4.model.language import LanguageModel
 from skingpt4.model.network import SkinGPT4
+from skingpt4.model.precision import DeviceError
 from skingpt4.training.loop import run
 from skingpt4.weights.language_model import LanguageModelError
 from tests.support.tiny import (

@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from skingpt4.model.language import choose_dtype
 from skingpt4.model.loss import supervised_loss
+from skingpt4.model.precision import choose_dtype
 from skingpt4.model.prompts import IGNORED
 from skingpt4.weights.language_model import LanguageModelError
 from tests.support.tiny import (

@@ -182,7 +182,7 @@ def test_the_tensors_are_taken_over_not_copied():
 
 
 def test_what_lavis_does_not_have_is_refused():
-    with pytest.raises(LavisError, match="EVA-ViT-g alone"):
+    with pytest.raises(LavisError, match="EVA-ViT-g only"):
         LavisVision(VisionEncoder(VisionConfig("resnet10t", image_size=64)))
     for changes in ({"norm": False}, {"block": 1}, {"norm_eps": 1e-6}):
         eva = VisionEncoder(vision_config(**changes))

@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from skingpt4.model.language import choose_attention
 from skingpt4.model.loss import head_loss
+from skingpt4.model.precision import choose_attention
 from skingpt4.model.prompts import IGNORED
 from skingpt4.training.batches import Collate, arrange, choose_batching
 from skingpt4.weights.language_model import LanguageModelError

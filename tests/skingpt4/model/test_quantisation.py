@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from skingpt4.model.language import num_bytes
 from skingpt4.model.network import SkinGPT4
+from skingpt4.model.precision import num_bytes
 from skingpt4.model.quantisation import QuantisationError, require_quantised
 from skingpt4.training.loop import run
 from tests.support.tiny import (
@@ -114,10 +114,10 @@ def test_bitsandbytes_is_imported_without_asking_a_hub_for_kernels(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_layer_that_stays_whole_is_refused_by_name(folder):
+def test_a_layer_that_stays_unquantised_is_refused_by_name(folder):
     model = network(folder, "llama").language_model
     with pytest.raises(
-        QuantisationError, match=r"nf4 leaves 14 of 14 .* llama whole, e\.g\. model\.layers\.0\."
+        QuantisationError, match=r"nf4 leaves 14 of 14 .* llama unquantised, e\.g\. model\.layers\.0\."
     ):
         require_quantised(model.model, "nf4")
 

@@ -205,7 +205,7 @@ FILE = {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}
         ({"messages": [{"role": "user", "content": [NO_BASE64]}]}, "no valid base64", "invalid_image_url"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "?"}, BROKEN]}]},
          "picture 1: is not a picture", "invalid_image"),
-        ({"max_tokens": 5000}, "passes the model's 512", "context_length_exceeded"),
+        ({"max_tokens": 5000}, "exceeds the model's 512", "context_length_exceeded"),
         ({"max_tokens": 0}, "must be a whole number from 1", None),
         ({"max_tokens": 1.5}, "must be a whole number", None),
         ({"max_tokens": True}, "must be a whole number", None),

@@ -80,7 +80,7 @@ def test_last_picture_can_be_removed(tmp_path):
 
 
 def test_unreadable_picture_says_why_in_the_language_of_the_page(tmp_path):
-    for code, words in (("en", "no picture that can be read"), ("de", "kein lesbares Bild")):
+    for code, words in (("en", "cannot be read as a picture"), ("de", "kein lesbares Bild")):
         page = Handlers(tools(), load(code))
         state = page.begin()
         (tmp_path / "notes.jpg").write_text("no picture")

@@ -108,7 +108,7 @@ def test_failure_while_replacing_keeps_the_old_answer(tmp_path, how):
     ("error", "words"),
     [
         (ChatError("the conversation is odd"), "conversation is odd"),
-        (ContextFull("it has 2000 tokens"), "full: it has 2000 tokens. Go on from a summary"),
+        (ContextFull("it has 2000 tokens"), "full: it has 2000 tokens. Continue from a summary"),
         (MemoryError(), "Out of memory"),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA"), "Out of memory"),
         (ZeroDivisionError("<oops>"), "ZeroDivisionError: &lt;oops&gt;"),
@@ -179,7 +179,7 @@ def test_real_session_that_is_full_goes_on_from_a_summary(tmp_path):
     assert last.full, "512 tokens do not hold 20 answers"
     assert (last.question, "The conversation is full" in last.note) == ("What is wrong with my skin?", True)
     before = len(state.record.turns)
-    assert "goes on from a summary" in page.condense(state).note
+    assert "continues from a summary" in page.condense(state).note
     assert list(page.ask(state, "And now?", settings))[-1].full is False
     assert len(state.record.turns) == before + 1, "the record keeps what the model no longer reads"
     assert [update.differential for update in page.score(state)][-1], (
