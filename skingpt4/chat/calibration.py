@@ -110,14 +110,18 @@ def load(checkpoint_path: str | Path | None) -> Calibration | None:
     if checkpoint_path is None or not (path := path_of(checkpoint_path)).is_file():
         return None
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+    except OSError as error:
+        raise CalibrationError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        data = dict(json.loads(content))
         if data.pop("format") != FORMAT:
             raise CalibrationError(f"{path}: has another format; run skingpt4 calibrate again")
-        data["concepts"] = {name: Platt(**platt) for name, platt in data["concepts"].items()}
+        data["concepts"] = {name: Platt(**platt) for name, platt in dict(data["concepts"]).items()}
         calibration = Calibration(**data)
         if not (math.isfinite(calibration.temperature) and calibration.temperature > 0):
             raise ValueError("temperature")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError):
         raise CalibrationError(f"{path}: is damaged; run skingpt4 calibrate again") from None
     if calibration.tensors_sha256 != weights_sha256(checkpoint_path):
         raise CalibrationError(f"{path}: belongs to other weights; run skingpt4 calibrate again")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import file_sha256
-from skingpt4.weights.files.headers import UnreadableWeights, read_header
+from skingpt4.weights.files.headers import read_header
 from skingpt4.weights.files.inspect_file import JOINED_WIDTH, projection_fits
 from skingpt4.weights.files.tensors import WeightsMismatch, load_tensors
 
@@ -36,10 +36,7 @@ def shape_of(path: str | Path) -> tuple[int, int]:
     Raises:
         WeightsMismatch: unreadable, no such projection, or the one of four joined tokens for Llama-2.
     """
-    try:
-        tensors = read_header(path).tensors
-    except UnreadableWeights as error:
-        raise WeightsMismatch(str(error)) from None
+    tensors = read_header(path).tensors
     missing = [name for name in (WEIGHT, BIAS) if name not in tensors]
     if missing:
         names = sorted(tensors)

@@ -16,7 +16,8 @@ from skingpt4.weights.fetch.fetch import fetch, verify
 from skingpt4.weights.fetch.plan import catalogue_table, plan
 from skingpt4.weights.fetch.plan import describe as describe_plans
 from skingpt4.weights.fetch.store import PRESENT, WeightsError, how_to_fetch, state
-from skingpt4.weights.files.inspection import describe, inspect
+from skingpt4.weights.files.inspect_directory import inspect
+from skingpt4.weights.files.inspection import describe
 
 
 def parser() -> argparse.ArgumentParser:
@@ -59,9 +60,9 @@ def _inspect(paths: list[Path], with_tensors: bool, as_json: bool) -> int:
     """Print what each path is; 1 if one of them cannot be used as it is."""
     usable = True
     for path in paths:
-        found = inspect(path)
-        print(json.dumps(found.to_json(with_tensors)) if as_json else describe(found, with_tensors))
-        usable &= found.usable
+        inspection = inspect(path)
+        print(json.dumps(inspection.to_json(with_tensors)) if as_json else describe(inspection, with_tensors))
+        usable &= inspection.usable
     return 0 if usable else 1
 
 

@@ -22,7 +22,7 @@ from skingpt4.config.schema import LOCAL, LanguageConfig
 from skingpt4.model.float16 import guard, guard_linear
 from skingpt4.model.precision import choose_attention, choose_dtype, num_bytes, require_device
 from skingpt4.model.quantisation import plain_linears, quantiser, require_quantised
-from skingpt4.weights.language_model import LanguageModelError, cannot_load, require_vocabulary, require_whole
+from skingpt4.weights.language_model import LanguageModelError, cannot_load, require_complete, require_vocabulary
 
 
 class LanguageModel(nn.Module):
@@ -292,7 +292,7 @@ def _require_files(name: str) -> None:
             f"language.model: {name} holds no config.json; fetch or convert the model first"
         )
     if Path(name).is_dir():
-        require_whole(name)
+        require_complete(name)
 
 
 def _require_devices(device_map: Any) -> None:
