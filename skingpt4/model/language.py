@@ -22,7 +22,12 @@ from skingpt4.config.schema import LOCAL, LanguageConfig
 from skingpt4.model.float16 import guard, guard_linear
 from skingpt4.model.precision import choose_attention, choose_dtype, num_bytes, require_device
 from skingpt4.model.quantisation import plain_linears, quantiser, require_quantised
-from skingpt4.weights.language_model import LanguageModelError, cannot_load, require_complete, require_vocabulary
+from skingpt4.weights.language_model import (
+    LanguageModelError,
+    cannot_load,
+    require_complete,
+    require_vocabulary,
+)
 
 
 class LanguageModel(nn.Module):
