@@ -23,9 +23,11 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, help="a YAML file under configs/")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in output_dir")
+    parser.add_argument("--resume", action="store_true", help="continue the run in output_dir")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in output_dir first")
-    parser.add_argument("--dry-run", action="store_true", help="check and show everything, train nothing")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="check everything and show one sample, train nothing"
+    )
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
     args = parser.parse_intermixed_args(argv)
 
@@ -36,9 +38,11 @@ def main(argv: list[str] | None = None) -> int:
 
         config = load_config(args.config, args.overrides)
         if args.dry_run:
-            from skingpt4.doctor.dry_run import describe
+            from skingpt4.doctor.dry_run import dry_run
 
-            print(describe(config))
+            report, stopped = dry_run(args.config, config)
+            print(report)
+            status.code = int(stopped)
         else:
             from skingpt4.training.loop import run
 

@@ -1,187 +1,37 @@
-"""Pack a manifest's pictures into tar shards: python -m data.pack MANIFEST --out-dir DIR [--shard-size 500MB].
-
-Shards are named and laid out as WebDataset reads them (`000000.tar` with `000000000.jpg` and `000000000.json`); the
-new manifest names each picture inside its shard, and training reads it there. The user's files stay as they are.
-"""
+"""Pack a manifest's pictures into tar shards: python -m data.pack MANIFEST --out-dir DIR [--shard-size 500MB]."""
 
 from __future__ import annotations
 
 import argparse
-import hashlib
-import io
-import json
-import os
 import re
 import sys
-import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import imagehash
-from tqdm import tqdm
-
-from data.preparing.engine import whole_file, write_line
-from data.preparing.metadata import without_metadata
-from skingpt4.records.archives import StoreError, read_bytes
-from skingpt4.records.images import ImageError, open_image
-from skingpt4.records.manifest import manifest_lines, read_manifest
-from skingpt4.records.record import parse_line
-from skingpt4.support.errors import UserError, reported
-from skingpt4.weights.files.tensors import file_sha256
+from skingpt4.support.errors import reported
 
 UNITS = {"": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
-STATE = "packing.json"
-
-
-class PackError(UserError):
-    """Packing cannot go on; the message says why. Whole shards stay and are used when it is run again."""
 
 
 def parse_size(text: str) -> int:
     """`500MB`, `2GiB` or a number of bytes.
 
     Raises:
-        argparse.ArgumentTypeError: no size.
+        argparse.ArgumentTypeError: not a size.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmg]i?b)?", text.strip(), re.IGNORECASE)
     size = int(float(match[1]) * UNITS[(match[2] or "").upper()]) if match else 0
     if size < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; write e.g. 500MB or 2GB")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; write e.g. 500MB or 2GB")
     return size
-
-
-def pack(manifest: Path, out_dir: Path, shard_size: int, progress: bool = True) -> Path:
-    """Write shards and a new manifest of the same name under `out_dir`; returns the manifest.
-
-    A run that was stopped keeps its whole shards: the same command goes on after the last of them. The manifest
-    comes last, so that it means everything is there. Pictures lose their metadata (`x_original_sha256` tells the
-    file they were), not their pixels.
-
-    Args:
-        manifest: JSONL; its pictures may lie in folders or shards.
-        out_dir: another folder than the manifest's.
-        shard_size: bytes of members after which a shard is closed.
-        progress: show a bar on stderr.
-
-    Raises:
-        PackError: a picture cannot be read, or the folder holds something else.
-        RecordError: the manifest cannot be used.
-    """
-    if out_dir.resolve() == manifest.parent.resolve():
-        raise PackError(f"{out_dir}: is the manifest's own folder; name another --out-dir")
-    total = len(read_manifest(manifest))  # every line is a record before the first byte is written
-    target = out_dir / manifest.name
-    shards = out_dir / "shards"
-    try:
-        shards.mkdir(parents=True, exist_ok=True)
-        _claim(out_dir, {"manifest_sha256": file_sha256(manifest), "shard_size": shard_size})
-        with (
-            whole_file(target) as file,
-            tqdm(total=total, desc="packing", unit="picture", disable=not progress) as bar,
-        ):
-            rows = enumerate(_rows(manifest))
-            number = 0
-            for lines in _finished(shards):
-                for line in lines:
-                    next(rows)
-                    write_line(file, line)
-                    bar.update()
-                number += 1
-            while (first := next(rows, None)) is not None:
-                for line in _write_shard(
-                    shards / f"{number:06d}.tar", first, rows, shard_size, manifest.parent
-                ):
-                    write_line(file, line)
-                    bar.update()
-                number += 1
-    except OSError as error:
-        raise PackError(f"{error.filename or out_dir}: cannot be written ({error.strerror})") from None
-    return target
-
-
-def _rows(manifest: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line, _ in manifest_lines(manifest):
-        where = f"{manifest}, line {number}"
-        own = {key: value for key, value in json.loads(line).items() if key.startswith("x_")}
-        yield where, parse_line(line, where) | own
-
-
-def _claim(out_dir: Path, what: dict[str, Any]) -> None:
-    """Go on with shards of the same packing alone; refuse those of another."""
-    state = out_dir / STATE
-    begun = json.loads(state.read_text()) if state.is_file() else None
-    if begun is None and any((out_dir / "shards").iterdir()):
-        raise PackError(f"{out_dir}: holds shards of something else; name another --out-dir")
-    if begun not in (None, what):
-        raise PackError(f"{out_dir}: holds another packing; name another --out-dir, or delete it")
-    for part in (out_dir / "shards").glob("*.part"):
-        part.unlink()
-    state.write_text(json.dumps(what))
-
-
-def _finished(shards: Path) -> Iterator[list[dict[str, Any]]]:
-    """The records in each whole shard of an earlier run, shard by shard."""
-    for path in sorted(shards.glob("??????.tar")):
-        with tarfile.open(path, "r:") as tar:
-            yield [json.load(tar.extractfile(m)) for m in tar if m.name.endswith(".json")]  # type: ignore[arg-type]
-
-
-def _write_shard(
-    path: Path, first: Any, rows: Iterator[Any], shard_size: int, folder: Path
-) -> list[dict[str, Any]]:
-    """Fill one shard, which appears when it is whole; returns its records."""
-    part = path.with_name(f"{path.name}.part")
-    lines, size = [], 0
-    try:
-        with tarfile.open(part, "w", format=tarfile.PAX_FORMAT) as tar:
-            row = first
-            while row is not None:
-                index, (where, record) = row
-                data, suffix = _picture(where, record, folder)
-                key = f"{index:09d}"
-                record["image"] = f"shards/{path.name}/{key}{suffix}"
-                text = json.dumps(record, ensure_ascii=False).encode()
-                for name, content in ((f"{key}{suffix}", data), (f"{key}.json", text)):
-                    header = tarfile.TarInfo(name)
-                    header.size = len(content)
-                    tar.addfile(header, io.BytesIO(content))
-                    size += len(content)
-                lines.append(record)
-                row = next(rows, None) if size < shard_size else None
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-    return lines
-
-
-def _picture(where: str, record: dict[str, Any], folder: Path) -> tuple[bytes, str]:
-    """A picture's bytes without metadata and their suffix; the record gets their hash and measures."""
-    path = folder / record["image"]
-    try:
-        data = read_bytes(path)
-        if record["sha256"] not in (None, hashlib.sha256(data).hexdigest()):
-            raise PackError(f"{where}: {path} is not the picture that the record's sha256 is of")
-        clean, suffix = without_metadata(data)
-        image = open_image(clean)
-    except FileNotFoundError:
-        raise PackError(f"{where}: {path} is not there") from None
-    except (OSError, StoreError, ImageError) as error:
-        raise PackError(f"{where}: {path} cannot be packed ({error})") from None
-    if clean != data:
-        record["x_original_sha256"] = hashlib.sha256(data).hexdigest()
-    record["sha256"] = hashlib.sha256(clean).hexdigest()
-    record["phash"] = record["phash"] or str(imagehash.phash(image))
-    record["width"], record["height"] = image.size
-    return clean, suffix
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m data.pack",
-        description="Pack a manifest's pictures into tar shards. Metadata of cameras is dropped; what tells the "
-        "pixels is kept as it is. Research software, not a medical device.",
+        description="Pack a manifest's pictures into tar shards. Metadata of cameras is dropped; the pixels stay "
+        "exactly as they are. Research software, not a medical device.",
         epilog="example: python -m data.pack runs/data/dermnet/train.jsonl --out-dir runs/packed/dermnet",
     )
     parser.add_argument("manifest", type=Path, help="JSONL, see data/README.md")
@@ -192,6 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--shard-size", type=parse_size, default="500MB", help="a shard is closed beyond it (default 500MB)"
     )
     args = parser.parse_args(argv)
+    # After parsing, so that --help is instant.
+    from data.preparing.shards import pack
+    from skingpt4.records.manifest import read_manifest
+
     with reported() as status:
         target = pack(args.manifest, args.out_dir, args.shard_size)
         count = len(list((args.out_dir / "shards").glob("??????.tar")))

@@ -1,10 +1,10 @@
-"""What in a note identifies a person: found, counted, replaced.
+"""What in a note identifies a person: where it is and of what kind, never the text itself.
 
 Patterns, not a language model: they find what is written in a usual form (a name after a title or a label, a
 full date, a telephone number, an address with a house number). They cannot find a bare name, a rare place or a
 story that only one person has. `python -m data.phi measure FILE` says how many of the marked places they find.
 
-    python -m data.phi scan notes.txt          where and of what kind, never the text itself
+    python -m data.phi scan notes.txt          the kinds of findings, line by line
     python -m data.phi measure labelled.txt    precision and recall with intervals
 """
 
@@ -16,27 +16,29 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from data.reading.phi import _lines, _rate, measure, read_labelled, scan
 from skingpt4.support.errors import reported
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit code (scan: 3 if anything was found)."""
+    """Run the command line; returns the exit status (scan: 3 if anything was found)."""
     parser = argparse.ArgumentParser(prog="python -m data.phi", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("command", choices=("scan", "measure"))
-    parser.add_argument("file", type=Path, help="one note a line")
+    parser.add_argument("file", type=Path, help="one note per line")
     args = parser.parse_args(argv)
+    # After parsing, so that --help is instant.
+    from data.reading.phi import measure, rate, read_labelled, read_lines, scan
+
     with reported() as status:
         if args.command == "measure":
             result = measure(read_labelled(args.file))
-            print(f"recall     {_rate(result.places_found, result.places)}")
-            print(f"covered    {_rate(result.places_covered, result.places)}")
-            print(f"precision  {_rate(result.findings_right, result.findings)}")
-            print(f"clean notes flagged  {_rate(result.clean_notes_flagged, result.clean_notes)}")
+            print(f"recall     {rate(result.places_found, result.places)}")
+            print(f"covered    {rate(result.places_covered, result.places)}")
+            print(f"precision  {rate(result.findings_right, result.findings)}")
+            print(f"clean notes flagged  {rate(result.clean_notes_flagged, result.clean_notes)}")
             print(f"missed by kind  {dict(result.missed) or 'none'}")
             return 0
         total: Counter[str] = Counter()
-        for number, line in enumerate(_lines(args.file), 1):
+        for number, line in enumerate(read_lines(args.file), 1):
             kinds = Counter(f.kind for f in scan(line))
             total += kinds
             if kinds:
@@ -47,4 +49,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -5,21 +5,19 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from data.preparing import fitzpatrick_images
-from data.preparing.engine import MANIFEST, REJECTED, Relative, Summary, refusal_line, results, write_manifest
-from data.preparing.pictures import Measurer, PictureCache, PreparationError
-from data.reading.rows import REASONS, Refusal, Rows
+from data.reading.rows import Refusal, Rows
 from data.sources import SOURCES
 from skingpt4.support.errors import reported
 
+DOWNLOAD = "fitzpatrick17k-images"
 DRY_ROWS = 5  # that --dry-run shows
 DESCRIPTION = """Turn a source of pictures into a manifest of checked records, all.jsonl, and list everything that was
 refused with file, row and reason in rejected.jsonl. Pictures stay where they are and as they are. A run that was
@@ -30,82 +28,67 @@ EXAMPLES = """from downloads to training:
   python -m data.split runs/data/dermnet/all.jsonl --out-dir runs/data/dermnet
   python train.py --config configs/paper/step2_llama2_13b.yaml --dry-run"""
 
-PICTURE_REASONS = {
-    "missing": "no such picture",
-    "unreadable": "the file cannot be read",
-    "not_an_image": "no picture that can be read",
-    "damaged": "a picture that ends early or is damaged",
-    "too_large": "more bytes or pixels than a photograph has",
-    "too_small": "too few pixels to show anything",
-}
-
 
 @dataclass(frozen=True)
-class Command:
-    """A subcommand: `add_arguments` describes it, `run` returns its exit status."""
+class Running:
+    """Where the manifest goes and how it is made."""
 
-    help: str
-    epilog: str
-    add_arguments: Callable[[argparse.ArgumentParser], None]
-    run: Callable[[argparse.Namespace], int]
+    out_dir: Path
+    workers: int | None = None
+    limit: int | None = None
+    dry_run: bool = False
+    fresh: bool = False
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and run the subcommand; returns the exit status."""
     args = parser().parse_args(argv)
     with reported() as status:
-        status.code = COMMANDS[args.command].run(args)
+        if args.command == DOWNLOAD:
+            fitzpatrick_images.download(_options(fitzpatrick_images.Options, args))
+        else:
+            source = SOURCES[args.command]
+            run_source(source.read(_options(source.Options, args)), _options(Running, args))
     return status.code
+
+
+def _options(kind: type, args: argparse.Namespace) -> Any:
+    """A dataclass filled from the arguments of the same names."""
+    return kind(**{field.name: getattr(args, field.name) for field in fields(kind)})
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line with all subcommands."""
     raw = argparse.RawDescriptionHelpFormatter
     top = argparse.ArgumentParser(
-        prog="python -m data.prepare",
-        description=DESCRIPTION,
-        epilog=f"{EXAMPLES}\n\n{NOTICE}",
+        prog="python -m data.prepare", description=DESCRIPTION, epilog=f"{EXAMPLES}\n\n{NOTICE}",
         formatter_class=raw,
-    )
+    )  # fmt: skip
     subparsers = top.add_subparsers(dest="command", required=True, metavar="SOURCE")
-    for name, command in COMMANDS.items():
+    commands: dict[str, ModuleType] = {**SOURCES, DOWNLOAD: fitzpatrick_images}
+    for name, module in commands.items():
         sub = subparsers.add_parser(
-            name,
-            help=command.help,
-            description=f"Prepare {command.help}.",
-            epilog=f"{command.epilog}\n\n{NOTICE}",
-            formatter_class=raw,
-        )
-        command.add_arguments(sub)
+            name, help=module.HELP, description=f"Prepare {module.HELP}.",
+            epilog=f"{module.EPILOG}\n\n{NOTICE}", formatter_class=raw,
+        )  # fmt: skip
+        module.add_arguments(sub)
+        if name in SOURCES:
+            _add_running(sub, name)
     return top
 
 
-def source_command(name: str, source: ModuleType) -> Command:
-    """The subcommand of a source of records."""
-
-    def add_arguments(sub: argparse.ArgumentParser) -> None:
-        source.add_arguments(sub)
-        group = sub.add_argument_group("output and running")
-        group.add_argument(
-            "--out-dir", type=Path, default=Path("runs/data") / name, metavar="DIR",
-            help=f"gets {MANIFEST} and {REJECTED} (default runs/data/{name})",
-        )  # fmt: skip
-        group.add_argument(
-            "--workers", type=_positive, default=num_cores(), metavar="N",
-            help="processes that read pictures (default: one a core)",
-        )  # fmt: skip
-        group.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows")
-        group.add_argument("--dry-run", action="store_true", help="show the first rows, write nothing")
-        group.add_argument("--fresh", action="store_true", help="measure pictures again that are known")
-
-    return Command(source.HELP, source.EPILOG, add_arguments, partial(run_source, source))
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _add_running(sub: argparse.ArgumentParser, name: str) -> None:
+    group = sub.add_argument_group("output and running")
+    group.add_argument(
+        "--out-dir", type=Path, default=Path("runs/data") / name, metavar="DIR",
+        help=f"gets all.jsonl and rejected.jsonl (default runs/data/{name})",
+    )  # fmt: skip
+    group.add_argument(
+        "--workers", type=_positive, metavar="N", help="processes that read pictures (default: one per core)"
+    )
+    group.add_argument("--limit", type=_positive, metavar="N", help="only the first N rows")
+    group.add_argument("--dry-run", action="store_true", help="show the first rows, write nothing")
+    group.add_argument("--fresh", action="store_true", help="measure pictures again that are known")
 
 
 def _positive(text: str) -> int:
@@ -115,80 +98,53 @@ def _positive(text: str) -> int:
     return number
 
 
-def run_source(source: ModuleType, args: argparse.Namespace) -> int:
-    """Prepare a source, or show its first rows.
+def run_source(rows: Rows, running: Running) -> None:
+    """Prepare the rows of a source, or show the first of them.
 
     Raises:
-        PreparationError: nothing is kept, or the run cannot go on.
-        SourceError: the source cannot be read.
+        PreparationError: no row becomes a record, or the run cannot go on.
+        SourceError: the source cannot be read to its end.
     """
-    rows: Rows = source.read(args)
-    if args.dry_run:
-        show_first(rows, args.out_dir, args.limit or DRY_ROWS)
-        return 0
+    # After parsing, so that --help is instant.
+    from data.preparing.engine import MANIFEST, REJECTED, write_manifest
+    from data.preparing.images import PreparationError, num_cores
+    from data.preparing.summary import table
+
+    out_dir, limit = running.out_dir, running.limit
+    if running.dry_run:
+        show_first(rows, out_dir, limit or DRY_ROWS)
+        return
     if not rows.total:
         raise PreparationError("nothing to prepare: the source holds no rows")
     try:
-        summary = write_manifest(rows, args.out_dir, args.workers, args.limit, args.fresh)
+        summary = write_manifest(rows, out_dir, running.workers or num_cores(), limit, running.fresh)
     except KeyboardInterrupt:
-        print("what was measured is kept: the same command goes on from here", file=sys.stderr)
+        print("what was measured is saved: the same command goes on from here", file=sys.stderr)
         raise
-    print(table(summary, args.out_dir))
-    if not summary.kept:
+    print(table(summary, out_dir))
+    if not summary.records:
         raise PreparationError(
-            f"no record was kept; {args.out_dir / REJECTED} says why. {args.out_dir / MANIFEST} "
-            + ("is as it was before" if (args.out_dir / MANIFEST).exists() else "was not written")
+            f"no record was kept; {out_dir / REJECTED} says why. {out_dir / MANIFEST} "
+            + ("is as it was before" if (out_dir / MANIFEST).exists() else "was not written")
         )
-    if args.limit:
-        print(f"only the first {args.limit:,} of {rows.total:,} rows; run again without --limit for all")
-    return 0
+    if limit:
+        print(f"only the first {limit:,} of {rows.total:,} rows; run again without --limit for all")
 
 
 def show_first(rows: Rows, out_dir: Path, count: int) -> None:
     """Print what the first rows would become."""
-    measurer = Measurer(PictureCache(":memory:"), 1)
+    from data.preparing.engine import Relative, results
+    from data.preparing.images import MeasureCache, Measurer
+
+    measurer = Measurer(MeasureCache(":memory:"), 1)
     for _, result in itertools.islice(results(rows, count, measurer, Relative(out_dir), False), count):
         if isinstance(result, Refusal):
-            print("refused", json.dumps(refusal_line(result), ensure_ascii=False))
+            print("refused", json.dumps(asdict(result), ensure_ascii=False))
         else:
-            print(
-                "kept   ", json.dumps({k: v for k, v in result.items() if v is not None}, ensure_ascii=False)
-            )
+            known = {key: value for key, value in result.items() if value is not None}
+            print("kept   ", json.dumps(known, ensure_ascii=False))
     print(f"the first {min(count, rows.total):,} of {rows.total:,} rows; nothing was written")
 
-
-def table(summary: Summary, out_dir: Path) -> str:
-    """What became of the rows, for people."""
-    lines = [f"kept     {summary.kept:>9,}  {out_dir / MANIFEST}"]
-    refused = sum(summary.refused.values())
-    lines.append(f"refused  {refused:>9,}  {out_dir / REJECTED}")
-    known = REASONS | PICTURE_REASONS
-    for reason, number in summary.refused.most_common():
-        lines.append(f"         {number:>9,}  {reason}: {known.get(reason, '')}")
-    remarks = dict(summary.remarks.most_common())
-    if summary.duplicates:
-        remarks["with the same bytes as an earlier one; data.split keeps one of them"] = summary.duplicates
-    if unclassed := sum(summary.unclassed.values()):
-        names = ", ".join(f"{name} {number:,}" for name, number in summary.unclassed.most_common(3))
-        more = ", ..." if len(summary.unclassed) > 3 else ""
-        remarks[f"with a diagnosis that belongs to no class: {names}{more}"] = unclassed
-    if remarks:
-        lines.append("of the kept")
-    lines += [f"         {number:>9,}  {remark}" for remark, number in remarks.items()]
-    known_before = ", the others were known from an earlier run" if summary.kept > summary.measured else ""
-    lines.append(f"{summary.measured:,} pictures were read{known_before}")
-    return "\n".join(lines)
-
-
-COMMANDS: dict[str, Command] = {
-    **{name: source_command(name, source) for name, source in SOURCES.items()},
-    "fitzpatrick17k-images": Command(
-        fitzpatrick_images.HELP,
-        fitzpatrick_images.EPILOG,
-        fitzpatrick_images.add_arguments,
-        fitzpatrick_images.run_command,
-    ),
-}
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -61,7 +61,7 @@ def stages(root: Path, phantoms: Path, short: bool, ablation: bool) -> list[Stag
     ]
     for split, (count, concepts, notes) in SPLITS.items():
         count = SHORT_PICTURES if short else count
-        render = ["-m", "data.phantoms.splits", "render", "--out-dir", str(phantoms), "--split", split]
+        render = ["-m", "data.phantoms", "render", "--out-dir", str(phantoms), "--split", split]
         render += ["--count", str(count), "--known-concepts", str(concepts), "--known-notes", str(notes)]
         planned.append(Stage(f"render {split}", render, phantoms / split / "manifest.jsonl", cheap=True))
     planned += [_train("step1", root, phantoms, short), _train("step2", root, phantoms, short)]

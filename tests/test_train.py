@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 import train
 from skingpt4.config.load import to_yaml
@@ -45,34 +46,52 @@ def test_help_shows_commands_that_parse(capsys):
 
 
 def test_an_unknown_key_is_refused_with_the_nearest(config_path, capsys):
-    told = refused(capsys, ["--config", config_path, "optim.batchsize=4"])
-    assert "unknown key 'optim.batchsize'; did you mean 'optim.batch_size'?" in told
+    message = refused(capsys, ["--config", config_path, "optim.batchsize=4"])
+    assert "unknown key 'optim.batchsize'; did you mean 'optim.batch_size'?" in message
     assert "no such config" in refused(capsys, ["--config", config_path + "x"])
 
 
-@pytest.mark.parametrize("dry", [[], ["--dry-run"]])
-def test_everything_that_is_missing_is_told_at_once(config_path, tmp_path, capsys, dry):
-    gone = {
-        "vision.weights": "gone/vision.safetensors",
-        "qformer.weights": "gone/qformer.safetensors",
-        "data.train": "[gone/train.jsonl]",
-        "data.validation": "[gone/validation.jsonl]",
-        "initial_checkpoint": "gone/step1",
-        "language.model": "./gone/model",
-    }
-    changes = [f"{key}={value}" for key, value in gone.items()]
-    told = refused(capsys, ["--config", config_path, *dry, *changes])
-    for key, value in gone.items():
-        assert f"{key}: {value.strip('[]')} is not there" in told
+GONE = {
+    "vision.weights": "gone/vision.safetensors",
+    "qformer.weights": "gone/qformer.safetensors",
+    "data.train": "[gone/train.jsonl]",
+    "data.validation": "[gone/validation.jsonl]",
+    "initial_checkpoint": "gone/step1",
+    "language.model": "./gone/model",
+}
+
+
+def test_everything_that_is_missing_is_named_at_once(config_path, tmp_path, capsys):
+    changes = [f"{key}={value}" for key, value in GONE.items()]
+    message = refused(capsys, ["--config", config_path, *changes])
+    for key, value in GONE.items():
+        assert f"{key}: {value.strip('[]')} is not there" in message
     assert not (tmp_path / "run").exists()
 
 
-def test_a_dry_run_shows_the_run_and_writes_nothing(config_path, tmp_path, capsys):
+def test_a_dry_run_that_finds_what_would_stop_the_run_fails(config_path, tmp_path, capsys):
+    changes = [f"{key}={value}" for key, value in GONE.items()]
+    assert train.main(["--config", config_path, "--dry-run", *changes]) == 1
+    out = capsys.readouterr().out
+    for value in GONE.values():
+        assert any(value.strip("[]") in line and line.startswith("MISSING") for line in out.splitlines())
+    assert "This run cannot start: 6 missing" in out
+    assert "One sample" not in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_shows_the_run_loads_no_weights_and_writes_nothing(
+    config_path, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("skingpt4.weights.files.source.safe_open", lambda *_: pytest.fail("opened"))
     before = sorted(tmp_path.rglob("*"))
     assert train.main(["--config", config_path, "--dry-run", "optim.batch_size=3"]) == 0
     out = capsys.readouterr().out
-    assert "2 x 2 iterations of 3 x 1 samples" in out
-    assert "6, of which 6 have an answer" in out
+    assert "6 of 6 records have an answer in step1" in out
+    assert "2 x 2 iterations of 3 x 1 samples are 2.0 passes" in " ".join(out.split())
+    assert "1 linear layer: " in out
+    assert "Nothing stops this run" in out
     assert "<4 image vectors>" in out
     supervised = out.rsplit(">>", 1)[1].split("<<")[0]
     assert supervised.endswith("###")

@@ -1,6 +1,6 @@
 """Tables 1 and 2 of the paper beside counts: the difference of each row, and why, where that is known.
 
-An explanation is given only where the counts bear it out; any other difference is left open.
+An explanation is given only if the counts confirm it; any other difference is left open.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A table of the paper: what was counted for it, its rows, and remarks on the whole."""
+    """A table of the paper: what was counted for it, its rows, and remarks on it."""
 
     title: str
     basis: str
@@ -42,7 +42,7 @@ class Comparison:
     remarks: tuple[str, ...]
 
 
-# --- Table 1 -------------------------------------------------------------------------------------------
+# ---- Table 1 -------------------------------------------------------------------------------------------
 
 
 def compare_concepts(counts: Counts) -> Comparison | None:
@@ -83,25 +83,25 @@ def _remarks_concepts(counts: Counts, rows: list[Row], source: str | None) -> It
 
 
 def _remark_total(counts: Counts) -> Iterator[str]:
-    """Why the paper's total is not the number of valid rows, if the counts show it."""
+    """Why the paper's total is not the number of valid rows, if the counts show why."""
     total = published()["table1"]["total"]
     valid = {name: counts.with_concepts[name] for name in STEP1}
     if not all(valid.values()):
         yield f"The paper's total, {total:,}, needs both halves of SKINCON; here {sum(valid.values()):,} are valid."
         return
     both = sum(valid.values())
-    said = f"Valid rows of both halves: {valid['fitzpatrick17k']:,} + {valid['ddi']:,} = {both:,}; printed {total:,}"
+    sums = f"Valid rows of both halves: {valid['fitzpatrick17k']:,} + {valid['ddi']:,} = {both:,}; printed {total:,}"
     flagged = counts.facts.get(("ddi", "flagged"), 0)
     if flagged and both + flagged == total:
         everything = counts.facts["ddi", "rows"]
         yield (
-            f"{said} = {valid['fitzpatrick17k']:,} + {everything:,}: the paper filtered Fitzpatrick17k but not DDI, "
+            f"{sums} = {valid['fitzpatrick17k']:,} + {everything:,}: the paper filtered Fitzpatrick17k but not DDI, "
             f"whose {flagged} flagged rows it counts."
         )
     elif total - both == DDI_FLAGGED:
-        yield f"{said}, which is {DDI_FLAGGED} more: DDI's rows that SKINCON says not to consider, unfiltered."
+        yield f"{sums}, which is {DDI_FLAGGED} more: DDI's rows that SKINCON says not to consider, unfiltered."
     else:
-        yield f"{said}."
+        yield f"{sums}."
 
 
 DDI_FLAGGED = 20  # of the 656 rows of SKINCON's second release
@@ -112,12 +112,12 @@ DDI_FLAGGED = 20  # of the 656 rows of SKINCON's second release
 
 def exact_classes() -> dict[str, int]:
     """Class to Dermnet's train count where Table 2 prints that very count, so that the grouping is verified."""
-    found = {}
+    exact = {}
     for name in (*CLASSES, OTHERS):
         folders = [folder for folder in dermnet_folders() if folder.class_name == name]
         if all(folder.how == "exact" for folder in folders):
-            found[name] = sum(folder.train for folder in folders)
-    return found
+            exact[name] = sum(folder.train for folder in folders)
+    return exact
 
 
 def compare_classes(counts: Counts) -> Comparison | None:
@@ -192,8 +192,8 @@ def _remarks_classes(counts: Counts, rows: list[Row], shown: int) -> Iterator[st
     files, lost = (
         counts.facts["dermnet", name] for name in ("files", "files lost if keyed on the bare name")
     )
-    said = f"The {files:,} files have {distinct:,} distinct bare names"
+    names = f"The {files:,} files have {distinct:,} distinct bare names"
     if distinct == dermnet:
-        yield f"{said}, which is the paper's Dermnet size: keyed on the bare name {lost:,} files vanish."
+        yield f"{names}, which is the paper's Dermnet size: keyed on the bare name {lost:,} files vanish."
     else:
-        yield f"{said}; the paper's Dermnet size is {dermnet:,}."
+        yield f"{names}; the paper's Dermnet size is {dermnet:,}."

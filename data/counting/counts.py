@@ -17,19 +17,20 @@ from data.reading.rows import RowError, SourceError
 from data.reading.tables import Table
 from data.sources.skincon import FLAG, HALVES, is_set
 from skingpt4.records.manifest import Manifest, read_manifest
+from skingpt4.records.schema import SKIN_TYPES
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, OTHERS, UnknownName, dermnet_folder
 
 UNKNOWN = "unknown"
 DIMENSIONS = ("concept", "class", "source", "split", "fitzpatrick")
-SKIN_ORDER = ("1", "2", "3", "4", "5", "6", "12", "34", "56")
+SKIN_ORDER = tuple(map(str, SKIN_TYPES))
 
 
 @dataclass
 class Counts:
     """How often each value occurs, by source: `of[dimension][(source, value)]`.
 
-    `records` counts the records of each source, `with_concepts` those whose concepts are known, `facts` what
-    else a table told (by source and name), `classes_of_split` the classes by (source, split, class).
+    `records` counts the records of each source, `with_concepts` those whose concepts are known, `facts` holds what
+    else a table shows (by source and name), `classes_of_split` the classes by (source, split, class).
     """
 
     of: dict[str, Counter[tuple[str, str]]] = field(
@@ -42,18 +43,18 @@ class Counts:
 
     def total(self, dimension: str, source: str | None = None) -> dict[str, int]:
         """Value to count, over all sources or one, in the order of the vocabulary or else by count."""
-        found: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for (where, value), count in self.of[dimension].items():
             if source in (None, where):
-                found[value] += count
+                counts[value] += count
         if dimension in ("concept", "class"):
-            # The closed vocabularies are shown whole, so that what is missing is seen.
+            # The closed vocabularies are shown completely, so that missing names are visible.
             names = CONCEPTS if dimension == "concept" else (*CLASSES, OTHERS)
-            rest = [name for name in found if name not in names]
-            return {name: found[name] for name in (*names, *rest)} if found else {}
+            rest = [name for name in counts if name not in names]
+            return {name: counts[name] for name in (*names, *rest)} if counts else {}
         if dimension == "fitzpatrick":
-            return {name: found[name] for name in (*SKIN_ORDER, UNKNOWN) if found[name]}
-        return dict(sorted(found.items(), key=lambda item: (item[0] == UNKNOWN, -item[1], item[0])))
+            return {name: counts[name] for name in (*SKIN_ORDER, UNKNOWN) if counts[name]}
+        return dict(sorted(counts.items(), key=lambda item: (item[0] == UNKNOWN, -item[1], item[0])))
 
 
 # --- manifests -----------------------------------------------------------------------------------------
@@ -63,7 +64,7 @@ def count_manifests(paths: Sequence[str | Path]) -> Counts:
     """Count the records of manifests, column by column in batches, so that memory stays flat.
 
     Raises:
-        RecordError: a manifest is missing, empty, or has a row that is no record.
+        RecordError: a manifest is missing, empty, or has a row that is not a record.
     """
     counts = Counts()
     for path in paths:
@@ -115,12 +116,12 @@ def _add_batch(counts: Counts, batch: dict[str, pa.Array]) -> None:
 
 
 def count_annotations(paths: Sequence[str | Path]) -> Counts:
-    """Count SKINCON's annotation files, either release, without pictures.
+    """Count SKINCON's annotation files, either release, without images.
 
-    Rows that SKINCON flags take no part in the counts; `facts` keeps how many there are and all rows.
+    Rows that SKINCON flags are not counted; `facts` holds their number and the number of all rows.
 
     Raises:
-        SourceError: a file with another header, a picture name of neither half, or a value that is not 0 or 1.
+        SourceError: a file with another header, an image name of neither half, or a value that is not 0 or 1.
     """
     counts = Counts()
     for path in paths:
@@ -152,13 +153,13 @@ def count_annotations(paths: Sequence[str | Path]) -> Counts:
 
 
 def _half(image: Any, where: str, before: str) -> str:
-    found = next((half.source for half in HALVES.values() if half.name.fullmatch(str(image))), None)
-    if found is None:
+    source = next((half.source for half in HALVES.values() if half.name.fullmatch(str(image))), None)
+    if source is None:
         examples = " or ".join(half.example for half in HALVES.values())
         raise SourceError(f"{where}: 'ImageID' is {image!r}; SKINCON's pictures are called like {examples}")
-    if before and found != before:
-        raise SourceError(f"{where}: a picture of {found} in a file that begins with {before}")
-    return found
+    if before and source != before:
+        raise SourceError(f"{where}: a picture of {source} in a file that begins with {before}")
+    return source
 
 
 def _value(row: dict[str, Any], column: str, where: str) -> bool:
@@ -169,13 +170,13 @@ def _value(row: dict[str, Any], column: str, where: str) -> bool:
 
 
 def count_file_list(path: str | Path) -> Counts:
-    """Count a list of Dermnet's files (CSV with `split,folder,filename`), without pictures.
+    """Count a list of Dermnet's files (CSV with `split,folder,filename`), without images.
 
-    `facts` tells how many distinct bare names there are, and how many of the repeated ones stand in several
-    folders, in folders of different classes, and in both splits.
+    `facts` holds how many distinct bare names there are, and how many of the repeated ones are in folders of
+    different classes, and in both splits.
 
     Raises:
-        SourceError: another header, or a folder or split that nobody knows (with the nearest known name).
+        SourceError: another header, or an unknown folder or split (with the nearest known name).
     """
     table = Table(path)
     table.need(["split", "folder", "filename"])
@@ -204,7 +205,7 @@ def count_file_list(path: str | Path) -> Counts:
 
 
 def _repeats(names: dict[str, list[tuple[str, str]]]) -> dict[tuple[str, str], int]:
-    """What keying on the bare name would lose: it is not one picture that bears a repeated name."""
+    """What keying on the bare name would lose, since a repeated name is not one image."""
     repeated = [places for places in names.values() if len(places) > 1]
 
     def different(places: list[tuple[str, str]]) -> bool:
@@ -212,7 +213,7 @@ def _repeats(names: dict[str, list[tuple[str, str]]]) -> dict[tuple[str, str], i
         return len({dermnet_folder(folder).class_name or folder for _, folder in places}) > 1
 
     files = sum(map(len, names.values()))
-    found = {
+    facts = {
         "files": files,
         "distinct bare names": len(names),
         "files lost if keyed on the bare name": files - len(names),
@@ -220,4 +221,4 @@ def _repeats(names: dict[str, list[tuple[str, str]]]) -> dict[tuple[str, str], i
         "repeated names in folders of different classes": sum(map(different, repeated)),
         "names in both train and test": sum(len({split for split, _ in places}) > 1 for places in repeated),
     }
-    return {("dermnet", name): value for name, value in found.items()}
+    return {("dermnet", name): value for name, value in facts.items()}

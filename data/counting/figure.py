@@ -1,4 +1,4 @@
-"""The counts as a picture: bars of concepts and classes, with the paper's beside them where asked for."""
+"""The counts as a figure: bars of concepts and classes, with the paper's beside them if they are compared."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ STYLE: dict[Any, Any] = {
 }
 PAIRS = {"12": "1 or 2", "34": "3 or 4", "56": "5 or 6"}  # as DDI gives skin types
 NOTE = "Research software, not a medical device. Numbers of records; bars on a square-root scale."
-NOTE_PAPER = f"{NOTE} Where two numbers stand: here | the paper."
-ROW, HEAD = 0.17, 0.55  # inches of a row and of what stands above and below the rows
-MOST = 30  # rows of an open vocabulary (sources, splits)
+NOTE_PAPER = f"{NOTE} Two numbers mean: here | the paper."
+ROW, HEAD = 0.17, 0.55  # inches of a row and of the space above and below the rows
+MAX_ROWS = 30  # of an open vocabulary (sources, splits)
 
 
 def draw(counts: Counts, comparisons: dict[str, Comparison], path: Path) -> None:
-    """Write the picture: concepts at the left, the smaller tables at the right.
+    """Write the figure: concepts at the left, the smaller tables at the right.
 
     Args:
         counts: what was counted.
         comparisons: by dimension ("concept", "class"); their rows are drawn with both counts.
-        path: a PNG (or another type that matplotlib writes); written whole or not at all.
+        path: a PNG (or another type that matplotlib writes); written completely or not at all.
     """
     panels = {name: _rows(name, counts, comparisons.get(name)) for name in TITLES}
     panels = {name: rows for name, rows in panels.items() if rows}
     tall = [name for name in ("concept",) if name in panels]
     rest = [name for name in panels if name != "concept"]
-    # A few bars more go below the concepts; whole tables get a column of their own.
+    # A few more bars go below the concepts; full tables get a column of their own.
     columns = [tall, rest] if tall and sum(len(panels[name]) for name in rest) > 8 else [tall + rest]
     heights = [sum(_height(panels[name]) for name in column) for column in columns]
     with matplotlib.rc_context(STYLE):
@@ -78,13 +78,13 @@ def _rows(name: str, counts: Counts, comparison: Comparison | None) -> Bars:
     if comparison is not None:
         rows = [(row.name, row.ours, row.paper) for row in comparison.rows]
         return sorted(rows, key=lambda row: (row[2] is None, -(row[2] or 0), -row[1]))
-    found: Bars = [(PAIRS.get(value, value), count, None) for value, count in counts.total(name).items()]
+    bars: Bars = [(PAIRS.get(value, value), count, None) for value, count in counts.total(name).items()]
     if name in ("concept", "class"):
-        found.sort(key=lambda row: -row[1])
-    if len(found) > MOST and name in ("source", "split"):
-        rest = sum(count for _, count, _ in found[MOST - 1 :])
-        found = [*found[: MOST - 1], (f"{len(found) - MOST + 1} more", rest, None)]
-    return found
+        bars.sort(key=lambda row: -row[1])
+    if len(bars) > MAX_ROWS and name in ("source", "split"):
+        rest = sum(count for _, count, _ in bars[MAX_ROWS - 1 :])
+        bars = [*bars[: MAX_ROWS - 1], (f"{len(bars) - MAX_ROWS + 1} more", rest, None)]
+    return bars
 
 
 def _height(rows: Bars) -> float:
@@ -95,7 +95,7 @@ def _height(rows: Bars) -> float:
 def _bars(axes: Axes, name: str, rows: Bars, comparison: Comparison | None) -> None:
     place = np.arange(len(rows))
     ours = [count for _, count, _ in rows]
-    most = max(max(ours), *(paper or 0 for _, _, paper in rows), 1)
+    longest = max(max(ours), *(paper or 0 for _, _, paper in rows), 1)
     if comparison is None:
         axes.barh(place, ours, 0.72, color=OURS)
     else:
@@ -111,8 +111,8 @@ def _bars(axes: Axes, name: str, rows: Bars, comparison: Comparison | None) -> N
         axes.annotate(text, end, (4, 0), textcoords="offset points", va="center_baseline", size=7.5)
     # Counts reach from 5 to 20,000: roots keep the small ones visible without a logarithm's false lengths.
     axes.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
-    axes.set_xlim(0, most * 1.4)
-    axes.set_xticks([most * share for share in (0, 0.1, 0.4, 1)], ["" for _ in range(4)])
+    axes.set_xlim(0, longest * 1.4)
+    axes.set_xticks([longest * fraction for fraction in (0, 0.1, 0.4, 1)], ["" for _ in range(4)])
     axes.tick_params(axis="x", length=0)
     axes.tick_params(axis="y", length=0)
     axes.set_yticks(place, [label.replace("_", " ") for label, _, _ in rows])

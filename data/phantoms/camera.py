@@ -6,11 +6,11 @@ from PIL import Image, ImageFilter
 from data.phantoms.canvas import Canvas, soft, wavy
 
 
-def add_hairs(c: Canvas, picture: np.ndarray) -> np.ndarray:
+def add_hairs(c: Canvas, image: np.ndarray) -> np.ndarray:
     """Hairs of the site with a common direction; blond on some light skin. Returns (size,size,3) 0..1."""
     count = int(c.site.hairs * c.rng.uniform(0.3, 1.3))
     if not count:
-        return picture
+        return image
     a, spread, lines = c.rng.uniform(0, 6.28), 0.3 if c.site.hairs > 60 else 0.5, []
     for _ in range(count):
         x, y, length = *c.rng.uniform(0, 1, 2), c.site.hair_length * c.rng.uniform(0.6, 1.3)
@@ -18,7 +18,7 @@ def add_hairs(c: Canvas, picture: np.ndarray) -> np.ndarray:
     blond = c.tone <= 3 and c.rng.random() < 0.4
     colour = np.array((142, 108, 70) if blond else (40, 28, 22), np.float32) / 255
     w = c.strokes(lines, c.rng.uniform(0.0030, 0.0046), 2)[..., None] * (0.45 if blond else 0.7)
-    return picture + w * (colour - picture)
+    return image + w * (colour - image)
 
 
 def photograph(c: Canvas) -> np.ndarray:
@@ -42,8 +42,8 @@ def photograph(c: Canvas) -> np.ndarray:
         q = np.clip(across / c.limb_half, -1, 1)
         fall *= 0.45 + 0.55 * np.sqrt(1 - 0.9 * q * q)
     glow = c.gloss * (0.10 * pool * (0.6 + 0.4 * c.fine) + 0.55 * (shine - flat_shine)) + 0.75 * c.shine
-    picture = c.albedo * (shade * fall)[..., None] + np.clip(glow, 0, 0.9)[..., None]
-    picture = add_hairs(c, picture)
+    image = c.albedo * (shade * fall)[..., None] + np.clip(glow, 0, 0.9)[..., None]
+    image = add_hairs(c, image)
     if c.limb:
         drape = (
             np.array(((70, 104, 130), (60, 110, 96), (196, 200, 202), (44, 46, 52))[rng.integers(4)]) / 255
@@ -51,8 +51,8 @@ def photograph(c: Canvas) -> np.ndarray:
         drape = drape * (1 + 0.05 * c.broad + 0.03 * c.fine)[..., None] * fall[..., None]
         shadow = 0.55 + 0.45 * np.clip((np.abs(across) - c.limb_half) / 0.07, 0, 1)
         skin = soft(np.abs(across) - 0.006 * c.broad, c.limb_half, 0.008)[..., None]
-        picture = drape * shadow[..., None] * (1 - skin) + picture * skin
-    picture = picture * rng.normal(1, 0.026, 3) * rng.normal(0.96, 0.05)
-    picture = picture + rng.uniform(0.004, 0.016) * rng.standard_normal(picture.shape, dtype=np.float32)
-    pixels = Image.fromarray((np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8))
+        image = drape * shadow[..., None] * (1 - skin) + image * skin
+    image = image * rng.normal(1, 0.026, 3) * rng.normal(0.96, 0.05)
+    image = image + rng.uniform(0.004, 0.016) * rng.standard_normal(image.shape, dtype=np.float32)
+    pixels = Image.fromarray((np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8))
     return np.asarray(pixels.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 0.62) * c.size / 224)))

@@ -74,7 +74,7 @@ class Lesion:
 
 @lru_cache(maxsize=1)
 def _cell_bank() -> tuple[np.ndarray, np.ndarray]:
-    """A 768 px Voronoi picture of 32 cells a side: distance to the cell wall (0..1) and value of the cell."""
+    """A 768 px Voronoi image of 32 cells a side: distance to the cell wall (0..1) and value of the cell."""
     rng = np.random.default_rng(7)
     seeds = (
         np.moveaxis(np.mgrid[0:33, 0:33], 0, -1).reshape(-1, 2) + rng.uniform(0, 0.95, (33 * 33, 2))
@@ -150,13 +150,13 @@ class Canvas:
         return out
 
     def strokes(self, lines: list[np.ndarray], width: float, oversampling: int = 3) -> np.ndarray:
-        """Antialiased (size,size) 0..1 picture of polylines [(n,2) in 0..1] drawn `width` wide."""
+        """Antialiased (size,size) 0..1 image of polylines [(n,2) in 0..1] drawn `width` wide."""
         big = self.size * oversampling
-        picture = Image.new("L", (big, big))
-        draw = ImageDraw.Draw(picture)
+        image = Image.new("L", (big, big))
+        draw = ImageDraw.Draw(image)
         for line in lines:
             draw.line([tuple(p) for p in (line * big).tolist()], 255, max(1, round(width * big)), "curve")
-        return np.asarray(picture.reduce(oversampling), np.float32) / 255
+        return np.asarray(image.reduce(oversampling), np.float32) / 255
 
     def tint(self, sl: tuple, w: np.ndarray, rgb: tuple, dark_rgb: tuple) -> None:
         """Mix the colour (0..255; `dark_rgb` on the darkest skin) into the skin with weight w."""
@@ -186,13 +186,13 @@ class Canvas:
         """The lesions of these kinds, largest first."""
         return sorted((le for le in self.lesions if le.kind in kinds), key=lambda le: -le.r)
 
-    def some(self, lesions: list[Lesion], share: float) -> list[Lesion]:
-        """A random share of lesions, one at least."""
-        count = max(1, round(share * len(lesions)))
+    def some(self, lesions: list[Lesion], fraction: float) -> list[Lesion]:
+        """A random fraction of lesions, at least one."""
+        count = max(1, round(fraction * len(lesions)))
         return [lesions[i] for i in self.rng.permutation(len(lesions))[:count]]
 
     def fits(self, x: float, y: float, r: float) -> bool:
-        """Whether a lesion of radius r at (x,y) lies in the picture and on the limb."""
+        """Whether a lesion of radius r at (x,y) lies in the image and on the limb."""
         if not (r * 0.9 + 0.02 < x < 0.98 - r * 0.9 and r * 0.9 + 0.02 < y < 0.98 - r * 0.9):
             return False
         across = (x - 0.5) * np.cos(self.limb_angle) + (y - 0.5) * np.sin(self.limb_angle)

@@ -27,7 +27,8 @@ from data.phantoms.lesions import (
     wheal,
     yellow,
 )
-from data.phantoms.shapes import SHAPES, SOLID, place
+from data.phantoms.scene import Scene
+from data.phantoms.shapes import SHAPES, place
 from data.phantoms.surfaces import (
     atrophy,
     burrow,
@@ -59,37 +60,15 @@ DRAWERS: dict[str, Callable[[Canvas], None]] = {
 # Concepts that change the body of a lesion and are drawn with it.
 SHAPE_CONCEPTS = ("Dome-shaped", "Flat topped")
 DRAWN = frozenset(DRAWERS) | frozenset(SHAPE_CONCEPTS)
-# What a concept needs (any of these) to be seen at all; concepts not named here can stand alone.
-NEEDS: dict[str, tuple[str, ...]] = {
-    "Dome-shaped": ("Papule", "Nodule"),
-    "Flat topped": ("Papule", "Nodule"),
-    "Umbilicated": ("Papule", "Nodule", "Vesicle", "Pustule"),
-    "Translucent": ("Papule", "Nodule", "Plaque"),
-    "Warty/Papillomatous": ("Papule", "Nodule", "Plaque"),
-    "Scale": ("Papule", "Nodule", "Plaque", "Patch"),
-    "Atrophy": ("Plaque", "Patch"),
-    **dict.fromkeys(PIGMENTS, SOLID),
-    "Yellow": ("Crust", *SOLID),
-}
-# Of these pairs the second would hide the first or contradict it.
-EXCLUDES = {"Flat topped": "Dome-shaped", "White(Hypopigmentation)": "Scale"}
 
 
-def draw_scene(
-    rng: np.random.Generator,
-    size: int,
-    tone: int,
-    site: str,
-    concepts: tuple[str, ...],
-    arrangement: str,
-    style: str,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Draw skin of type `tone` (1..6) at `site` that carries exactly `concepts`, all of them in `DRAWN`,
-    spread by `arrangement` (a key of `ARRANGEMENTS`) with outlines in `style` (a key of `STYLES`).
+def draw_scene(rng: np.random.Generator, scene: Scene, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw a scene; all its concepts are in `DRAWN`.
 
-    Returns the picture (size,size,3) uint8 and the lesion mask (size,size) uint8 of 0 and 1.
+    Returns the image (size,size,3) uint8 and the lesion mask (size,size) uint8 of 0 and 1.
     """
-    c = Canvas(rng, size, tone, site, set(concepts), style)
+    concepts, arrangement = scene.concepts, scene.arrangement
+    c = Canvas(rng, size, scene.tone, scene.site, set(concepts), scene.style)
     paint_skin(c)
     spot = rng.uniform(0.42, 0.58, 2) if arrangement in ("single", "annular") else rng.uniform(0.36, 0.64, 2)
     c.focus = (float(spot[0]), float(spot[1])) if not c.limb else (0.5, 0.5)
@@ -99,5 +78,5 @@ def draw_scene(
     for concept, draw in DRAWERS.items():
         if concept in concepts and not (concept == "Bulla" and "Vesicle" in concepts):
             draw(c)
-    picture = photograph(c)
-    return picture, (c.mask > 0.35).astype(np.uint8)
+    image = photograph(c)
+    return image, (c.mask > 0.35).astype(np.uint8)

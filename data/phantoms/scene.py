@@ -7,8 +7,7 @@ import numpy as np
 
 from data.phantoms.lesions import PIGMENTS
 from data.phantoms.notes import write_note
-from data.phantoms.render import EXCLUDES, NEEDS
-from data.phantoms.shapes import FLAT, SHAPES
+from data.phantoms.shapes import FLAT, SHAPES, SOLID
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 
 RED, BROWN, WHITE, WARTY = (
@@ -35,7 +34,7 @@ TRUNK, LIMBS = ("chest", "back", "abdomen"), ("forearm", "thigh", "lower leg")
 HEAD = ("face", "face", "scalp", "neck")
 
 # Each class overlaps with its clinical mimics, so that concepts help but do not decide; arrangement, site and
-# style of the outline tell some of them apart, as they do in the clinic.
+# style of the outline distinguish some of them, as they do in the clinic.
 LOOKS: dict[str, tuple[Look, ...]] = {
     "acne_and_rosacea": (
         Look(0.7, {"Papule": 0.9, RED: 0.7, "Pustule": 0.5, "Comedo": 0.4, "Scar": 0.25, "Crust": 0.1},
@@ -177,6 +176,20 @@ MIMICS: dict[str, tuple[str, ...]] = {
     "herpes": ("bacterial_infections", "bullous_disease"),
 }
 ATYPICAL = 0.10
+# What a concept needs (any of these) to be visible at all; concepts not named here need nothing else.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "Dome-shaped": ("Papule", "Nodule"),
+    "Flat topped": ("Papule", "Nodule"),
+    "Umbilicated": ("Papule", "Nodule", "Vesicle", "Pustule"),
+    "Translucent": ("Papule", "Nodule", "Plaque"),
+    "Warty/Papillomatous": ("Papule", "Nodule", "Plaque"),
+    "Scale": ("Papule", "Nodule", "Plaque", "Patch"),
+    "Atrophy": ("Plaque", "Patch"),
+    **dict.fromkeys(PIGMENTS, SOLID),
+    "Yellow": ("Crust", *SOLID),
+}
+# Of these pairs the second would hide the first or contradict it.
+EXCLUDES = {"Flat topped": "Dome-shaped", "White(Hypopigmentation)": "Scale"}
 
 
 @dataclass(frozen=True)

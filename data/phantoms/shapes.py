@@ -101,7 +101,7 @@ def _candidate(
 
 
 def anywhere(c: Canvas, kind: str, r: float) -> Lesion:
-    """A further mark of radius r near the focus, inside picture and limb, clear of lesions if possible."""
+    """A further mark of radius r near the focus, inside image and limb, clear of lesions if possible."""
     for _ in range(40):
         x, y = np.array(c.focus) + c.rng.normal(0, 0.2, 2)
         if c.fits(x, y, r) and all(np.hypot(x - o.x, y - o.y) > 0.8 * (r + o.r) for o in c.lesions):

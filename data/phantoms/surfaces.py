@@ -214,5 +214,5 @@ def burrow(c: Canvas) -> None:
 
 
 def _blur(field: np.ndarray, radius: float) -> np.ndarray:
-    """Gaussian blur of a 0..1 picture; radius as a fraction of its width."""
+    """Gaussian blur of a 0..1 image; radius as a fraction of its width."""
     return gaussian_filter(field, radius * field.shape[0], truncate=2.5)

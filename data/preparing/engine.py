@@ -1,4 +1,4 @@
-"""Rows of a source and their pictures become a manifest: streamed, over all cores, resumable, all or nothing."""
+"""Rows of a source and their images become a manifest: streamed, on all cores, resumable, all or nothing."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import ExitStack, closing, suppress
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from tqdm import tqdm
 
-from data.preparing.pictures import Measurer, Picture, PictureCache, PreparationError
+from data.preparing.files import complete_file, write_line
+from data.preparing.images import ImageMeasures, MeasureCache, Measurer, PreparationError
 from data.reading.rows import Candidate, Refusal, Rows
 from data.reading.tables import DiskMap
-from skingpt4.records.record import KEYS, RecordError, check_row
+from skingpt4.records.record import RecordError, check_row
+from skingpt4.records.schema import KEYS
 
 MANIFEST, REJECTED, CACHE = "all.jsonl", "rejected.jsonl", ".pictures.sqlite"
-SERIAL_BELOW = 200  # a pool costs more to start than so few pictures cost to read
+SERIAL_BELOW = 200  # starting a pool costs more than reading so few images
 MAX_NAMES = 10_000  # disease names that are counted one by one
 
 
@@ -29,11 +31,11 @@ MAX_NAMES = 10_000  # disease names that are counted one by one
 class Summary:
     """What became of the rows.
 
-    `refused`, `remarks` and `unclassed` (disease names without a class among the kept) count; `duplicates`
-    are kept records whose bytes an earlier one has too; `measured` pictures were decoded, others remembered.
+    `refused`, `remarks` and `unclassed` (disease names without a class among the records) count; `duplicates` are
+    records with the same bytes as an earlier one; `measured` images were decoded, the others were cached.
     """
 
-    kept: int = 0
+    records: int = 0
     duplicates: int = 0
     measured: int = 0
     refused: Counter[str] = field(default_factory=Counter)
@@ -41,8 +43,8 @@ class Summary:
     unclassed: Counter[str] = field(default_factory=Counter)
 
     def add(self, record: dict[str, Any], remarks: tuple[str, ...]) -> None:
-        """Count a kept record."""
-        self.kept += 1
+        """Count a record."""
+        self.records += 1
         self.remarks.update(remarks)
         disease = record["disease"]
         if disease and record["class"] is None:
@@ -54,31 +56,30 @@ class Relative:
     """Paths relative to the real folder of a manifest, with / on every system."""
 
     def __init__(self, folder: Path) -> None:
-        """Resolve links now: .. in a path means the real parent."""
-        real = os.path.realpath(folder)
+        real = os.path.realpath(folder)  # .. in a path means the real parent
         self._parent = functools.lru_cache(4096)(
             lambda parent: Path(os.path.relpath(parent, real)).as_posix()
         )
 
     def __call__(self, path: Path) -> str:
-        """The path of a picture as a record names it."""
+        """The path of an image as a record names it."""
         parent, name = os.path.split(path)
         return f"{self._parent(parent or os.curdir)}/{name}".removeprefix("./")
 
 
-def build_record(row: Candidate, picture: Picture, image: str) -> dict[str, Any] | Refusal:
-    """The record of a usable picture, checked as training will check it, or the refusal."""
-    if picture.reason is not None:
-        return Refusal(row.file, row.row, image, picture.reason, picture.detail or "")
-    measures = {key: getattr(picture, key) for key in ("sha256", "phash", "width", "height")}
-    record = {key: None for key in KEYS} | {"image": image, **measures} | row.fields
+def build_record(row: Candidate, measures: ImageMeasures, image: str) -> dict[str, Any] | Refusal:
+    """The record of a usable image, checked as training will check it, or the refusal."""
+    if measures.reason is not None:
+        return Refusal(row.file, row.row, image, measures.reason, measures.detail or "")
+    values = {key: getattr(measures, key) for key in ("sha256", "phash", "width", "height")}
+    record = {key: None for key in KEYS} | {"image": image, **values} | row.fields
     try:
         check_row(record, "the row")
         json.dumps(record, ensure_ascii=False).encode("utf-8")
     except RecordError as error:
         return Refusal(row.file, row.row, image, "bad_value", str(error).removeprefix("the row: "))
     except UnicodeEncodeError:
-        return Refusal(row.file, row.row, None, "bad_value", "holds a character that is no Unicode text")
+        return Refusal(row.file, row.row, None, "bad_value", "holds a character that is not Unicode text")
     return record
 
 
@@ -92,11 +93,11 @@ def results(
         lambda row: row.image_path if isinstance(row, Candidate) else None,
         relative,
     )
-    for row, picture in tqdm(measured, total=total, unit="row", smoothing=0.05, disable=not progress):
+    for row, measures in tqdm(measured, total=total, unit="row", smoothing=0.05, disable=not progress):
         if isinstance(row, Refusal):
             yield row, row
-        elif picture is not None:
-            yield row, build_record(row, picture, relative(row.image_path))
+        elif measures is not None:
+            yield row, build_record(row, measures, relative(row.image_path))
 
 
 def write_manifest(
@@ -107,18 +108,18 @@ def write_manifest(
     fresh: bool = False,
     progress: bool = True,
 ) -> Summary:
-    """Write `all.jsonl` and `rejected.jsonl` into a folder, both whole or not at all.
+    """Write `all.jsonl` and `rejected.jsonl` into a folder, both complete or not at all.
 
-    A run that was stopped, however hard, goes on where it was when started again, because measured pictures
-    are remembered; a second run measures nothing and writes the same bytes. Where nothing is kept an existing
-    manifest stays as it was.
+    A run that was stopped, even by a kill, goes on where it was when it is started again, because measures are
+    cached; a second run measures nothing and writes the same bytes. If no row becomes a record, an existing manifest
+    stays as it was.
 
     Args:
         rows: read once, as a stream.
-        out_dir: made if it is not there.
-        workers: processes that read and hash pictures.
+        out_dir: created if it does not exist.
+        workers: processes that read and hash images.
         limit: only so many rows, from the first.
-        fresh: forget what was measured before.
+        fresh: forget the cached measures.
         progress: show a bar on stderr.
 
     Raises:
@@ -129,27 +130,27 @@ def write_manifest(
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
-            cache = stack.enter_context(closing(PictureCache(out_dir / CACHE)))
+            cache = stack.enter_context(closing(MeasureCache(out_dir / CACHE)))
             if fresh:
                 cache.clear()
             serial = (rows.total if limit is None else min(limit, rows.total)) < SERIAL_BELOW
             measurer = stack.enter_context(closing(Measurer(cache, 1 if serial else workers)))
             contents = DiskMap()
             with (
-                whole_file(out_dir / REJECTED) as rejected,
-                suppress(_NothingKept),
-                whole_file(out_dir / MANIFEST) as manifest,
+                complete_file(out_dir / REJECTED) as rejected,
+                suppress(_NoRecords),
+                complete_file(out_dir / MANIFEST) as manifest,
             ):
                 for row, result in results(rows, limit, measurer, relative, progress):
                     if isinstance(result, Refusal):
                         summary.refused[result.reason] += 1
-                        write_line(rejected, refusal_line(result))
+                        write_line(rejected, asdict(result))
                         continue
                     summary.add(result, row.remarks if isinstance(row, Candidate) else ())
                     summary.duplicates += not contents.add(result["sha256"])
                     write_line(manifest, result)
-                if not summary.kept:
-                    raise _NothingKept
+                if not summary.records:
+                    raise _NoRecords
             summary.measured = measurer.num_measured
     except OSError as error:
         where = error.filename or out_dir
@@ -159,29 +160,5 @@ def write_manifest(
     return summary
 
 
-def refusal_line(refusal: Refusal) -> dict[str, Any]:
-    """A refusal as a line of `rejected.jsonl`."""
-    return {key: getattr(refusal, key) for key in ("file", "row", "image", "reason", "detail")}
-
-
-def write_line(file: TextIO, row: dict[str, Any]) -> None:
-    """One JSON object as a line."""
-    file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[TextIO]:
-    """A text file to write that takes its place only when the block ends well."""
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("w", encoding="utf-8", errors="backslashreplace", newline="\n") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-class _NothingKept(Exception):
+class _NoRecords(Exception):
     """Leaves the manifest as it was."""

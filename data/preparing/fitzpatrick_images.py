@@ -1,4 +1,4 @@
-"""Fitzpatrick17k's pictures, downloaded from the urls of its own CSV; a subcommand of `data.prepare`."""
+"""Fitzpatrick17k's images, downloaded from the urls of its own CSV; a subcommand of `data.prepare`."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import csv
 import re
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm import tqdm
 
-from data.preparing.engine import whole_file
-from data.preparing.picture_download import STATUSES, DownloadError, Manners, Outcome, Wanted, run
+from data.preparing.files import complete_file
+from data.preparing.picture_download import STATUSES, ListedImage, Outcome, RequestLimits, run
 from data.reading.tables import Table
+from skingpt4.weights.fetch.download import DownloadError
 
 MISSING = "missing.csv"
 HELP = "Fitzpatrick17k's pictures, downloaded from the urls of fitzpatrick17k.csv"
@@ -23,9 +25,24 @@ The pictures belong to the atlases that show them; read their terms first. A pic
 listed one. A run that was stopped goes on when the same command is given again; missing.csv says what is missing."""
 
 
+@dataclass(frozen=True)
+class Options:
+    """What is downloaded, from where, and how fast; see `add_arguments`."""
+
+    csv: Path
+    out_dir: Path
+    only: Path | None = None
+    limit: int | None = None
+    rate: float = RequestLimits.rate
+    parallel: int = RequestLimits.parallel
+    per_host: int = RequestLimits.per_host
+    tries: int = RequestLimits.tries
+    ask_again: bool = False
+    dry_run: bool = False
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The subcommand's arguments."""
-    polite = Manners()
     parser.add_argument("csv", type=Path, help="fitzpatrick17k.csv, with either header")
     parser.add_argument(
         "--out-dir", type=Path, required=True, metavar="DIR", help="gets MD5.jpg and missing.csv"
@@ -35,45 +52,46 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--limit", type=int, metavar="N", help="only the first N rows")
     parser.add_argument(
-        "--rate", type=float, default=polite.rate, metavar="N",
+        "--rate", type=float, default=RequestLimits.rate, metavar="N",
         help="requests a second to one host (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--parallel", type=int, default=polite.parallel, metavar="N", help="default: %(default)s"
+        "--parallel", type=int, default=RequestLimits.parallel, metavar="N", help="default: %(default)s"
     )
     parser.add_argument(
-        "--per-host", type=int, default=polite.per_host, metavar="N", help="default: %(default)s"
+        "--per-host", type=int, default=RequestLimits.per_host, metavar="N", help="default: %(default)s"
     )
-    parser.add_argument("--tries", type=int, default=polite.tries, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--tries", type=int, default=RequestLimits.tries, metavar="N", help="default: %(default)s"
+    )
     parser.add_argument("--ask-again", action="store_true", help="ask once more for what was gone or changed")
-    parser.add_argument(
-        "--dry-run", action="store_true", help="count what would be asked of whom, ask nobody"
-    )
+    parser.add_argument("--dry-run", action="store_true", help="count the requests per host, send none")
 
 
-def run_command(args: argparse.Namespace) -> int:
-    """Download; 0 if at least one picture is there in the end.
+def download(options: Options) -> None:
+    """Download what is not there yet, and print what came of it.
 
     Raises:
         SourceError: the CSV is missing or has other columns.
         DownloadError: a number makes no sense, the folder cannot be written, or no picture came.
     """
-    table = Table(args.csv)
+    table = Table(options.csv)
     table.need(["md5hash", "url"])
-    if min(args.rate, args.parallel, args.per_host, args.tries) <= 0:
+    if min(options.rate, options.parallel, options.per_host, options.tries) <= 0:
         raise DownloadError("--rate, --parallel, --per-host and --tries must be above 0")
-    names = annotated(args.only) if args.only else None
+    names = annotated(options.only) if options.only else None
     total = table.count() if names is None else len(names)
-    if args.dry_run:
-        return _show(wanted(table, names, args.limit))
-    manners = Manners(args.parallel, args.per_host, args.rate, args.tries)
+    if options.dry_run:
+        _print_hosts(listed_images(table, names, options.limit))
+        return
+    limits = RequestLimits(options.parallel, options.per_host, options.rate, options.tries)
     try:
-        args.out_dir.mkdir(parents=True, exist_ok=True)
+        options.out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise DownloadError(f"{args.out_dir}: cannot be made a folder ({error.strerror})") from None
+        raise DownloadError(f"{options.out_dir}: cannot be made a folder ({error.strerror})") from None
     with (
-        whole_file(args.out_dir / MISSING) as file,
-        tqdm(total=min(total, args.limit or total), unit="picture") as bar,
+        complete_file(options.out_dir / MISSING) as file,
+        tqdm(total=min(total, options.limit or total), unit="picture") as bar,
     ):
         missing = csv.writer(file)
         missing.writerow(["md5hash", "url", "status", "detail"])
@@ -83,19 +101,20 @@ def run_command(args: argparse.Namespace) -> int:
             if outcome.status not in ("kept", "present", "repeated"):
                 missing.writerow([outcome.md5, outcome.url, outcome.status, outcome.detail])
 
-        counts = run(wanted(table, names, args.limit), args.out_dir, manners, args.ask_again, seen)
+        counts = run(
+            listed_images(table, names, options.limit), options.out_dir, limits, options.ask_again, seen
+        )
     for status, meaning in STATUSES.items():
         if counts[status]:
             print(f"{counts[status]:>7}  {status:12} {meaning}")
     if not counts["kept"] + counts["present"]:
-        raise DownloadError(f"no picture came; {args.out_dir / MISSING} says why")
-    print(f"{args.out_dir / MISSING} names what is not there")
-    return 0
+        raise DownloadError(f"no picture came; {options.out_dir / MISSING} says why")
+    print(f"{options.out_dir / MISSING} names what is not there")
 
 
-def wanted(table: Table, names: set[str] | None, limit: int | None) -> Iterator[Wanted]:
-    """The rows' pictures; rows without a proper MD5 are named and passed over."""
-    given = 0
+def listed_images(table: Table, names: set[str] | None, limit: int | None) -> Iterator[ListedImage]:
+    """The rows' images; rows without a proper MD5 are named and skipped."""
+    num_given = 0
     for number, row in table:
         if isinstance(row, str):
             tqdm.write(f"{table.path}, row {number}: {row}")
@@ -103,13 +122,13 @@ def wanted(table: Table, names: set[str] | None, limit: int | None) -> Iterator[
         md5, url = row["md5hash"].strip().lower(), row["url"].strip()
         if names is not None and md5 not in names:
             continue
-        if limit is not None and given >= limit:
+        if limit is not None and num_given >= limit:
             return
-        given += 1
+        num_given += 1
         if not re.fullmatch(r"[0-9a-f]{32}", md5):
-            tqdm.write(f"{table.path}, row {number}: md5hash is {md5!r}, no 32 hex digits")
+            tqdm.write(f"{table.path}, row {number}: md5hash is {md5!r}, not 32 hex digits")
             continue
-        yield Wanted(md5, url if re.match(r"https?://", url, re.IGNORECASE) else "")
+        yield ListedImage(md5, url if re.match(r"https?://", url, re.IGNORECASE) else "")
 
 
 def annotated(path: Path) -> set[str]:
@@ -119,7 +138,7 @@ def annotated(path: Path) -> set[str]:
     return {Path(row["ImageID"].strip()).stem.lower() for _, row in table if isinstance(row, dict)}
 
 
-def _show(rows: Iterator[Wanted]) -> int:
+def _print_hosts(rows: Iterator[ListedImage]) -> None:
     hosts: dict[str, int] = {}
     for row in rows:
         host = row.url.split("/")[2] if row.url else "no url"
@@ -127,5 +146,4 @@ def _show(rows: Iterator[Wanted]) -> int:
     width = shutil.get_terminal_size().columns - 10
     for host, count in sorted(hosts.items(), key=lambda item: -item[1]):
         print(f"{count:>7}  {host[:width]}")
-    print("nothing was asked of anybody")
-    return 0
+    print("no request was sent")

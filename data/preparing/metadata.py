@@ -1,7 +1,7 @@
-"""A picture file without what a camera or person wrote into it: place, time, names; the pixels stay as they are.
+"""An image file without what a camera or person wrote into it: place, time, names; the pixels stay as they are.
 
-JPEG and PNG lose their metadata without being decoded, other formats are saved anew as lossless PNG where they
-may carry some. JPEG: ITU-T T.81, Annex B; PNG: W3C Portable Network Graphics, third edition.
+JPEG (ITU-T T.81, Annex B) and PNG (W3C Portable Network Graphics, third edition) lose their metadata without being
+decoded; other formats, which may carry some, are saved as lossless PNG.
 """
 
 from __future__ import annotations
@@ -19,18 +19,22 @@ PNG_KEPT = {b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS", b"gAMA", b"cHRM", b"sRG
 APP0, APP1, APP15, COM, SOS, EOI, ADOBE = 0xE0, 0xE1, 0xEF, 0xFE, 0xDA, 0xD9, 0xEE
 
 
+class _MalformedError(Exception):
+    """A file that deviates from its standard, though Pillow reads it."""
+
+
 def without_metadata(data: bytes) -> tuple[bytes, str]:
-    """The same picture without metadata, and its file's suffix.
+    """The same image without metadata, and its file's suffix.
 
     Args:
         data: a file's bytes.
 
     Returns:
-        Bytes that `open_image` reads to the same pixels (those given, where there is nothing to drop), and
+        Bytes that `open_image` reads to the same pixels (those given, if there is nothing to drop), and
         `.jpg` or `.png`.
 
     Raises:
-        ImageError: no usable picture.
+        ImageError: not a usable image.
     """
     image = open_image(data)
     orientation = _orientation(data)
@@ -42,8 +46,8 @@ def without_metadata(data: bytes) -> tuple[bytes, str]:
         else:
             return _saved(image), ".png"
         same = open_image(stripped)
-    except (ValueError, IndexError, struct.error, ImageError):
-        return _saved(image), ".png"  # put together unlike the standard, though Pillow reads it
+    except (_MalformedError, ImageError):
+        return _saved(image), ".png"
     if same.size != image.size or same.tobytes() != image.tobytes():
         return _saved(image), ".png"
     return stripped, suffix
@@ -59,27 +63,39 @@ def _orientation(data: bytes) -> int:
     try:
         with Image.open(io.BytesIO(data)) as opened:
             return int(opened.getexif().get(0x0112, 1))
-    except Exception:  # damaged EXIF data of any kind: `open_image` leaves such a picture as it is stored
+    except Exception:  # damaged EXIF data of any kind: `open_image` leaves such an image as it is stored
         return 1
+
+
+def _unpack(layout: str, data: bytes, place: int) -> tuple:
+    """As `struct.unpack_from`.
+
+    Raises:
+        _MalformedError: the data end before.
+    """
+    try:
+        return struct.unpack_from(layout, data, place)
+    except struct.error:
+        raise _MalformedError from None
 
 
 def _strip_jpeg(data: bytes, orientation: int) -> bytes:
     out = bytearray(b"\xff\xd8")
-    if orientation in range(2, 9):  # the only thing of the camera's that the pixels need
+    if orientation in range(2, 9):  # the only metadata that the pixels need
         entry = struct.pack(">HHIHH", 0x0112, 3, 1, orientation, 0)
         exif = b"Exif\0\0MM\0*\0\0\0\x08\0\x01" + entry + b"\0\0\0\0"
         out += struct.pack(">BBH", 0xFF, APP1, len(exif) + 2) + exif
     place = 2
     while True:
-        if data[place] != 0xFF:
-            raise ValueError("no marker where one must be")
-        marker = data[place + 1]
+        prefix, marker = _unpack(">BB", data, place)
+        if prefix != 0xFF:
+            raise _MalformedError
         if marker == 0xFF:  # padding
             place += 1
             continue
-        if marker == EOI:  # whatever follows is no part of the picture
+        if marker == EOI:  # whatever follows is not part of the image
             return bytes(out + b"\xff\xd9")
-        length = struct.unpack(">H", data[place + 2 : place + 4])[0]
+        (length,) = _unpack(">H", data, place + 2)
         segment = data[place : place + 2 + length]
         place += 2 + length
         if marker == SOS:
@@ -99,12 +115,15 @@ def _plain_jfif(segment: bytes) -> bytes:
 
 
 def _end_of_scan(data: bytes, place: int) -> int:
-    """Where the next marker stands that is neither a stuffed byte nor a restart."""
+    """Where the next marker is that is neither a stuffed byte nor a restart."""
     while True:
-        place = data.index(b"\xff", place)
-        if data[place + 1] == 0 or 0xD0 <= data[place + 1] <= 0xD7:
+        place = data.find(b"\xff", place)
+        if place < 0:
+            raise _MalformedError
+        (after,) = _unpack(">B", data, place + 1)
+        if after == 0 or 0xD0 <= after <= 0xD7:
             place += 2
-        elif data[place + 1] == 0xFF:
+        elif after == 0xFF:
             place += 1
         else:
             return place
@@ -113,7 +132,7 @@ def _end_of_scan(data: bytes, place: int) -> int:
 def _strip_png(data: bytes) -> bytes:
     out, place = bytearray(PNG_MAGIC), len(PNG_MAGIC)
     while True:
-        length, kind = struct.unpack(">I4s", data[place : place + 8])
+        length, kind = _unpack(">I4s", data, place)
         end = place + 12 + length
         if kind in PNG_KEPT:
             out += data[place:end]

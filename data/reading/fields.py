@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from data.reading.rows import RowError, did_you_mean
-from skingpt4.records.record import CLASS_NAMES, SKIN_TYPES
+from skingpt4.records.schema import CLASS_NAMES, SKIN_TYPES
 from skingpt4.taxonomy.taxonomy import CONCEPTS, concept, disease_class
 
 SCANNED = ("note", "disease", "body_site", "turns", "x_history", "x_reference")  # free texts of a record
@@ -70,7 +70,7 @@ def as_text(key: str, value: Any) -> str:
         return ""
     if isinstance(value, list | dict):
         raise RowError(
-            "bad_value", f"{key!r} is no text but a {'list' if isinstance(value, list) else 'object'}"
+            "bad_value", f"{key!r} is not a text but a {'list' if isinstance(value, list) else 'object'}"
         )
     return str(value).strip()
 
@@ -79,13 +79,13 @@ def parse_concepts(value: Any) -> list[str] | None:
     """SKINCON's names, in SKINCON's order, out of a list or a text; None where nothing is given.
 
     Raises:
-        RowError: a name that is none of them.
+        RowError: an unknown name.
     """
     if isinstance(value, str) and value.strip().startswith("["):
         try:
             value = json.loads(value)
         except ValueError:
-            raise RowError("bad_value", "'concepts' begins with [ and is no JSON list") from None
+            raise RowError("bad_value", "'concepts' begins with [ and is not a JSON list") from None
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     names = (
@@ -93,29 +93,29 @@ def parse_concepts(value: Any) -> list[str] | None:
         if isinstance(value, list)
         else as_text("concepts", value).translate({44: ";", 124: ";"}).split(";")
     )
-    found = set()
+    known = set()
     for name in filter(None, (str(name).strip() for name in names)):
-        known = concept(name)
-        if known is None:
+        spelled = concept(name)
+        if spelled is None:
             raise RowError(
                 "unknown_concept",
                 f"{name[:MAX_SHOWN]!r} is none of SKINCON's 48 concepts{did_you_mean(name, CONCEPTS)}",
             )
-        found.add(known)
-    return [name for name in CONCEPTS if name in found]
+        known.add(spelled)
+    return [name for name in CONCEPTS if name in known]
 
 
 def parse_turns(value: Any) -> list[dict[str, str]] | None:
     """A dialogue, out of a list or a JSON text; None where there is none.
 
     Raises:
-        RowError: no list of questions with answers.
+        RowError: not a list of questions with answers.
     """
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
         except ValueError:
-            raise RowError("bad_value", "'turns' is no JSON") from None
+            raise RowError("bad_value", "'turns' is not JSON") from None
     if not value:
         return None
     if not isinstance(value, list) or not all(
@@ -126,12 +126,12 @@ def parse_turns(value: Any) -> list[dict[str, str]] | None:
 
 
 def treat_phi(fields: dict[str, Any], phi: str) -> tuple[str, ...]:
-    """Refuse, redact or allow what identifies a person in a row's texts; changes `fields` and says what it did.
+    """Refuse, redact or allow what identifies a person in a row's texts; changes `fields` and returns remarks.
 
     Raises:
         RowError: `phi` is "refuse" and something was found; names the kinds, never the text.
     """
-    from data.reading.phi import redact, scan  # here: the processes that read pictures import this file too
+    from data.reading.phi import redact, scan  # here: processes that only read images import this file too
 
     kinds: set[str] = set()
 

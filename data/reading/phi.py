@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import phonenumbers
-from scipy.stats import binomtest
 
 from skingpt4.support.errors import UserError
 
@@ -27,7 +26,7 @@ _MONTH = (
 )
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])(?:st|nd|rd|th)?"
 _YEAR = r"(?:1[89]|20)\d\d"
-_UNITS = r"\s*(?:%|mm|cm|mg|ml|hours?|days?|weeks?|months?|years?)\b"  # 10/12/15 mm is no day
+_UNITS = r"\s*(?:%|mm|cm|mg|ml|hours?|days?|weeks?|months?|years?)\b"  # 10/12/15 mm is not a date
 _DATE = (
     rf"(?:{_YEAR}[-/.]\d{{1,2}}[-/.]\d{{1,2}}|\d{{1,2}}[-/.]\d{{1,2}}[-/.]{_YEAR}"
     rf"|{_DAY}(?:\s+of)?[-\s]+{_MONTH},?[-\s]+{_YEAR}|{_MONTH}\s+{_DAY},?\s+{_YEAR}"
@@ -45,8 +44,8 @@ _UNIT = r"(?:Flat|Apt\.?|Apartment|Unit|Suite)\s+\w+"
 # A town and a postal code belong to the address that they follow.
 _TAIL = rf"(?:,\s*{_UNIT})?(?:,\s*{_PLACE})?(?:,?\s+{_ZIP}\b)?"
 _NUMBER = r"(?=[\w/-]*\d)[A-Z0-9][\w/-]*\w"  # a code with at least one digit
-# Most telling first: a place is given to the first pattern that claims it. Where a pattern has a group, the
-# group is the place; what stands around it is what gives it away.
+# Most specific first: a place belongs to the first pattern that matches it. If a pattern has a group, the group is
+# the place, and the text around it is what identifies it.
 _PATTERNS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
     (kind, re.compile(pattern))
     for kind, pattern in (
@@ -95,8 +94,8 @@ _PHONE_LABEL = re.compile(
     r"(?i)\b(?:tel(?:ephone)?|phone|mobile|cell|fax|call|ring|number\s+is|reached)\b[^\d+(]{0,30}"
     r"(\+?[\d(][\d(). -]{5,}\d)"
 )
-# Words that begin with a capital after a title and are no name of a person.
-_NO_NAMES = frozenset(
+# Words that begin with a capital after a title and are not the name of a person.
+_NOT_NAMES = frozenset(
     {"The", "This", "That", "Patient", "Recommends", "Will", "Has", "Was", "Is", "And", "Mrs", "Miss", "Ms"}
 )
 
@@ -107,7 +106,7 @@ class PhiError(UserError):
 
 @dataclass(frozen=True)
 class Finding:
-    """One place of a text, `text[start:end]`, and what it is: one of KINDS."""
+    """A place in a text, `text[start:end]`, and what it is: one of KINDS."""
 
     kind: str
     start: int
@@ -123,18 +122,18 @@ def scan(text: str, regions: Sequence[str] = ("US", "GB")) -> list[Finding]:
         regions: countries (ISO 3166) whose national forms of telephone numbers are known; numbers that begin
             with + are found for all countries.
     """
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for kind, start, end in _candidates(text, regions):
-        if not any(start < f.end and f.start < end for f in found):
-            found.append(Finding(kind, start, end, text[start:end]))
-    return sorted(found, key=lambda f: f.start)
+        if not any(start < f.end and f.start < end for f in findings):
+            findings.append(Finding(kind, start, end, text[start:end]))
+    return sorted(findings, key=lambda f: f.start)
 
 
 def _candidates(text: str, regions: Sequence[str]) -> Iterator[tuple[str, int, int]]:
     for kind, pattern in _PATTERNS:
         for match in pattern.finditer(text):
             start, end = match.span(match.lastindex or 0)
-            if kind != "name" or not _NO_NAMES & set(text[start:end].split()[1:2]):
+            if kind != "name" or not _NOT_NAMES & set(text[start:end].split()[1:2]):
                 yield kind, start, end
     for match in _PHONE_LABEL.finditer(text):
         yield "phone", *match.span(1)
@@ -154,12 +153,12 @@ def redact(text: str, regions: Sequence[str] = ("US", "GB")) -> str:
 
 
 def read_labelled(path: str | Path) -> Iterator[tuple[str, list[Finding]]]:
-    """Notes of a labelled file, one a line, places marked as ``{kind|text}``; lines that begin with # are left out.
+    """Notes of a labelled file, one per line, places marked as ``{kind|text}``; lines that begin with # are skipped.
 
     Raises:
-        PhiError: the file is not there or names an unknown kind.
+        PhiError: the file does not exist or names an unknown kind.
     """
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(read_lines(path), 1):
         if line.startswith("#") or not line.strip():
             continue
         text, places, last = "", [], 0
@@ -173,7 +172,12 @@ def read_labelled(path: str | Path) -> Iterator[tuple[str, list[Finding]]]:
         yield text + line[last:], places
 
 
-def _lines(path: str | Path) -> list[str]:
+def read_lines(path: str | Path) -> list[str]:
+    """The lines of a text file.
+
+    Raises:
+        PhiError: it cannot be read.
+    """
     try:
         return Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -182,11 +186,11 @@ def _lines(path: str | Path) -> list[str]:
 
 @dataclass(frozen=True)
 class Measured:
-    """Counts over labelled notes; a place counts as found if any finding overlaps it, of whatever kind."""
+    """Counts over labelled notes; a place counts as found if any finding overlaps it, of any kind."""
 
     places: int
     places_found: int
-    places_covered: int  # every letter of them: what `redact` takes away whole
+    places_covered: int  # every letter of them: what `redact` removes completely
     findings: int
     findings_right: int
     missed: Counter[str]
@@ -216,7 +220,10 @@ def measure(notes: Iterator[tuple[str, list[Finding]]]) -> Measured:
     )  # fmt: skip
 
 
-def _rate(hits: int, n: int) -> str:
+def rate(hits: int, n: int) -> str:
+    """A fraction with its Wilson interval of 95 %, for people."""
+    from scipy.stats import binomtest  # here: it takes a second to import, and a scan does not need it
+
     if not n:
         return "none to judge"
     interval = binomtest(hits, n).proportion_ci(method="wilson")

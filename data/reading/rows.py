@@ -1,4 +1,4 @@
-"""What a source says, row by row, before any picture is opened: candidates for records, and refusals."""
+"""The rows of a source before any image is opened: candidates for records, and refusals."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from typing import Any
 from skingpt4.support.errors import UserError
 from skingpt4.taxonomy.taxonomy import nearest
 
-# Why a row is refused before its picture is opened; skingpt4.records.images.REASONS says why a picture is.
+# Why a row is refused before its image is opened; the reasons of images are in skingpt4.records.images.REASONS.
 REASONS = {
     "flagged": "the source says not to consider this picture",
-    "listed_twice": "the same picture stands in an earlier row",
+    "listed_twice": "the same picture is in an earlier row",
     "not_listed": "a picture that no row names",
-    "unknown_folder": "a class folder that nobody knows",
+    "unknown_folder": "an unknown class folder",
     "bad_row": "a row that cannot be read",
     "bad_value": "a value that the column cannot have",
     "unknown_class": "none of the classes",
@@ -26,24 +26,23 @@ REASONS = {
 
 
 class SourceError(UserError):
-    """A source that cannot be read as a whole; the message says what was expected and what was found."""
+    """A source that cannot be read; the message says what was expected and what is there."""
 
 
 class RowError(Exception):
     """A row that is refused: `reason` is a key of REASONS, the message says what is wrong with it."""
 
     def __init__(self, reason: str, detail: str) -> None:
-        """Keep both for the refusal."""
         super().__init__(detail)
         self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A row that becomes a record if its picture is usable.
+    """A row that becomes a record if its image is usable.
 
-    `file` and `row` say where it stands (the header of a table is row 1; None: the file itself is the row),
-    `fields` holds what the source knows (keys of a record), `remarks` is counted among the kept.
+    `file` and `row` say where it is (the header of a table is row 1; None: the file itself is the row),
+    `fields` holds what the source knows (keys of a record), `remarks` are counted over the records.
     """
 
     file: str

@@ -16,14 +16,16 @@ from skingpt4.taxonomy.taxonomy import nearest
 
 MAX_FIELD = 16 * 2**20  # characters of one field; more is a quote that was never closed
 DELIMITERS = ",;\t"
-MOST_MISSING = 3  # columns that a message names
+MAX_MISSING = 3  # columns that a message names
 
 
 class DiskMap:
-    """Texts to JSON values in a temporary file of SQLite's, so that memory stays flat however many there are."""
+    """Texts to JSON values in a temporary SQLite file, so that memory stays flat however many there are.
+
+    The file has no name and goes with the object.
+    """
 
     def __init__(self) -> None:
-        """An empty map; its file has no name and goes with the object."""
         self._base = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._base.execute("PRAGMA journal_mode=OFF")
         self._base.execute("PRAGMA cache_size=-4096")
@@ -31,21 +33,19 @@ class DiskMap:
         self._base.execute("BEGIN")
 
     def add(self, key: str, value: Any = None) -> bool:
-        """Keep the value under a new key; False, and nothing changed, where the key is there already."""
+        """Store the value under a new key; False, and nothing changes, if the key exists already."""
         text = None if value is None else json.dumps(value)
         return self._base.execute("INSERT OR IGNORE INTO map VALUES (?, ?)", (key, text)).rowcount == 1
 
     def get(self, key: str) -> Any:
         """The value; None for an unknown key."""
-        found = self._base.execute("SELECT value FROM map WHERE key = ?", (key,)).fetchone()
-        return None if found is None or found[0] is None else json.loads(found[0])
+        row = self._base.execute("SELECT value FROM map WHERE key = ?", (key,)).fetchone()
+        return None if row is None or row[0] is None else json.loads(row[0])
 
     def __contains__(self, key: str) -> bool:
-        """Whether the key is there."""
         return self._base.execute("SELECT 1 FROM map WHERE key = ?", (key,)).fetchone() is not None
 
     def __len__(self) -> int:
-        """Number of keys."""
         return int(self._base.execute("SELECT COUNT(*) FROM map").fetchone()[0])
 
     def __iter__(self) -> Iterator[str]:
@@ -78,7 +78,7 @@ def find_files(folder: Path) -> DiskMap:
     Raises:
         SourceError: a folder cannot be read.
     """
-    found = DiskMap()
+    files = DiskMap()
     waiting = [""]
     while waiting:
         inner = waiting.pop()
@@ -91,14 +91,14 @@ def find_files(folder: Path) -> DiskMap:
                     if entry.is_dir(follow_symlinks=False):
                         waiting.append(name)
                     else:
-                        found.add(_storable(name))
+                        files.add(_storable(name))
         except OSError as error:
             raise SourceError(f"{folder / inner}: cannot be read ({error.strerror})") from None
-    return found
+    return files
 
 
 def _storable(name: str) -> str:
-    """A file name as text; bytes that are no UTF-8 are shown as \\x.., under which no file will be found."""
+    """A file name as text; bytes that are not UTF-8 are shown as \\x.., which names no file."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -123,16 +123,14 @@ def _opened(path: Path) -> Iterator[TextIO]:
 class Table:
     """A CSV, TSV or JSONL file: `columns`, and on every iteration its rows as texts.
 
-    The delimiter of a CSV (comma, semicolon or tab) is read off its header. Values of a JSONL file that are
-    no texts stay what they are; its columns are the keys of its first row.
+    The delimiter of a CSV (comma, semicolon or tab) is derived from its header. Values of a JSONL file that are not
+    texts stay what they are; its columns are the keys of its first row.
+
+    Raises:
+        SourceError: the file is missing, empty or not UTF-8.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Read the header.
-
-        Raises:
-            SourceError: no such file, no UTF-8, or nothing in it.
-        """
         self.path = Path(path)
         self.is_json = self.path.suffix.lower() in (".jsonl", ".ndjson", ".json")
         with _opened(self.path) as text:
@@ -150,25 +148,29 @@ class Table:
         self.delimiter = max(DELIMITERS, key=header.count)
         self.columns = next(csv.reader([header], delimiter=self.delimiter))
 
-    def need(self, wanted: Sequence[str | tuple[str, ...]]) -> None:
-        """Check that columns are there; a tuple means one of them is enough.
+    def need(self, needed: Sequence[str | tuple[str, ...]]) -> None:
+        """Check that columns exist; of a tuple one is enough.
 
         Raises:
-            SourceError: names all that is missing, the nearest name that was found, and what was found.
+            SourceError: names the missing columns, the nearest existing name, and the existing columns.
         """
         missing = []
-        for names in wanted:
+        for names in needed:
             names = (names,) if isinstance(names, str) else names
             if not any(name in self.columns for name in names):
                 near = next((n for name in names if (n := nearest(name, self.columns))), None)
                 hint = f"; it has {near!r}" if near else ""
                 missing.append(" or ".join(repr(name) for name in names) + hint)
         if missing:
-            found = ", ".join(repr(c) for c in self.columns[:12]) + (" ..." if len(self.columns) > 12 else "")
-            lacking = "; no column ".join(missing[:MOST_MISSING])
-            if len(missing) > MOST_MISSING:
-                lacking += f"; nor {len(missing) - MOST_MISSING} others of the {len(wanted)} that are needed"
-            raise SourceError(f"{self.path}: no column {lacking}; found {len(self.columns)} columns: {found}")
+            columns = ", ".join(repr(c) for c in self.columns[:12]) + (
+                " ..." if len(self.columns) > 12 else ""
+            )
+            lacking = "; no column ".join(missing[:MAX_MISSING])
+            if len(missing) > MAX_MISSING:
+                lacking += f"; nor {len(missing) - MAX_MISSING} others of the {len(needed)} that are needed"
+            raise SourceError(
+                f"{self.path}: no column {lacking}; found {len(self.columns)} columns: {columns}"
+            )
 
     def count(self) -> int:
         """Number of rows.
@@ -206,7 +208,7 @@ class Table:
 
     def _csv(self, text: TextIO) -> Iterator[list[str]]:
         csv.field_size_limit(MAX_FIELD)
-        # Strict: a quotation mark that is never closed would else swallow all rows behind it without a word.
+        # Strict: otherwise a quotation mark that is never closed would silently swallow all rows after it.
         reader = csv.reader(text, delimiter=self.delimiter, strict=True)
         while True:
             begun = reader.line_num + 1
@@ -214,7 +216,7 @@ class Table:
                 row = next(reader, None)
             except csv.Error as error:
                 raise SourceError(
-                    f"{self.path}, line {begun}: is no CSV from here on ({error}); "
+                    f"{self.path}, line {begun}: is not CSV from here on ({error}); "
                     'a text in quotation marks must be closed, and those inside it doubled ("")'
                 ) from None
             if row is None:
@@ -230,5 +232,5 @@ def _object(line: str) -> dict[str, Any]:
     except ValueError as error:
         raise ValueError(f"is not JSON ({error})") from None
     if not isinstance(row, dict):
-        raise ValueError("is no JSON object")
+        raise ValueError("is not a JSON object")
     return row

@@ -1,8 +1,7 @@
-"""Sources of records, one a file: each checks what it is given and yields rows.
+"""Sources of records, one per file: each checks what it is given and yields rows for `data.preparing.engine`.
 
-`data.preparing.engine` does the rest.
-
-A source is a module with `HELP`, `EPILOG`, `add_arguments(parser)` and `read(args) -> Rows`.
+A source is a module with `HELP`, `EPILOG`, `add_arguments(parser)`, the dataclass `Options`, whose fields are those
+arguments, and `read(options) -> Rows`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The cases of a clinical evaluation, CSV or JSONL: one record a picture, all pictures of a case under its id."""
+"""The cases of a clinical evaluation, CSV or JSONL: one record per image, all images of a case under its id."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from data.reading.fields import as_text, treat_phi
 from data.reading.rows import Candidate, Refusal, RowError, Rows
 from data.reading.tables import DiskMap, Table, need_folder
+from data.sources.notes import TableOptions as Options
 from data.sources.notes import add_table_arguments, fields_of, find_columns
 
 HELP = "cases of a clinical evaluation, CSV or JSONL"
@@ -29,34 +30,34 @@ KEYS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The table, where its pictures are, how its columns are called."""
+    """The table, where its images are, how its columns are named."""
     add_table_arguments(parser, KEYS)
 
 
-def read(args: argparse.Namespace) -> Rows:
-    """Check the header and the folder, then give a row for every picture.
+def read(options: Options) -> Rows:
+    """Check the header and the folder, then return a row for every image.
 
     Raises:
         SourceError: the file or folder is missing, or a column is.
     """
-    table = Table(args.file)
-    columns = find_columns(args, KEYS, table, [("id",), ("image", "images"), ("class", "disease")])
-    images = need_folder(args.images or args.file.parent, "the pictures")
-    total = sum(max(1, len(_pictures(row, columns))) if isinstance(row, dict) else 1 for _, row in table)
-    return Rows(_rows(table, columns, images, args.phi), total)
+    table = Table(options.file)
+    columns = find_columns(options.column, KEYS, table, [("id",), ("image", "images"), ("class", "disease")])
+    images = need_folder(options.images or options.file.parent, "the pictures")
+    total = sum(max(1, len(_images(row, columns))) if isinstance(row, dict) else 1 for _, row in table)
+    return Rows(_rows(table, columns, images, options.phi), total)
 
 
-def _pictures(row: dict[str, Any], columns: dict[str, str]) -> list[str]:
+def _images(row: dict[str, Any], columns: dict[str, str]) -> list[str]:
     """Paths that a row names under `image` or `images`."""
-    found: list[str] = []
+    paths: list[str] = []
     for key in ("image", "images"):
         value = row.get(columns.get(key, "")) or ""
         if isinstance(value, str) and value.strip().startswith("["):
             with suppress(ValueError):  # a name that begins with a bracket
                 value = json.loads(value)
         names = value if isinstance(value, list) else str(value).replace("|", ";").split(";")
-        found += [name for name in (str(name).strip() for name in names) if name]
-    return list(dict.fromkeys(found))
+        paths += [name for name in (str(name).strip() for name in names) if name]
+    return list(dict.fromkeys(paths))
 
 
 def _rows(table: Table, columns: dict[str, str], images: Path, phi: str) -> Iterator[Candidate | Refusal]:
@@ -66,18 +67,18 @@ def _rows(table: Table, columns: dict[str, str], images: Path, phi: str) -> Iter
             if isinstance(row, str):
                 raise RowError("bad_row", row)
             fields, remarks = _case(row, columns, phi)
-            pictures = _pictures(row, columns)
-            if not pictures:
+            names = _images(row, columns)
+            if not names:
                 raise RowError("bad_row", "names no picture")
             if not seen.add(fields["case_id"]):
-                raise RowError("listed_twice", f"the case {fields['case_id']!r} stands in an earlier row")
+                raise RowError("listed_twice", f"the case {fields['case_id']!r} is in an earlier row")
         except RowError as error:
-            named: list[str] = _pictures(row, columns) if isinstance(row, dict) else []
-            for picture in named or (None,):
-                yield Refusal(file, number, picture, error.reason, str(error))
+            refused: list[str] = _images(row, columns) if isinstance(row, dict) else []
+            for name in refused or (None,):
+                yield Refusal(file, number, name, error.reason, str(error))
             continue
-        for picture in pictures:
-            yield Candidate(file, number, images / picture, fields, remarks)
+        for name in names:
+            yield Candidate(file, number, images / name, fields, remarks)
 
 
 def _case(row: dict[str, Any], columns: dict[str, str], phi: str) -> tuple[dict[str, Any], tuple[str, ...]]:

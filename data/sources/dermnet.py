@@ -6,6 +6,7 @@ import argparse
 import functools
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from data.reading.rows import Candidate, Refusal, Rows, SourceError
@@ -14,7 +15,7 @@ from skingpt4.taxonomy.taxonomy import DermnetFolder, UnknownName, dermnet_folde
 
 HELP = "Dermnet's 23 folders of diagnoses in the Kaggle layout (step 2)"
 EPILOG = """DIR holds train/ and test/ (one of them will do), each with Dermnet's class folders. A record's case is
-FOLDER/NAME, so that pictures of the same name in train/ and test/ are never split apart.
+FOLDER/NAME, so that pictures of the same name in train/ and test/ stay in the same split.
 
 The diagnosis is the beginning of the file's name where that is the exact name of a disease of the folder's class
 (basal-cell-carcinoma-nose-12.jpg), else the folder's name without "Photos"; --disease folder takes that always.
@@ -32,6 +33,15 @@ CLASS_REMARKS = {
 FINER = "with a diagnosis finer than the folder, from the file's name"
 
 
+@dataclass(frozen=True)
+class Options:
+    """The folder of the download, and how it is read; see `add_arguments`."""
+
+    folder: Path
+    disease: str = "file"
+    skip_unknown: bool = False
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The folder of the download."""
     parser.add_argument("folder", type=Path, metavar="DIR", help="the folder that holds train/ and test/")
@@ -42,17 +52,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="where the diagnosis is read (default file)",
     )
     parser.add_argument(
-        "--skip-unknown", action="store_true", help="refuse the pictures of unknown folders, not the whole"
+        "--skip-unknown", action="store_true", help="refuse only the pictures of unknown folders"
     )
 
 
-def read(args: argparse.Namespace) -> Rows:
+def read(options: Options) -> Rows:
     """Check the layout and every folder's name, then give the files in order.
 
     Raises:
-        SourceError: no train/ or test/ below the folder, or a folder that is none of Dermnet's.
+        SourceError: no train/ or test/ in the folder, or a folder that is not one of Dermnet's.
     """
-    root = need_folder(args.folder, "Dermnet's train/ and test/")
+    root = need_folder(options.folder, "Dermnet's train/ and test/")
     splits = [split for split in SPLITS if (root / split).is_dir()]
     if not splits:
         raise SourceError(
@@ -66,15 +76,15 @@ def read(args: argparse.Namespace) -> Rows:
         if path.is_dir() and not path.name.startswith(".")
     ]
     unknown = [path for path in places if _folder(path.name) is None]
-    if unknown and not args.skip_unknown:
+    if unknown and not options.skip_unknown:
         more = f", and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         try:
             dermnet_folder(unknown[0].name)
         except UnknownName as error:
             raise SourceError(f"{unknown[0]}: {error}{more}; rename it, or add --skip-unknown") from None
     files = {split: find_files(root / split) for split in splits}
-    rows = _rows(root, files, args.disease == "file")
-    return Rows(rows, sum(len(found) for found in files.values()))
+    rows = _rows(root, files, options.disease == "file")
+    return Rows(rows, sum(map(len, files.values())))
 
 
 @functools.cache
@@ -86,8 +96,8 @@ def _folder(name: str) -> DermnetFolder | None:
 
 
 def _rows(root: Path, files: dict[str, DiskMap], by_file: bool) -> Iterator[Candidate | Refusal]:
-    for split, found in files.items():
-        for name in found:
+    for split, names in files.items():
+        for name in names:
             path = root / split / name
             folder = _folder(name.split("/")[0])
             if folder is None or "/" not in name:
@@ -115,8 +125,8 @@ def folder_title(name: str) -> str:
 
 def _stem(name: str) -> str:
     """`basal-cell-carcinoma-nose` of `basal-cell-carcinoma-nose-12.jpg`; empty where names follow no such form."""
-    found = re.match(r"[a-z]+(?:-[a-z]+)*(?=-?\d*\.)", name)
-    return found[0] if found else ""
+    match = re.match(r"[a-z]+(?:-[a-z]+)*(?=-?\d*\.)", name)
+    return match[0] if match else ""
 
 
 @functools.lru_cache(10_000)
@@ -125,7 +135,7 @@ def _finer(stem: str, class_name: str | None) -> str | None:
     words = stem.split("-") if stem else []
     for length in range(len(words), 0, -1):
         name = " ".join(words[:length])
-        found = disease(name)
-        if found is not None and found.group == class_name:
+        term = disease(name)
+        if term is not None and term.group == class_name:
             return name
     return None

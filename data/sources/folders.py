@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import yaml
 
 from data.reading.rows import Candidate, Refusal, Rows, SourceError, did_you_mean
 from data.reading.tables import DiskMap, find_files, need_folder
-from skingpt4.records.record import CLASS_NAMES
+from skingpt4.records.schema import CLASS_NAMES
 from skingpt4.taxonomy.taxonomy import disease, disease_class, lexicon
 
 HELP = "any folder of class folders (step 2)"
@@ -20,9 +21,21 @@ that the taxonomy knows (psoriasis). Other names need a --class-map, a YAML file
 
   Akne: acne_and_rosacea
   BCC pictures: {class: malignant_lesions, disease: basal cell carcinoma}
-  unsorted: null            # kept without class; a folder that is left out here is an error
+  unsorted: null            # used without a class; a folder that is missing here is an error
 
   python -m data.prepare folders pictures --source clinic --class-map classes.yaml --out-dir runs/data/clinic"""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The folder and what its names mean; see `add_arguments`."""
+
+    folder: Path
+    class_map: Path | None = None
+    source: str | None = None
+    split: str | None = None
+    licence: str | None = None
+    skip_unknown: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,39 +48,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", metavar="NAME", help="the part of the data set that it is, such as train")
     parser.add_argument("--licence", metavar="TEXT", help="under which terms the pictures may be used")
     parser.add_argument(
-        "--skip-unknown", action="store_true", help="refuse the pictures of unknown folders, not the whole"
+        "--skip-unknown", action="store_true", help="refuse only the pictures of unknown folders"
     )
 
 
-def read(args: argparse.Namespace) -> Rows:
+def read(options: Options) -> Rows:
     """Check every folder's name, then give the files in order.
 
     Raises:
-        SourceError: no class folders, one that nobody knows, or a map that cannot be read.
+        SourceError: no class folders, an unknown one, or a map that cannot be read.
     """
-    root = need_folder(args.folder, "the class folders")
-    mapped = read_class_map(args.class_map) if args.class_map else {}
+    root = need_folder(options.folder, "the class folders")
+    mapped = read_class_map(options.class_map) if options.class_map else {}
     folders = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
     if not folders:
         raise SourceError(f"{root}: expected a folder for each class; found none")
     for name in mapped:
         if name not in folders:
             raise SourceError(
-                f"{args.class_map}: names {name!r}, which {root} has not{did_you_mean(name, folders)}"
+                f"{options.class_map}: names {name!r}, which is not in {root}{did_you_mean(name, folders)}"
             )
     labels = {name: label for name in folders if (label := mapped.get(name) or label_of(name))}
     unknown = [name for name in folders if name not in labels]
-    if unknown and not args.skip_unknown:
+    if unknown and not options.skip_unknown:
         more = f" ({len(unknown) - 1} more are unknown)" if len(unknown) > 1 else ""
         raise SourceError(
-            f"{root / unknown[0]}: is no class of the paper and no disease that the taxonomy knows"
+            f"{root / unknown[0]}: is neither a class of the paper nor a disease that the taxonomy knows"
             f"{more}; rename it, name it in a --class-map, or add --skip-unknown"
             f"{did_you_mean(_spaced(unknown[0]), _known_names())}"
         )
     fields = {
-        "source": args.source or root.resolve().name,
-        "split": args.split,
-        "licence": args.licence,
+        "source": options.source or root.resolve().name,
+        "split": options.split,
+        "licence": options.licence,
     }
     files = find_files(root)
     return Rows(_rows(root, files, labels, fields), len(files))
@@ -94,17 +107,17 @@ def read_class_map(path: Path) -> dict[str, dict[str, str | None]]:
     """A YAML file of folder names as {folder: {class, disease}}.
 
     Raises:
-        SourceError: no such file, no YAML, no map, or a class that is none.
+        SourceError: a missing file, one that is not a YAML map, or an unknown class.
     """
     try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise SourceError(f"{path}: no such file") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SourceError(f"{path}: is no YAML that can be read ({' '.join(str(error).split())})") from None
-    if not isinstance(read, dict) or not read:
+        raise SourceError(f"{path}: is not readable YAML ({' '.join(str(error).split())})") from None
+    if not isinstance(content, dict) or not content:
         raise SourceError(f"{path}: expected lines such as 'folder name: acne_and_rosacea'")
-    return {str(name): _label(value, f"{path}, {name!r}") for name, value in read.items()}
+    return {str(name): _label(value, f"{path}, {name!r}") for name, value in content.items()}
 
 
 def _label(value: Any, where: str) -> dict[str, str | None]:
@@ -131,7 +144,9 @@ def _rows(
         path, folder = root / name, name.split("/")[0]
         if folder not in labels or "/" not in name:
             detail = (
-                f"{folder!r} is no class folder" if "/" not in name else f"nobody knows the folder {folder!r}"
+                f"{folder!r} is not a class folder"
+                if "/" not in name
+                else f"the folder {folder!r} is unknown"
             )
             yield Refusal(str(path), None, str(path), "unknown_folder", detail)
         else:

@@ -1,9 +1,10 @@
-"""In-house pictures with doctors' notes (step 2): a CSV or JSONL file whose columns can be named."""
+"""In-house images with doctors' notes (step 2): a CSV or JSONL file whose columns can be named."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ HELP = "in-house pictures with notes, CSV or JSONL (step 2)"
 EPILOG = """FILE has a row for each picture. Its columns are `image` (relative to --images), `note`, and, where known,
 `diagnosis`, `class`, `concepts` (names separated by ; or , or |), `fitzpatrick`, `body_site`, `case_id`,
 `patient_id`, `split`, `licence`; in JSONL also `turns`, a list of {"question", "answer"}. Name others with --column;
-columns that nobody names are not read.
+other columns are not read.
 
 Every text that goes into a record is scanned for what identifies a person. Such rows are refused unless --phi says
 otherwise; the scan finds what is written in a usual form and no more (data/README.md says what it misses).
@@ -43,8 +44,26 @@ PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
+@dataclass(frozen=True)
+class TableOptions:
+    """A table of one's own; see `add_table_arguments`."""
+
+    file: Path
+    images: Path | None = None
+    column: Sequence[str] = ()
+    phi: str = "refuse"
+
+
+@dataclass(frozen=True)
+class Options(TableOptions):
+    """A table of images with notes; see `add_arguments`."""
+
+    preset: str | None = None
+    source: str = "in-house"
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The table, where its pictures are, how its columns are called."""
+    """The table, where its images are, how its columns are named."""
     add_table_arguments(parser, KEYS)
     parser.add_argument("--preset", choices=PRESETS, help="column names of a public data set")
     parser.add_argument(
@@ -53,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_table_arguments(parser: argparse.ArgumentParser, keys: tuple[str, ...]) -> None:
-    """What every source that is a table of one's own asks for."""
+    """The arguments of every source that is a table of one's own."""
     parser.add_argument("file", type=Path, metavar="FILE", help="a .csv, .tsv or .jsonl file, UTF-8")
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="what image paths are relative to (default: FILE's folder)"
@@ -73,22 +92,21 @@ def add_table_arguments(parser: argparse.ArgumentParser, keys: tuple[str, ...]) 
     )
 
 
-def read(args: argparse.Namespace) -> Rows:
-    """Check the header and the folder, then give the rows.
+def read(options: Options) -> Rows:
+    """Check the header and the folder, then return the rows.
 
     Raises:
         SourceError: the file or folder is missing, or a column is.
     """
-    table = Table(args.file)
-    columns = find_columns(
-        args, KEYS, table, [("image",), LABELS], PRESETS[args.preset] if args.preset else {}
-    )
-    images = need_folder(args.images or args.file.parent, "the pictures")
-    return Rows(_rows(table, columns, images, args.source, args.phi), table.count())
+    table = Table(options.file)
+    preset = PRESETS[options.preset] if options.preset else {}
+    columns = find_columns(options.column, KEYS, table, [("image",), LABELS], preset)
+    images = need_folder(options.images or options.file.parent, "the pictures")
+    return Rows(_rows(table, columns, images, options.source, options.phi), table.count())
 
 
 def find_columns(
-    args: argparse.Namespace,
+    given: Sequence[str],
     keys: tuple[str, ...],
     table: Table,
     needed: Sequence[tuple[str, ...]],
@@ -97,7 +115,7 @@ def find_columns(
     """Which column holds which key: those of --column, then of the preset, then of the same name.
 
     Args:
-        args: has `column`.
+        given: KEY=NAME of each --column.
         keys: what may be named.
         table: a CSV has the columns of its header; a row of JSONL may have keys that the first has not.
         needed: groups of keys; a column for one of each group must be there.
@@ -107,7 +125,7 @@ def find_columns(
         SourceError: --column names an unknown key or a column that is not there, or a needed one is missing.
     """
     names: dict[str, tuple[str, ...]] = {key: (*(preset or {}).get(key, ()), key) for key in keys}
-    for text in args.column:
+    for text in given:
         key, equals, name = text.partition("=")
         if not equals or key not in keys:
             raise SourceError(
@@ -115,11 +133,11 @@ def find_columns(
             )
         names[key] = (name,)
         table.need([name])
-    found = {key: next((name for name in names[key] if name in table.columns), None) for key in keys}
+    columns = {key: next((name for name in names[key] if name in table.columns), None) for key in keys}
     for group in needed:
-        if not any(found[key] for key in group):
+        if not any(columns[key] for key in group):
             table.need([tuple(name for key in group for name in names[key])])
-    return {key: name or names[key][-1] for key, name in found.items() if name or table.is_json}
+    return {key: name or names[key][-1] for key, name in columns.items() if name or table.is_json}
 
 
 def _rows(

@@ -1,4 +1,4 @@
-"""SKINCON's concepts on pictures of Fitzpatrick17k and DDI (step 1), either release of its two CSV files."""
+"""SKINCON's concepts on images of Fitzpatrick17k and DDI (step 1), either release of its two CSV files."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ NOT_IN_METADATA = "without a diagnosis: in no row of the metadata"
 
 @dataclass(frozen=True)
 class Half:
-    """One of the two picture sets: how its files are called and how its metadata joins on them."""
+    """One of the two image sets: how its files are named and how its metadata joins on them."""
 
     source: str
     licence: str
@@ -66,6 +66,18 @@ HALVES = {
 
 
 @dataclass(frozen=True)
+class Options:
+    """The files of both halves, or of one; see `add_arguments`."""
+
+    fitzpatrick17k: Path | None = None
+    fitzpatrick17k_images: Path | None = None
+    fitzpatrick17k_metadata: Path | None = None
+    ddi: Path | None = None
+    ddi_images: Path | None = None
+    ddi_metadata: Path | None = None
+
+
+@dataclass(frozen=True)
 class _Opened:
     half: Half
     table: Table
@@ -83,13 +95,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         )
 
 
-def read(args: argparse.Namespace) -> Rows:
-    """Check every file that is named, then give the rows of both halves and the strays among the pictures.
+def read(options: Options) -> Rows:
+    """Check every file that is named, then return the rows of both halves and the images that no row names.
 
     Raises:
-        SourceError: no half is named whole, a file or folder is missing, or a table has another header.
+        SourceError: no half is named completely, a file or folder is missing, or a table has another header.
     """
-    opened = [half for name in HALVES if (half := _open(name, args))]
+    opened = [half for name in HALVES if (half := _open(name, options))]
     if not opened:
         raise SourceError(
             "skincon: no annotations are named; give --fitzpatrick17k CSV --fitzpatrick17k-images DIR, or "
@@ -109,8 +121,8 @@ def read(args: argparse.Namespace) -> Rows:
     return Rows(_rows(opened, strays), num_rows + len(strays))
 
 
-def _open(name: str, args: argparse.Namespace) -> _Opened | None:
-    csv, images, metadata = (getattr(args, name + end) for end in ("", "_images", "_metadata"))
+def _open(name: str, options: Options) -> _Opened | None:
+    csv, images, metadata = (getattr(options, name + end) for end in ("", "_images", "_metadata"))
     if csv is None and images is None and metadata is None:
         return None
     if csv is None or images is None:
@@ -129,17 +141,17 @@ def _open(name: str, args: argparse.Namespace) -> _Opened | None:
 
 
 def _metadata(half: Half, path: Path) -> DiskMap:
-    table, found = Table(path), DiskMap()
+    table, values = Table(path), DiskMap()
     table.need([half.key, half.skin, half.disease])
     skin = next(name for name in half.skin if name in table.columns)
     for number, row in table:
         if isinstance(row, str):
             raise SourceError(f"{path}, row {number}: {row}")
         try:
-            found.add(row[half.key], [parse_skin_type(row[skin]), row[half.disease].strip() or None])
+            values.add(row[half.key], [parse_skin_type(row[skin]), row[half.disease].strip() or None])
         except RowError as error:
             raise SourceError(f"{path}, row {number}: {error}") from None
-    return found
+    return values
 
 
 def _rows(opened: list[_Opened], strays: DiskMap) -> Iterator[Candidate | Refusal]:
@@ -150,7 +162,7 @@ def _rows(opened: list[_Opened], strays: DiskMap) -> Iterator[Candidate | Refusa
                 if isinstance(row, str):
                     raise RowError("bad_row", row)
                 if not seen.add(row["ImageID"]):
-                    raise RowError("listed_twice", f"{row['ImageID']} stands in an earlier row")
+                    raise RowError("listed_twice", f"{row['ImageID']} is in an earlier row")
                 yield _candidate(part, file, number, row)
             except RowError as error:
                 name = str(part.images / row["ImageID"]) if isinstance(row, dict) else None
@@ -170,9 +182,9 @@ def _candidate(part: _Opened, file: str, number: int, row: dict[str, Any]) -> Ca
     if part.metadata is None:
         remarks.append(NO_METADATA)
     else:
-        found = part.metadata.get(Path(name).stem if half.key == "md5hash" else name)
-        skin, disease = found or (None, None)
-        if found is None:
+        values = part.metadata.get(Path(name).stem if half.key == "md5hash" else name)
+        skin, disease = values or (None, None)
+        if values is None:
             remarks.append(NOT_IN_METADATA)
     if not concepts:
         remarks.append("without any concept")
@@ -200,6 +212,6 @@ def is_set(row: dict[str, Any], column: str) -> bool:
 
 
 def _is_stray(name: str) -> bool:
-    """Whether a file is a picture that is not called as Fitzpatrick17k calls the many that SKINCON left out."""
+    """Whether a file is an image that is not named like the many of Fitzpatrick17k that SKINCON left out."""
     known = Path(name).suffix.lower() in Image.registered_extensions()
     return known and not HALVES["fitzpatrick17k"].name.fullmatch(name)

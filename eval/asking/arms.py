@@ -22,9 +22,8 @@ from skingpt4.config.schema import Config
 from skingpt4.records.manifest import Manifest
 from skingpt4.records.overlap import check_cases
 from skingpt4.support.errors import UserError
-from skingpt4.support.files import mend, write_text
+from skingpt4.support.files import file_sha256, mend, write_text
 from skingpt4.taxonomy import taxonomy
-from skingpt4.weights.files.tensors import file_sha256
 
 UNTRAINED = "untrained"
 

@@ -23,8 +23,9 @@ from eval.asking.classes import read_class
 from skingpt4.chat import history
 from skingpt4.chat.session import CLINICAL_PROMPTS
 from skingpt4.config.schema import Config
+from skingpt4.generation.answer import Answer as DecodedAnswer
+from skingpt4.generation.cache import ConversationCache
 from skingpt4.generation.decoder import Decoder
-from skingpt4.generation.kept_caches import Kept
 from skingpt4.generation.sampling import Generation
 from skingpt4.generation.scoring import (
     CONCEPTS_QUESTION,
@@ -33,7 +34,6 @@ from skingpt4.generation.scoring import (
     concept_sentences,
     score_answers,
 )
-from skingpt4.generation.stream import Stream
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn, encode_turns, get_template, stop_strings
 from skingpt4.taxonomy.free_text import find_concepts
@@ -63,9 +63,9 @@ class _OpenCase:
     case: Case
     queries: Tensor  # (pictures, q, d)
     todo: deque[Key]  # the first one is being answered
-    kept: Kept  # keys and values of what was read; an answer reuses the prefix that it shares
+    cache: ConversationCache  # keys and values of what was read; an answer reuses the prefix that it shares
     question: str = ""
-    stream: Stream | None = None
+    decoded: DecodedAnswer | None = None
 
 
 class Asker:
@@ -124,7 +124,7 @@ class Asker:
                     place = waiting.popleft()
                     todo = deque(k for k in self._keys(cases[place], repeat, perturbation) if k not in done)
                     if todo:
-                        talk = _OpenCase(cases[place], see(place).float(), todo, self.decoder.keep())
+                        talk = _OpenCase(cases[place], see(place).float(), todo, self.decoder.new_cache())
                         open_cases.append(talk)
                         self._submit(talk, done, ended)
                 if not open_cases:
@@ -135,14 +135,14 @@ class Asker:
                 if talk.todo:
                     self._submit(talk, done, ended)
                 else:
-                    talk.kept.close()
+                    talk.cache.close()
                     open_cases.remove(talk)
                 yield answer
         finally:
             for talk in open_cases:
-                talk.kept.close()
-                if talk.stream is not None:
-                    talk.stream.stop()
+                talk.cache.close()
+                if talk.decoded is not None:
+                    talk.decoded.stop()
 
     def _keys(self, case: Case, repeat: int, perturbation: str | None) -> list[Key]:
         """The texts that a case is asked for, in order."""
@@ -161,8 +161,8 @@ class Asker:
         prompt = encode_turns(self.template, turns, self.model.tokenizer, talk.queries.shape[1])
         generation = self.setting.generation
         generation = replace(generation, seed=_seed(generation.seed, *astuple(key)))
-        talk.stream = self.decoder.submit(
-            prompt, talk.queries, generation, self.stop, talk.kept, on_done=lambda _: ended.put(talk)
+        talk.decoded = self.decoder.submit(
+            prompt, talk.queries, generation, self.stop, talk.cache, on_done=lambda _: ended.put(talk)
         )
 
     def _turns(self, case: Case, key: Key, done: dict[Key, Answer]) -> list[Turn]:
@@ -186,9 +186,9 @@ class Asker:
         Raises:
             BaseException: what its decoding raised.
         """
-        stream = talk.stream
-        assert stream is not None
-        answer, timing = stream.result(), stream.timing
+        decoded = talk.decoded
+        assert decoded is not None
+        answer, timing = decoded.result(), decoded.timing
         assert timing is not None
         line = {
             "answer": answer,
@@ -196,7 +196,7 @@ class Asker:
             "seconds_to_first_token": round(timing.seconds_to_first_token, 4),  # both from its submission on
             "seconds": round(timing.seconds, 4),
             "num_decoded_together": timing.num_rows,
-            "seed": stream.generation.seed if stream.generation.temperature > 0 else None,
+            "seed": decoded.generation.seed if decoded.generation.temperature > 0 else None,
             **self.made_by,
         }
         if key.kind == "probe":

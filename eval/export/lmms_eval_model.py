@@ -19,7 +19,7 @@ import torch
 from tqdm import tqdm
 
 from skingpt4.chat.session import ChatSession
-from skingpt4.checkpoints.load import config_and_checkpoint, load_model
+from skingpt4.checkpoints.load import load_model, model_source
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import cut_at
 from skingpt4.model.prompts import IMAGE, Turn
@@ -66,9 +66,9 @@ class SkinGPT4ForLmmsEval(lmms):
             )
         if int(batch_size) != 1:
             raise ValueError("skingpt4 answers lmms-eval's requests one at a time; leave --batch_size at 1")
-        settings, path = config_and_checkpoint(config, checkpoint)
-        model = load_model(settings, path, torch.device(device) if device else None)
-        self.session = ChatSession(model, settings)
+        source = model_source(config, checkpoint)
+        model = load_model(source.config, source.checkpoint_path, torch.device(device) if device else None)
+        self.session = ChatSession(model, source.config)
         self.max_new_tokens = max_new_tokens
 
     def _show(self, context: str, doc_to_visual: Any, doc_id: Any, task: str, split: str) -> str:

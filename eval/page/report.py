@@ -15,9 +15,8 @@ from eval.page.document import Report, document
 from eval.page.pdf import write_pdf
 from eval.rating.ratings import Rating, read_csv
 from eval.rating.summary import summary as rating_summary
-from skingpt4.support.files import write_text
+from skingpt4.support.files import file_sha256, write_text
 from skingpt4.taxonomy.published import published
-from skingpt4.weights.files.tensors import file_sha256
 
 PAGE, RATINGS = "report.html", "ratings.csv"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import html
 import io
 import json
 import time
@@ -18,7 +17,7 @@ import gradio as gr
 from eval.rating.desk import DIAGNOSE, DONE, RATE, Desk, ReviewError, View
 from eval.rating.ratings import FLAG, ITEMS, SCALE
 from skingpt4.records.images import open_image
-from skingpt4.server.gradio_app import note
+from skingpt4.server.gradio_app import escape, note
 from skingpt4.support.errors import UserError
 
 TITLE = "Review of answers"
@@ -31,12 +30,6 @@ CSS = Path(__file__).with_name("review.css").read_text(encoding="utf-8")
 SCRIPT = f"<script>{Path(__file__).with_name('review.js').read_text(encoding='utf-8')}</script>"
 
 READY = "() => window.reviewReady()"
-
-
-def text(value: str) -> str:
-    """Text as HTML; also what Gradio's templates would take for theirs is only text."""
-    escaped = html.escape(value)
-    return escaped.replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;").replace("`", "&#96;")
 
 
 @functools.lru_cache(maxsize=16)
@@ -56,7 +49,7 @@ def head(view: View, rater: str, serial: str) -> str:
     return (
         f'<header data-view="{serial}"><h1>{TITLE}</h1><span>{which}{again}; {view.num_rated} rated</span>'
         f'<progress max="{max(view.n, 1)}" value="{view.num_rated}" aria-label="Forms rated"></progress>'
-        f'<span>Rater {text(rater)}, <a href="/logout">log out</a></span></header>'
+        f'<span>Rater {escape(rater)}, <a href="/logout">log out</a></span></header>'
     )
 
 
@@ -66,7 +59,9 @@ def pictures(view: View) -> str:
         f'<figure><img src="{picture_uri(path)}" alt="Picture {n} of the case; a click enlarges it"></figure>'
         for n, path in enumerate(view.pictures, 1)
     )
-    history = f'<p class="history"><strong>History:</strong> {text(view.history)}</p>' if view.history else ""
+    history = (
+        f'<p class="history"><strong>History:</strong> {escape(view.history)}</p>' if view.history else ""
+    )
     return f'<div id="pictures">{figures}</div>{history}'
 
 
@@ -77,8 +72,8 @@ def sheet(view: View, serial: str) -> str:
     if view.stage == DIAGNOSE:
         return ""
     turns = "".join(
-        f'<div class="turn"><p class="asked">{text(prompt)}</p>'
-        f'<p class="said">{text(answer) or "(no answer)"}</p></div>'
+        f'<div class="turn"><p class="asked">{escape(prompt)}</p>'
+        f'<p class="said">{escape(answer) or "(no answer)"}</p></div>'
         for prompt, answer in view.conversation
     )
     words = "".join(f"<span>{number} {SCALE[number]}</span>" for number in sorted(SCALE))
@@ -87,11 +82,11 @@ def sheet(view: View, serial: str) -> str:
     yes_no = [("y", "1", "Yes", "yes"), ("n", "0", "No", "no")]
     items.append(_group(len(ITEMS) + 1, FLAG, FLAG_TEXT, yes_no, view))
     return (
-        f'<p class="own"><strong>Your own diagnosis:</strong> {text(view.own)}</p>{turns}'
+        f'<p class="own"><strong>Your own diagnosis:</strong> {escape(view.own)}</p>{turns}'
         f'<form id="sheet" data-serial="{serial}" onsubmit="return false" autocomplete="off">'
         f'<div class="words" aria-hidden="true"><span></span>{words}</div>{"".join(items)}'
         '<label class="comment" for="comment">Comment (if you like)</label>'
-        f'<textarea id="comment" name="comment" maxlength="4000">{text(view.values.get("comment", ""))}</textarea>'
+        f'<textarea id="comment" name="comment" maxlength="4000">{escape(view.values.get("comment", ""))}</textarea>'
         '<p class="gaps" role="status">Not saved yet: the lines marked in red are still to be answered.</p>'
         '<p class="keys">Keys: 1 to 5 answer the marked line, Y or N the last; Enter saves and goes on '
         "(in the comment too; Shift+Enter begins a line).</p></form>"
@@ -110,7 +105,7 @@ def _group(
     )
     return (
         f'<div class="item" role="radiogroup" aria-labelledby="item-{item}">'
-        f'<p id="item-{item}">{number}. {text(statement)}</p>{labels}</div>'
+        f'<p id="item-{item}">{number}. {escape(statement)}</p>{labels}</div>'
     )
 
 

@@ -1,4 +1,4 @@
-"""What a model's scores are worth: temperature, thresholds and the file that keeps them beside a checkpoint."""
+"""What a model's scores are worth: temperature, threshold, and the file beside a checkpoint that holds them."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from scipy.special import expit, log_softmax, softmax
 
 from skingpt4.checkpoints import checkpoint
 from skingpt4.support.errors import UserError
-from skingpt4.support.files import write_text
-from skingpt4.weights.files.tensors import file_sha256
+from skingpt4.support.files import file_sha256, write_text
 
 NAME, FORMAT = "calibration.json", 1
 NUM_BINS = 10
-TARGET_RISK = 0.2  # share of wrong answers among those that are kept, where a threshold is looked for
+TARGET_RISK = 0.2  # fraction of wrong answers that a threshold may leave among the confident ones
 
 
 class CalibrationError(UserError):
@@ -36,11 +35,19 @@ class Platt:
 
 @dataclass(frozen=True)
 class Calibration:
-    """How scores become probabilities, and what is known about those.
+    """How scores become probabilities, and how good those are.
 
-    `temperature` divides the log-likelihoods of the 15 sentences. Of the n cases whose best class reached `threshold`
-    at least the share `target_accuracy` was right; None: no threshold kept enough cases and did that. `measures` are
-    of cases that the fit did not see (over folds), before and after. `data` says what it was fitted on.
+    Attributes:
+        temperature: divides the log-likelihoods of the 15 sentences.
+        threshold: of the cases whose best class reached it, at least the fraction `target_accuracy` was right; None
+            if no threshold did that with enough cases.
+        target_accuracy: see `threshold`.
+        n: number of cases.
+        diseases: the disease that was scored for each class.
+        concepts: of those with enough cases.
+        measures: before and after, of cases that the fit did not see (over folds).
+        data: what it was fitted on.
+        tensors_sha256: of the checkpoint's tensors.
     """
 
     temperature: float
@@ -58,12 +65,12 @@ class Calibration:
         return softmax(np.asarray(scores, np.float64) / self.temperature, axis=-1)
 
     def concept_probability(self, name: str, score: float) -> float | None:
-        """Probability that the concept is there; None where the data had too few pictures with it."""
+        """Probability that the concept is present; None if the data had too few images with it."""
         platt = self.concepts.get(name)
         return None if platt is None else float(expit(platt.slope * score + platt.intercept))
 
     def describe(self) -> str:
-        """What it was fitted on, in a line."""
+        """What it was fitted on, in one line."""
         return f"{self.data.get('manifest', 'unnamed')}, n = {self.n}"
 
 
@@ -71,30 +78,30 @@ class Calibration:
 
 
 def path_of(checkpoint_path: str | Path) -> Path:
-    """Where a checkpoint's calibration stands: in its folder, or beside a MiniGPT-4 `.pth`.
+    """Where a checkpoint's calibration is: in its folder, or beside a MiniGPT-4 `.pth`.
 
     Raises:
         CheckpointError: no such checkpoint.
     """
-    found = checkpoint.find(checkpoint_path)
-    return found.with_name(f"{found.name}.{NAME}") if found.is_file() else found / NAME
+    path = checkpoint.find(checkpoint_path)
+    return path.with_name(f"{path.name}.{NAME}") if path.is_file() else path / NAME
 
 
 def weights_sha256(checkpoint_path: str | Path) -> str:
     """The SHA-256 of the checkpoint's tensors."""
-    found = checkpoint.find(checkpoint_path)
-    return file_sha256(found if found.is_file() else found / checkpoint.TENSORS)
+    path = checkpoint.find(checkpoint_path)
+    return file_sha256(path if path.is_file() else path / checkpoint.TENSORS)
 
 
 def save(calibration: Calibration, checkpoint_path: str | Path) -> Path:
-    """Write a calibration beside its checkpoint, whole or not at all; returns the file."""
+    """Write a calibration beside its checkpoint, atomically; returns its path."""
     path = path_of(checkpoint_path)
     write_text(path, json.dumps({"format": FORMAT, **asdict(calibration)}, indent=1) + "\n")
     return path
 
 
 def load(checkpoint_path: str | Path | None) -> Calibration | None:
-    """The calibration that stands beside a checkpoint, or None where there is none.
+    """The calibration beside a checkpoint, or None if there is none.
 
     Raises:
         CheckpointError: no such checkpoint.
@@ -103,14 +110,18 @@ def load(checkpoint_path: str | Path | None) -> Calibration | None:
     if checkpoint_path is None or not (path := path_of(checkpoint_path)).is_file():
         return None
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+    except OSError as error:
+        raise CalibrationError(f"{path}: cannot be read ({error.strerror})") from None
+    try:
+        data = dict(json.loads(content))
         if data.pop("format") != FORMAT:
             raise CalibrationError(f"{path}: has another format; run skingpt4 calibrate again")
-        data["concepts"] = {name: Platt(**platt) for name, platt in data["concepts"].items()}
+        data["concepts"] = {name: Platt(**platt) for name, platt in dict(data["concepts"]).items()}
         calibration = Calibration(**data)
         if not (math.isfinite(calibration.temperature) and calibration.temperature > 0):
             raise ValueError("temperature")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError):
         raise CalibrationError(f"{path}: is damaged; run skingpt4 calibrate again") from None
     if calibration.tensors_sha256 != weights_sha256(checkpoint_path):
         raise CalibrationError(f"{path}: belongs to other weights; run skingpt4 calibrate again")
@@ -121,7 +132,7 @@ def load(checkpoint_path: str | Path | None) -> Calibration | None:
 
 
 def equal_mass_bins(confidence: np.ndarray, num_bins: int = NUM_BINS) -> list[np.ndarray]:
-    """Numbers of the cases in each bin, from low to high confidence; sizes differ by one at most, none is empty."""
+    """Indices of the cases in each bin, from low to high confidence; sizes differ by at most one, none is empty."""
     parts = np.array_split(np.argsort(confidence, kind="stable"), min(num_bins, len(confidence)))
     return [part for part in parts if len(part)]
 
@@ -140,7 +151,7 @@ def class_loss(scores: np.ndarray, truth: np.ndarray, temperature: float) -> flo
 def risks_by_coverage(
     confidence: np.ndarray, right: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(order, starts of runs of equal confidence in it, coverage and risk after each run)."""
+    """(order of falling confidence, starts of runs of equal confidence in it, coverage and risk after each run)."""
     order = np.argsort(-confidence, kind="stable")
     ranked = confidence[order]
     ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
@@ -149,16 +160,16 @@ def risks_by_coverage(
 
 
 def choose_threshold(
-    confidence: np.ndarray, right: np.ndarray, target: float = TARGET_RISK, least: int = 1
+    confidence: np.ndarray, right: np.ndarray, target: float = TARGET_RISK, min_cases: int = 1
 ) -> float | None:
-    """The lowest confidence at and above which at most `target` of the answers are wrong; None: there is none.
+    """The lowest confidence from which on at most the fraction `target` of answers is wrong; None if there is none.
 
     Args:
         confidence: (n,) probability of the answer given.
         right: (n,) 0 or 1.
-        target: share of wrong answers.
-        least: a threshold that keeps fewer cases than these does not count: few are right by chance.
+        target: fraction of wrong answers.
+        min_cases: a threshold that fewer cases reach does not count, since a few may be right by chance.
     """
     order, starts, coverage, risk = risks_by_coverage(confidence, right)
-    fit = np.flatnonzero((risk <= target) & (coverage * len(confidence) >= least - 0.5))
+    fit = np.flatnonzero((risk <= target) & (coverage * len(confidence) >= min_cases - 0.5))
     return float(confidence[order][starts[fit[-1]]]) if len(fit) else None

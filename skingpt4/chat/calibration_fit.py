@@ -1,13 +1,7 @@
-"""Fit what makes probabilities of a model's scores, on pictures it was not trained on.
+"""Fits a calibration on images that the model was not trained on.
 
-    skingpt4 calibrate --checkpoint runs/quickstart/step2 \\
-        --manifest runs/phantoms/validation/manifest.jsonl
-
-A temperature for the 15 classes (Guo et al. 2017, arXiv 1706.04599), one slope and an intercept each for the
-concepts (Platt 1999), and the lowest confidence whose answers are right as often as is asked. Written as
-calibration.json into the checkpoint. Give held-out validation manifests; those of the evaluation are refused, for its
-figures would flatter.
-Research software, not a medical device.
+A temperature for the 15 classes (Guo et al. 2017, arXiv 1706.04599), one slope and an intercept each for the concepts
+(Platt 1999), and the lowest confidence whose answers are right as often as required.
 """
 
 from __future__ import annotations
@@ -19,15 +13,24 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss
+from torch import Tensor
+from tqdm import tqdm
 
 from skingpt4.chat import calibration
 from skingpt4.chat.calibration import Calibration, CalibrationError, Platt, class_loss
-from skingpt4.taxonomy.taxonomy import CONCEPTS
+from skingpt4.chat.differential import score_images
+from skingpt4.checkpoints import checkpoint
+from skingpt4.config.schema import Config
+from skingpt4.generation.scoring import scored_diseases
+from skingpt4.model.network import SkinGPT4
+from skingpt4.records.manifest import Manifest, read_manifest
+from skingpt4.records.overlap import check_cases, find_overlaps
+from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 
 FOLDS = 5
-LEAST_CASES = 30  # of a calibration
-LEAST_KEPT = 10  # at a threshold: with fewer, the target is reached by chance
-LEAST_OF_CONCEPT = 5  # pictures with it, and without it
+MIN_CASES = 30
+MIN_CONFIDENT = 10  # cases that reach a threshold: with fewer, the target is reached by chance
+MIN_OF_CONCEPT = 5  # images with it, and without it
 TEMPERATURES = (0.05, 50.0)
 
 
@@ -35,19 +38,19 @@ TEMPERATURES = (0.05, 50.0)
 
 
 def fit_temperature(scores: np.ndarray, truth: np.ndarray) -> float:
-    """The temperature with the least loss for (n, classes) log-likelihoods and true classes (n,), within bounds."""
+    """The temperature with the lowest loss for (n, classes) log-likelihoods and true classes (n,), within bounds."""
     low, high = np.log(TEMPERATURES)
-    found = minimize_scalar(
+    minimum = minimize_scalar(
         lambda t: class_loss(scores, truth, float(np.exp(t))), bounds=(low, high), method="bounded"
     )
-    return float(np.exp(found.x))
+    return float(np.exp(minimum.x))
 
 
 def fit_concepts(scores: np.ndarray, present: np.ndarray, names: Sequence[str]) -> dict[str, Platt]:
-    """One slope for all concepts and an intercept for each; those that are rare in the data are left out.
+    """One slope for all concepts and an intercept for each; concepts that are rare in the data are left out.
 
-    A shared slope, since most concepts have few pictures; none at all where it is not positive: the scores then say
-    nothing about what is seen.
+    The slope is shared, since most concepts have few images. If it is not positive, the result is empty: the scores
+    then say nothing about what the images show.
 
     Args:
         scores: (n, concepts) log-likelihoods.
@@ -55,20 +58,20 @@ def fit_concepts(scores: np.ndarray, present: np.ndarray, names: Sequence[str]) 
         names: of the concepts.
     """
     counts = present.sum(axis=0)
-    kept = np.flatnonzero((counts >= LEAST_OF_CONCEPT) & (len(present) - counts >= LEAST_OF_CONCEPT))
-    if not len(kept):
+    used = np.flatnonzero((counts >= MIN_OF_CONCEPT) & (len(present) - counts >= MIN_OF_CONCEPT))
+    if not len(used):
         return {}
-    centre, spread = scores[:, kept].mean(axis=0), float(scores[:, kept].std(axis=0).mean()) or 1.0
-    scaled = (scores[:, kept] - centre) / spread
-    each = np.tile(np.eye(len(kept)), (len(scores), 1))
-    rows = np.column_stack([scaled.ravel(), each])
-    fit = LogisticRegression(C=10.0, fit_intercept=False, max_iter=1000).fit(rows, present[:, kept].ravel())
+    centre, spread = scores[:, used].mean(axis=0), float(scores[:, used].std(axis=0).mean()) or 1.0
+    scaled = (scores[:, used] - centre) / spread
+    one_hot = np.tile(np.eye(len(used)), (len(scores), 1))
+    rows = np.column_stack([scaled.ravel(), one_hot])
+    fit = LogisticRegression(C=10.0, fit_intercept=False, max_iter=1000).fit(rows, present[:, used].ravel())
     slope, *intercepts = fit.coef_[0].tolist()
     if slope <= 0:
         return {}
     return {
         names[k]: Platt(slope / spread, start - slope * middle / spread, int(counts[k]))
-        for k, start, middle in zip(kept.tolist(), intercepts, centre.tolist(), strict=True)
+        for k, start, middle in zip(used.tolist(), intercepts, centre.tolist(), strict=True)
     }
 
 
@@ -89,41 +92,37 @@ def fit(
         truth: (n,) number of the true class.
         concept_scores: (n, 48) log-likelihoods.
         concepts: (n, 48) bool.
-        known: (n,) whether a picture's concepts are known.
-        diseases: what stood for each class.
-        target_accuracy: of the answers that are kept.
+        known: (n,) whether an image's concepts are known.
+        diseases: the disease that was scored for each class.
+        target_accuracy: of the confident answers.
         seed: of the folds.
 
     Raises:
-        CalibrationError: fewer than LEAST_CASES pictures, or scores that are no numbers.
+        CalibrationError: fewer than MIN_CASES images, or scores that are not finite.
     """
     n = len(truth)
-    if n < LEAST_CASES:
-        raise CalibrationError(
-            f"{n} pictures with a class are too few to calibrate on; at least {LEAST_CASES}"
-        )
+    _require_enough(n)
     if not (np.isfinite(scores).all() and np.isfinite(concept_scores).all()):
-        raise CalibrationError("the model gives scores that are no numbers; it cannot be calibrated")
+        raise CalibrationError("the model gives scores that are not finite numbers; it cannot be calibrated")
     folds = np.random.default_rng(seed).permutation(n) % FOLDS
     temperature, probability = fit_temperature(scores, truth), np.zeros_like(scores)
     for fold in range(FOLDS):
-        apart = Calibration(
-            fit_temperature(scores[folds != fold], truth[folds != fold]), None, 1, n, diseases, {}
-        )
-        probability[folds == fold] = apart.class_probabilities(scores[folds == fold])
+        others = fit_temperature(scores[folds != fold], truth[folds != fold])
+        held_out = Calibration(others, None, 1, n, diseases, {})
+        probability[folds == fold] = held_out.class_probabilities(scores[folds == fold])
     right = (scores.argmax(axis=1) == truth).astype(np.float64)
     plain = Calibration(1.0, None, target_accuracy, n, diseases, {})
     confidence = Calibration(temperature, None, 1, n, diseases, {}).class_probabilities(scores).max(axis=1)
-    threshold = calibration.choose_threshold(confidence, right, 1 - target_accuracy, LEAST_KEPT)
-    kept = confidence >= (np.inf if threshold is None else threshold)
+    threshold = calibration.choose_threshold(confidence, right, 1 - target_accuracy, MIN_CONFIDENT)
+    confident = confidence >= (np.inf if threshold is None else threshold)
     measures: dict[str, Any] = {
         "accuracy": float(right.mean()),
         "nll_before": class_loss(scores, truth, 1.0),
         "nll_after": float(-np.log(probability[np.arange(n), truth]).mean()),
         "ece_before": calibration.calibration_error(plain.class_probabilities(scores).max(axis=1), right),
         "ece_after": calibration.calibration_error(probability.max(axis=1), right),
-        "kept_at_threshold": int(kept.sum()),
-        "right_at_threshold": int(right[kept].sum()),
+        "kept_at_threshold": int(confident.sum()),
+        "right_at_threshold": int(right[confident].sum()),
         "folds": FOLDS,
         **_concept_measures(concept_scores[known], concepts[known], folds[known]),
     }
@@ -131,48 +130,128 @@ def fit(
     return Calibration(temperature, threshold, target_accuracy, n, diseases, platts, measures)
 
 
+def _require_enough(num_cases: int) -> None:
+    if num_cases < MIN_CASES:
+        raise CalibrationError(
+            f"{num_cases} pictures with a class are too few to calibrate on; at least {MIN_CASES} are needed"
+        )
+
+
 def _concept_measures(scores: np.ndarray, present: np.ndarray, folds: np.ndarray) -> dict[str, Any]:
-    """Loss and Brier score of held-out folds, beside those of each concept's share in the other folds."""
-    truth, fitted, shares = [], [], []
+    """Loss and Brier score of held-out folds, beside those of each concept's frequency in the other folds."""
+    truth, fitted, frequencies = [], [], []
     for fold in range(FOLDS):
-        here, apart = folds == fold, folds != fold
-        platts = fit_concepts(scores[apart], present[apart], CONCEPTS) if apart.any() else {}
+        here, others = folds == fold, folds != fold
+        platts = fit_concepts(scores[others], present[others], CONCEPTS) if others.any() else {}
         for name, platt in platts.items():
             column = CONCEPTS.index(name)
             one = Calibration(1.0, None, 1, 0, {}, {name: platt})
             fitted += [one.concept_probability(name, score) for score in scores[here, column].tolist()]
-            shares += [float(present[apart, column].mean())] * int(here.sum())
+            frequencies += [float(present[others, column].mean())] * int(here.sum())
             truth += present[here, column].tolist()
-    found: dict[str, Any] = {"num_with_concepts": len(scores), "num_concept_judgements": len(truth)}
+    measures: dict[str, Any] = {"num_with_concepts": len(scores), "num_concept_judgements": len(truth)}
     if truth and 0 < sum(truth) < len(truth):
-        for name, p in (("share_alone", shares), ("after", fitted)):
-            found[f"concept_nll_{name}"] = float(log_loss(truth, p, labels=[False, True]))
-            found[f"concept_brier_{name}"] = float(brier_score_loss(truth, p))
-    return found
+        for name, p in (("share_alone", frequencies), ("after", fitted)):
+            measures[f"concept_nll_{name}"] = float(log_loss(truth, p, labels=[False, True]))
+            measures[f"concept_brier_{name}"] = float(brier_score_loss(truth, p))
+    return measures
 
 
-# --- pictures ------------------------------------------------------------------------------------------
+# --- records -------------------------------------------------------------------------------------------
 
 
-def report(found: Calibration) -> str:
-    """What a calibration found, for people."""
-    m = found.measures
+def require_held_out(records: Manifest, path: str, card: dict[str, Any]) -> str | None:
+    """Refuse images that a checkpoint was trained on or is evaluated on; returns what could not be checked.
+
+    Args:
+        records: to calibrate on.
+        path: of the checkpoint.
+        card: the checkpoint's.
+
+    Raises:
+        CalibrationError: some are shared.
+    """
+    shared, unchecked = check_cases(records, checkpoint.load_seen(path, card), card)
+    if shared:
+        raise CalibrationError(
+            f"the training shares records with the manifest: {'; '.join(shared)}; calibrate on held-out ones"
+        )
+    for name in card.get("config", {}).get("data", {}).get("evaluation", []):
+        try:
+            overlaps = find_overlaps(records, read_manifest(name))
+        except FileNotFoundError:
+            unchecked = f"{unchecked}; " if unchecked else ""
+            unchecked += f"overlap with the evaluation's {name} was not checked, since the file is missing"
+            continue
+        if overlaps:
+            raise CalibrationError(
+                f"the manifest shares records with the evaluation's {name}: {overlaps[0]}; its figures would flatter"
+            )
+    return unchecked
+
+
+def score_records(
+    model: SkinGPT4, config: Config, records: Manifest, queries: Tensor, diseases: dict[str, str]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Log-likelihoods (n, 15) and (n, 48) of each image, with a progress bar; zeros where no concepts are known."""
+    rows = [
+        score_images(model, config, image_queries[None].float(), diseases, record.concepts is not None)
+        for record, image_queries in zip(
+            tqdm(records, desc="scoring pictures", unit="picture"), queries, strict=True
+        )
+    ]
+    return np.stack([classes for classes, _ in rows]), np.stack([concepts for _, concepts in rows])
+
+
+def calibrate(
+    model: SkinGPT4,
+    config: Config,
+    records: Manifest,
+    queries: Tensor,
+    target_accuracy: float = 1 - calibration.TARGET_RISK,
+) -> Calibration:
+    """Score the images that have a class, and fit.
+
+    Args:
+        model: the network with the checkpoint's projection.
+        config: its configuration.
+        records: held-out records; those without a class are left out.
+        queries: (n, q, d) of all of them.
+        target_accuracy: of the confident answers.
+
+    Raises:
+        CalibrationError: too few images with a class.
+    """
+    rows = [row for row, record in enumerate(records) if record.class_name in CLASSES]
+    _require_enough(len(rows))  # before minutes of scoring
+    chosen: Any = [records[row] for row in rows]
+    diseases = scored_diseases(chosen)
+    scores, concept_scores = score_records(model, config, chosen, queries[rows], diseases)
+    present = np.array([[c in (record.concepts or ()) for c in CONCEPTS] for record in chosen])
+    truth = np.array([CLASSES.index(record.class_name) for record in chosen])
+    known = np.array([record.concepts is not None for record in chosen])
+    return fit(scores, truth, concept_scores, present, known, diseases, target_accuracy)
+
+
+def report(fitted: Calibration) -> str:
+    """A calibration and its measures, for people."""
+    m = fitted.measures
     lines = [
-        f"n = {found.n} pictures, {m['accuracy']:.1%} right; fitted values from {m['folds']} folds",
-        f"temperature {found.temperature:.2f}: loss {m['nll_before']:.3f} -> {m['nll_after']:.3f} nats, calibration "
+        f"n = {fitted.n} pictures, {m['accuracy']:.1%} right; fitted values from {m['folds']} folds",
+        f"temperature {fitted.temperature:.2f}: loss {m['nll_before']:.3f} -> {m['nll_after']:.3f} nats, calibration "
         f"error {m['ece_before']:.3f} -> {m['ece_after']:.3f}",
     ]
-    if found.threshold is None:
+    if fitted.threshold is None:
         lines.append(
-            f"no threshold keeps {LEAST_KEPT} or more answers of which {found.target_accuracy:.0%} are right: the "
-            "model will always be called not confident"
+            f"no threshold leaves {MIN_CONFIDENT} or more answers of which {fitted.target_accuracy:.0%} are right: "
+            "the model will always be called not confident"
         )
     else:
         lines.append(
-            f"confident from {found.threshold:.3f}: {m['right_at_threshold']} of the {m['kept_at_threshold']} "
-            f"answers that are kept are right (target {found.target_accuracy:.0%}; chosen on these very pictures)"
+            f"confident from {fitted.threshold:.3f}: {m['right_at_threshold']} of the {m['kept_at_threshold']} "
+            f"confident answers are right (target {fitted.target_accuracy:.0%}; chosen on these same pictures)"
         )
-    told = f"{len(found.concepts)} of {len(CONCEPTS)} concepts, from {m['num_with_concepts']} pictures"
+    concepts = f"{len(fitted.concepts)} of {len(CONCEPTS)} concepts, from {m['num_with_concepts']} pictures"
     if "concept_nll_after" in m:
-        told += f": loss {m['concept_nll_share_alone']:.3f} by share alone -> {m['concept_nll_after']:.3f}"
-    return "\n".join([*lines, told])
+        concepts += f": loss {m['concept_nll_share_alone']:.3f} by frequency -> {m['concept_nll_after']:.3f}"
+    return "\n".join([*lines, concepts])

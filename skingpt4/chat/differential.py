@@ -1,10 +1,9 @@
-"""A ranked list over the 15 classes and the concepts seen, with probabilities from the model's own likelihoods.
+"""Ranks the 15 classes and the visible concepts, with probabilities from the model's own likelihoods.
 
 The published sentence is scored with each class's disease, and the concepts' sentence with each of the 48 concepts;
-both questions share one reading of the pictures. A calibration (`skingpt4 calibrate`)
-makes probabilities
-of the scores; without one the class probabilities are those of temperature 1 and no concept has any. What the model
-was never shown in training, it cannot name: the probabilities are among the 15 classes alone. No diagnosis.
+both questions share one reading of the images. A calibration (`skingpt4 calibrate`) turns the scores into
+probabilities; without one the class probabilities are those of temperature 1, and no concept has any. The model
+cannot name what it was never trained on: the probabilities are among the 15 classes only. Not a diagnosis.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,15 +34,12 @@ from skingpt4.support.errors import UserError
 from skingpt4.support.files import read_yaml
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, class_disease
 
-if TYPE_CHECKING:
-    from skingpt4.chat.session import ChatSession
-
-NEVER = 1.0  # the threshold where no confidence is enough
+NEVER = 1.0  # the threshold if no confidence is enough
 LANGUAGES = ("en", "de")
 
 
 class DifferentialError(UserError):
-    """No list can be made; the message says why."""
+    """No ranking can be made; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +53,7 @@ class ClassProbability:
 
 @dataclass(frozen=True)
 class ConceptProbability:
-    """One of SKINCON's concepts and the probability that it is seen (0 to 1)."""
+    """One of SKINCON's concepts and the probability that it is visible (0 to 1)."""
 
     name: str
     probability: float
@@ -65,9 +61,10 @@ class ConceptProbability:
 
 @dataclass(frozen=True)
 class Differential:
-    """What the model's likelihoods say, best first; `calibration` names the data behind the probabilities.
+    """Classes and concepts, the most probable first.
 
-    `confident` is whether the best class reaches `threshold`; never without a calibration.
+    `confident` is whether the best class reaches `threshold`; never without a calibration. `calibration` names the
+    data behind the probabilities.
     """
 
     ranked: tuple[ClassProbability, ...]
@@ -89,37 +86,30 @@ class Differential:
 def differential(
     model: SkinGPT4,
     config: Config,
-    session_or_queries: ChatSession | Tensor | Sequence[Tensor],
+    queries: Sequence[Tensor],
     calibration: Calibration | None = None,
     language: str = "en",
 ) -> Differential:
-    """The ranked list for the pictures of a session; its conversation is neither read nor changed.
+    """The ranking for the images of one case.
 
     Args:
         model: the network.
         config: its configuration.
-        session_or_queries: a session, or queries (pictures, q, d), or a list of (1, q, d).
+        queries: (1, q, d) of each image, such as a session's `queries`.
         calibration: of this model's checkpoint, see `skingpt4.chat.calibration.load`.
         language: of the warnings and next steps, one of LANGUAGES.
 
     Raises:
-        DifferentialError: no picture, or no such language.
+        DifferentialError: no image, or no such language.
     """
+    if not queries:
+        raise DifferentialError("there is no picture yet; add one before asking for a differential")
     diseases = calibration.diseases if calibration else {name: class_disease(name) for name in CLASSES}
-    classes, concepts = score_pictures(model, config, _queries(session_or_queries), diseases)
+    classes, concepts = score_images(model, config, torch.cat(list(queries)), diseases)
     return from_scores(classes, concepts, diseases, calibration, language)
 
 
-def _queries(source: ChatSession | Tensor | Sequence[Tensor]) -> Tensor:
-    parts: Any = getattr(source, "queries", source)
-    if not isinstance(parts, Tensor):
-        if not len(parts):
-            raise DifferentialError("there is no picture yet; add one before asking for a differential")
-        parts = torch.cat(list(parts))
-    return parts
-
-
-def score_pictures(
+def score_images(
     model: SkinGPT4, config: Config, queries: Tensor, diseases: dict[str, str], with_concepts: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-likelihoods of the 15 classes' sentences (15,) and of the 48 single concepts' (48,), fp64.
@@ -127,9 +117,9 @@ def score_pictures(
     Args:
         model: the network.
         config: its configuration, whose sentences are scored.
-        queries: (pictures, q, d) of one case.
-        diseases: the disease that stands for each class.
-        with_concepts: False saves most of the work; the concepts' are zeros then.
+        queries: (images, q, d) of one case.
+        diseases: the disease that is scored for each class.
+        with_concepts: False saves most of the work; the concepts' values are then zeros.
     """
     template, prompt = get_template(config.prompt.template), config.prompt
     prompts = [
@@ -137,9 +127,9 @@ def score_pictures(
         for question in (DIAGNOSIS_QUESTION, CONCEPTS_QUESTION)
     ]
     sets = [class_sentences(prompt.disease_sentence, diseases), concept_sentences(prompt.concepts_sentence)]
-    asked = 2 if with_concepts else 1
-    found = Decoder.of(model).run(lambda: score_sets(model, prompts[:asked], queries, sets[:asked]))
-    classes, *concepts = (scores.double().cpu().numpy() for scores in found)
+    num_sets = 2 if with_concepts else 1
+    scores = Decoder.of(model).run(lambda: score_sets(model, prompts[:num_sets], queries, sets[:num_sets]))
+    classes, *concepts = (of_set.double().cpu().numpy() for of_set in scores)
     return classes, concepts[0] if concepts else np.zeros(len(CONCEPTS))
 
 
@@ -150,35 +140,35 @@ def from_scores(
     calibration: Calibration | None = None,
     language: str = "en",
 ) -> Differential:
-    """A differential of scores that are there already.
+    """The ranking of given scores.
 
     Args:
         classes: (15,) log-likelihoods in the order of `diseases`.
         concepts: (48,) log-likelihoods in SKINCON's order.
-        diseases: the disease that stood for each class.
+        diseases: the disease that was scored for each class.
         calibration: None for temperature 1.
         language: of the advice.
 
     Raises:
         DifferentialError: no advice in that language.
     """
-    plain = calibration or Calibration(1.0, None, NEVER, 0, diseases, {})
-    names = list(diseases)
-    found = zip(names, plain.class_probabilities(classes).tolist(), strict=True)
-    ranked = sorted(
-        (ClassProbability(name, diseases[name], p) for name, p in found), key=lambda row: -row.probability
-    )
-    seen = []
-    for name, score in zip(CONCEPTS, concepts.tolist(), strict=True):
-        p = plain.concept_probability(name, score)
-        if p is not None:
-            seen.append(ConceptProbability(name, p))
-    seen.sort(key=lambda row: -row.probability)
-    threshold = NEVER if plain.threshold is None else plain.threshold
-    confident = plain.threshold is not None and ranked[0].probability >= threshold
-    flags, steps = advise(ranked, seen, confident, language)
-    told = calibration.describe() if calibration else "none"
-    return Differential(tuple(ranked), tuple(seen), confident, threshold, flags, steps, told)
+    probabilities = calibration or Calibration(1.0, None, NEVER, 0, diseases, {})
+    by_class = zip(diseases.items(), probabilities.class_probabilities(classes).tolist(), strict=True)
+    ranked = [ClassProbability(name, disease, p) for (name, disease), p in by_class]
+    visible = [
+        ConceptProbability(name, p)
+        for name, score in zip(CONCEPTS, concepts.tolist(), strict=True)
+        if (p := probabilities.concept_probability(name, score)) is not None
+    ]
+    ranked.sort(key=lambda row: -row.probability)
+    visible.sort(key=lambda row: -row.probability)
+    threshold = probabilities.threshold
+    confident = threshold is not None and ranked[0].probability >= threshold
+    flags, steps = advise(ranked, visible, confident, language)
+    return Differential(
+        tuple(ranked), tuple(visible), confident, NEVER if threshold is None else threshold, flags, steps,
+        calibration.describe() if calibration else "none",
+    )  # fmt: skip
 
 
 @cache
@@ -195,8 +185,9 @@ def advise(
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(warnings, next steps) in a language.
 
-    A warning is shown from a probability that is set in the data, so also for classes that are not first. The steps
-    are those of the first class if the model is confident, else that it is not; an emergency's comes last, always.
+    A warning is shown from a probability on that advice.yaml sets, so also for classes that are not first. The first
+    step is that of the best class if the model is confident, else that it is not; the last is always what to do in an
+    emergency.
 
     Raises:
         DifferentialError: no advice in that language.

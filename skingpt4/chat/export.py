@@ -1,7 +1,7 @@
-"""A consultation as HTML, PDF or JSON; skingpt4 consultation-export turns the JSON into the others.
+"""A consultation as HTML or PDF.
 
-HTML and PDF are two settings of one list of parts, so neither says more than the other. "Not a diagnosis" stands on
-every page of both.
+Both are written from the same sections, so neither says more than the other. "Not a diagnosis" is on every page of
+both.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import html
 import io
 from collections.abc import Iterator, Sequence
 
-from skingpt4.chat.parts import Figure, Part, Rows, Words, sections, words
 from skingpt4.chat.record import Consultation, data_url, jpeg_bytes
+from skingpt4.chat.sections import Figure, Paragraph, Part, Table, export_texts, sections
 from skingpt4.support.pdf import RED, Paper, quiet_fonts
 
-PICTURE_WIDTH = 70.0  # mm on paper
-# Nothing is loaded from anywhere, also by somebody who edits the file.
+IMAGE_WIDTH, MAX_IMAGE_HEIGHT = 70.0, 90.0  # mm on paper
+# Nothing is loaded from anywhere, even if somebody edits the file.
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 CSS = """
 :root { color-scheme: light; } * { box-sizing: border-box; }
@@ -27,7 +27,7 @@ section { border-top: 1px solid #c9ced4; padding: 1rem 0 .5rem; } p { margin: 0 
 .head { position: sticky; top: 0; background: #fff; padding: .5rem 0 .25rem; z-index: 1; } .head p { margin: 0; }
 .warn { border-left: 5px solid #b42318; padding-left: .75rem; font-weight: 600; }
 .soft { color: #57606a; font-size: .9rem; } .label { font-weight: 600; margin-bottom: .1rem; break-after: avoid; }
-.said { white-space: pre-wrap; } .answer { border-left: 3px solid #0f766e; padding-left: .75rem; }
+.verbatim { white-space: pre-wrap; } .answer { border-left: 3px solid #0f766e; padding-left: .75rem; }
 table { border-collapse: collapse; width: 100%; margin: 0 0 .8rem; font-size: .9rem; }
 caption { text-align: left; font-weight: 600; padding: .2rem 0; }
 th, td { text-align: left; vertical-align: top; padding: .2rem .75rem .2rem 0; border-bottom: 1px solid #c9ced4; }
@@ -35,7 +35,7 @@ td { overflow-wrap: anywhere; } th { font-weight: 600; }
 tr, figure { break-inside: avoid; } thead { break-after: avoid; }
 figure { margin: 0 0 .8rem; } img { max-width: 100%; max-height: 22rem; } h2, caption { break-after: avoid; }
 @page { size: A4; margin: 14mm 15mm; }
-@media print { /* the head of a table stands on every page, and nothing else does so everywhere */
+@media print { /* only a table's head is repeated on every page by all browsers */
   body { font-size: 10.5pt; } .paper { display: table; width: 100%; max-width: none; padding: 0; }
   .head { display: table-header-group; position: static; break-inside: avoid; } .head p { margin: 0 0 4mm; }
   .paper > main { display: table-row-group; } img { max-height: 80mm; }
@@ -44,18 +44,18 @@ figure { margin: 0 0 .8rem; } img { max-width: 100%; max-height: 22rem; } h2, ca
 
 
 def to_html(consultation: Consultation, with_pictures: bool = True) -> str:
-    """One page that needs nothing else and loads nothing; prints on A4.
+    """A self-contained page that loads nothing; prints on A4.
 
     Args:
         consultation: the record.
-        with_pictures: put the pictures themselves in, beside their hashes.
+        with_pictures: include the images, not only their hashes.
     """
-    said = words(consultation.language)
+    texts = export_texts(consultation.language)
     body = "".join(
         f"<section><h2>{html.escape(heading)}</h2>{''.join(map(_html, parts))}</section>"
         for heading, parts in sections(consultation, with_pictures)
     )
-    title = f"{html.escape(said['record.title'])} · {html.escape(consultation.created)}"
+    title = f"{html.escape(texts['record.title'])} · {html.escape(consultation.created)}"
     return (
         f'<!doctype html>\n<html lang="{html.escape(consultation.language)}"><head><meta charset="utf-8">'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
@@ -63,8 +63,8 @@ def to_html(consultation: Consultation, with_pictures: bool = True) -> str:
         '<meta name="referrer" content="no-referrer">'
         f"<title>{title}</title><style>{CSS}</style></head>\n"
         '<body><div class="paper"><div class="head" role="note">'
-        f'<p class="standing">{html.escape(said["record.foot"])}</p></div>'
-        f"<main><h1>{html.escape(said['record.title'])}</h1><p>{html.escape(consultation.disclaimer)}</p>{body}</main></div>"
+        f'<p class="standing">{html.escape(texts["record.foot"])}</p></div>'
+        f"<main><h1>{html.escape(texts['record.title'])}</h1><p>{html.escape(consultation.disclaimer)}</p>{body}</main></div>"
         "</body></html>\n"
     )
 
@@ -72,14 +72,14 @@ def to_html(consultation: Consultation, with_pictures: bool = True) -> str:
 def _html(part: Part) -> str:
     if isinstance(part, Figure):
         text = html.escape(part.caption)
-        return f'<figure><img src="{data_url(part.picture)}" alt="{text}"></figure>'
-    if isinstance(part, Rows):
+        return f'<figure><img src="{data_url(part.image)}" alt="{text}"></figure>'
+    if isinstance(part, Table):
         return _html_table(part)
-    kind = "said answer" if part.kind == "answer" else part.kind
+    kind = "verbatim answer" if part.kind == "answer" else part.kind
     return f'<p class="{kind}">{html.escape(part.text)}</p>'
 
 
-def _html_table(table: Rows) -> str:
+def _html_table(table: Table) -> str:
     def cells(row: Sequence[str], tag: str, scope: str = "") -> str:
         return "".join(f"<{tag}{scope}>{html.escape(text).replace(chr(10), '<br>')}</{tag}>" for text in row)
 
@@ -93,44 +93,45 @@ def _html_table(table: Rows) -> str:
 def to_pdf(consultation: Consultation, with_pictures: bool = True) -> bytes:
     """The same as an A4 PDF with "not a diagnosis" at the foot of every page.
 
-    Latin, Greek and Cyrillic letters come out; a note tells how many signs of other scripts its font lacks.
+    Its font has Latin, Greek and Cyrillic letters; a note says how many characters of other scripts are missing.
 
     Args:
         consultation: the record.
-        with_pictures: put the pictures themselves in, beside their hashes.
+        with_pictures: include the images, not only their hashes.
     """
-    said = words(consultation.language)
-    parts = sections(consultation, with_pictures)
+    texts = export_texts(consultation.language)
+    all_sections = sections(consultation, with_pictures)
     with quiet_fonts():
-        paper = Paper(said["record.title"], said["record.foot"], said["record.page"], consultation.language)
-        paper.foot_style = ("B", 8.5, RED)
-        paper.text_block(said["record.title"], 18, "B")
-        paper.text_block(consultation.disclaimer, 9, "B", colour=RED)
-        lacking = sum(
-            paper.num_lacking(text) for _, inner in parts for part in inner for text in _texts(part)
+        paper = Paper(
+            texts["record.title"], texts["record.foot"], texts["record.page"], consultation.language
         )
+        paper.foot_style = ("B", 8.5, RED)
+        paper.text_block(texts["record.title"], 18, "B")
+        paper.text_block(consultation.disclaimer, 9, "B", colour=RED)
+        texts_of_parts = (text for _, parts in all_sections for part in parts for text in _texts(part))
+        lacking = sum(map(paper.num_lacking, texts_of_parts))
         if lacking:
-            paper.text_block(said("record.lacking", count=lacking), 8, soft=True)
-        for heading, inner in parts:
+            paper.text_block(texts("record.lacking", count=lacking), 8, soft=True)
+        for heading, parts in all_sections:
             paper.heading(heading, "h2", 40)
-            for part in inner:
-                _set(paper, part)
+            for part in parts:
+                _add(paper, part)
         return bytes(paper.output())
 
 
 def _texts(part: Part) -> Iterator[str]:
-    if isinstance(part, Words):
+    if isinstance(part, Paragraph):
         yield part.text
-    elif isinstance(part, Rows):
+    elif isinstance(part, Table):
         yield from (text for row in part.rows for text in row)
 
 
-def _set(paper: Paper, part: Part) -> None:
+def _add(paper: Paper, part: Part) -> None:
     if isinstance(part, Figure):
-        height = PICTURE_WIDTH * part.picture.height / part.picture.width
-        width = PICTURE_WIDTH * min(1.0, 90.0 / height)
-        paper.picture(io.BytesIO(jpeg_bytes(part.picture)), width, min(height, 90.0) + 40)
-    elif isinstance(part, Rows):
+        height = IMAGE_WIDTH * part.image.height / part.image.width
+        width = IMAGE_WIDTH * min(1.0, MAX_IMAGE_HEIGHT / height)
+        paper.picture(io.BytesIO(jpeg_bytes(part.image)), width, min(height, MAX_IMAGE_HEIGHT) + 40)
+    elif isinstance(part, Table):
         if part.caption:
             paper.heading(part.caption, "h5", 25)
         paper.rows(part.rows, part.headed, size=8)
@@ -143,6 +144,6 @@ def _set(paper: Paper, part: Part) -> None:
             7.5 if part.kind == "soft" else 9.5,
             "B" if warns else "",
             soft=part.kind == "soft",
-            keep_lines=part.kind in ("said", "answer"),
+            keep_lines=part.kind in ("verbatim", "answer"),
             colour=RED if warns else None,
         )

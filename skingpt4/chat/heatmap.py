@@ -1,11 +1,14 @@
-"""Where the encoder looked: the Q-Former's cross-attention over the patches, laid over a copy of the picture."""
+"""Where the encoder looked: the Q-Former's cross-attention over the patches, laid over a copy of the image.
+
+Hooks collect the attention, so only one thread may run the encoder meanwhile: call it through `Decoder.run`.
+"""
 
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,16 +17,13 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from skingpt4.model.network import ImageEncoder, SkinGPT4, half_precision
+from skingpt4.model.network import ImageEncoder, SkinGPT4
+from skingpt4.model.precision import half_precision
 from skingpt4.records.images import to_rgb, to_tensor
 from skingpt4.support.errors import UserError
 
-HEATMAP_NOTE = (
-    "The map shows where the frozen encoder's attention lay, on average, before the question was read; it shows "
-    "neither why the answer says what it says, nor that a place without colour was not used."
-)
-STRONGEST = 0.65  # opacity of the highest place
-LEAST_PEAK = 3.0  # times the mean: below, even attention would be stretched into a pattern that is not there
+MAX_OPACITY = 0.65
+MIN_PEAK = 3.0  # times the mean; scaled to a lower one, even attention would show a pattern that is not there
 COLOURS = "inferno"
 
 
@@ -32,10 +32,9 @@ class HeatmapError(UserError):
 
 
 def heatmap(model: SkinGPT4, image: Image.Image) -> Image.Image:
-    """A copy of the picture with the attention over it: clear where it is even or below, the more opaque the higher.
+    """A copy of the image with the attention over it: clear where it is even or lower, more opaque the higher it is.
 
-    The picture is shown whole and in its own proportions; the encoder sees it squeezed into a square, and so the map
-    is stretched back.
+    The encoder sees the image squeezed into a square, so the map is stretched back to the image's proportions.
 
     Args:
         model: the network with its encoder.
@@ -43,7 +42,7 @@ def heatmap(model: SkinGPT4, image: Image.Image) -> Image.Image:
 
     Raises:
         HeatmapError: the model has no encoder, or its tokens lie on no grid.
-        ImageError: the picture is too small.
+        ImageError: the image is too small.
     """
     rgb = to_rgb(image)
     return overlay(rgb, attention_map(model.encoder, rgb))
@@ -52,7 +51,7 @@ def heatmap(model: SkinGPT4, image: Image.Image) -> Image.Image:
 def attention_map(encoder: ImageEncoder | None, image: Image.Image) -> np.ndarray:
     """Attention on each patch, (rows, columns) fp32, as a multiple of even attention (its mean is 1).
 
-    The mean over all heads, queries and cross-attention layers; what falls on the class token is left out.
+    The mean over all heads, queries and cross-attention layers, without the class token.
 
     Args:
         encoder: of either backend.
@@ -75,53 +74,46 @@ def attention_map(encoder: ImageEncoder | None, image: Image.Image) -> np.ndarra
     device = next(encoder.parameters()).device
     with torch.no_grad(), half_precision(device, encoder.precision):
         tokens = vision(pixels[None].to(device))
-        with _cross_attention(encoder.qformer) as read:
+        with _cross_attention(encoder.qformer) as layers:
             encoder.qformer(tokens)
-    if not read:
+    if not layers:
         raise HeatmapError("this Q-Former has no cross-attention that can be read: no map can be shown")
-    patches = torch.stack(read).mean(0)[vision.num_prefix :].reshape(side, side)
+    patches = torch.stack(layers).mean(0)[vision.num_prefix :].reshape(side, side)
     return (patches / patches.mean()).cpu().numpy()
 
 
 @contextmanager
 def _cross_attention(qformer: torch.nn.Module) -> Iterator[list[Tensor]]:
-    """Collects, for each cross-attention layer that this thread runs, the mean attention on each token, (n,) fp32.
+    """Collects the mean attention on each token, (n,) fp32, of every cross-attention layer that runs.
 
-    The weights are computed again of the layer's own queries and keys, since fused attention never makes them; both
-    backends name those alike.
+    The weights are computed again from the layer's own queries and keys, since fused attention never makes them. Both
+    backends use the same names for those.
     """
-    found: list[Tensor] = []
+    collected: list[Tensor] = []
     hooks = []
-    mine = threading.get_ident()
     for name, module in qformer.named_modules():
-        if "crossattention" not in name or not (hasattr(module, "query") and hasattr(module, "key")):
-            continue
-        heads, queries, keys = int(module.num_attention_heads), dict[int, Tensor](), dict[int, Tensor]()
-
-        def keep_query(_: Any, __: Any, out: Tensor, kept: dict[int, Tensor] = queries) -> None:
-            kept[threading.get_ident()] = out
-
-        def keep_key(_: Any, __: Any, out: Tensor, kept: dict[int, Tensor] = keys) -> None:
-            kept[threading.get_ident()] = out
-
-        def weigh(
-            _: Any, __: Any, ___: Any, queries: dict = queries, keys: dict = keys, heads: int = heads
-        ) -> None:
-            who = threading.get_ident()  # another session may encode a picture at the same time
-            query, key = queries.pop(who, None), keys.pop(who, None)
-            if who == mine and query is not None and key is not None:
-                found.append(_mean_weights(query, key, heads))
-
-        hooks += [
-            module.query.register_forward_hook(keep_query),
-            module.key.register_forward_hook(keep_key),
-            module.register_forward_hook(weigh),
-        ]
+        if "crossattention" in name and hasattr(module, "query") and hasattr(module, "key"):
+            outputs: dict[str, Tensor] = {}
+            hooks += [
+                module.query.register_forward_hook(partial(_store, outputs, "query")),
+                module.key.register_forward_hook(partial(_store, outputs, "key")),
+                module.register_forward_hook(partial(_collect, outputs, collected)),
+            ]
     try:
-        yield found
+        yield collected
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _store(outputs: dict[str, Tensor], name: str, module: Any, inputs: Any, output: Tensor) -> None:
+    outputs[name] = output
+
+
+def _collect(
+    outputs: dict[str, Tensor], collected: list[Tensor], module: Any, inputs: Any, output: Any
+) -> None:
+    collected.append(_mean_weights(outputs["query"], outputs["key"], int(module.num_attention_heads)))
 
 
 def _mean_weights(query: Tensor, key: Tensor, heads: int) -> Tensor:
@@ -133,17 +125,17 @@ def _mean_weights(query: Tensor, key: Tensor, heads: int) -> Tensor:
 
 
 def overlay(image: Image.Image, attention: np.ndarray) -> Image.Image:
-    """Lay a map over a copy of a picture.
+    """Lay a map over a copy of an image.
 
     Args:
         image: RGB.
-        attention: (rows, columns) over the whole picture, as multiples of its mean.
+        attention: (rows, columns) over the complete image, as multiples of its mean.
     """
-    above = (attention - 1) / (max(float(attention.max()), LEAST_PEAK) - 1)
-    # Interpolated in fp32 before it is clipped, so that slopes go on below what is seen.
+    above = (attention - 1) / (max(float(attention.max()), MIN_PEAK) - 1)
+    # Interpolated in fp32 before it is clipped, so that slopes continue below what is visible.
     smooth = Image.fromarray(above.astype(np.float32)).resize(image.size, Image.Resampling.BICUBIC)
     level = np.clip(np.asarray(smooth), 0, 1)
     colour = colormaps[COLOURS](0.35 + 0.6 * level)[..., :3] * 255
-    opacity = (STRONGEST * np.sqrt(level))[..., None]
+    opacity = (MAX_OPACITY * np.sqrt(level))[..., None]
     mixed = np.asarray(image, np.float32) * (1 - opacity) + colour * opacity
     return Image.fromarray((mixed + 0.5).astype(np.uint8))

@@ -1,7 +1,7 @@
-"""The history of a case in six optional fields, checked, and as the plain words that stand before a first question.
+"""The history of a case: six optional fields, checked, and rendered as plain words before a first question.
 
-A model that was not trained with histories may be misled by one: `trained` says what the configuration claims. The
-bundled default was not.
+A history may mislead a model that was not trained with any, such as the bundled default; `trained` returns what the
+configuration claims.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from skingpt4.support.errors import UserError
 
 AGE_BANDS = ("0-1", "2-11", "12-17", "18-29", "30-44", "45-64", "65-79", "80+")  # years
 SKIN_TYPES = ("I", "II", "III", "IV", "V", "VI")  # Fitzpatrick 1 to 6
-# What a form may offer; other words are as good.
+# What a form may offer; other words are accepted too.
 SITES = (
     "face", "scalp", "neck", "chest", "back", "abdomen", "arm", "forearm", "hand", "nail", "groin", "genitals",
     "buttock", "thigh", "lower leg", "foot", "mouth", "whole body",
 )  # fmt: skip
 SYMPTOMS = ("itch", "pain", "burning", "bleeding", "weeping", "spreading", "fever", "none")
-LONGEST = 120  # characters of a field
+MAX_LENGTH = 120  # characters of a field
 
 
 class HistoryError(UserError):
@@ -35,7 +35,10 @@ class History:
     """What is known of a case; None and () mean not stated.
 
     `site`, `duration` and `medication` are short texts, `symptoms` several; `age_band` is one of AGE_BANDS and
-    `fitzpatrick` 1 to 6. Use `from_fields` for what people entered.
+    `fitzpatrick` 1 to 6. Use `from_fields` for text that people entered.
+
+    Raises:
+        HistoryError: a text that is too long or has several lines or a template's markers; an unknown band or type.
     """
 
     site: str | None = None
@@ -46,11 +49,6 @@ class History:
     medication: str | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what no prompt should hold.
-
-        Raises:
-            HistoryError: a text that is too long, has several lines or marks; an unknown band or skin type.
-        """
         for name in ("site", "duration", "medication"):
             _require_text(name, getattr(self, name))
         for symptom in self.symptoms:
@@ -61,11 +59,10 @@ class History:
             raise HistoryError(f"fitzpatrick: is 1 to 6, not {self.fitzpatrick!r}")
 
     def __bool__(self) -> bool:
-        """Whether anything is stated."""
         return any(value not in (None, ()) for value in vars(self).values())
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, ready for JSON; `from_fields` reads it back."""
+        """JSON-able values; `from_fields` reads them back."""
         return asdict(self) | {"symptoms": list(self.symptoms)}
 
 
@@ -74,12 +71,12 @@ def _require_text(name: str, text: str | None) -> None:
         return
     if not isinstance(text, str) or not text or text != text.strip() or not text.isprintable():
         raise HistoryError(f"{name}: is one line of words, not {text!r}")
-    if len(text) > LONGEST:
-        raise HistoryError(f"{name}: has {len(text)} characters; at most {LONGEST} are read")
+    if len(text) > MAX_LENGTH:
+        raise HistoryError(f"{name}: has {len(text)} characters; at most {MAX_LENGTH} are allowed")
     if IMAGE in text or re.search(
         r"<\|?[^<>]*\|?>|###", text
-    ):  # marks of turns and pictures in some template
-        raise HistoryError(f"{name}: cannot hold the marks that a prompt is made of; leave out <...> and ###")
+    ):  # markers of turns and images in some template
+        raise HistoryError(f"{name}: cannot contain a prompt template's markers; leave out <...> and ###")
 
 
 def from_fields(
@@ -90,7 +87,7 @@ def from_fields(
     fitzpatrick: str | int | None = None,
     medication: str | None = None,
 ) -> History:
-    """A history of what a form holds: empty texts are not stated, blanks and line ends become one blank each.
+    """A history from the fields of a form: empty means not stated, and runs of white space become one blank.
 
     Args:
         site: any words, or one of SITES.
@@ -104,13 +101,15 @@ def from_fields(
         HistoryError: a field that cannot be used.
     """
     several = symptoms.split(",") if isinstance(symptoms, str) else symptoms or ()
-    kind: str | int | None = fitzpatrick
-    if isinstance(kind, str):
-        name = kind.strip().upper()
-        kind = SKIN_TYPES.index(name) + 1 if name in SKIN_TYPES else int(name) if name.isdecimal() else name
+    skin_type: str | int | None = fitzpatrick
+    if isinstance(skin_type, str):
+        text = skin_type.strip().upper()
+        skin_type = (
+            SKIN_TYPES.index(text) + 1 if text in SKIN_TYPES else int(text) if text.isdecimal() else text
+        )
     return History(
         _tidy(site), _tidy(duration), tuple(filter(None, map(_tidy, several))), _tidy(age_band),
-        kind or None, _tidy(medication),  # type: ignore[arg-type]
+        skin_type or None, _tidy(medication),  # type: ignore[arg-type]
     )  # fmt: skip
 
 
@@ -119,8 +118,8 @@ def _tidy(text: str | None) -> str | None:
 
 
 def render(history: History) -> str:
-    """The history in plain words, one sentence for each stated field; empty where none is stated."""
-    said = {
+    """The history in plain words, one sentence per stated field; empty if none is stated."""
+    fields = {
         "Age": history.age_band and f"{history.age_band.replace('-', ' to ').replace('+', ' or more')} years",
         "Fitzpatrick skin type": history.fitzpatrick and SKIN_TYPES[history.fitzpatrick - 1],
         "Body site": history.site,
@@ -128,14 +127,14 @@ def render(history: History) -> str:
         "Symptoms": ", ".join(history.symptoms),
         "Medication": history.medication,
     }
-    return " ".join(f"{name}: {value.rstrip('.')}." for name, value in said.items() if value)
+    return " ".join(f"{name}: {value.rstrip('.')}." for name, value in fields.items() if value)
 
 
 def before(history: str, question: str) -> str:
-    """A first question with the words of a history before it; the question alone where there are none."""
+    """A first question with a rendered history before it, if there is one."""
     return f"{history.strip()} {question}" if history.strip() else question
 
 
 def trained(config: Config) -> bool:
-    """Whether the training's dialogues put histories before their first questions, as `prompt.histories` claims."""
+    """Whether training put histories before first questions, as `prompt.histories` claims."""
     return config.prompt.histories

@@ -1,8 +1,9 @@
-"""Is a picture good enough to be asked about: focus, exposure, contrast, resolution, and whether skin is seen at all.
+"""Whether an image is good enough to ask about: focus, exposure, contrast, resolution, and whether it shows skin.
 
-The measures are of a reduced copy of fixed area; the picture itself is never altered. Thresholds are data
-(quality.yaml); what they find and miss on pictures of known faults is in benchmarks/results/quality.json.
-A picture that passes may still be useless, and one that does not may be the best there is: people may override it.
+The measures are taken on a reduced copy of fixed area; the image itself is never altered. The thresholds are data
+(quality.yaml); what they detect and miss on images with known faults is in benchmarks/results/quality.json.
+An image that passes may still be useless, and one that fails may be the best there is, so people may override the
+result.
 """
 
 from __future__ import annotations
@@ -19,21 +20,22 @@ from scipy.ndimage import gaussian_filter1d
 
 from skingpt4.support.files import read_yaml
 
-KINDS = ("blurred", "too_dark", "too_bright", "low_contrast", "too_small", "no_skin")  # worst to leave first
-LEAST_LONG, LEAST_SHORT = 800, 600  # pixels
+# Exposure comes before skin, which is judged only if the exposure allows it.
+KINDS = ("blurred", "too_dark", "too_bright", "low_contrast", "too_small", "no_skin")
+MIN_LONG_SIDE, MIN_SHORT_SIDE = 800, 600  # pixels
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R BT.601
 _TILES = 8  # a side: focus is judged at the quarter of the tiles with the most coarse detail
 _FINE, _COARSE, _ACROSS = 1.0, 3.0, 0.7  # sigmas in pixels of the reduced copy
 # The quietest tiles have less noise than the others, the more so after JPEG; more margin would call grain a blur.
 _NOISE_TILES, _NOISE_MARGIN = 32, 1.35
-# Added to the coarse energy: of a picture blurred beyond all detail only the rounding to 8 bits is left, about
-# 1e-7 in both bands, whose ratio would be that of a sharp one; clean phantoms have 1e-4 and more.
+# Added to the coarse energy. In an image blurred beyond all detail only the rounding to 8 bits is left, about 1e-7 in
+# both bands, and their ratio would be that of a sharp image; clean phantoms have 1e-4 and more.
 _ROUNDING = 4e-6
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One reason to take the picture again: `measure` is on the wrong side of `threshold`."""
+    """One reason to take the image again: `measure` is on the wrong side of `threshold`."""
 
     kind: str
     measure: float
@@ -42,7 +44,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Quality:
-    """What was found. `score` is 0 to 1; below 0.5 there is a problem. `measures` are named in the YAML."""
+    """The result. `score` is 0 to 1; below 0.5 there is a problem. `measures` are named as in quality.yaml."""
 
     score: float
     problems: tuple[Problem, ...]
@@ -50,11 +52,11 @@ class Quality:
 
     @property
     def acceptable(self) -> bool:
-        """Whether nothing was found."""
+        """Whether there is no problem."""
         return not self.problems
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, ready for JSON."""
+        """JSON-able values."""
         return {
             "score": round(self.score, 3),
             "acceptable": self.acceptable,
@@ -70,9 +72,7 @@ def limits() -> dict[str, Any]:
 
 
 def assess(image: Image.Image) -> Quality:
-    """Judge a picture.
-
-    The lack of skin is only told where the exposure lets colours be judged.
+    """Judge an image. Missing skin is reported only if the exposure allows colours to be judged.
 
     Args:
         image: any mode; upright or not does not matter.
@@ -95,16 +95,16 @@ def assess(image: Image.Image) -> Quality:
 
 
 def _part(value: float, threshold: float, good: float, wrong: bool) -> float:
-    """0.5 at the threshold, 1 at `good`, and as far below it down to 0; on a straight line."""
+    """Linear: 0.5 at the threshold, 1 at `good`, 0 as far on the other side of the threshold."""
     distance = 0.5 * abs(value - threshold) / abs(good - threshold)
     return max(0.0, 0.499 - distance) if wrong else min(1.0, 0.5 + distance)
 
 
 def measure(image: Image.Image) -> dict[str, float]:
-    """The measures by name, see quality.yaml."""
+    """The measures by name; see quality.yaml."""
     long, short = max(image.size), min(image.size)
     pixels = np.asarray(reduced(image, limits()["side"]), np.float32) / 255
-    height, width = pixels.shape[0] // 8, pixels.shape[1] // 8  # exposure and colour count in the middle
+    height, width = pixels.shape[0] // 8, pixels.shape[1] // 8  # exposure and colour are those of the middle
     middle = pixels[height : pixels.shape[0] - height, width : pixels.shape[1] - width]
     luma = middle @ _LUMA
     low, light, high = np.percentile(luma, (2, 95, 98))
@@ -112,16 +112,14 @@ def measure(image: Image.Image) -> dict[str, float]:
         "focus": focus(pixels @ _LUMA),
         "light": float(light),
         "clipped": float(((middle > 0.98).sum(axis=2) >= 2).mean()),
-        "contrast": float(
-            (high - low) / (high + low + 0.02)
-        ),  # as if 5 of 255 came from nowhere: black has none
-        "resolution": min(long / LEAST_LONG, short / LEAST_SHORT),
+        "contrast": float((high - low) / (high + low + 0.02)),  # the 0.02 (5 of 255) keeps black at none
+        "resolution": min(long / MIN_LONG_SIDE, short / MIN_SHORT_SIDE),
         "skin": float(skin_mask(middle).mean()),
     }
 
 
 def reduced(image: Image.Image, side: int) -> Image.Image:
-    """An RGB copy with an area of side x side pixels at most, the proportions kept; never enlarged."""
+    """An RGB copy with an area of at most side x side pixels and the same proportions; never enlarged."""
     factor = max(1.0, math.sqrt(image.width * image.height) / side)
     rgb = image if image.mode == "RGB" else image.convert("RGB")
     if factor >= 2:  # boxes of whole pixels first: fast, and they average the noise
@@ -131,16 +129,16 @@ def reduced(image: Image.Image, side: int) -> Image.Image:
 
 
 def focus(luma: np.ndarray) -> float:
-    """Fine over coarse detail where there is most to see, about 0.15 (blurred) to 0.5 (sharp).
+    """Fine over coarse detail where there is most detail, about 0.15 (blurred) to 0.5 (sharp).
 
-    The ratio of two bands does not depend on contrast or exposure, so dark skin and light skin are judged alike.
-    Along rows and along columns, the lower counts: a shaken picture is sharp in one direction. White noise is
-    estimated at the quietest places and taken out of both bands.
+    The ratio of two bands does not depend on contrast or exposure, so dark skin and light skin are judged alike. The
+    result is the lower of the ratios along rows and along columns, since a shaken image is sharp in one direction.
+    White noise is estimated at the quietest places and removed from both bands.
 
     Args:
         luma: (h, w) float32, 0 to 1.
     """
-    return min(_sharpness(*_bands(luma, axis), *_noise_shares(axis)) for axis in (0, 1))
+    return min(_sharpness(*_bands(luma, axis), *_noise_gains(axis)) for axis in (0, 1))
 
 
 def _bands(values: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
@@ -163,8 +161,8 @@ def _sharpness(fine_energy: np.ndarray, coarse_energy: np.ndarray, of_fine: floa
 
 
 @cache
-def _noise_shares(axis: int) -> tuple[float, float]:
-    """What the two bands keep of white noise's variance: sums of the squared weights of the filters."""
+def _noise_gains(axis: int) -> tuple[float, float]:
+    """Fractions of white noise's variance in the two bands: sums of the squared weights of the filters."""
     point = np.zeros((61, 61))
     point[30, 30] = 1
     fine, coarse = _bands(point, axis)
@@ -172,7 +170,7 @@ def _noise_shares(axis: int) -> tuple[float, float]:
 
 
 def _tile_means(values: np.ndarray, count: int) -> np.ndarray:
-    """Means over count x count tiles of equal size, flat; what is left over at the edges does not count."""
+    """Means over count x count tiles of equal size, flat, without the remainder at the edges."""
     height, width = values.shape[0] // count, values.shape[1] // count
     if height == 0 or width == 0:
         return np.array([values.mean()])
@@ -181,9 +179,10 @@ def _tile_means(values: np.ndarray, count: int) -> np.ndarray:
 
 
 def skin_mask(pixels: np.ndarray) -> np.ndarray:
-    """Where the colour is one that skin takes: (h, w) bool of (h, w, 3) sRGB values, 0 to 1.
+    """Where the colour is one that skin can have: (h, w) bool from (h, w, 3) sRGB values, 0 to 1.
 
-    A rule of colour alone, wide enough for Fitzpatrick types I to VI; wood, card and sand have such colours too.
+    The rule uses colour only and is wide enough for Fitzpatrick types I to VI; wood, card and sand have such colours
+    too.
     """
     rule = limits()["skin_colour"]
     red, green, blue = np.moveaxis(np.log(pixels + 0.02), 2, 0)

@@ -1,7 +1,7 @@
 """A consultation as a record: what was shown, asked and answered, by which model, and when.
 
-Nothing here is kept on disk. The page fills the record while it talks; `skingpt4/chat/export.py` writes it as
-HTML, PDF or JSON when the user asks for it. Pictures live in memory; an export carries one only on request.
+The record is only in memory. The page fills it during the conversation, and writes it as JSON, HTML or PDF
+(`export.py`) when the user asks for it; images are included only on request.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from skingpt4.support.cli import DISCLAIMER
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import now
 
-FORMAT = "skingpt4.chat.record/1"
-SHOWN_SIDE = 1200  # pixels of the longer side of a picture inside an export
+FORMAT = "skingpt4.consultation/1"
+MAX_SIDE = 1200  # pixels of an image's longer side inside an export
 
 
 class ConsultationError(UserError):
@@ -35,18 +35,17 @@ class ConsultationError(UserError):
 
 @functools.cache
 def software_version() -> str:
-    """Version of this package, with the git revision where there is one."""
+    """Version of this package, with the git revision if there is one."""
     commit, changed, _ = (checkpoint.git_revision() or "").partition("+")
     return f"{__version__} ({commit[:12]}{' with changes' if changed else ''})" if commit else __version__
 
 
 @dataclass
 class ShownPicture:
-    """One picture of the case.
+    """One image of the case.
 
-    `sha256` is of the file as it was given, so that whoever has the file finds it again; of a picture that was no
-    file it is that of its size and RGB pixels, and `hash_of` says "pixels". `overridden` says that the user went on
-    although `quality` had problems.
+    `sha256` identifies the original file. An image that did not come as a file has the hash of its size and RGB
+    pixels, and `hash_of` is "pixels". `overridden` says that the user used the image although `quality` had problems.
     """
 
     sha256: str
@@ -66,51 +65,45 @@ class ShownPicture:
         quality: Mapping[str, Any] | None = None,
         overridden: bool = False,
     ) -> ShownPicture:
-        """Describe a picture, given as a file's bytes or as pixels; metadata such as EXIF is not kept.
+        """Describe an image, given as a file's bytes or as pixels, without its metadata such as EXIF.
 
         Raises:
-            ImageError: the bytes are no picture.
+            ImageError: the bytes are not an image.
         """
         if isinstance(source, bytes):
-            picture, data, kind = open_image(source), source, "file"
+            image, data, kind = open_image(source), source, "file"
         else:
-            picture = to_rgb(source)
-            data, kind = repr(picture.size).encode() + picture.tobytes(), "pixels"
+            image = to_rgb(source)
+            data, kind = repr(image.size).encode() + image.tobytes(), "pixels"
         return cls(
-            hashlib.sha256(data).hexdigest(), *picture.size, view,
-            dict(quality) if quality is not None else None, overridden, kind, picture,
+            hashlib.sha256(data).hexdigest(), *image.size, view,
+            dict(quality) if quality is not None else None, overridden, kind, image,
         )  # fmt: skip
 
     def to_dict(self, with_picture: bool = False) -> dict[str, Any]:
-        """As JSON-able values; with `with_picture` the picture too, as a `data:` address."""
+        """JSON-able values; with `with_picture` including the image as a `data:` URL."""
         facts = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "picture"}
         if with_picture and self.picture is not None:
             facts["picture"] = data_url(self.picture)
         return facts
 
 
-def smaller(picture: Image.Image, side: int = SHOWN_SIDE) -> Image.Image:
-    """A copy whose longer side has at most so many pixels."""
-    copy = picture.copy()
-    copy.thumbnail((side, side))
-    return copy
-
-
-def jpeg_bytes(picture: Image.Image) -> bytes:
-    """An RGB picture as a JPEG file without metadata, no larger than an export shows it."""
-    out = io.BytesIO()
-    smaller(picture).save(out, "JPEG", quality=90)
+def jpeg_bytes(image: Image.Image) -> bytes:
+    """An RGB image as a JPEG file without metadata, reduced to at most MAX_SIDE."""
+    copy, out = image.copy(), io.BytesIO()
+    copy.thumbnail((MAX_SIDE, MAX_SIDE))
+    copy.save(out, "JPEG", quality=90)
     return out.getvalue()
 
 
-def data_url(picture: Image.Image) -> str:
-    """A picture as a `data:` address."""
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg_bytes(picture)).decode()
+def data_url(image: Image.Image) -> str:
+    """An image as a `data:` URL, reduced like `jpeg_bytes`."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg_bytes(image)).decode()
 
 
 @dataclass
 class Exchange:
-    """A question and its answer. `prompt` is the question as the model read it, where that is another text."""
+    """A question and its answer. `prompt` is the question as the model read it, if that is a different text."""
 
     question: str
     answer: str
@@ -125,8 +118,8 @@ class Exchange:
 class Consultation:
     """Everything that an export shows.
 
-    `model` is what `model_identity` says; `history`, `differential` and each picture's `quality` are the `to_dict()`
-    of their own modules, so this record needs none of them.
+    `model` is the result of `model_identity`; `history`, `differential` and each image's `quality` are `to_dict()` of
+    their own classes, so that this module needs none of them.
     """
 
     model: dict[str, Any]
@@ -141,7 +134,7 @@ class Consultation:
     disclaimer: str = DISCLAIMER
 
     def to_dict(self, with_pictures: bool = False) -> dict[str, Any]:
-        """As JSON-able values; pictures by their hash, and themselves only with `with_pictures`."""
+        """JSON-able values; images by their hash, and themselves only with `with_pictures`."""
         return {
             "format": FORMAT,
             "disclaimer": self.disclaimer,
@@ -158,32 +151,38 @@ class Consultation:
         }
 
     def to_json(self, with_pictures: bool = False) -> str:
-        """The record as JSON text that people can read too."""
+        """The record as readable JSON text."""
         return json.dumps(self.to_dict(with_pictures), indent=1, ensure_ascii=False) + "\n"
 
 
 def from_json(text: str, where: str = "the consultation") -> Consultation:
-    """The inverse of `Consultation.to_json`; pictures that the text carries come back.
+    """The inverse of `Consultation.to_json`, including the images that the text carries.
 
     Raises:
-        ConsultationError: it is no such record.
+        ConsultationError: it is not such a record.
     """
     try:
-        row = json.loads(text)
-        if row["format"] != FORMAT:
-            raise ConsultationError(f"{where}: is of format {row['format']!r}, this version reads {FORMAT!r}")
-        pictures = []
-        for item in row["pictures"]:
-            sent = item.pop("picture", None)
-            shown = ShownPicture(**item)
-            if sent is not None:
-                shown.picture = open_image(base64.b64decode(sent.split(",", 1)[1]))
-            pictures.append(shown)
+        row = dict(json.loads(text))
+    except (TypeError, ValueError):
+        row = {}
+    if row.get("format") != FORMAT:
+        raise ConsultationError(f"{where}: is not a consultation as JSON in the format {FORMAT!r}")
+    try:
         return Consultation(
-            row["model"], row["id"], row["created"], row["software"], row["language"], pictures,
+            row["model"], row["id"], row["created"], row["software"], row["language"],
+            [_picture_from_json(item) for item in row["pictures"]],
             row["history"], [Exchange(**turn) for turn in row["turns"]], row["differential"], row["disclaimer"],
         )  # fmt: skip
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise ConsultationError(
-            f"{where}: is no consultation as JSON ({type(error).__name__}: {error})"
+            f"{where}: is damaged or was changed ({type(error).__name__}: {error})"
         ) from None
+
+
+def _picture_from_json(item: dict[str, Any]) -> ShownPicture:
+    facts = dict(item)
+    url = facts.pop("picture", None)
+    shown = ShownPicture(**facts)
+    if url is not None:
+        shown.picture = open_image(base64.b64decode(str(url).partition(",")[2]))
+    return shown

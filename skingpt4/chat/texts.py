@@ -1,4 +1,4 @@
-"""The words of the consultation page in several languages, from languages/*.yaml."""
+"""The texts of the consultation page in several languages, from languages/*.yaml."""
 
 from __future__ import annotations
 
@@ -15,39 +15,42 @@ FIRST = "en"  # the language whose file the others are compared with
 
 
 class TextError(UserError):
-    """A language or a text that there is none of; the message says which."""
+    """A language or a text that does not exist; the message says which."""
 
 
 def languages() -> dict[str, str]:
-    """Code and own name of every language that has a file, English first."""
+    """Code and native name of every language that has a file, English first."""
     codes = sorted(path.stem for path in FOLDER.glob("*.yaml"))
     return {code: load(code)["language"] for code in sorted(codes, key=lambda code: (code != FIRST, code))}
 
 
 class Texts:
-    """One language. `texts["chat.ask"]` is a text, `texts("pictures.alt", number=1)` one filled in."""
+    """One language: `texts["chat.ask"]` is a text, `texts("pictures.alt", number=1)` one with its fields filled in.
+
+    Args:
+        code: of the language, as in HTML's `lang`.
+        table: nested texts.
+    """
 
     def __init__(self, code: str, table: dict[str, Any]) -> None:
-        """Keep a language's code (as in HTML's lang) and its nested table."""
         self.code, self.table = code, table
 
     def _find(self, key: str) -> Any:
-        place: Any = self.table
+        value: Any = self.table
         for part in key.split("."):
-            if not isinstance(place, dict) or part not in place:
+            if not isinstance(value, dict) or part not in value:
                 raise TextError(f"languages/{self.code}.yaml: there is no {key}")
-            place = place[part]
-        return place
+            value = value[part]
+        return value
 
     def __getitem__(self, key: str) -> str:
-        """The single text under the key; TextError where there is none."""
-        found = self._find(key)
-        if not isinstance(found, str):
-            raise TextError(f"languages/{self.code}.yaml: {key} is no single text")
-        return found
+        text = self._find(key)
+        if not isinstance(text, str):
+            raise TextError(f"languages/{self.code}.yaml: {key} is not a single text")
+        return text
 
     def has(self, key: str) -> bool:
-        """Whether there is something under the key."""
+        """Whether the key exists."""
         try:
             self._find(key)
         except TextError:
@@ -62,12 +65,12 @@ class Texts:
         """A list of texts.
 
         Raises:
-            TextError: there is none under that key.
+            TextError: there is no list under that key.
         """
-        found = self._find(key)
-        if not isinstance(found, list):
-            raise TextError(f"languages/{self.code}.yaml: {key} is no list")
-        return [str(line) for line in found]
+        lines = self._find(key)
+        if not isinstance(lines, list):
+            raise TextError(f"languages/{self.code}.yaml: {key} is not a list")
+        return [str(line) for line in lines]
 
 
 @functools.cache
@@ -75,7 +78,7 @@ def load(code: str = FIRST) -> Texts:
     """The texts of one language.
 
     Raises:
-        TextError: there is no such language; the message names those that there are.
+        TextError: there is no such language; the message lists those that exist.
     """
     path = FOLDER / f"{code}.yaml"
     if path.parent != FOLDER or not path.is_file():

@@ -7,29 +7,36 @@ from pathlib import Path
 from skingpt4.config.schema import LOCAL, Config
 from skingpt4.weights.fetch.catalogue import fetch_command
 
+# Prefix or suffix of a path, and the command or the page that helps to get it; the first match counts.
+HINTS = {
+    "weights/": "see docs/weights.md for its origin, and `skingpt4 weights list` for what can be fetched",
+    "runs/phantoms/": "make quickstart (renders the phantoms, trains on them and evaluates), or only render "
+    "them: python -m data.phantoms.splits render",
+    "runs/data/": "python -m data.prepare, then python -m data.split (data/README.md)",
+    ".jsonl": "see data/README.md for how to write a manifest",
+}
+
 
 def missing_paths(config: Config, for_training: bool = True) -> list[str]:
     """One line for each file that the configuration names and that is not there (all of them at once)."""
-    wanted = [("vision.weights", config.vision.weights), ("qformer.weights", config.qformer.weights)]
+    paths = [("vision.weights", config.vision.weights), ("qformer.weights", config.qformer.weights)]
     if for_training:
-        wanted += [("data.train", path) for path in config.data.train]
-        wanted += [("data.validation", path) for path in config.data.validation]
-        wanted += [("initial_checkpoint", config.initial_checkpoint)]
-    # A language model may be a hub name such as lmsys/vicuna-7b-v1.5; only what looks like a path is checked.
-    model = config.language.model
-    if model.startswith(LOCAL):
-        wanted.append(("language.model", model))
-    return [
-        f"{key}: {path} is not there{_hint(str(path))}"
-        for key, path in wanted
-        if path and not Path(path).exists()
-    ]
+        paths += [("data.train", path) for path in config.data.train]
+        paths += [("data.validation", path) for path in config.data.validation]
+        paths += [("initial_checkpoint", config.initial_checkpoint)]
+    # A language model may be a hub id such as lmsys/vicuna-7b-v1.5; only what looks like a path is checked.
+    if config.language.model.startswith(LOCAL):
+        paths.append(("language.model", config.language.model))
+    return [_missing(key, path) for key, path in paths if path and not Path(path).exists()]
 
 
-def _hint(path: str) -> str:
-    if path.startswith("weights/"):
-        known = "skingpt4 weights list shows what can be fetched; see docs/weights.md"
-        return f" ({fetch_command(path) or known})"
-    if path.startswith("runs/phantoms/"):
-        return " (render it with python -m data.phantoms.splits render, or run make quickstart)"
-    return ""
+def _missing(key: str, path: str) -> str:
+    hint = how_to_get(path)
+    return f"{key}: {path} is not there" + (f" ({hint})" if hint else "")
+
+
+def how_to_get(path: str) -> str:
+    """The command or the page that helps to get a missing file; empty where none is known."""
+    if command := fetch_command(path):
+        return command
+    return next((hint for mark, hint in HINTS.items() if path.startswith(mark) or path.endswith(mark)), "")

@@ -39,16 +39,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_intermixed_args(argv)
     with reported() as status:
         from skingpt4.config.load import load_config
-        from skingpt4.doctor.examine import examine, table, verdict
-        from skingpt4.doctor.findings import MISSING
+        from skingpt4.doctor.examine import examine, stopped, table, verdict
+        from skingpt4.doctor.findings import Facts
 
-        findings = examine(load_config(args.config, args.overrides), args.online)
-        stopped = any(finding.state == MISSING for finding in findings)
+        findings = examine(Facts(load_config(args.config, args.overrides), args.online))
+        stops = stopped(findings)
         if args.json:
-            report = {"config": str(Path(args.config)), "ok": not stopped, "verdict": verdict(findings)}
+            report = {"config": str(Path(args.config)), "ok": not stops, "verdict": verdict(findings)}
             report["findings"] = [asdict(finding) for finding in findings]
             print(json.dumps({**report, "disclaimer": DISCLAIMER}, indent=1))
         else:
             print(table(args.config, findings, min(118, shutil.get_terminal_size((110, 24)).columns)))
-        status.code = int(stopped)
+        status.code = int(stops)
     return status.code

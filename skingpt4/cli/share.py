@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         width = max(len(file.name) for file in files)
         for file in files:
             print(f"  {file.name:{width}}  {file.stat().st_size:>12,} bytes")
-        for path in repository.places_of(folder):
+        for path in repository.absolute_paths(folder):
             print(f"note: {repository.CONFIG} names {path}, a path of this machine; others need their own")
         print(
             f"{folder}: read {repository.MODEL_CARD} and complete its Data section before you share it, then"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +12,12 @@ from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import reported
 from skingpt4.weights.fetch.catalogue import catalogue
 from skingpt4.weights.fetch.download import require_space
-from skingpt4.weights.fetch.fetch import _say, fetch, verify
-from skingpt4.weights.fetch.plan import THERE, plan, show, show_all
-from skingpt4.weights.fetch.store import WeightsError, how_to_fetch, state
-from skingpt4.weights.files.inspection import describe, inspect
+from skingpt4.weights.fetch.fetch import fetch, verify
+from skingpt4.weights.fetch.plan import catalogue_table, plan
+from skingpt4.weights.fetch.plan import describe as describe_plans
+from skingpt4.weights.fetch.store import PRESENT, WeightsError, how_to_fetch, state
+from skingpt4.weights.files.inspect_directory import inspect
+from skingpt4.weights.files.inspection import describe
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,9 +60,9 @@ def _inspect(paths: list[Path], with_tensors: bool, as_json: bool) -> int:
     """Print what each path is; 1 if one of them cannot be used as it is."""
     usable = True
     for path in paths:
-        found = inspect(path)
-        print(json.dumps(found.to_json(with_tensors)) if as_json else describe(found, with_tensors))
-        usable &= found.usable
+        inspection = inspect(path)
+        print(json.dumps(inspection.to_json(with_tensors)) if as_json else describe(inspection, with_tensors))
+        usable &= inspection.usable
     return 0 if usable else 1
 
 
@@ -70,18 +73,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "inspect":
             return _inspect(args.paths, args.tensors, args.json)
         if args.command == "list":
-            show_all(args.weights_dir)
+            print(catalogue_table(args.weights_dir))
             return 0
         names = catalogue().expand(args.names)
         if args.command == "fetch":
             plans = [plan(name, args.weights_dir) for name in names]
-            show(plans, args.weights_dir)
-            require_space(args.weights_dir, sum(item.room for item in plans), "all of it")
+            if text := describe_plans(plans, args.weights_dir):
+                print(text, flush=True)
+            require_space(args.weights_dir, sum(item.disk_bytes for item in plans), "all of it")
             for name in names:
                 if not args.dry_run:
                     fetch(name, args.weights_dir, args.wheel_dir)
-                elif state(catalogue()[name], args.weights_dir) in THERE:
-                    _say(f"{name}: already in {args.weights_dir}")
+                elif state(catalogue()[name], args.weights_dir) in PRESENT:
+                    print(f"{name}: already in {args.weights_dir}", file=sys.stderr)
             return 0
         names = names or _present(args.weights_dir)
         if not names:
@@ -92,5 +96,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _present(weights_dir: Path) -> list[str]:
-    there = (*THERE, "outdated", "foreign")
+    there = (*PRESENT, "outdated", "foreign")
     return [n for n, entry in catalogue().entries.items() if state(entry, weights_dir) in there]

@@ -1,9 +1,8 @@
-"""Configurations from YAML files that may extend each other and overrides `key=value`, and back to YAML."""
+"""Reads configurations from YAML files, which may extend each other, and `key=value` overrides; writes YAML."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,13 +12,15 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from skingpt4.config.bundled import portable, resolved
+from skingpt4.config.rules import did_you_mean
 from skingpt4.config.schema import Config, ConfigError
-from skingpt4.config.upgrade import upgraded
-from skingpt4.config.validate import _check_values
+from skingpt4.config.upgrade import removal, upgraded
+from skingpt4.config.validate import check_values
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML's safe loader that reads 1e-6 as a number, as YAML 1.2 does (1.1 wants 1.0e-6)."""
+    """YAML's safe loader that reads 1e-6 as a number, as YAML 1.2 does (1.1 requires 1.0e-6)."""
 
 
 _Loader.add_implicit_resolver(
@@ -60,18 +61,18 @@ def _finished(merged: Any, where: str) -> Config:
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {_first_line(error)}") from None
     assert isinstance(config, Config)
-    _check_values(config, where)
-    return config
+    check_values(config, where)
+    return resolved(config)
 
 
 def to_yaml(config: Config) -> str:
     """The resolved configuration as YAML text that `load_config` reads back to an equal object."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.structured(portable(config)))
 
 
 def to_dict(config: Config) -> dict[str, Any]:
     """The resolved configuration as plain nested dicts, as a checkpoint stores it."""
-    return dataclasses.asdict(config)
+    return dataclasses.asdict(portable(config))
 
 
 def from_dict(values: dict[str, Any], where: str) -> Config:
@@ -86,7 +87,7 @@ def from_dict(values: dict[str, Any], where: str) -> Config:
 
 
 def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield (file, values) from the most basic to `path` itself."""
+    """Yield (file, values), first those of the files that `path` extends, last its own."""
     if path.resolve() in above:
         raise ConfigError(f"{path}: extends itself through {' -> '.join(p.name for p in above)}")
     try:
@@ -120,15 +121,15 @@ def _string_keys(values: Any) -> Any:
 def _check_keys(values: dict[Any, Any], schema: type, where: str, prefix: str) -> None:
     fields = {f.name: f for f in dataclasses.fields(schema)}
     for key, value in values.items():
+        name = f"{prefix}{key}"
         if key not in fields:
-            raise ConfigError(
-                f"{where}: unknown key '{prefix}{key}'{_nearest(f'{prefix}{key}', [prefix + f for f in fields])}"
-            )
+            hint = _nearest(name, [prefix + f for f in fields])
+            raise ConfigError(f"{where}: {removal(name) or f'unknown key {name!r}{hint}'}")
         factory = fields[key].default_factory
         if isinstance(factory, type) and dataclasses.is_dataclass(factory):
             if not isinstance(value, dict):
-                raise ConfigError(f"{where}: '{prefix}{key}' must be a group of keys, found {value!r}")
-            _check_keys(value, factory, where, f"{prefix}{key}.")
+                raise ConfigError(f"{where}: '{name}' must be a group of keys, found {value!r}")
+            _check_keys(value, factory, where, f"{name}.")
 
 
 def _merge(base: Any, values: Any, where: str) -> Any:
@@ -140,11 +141,9 @@ def _merge(base: Any, values: Any, where: str) -> Any:
         raise ConfigError(f"{where}: {place}{_first_line(error)}") from None
 
 
-def _nearest(name: str, valid: Any) -> str:
-    near = difflib.get_close_matches(name, list(valid), n=1, cutoff=0.5)
-    return (
-        f"; did you mean '{near[0]}'?" if near else f"; valid: {', '.join(list(valid)[:20])}" if valid else ""
-    )
+def _nearest(name: str, valid: list[str]) -> str:
+    """The nearest valid name, or the first valid names where none is near."""
+    return did_you_mean(name, valid) or (f"; valid: {', '.join(valid[:20])}" if valid else "")
 
 
 def _first_line(error: Exception) -> str:

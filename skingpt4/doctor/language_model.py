@@ -1,4 +1,4 @@
-"""The doctor's look at the language model, its tokenizer and the prompt template, from small files and headers."""
+"""The doctor's checks of language model, tokenizer and prompt template, from small files and headers."""
 
 from __future__ import annotations
 
@@ -8,58 +8,66 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from skingpt4.checkpoints.paths import how_to_get
+from skingpt4.config.schema import LOCAL
 from skingpt4.doctor import memory
-from skingpt4.doctor.findings import MISSING, OK, WARNING, Finding, Patient, first_line, is_local, mend_for
+from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding, first_line
 from skingpt4.model.prompts import get_template
 from skingpt4.support.errors import UserError
-from skingpt4.weights.files.inspection import inspect
+from skingpt4.weights.files.inspect_directory import inspect
 
 
-def language_model(patient: Patient) -> Iterator[Finding]:
+def language_model(facts: Facts) -> Iterator[Finding]:
     """Family, sizes and completeness of the language model's files, or what a download would bring."""
-    name = patient.config.language.model
+    name = facts.config.language.model
     if not is_local(name):
-        yield from _hub_model(patient, name)
+        yield _hub_model(facts, name)
     elif not (Path(name) / "config.json").is_file():
-        yield Finding("language model", MISSING, f"{name}: {_why_no_folder(Path(name))}", mend_for(name))
+        yield Finding("language model", MISSING, f"{name}: {_why_no_folder(Path(name))}", how_to_get(name))
         return
     else:
-        found = inspect(name)
-        if not found.usable or found.kind != "language_model":
-            gone = (
-                f"{len(found.missing)} tensors are missing, e.g. {found.missing[0]}" if found.missing else ""
-            )
-            why = found.problem or gone or f"is no language model but: {found.kind}"
-            text = why if name in why else f"{name}: {why}"
-            yield Finding("language model", MISSING, text, mend_for(name))
-        else:
-            size = found.num_bytes / 1e9
-            yield Finding(
-                "language model", OK, f"{name}: {len(found.tensors)} tensors, {size:.1f} GB, complete"
-            )
+        yield _local_model(name)
     try:
-        patient.language_config = AutoConfig.from_pretrained(name, local_files_only=not patient.online)
-        patient.shape = memory.language_shape(patient.language_config)
-    except (OSError, ValueError, KeyError) as error:
-        patient.shape = memory.shape_of(name)
+        facts.language_config = AutoConfig.from_pretrained(name, local_files_only=not facts.online)
+        facts.shape = memory.language_shape(facts.language_config)
+    except (OSError, ValueError) as error:
+        facts.shape = memory.shape_of(name)
         if is_local(name):
             yield Finding(
                 "language model", MISSING, f"{name}: its config.json is not usable ({first_line(error)})"
             )
-    if patient.language_config is not None and is_local(name):
-        yield from _lacking(patient, name)
-    if patient.shape:
-        s = patient.shape
-        known = "" if patient.language_config else " (published sizes)"
-        text = f"{s.family}, {s.num_layers} layers of {s.width}, {s.num_parameters / 1e6:,.0f} M parameters{known}"
+    if facts.language_config is not None and is_local(name):
+        yield from _missing_tensors(facts, name)
+    if facts.shape:
+        s = facts.shape
+        origin = "" if facts.language_config else " (published sizes)"
+        text = f"{s.family}, {s.num_layers} layers of {s.width}, {s.num_parameters / 1e6:,.0f} M parameters{origin}"
         yield Finding("family and sizes", OK, text)
     else:
         yield Finding(
             "family and sizes", WARNING, "unknown until config.json is here; what follows is partial"
         )
+
+
+def is_local(name: str) -> bool:
+    """Whether a language model's name is a path."""
+    return name.startswith(LOCAL) or Path(name).is_dir()
+
+
+def _local_model(name: str) -> Finding:
+    inspection = inspect(name)
+    if inspection.usable and inspection.kind == "language_model":
+        size = inspection.num_bytes / 1e9
+        text = f"{name}: {len(inspection.tensors)} tensors, {size:.1f} GB, complete"
+        return Finding("language model", OK, text)
+    why = inspection.problem or f"is not a language model but: {inspection.kind}"
+    if inspection.missing and not inspection.problem:
+        why = f"{len(inspection.missing)} tensors are missing, e.g. {inspection.missing[0]}"
+    return Finding("language model", MISSING, why if name in why else f"{name}: {why}", how_to_get(name))
 
 
 def _why_no_folder(path: Path) -> str:
@@ -68,89 +76,84 @@ def _why_no_folder(path: Path) -> str:
     return "holds no config.json" if path.is_dir() else "is not there"
 
 
-def _lacking(patient: Patient, name: str) -> Iterator[Finding]:
-    """Tensors that the network wants and its files have not; only where both use the same names."""
+def _missing_tensors(facts: Facts, name: str) -> Iterator[Finding]:
+    """Tensors that the network needs and its files lack; only where both use the same names."""
     with torch.device("meta"):
-        laid_out = AutoModelForCausalLM.from_config(patient.language_config)
-    head = laid_out.get_output_embeddings()
-    wanted = {n for n, _ in laid_out.named_parameters()}
-    if patient.language_config.get_text_config().tie_word_embeddings:
-        wanted -= {n for n in wanted if laid_out.get_parameter(n) is head.weight and "lm_head" in n}
-    gone = sorted(wanted - inspect(name).tensors.keys())
-    if gone and len(gone) < len(wanted) / 2:
-        shown = ", ".join(gone[:3]) + (", ..." if len(gone) > 3 else "")
-        yield Finding(
-            "its tensors", MISSING, f"{name}: lacks {len(gone)} of {len(wanted)}: {shown}", mend_for(name)
-        )
+        empty = AutoModelForCausalLM.from_config(facts.language_config)
+    head = empty.get_output_embeddings()
+    needed = {n for n, _ in empty.named_parameters()}
+    if facts.language_config.get_text_config().tie_word_embeddings:
+        needed -= {n for n in needed if empty.get_parameter(n) is head.weight and "lm_head" in n}
+    missing = sorted(needed - inspect(name).tensors.keys())
+    if missing and len(missing) < len(needed) / 2:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        text = f"{name}: lacks {len(missing)} of {len(needed)}: {shown}"
+        yield Finding("its tensors", MISSING, text, how_to_get(name))
 
 
-def _hub_model(patient: Patient, name: str) -> Iterator[Finding]:
+def _hub_model(facts: Facts, name: str) -> Finding:
+    """A language model that the hub's cache holds, or that a download would bring."""
     from huggingface_hub import HfApi, try_to_load_from_cache
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     if isinstance(try_to_load_from_cache(name, "config.json"), str):
-        yield Finding("language model", OK, f"{name}: in the hub's cache")
-        return
+        return Finding("language model", OK, f"{name}: in the hub's cache")
     fetch = f"hf download {name}"
     shape = memory.shape_of(name)
-    size = f"about {memory.weight_bytes(shape, 'float16') / 1e9:.0f} GB" if shape else "size unknown offline"
-    patient.download_bytes = memory.weight_bytes(shape, "float16") if shape else 0
-    if patient.online:
+    facts.download_bytes = memory.weight_bytes(shape, "float16") if shape else 0
+    size = f"about {facts.download_bytes / 1e9:.0f} GB" if shape else "size unknown offline"
+    gated = name.startswith("meta-llama/")
+    if facts.online:
         try:
             info = HfApi().model_info(name, files_metadata=True)
-            wanted = [
-                f.size or 0 for f in info.siblings or [] if f.rfilename.endswith((".safetensors", ".json"))
-            ]
-            patient.download_bytes = sum(wanted)
-            gate = (
-                "; gated: accept its terms on its page and log in with `hf auth login`" if info.gated else ""
-            )
-            size = f"{sum(wanted) / 1e9:.1f} GB{gate}"
-        except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
-            yield Finding(
-                "language model", MISSING, f"{name}: the hub does not give it ({first_line(error)})", fetch
-            )
-            return
-    elif name.startswith("meta-llama/"):
+        except (httpx.HTTPError, OSError, ValueError) as error:  # no network, refused, or no such name
+            text = f"{name}: the hub does not provide it ({first_line(error)})"
+            return Finding("language model", MISSING, text, fetch)
+        files = [f for f in info.siblings or [] if f.rfilename.endswith((".safetensors", ".json"))]
+        facts.download_bytes = sum(f.size or 0 for f in files)
+        size, gated = f"{facts.download_bytes / 1e9:.1f} GB", bool(info.gated)
+    if gated:
         size += "; gated: accept its terms on its page and log in with `hf auth login`"
-    offline = os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
-    text = f"{name}: is not here; the run would download it ({size})"
-    if offline:
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         text = f"{name}: is not here, and HF_HUB_OFFLINE forbids the download ({size})"
-    yield Finding("language model", MISSING if offline else WARNING, text, fetch)
+        return Finding("language model", MISSING, text, fetch)
+    return Finding(
+        "language model", WARNING, f"{name}: is not here; the run would download it ({size})", fetch
+    )
 
 
-def tokenizer(patient: Patient) -> Iterator[Finding]:
+def tokenizer(facts: Facts) -> Iterator[Finding]:
     """The tokenizer against the model's vocabulary, and the prompt template against both."""
-    name = patient.config.language.model
+    name = facts.config.language.model
     try:
-        patient.tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=not patient.online)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        facts.tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=not facts.online)
+    except (
+        OSError,
+        ValueError,
+        ImportError,
+    ) as error:  # ImportError: sentencepiece or tiktoken is not installed
         if is_local(name) and Path(name).is_dir():
             yield Finding(
-                "tokenizer", MISSING, f"{name}: cannot be read ({first_line(error)})", mend_for(name)
+                "tokenizer", MISSING, f"{name}: cannot be read ({first_line(error)})", how_to_get(name)
             )
         else:
-            yield Finding(
-                "tokenizer", WARNING, f"{name}: has none here, so it and the template are unchecked"
-            )
+            yield Finding("tokenizer", WARNING, f"{name}: is not here, so it and the template are unchecked")
         try:
-            get_template(patient.config.prompt.template)
+            get_template(facts.config.prompt.template)
         except UserError as error:
             yield Finding("prompt template", MISSING, str(error), "prompt.template=...")
         return
-    words, size = patient.tokenizer, len(patient.tokenizer)
-    rows = patient.shape.vocabulary if patient.shape else size
+    words, size = facts.tokenizer, len(facts.tokenizer)
+    rows = facts.shape.vocabulary if facts.shape else size
     special = ", ".join(f"{k} {v}" for k, v in words.special_tokens_map.items() if isinstance(v, str))
     text = f"{size:,} tokens ({special})"
     if size > rows:
         text += f", but the model has {rows:,} embeddings: another model's tokenizer"
-        yield Finding("tokenizer", MISSING, text, mend_for(name))
+        yield Finding("tokenizer", MISSING, text, how_to_get(name))
     else:
         yield Finding(
             "tokenizer", OK, text + (f"; the model has {rows:,} embeddings" if rows != size else "")
         )
-    yield template(patient.config.prompt.template, words, name)
+    yield template(facts.config.prompt.template, words, name)
 
 
 def template(name: str, words: Any, model: str) -> Finding:
@@ -177,20 +180,20 @@ def template(name: str, words: Any, model: str) -> Finding:
         return Finding(
             title,
             MISSING,
-            f"{name}: {', '.join(broken)} is no token of this vocabulary, so answers never end",
+            f"{name}: {', '.join(broken)} is not a token of this vocabulary, so answers never end",
             own,
         )
-    wanted = _usual_template(model)
-    if wanted and name not in wanted:
+    usual = _usual_templates(model)
+    if usual and name not in usual:
         return Finding(
-            title, WARNING, f"{name}, but {model} was tuned with {wanted[0]}", f"prompt.template={wanted[0]}"
+            title, WARNING, f"{name}, but {model} was tuned with {usual[0]}", f"prompt.template={usual[0]}"
         )
     return Finding(
         title, OK, name + (f"; {', '.join(marks)} are tokens" if marks else f"; ends at {chosen.end!r}")
     )
 
 
-def _usual_template(model: str) -> Sequence[str]:
+def _usual_templates(model: str) -> Sequence[str]:
     name = model.lower()
     if "vicuna" in name:
         return ("vicuna", "vicuna_system", "instruction")

@@ -1,4 +1,4 @@
-"""How much memory a run takes: an estimate from shapes alone, before anything is downloaded or loaded.
+"""How much memory a run takes, estimated from shapes alone before anything is downloaded or loaded.
 
 Every part is a function of a language model's `config.json` and of the configuration; docs/memory.md explains the
 formulas and compares them with measurements.
@@ -18,26 +18,31 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from skingpt4.config.schema import Config
 from skingpt4.model.build import build_qformer, build_vision
-from skingpt4.model.language import DTYPES, choose_attention
+from skingpt4.model.loss import LOSS_CHUNK_BYTES
+from skingpt4.model.precision import DTYPES, choose_attention
+from skingpt4.model.qformer import QFormer
 from skingpt4.model.quantisation import import_bitsandbytes
+from skingpt4.model.vision import VisionEncoder
+from skingpt4.weights.files.source import built_without_memory
 
 GIB = 2.0**30
 ACTIVATIONS = "activations for the backward pass"
-# Keys of a configuration that say that logits are changed behind the head (Gemma 2, Cohere, Granite).
+# Keys of a configuration that say that the model changes logits after the head (Gemma 2, Cohere, Granite).
 _CHANGES_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
-# Bytes a quantised matrix takes for each of its numbers, scales included: int8 has one fp32 scale for each row,
-# nf4 four bits and one 8-bit scale for each 64 numbers (doubly quantised, as the scales of the scales are few).
+# Bytes of a quantised matrix for each of its numbers, scales included: int8 has one fp32 scale for each row, nf4
+# four bits and one 8-bit scale for every 64 numbers (doubly quantised; the scales of the scales are few).
 QUANTISED_BYTES = {"int8": 1.002, "torchao_int8": 1.002, "nf4": 0.516}
 LIBRARIES = int(0.8 * GIB)  # Python, torch and transformers once imported; measured, see docs/memory.md
-# On a CPU glibc's allocator keeps so much beside the activations, in pieces too small for the next ones; measured.
-TORN = 0.85
+# Fraction of the activations that glibc's allocator holds besides on a CPU, in pieces too small to be used again;
+# measured.
+FRAGMENTATION = 0.85
 CUDA_CONTEXT = int(0.6 * GIB)  # an allowance for kernels and workspaces on a GPU; not measured
 
 
 @dataclass(frozen=True)
 class LanguageShape:
-    """What the estimate needs to know of a language model; counts are of numbers, not bytes."""
+    """What the estimate needs to know about a language model; counts are of numbers, not bytes."""
 
     family: str
     num_layers: int
@@ -49,27 +54,29 @@ class LanguageShape:
     vocabulary: int
     matrices: dict[
         tuple[str, int, int], int
-    ]  # (last part of the name, in, out) of the layers' matrices -> how many
+    ]  # (last part of the name, in, out) of layers' matrices -> how many
     num_others: int  # embeddings, head, norms, biases
     gated: bool  # an MLP of three matrices, as Llama's
-    rms_norm: bool  # RMSNorm keeps its input in fp32 for the way back, LayerNorm in the model's own precision
+    rms_norm: (
+        bool  # RMSNorm stores its input in fp32 for the backward pass, LayerNorm in the model's precision
+    )
     max_positions: int | None
     num_norms: int = 2  # in a layer, as wide as the model: Gemma has four, Falcon-7B one
-    plain_head: bool = True  # False where logits are changed behind the head, so that all of them are made
+    plain_head: bool = True  # False where the model changes logits after the head, so that all are computed
 
     @property
     def num_in_matrices(self) -> int:
-        """Numbers in the matrices that quantisation shrinks."""
+        """Numbers in the matrices that are quantised."""
         return sum(i * o * n for (_, i, o), n in self.matrices.items())
 
     @property
     def num_parameters(self) -> int:
-        """All numbers."""
+        """All parameters."""
         return self.num_in_matrices + self.num_others
 
 
 def language_shape(config: Any) -> LanguageShape:
-    """Read the shape off a transformers configuration; the network is laid out on torch's meta device, with no data.
+    """Read the shape from a transformers configuration; the network is built on the meta device, without data.
 
     Args:
         config: a `PretrainedConfig` of a causal language model, e.g. from `AutoConfig.from_pretrained`.
@@ -117,7 +124,7 @@ def _is_norm(module: nn.Module, width: int) -> bool:
 
 
 def weight_bytes(shape: LanguageShape, dtype: str, quantization: str = "none") -> int:
-    """Bytes of the frozen language model; quantisation shrinks the layers' matrices alone."""
+    """Bytes of the frozen language model; only the layers' matrices are quantised."""
     item = ITEM_BYTES[dtype]
     matrix = QUANTISED_BYTES.get(quantization, item)
     return math.ceil(shape.num_in_matrices * matrix) + shape.num_others * item
@@ -126,16 +133,16 @@ def weight_bytes(shape: LanguageShape, dtype: str, quantization: str = "none") -
 def activation_bytes(
     shape: LanguageShape, batch: int, tokens: int, dtype: str, attention: str = "sdpa"
 ) -> int:
-    """Bytes kept for the backward pass through the frozen layers.
+    """Bytes stored for the backward pass through the frozen layers.
 
-    Frozen matrices need no input of theirs. What stays, per token and layer: the inputs of the norms, queries,
-    keys, values and the attention's output, one value of the MLP's width (three where it is gated), and for eager
-    attention the probabilities (in fp32, and once more in the model's precision if that is another).
+    Frozen matrices need no input. Stored for each token and layer: the inputs of the norms, queries, keys, values
+    and the attention's output, one value of the MLP's width (three where it is gated), and for eager attention the
+    probabilities (in fp32, and again in the model's precision if that differs).
     """
     item = ITEM_BYTES[dtype]
     eager = attention == "eager"
     heads = shape.num_heads * shape.head_width
-    # Falcon's code spreads its few keys and values over all heads before it attends.
+    # Falcon's code repeats its few keys and values for all heads before attention.
     kv = heads if eager or shape.family == "falcon" else shape.num_kv_heads * shape.head_width
     a_token = shape.num_norms * shape.width * (4 if shape.rms_norm else item)
     a_token += (2 * heads + 2 * kv + shape.mlp_width * (3 if shape.gated else 1)) * item
@@ -145,15 +152,15 @@ def activation_bytes(
 
 
 def logits_bytes(shape: LanguageShape, tokens: int, dtype: str, chunk_bytes: int = 0) -> int:
-    """Bytes at the peak of the loss behind the head.
+    """Bytes at the peak of head and loss.
 
     Args:
         shape: of the language model.
-        tokens: whose logits are made.
+        tokens: whose logits are computed.
         dtype: in which it computes.
-        chunk_bytes: of fp32 logits that stand in memory at once, see `head_loss`; beside them stand their
-            exponentials, and the gradient of the head's input for all tokens. 0 takes all logits at once, with
-            log-softmax and gradient.
+        chunk_bytes: of fp32 logits that are in memory at once, see `head_loss`; with them are their exponentials,
+            and the gradient of the head's input for all tokens. 0 computes all logits at once, with log-softmax and
+            gradient.
     """
     if not chunk_bytes:
         return tokens * shape.vocabulary * 12
@@ -161,17 +168,24 @@ def logits_bytes(shape: LanguageShape, tokens: int, dtype: str, chunk_bytes: int
     return rows * shape.vocabulary * 8 + tokens * shape.width * ITEM_BYTES[dtype]
 
 
-def trained_bytes(num_trainable: int) -> int:
+def trained_bytes(num_trained: int) -> int:
     """Bytes of trained numbers in fp32 with their gradient and AdamW's two moments."""
-    return 16 * num_trainable
+    return 16 * num_trained
+
+
+def num_trainable(config: Config, shape: LanguageShape) -> int:
+    """Trained numbers of a run: the projection's and LoRA's."""
+    return (config.qformer.width + 1) * shape.width + lora_parameters(
+        shape, config.lora.rank, config.lora.targets
+    )
 
 
 def lora_parameters(shape: LanguageShape, rank: int, targets: Sequence[str]) -> int:
-    """Numbers that LoRA of this rank adds; empty `targets` are peft's for the family."""
+    """Numbers that LoRA of this rank adds; empty `targets` mean peft's for the family."""
     if not rank:
         return 0
     if not targets:
-        import_bitsandbytes()  # which peft imports
+        import_bitsandbytes()  # peft imports it
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOICES
 
         targets = CHOICES.get(shape.family, [])
@@ -184,9 +198,9 @@ def kv_cache_bytes(shape: LanguageShape, rows: int, tokens: int, dtype: str) -> 
 
 
 def reading_bytes(shape: LanguageShape, rows: int, tokens: int, dtype: str) -> int:
-    """Bytes at the widest place of one layer while a prompt is read without a backward pass."""
-    wide = (3 if shape.gated else 2) * shape.mlp_width + 4 * shape.width
-    return rows * tokens * wide * ITEM_BYTES[dtype]
+    """Bytes at the widest point of one layer while a prompt is read without a backward pass."""
+    width = (3 if shape.gated else 2) * shape.mlp_width + 4 * shape.width
+    return rows * tokens * width * ITEM_BYTES[dtype]
 
 
 def training(
@@ -194,7 +208,7 @@ def training(
     shape: LanguageShape,
     dtype: str,
     encoder_parameters: int,
-    num_pictures: int = 0,
+    num_images: int = 0,
     tokens: int | None = None,
     supervised: int | None = None,
     quantization: str = "none",
@@ -202,11 +216,11 @@ def training(
     """Bytes by part at the peak of a training step.
 
     Args:
-        config: its batch, lengths, LoRA and feature cache.
+        config: batch, lengths, LoRA and feature cache.
         shape: of the language model.
         dtype: in which it computes.
-        encoder_parameters: numbers in vision encoder and Q-Former.
-        num_pictures: whose features are kept, if they are.
+        encoder_parameters: of vision encoder and Q-Former together.
+        num_images: whose features are cached, if the configuration names a cache.
         tokens: of one sample; by default the queries, a question of 40 tokens and the longest answer.
         supervised: tokens of one sample; by default the longest answer.
         quantization: of the language model.
@@ -214,20 +228,17 @@ def training(
     batch, queries = config.optim.batch_size, config.qformer.num_query_tokens
     tokens = tokens or queries + 40 + config.data.max_text_tokens
     supervised = supervised or config.data.max_text_tokens
-    kept = config.data.feature_cache is not None
-    trainable = (config.qformer.width + 1) * shape.width
-    trainable += lora_parameters(shape, config.lora.rank, config.lora.targets)
+    cached = config.data.feature_cache is not None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     attention = choose_attention(config.language.attention, DTYPES[dtype], device)
-    in_parts = shape.plain_head and config.language.logits == "supervised"
-    with_logits, chunk = (supervised, config.language.loss_chunk_mb) if in_parts else (tokens, 0)
+    with_logits, chunk = (supervised, LOSS_CHUNK_BYTES) if shape.plain_head else (tokens, 0)
     return {
         "language model": weight_bytes(shape, dtype, quantization),
-        "image encoder": 0 if kept else 4 * encoder_parameters,
-        "trained tensors, gradients, AdamW": trained_bytes(trainable),
+        "image encoder": 0 if cached else 4 * encoder_parameters,
+        "trained tensors, gradients, AdamW": trained_bytes(num_trainable(config, shape)),
         ACTIVATIONS: activation_bytes(shape, batch, tokens, dtype, attention),
-        "logits": logits_bytes(shape, batch * with_logits, dtype, chunk * 2**20),
-        "kept features": num_pictures * queries * config.qformer.width * 2 if kept else 0,
+        "logits": logits_bytes(shape, batch * with_logits, dtype, chunk),
+        "cached features": num_images * queries * config.qformer.width * 2 if cached else 0,
     }
 
 
@@ -239,7 +250,7 @@ def chat(
     tokens: int = 512,
     quantization: str = "none",
 ) -> dict[str, int]:
-    """Bytes by part while a conversation of so many tokens (pictures' queries included) is answered."""
+    """Bytes by part while a conversation of so many tokens (queries of images included) is answered."""
     return {
         "language model": weight_bytes(shape, dtype, quantization),
         "image encoder": 4 * encoder_parameters,
@@ -250,16 +261,22 @@ def chat(
 
 
 def encoder_parameters(config: Config) -> int:
-    """Numbers in vision encoder and Q-Former; both are laid out on the meta device, no file is read."""
-    with torch.device("meta"):
-        vision = build_vision(replace(config.vision, weights=None), "meta")
-        qformer = build_qformer(replace(config.qformer, weights=None), vision.width, "meta")
-    return sum(p.numel() for part in (vision, qformer) for p in part.parameters())
+    """Parameters of vision encoder and Q-Former together; no file is read."""
+    return sum(p.numel() for part in empty_encoder(config) for p in part.parameters())
+
+
+def empty_encoder(config: Config) -> tuple[VisionEncoder, QFormer]:
+    """Vision encoder and Q-Former of a configuration on the meta device, without weights."""
+    vision = built_without_memory(lambda: build_vision(replace(config.vision, weights=None), "meta"))
+    qformer = built_without_memory(
+        lambda: build_qformer(replace(config.qformer, weights=None), vision.width, "meta")
+    )
+    return vision, qformer
 
 
 def host_bytes(parts: dict[str, int]) -> int:
-    """Bytes of host memory that a run on the CPU takes beside its parts: libraries, and what the allocator tears."""
-    return LIBRARIES + int(TORN * parts.get(ACTIVATIONS, 0))
+    """Bytes of host memory that a run on the CPU takes besides its parts: libraries, and fragmented memory."""
+    return LIBRARIES + int(FRAGMENTATION * parts.get(ACTIVATIONS, 0))
 
 
 def gib(parts: dict[str, int]) -> float:
@@ -268,13 +285,13 @@ def gib(parts: dict[str, int]) -> float:
 
 
 def shape_of(name: str) -> LanguageShape | None:
-    """The shape of a language model that is here (a directory, or in the hub's cache), or whose shape is published.
+    """The shape of a language model in a directory or in the hub's cache, or the published one; else None.
 
-    Nothing is downloaded. None where neither is the case.
+    Nothing is downloaded.
     """
     try:
         config = AutoConfig.from_pretrained(name, local_files_only=True)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         if name not in PUBLISHED:
             return None
         family, sizes = PUBLISHED[name]

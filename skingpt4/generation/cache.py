@@ -1,12 +1,15 @@
-"""Keys and values of several conversations in one preallocated buffer, rows of different lengths.
+"""Keys and values: of the answers that are decoded together, and of conversations between their turns.
 
-transformers' `DynamicCache` copies everything it holds at each token, and its rows join and leave only together. Here
-a token is written in place, a row can join or leave at any token, and shortening a conversation is free. All rows end
-at the same column; a shorter one is padded on the left, and `mask` says which columns are its own.
+transformers' `DynamicCache` copies everything it holds at each token, and its rows join and leave only together.
+`KVCache` writes a token in place, a row can join or leave at any token, and truncating a conversation is free. All
+rows end at the same column; a shorter one is padded on the left, and `mask` says which columns are its own.
 """
 
 from __future__ import annotations
 
+import threading
+import time
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,14 +18,14 @@ from torch import Tensor
 from transformers import DynamicCache
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 
-ROOM = 64  # columns that are added at least when a buffer grows
+MIN_GROWTH = 64  # columns by which a buffer grows at least
 
 
-def can_hold(config: Any) -> bool:
-    """Whether a language model's whole state is keys and values a column, so that rows join, leave and are cropped.
+def can_cache(config: Any) -> bool:
+    """Whether a language model's state is only keys and values per token, so that rows join, leave and are truncated.
 
-    A sliding window is one that the mask keeps; recurrent and convolutional states cannot be cut back to an earlier
-    token, and neither can compressed ones.
+    Sliding windows are fine, since the mask applies them. Recurrent, convolutional and compressed states cannot be
+    cut back to an earlier token.
 
     Args:
         config: the language model's.
@@ -35,18 +38,20 @@ def can_hold(config: Any) -> bool:
 
 
 class _Columns:
-    """The window of columns in use, shared by all layers; `pending` columns are being written."""
+    """The window of columns in use, shared by all layers."""
 
     def __init__(self, capacity: int) -> None:
         self.start = self.end = 0
         self.capacity, self.rows = capacity, 1
-        self.column: Tensor | None = None  # (1,) to write to, while a token is read by `graphs.Step`
 
 
 class _Layer(CacheLayerMixin):
-    """One layer's keys and values, (rows reserved, heads, capacity, width of a head) each."""
+    """One layer's keys and values, (rows reserved, heads, capacity, width of a head) each.
 
-    is_sliding = False  # also for sliding families: the mask keeps the window, all columns stay
+    `pending` columns have been written by this layer, but not yet by all.
+    """
+
+    is_sliding = False  # also for sliding families: the mask applies the window, all columns stay
     is_croppable = True
 
     def __init__(self, columns: _Columns) -> None:
@@ -54,26 +59,18 @@ class _Layer(CacheLayerMixin):
         self.columns, self.pending = columns, 0
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Reserve what the first rows need. Zeros: a masked column's share is 0 times what stands there."""
+        """Reserve what the first rows need. Zeros, since a masked column contributes 0 times its content."""
         rows, capacity = self.columns.rows, self.columns.capacity
         self.keys = key_states.new_zeros(rows, key_states.shape[1], capacity, key_states.shape[3])
         self.values = value_states.new_zeros(rows, value_states.shape[1], capacity, value_states.shape[3])
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-        """Write (rows, heads, t, width) behind the last column; returns all columns in use with them.
-
-        Where `columns.column` names the one column to write, all that are reserved are returned.
-        """
+        """Write (rows, heads, t, width) behind the last column; returns all columns in use, the new ones included."""
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         assert self.keys is not None
         assert self.values is not None
-        if self.columns.column is not None:
-            keys, values = self.keys[: self.columns.rows], self.values[: self.columns.rows]
-            keys.index_copy_(2, self.columns.column, key_states)
-            values.index_copy_(2, self.columns.column, value_states)
-            return keys, values
         self.pending = key_states.shape[2]
         rows, start, end = self.columns.rows, self.columns.start, self.columns.end
         self.keys[:rows, :, end : end + self.pending] = key_states
@@ -86,7 +83,7 @@ class _Layer(CacheLayerMixin):
         return self.columns.end - self.columns.start + self.pending
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        """(columns that attention will see, columns left out before them)."""
+        """(columns that attention will see, offset of the first)."""
         return self.get_seq_length() + query_length, 0
 
     def get_max_length(self) -> int:
@@ -94,30 +91,31 @@ class _Layer(CacheLayerMixin):
         return -1
 
 
-class Rows(Cache):
-    """A cache of one or more rows as every causal language model takes it in `past_key_values`."""
+class KVCache(Cache):
+    """The cache of one or more rows, as every causal language model takes it in `past_key_values`.
+
+    It begins as one empty row.
+
+    Args:
+        capacity: columns to reserve at first; more are reserved as they are needed.
+    """
 
     layers: list[Any]
 
     def __init__(self, capacity: int = 0) -> None:
-        """One empty row.
-
-        Args:
-            capacity: columns to reserve at first; more are reserved as they are needed.
-        """
-        self.columns = _Columns(max(capacity, ROOM))
+        self.columns = _Columns(max(capacity, MIN_GROWTH))
         self.lengths = [0]  # tokens of each row
         self.mask = torch.zeros(1, self.columns.capacity, dtype=torch.bool)  # on the CPU
         super().__init__(layer_class_to_replicate=lambda: _Layer(self.columns))  # type: ignore[arg-type]
 
     @property
     def num_reserved(self) -> int:
-        """Rows that there is memory for."""
+        """Rows that memory is reserved for."""
         return len(self.mask)
 
     @property
     def num_bytes(self) -> int:
-        """The memory that is reserved."""
+        """Reserved memory."""
         return sum(
             tensor.numel() * tensor.element_size()
             for layer in self.layers
@@ -129,7 +127,7 @@ class Rows(Cache):
         columns = self.columns
         if columns.end + length > columns.capacity:
             used = columns.end - columns.start
-            self._move(self.num_reserved, used + length + max(ROOM, used // 4), 0)
+            self._move(self.num_reserved, used + length + max(MIN_GROWTH, used // 4), 0)
 
     def attention_mask(self, length: int) -> Tensor | None:
         """(rows, columns with `length` new ones) bool, or None where no row is padded."""
@@ -138,31 +136,31 @@ class Rows(Cache):
         return None if bool(window.all()) else window
 
     def advance(self, length: int) -> None:
-        """The `length` columns written by all layers count from now on."""
+        """Count `length` columns that all layers have written as in use."""
         self.mask[: self.columns.rows, self.columns.end : self.columns.end + length] = True
         self.columns.end += length
-        self.lengths = [have + length for have in self.lengths]
-        self.take_back()
+        self.lengths = [old + length for old in self.lengths]
+        self.discard_pending()
 
-    def take_back(self) -> None:
-        """Forget columns of a pass that failed half-way."""
+    def discard_pending(self) -> None:
+        """Forget the columns of a pass that failed halfway."""
         for layer in self.layers:
             layer.pending = 0
 
-    def cut(self, length: int) -> None:
+    def truncate(self, length: int) -> None:
         """Keep only the first `length` tokens of the only row."""
         assert self.columns.rows == 1
         self.mask[:, self.columns.start + length :] = False
         self.columns.end = self.columns.start + length
         self.lengths = [length]
 
-    def join(self, other: Rows) -> None:
-        """Take the one row of another cache in as the last row; the other must not be used any more."""
+    def join(self, other: KVCache) -> None:
+        """Take in the one row of another cache as the last row; the other must not be used any more."""
         columns, length = self.columns, other.lengths[0]
         used = max(columns.end - columns.start, length)
         reserved = self.num_reserved
         if columns.rows == reserved or columns.end < length:
-            room = max(ROOM, used // 4)
+            room = max(MIN_GROWTH, used // 4)
             reserved = max(reserved, 2 * columns.rows)
             self._move(reserved, used + room, used - (columns.end - columns.start))
         row = columns.rows
@@ -175,10 +173,10 @@ class Rows(Cache):
         columns.start = columns.end - used
         self.lengths.append(length)
 
-    def copy_out(self, row: int) -> Rows:
-        """One row as a cache of its own."""
+    def copy_row(self, row: int) -> KVCache:
+        """A copy of one row as a cache of its own."""
         length, end = self.lengths[row], self.columns.end
-        own = Rows(length + ROOM)
+        own = KVCache(length + MIN_GROWTH)
         for layer in self.layers:
             copy = _Layer(own.columns)
             window = slice(end - length, end)
@@ -187,8 +185,8 @@ class Rows(Cache):
         own.advance(length)
         return own
 
-    def leave(self, row: int) -> None:
-        """Drop a row; the last row moves to its place, and at least one must be left."""
+    def remove(self, row: int) -> None:
+        """Drop a row; the last row moves to its place. At least one other row must remain."""
         columns, last = self.columns, self.columns.rows - 1
         if row != last:
             window = slice(columns.end - self.lengths[last], columns.end)
@@ -208,7 +206,7 @@ class Rows(Cache):
         columns = self.columns
         rows, window = columns.rows, slice(columns.start, columns.end)
         last = first + columns.end - columns.start
-        fresh = []  # all are there before any is used: memory may not suffice
+        fresh = []  # all are allocated before any is used, since memory may not suffice
         for old in self._tensors():
             fresh.append(old.new_zeros(reserved, old.shape[1], capacity, old.shape[3]))
             fresh[-1][:rows, :, first:last] = old[:rows, :, window]
@@ -218,3 +216,101 @@ class Rows(Cache):
         mask[:rows, first:last] = self.mask[:rows, window]
         self.mask = mask
         columns.start, columns.end, columns.capacity = first, last, capacity
+
+
+class ConversationCache:
+    """The keys and values of one conversation between its turns."""
+
+    def __init__(self) -> None:
+        self.keys: list[int] = []  # of what `kv` holds: token ids, and hashes below 0 of images' vectors
+        self.kv: KVCache | None = None
+        self.last_used = time.monotonic()
+        self.closed = False
+
+    def close(self) -> None:
+        """Drop the cache for good, even one that an answer is using."""
+        self.closed = True
+        self.drop()
+
+    def drop(self) -> None:
+        """Drop the cache; another may be put back."""
+        self.kv, self.keys = None, []
+
+
+class CacheStore:
+    """All conversations' caches. A `ConversationCache` that nobody holds any more is gone from it.
+
+    Args:
+        max_idle_seconds: after which a cache is dropped.
+        max_bytes: of all; those unused for longest are dropped first.
+    """
+
+    def __init__(self, max_idle_seconds: float, max_bytes: int) -> None:
+        self.max_idle_seconds, self.max_bytes = max_idle_seconds, max_bytes
+        self._lock = threading.Lock()
+        self._all: weakref.WeakSet[ConversationCache] = weakref.WeakSet()
+
+    def new(self) -> ConversationCache:
+        """A place for one conversation's cache."""
+        cache = ConversationCache()
+        with self._lock:
+            self._all.add(cache)
+        return cache
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of all caches, except those that an answer is using."""
+        with self._lock:
+            return sum(cache.kv.num_bytes for cache in self._all if cache.kv is not None)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no cache is held."""
+        return not any(cache.kv is not None for cache in list(self._all))
+
+    def take(self, cache: ConversationCache, keys: Sequence[int]) -> tuple[KVCache | None, int]:
+        """Take a conversation's cache out; returns it and how many tokens it shares with the start of a prompt."""
+        with self._lock:
+            kv, cache.kv = cache.kv, None
+            return kv, _num_shared(cache.keys, keys) if kv is not None else 0
+
+    def accepts(self, cache: ConversationCache) -> bool:
+        """Whether a cache may be put back."""
+        with self._lock:
+            return not cache.closed and cache in self._all
+
+    def put_back(self, cache: ConversationCache, keys: Sequence[int], kv: KVCache) -> None:
+        """Keep what was read of a conversation, unless it was closed."""
+        with self._lock:
+            if cache.closed or cache not in self._all:
+                return
+            cache.keys = list(keys[: kv.lengths[0]])
+            cache.kv, cache.last_used = kv, time.monotonic()
+            oldest_first = sorted((c for c in self._all if c.kv is not None), key=lambda c: c.last_used)
+            excess = sum(c.kv.num_bytes for c in oldest_first if c.kv is not None) - self.max_bytes
+            for oldest in oldest_first:
+                if excess > 0 and oldest.kv is not None:
+                    excess -= oldest.kv.num_bytes
+                    oldest.drop()
+
+    def drop_idle(self) -> None:
+        """Drop the caches that have been idle for too long."""
+        for cache in list(self._all):
+            if cache.kv is not None and time.monotonic() - cache.last_used >= self.max_idle_seconds:
+                cache.drop()
+
+    def drop_all(self) -> bool:
+        """Drop all of them; returns whether there were any."""
+        with self._lock:
+            held = [cache for cache in self._all if cache.kv is not None]
+            for cache in held:
+                cache.drop()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return bool(held)
+
+
+def _num_shared(first: Sequence[int], second: Sequence[int]) -> int:
+    """The length of the common beginning."""
+    pairs = enumerate(zip(first, second, strict=False))
+    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))

@@ -1,8 +1,8 @@
-"""Answers of several conversations decoded together, each with its cache kept between turns.
+"""Decodes the answers of several conversations together.
 
-One thread owns a language model's decoding. A step of it reads a part of one newcomer's prompt and then one token of
-every running answer, so a long prompt delays the others by a bounded time. What is computed is what
-`SkinGPT4.generate` computes for each prompt alone.
+One thread owns the decoding of a language model. Each of its steps reads a part of one new prompt and then one token
+of every running answer, so a long prompt delays the others by a bounded time. Each answer has the tokens that
+`SkinGPT4.generate` gives for its prompt alone. A conversation's cache is kept between its turns.
 """
 
 from __future__ import annotations
@@ -10,36 +10,43 @@ from __future__ import annotations
 import atexit
 import hashlib
 import threading
-import warnings
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers.generation.streamers import BaseStreamer
 
-from skingpt4.generation.cache import Rows, can_hold
-from skingpt4.generation.graphs import Step, can_repeat
-from skingpt4.generation.kept_caches import Kept, KeptCaches
-from skingpt4.generation.lookup import Lookup
-from skingpt4.generation.sampling import Generation, Sampler, knows_rules
-from skingpt4.generation.stream import Stream
-from skingpt4.generation.whole import answer_whole
-from skingpt4.model.language import input_device
+from skingpt4.generation.answer import Answer, Timing
+from skingpt4.generation.cache import CacheStore, ConversationCache, KVCache, can_cache
+from skingpt4.generation.sampling import Generation, Lookup, Sampler, knows_rules
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import IMAGE_TOKEN, Encoded
 from skingpt4.support.threads import fulfil
 
 T = TypeVar("T")
 _DECODERS: weakref.WeakKeyDictionary[SkinGPT4, Decoder] = weakref.WeakKeyDictionary()
-_MAKING = threading.Lock()
+_DECODERS_LOCK = threading.Lock()
 _OPEN: weakref.WeakSet[Decoder] = weakref.WeakSet()
 
 
 class Decoder:
-    """Decodes for one model. Whoever uses one keeps the model alive: the decoder does not."""
+    """Decodes for one model. Its users keep the model alive: the decoder does not.
+
+    Args:
+        model: the network.
+        max_rows: answers decoded together; more wait.
+        prefill_tokens: tokens of new prompts read between two tokens of the running answers.
+        max_idle_seconds: after which a conversation's cache is dropped.
+        max_cached_bytes: of all cached conversations; those unused for longest are dropped first.
+        max_guessed: tokens read ahead in a pass, see `Lookup`; 0 never guesses.
+    """
 
     def __init__(
         self,
@@ -50,33 +57,21 @@ class Decoder:
         max_cached_bytes: int = 2**31,
         max_guessed: int = 8,
     ) -> None:
-        """Start no thread yet.
-
-        Args:
-            model: the network.
-            max_rows: answers decoded together; more wait.
-            prefill_tokens: tokens of newcomers' prompts read between two tokens of the running answers.
-            max_idle_seconds: after which a conversation's cache is dropped.
-            max_cached_bytes: of all kept caches; those unused for longest are dropped first.
-            max_guessed: tokens read ahead in a pass, see `lookup`; 0 never guesses.
-        """
         self._model = weakref.ref(model)
-        self.max_rows, self.prefill_tokens = max_rows, prefill_tokens
-        self.caches = KeptCaches(max_idle_seconds, max_cached_bytes)
-        self.max_guessed = max_guessed
+        self.max_rows, self.prefill_tokens, self.max_guessed = max_rows, prefill_tokens, max_guessed
+        self.caches = CacheStore(max_idle_seconds, max_cached_bytes)
+        # Models whose state cannot be cached, or whose rules `Sampler` lacks, answer by transformers' own loop.
         rules = model.language_model.generation_config
-        self.reads_whole = not (can_hold(model.language_model.config) and knows_rules(rules))
+        self.uses_generate = not (can_cache(model.language_model.config) and knows_rules(rules))
         self._wake = threading.Condition()
-        self._waiting: deque[Stream] = deque()
+        self._waiting: deque[_Row] = deque()
         self._jobs: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._thread: threading.Thread | None = None
-        # The thread's own.
-        self._reading: Stream | None = None
-        self._running: list[Stream] = []
-        self._rows: Rows | None = None
-        self.repeats = model.cuda_graphs and can_repeat(model.language_model)
-        self._repeated: Step | None = None
         self._closing = False
+        # Only the decoder's thread uses these.
+        self._reading: _Row | None = None
+        self._running: list[_Row] = []
+        self._batch: KVCache | None = None  # of the running rows, in their order
         _OPEN.add(self)
         atexit.unregister(close_all)
         atexit.register(close_all)
@@ -84,13 +79,13 @@ class Decoder:
     @staticmethod
     def of(model: SkinGPT4) -> Decoder:
         """The decoder that all conversations with a model share."""
-        with _MAKING:
+        with _DECODERS_LOCK:
             if model not in _DECODERS:
                 _DECODERS[model] = Decoder(model)
             return _DECODERS[model]
 
-    def keep(self) -> Kept:
-        """A place for one conversation's cache; give it to every `submit` of that conversation."""
+    def new_cache(self) -> ConversationCache:
+        """A place for one conversation's cache; pass it to every `submit` of that conversation."""
         return self.caches.new()
 
     @property
@@ -100,7 +95,7 @@ class Decoder:
 
     @property
     def cached_bytes(self) -> int:
-        """Memory of all kept caches, those in use by an answer left out."""
+        """Memory of all cached conversations, except those that an answer is using."""
         return self.caches.num_bytes
 
     def submit(
@@ -109,17 +104,17 @@ class Decoder:
         queries: Tensor | None,
         generation: Generation,
         stop: Sequence[str] = (),
-        kept: Kept | None = None,
-        on_done: Callable[[Stream], None] | None = None,
-    ) -> Stream:
-        """Have a prompt answered.
+        cache: ConversationCache | None = None,
+        on_done: Callable[[Answer], None] | None = None,
+    ) -> Answer:
+        """Start answering a prompt.
 
         Args:
             prompt: a rendered conversation whose last answer is open.
-            queries: (images, q, d) of its pictures, in order; None without pictures.
+            queries: (images, q, d) of its images, in order; None without images.
             generation: how the answer is drawn.
             stop: strings that end it and are cut off.
-            kept: the conversation's cache. What the prompt shares with it is not read again.
+            cache: the conversation's. What the prompt shares with it is not read again.
             on_done: called by the decoder's thread when the answer has ended; must be quick.
 
         Raises:
@@ -128,20 +123,27 @@ class Decoder:
         model = self._model()
         assert model is not None, "the model is gone"
         generation.options()
-        stream = Stream(prompt, queries, generation, tuple(stop), kept or Kept(), on_done)
-        tokenizer = stream._tokenizer = model.tokenizer
-        stream._ends = model.end_tokens(stream.stop_strings)
-        stream._spelt = tuple(s for s in stream.stop_strings if s not in stream._ends)
-        stream._cuts = (*stream.stop_strings, *stream._ends, *filter(None, [tokenizer.pad_token]))
+        ends = model.end_tokens(stop)
+        pads = filter(None, [model.tokenizer.pad_token])
+        row = _Row(
+            answer=Answer(generation, model.tokenizer, (*stop, *ends, *pads), on_done),
+            prompt=prompt,
+            queries=queries,
+            cache=cache or ConversationCache(),
+            tokenizer=model.tokenizer,
+            stop=tuple(stop),
+            end_ids=frozenset(ends.values()),
+            spelled_stops=tuple(s for s in stop if s not in ends),
+        )
         with self._wake:
-            self._waiting.append(stream)
+            self._waiting.append(row)
             self._start()
-        return stream
+        return row.answer
 
     def run(self, work: Callable[[], T]) -> T:
-        """Do something else with the model in the decoder's thread, between two tokens; returns what it returns.
+        """Do other work with the model in the decoder's thread, between two tokens; returns its result.
 
-        So pictures are encoded and classes scored by the one thread that computes, see `threads`.
+        The thread that decodes also encodes images and scores classes: see `skingpt4.support.threads` for why.
 
         Raises:
             BaseException: what the work raises.
@@ -155,11 +157,11 @@ class Decoder:
         return future.result()
 
     def close(self) -> None:
-        """End the thread, answers under way after their present token; a later `submit` starts it again."""
+        """End the thread, and running answers after their present token; a later `submit` starts it again."""
         with self._wake:
             self._closing, thread = True, self._thread
-            for stream in [*self._waiting, *self._running, *filter(None, [self._reading])]:
-                stream.stop()
+            for row in [*self._waiting, *self._running, *filter(None, [self._reading])]:
+                row.answer.stop()
             self._wake.notify()
         if thread is not None:
             thread.join(60.0)
@@ -192,195 +194,271 @@ class Decoder:
                         assert model is not None
                         self._read(model)
                         self._step(model)
-            except BaseException as error:  # a mistake of ours: nobody may wait for ever
-                streams = [*self._running, *filter(None, [self._reading])]
-                self._running, self._reading, self._rows, self._repeated = [], None, None, None
-                for stream in streams:
-                    stream._finish(error=error)
+            except BaseException as error:  # a bug of ours: nobody may wait forever
+                self._fail_all(error)
             del model
 
     def _read(self, model: SkinGPT4) -> None:
-        """Read newcomers' prompts, a bounded number of tokens if answers are running."""
+        """Read new prompts; if answers are running, only a bounded number of tokens."""
         left = self.prefill_tokens if self._running else None
         while left is None or left > 0:
-            stream = self._reading = self._reading or self._next()
-            if stream is None:
+            row = self._reading = self._reading or self._next()
+            if row is None:
                 return
             try:
-                if stream.stopped.is_set():
-                    self._end_reading(stream)
-                    continue
-                if self.reads_whole or stream.generation.num_beams > 1:
+                if row.answer.stopped.is_set():
                     self._reading = None
-                    answer_whole(model, stream)
+                    if row.kv is not None:
+                        self.caches.put_back(row.cache, row.keys, row.kv)
+                    row.finish()
                     continue
-                if stream._rows is None:
-                    self._begin(model, stream)
-                length = self._read_part(model, stream, left)
+                if self.uses_generate or row.generation.num_beams > 1:
+                    self._reading = None
+                    _answer_by_generate(model, row)
+                    continue
+                if row.kv is None:
+                    self._begin(model, row)
+                length = self._read_part(model, row, left)
                 left = 0 if left is None else left - length
             except BaseException as error:
                 self._reading = None
                 if _is_out_of_memory(error):
                     self.caches.drop_all()
-                stream._finish(error=error)
+                row.finish(error=error)
 
-    def _next(self) -> Stream | None:
+    def _next(self) -> _Row | None:
         with self._wake:
             self.caches.drop_idle()
             if self._waiting and len(self._running) < self.max_rows:
                 return self._waiting.popleft()
         return None
 
-    def _end_reading(self, stream: Stream) -> None:
-        self._reading = None
-        if stream._rows is not None:
-            self.caches.put_back(stream.kept, [*stream._keys, *stream.ids], stream._rows)
-        stream._finish()
-
-    def _begin(self, model: SkinGPT4, stream: Stream) -> None:
-        """Embed the prompt and find out what of it the kept cache holds already."""
-        ids = stream.prompt.input_ids
-        stream._embeds = model.embed(torch.tensor([ids]), stream.queries)
-        stream._keys = _keys(ids, stream._embeds[0])
-        stream._lookup = Lookup(stream._keys)
-        device = stream._embeds.device
-        stream._sampler = Sampler(stream.generation, model.language_model.generation_config, device)
-        rows, shared = self.caches.take(stream.kept, stream._keys)
-        shared = min(shared, len(ids) - 1)  # something must be read to know what follows
-        if rows is None or shared == 0:
-            rows = Rows(len(ids) + 1)
+    def _begin(self, model: SkinGPT4, row: _Row) -> None:
+        """Embed the prompt and find out how much of it is cached."""
+        ids = row.prompt.input_ids
+        row.embeds = model.embed(torch.tensor([ids]), row.queries)
+        row.prompt_keys = _cache_keys(ids, row.embeds[0])
+        row.lookup = Lookup(row.prompt_keys)
+        row.sampler = Sampler(row.generation, model.language_model.generation_config, row.embeds.device)
+        kv, num_shared = self.caches.take(row.cache, row.prompt_keys)
+        num_shared = min(num_shared, len(ids) - 1)  # the last token must be read to know what follows
+        if kv is None or num_shared == 0:
+            kv = KVCache(len(ids) + 1)
         else:
-            rows.cut(shared)
-        stream._rows, stream._num_read = rows, len(ids) - shared
+            kv.truncate(num_shared)
+        row.kv, row.num_read = kv, len(ids) - num_shared
 
-    def _read_part(self, model: SkinGPT4, stream: Stream, most: int | None) -> int:
-        """Read at most so many tokens of a prompt; at its end the answer's first token is known."""
-        rows, embeds = stream._rows, stream._embeds
-        assert rows is not None
+    def _read_part(self, model: SkinGPT4, row: _Row, max_tokens: int | None) -> int:
+        """Read part of a prompt; at its end the answer's first token is known. Returns the number of tokens read."""
+        kv, embeds = row.kv, row.embeds
+        assert kv is not None
         assert embeds is not None
-        start = rows.lengths[0]
-        end = embeds.shape[1] if most is None else min(embeds.shape[1], start + most)
-        logits = _forward(model, rows, end - start, inputs_embeds=embeds[:, start:end], logits_to_keep=1)
+        start = kv.lengths[0]
+        end = embeds.shape[1] if max_tokens is None else min(embeds.shape[1], start + max_tokens)
+        logits = _forward(model, kv, end - start, inputs_embeds=embeds[:, start:end], logits_to_keep=1)
         if end == embeds.shape[1]:
-            self._reading, stream._embeds = None, None
-            assert stream._sampler is not None
-            if stream._say(stream._sampler.choose(logits[0, -1], ())) or stream.stopped.is_set():
-                self.caches.put_back(stream.kept, [*stream._keys, *stream.ids], rows)
-                stream._finish()
+            self._reading, row.embeds = None, None
+            assert row.sampler is not None
+            if row.add(row.sampler.choose(logits[0, -1], ())) or row.answer.stopped.is_set():
+                self.caches.put_back(row.cache, row.keys, kv)
+                row.finish()
             else:
-                self._join(stream, rows)
+                self._join(row, kv)
         return end - start
 
-    def _join(self, stream: Stream, rows: Rows) -> None:
-        if self._rows is None:
-            self._rows = rows
+    def _join(self, row: _Row, kv: KVCache) -> None:
+        if self._batch is None:
+            self._batch = kv
         else:
-            self._rows.join(rows)
-        stream._rows = None
-        self._running.append(stream)
+            self._batch.join(kv)
+        row.kv = None
+        self._running.append(row)
         for running in self._running:
-            running._num_rows = max(running._num_rows, len(self._running))
+            running.num_rows = max(running.num_rows, len(self._running))
 
     def _step(self, model: SkinGPT4) -> None:
-        """One more token of every running answer; several, if one runs alone and its next ones were guessed."""
+        """Decode one more token of every running answer, or several if one runs alone and they were guessed."""
         if not self._running:
             return
-        rows = self._rows
-        assert rows is not None
-        alone = len(self._running) == 1 and not self.repeats
-        guessed = self._running[0]._guess(self.max_guessed) if alone else []
+        batch = self._batch
+        assert batch is not None
+        guessed = self._running[0].guess(self.max_guessed) if len(self._running) == 1 else []
         try:
-            if self.repeats:
-                logits = self._repeat(model, rows, [stream.ids[-1] for stream in self._running])
-            else:
-                device = input_device(model.language_model)
-                ids = torch.tensor([[stream.ids[-1], *guessed] for stream in self._running], device=device)
-                logits = _forward(model, rows, 1 + len(guessed), input_ids=ids)
+            device = model.language_model.input_device
+            ids = torch.tensor([[row.answer.ids[-1], *guessed] for row in self._running], device=device)
+            logits = _forward(model, batch, 1 + len(guessed), input_ids=ids)
             likeliest = logits.float().argmax(-1).tolist()
         except BaseException as error:
             self._fail_newest(error)
             return
-        for place in reversed(range(len(self._running))):
-            stream = self._running[place]
+        for index in reversed(range(len(self._running))):
+            row = self._running[index]
             try:
-                used, ended = stream._take(logits[place], likeliest[place], guessed)
-                if used <= len(guessed):
-                    rows.cut(rows.lengths[0] - (1 + len(guessed) - used))
+                num_used, ended = row.take(logits[index], likeliest[index], guessed)
+                if num_used <= len(guessed):
+                    batch.truncate(batch.lengths[0] - (1 + len(guessed) - num_used))
                 if ended:
-                    self._leave(place, keep=True)
-                    stream._finish()
+                    self._remove(index, put_back=True)
+                    row.finish()
             except BaseException as error:
-                self._leave(place, keep=False)
-                stream._finish(error=error)
+                self._remove(index, put_back=False)
+                row.finish(error=error)
 
-    def _repeat(self, model: SkinGPT4, rows: Rows, ids: Sequence[int]) -> Tensor:
-        """One token of each row by a recorded step, recorded anew when rows come or go or need more columns."""
-        rows.reserve(1)
-        if self._repeated is None or not self._repeated.fits(rows):
-            self._repeated = Step(model.language_model, rows)
-        try:
-            return self._repeated(ids)
-        except RuntimeError as error:
-            if _is_out_of_memory(error):
-                raise
-            why = str(error).strip().splitlines()[0]
-            warnings.warn(
-                f"language.cuda_graphs: cannot record a token, going on without ({why})", stacklevel=1
-            )
-            self.repeats, self._repeated = False, None
-            device = input_device(model.language_model)
-            return _forward(model, rows, 1, input_ids=torch.tensor(ids, device=device)[:, None])
+    def _remove(self, index: int, put_back: bool) -> None:
+        """Take a row out of the batch; the last row moves to its place."""
+        batch, row = self._batch, self._running[index]
+        assert batch is not None
+        is_alone = len(self._running) == 1
+        if put_back and self.caches.accepts(row.cache):
+            own = batch if is_alone and batch.num_reserved == 1 else batch.copy_row(index)
+            self.caches.put_back(row.cache, row.keys, own)
+        if is_alone:
+            self._batch = None
+        else:
+            batch.remove(index)
+        self._running[index] = self._running[-1]
+        self._running.pop()
 
     def _fail_newest(self, error: BaseException) -> None:
-        """A step failed: who came last pays, the others try again. Kept caches go first if memory was short."""
-        assert self._rows is not None
-        self._rows.take_back()
+        """After a failed step end the newest answer; the others try again.
+
+        If memory was short, the cached conversations are dropped first, and nobody fails.
+        """
+        assert self._batch is not None
+        self._batch.discard_pending()
         if _is_out_of_memory(error) and self.caches.drop_all():
             return
-        stream = self._running[-1]
-        self._leave(len(self._running) - 1, keep=False)
-        stream._finish(error=error)
+        row = self._running[-1]
+        self._remove(len(self._running) - 1, put_back=False)
+        row.finish(error=error)
 
-    def _leave(self, place: int, keep: bool) -> None:
-        rows, stream = self._rows, self._running[place]
-        assert rows is not None
-        alone = len(self._running) == 1
-        if keep and self.caches.wants(stream.kept):
-            own = rows if alone and rows.num_reserved == 1 else rows.copy_out(place)
-            self.caches.put_back(stream.kept, [*stream._keys, *stream.ids], own)
-        if alone:
-            self._rows = self._repeated = None
-        else:
-            rows.leave(place)
-        self._running[place] = self._running[-1]
-        self._running.pop()
+    def _fail_all(self, error: BaseException) -> None:
+        rows = [*self._running, *filter(None, [self._reading])]
+        self._running, self._reading, self._batch = [], None, None
+        for row in rows:
+            row.finish(error=error)
+
+
+@dataclass(eq=False)
+class _Row:
+    """What the decoder needs for one answer: its prompt, its cache, and how its tokens are chosen."""
+
+    answer: Answer
+    prompt: Encoded
+    queries: Tensor | None
+    cache: ConversationCache
+    tokenizer: Any
+    stop: tuple[str, ...]  # all strings that end the answer
+    end_ids: frozenset[int]  # tokens that end it
+    spelled_stops: tuple[str, ...]  # those of `stop` that are not a single token
+    # Set when reading begins.
+    embeds: Tensor | None = None  # (1, t, width), until the prompt has been read
+    kv: KVCache | None = None  # its own, until it joins the batch
+    prompt_keys: list[int] = field(default_factory=list)  # see `_cache_keys`
+    sampler: Sampler | None = None
+    lookup: Lookup = field(default_factory=lambda: Lookup(()))
+    likely_next: list[int] = field(default_factory=list)  # the guess at the next tokens, read ahead or not
+    num_guessed: int = 0  # tokens to read ahead in the next pass
+    num_read: int = 0
+    num_rows: int = 1
+    began: float = field(default_factory=time.perf_counter)
+    first_token_seconds: float = 0.0
+
+    @property
+    def generation(self) -> Generation:
+        return self.answer.generation
+
+    @property
+    def keys(self) -> list[int]:
+        """Of the conversation, the answer included, as `CacheStore` compares them."""
+        return [*self.prompt_keys, *self.answer.ids]
+
+    def add(self, token: int) -> bool:
+        """Add a token; returns whether it was the last."""
+        ids = self.answer.ids
+        if not ids:
+            self.first_token_seconds = time.perf_counter() - self.began
+        self.answer.add(token)
+        self.lookup.add(token)
+        if token in self.end_ids or len(ids) >= self.generation.max_new_tokens:
+            return True
+        return bool(self.spelled_stops) and self._spells_stop()
+
+    def _spells_stop(self) -> bool:
+        """Whether the text has come to a stop string; a token is at least one byte of it."""
+        longest = max(len(stop.encode()) for stop in self.spelled_stops)
+        tail = self.tokenizer.decode(self.answer.ids[-longest - 4 :])
+        return any(stop in tail for stop in self.spelled_stops)
+
+    def guess(self, max_tokens: int) -> list[int]:
+        """Tokens that may come next, never so many that the answer could pass its limit.
+
+        On a CPU a token read in vain costs up to half as much as a useful one. So nothing is read ahead until a
+        guess that cost nothing was right; then twice as many tokens after each pass whose guesses were all right, and
+        none after one with a wrong guess.
+        """
+        left = self.generation.max_new_tokens - len(self.answer.ids) - 1
+        self.likely_next = self.lookup.guess(min(max_tokens, left)) if max_tokens else []
+        return self.likely_next[: self.num_guessed]
+
+    def take(self, logits: Tensor, likeliest: Sequence[int], guessed: Sequence[int]) -> tuple[int, bool]:
+        """Choose tokens as long as each was the one guessed.
+
+        Args:
+            logits: (1 + guesses, vocabulary); each position's are those after the guesses before it.
+            likeliest: their argmax.
+            guessed: tokens that were read ahead.
+
+        Returns:
+            (how many were chosen, whether the answer has ended).
+        """
+        assert self.sampler is not None
+        for place, guess in enumerate([*guessed, None]):
+            greedy = self.sampler.is_argmax
+            token = likeliest[place] if greedy else self.sampler.choose(logits[place], self.answer.ids)
+            ended = self.add(token) or self.answer.stopped.is_set()
+            if ended or token != guess:
+                break
+        if place < len(guessed):
+            self.num_guessed = 0
+        elif self.likely_next and self.likely_next[place : place + 1] in ([], [token]):
+            self.num_guessed = min(max(1, 2 * self.num_guessed), 64)
+        return place + 1, ended
+
+    def finish(self, text: str | None = None, error: BaseException | None = None) -> None:
+        """End the answer and free what only its decoding needed."""
+        self.embeds = self.kv = self.queries = None
+        seconds = time.perf_counter() - self.began
+        num_tokens = len(self.answer.ids)
+        timing = Timing(self.first_token_seconds, seconds, num_tokens, self.num_read, self.num_rows)
+        self.answer.finish(timing, text, error)
 
 
 def close_all() -> None:
-    """End all decoders' threads: Python, when it ends, would tear them out of the libraries they compute in."""
+    """End all decoders' threads: when Python ends, it would tear them out of the libraries they compute in."""
     for decoder in list(_OPEN):
         decoder.close()
 
 
-def _forward(model: SkinGPT4, rows: Rows, length: int, **inputs: Any) -> Tensor:
-    """Read `length` tokens of each row; returns the logits (rows, tokens, vocabulary), of the last ones at least."""
-    rows.reserve(length)
-    mask = rows.attention_mask(length)
-    device = input_device(model.language_model)
-    positions = torch.tensor(rows.lengths)[:, None] + torch.arange(length)
+def _forward(model: SkinGPT4, kv: KVCache, length: int, **inputs: Any) -> Tensor:
+    """Read `length` tokens of each row; returns the logits (rows, tokens, vocabulary), at least of the last ones."""
+    kv.reserve(length)
+    mask = kv.attention_mask(length)
+    device = model.language_model.input_device
+    positions = torch.tensor(kv.lengths)[:, None] + torch.arange(length)
     out = model.language_model(
         **inputs,
         attention_mask=None if mask is None else mask.to(device),
         position_ids=positions.to(device),
-        past_key_values=rows,
+        past_key_values=kv,
         use_cache=True,
     )
-    rows.advance(length)
+    kv.advance(length)
     return out.logits
 
 
-def _keys(ids: Sequence[int], embeds: Tensor) -> list[int]:
-    """The ids with a picture's places told apart by what stands there, as numbers below 0."""
+def _cache_keys(ids: Sequence[int], embeds: Tensor) -> list[int]:
+    """The ids, with a hash below 0 of the embedding where an image's vector stands."""
     keys = list(ids)
     for place, token in enumerate(ids):
         if token == IMAGE_TOKEN:
@@ -391,3 +469,50 @@ def _keys(ids: Sequence[int], embeds: Tensor) -> list[int]:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
+
+
+# ---- answers by transformers' own loop, one at a time
+
+
+def _answer_by_generate(model: SkinGPT4, row: _Row) -> None:
+    """Answer one prompt from its beginning; beams have no text before they end."""
+    row.num_read = len(row.prompt.input_ids)
+    has_beams = row.generation.num_beams > 1
+    with torch.random.fork_rng():
+        torch.manual_seed(row.generation.seed)
+        text = model.generate(
+            [row.prompt],
+            row.queries,
+            row.stop,
+            stopping_criteria=StoppingCriteriaList([_Stopped(row.answer.stopped)]),
+            streamer=None if has_beams else _Streamer(row),
+            **row.generation.options(),
+        )[0]
+    if has_beams:
+        row.answer.ids = row.tokenizer(text, add_special_tokens=False)["input_ids"]
+        row.first_token_seconds = time.perf_counter() - row.began
+    row.finish(text)
+
+
+class _Streamer(BaseStreamer):
+    """Passes the tokens of `generate` on to a row; its first call shows the prompt."""
+
+    def __init__(self, row: _Row) -> None:
+        self.row, self.has_prompt = row, False
+
+    def put(self, value: Tensor) -> None:
+        if self.has_prompt:
+            for token in value.flatten().tolist():
+                self.row.add(token)
+        self.has_prompt = True
+
+    def end(self) -> None:
+        """`_Row.finish` follows."""
+
+
+class _Stopped(StoppingCriteria):
+    def __init__(self, event: threading.Event) -> None:
+        self.event = event
+
+    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
+        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)

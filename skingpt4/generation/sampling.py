@@ -1,8 +1,8 @@
-"""How an answer is drawn: its settings, and the choice of each next token."""
+"""How an answer is drawn: its settings, the choice of each next token, and guesses at the tokens after it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,15 +20,15 @@ from transformers import (
 
 from skingpt4.support.errors import UserError
 
-# What a language model's own generation_config may ask for and `Sampler` does not do, unless it is None, 0 or False.
-_OTHER_RULES = (
+# Settings of a language model's own generation_config that `Sampler` lacks. None, 0 and False switch them off.
+_UNSUPPORTED_RULES = (
     "guidance_scale", "sequence_bias", "encoder_repetition_penalty", "encoder_no_repeat_ngram_size",
     "bad_words_ids", "min_length", "min_new_tokens", "forced_bos_token_id", "forced_eos_token_id",
     "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens",
     "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "watermarking_config", "penalty_alpha",
     "renormalize_logits",
 )  # fmt: skip
-_WITHOUT_EFFECT_AT_1 = ("guidance_scale", "encoder_repetition_penalty", "typical_p")
+_OFF_AT_1 = ("guidance_scale", "encoder_repetition_penalty", "typical_p")
 
 
 class ChatError(UserError):
@@ -64,16 +64,16 @@ class Generation:
 
 
 class Sampler:
-    """Chooses one answer's tokens as `generate` does, with a random state of its own."""
+    """Chooses one answer's tokens as `generate` does, with its own random state.
+
+    Args:
+        generation: of this answer.
+        rules: the language model's own; see `knows_rules`.
+        device: where the logits are.
+    """
 
     def __init__(self, generation: Generation, rules: GenerationConfig, device: torch.device) -> None:
-        """Build the rules in the order of `generate`.
-
-        Args:
-            generation: of this answer.
-            rules: the language model's own; see `knows_rules`.
-            device: where the logits are.
-        """
+        # In the order of `generate`.
         self.processors = LogitsProcessorList()
         if (rules.repetition_penalty or 1.0) != 1.0:
             self.processors.append(RepetitionPenaltyLogitsProcessor(rules.repetition_penalty))
@@ -91,7 +91,7 @@ class Sampler:
 
     @property
     def is_argmax(self) -> bool:
-        """Whether the likeliest token is chosen and nothing else matters."""
+        """Whether the token is simply the argmax of the logits."""
         return self.generator is None and not self.processors
 
     def choose(self, logits: Tensor, ids: Sequence[int]) -> int:
@@ -101,9 +101,9 @@ class Sampler:
             logits: (vocabulary,).
             ids: of the answer so far.
         """
-        said: Any = torch.tensor([list(ids)], dtype=torch.long, device=logits.device)
+        written: Any = torch.tensor([list(ids)], dtype=torch.long, device=logits.device)
         raw: Any = logits[None].to(torch.float32, copy=True)
-        scores = self.processors(said, raw)
+        scores = self.processors(written, raw)
         if self.generator is None:
             return int(scores.argmax(-1))
         return int(torch.multinomial(scores.softmax(-1), 1, generator=self.generator))
@@ -111,7 +111,48 @@ class Sampler:
 
 def knows_rules(rules: GenerationConfig) -> bool:
     """Whether `Sampler` does all that a language model's generation_config asks for."""
-    asked = {name: getattr(rules, name, None) for name in _OTHER_RULES}
-    return not any(
-        value and not (value == 1.0 and name in _WITHOUT_EFFECT_AT_1) for name, value in asked.items()
-    )
+    values = {name: getattr(rules, name, None) for name in _UNSUPPORTED_RULES}
+    return not any(value and not (value == 1.0 and name in _OFF_AT_1) for name, value in values.items())
+
+
+class Lookup:
+    """Guesses the next tokens from earlier text (prompt lookup decoding, a form of speculative decoding).
+
+    Reading a few tokens at once takes hardly longer than reading one: either way all weights pass through memory.
+    Where an answer repeats a phrase of its own or of the question, the guess is often right, and one pass gives
+    several tokens. A guess is used only where the model chooses the same token, so the answer does not change.
+
+    Args:
+        ids: the text so far; numbers below 0 are not tokens.
+    """
+
+    SIZES = (3, 2)  # tokens that must have occurred in this order before; the longer match counts
+
+    def __init__(self, ids: Iterable[int]) -> None:
+        self.ids: list[int] = []
+        self._next_places: dict[tuple[int, ...], int] = {}  # after the last occurrence of each short run
+        for token in ids:
+            self.add(token)
+
+    def add(self, token: int) -> None:
+        """Append a token."""
+        for size in self.SIZES:
+            if len(self.ids) >= size:
+                self._next_places[tuple(self.ids[-size:])] = len(self.ids)
+        self.ids.append(token)
+
+    def guess(self, max_tokens: int) -> list[int]:
+        """At most `max_tokens` tokens that may come next; a phrase that repeats itself goes on repeating."""
+        for size in self.SIZES:
+            place = self._next_places.get(tuple(self.ids[-size:]))
+            if place is None:
+                continue
+            guessed: list[int] = []
+            while len(guessed) < max_tokens:
+                at = place + len(guessed)
+                token = self.ids[at] if at < len(self.ids) else guessed[at - len(self.ids)]
+                if token < 0:
+                    break
+                guessed.append(token)
+            return guessed
+        return []

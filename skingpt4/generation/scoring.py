@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skingpt4.model.language import input_device
-from skingpt4.model.loss import log_probabilities, takes_mask
+from skingpt4.model.loss import log_probabilities
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import IMAGE_TOKEN, Encoded
 from skingpt4.records.record import Record
@@ -194,7 +193,7 @@ def _read(model: SkinGPT4, trees: Sequence[Tree], max_tokens: int = 2048) -> lis
     """The sums of each tree's texts, fp32 on the CPU."""
     window = getattr(model.language_model.config.get_text_config(decoder=True), "sliding_window", None)
     deepest = max(max(tree.depths) for tree in trees)
-    if takes_mask(model.language_model) and not (window and deepest >= window):
+    if model.language_model.takes_mask and not (window and deepest >= window):
         parts = _batches(trees, max_tokens)
         return [t.sums(row) for part in parts for t, row in zip(part, _pass(model, part, True), strict=True)]
     # The family keeps branches apart by no mask (ALiBi, flash attention) or looks back through a window: each text
@@ -213,7 +212,7 @@ def _batches(trees: Sequence[Tree], max_tokens: int) -> Iterator[Sequence[Tree]]
 
 def _pass(model: SkinGPT4, trees: Sequence[Tree], masked: bool) -> list[Tensor]:
     """Log-probabilities of each tree's counted tokens, from one pass over rows that are padded on the right."""
-    lm, device = model.language_model, input_device(model.language_model)
+    lm, device = model.language_model, model.language_model.input_device
     length = max(len(tree.ids) for tree in trees)
     ids = torch.tensor([[*tree.ids, *[0] * (length - len(tree.ids))] for tree in trees])
     vectors = [tree.vectors for tree in trees if tree.vectors is not None]

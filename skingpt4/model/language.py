@@ -4,205 +4,341 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from skingpt4.config.placement import DEVICE_RULES
-from skingpt4.config.schema import LOCAL
+from skingpt4.config.placement import DEVICE_RULES, main_device
+from skingpt4.config.schema import LOCAL, LanguageConfig
 from skingpt4.model.float16 import guard, guard_linear
+from skingpt4.model.precision import choose_attention, choose_dtype, num_bytes, require_device
 from skingpt4.model.quantisation import plain_linears, quantiser, require_quantised
-from skingpt4.support.errors import UserError
-from skingpt4.weights.language_model import LanguageModelError, cannot_load, require_vocabulary, require_whole
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class DeviceError(UserError):
-    """A device that this machine does not have; the message says which key named it."""
+from skingpt4.weights.language_model import (
+    LanguageModelError,
+    cannot_load,
+    require_complete,
+    require_vocabulary,
+)
 
 
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The compute precision; `auto` is bf16 where the device has it, else fp16 on a GPU and fp32 on a CPU."""
-    if name != "auto":
-        return DTYPES[name]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-    if device.type == "cpu":  # without AMX, bf16 on a CPU is slower than fp32
-        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
-    return torch.float32
+class LanguageModel(nn.Module):
+    """A causal language model of transformers with its tokenizer, frozen and always in eval mode.
 
+    Families differ in what they can do. What matters here is tried on the model itself, once, when it is first
+    asked for: `has_plain_head`, `packing`, `takes_mask`.
 
-def choose_attention(name: str, dtype: torch.dtype, device: torch.device) -> str:
-    """The attention's implementation; `auto` is eager for bf16 on a CPU, where AMX multiplies whole matrices fastest.
-
-    Elsewhere it is sdpa: as fast in fp32 on a CPU, and it keeps no probabilities for the way back.
+    Attributes:
+        model: transformers' model; LoRA, if there is any, is inside it.
+        tokenizer: its tokenizer.
+        quantization: none, int8, nf4 or torchao_int8.
     """
-    if name != "auto":
-        return name
-    return "eager" if device.type == "cpu" and dtype is torch.bfloat16 else "sdpa"
+
+    def __init__(
+        self,
+        config: LanguageConfig,
+        device: torch.device | str = "cpu",
+        loaded: tuple[Any, Any] | None = None,
+    ) -> None:
+        """Load a local directory or a hub name to where it will stand.
+
+        Args:
+            config: name, precision, attention, quantisation and placement; fp16 is guarded against overflow
+                (see `float16`).
+            device: of the run, which the model takes unless `config.device_map` says otherwise.
+            loaded: a model and its tokenizer, to be used as they are in place of those that `config` names.
+
+        Raises:
+            DeviceError: `device_map` names a device that this machine does not have.
+            LanguageModelError: the directory does not exist or is incomplete, the hub could not be reached, or the
+                model cannot be placed as configured.
+            Float16Error: fp16 was asked of a family that cannot be guarded.
+            QuantisationError: a layer was not quantised.
+        """
+        super().__init__()
+        self.quantization = config.quantization
+        self.model, self.tokenizer = loaded or _load(config, torch.device(device))
+        self.model.get_output_embeddings().register_forward_pre_hook(_copy_last_rows)
+        self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> LanguageModel:
+        """Stay in eval mode; `lora.set_training` switches the dropout of LoRA."""
+        return super().train(False)
+
+    def forward(self, **inputs: Any) -> Any:
+        """Transformers' own forward: `inputs_embeds` (b, t, d) or `input_ids` (b, t) to an output with `logits`."""
+        return self.model(**inputs)
+
+    def generate(self, **options: Any) -> Tensor:
+        """Transformers' own `generate`: token ids (b, new tokens) after `inputs_embeds` (b, t, d)."""
+        return self.model.generate(**options)
+
+    def hidden_states(
+        self, embeds: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
+    ) -> Tensor:
+        """The last hidden states (b, t, d), which the head turns into logits.
+
+        Args:
+            embeds: (b, t, d) input embeddings.
+            attention_mask: (b, t), 0 at padding; or (b, 1, t, t), added to the attention scores; or None.
+            position_ids: (b, t). Where they come without a mask, a row holds several samples, each counted from
+                0, and none sees another.
+
+        Raises:
+            LanguageModelError: this family cannot keep the samples of a row separate.
+        """
+        return self._read(self.model.base_model, embeds, attention_mask, position_ids)[0]
+
+    def logits(
+        self, embeds: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
+    ) -> Tensor:
+        """The logits (b, t, vocabulary) at all positions; arguments and errors as of `hidden_states`."""
+        return self._read(self.model, embeds, attention_mask, position_ids).logits
+
+    def _read(
+        self, module: Any, embeds: Tensor, attention_mask: Tensor | None, position_ids: Tensor | None
+    ) -> Any:
+        inputs: dict[str, Any] = {"inputs_embeds": embeds, "use_cache": False}
+        if position_ids is not None:
+            inputs["position_ids"] = position_ids
+            if attention_mask is None and self.require_packing() == "mask":
+                attention_mask = sample_mask(position_ids, embeds.dtype)
+        return module(attention_mask=attention_mask, **inputs)
+
+    def get_input_embeddings(self) -> Any:
+        """The table of input embeddings, `weight` (vocabulary, d)."""
+        return self.model.get_input_embeddings()
+
+    def get_output_embeddings(self) -> Any:
+        """The head: hidden states (..., d) to logits (..., vocabulary)."""
+        return self.model.get_output_embeddings()
+
+    @property
+    def config(self) -> Any:
+        """Transformers' configuration of the model."""
+        return self.model.config
+
+    @property
+    def generation_config(self) -> Any:
+        """Transformers' rules for generating."""
+        return self.model.generation_config
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the weights that are not quantised."""
+        return self.model.dtype
+
+    @property
+    def input_device(self) -> torch.device:
+        """Where input embeddings are expected, also if the model is spread over several devices."""
+        table = self.get_input_embeddings()
+        device = getattr(getattr(table, "_hf_hook", None), "execution_device", None)
+        if device is None:
+            return table.weight.device
+        return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+
+    @property
+    def device_map(self) -> dict[str, Any]:
+        """Modules by name and where accelerate put them; empty if the model is on one device."""
+        return getattr(self.model, "hf_device_map", {})
+
+    def describe_place(self) -> str:
+        """A line on how the model is stored, e.g. ``float16 (guarded), nf4, 5.1 GiB on cuda:0, 2.3 GiB on cpu``."""
+        sizes: Counter[str] = Counter()
+        for name, parameter in self.model.named_parameters():
+            owners = [key for key in self.device_map if not key or name == key or name.startswith(f"{key}.")]
+            place = self.device_map[max(owners, key=len)] if owners else parameter.device
+            sizes[str(torch.device("cuda", place) if isinstance(place, int) else place)] += num_bytes(
+                parameter
+            )
+        precision = str(self.dtype).removeprefix("torch.")
+        parts = [precision + (" (guarded)" if self.dtype is torch.float16 else "")]
+        parts += [self.quantization] if self.quantization != "none" else []
+        return ", ".join([*parts, *(f"{size / 2**30:.2g} GiB on {place}" for place, size in sizes.items())])
+
+    @cached_property
+    def has_plain_head(self) -> bool:
+        """Whether the logits are the head's output; not in families that cap or scale them behind the head."""
+        with torch.no_grad(), _eval_mode(self.model):
+            embeds = self._trial_embeds(3)
+            logits = self.logits(embeds)
+            of_head = self.get_output_embeddings()(self.hidden_states(embeds))
+        return torch.allclose(logits.float(), of_head.float(), rtol=1e-3, atol=1e-3)
+
+    @cached_property
+    def packing(self) -> str | None:
+        """How the samples of one row are kept separate: by `position_ids` (positions), by a mask, or not (None)."""
+        if self._keeps_separate(by_mask=False):
+            return "positions"
+        return "mask" if self.takes_mask else None
+
+    @cached_property
+    def takes_mask(self) -> bool:
+        """Whether the model attends by an explicit mask (b, 1, t, t)."""
+        return self._keeps_separate(by_mask=True)
+
+    def require_packing(self) -> str:
+        """`packing`, where there is any.
+
+        Raises:
+            LanguageModelError: the samples of a row cannot be kept separate (ALiBi, state space models).
+        """
+        if self.packing is None:
+            raise LanguageModelError(
+                f"data.batching: samples of one row would see each other in {self.config.model_type}; "
+                "choose grouped or padded"
+            )
+        return self.packing
+
+    def _keeps_separate(self, by_mask: bool) -> bool:
+        """Whether two samples in one row give the hidden states that each gives in a row of its own."""
+        base = self.model.base_model
+        with torch.no_grad(), _eval_mode(base):
+            embeds = self._trial_embeds(7)
+            positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]], device=embeds.device)
+            mask = sample_mask(positions, embeds.dtype) if by_mask else None
+            try:
+                packed = base(
+                    inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
+                )[0]
+                alone = [base(inputs_embeds=part, use_cache=False)[0] for part in embeds.split([3, 4], 1)]
+            except (TypeError, ValueError, RuntimeError):  # takes no positions, or no such mask
+                return False
+        return torch.allclose(packed.float(), torch.cat(alone, 1).float(), rtol=1e-2, atol=1e-2)
+
+    def _trial_embeds(self, length: int) -> Tensor:
+        return self.get_input_embeddings()(torch.arange(length, device=self.input_device)[None])
 
 
-def require_device(name: str, key: str) -> torch.device:
-    """The device of that name, if this machine has it.
+def sample_mask(position_ids: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to attention scores (b, 1, t, t): 0 where a position may look, else the type's lowest number.
 
-    Args:
-        name: e.g. cpu or cuda:1.
-        key: the configuration's key that named it, for the message.
-
-    Raises:
-        DeviceError: there is no such device here.
+    A position sees what precedes it in its own sample; a sample begins where `position_ids` (b, t) do not count on.
     """
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"{key}: {name} is not here; this machine has {torch.cuda.device_count()} CUDA devices"
+    counts_on = position_ids[:, 1:] == position_ids[:, :-1] + 1
+    sample = F.pad((~counts_on).long().cumsum(1), (1, 0))
+    seen = (sample[:, :, None] == sample[:, None, :]).tril()
+    mask = torch.zeros(seen.shape, dtype=dtype, device=position_ids.device)
+    return mask.masked_fill(~seen, torch.finfo(dtype).min)[:, None]
+
+
+@contextmanager
+def _eval_mode(module: nn.Module) -> Iterator[None]:
+    """Switch LoRA's dropout off for a trial: it would change the result and draw from the random state."""
+    in_training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in in_training:
+            part.training = True
+
+
+def _load(config: LanguageConfig, device: torch.device) -> tuple[Any, Any]:
+    """(model, tokenizer) as `LanguageModel` says."""
+    _require_devices(config.device_map)
+    _require_files(config.model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.model)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise cannot_load(config.model, error) from None
+    require_vocabulary(config.model, tokenizer)
+    dtype = choose_dtype(config.dtype, torch.device(main_device(config.device_map, str(device))))
+    model = _load_model(config, dtype, device)
+    if config.attention == "auto" and getattr(model.config, "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")  # the others leave Gemma 2's cap of the scores out
+    if config.quantization != "none":
+        require_quantised(model, config.quantization)
+    if dtype is torch.float16:
+        guard(model)
+    elif config.quantization == "int8":  # bitsandbytes turns its input into fp16 whatever it was
+        for module in model.modules():
+            if type(module).__name__ == "Linear8bitLt":
+                guard_linear(module, grow=False)
+    return model, tokenizer
+
+
+def _load_model(config: LanguageConfig, dtype: torch.dtype, device: torch.device) -> Any:
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+    try:
+        with plain_linears(config.quantization):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                config.model,
+                dtype=dtype,
+                attn_implementation=choose_attention(config.attention, dtype, device),
+                output_loading_info=True,
+                quantization_config=quantiser(config.quantization, dtype),
+                **_placement(config, device),
+            )
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise cannot_load(config.model, error) from None
+    model, report = loaded
+    if missing := sorted(
+        report["missing_keys"]
+    ):  # transformers fills them with random numbers and only logs it
+        raise LanguageModelError(
+            f"language.model: {config.model} lacks {len(missing)} tensors: {', '.join(missing[:4])}"
         )
-    return device
+    return model
 
 
-def load_language_model(
-    name: str,
-    dtype: torch.dtype = torch.float32,
-    attention: str = "sdpa",
-    device: torch.device | None = None,
-    quantization: str = "none",
-    device_map: Any = None,
-    max_memory: Mapping[str, Any] | None = None,
-    offload_dir: str | None = None,
-) -> tuple[Any, Any]:
-    """Load (model, tokenizer) from a local directory or a hub name, frozen and in eval mode, where it will stand.
-
-    Args:
-        name: the directory or name.
-        dtype: of the weights; fp16 is guarded against overflow (see `float16`).
-        attention: transformers' name of an implementation, or auto (`choose_attention`).
-        device: of the whole model, where no `device_map` is given; None is the CPU.
-        quantization: none, int8 or nf4 (bitsandbytes), torchao_int8.
-        device_map: a rule, a device, or a mapping of modules to devices or ``disk``.
-        max_memory: bounds of a rule, e.g. ``{"cuda:0": "20GiB", "cpu": "60GiB"}``.
-        offload_dir: where modules sent to the disk are kept.
-
-    Raises:
-        LanguageModelError: the directory is not there or incomplete, the hub could not be reached, or the model
-            cannot be put there.
-        Float16Error: fp16 was asked of a family that cannot be guarded.
-        QuantisationError: a layer was left whole.
-    """
-    looks_local = name.startswith(LOCAL)
-    if looks_local and not (Path(name) / "config.json").is_file():
+def _require_files(name: str) -> None:
+    if name.startswith(LOCAL) and not (Path(name) / "config.json").is_file():
         raise LanguageModelError(
             f"language.model: {name} holds no config.json; fetch or convert the model first"
         )
     if Path(name).is_dir():
-        require_whole(name)
-    if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
-    device = device or torch.device("cpu")
-    place: dict[str, Any] = {"device_map": _places(device_map)}
-    if device_map is None:
-        place["device_map"] = {"": device} if device.type != "cpu" or quantization != "none" else None
-    if max_memory:
-        place["max_memory"] = {_device_key(key): value for key, value in max_memory.items()}
-    if offload_dir:
-        place["offload_folder"] = offload_dir
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
-        require_vocabulary(name, tokenizer)
-        with plain_linears(quantization):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                name,
-                dtype=dtype,
-                attn_implementation=choose_attention(attention, dtype, device),
-                output_loading_info=True,
-                quantization_config=quantiser(quantization, dtype),
-                **place,
-            )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
-        raise cannot_load(name, error) from None
-    model, found = loaded
-    if found["missing_keys"]:  # transformers would fill them with random numbers and only log it
-        names = ", ".join(sorted(found["missing_keys"])[:4])
-        raise LanguageModelError(
-            f"language.model: {name} lacks {len(found['missing_keys'])} tensors: {names}"
-        )
-    if attention == "auto" and getattr(model.config, "attn_logit_softcapping", None):
-        model.set_attn_implementation("eager")  # the others leave Gemma 2's cap of the scores out
-    if quantization != "none":
-        require_quantised(model, quantization)
-    if dtype is torch.float16:
-        guard(model)
-    elif quantization == "int8":  # bitsandbytes turns its input into fp16 whatever it was
-        for module in model.modules():
-            if type(module).__name__ == "Linear8bitLt":
-                guard_linear(module, grow=False)
-    model.skingpt4_quantization = quantization
-    model.get_output_embeddings().register_forward_pre_hook(_apart)
-    return model.requires_grad_(False).eval(), tokenizer
+        require_complete(name)
 
 
-def _places(device_map: Any) -> Any:
-    """A device map as transformers wants it: rules as they are, a device for everything, numbers for CUDA's."""
+def _require_devices(device_map: Any) -> None:
+    places = device_map.values() if isinstance(device_map, dict) else [device_map]
+    for place in places:
+        if place is not None and place not in ("disk", *DEVICE_RULES):
+            require_device(main_device(place, "cpu"), "language.device_map")
+
+
+def _placement(config: LanguageConfig, device: torch.device) -> dict[str, Any]:
+    """Where the model will stand, as keyword arguments of transformers' `from_pretrained`."""
+    device_map = config.device_map
     if isinstance(device_map, dict):
-        return {key: _device_key(value) for key, value in device_map.items()} or None
-    if device_map is None or device_map in DEVICE_RULES:
-        return device_map
-    return {"": _device_key(device_map)}
+        device_map = {key: _device_key(place) for key, place in device_map.items()} or None
+    elif device_map is None:
+        device_map = {"": device} if device.type != "cpu" or config.quantization != "none" else None
+    elif device_map not in DEVICE_RULES:
+        device_map = {"": _device_key(device_map)}
+    placement: dict[str, Any] = {"device_map": device_map}
+    if config.max_memory:
+        placement["max_memory"] = {_device_key(place): size for place, size in config.max_memory.items()}
+    if config.offload_dir:
+        placement["offload_folder"] = config.offload_dir
+    return placement
 
 
 def _device_key(device: Any) -> Any:
-    """cuda:1 and "1" as 1, which accelerate insists on; cpu, disk and others as they are."""
+    """cuda:1 and "1" as 1, which accelerate insists on; cpu, disk and others unchanged."""
     text = str(device).removeprefix("cuda:")
     return 0 if text == "cuda" else int(text) if text.isdigit() else text
 
 
-def input_device(model: Any) -> torch.device:
-    """Where a language model takes its input embeddings, however it is spread."""
-    table = model.get_input_embeddings()
-    hook = getattr(table, "_hf_hook", None)
-    device = getattr(hook, "execution_device", None)
-    if device is None:
-        return table.weight.device
-    return torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+def _copy_last_rows(head: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Copy the head's input where it is the last row of each sample, a slice of a larger tensor.
 
-
-def describe_place(model: Any) -> str:
-    """A line on how a language model is kept, e.g. ``float16 (guarded), nf4, 5.1 GiB on cuda:0, 2.3 GiB on cpu``."""
-    places = getattr(model, "hf_device_map", {})
-    sizes: Counter[str] = Counter()
-    for name, parameter in model.named_parameters():
-        owners = [key for key in places if not key or name == key or name.startswith(f"{key}.")]
-        place = places[max(owners, key=len)] if owners else parameter.device
-        sizes[str(torch.device("cuda", place) if isinstance(place, int) else place)] += num_bytes(parameter)
-    precision = str(model.dtype).removeprefix("torch.")
-    parts = [precision + (" (guarded)" if model.dtype is torch.float16 else "")]
-    quantization = getattr(model, "skingpt4_quantization", "none")
-    parts += [quantization] if quantization != "none" else []
-    return ", ".join([*parts, *(f"{size / 2**30:.2g} GiB on {place}" for place, size in sizes.items())])
-
-
-def num_bytes(tensor: Tensor) -> int:
-    """The memory of a tensor's values, also where a quantised kind keeps them in parts."""
-    if hasattr(tensor, "__tensor_flatten__"):
-        return sum(num_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
-    return tensor.numel() * tensor.element_size()
-
-
-def _apart(head: Any, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """Copy the head's few input rows if they are the last of each sample.
-
-    torch multiplies a sliced (b, 1, d) row by row and copies the whole vocabulary matrix for each: reading a
+    torch multiplies a sliced (b, 1, d) row by row and copies the complete vocabulary matrix for each: reading a
     batch of 50 prompts in bf16 on a CPU took 5.5 s instead of 1, and a pass over 4 tokens of one conversation 125 ms
-    instead of 50. `contiguous` would leave a single row as it is: of one row any strides count as contiguous.
+    instead of 50. `contiguous` would not copy a single row: of one row any strides count as contiguous.
     """
     del head
-    rows, *others = args
-    if rows.dim() == 3 and rows.shape[1] == 1:
-        rows = rows.clone(memory_format=torch.contiguous_format)
-    return (rows, *others)
+    hidden, *others = args
+    if hidden.dim() == 3 and hidden.shape[1] == 1:
+        hidden = hidden.clone(memory_format=torch.contiguous_format)
+    return (hidden, *others)

@@ -2,30 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from skingpt4.config.schema import LoraConfig
+from skingpt4.model.language import LanguageModel
 from skingpt4.model.quantisation import import_bitsandbytes
 from skingpt4.support.errors import UserError
 from skingpt4.weights.files.tensors import require_same_tensors
 
-_ADAPTER = ".default."  # peft's name of the only adapter; it stands in no file of ours
+_ADAPTER = ".default."  # peft's name of the only adapter; our files do not contain it
 
 
 class LoraError(UserError):
     """LoRA that cannot be put on this language model, or other LoRA than was trained; the message says which."""
 
 
-def add(language_model: Any, config: LoraConfig, seed: int) -> None:
+def add(language_model: LanguageModel, config: LoraConfig, seed: int) -> None:
     """Put low-rank branches beside the targets, in place; only they are trainable, and they start as zero.
 
     The branches are fp32 whatever the language model's precision. The global random state is left alone.
 
     Args:
-        language_model: a frozen causal language model.
+        language_model: a frozen language model.
         config: `rank` above 0; empty `targets` take peft's choice for the family (Llama: q_proj and v_proj).
         seed: of the random half of each branch.
 
@@ -33,7 +35,7 @@ def add(language_model: Any, config: LoraConfig, seed: int) -> None:
         LoraError: the model has no such layers, or the family is one that peft has no choice for.
     """
     import_bitsandbytes()  # which peft imports
-    import peft  # takes seconds to import, and only who uses LoRA should wait for it
+    import peft  # takes seconds, which only runs with LoRA should spend
 
     settings = peft.LoraConfig(
         r=config.rank,
@@ -45,7 +47,7 @@ def add(language_model: Any, config: LoraConfig, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         try:
-            peft.inject_adapter_in_model(settings, language_model)
+            peft.inject_adapter_in_model(settings, language_model.model)
         except ValueError as error:
             raise LoraError(
                 f"lora.targets: cannot be put on this {language_model.config.model_type} ({str(error)[:160]}); "
@@ -56,14 +58,14 @@ def add(language_model: Any, config: LoraConfig, seed: int) -> None:
     language_model.eval()
 
 
-def remove(language_model: Any) -> None:
-    """Take all branches off again: the layers are the frozen ones that stood there before."""
+def remove(language_model: LanguageModel) -> None:
+    """Take all branches off again; the frozen layers that were there before come back."""
     for name, layer in list(_layers(language_model)):
         parent, _, child = name.rpartition(".")
-        setattr(language_model.get_submodule(parent), child, layer.get_base_layer())
+        setattr(language_model.model.get_submodule(parent), child, layer.get_base_layer())
 
 
-def settings_of(language_model: Any) -> dict[str, Any] | None:
+def settings_of(language_model: LanguageModel) -> dict[str, Any] | None:
     """What a checkpoint stores: rank, alpha, dropout and the targets that were taken; None without LoRA."""
     layers = list(_layers(language_model))
     if not layers:
@@ -78,29 +80,29 @@ def settings_of(language_model: Any) -> dict[str, Any] | None:
     }
 
 
-def trainable(language_model: Any) -> dict[str, nn.Parameter]:
+def trainable(language_model: LanguageModel) -> dict[str, nn.Parameter]:
     """The branches' parameters by the name they have in a file."""
     return {
         name.replace(_ADAPTER, "."): parameter
-        for name, parameter in language_model.named_parameters()
+        for name, parameter in language_model.model.named_parameters()
         if parameter.requires_grad
     }
 
 
-def set_training(language_model: Any, mode: bool) -> None:
+def set_training(language_model: LanguageModel, mode: bool) -> None:
     """Switch the branches' dropout; everything else of the language model stays in eval mode."""
     for _, layer in _layers(language_model):
         layer.lora_dropout.train(mode)
 
 
-def set_dropout(language_model: Any, share: float) -> None:
-    """Change the share of a branch's inputs that is dropped in training."""
+def set_dropout(language_model: LanguageModel, fraction: float) -> None:
+    """Change the fraction of a branch's inputs that is dropped in training."""
     for _, layer in _layers(language_model):
-        layer.lora_dropout["default"] = nn.Dropout(share) if share else nn.Identity()
+        layer.lora_dropout["default"] = nn.Dropout(fraction) if fraction else nn.Identity()
 
 
 def restore(
-    language_model: Any, settings: dict[str, Any] | None, tensors: dict[str, Tensor], where: str
+    language_model: LanguageModel, settings: dict[str, Any] | None, tensors: dict[str, Tensor], where: str
 ) -> None:
     """Give the language model exactly the branches of a checkpoint (none, if it has none).
 
@@ -125,7 +127,7 @@ def restore(
 
 
 def require_same(inherited: dict[str, Any] | None, config: LoraConfig, where: str) -> None:
-    """Refuse to go on from a checkpoint whose branches are of another kind; one without any takes new ones.
+    """Refuse to continue a checkpoint whose branches are of another kind; one without any takes new ones.
 
     Args:
         inherited: the checkpoint's, as `settings_of` gave them; None without LoRA.
@@ -137,9 +139,9 @@ def require_same(inherited: dict[str, Any] | None, config: LoraConfig, where: st
     """
     if inherited is None:
         return
-    wanted = {**inherited, "rank": config.rank, "alpha": config.alpha}
-    wanted["targets"] = sorted(config.targets) or inherited["targets"]
-    if wanted != inherited:
+    configured = {**inherited, "rank": config.rank, "alpha": config.alpha}
+    configured["targets"] = sorted(config.targets) or inherited["targets"]
+    if configured != inherited:
         raise LoraError(
             f"{where}: was trained with LoRA (rank {inherited['rank']}, alpha {inherited['alpha']:g} on "
             f"{', '.join(inherited['targets'])}); set lora.rank and the others to the same, or start from another "
@@ -147,5 +149,5 @@ def require_same(inherited: dict[str, Any] | None, config: LoraConfig, where: st
         )
 
 
-def _layers(language_model: Any) -> Any:
-    return ((name, m) for name, m in language_model.named_modules() if hasattr(m, "lora_A"))
+def _layers(language_model: LanguageModel) -> Iterator[tuple[str, Any]]:
+    return ((name, m) for name, m in language_model.model.named_modules() if hasattr(m, "lora_A"))

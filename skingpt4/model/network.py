@@ -10,34 +10,25 @@ from torch import Tensor, nn
 
 from skingpt4.config.schema import Config
 from skingpt4.model import lora
-from skingpt4.model.language import (
-    DTYPES,
-    choose_dtype,
-    input_device,
-    num_bytes,
-)
+from skingpt4.model.language import LanguageModel
 from skingpt4.model.lavis import LavisQFormer, LavisVision
 from skingpt4.model.loss import supervised_loss
+from skingpt4.model.precision import DTYPES, describe_precision, half_precision, num_bytes
 from skingpt4.model.prompts import IMAGE_TOKEN, Encoded, special_tokens
 from skingpt4.model.qformer import QFormer
 from skingpt4.model.vision import VisionEncoder
 
-LOSS_CHUNK_BYTES = 32 * 2**20  # of logits in memory at once
-
-
-def half_precision(device: torch.device, name: str = "auto") -> torch.autocast:
-    """Autocast to the named precision, or to what the device multiplies fast in; residuals stay fp32."""
-    dtype = choose_dtype(name, device)
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
-
-
-def describe_precision(name: str, device: torch.device) -> str:
-    """What an encoder of that `encoder.dtype` does there, e.g. ``computes in bfloat16 on cpu``."""
-    return f"computes in {str(choose_dtype(name, device)).removeprefix('torch.')} on {device}"
-
 
 class ImageEncoder(nn.Module):
-    """Vision encoder and Q-Former as one frozen map from pictures to queries."""
+    """Vision encoder and Q-Former as one frozen map from images to queries, always in eval mode.
+
+    Args:
+        vision_encoder: images to tokens.
+        qformer: tokens to queries.
+        precision: auto stores fp32 weights and computes in the precision that the device is fast in. A half precision
+            by name is also that of the stored matrices; norms, positions and the residual stream stay fp32, since
+            an encoder that is converted completely has about three times the error.
+    """
 
     def __init__(
         self,
@@ -45,15 +36,6 @@ class ImageEncoder(nn.Module):
         qformer: QFormer | LavisQFormer,
         precision: str = "auto",
     ) -> None:
-        """Freeze both and put them into eval mode for good.
-
-        Args:
-            vision_encoder: pictures to tokens.
-            qformer: tokens to queries.
-            precision: auto keeps fp32 weights and computes in what the device is fast in. A half precision by
-                name keeps matrices in it too; norms, positions and the residual stream stay fp32, since a tower
-                converted whole has about three times the error.
-        """
         super().__init__()
         self.vision_encoder, self.qformer, self.precision = vision_encoder, qformer, precision
         if precision in ("float16", "bfloat16"):
@@ -63,47 +45,44 @@ class ImageEncoder(nn.Module):
         self.requires_grad_(False).eval()
 
     def train(self, mode: bool = True) -> ImageEncoder:
-        """Stay in eval mode: a frozen encoder never drops anything out."""
+        """Stay in eval mode."""
         return super().train(False)
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """Map pictures (b, 3, h, w) to queries (b, q, d) in fp32; half precision keeps fp32 residuals."""
+        """Map images (b, 3, h, w) to queries (b, q, d) in fp32."""
         device = next(self.parameters()).device
         with half_precision(device, self.precision):
-            return self.qformer(self.vision_encoder(image.to(device))).float()
+            tokens = self.vision_encoder(image.to(device))  # (b, n, encoder width)
+            return self.qformer(tokens).float()  # (b, q, d)
 
     def describe_place(self) -> str:
-        """A line on how it is kept, e.g. ``computes in bfloat16 on cpu, 0.093 GiB``."""
+        """A line on how it is stored, e.g. ``computes in bfloat16 on cpu, 0.093 GiB``."""
         device = next(self.parameters()).device
         size = sum(map(num_bytes, self.parameters()))
         return f"{describe_precision(self.precision, device)}, {size / 2**30:.2g} GiB"
 
 
 class SkinGPT4(nn.Module):
-    """The network. Only `projection` (and LoRA, if added) is trained; `encoder` may be absent: give queries."""
+    """The network. Only `projection` (and LoRA, if added) is trained.
 
-    def __init__(
-        self, encoder: ImageEncoder | None, language_model: Any, tokenizer: Any, query_width: int
-    ) -> None:
-        """Compose the parts.
+    Args:
+        encoder: the image encoder, or None where only precomputed queries are used.
+        language_model: the frozen language model.
+        query_width: width d of the queries.
+    """
 
-        Args:
-            encoder: the image encoder, or None where only precomputed queries are used.
-            language_model: a frozen causal language model.
-            tokenizer: its tokenizer.
-            query_width: width d of the queries.
-        """
+    def __init__(self, encoder: ImageEncoder | None, language_model: LanguageModel, query_width: int) -> None:
         super().__init__()
         self.encoder = encoder
-        self.language_model = language_model.requires_grad_(False).eval()
-        self.tokenizer = tokenizer
-        width = language_model.get_input_embeddings().weight.shape[1]
-        self.projection = nn.Linear(query_width, width)
-        self.loss_chunk_bytes = LOSS_CHUNK_BYTES
-        self.all_logits = False
-        self.cuda_graphs = False
+        self.language_model = language_model
+        self.projection = nn.Linear(query_width, language_model.get_input_embeddings().weight.shape[1])
         self.config: Config | None = None  # only of a model `from_pretrained`
+
+    @property
+    def tokenizer(self) -> Any:
+        """The language model's."""
+        return self.language_model.tokenizer
 
     def train(self, mode: bool = True) -> SkinGPT4:
         """Put only what is trained (the projection, and LoRA if there is any) into training mode."""
@@ -113,7 +92,7 @@ class SkinGPT4(nn.Module):
         return self
 
     def encode_images(self, image: Tensor) -> Tensor:
-        """Map pictures (b, 3, h, w) to queries (b, q, d)."""
+        """Map images (b, 3, h, w) to queries (b, q, d)."""
         if self.encoder is None:
             raise RuntimeError("this model was built without an image encoder; give it queries")
         return self.encoder(image)
@@ -123,27 +102,26 @@ class SkinGPT4(nn.Module):
 
         Args:
             input_ids: (b, t) int64.
-            queries: (images, q, d), one for each picture in the batch, or None without pictures.
+            queries: (images, q, d), one for each image in the batch, or None without images.
 
         Raises:
-            ValueError: the places do not match the queries.
+            ValueError: there are more or fewer image positions than vectors for them.
         """
-        input_ids = input_ids.to(input_device(self.language_model))
-        embeds = self.language_model.get_input_embeddings()(input_ids.clamp(min=0))
-        places = input_ids == IMAGE_TOKEN
-        num_places, num_queries = (
-            int(places.sum()),
-            0 if queries is None else queries.shape[0] * queries.shape[1],
-        )
-        if num_places != num_queries:
+        input_ids = input_ids.to(self.language_model.input_device)
+        embeds = self.language_model.get_input_embeddings()(input_ids.clamp(min=0))  # (b, t, width)
+        is_image = input_ids == IMAGE_TOKEN  # (b, t)
+        num_positions = int(is_image.sum())
+        num_vectors = 0 if queries is None else queries.shape[0] * queries.shape[1]
+        if num_positions != num_vectors:
             raise ValueError(
-                f"the text has {num_places} image positions, the pictures give {num_queries} vectors"
+                f"the text has {num_positions} image positions, the pictures give {num_vectors} vectors"
             )
         if queries is None:
             return embeds
         with torch.autocast(embeds.device.type, enabled=False):  # the projection stays in fp32
-            projected = self.projection(queries.to(self.projection.weight.device).float())
-        return embeds.masked_scatter(places[..., None], projected.flatten(0, 1).to(embeds))
+            queries = queries.to(self.projection.weight.device).float()
+            projected = self.projection(queries)  # (images, q, width)
+        return embeds.masked_scatter(is_image[..., None], projected.flatten(0, 1).to(embeds))
 
     def forward(
         self,
@@ -162,18 +140,16 @@ class SkinGPT4(nn.Module):
             attention_mask: (b, t), 0 at padding; None where there is none, or with `position_ids`.
             image: (images, 3, h, w), or
             queries: (images, q, d) precomputed.
-            position_ids: (b, t), anew from 0 with each sample, where a row holds several.
+            position_ids: (b, t), again from 0 with each sample, where a row holds several.
 
         Returns:
             (loss summed over the supervised tokens, fp32 scalar on `input_ids`' device; their number, int64 scalar).
         """
         if queries is None and image is not None:
-            queries = self.encode_images(image)
-        embeds = self.embed(input_ids, queries)
+            queries = self.encode_images(image)  # (images, q, d)
+        embeds = self.embed(input_ids, queries)  # (b, t, width)
         mask, positions = (None if x is None else x.to(embeds.device) for x in (attention_mask, position_ids))
-        loss, count = supervised_loss(
-            self.language_model, embeds, labels, mask, positions, self.loss_chunk_bytes, self.all_logits
-        )
+        loss, count = supervised_loss(self.language_model, embeds, labels, mask, positions)
         return loss.to(input_ids.device), torch.tensor(count)
 
     @torch.no_grad()
@@ -189,9 +165,8 @@ class SkinGPT4(nn.Module):
             options: passed to the language model's `generate`, e.g. `max_new_tokens`, `do_sample`, `streamer`.
         """
         input_ids, attention_mask = pad_left([e.input_ids for e in encoded])
-        device = input_device(self.language_model)
-        embeds = self.embed(input_ids, queries)
-        # A stop string that is one special token is cheaper to see as an id than in decoded text.
+        embeds = self.embed(input_ids, queries)  # (b, t, width)
+        # A stop string that is one special token is cheaper to recognise as an id than in decoded text.
         ends = self.end_tokens(stop)
         options["eos_token_id"] = sorted(ends.values()) or None
         if strings := [s for s in stop if s not in ends]:
@@ -200,7 +175,7 @@ class SkinGPT4(nn.Module):
         pads = tuple(filter(None, [self.tokenizer.pad_token]))
         ids = self.language_model.generate(
             inputs_embeds=embeds,
-            attention_mask=attention_mask.to(device),
+            attention_mask=attention_mask.to(embeds.device),
             pad_token_id=self.tokenizer.eos_token_id if pad is None else pad,
             **options,
         )
@@ -233,7 +208,7 @@ def cut_at(text: str, stops: Sequence[str]) -> str:
 
 
 def pad_left(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """(input_ids, attention_mask), both (b, t) int64; padding stands before the text, never inside it."""
+    """(input_ids, attention_mask), both (b, t) int64; padding precedes the text."""
     length = max(map(len, rows))
     ids = torch.tensor([[0] * (length - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])

@@ -8,39 +8,37 @@ import torch
 from torch import Tensor, nn
 from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
+from skingpt4.config.schema import QFormerConfig
 from skingpt4.weights.files.layouts import QFORMER_PREFIXES, qformer_recipes, unused
 from skingpt4.weights.files.source import TensorSource, load_into, open_source
 
 
 class QFormer(nn.Module):
-    """`num_query_tokens` learned queries, a BERT-like encoder with cross-attention every n-th layer."""
+    """`num_query_tokens` learned queries, a BERT-like encoder with cross-attention every n-th layer.
 
-    def __init__(
-        self,
-        encoder_width: int,
-        num_query_tokens: int = 32,
-        width: int = 768,
-        num_layers: int = 12,
-        num_heads: int = 12,
-        intermediate_width: int = 3072,
-        cross_attention_every: int = 2,
-    ) -> None:
-        """Build with random weights; the defaults are BLIP-2's."""
+    It starts with random weights.
+
+    Args:
+        config: its sizes; the defaults are BLIP-2's. `config.weights` is not read here.
+        encoder_width: of the vision tokens.
+    """
+
+    def __init__(self, config: QFormerConfig, encoder_width: int) -> None:
         super().__init__()
         self.model = Blip2QFormerModel(
             Blip2QFormerConfig(
-                hidden_size=width,
-                num_hidden_layers=num_layers,
-                num_attention_heads=num_heads,
-                intermediate_size=intermediate_width,
-                cross_attention_frequency=cross_attention_every,
+                hidden_size=config.width,
+                num_hidden_layers=config.num_layers,
+                num_attention_heads=config.num_heads,
+                intermediate_size=config.intermediate_width,
+                cross_attention_frequency=config.cross_attention_every,
                 encoder_hidden_size=encoder_width,
                 # The vocabulary belongs to the text branch, which is never built.
                 use_qformer_text_input=False,
             )
         )
-        self.query_tokens = nn.Parameter(torch.randn(1, num_query_tokens, width) * 0.02)
-        self.width, self.num_query_tokens = width, num_query_tokens
+        self.width, self.num_query_tokens = config.width, config.num_query_tokens
+        self.query_tokens = nn.Parameter(torch.randn(1, self.num_query_tokens, self.width) * 0.02)
 
     def load(
         self,
@@ -56,7 +54,7 @@ class QFormer(nn.Module):
         Args:
             path: the file or directory.
             device: where the Q-Former will be.
-            dtype: of its weights; None keeps the module's own (fp32).
+            dtype: of its weights; None leaves the module's own (fp32).
 
         Returns:
             The names of the file's tensors that were not used.
@@ -71,5 +69,5 @@ class QFormer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map vision tokens (b, n, encoder width) to queries (b, q, d)."""
-        queries = self.query_tokens.expand(len(tokens), -1, -1)
+        queries = self.query_tokens.expand(len(tokens), -1, -1)  # (b, q, d)
         return self.model(query_embeds=queries, encoder_hidden_states=tokens).last_hidden_state

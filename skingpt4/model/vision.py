@@ -1,4 +1,4 @@
-"""The frozen vision encoder: any timm backbone as a map from pictures to a sequence of tokens."""
+"""The frozen vision encoder: any timm backbone as a map from images to a sequence of tokens."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
+from skingpt4.config.schema import VisionConfig
 from skingpt4.support.errors import UserError
 from skingpt4.weights.files.layouts import (
     NORM_NAMES,
@@ -32,7 +33,7 @@ class VisionError(UserError):
 
 
 def _check_patches(model: str, image_size: int, args: dict[str, Any]) -> None:
-    """Transformers cut a picture into squares; timm would silently drop what is left over."""
+    """Refuse an image size that the patches do not fill; timm would silently drop the rest."""
     patch = re.search(r"patch(\d+)", model)
     side = args.get("patch_size", int(patch[1]) if patch else 1)
     if image_size % side:
@@ -44,20 +45,25 @@ def _check_patches(model: str, image_size: int, args: dict[str, Any]) -> None:
 
 
 def _gives_blocks(backbone: Any) -> bool:
-    """Whether timm can return one block's tokens with what stands before the patches."""
+    """Whether timm can return one block's tokens with those that precede the patches."""
     method = getattr(backbone, "forward_intermediates", None)
     return method is not None and "return_prefix_tokens" in inspect.signature(method).parameters
 
 
 def _create(model: str, image_size: int, args: dict[str, Any]) -> Any:
-    """The timm model; transformers fix their positions to a picture's size, CNNs do not take that argument."""
+    """The timm model; transformers fix their positions to an image size, CNNs do not take that argument."""
     sizes: tuple[dict[str, Any], ...] = ({"img_size": image_size}, {})
-    for sized in sizes:
+    for size in sizes:
         try:
-            return timm.create_model(model, **sized, **args)
+            return timm.create_model(model, **size, **args)
         except TypeError as error:  # the one that timm raises for an argument it does not know
             problem: Exception = error
-        except (KeyError, ValueError, AssertionError, RuntimeError) as error:
+        except (
+            KeyError,
+            ValueError,
+            AssertionError,
+            RuntimeError,
+        ) as error:  # a family's own, for any argument
             problem = error
             break
     raise VisionError(
@@ -72,32 +78,22 @@ class VisionEncoder(nn.Module):
     EVA-ViT-g of BLIP-2 and SkinGPT-4 is `eva_giant_patch14_clip_224` with ``depth=39`` and ``norm_eps=1e-5``:
     timm's state-dict keys are then LAVIS's own, and timm's `norm` is LAVIS's `ln_vision`. Transformers give
     their class and patch tokens (registers are dropped); a CNN's feature map becomes tokens row by row.
+
+    It starts with random weights.
+
+    Args:
+        config: `model` is a timm name and `model_args` go to timm; `image_size` is the side of the square input in
+            pixels; tokens are those after `block` (1 is the first, None the last), through the final norm if `norm`
+            is set; `norm_eps`, `mean` and `std` replace timm's. `weights` is not read here.
+
+    Raises:
+        VisionError: no such timm model, or no such block.
     """
 
-    def __init__(
-        self,
-        model: str,
-        model_args: dict[str, Any] | None = None,
-        image_size: int = 224,
-        block: int | None = None,
-        norm: bool = True,
-        norm_eps: float | None = None,
-    ) -> None:
-        """Build with random weights.
-
-        Args:
-            model: a timm model name.
-            model_args: more arguments for timm, e.g. ``{"depth": 39}``.
-            image_size: side of the square input in pixels.
-            block: take the tokens after this transformer block (1 is the first); None takes the last.
-            norm: apply the final norm.
-            norm_eps: epsilon of the final norm, where it differs from timm's.
-
-        Raises:
-            VisionError: no such timm model, or no such block.
-        """
+    def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        args = {"num_classes": 0, **(model_args or {})}
+        model, image_size, block, norm = config.model, config.image_size, config.block, config.norm
+        args = {"num_classes": 0, **config.model_args}
         if not timm.is_model(model):
             near = timm.list_models(f"*{model.split('_')[0]}*")[:5]
             raise VisionError(
@@ -107,7 +103,7 @@ class VisionEncoder(nn.Module):
         self.backbone: Any = _create(model, image_size, args)
         self.block, self.norm, self.image_size = block, norm, image_size
         self.has_norm_weights = True  # False between LAVIS's EVA file and the ln_vision of the Q-Former's
-        if block is not None or not norm or norm_eps is not None:
+        if block is not None or not norm or config.norm_eps is not None:
             if not hasattr(self.backbone, "norm") or not hasattr(self.backbone, "blocks"):
                 raise VisionError(f"vision.block, norm and norm_eps are for transformers; {model} is none")
             if (block is not None or not norm) and not _gives_blocks(self.backbone):
@@ -118,16 +114,17 @@ class VisionEncoder(nn.Module):
                 raise VisionError(
                     f"vision.block: {model} has blocks 1 to {len(self.backbone.blocks)}, not {block}"
                 )
-        if norm_eps is not None:
-            self.backbone.norm.eps = norm_eps
-        self.mean = tuple(self.backbone.pretrained_cfg["mean"])
-        self.std = tuple(self.backbone.pretrained_cfg["std"])
+        if config.norm_eps is not None:
+            self.backbone.norm.eps = config.norm_eps
+        self.mean = tuple(config.mean or self.backbone.pretrained_cfg["mean"])
+        self.std = tuple(config.std or self.backbone.pretrained_cfg["std"])
         with torch.no_grad():
             self.num_tokens, self.width = self._probe(image_size)
 
     def _probe(self, image_size: int) -> tuple[int, int]:
+        """Number and width of the tokens."""
         meta = any(p.is_meta for p in self.parameters())
-        # Shapes can be had without memory; buffers are real even then, so a copy of them goes along.
+        # Shapes need no memory; buffers are real even on the meta device, so a copy of them is converted.
         probed = copy.deepcopy(self).to("meta") if meta else self
         training = self.training
         tokens = probed.eval()(torch.zeros(1, 3, image_size, image_size, device="meta" if meta else "cpu"))
@@ -142,13 +139,13 @@ class VisionEncoder(nn.Module):
     ) -> list[str]:
         """Load weights strictly: our safetensors, LAVIS's `eva_vit_g.pth`, or a Hugging Face BLIP-2 directory.
 
-        LAVIS's file has no final norm (`ln_vision` stands in the Q-Former's) and may hold more than the encoder:
-        a 40th block, a head. Positions learned at another picture size are resampled.
+        LAVIS's file has no final norm (`ln_vision` is in the Q-Former's) and may hold more than the encoder:
+        a 40th block, a head. Positions learned at another image size are resampled.
 
         Args:
             path: the file or directory.
             device: where the encoder will be.
-            dtype: of its weights; None keeps the module's own (fp32).
+            dtype: of its weights; None leaves the module's own (fp32).
 
         Returns:
             The names of the file's tensors that were not used.
@@ -162,26 +159,23 @@ class VisionEncoder(nn.Module):
             recipes["pos_embed"] = self._positions(*recipes["pos_embed"], source)
         lavis = is_lavis_vision(source)
         if lavis or Path(path).suffix != ".safetensors":
-            wanted = self.backbone.state_dict()
-            recipes = {name: recipe for name, recipe in recipes.items() if name in wanted}
+            own = self.backbone.state_dict()
+            recipes = {name: recipe for name, recipe in recipes.items() if name in own}
         left_out = ("norm.",) if lavis else ()
         load_into(self.backbone, source, recipes, "vision encoder", device, dtype, left_out)
         self.has_norm_weights = not lavis
         return unused(source, recipes.values())
 
-    def _positions(self, name: str, as_it_is: Any, source: TensorSource) -> Recipe:
-        """Resample learned positions to this picture size as LAVIS does: bicubic, the class slot kept."""
-        held, wanted = source.header[name], self.backbone.pos_embed
-        prefix = (
-            0
-            if getattr(self.backbone, "no_embed_class", False)
-            else getattr(self.backbone, "num_prefix_tokens", 0)
-        )
-        if held.dim() != 3 or wanted.dim() != 3 or held.shape == wanted.shape:
-            return name, as_it_is
-        sides = [math.isqrt(max(0, positions.shape[1] - prefix)) for positions in (held, wanted)]
-        if any(side**2 + prefix != p.shape[1] for side, p in zip(sides, (held, wanted), strict=True)):
-            return name, as_it_is  # not of a square grid: the shapes are refused
+    def _positions(self, name: str, unchanged: Any, source: TensorSource) -> Recipe:
+        """Resample learned positions to this image size as LAVIS does: bicubic, without the class token's."""
+        theirs, ours = source.header[name], self.backbone.pos_embed  # (1, n, d) where they can be resampled
+        has_prefix = not getattr(self.backbone, "no_embed_class", False)
+        prefix = getattr(self.backbone, "num_prefix_tokens", 0) if has_prefix else 0
+        if theirs.dim() != 3 or ours.dim() != 3 or theirs.shape == ours.shape:
+            return name, unchanged
+        sides = [math.isqrt(max(0, positions.shape[1] - prefix)) for positions in (theirs, ours)]
+        if any(side**2 + prefix != p.shape[1] for side, p in zip(sides, (theirs, ours), strict=True)):
+            return name, unchanged  # not a square grid: the shapes are refused
 
         def resample(positions: Tensor) -> Tensor:
             side = [sides[1], sides[1]]
@@ -209,25 +203,25 @@ class VisionEncoder(nn.Module):
 
     @property
     def num_prefix(self) -> int:
-        """How many tokens stand before those of the patches: the class token, if there is one."""
+        """How many tokens precede those of the patches: the class token, if there is one."""
         return int(getattr(self.backbone, "cls_token", None) is not None)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map pictures (b, 3, h, w), normalised, to tokens (b, n, d)."""
+        """Map images (b, 3, h, w), normalised, to tokens (b, n, d)."""
         backbone = self.backbone
         if self.block is None and self.norm:
             tokens = backbone.forward_features(image)
-            if tokens.dim() == 4:  # a feature map: (b, d, h, w), or (b, h, w, d) in Swin and its kin
-                last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
-                return tokens.flatten(1, 2) if last else tokens.flatten(2).transpose(1, 2)
-            prefix_length = getattr(backbone, "num_prefix_tokens", 0)
-            prefix, patches = tokens[:, :prefix_length], tokens[:, prefix_length:]
+            if tokens.dim() == 4:  # a feature map: (b, d, h, w), or (b, h, w, d) in Swin and others
+                width_last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
+                return tokens.flatten(1, 2) if width_last else tokens.flatten(2).transpose(1, 2)
+            num_prefix = getattr(backbone, "num_prefix_tokens", 0)
+            prefix, patches = tokens[:, :num_prefix], tokens[:, num_prefix:]
         else:
             last_block = (len(backbone.blocks) if self.block is None else self.block) - 1
-            (taken,) = backbone.forward_intermediates(
+            (of_block,) = backbone.forward_intermediates(
                 image, indices=[last_block], norm=self.norm, stop_early=True, output_fmt="NLC",
                 intermediates_only=True, return_prefix_tokens=True,
             )  # fmt: skip
-            patches, prefix = taken if isinstance(taken, tuple) else (taken, taken[:, :0])
-        # Registers are scratch space of the backbone; of the prefix only a class token describes the picture.
+            patches, prefix = of_block if isinstance(of_block, tuple) else (of_block, of_block[:, :0])
+        # Registers are scratch space of the backbone; of the prefix only a class token describes the image.
         return torch.cat([prefix[:, : self.num_prefix], patches], dim=1)

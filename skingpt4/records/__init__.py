@@ -1,1 +1,1 @@
-"""Records of pictures: manifests, archives, images, duplicates and overlap."""
+"""Records of images: format, manifests, archives, duplicates and overlap."""

@@ -1,7 +1,7 @@
-"""Where bytes of pictures come from: plain files, or members of tar archives (WebDataset shards), read in place.
+"""Bytes of images: of plain files, or of members of tar archives (WebDataset shards), read in place.
 
 A path with a component that ends in `.tar` and is a file, such as `shards/000000.tar/images/x.jpg`, names a
-member. Each archive's headers are read once a process; a member is then one seek and one read.
+member. Each archive's headers are read once per process; a member is then one seek and one read.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from skingpt4.support.errors import UserError
 
-KEEP_ABOVE = 1000  # members; the index of a smaller archive is made faster than it is worth a file
+MIN_CACHED = 1000  # members; the index of a smaller archive is made so fast that it is not saved
 
 
 class StoreError(UserError):
@@ -61,10 +61,10 @@ def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
     """
     archive, member = split_path(path)
     with open(archive, "rb") as file:
-        found = os.fstat(file.fileno())
-        start, size = 0, found.st_size
+        status = os.fstat(file.fileno())
+        start, size = 0, status.st_size
         if member:
-            place = _index(str(archive), found.st_size, found.st_mtime_ns).find(member)
+            place = _index(str(archive), status.st_size, status.st_mtime_ns).find(member)
             if place is None:
                 raise FileNotFoundError(f"{archive}: has no member {member}")
             start, size = place
@@ -85,16 +85,16 @@ def exists(path: str | Path) -> bool:
     """
     try:
         archive, member = split_path(path)
-        found = os.stat(archive)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.stat(archive)
+        if not stat.S_ISREG(status.st_mode):
             return False
-        return not member or _index(str(archive), found.st_size, found.st_mtime_ns).find(member) is not None
+        return not member or _index(str(archive), status.st_size, status.st_mtime_ns).find(member) is not None
     except (OSError, ValueError, StoreError):
         return False
 
 
 def split_path(path: str | Path) -> tuple[Path, str]:
-    """The file and the member's name in it ('' where the file is no archive on the way to a member)."""
+    """The file and the member's name in it ('' for a plain file)."""
     text = os.fspath(path)
     start = 0
     while (end := text.find(".tar/", start)) >= 0:
@@ -107,19 +107,19 @@ def split_path(path: str | Path) -> tuple[Path, str]:
 
 @functools.lru_cache(maxsize=4096)
 def _index(archive: str, size: int, modified: int) -> _Index:
-    """An archive's index: read from the hidden file beside it if that is of this very archive, or made."""
+    """An archive's index: read from the hidden file beside it if that is of the same state, or made."""
     folder, name = os.path.split(archive)
-    kept = Path(folder, f".{name}.{size}-{modified}.npy")
+    index_path = Path(folder, f".{name}.{size}-{modified}.npy")
     try:
-        return _Index(*np.load(kept, allow_pickle=False))
+        return _Index(*np.load(index_path, allow_pickle=False))
     except (OSError, ValueError, TypeError, EOFError):
         table = _read_headers(archive, size)
-    if table.shape[1] >= KEEP_ABOVE:
-        part = kept.with_name(f"{kept.name}.{os.getpid()}.part")
+    if table.shape[1] >= MIN_CACHED:
+        part = index_path.with_name(f"{index_path.name}.{os.getpid()}.part")
         try:  # a folder that cannot be written costs the time, not the run
             with open(part, "wb") as file:
                 np.save(file, table)
-            os.replace(part, kept)
+            os.replace(part, index_path)
         except OSError:
             part.unlink(missing_ok=True)
     return _Index(*table)
@@ -133,11 +133,11 @@ def _read_headers(archive: str, size: int) -> np.ndarray:
             for member in tar:
                 if member.isreg():
                     if member.offset_data + member.size > size:
-                        raise StoreError(f"{archive}: is cut off in {member.name}; copy it again")
+                        raise StoreError(f"{archive}: is truncated in {member.name}; copy it again")
                     rows.append((_name_hash(member.name), member.offset_data, member.size))
                 tar.members = []  # type: ignore[attr-defined]  # the list would keep every header
     except (tarfile.TarError, EOFError, ValueError) as error:
-        raise StoreError(f"{archive}: is no tar archive that can be read in place ({error})") from None
+        raise StoreError(f"{archive}: is not a tar archive that can be read in place ({error})") from None
     # Of two members of one name the later counts, as when unpacking: it comes first, and the sort is stable.
     table = np.array(rows[::-1], dtype=np.uint64).reshape(-1, 3).T
     return np.ascontiguousarray(table[:, np.argsort(table[0], kind="stable")])

@@ -1,7 +1,7 @@
 """Many lines of a manifest at once, as checked Arrow columns.
 
-Arrow's own reader of JSON and a few questions to whole columns take good rows ten times as fast as one by one.
-What they do not take at once, for whatever reason, `records.parse_line` judges line by line: it alone refuses.
+Arrow's JSON reader and a few checks of complete columns accept good rows ten times as fast as a check of each row.
+A block that they do not accept, for whatever reason, goes to `record.parse_line` line by line; only that refuses.
 """
 
 from __future__ import annotations
@@ -13,32 +13,44 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
-from skingpt4.records.record import CLASS_NAMES, HEX_KEYS, KEYS, PHI, SKIN_TYPES, parse_line
+from skingpt4.records.record import parse_line
+from skingpt4.records.schema import FIELDS, KEYS, Choice, Hex, Kind, Plain
 from skingpt4.taxonomy.taxonomy import CONCEPTS
 
 _TURNS = pa.list_(pa.struct([("question", pa.string()), ("answer", pa.string())]))
-_TYPES = {
-    "width": pa.int32(), "height": pa.int32(), "fitzpatrick": pa.int8(),
-    "concepts": pa.list_(pa.string()), "turns": _TURNS,
-}  # fmt: skip
-ROW = pa.schema([(key, _TYPES.get(key, pa.string())) for key in KEYS])
+
+
+def _arrow_type(kind: Kind) -> pa.DataType:
+    match kind:
+        case Plain.PIXELS:
+            return pa.int32()
+        case Choice(values=(int(), *_)):
+            return pa.int8()
+        case Plain.CONCEPTS:
+            return pa.list_(pa.string())
+        case Plain.TURNS:
+            return _TURNS
+    return pa.string()
+
+
+ROW = pa.schema([(key, _arrow_type(field.kind)) for key, field in FIELDS.items()])
 COLUMNS = pa.schema([("line", pa.int64()), *ROW])
 
-# Arrow makes types for keys of one's own, and one nested ten thousand deep overflows its stack.
-LONGEST_WITH_OWN_KEYS = 4096
-LONGEST_BLOCK = 2**30  # bytes; Arrow's texts count in 32 bits
+# Bytes. Arrow derives types for keys of one's own, and a value nested ten thousand deep overflows its stack.
+MAX_LINE_WITH_OWN_KEYS = 4096
+MAX_BLOCK = 2**30  # bytes; Arrow's texts count in 32 bits
 
 
 def checked_batch(block: bytes, first: int, path: str) -> pa.RecordBatch:
-    """Whole lines of a manifest as a batch of `COLUMNS`; blank lines are left out.
+    """Complete lines of a manifest as a batch of `COLUMNS`; blank lines are left out.
 
     Args:
         block: the lines; the last one may lack its end.
         first: number of the first line, from 1.
-        path: of the manifest, for a message.
+        path: the manifest's, for messages.
 
     Raises:
-        RecordError: a line is no record; names the first such line.
+        RecordError: a line is not a record; names the first such line.
     """
     rows = _at_once(block if block.endswith(b"\n") else block + b"\n")
     if rows is not None:
@@ -59,7 +71,7 @@ def _at_once(block: bytes) -> pa.RecordBatch | None:
     lines = block.count(b"\n")
     # In JSON nothing but two objects, one after the other, has a line's end between "}" and "{".
     ends = block.count(b"}\n{") + block.count(b"}\r\n{") + block.endswith((b"}\n", b"}\r\n"))
-    if ends != lines or not block.startswith(b"{") or len(block) > LONGEST_BLOCK:
+    if ends != lines or not block.startswith(b"{") or len(block) > MAX_BLOCK:
         return None
     try:
         block.decode("utf-8")  # Arrow does not look
@@ -87,7 +99,7 @@ def _parsed(block: bytes) -> pa.Table | None:
     if b'"x_' not in block:
         return read("error")
     ends = np.flatnonzero(np.frombuffer(block, np.uint8) == ord("\n"))
-    if np.diff(ends, prepend=-1).max() > LONGEST_WITH_OWN_KEYS:
+    if np.diff(ends, prepend=-1).max() > MAX_LINE_WITH_OWN_KEYS:
         return None
     table = read("infer")
     own = set(table.column_names) - set(KEYS)
@@ -95,33 +107,35 @@ def _parsed(block: bytes) -> pa.Table | None:
 
 
 def _are_records(rows: pa.RecordBatch) -> bool:
-    """Whether `records.check_row` would take every row; a False may be wrong, a True may not."""
-    column = rows.column
-    image = column("image")
-    return (
-        not image.null_count
-        and _all(pc.greater(pc.binary_length(image), 0))
-        and not pc.any(pc.match_substring(image, "\0"), min_count=0).as_py()
-        and all(
-            _all(pc.match_substring_regex(column(key), f"^[0-9a-f]{{{digits}}}$"))
-            for key, digits in HEX_KEYS.items()
-        )
-        and all(_all(pc.greater(column(key), 0)) for key in ("width", "height"))
-        and _are_among(column("fitzpatrick"), SKIN_TYPES)
-        and _are_among(column("class"), CLASS_NAMES)
-        and _are_among(column("phi"), PHI)
-        and _are_concepts(column("concepts"))
-        and _are_turns(column("turns"))
+    """Whether `record.check_row` would accept every row; a False may be wrong, a True may not."""
+    return not rows.column("image").null_count and all(
+        _holds(field.kind, rows.column(key)) for key, field in FIELDS.items()
     )
 
 
+def _holds(kind: Kind, column: pa.Array) -> bool:
+    """Whether every value of the column that is not null is of the kind; the column has its Arrow type."""
+    match kind:
+        case Plain.IMAGE_PATH:
+            zeros = pc.match_substring(column, "\0")
+            return _all(pc.greater(pc.binary_length(column), 0)) and not pc.any(zeros, min_count=0).as_py()
+        case Hex():
+            return _all(pc.match_substring_regex(column, kind.pattern))
+        case Plain.PIXELS:
+            return _all(pc.greater(column, 0))
+        case Choice():
+            return _all(pc.is_in(column.drop_null(), value_set=pa.array(kind.values, column.type)))
+        case Plain.CONCEPTS:
+            return _are_concepts(column)
+        case Plain.TURNS:
+            return _are_turns(column)
+        case Plain.TEXT:
+            return True
+
+
 def _all(truth: pa.Array) -> bool:
-    """Whether everything that is known is true."""
+    """Whether everything that is not null is true."""
     return pc.all(truth, min_count=0).as_py()
-
-
-def _are_among(values: pa.Array, known: tuple) -> bool:
-    return _all(pc.is_in(values.drop_null(), value_set=pa.array(known, values.type)))
 
 
 def _are_concepts(lists: pa.Array) -> bool:

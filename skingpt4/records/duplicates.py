@@ -1,8 +1,7 @@
-"""Which records show the same thing: equal bytes, nearly equal pictures, one case, one patient.
+"""Which records show the same thing: equal bytes, nearly equal images, one case, one patient.
 
-Nearly equal is judged by the 64-bit perceptual hash that `data.prepare` wrote (imagehash's pHash): two pictures
-whose hashes differ in few bits. benchmarks/records/near_duplicates.py says what a distance finds
-and what it confuses.
+Two images are nearly equal if the 64-bit perceptual hashes that `data.prepare` wrote (imagehash's pHash) differ in
+few bits. benchmarks/records/near_duplicates.py measures which copies a distance finds and which images it confuses.
 """
 
 from __future__ import annotations
@@ -11,15 +10,13 @@ from itertools import pairwise
 
 import numpy as np
 import pyarrow.compute as pc
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from tqdm import tqdm
 
 from skingpt4.records.manifest import Manifest
 
 HASH_BITS = 64
 NEAR = 6  # bits; see benchmarks/records/near_duplicates.py
-_FEW_BITS = 8  # a picture with structure sets about 32 of the 64
+_MIN_BITS = 8  # an image with structure sets about 32 of the 64
 _BLOCK = 2048  # rows compared at once: 2048 x 2048 differences are 32 MB
 
 
@@ -38,20 +35,19 @@ def near_pairs(hashes: np.ndarray, distance: int, progress: bool = False) -> np.
         (pairs, 2) int64, the smaller row first, in no particular order.
     """
     edges = np.linspace(0, HASH_BITS, distance + 2).astype(int)
-    found = [np.empty((0, 2), dtype=np.int64)]
+    pairs = [np.empty((0, 2), dtype=np.int64)]
     pieces = list(pairwise(edges))
     for low, high in tqdm(pieces, desc="near duplicates", disable=not progress):
         mask = np.uint64(2**64 - 1) if high - low == HASH_BITS else np.uint64((1 << int(high - low)) - 1)
         piece = (hashes >> np.uint64(low)) & mask
         order = np.argsort(piece, kind="stable")
         for rows in np.split(order, np.flatnonzero(np.diff(piece[order])) + 1):
-            found += _close(hashes, rows, distance)
-    pairs = np.concatenate(found)
-    return np.unique(np.sort(pairs, axis=1), axis=0)
+            pairs += _close(hashes, rows, distance)
+    return np.unique(np.sort(np.concatenate(pairs), axis=1), axis=0)
 
 
 def _close(hashes: np.ndarray, rows: np.ndarray, distance: int) -> list[np.ndarray]:
-    found = []
+    pairs = []
     for start in range(0, len(rows), _BLOCK):
         left = rows[start : start + _BLOCK]
         for other in range(start, len(rows), _BLOCK):
@@ -59,12 +55,16 @@ def _close(hashes: np.ndarray, rows: np.ndarray, distance: int) -> list[np.ndarr
             near = np.bitwise_count(hashes[left][:, None] ^ hashes[right][None]) <= distance
             a, b = np.nonzero(np.triu(near, 1) if other == start else near)
             if len(a):
-                found.append(np.stack([left[a], right[b]], axis=1))
-    return found
+                pairs.append(np.stack([left[a], right[b]], axis=1))
+    return pairs
 
 
 def components(count: int, pairs: np.ndarray) -> np.ndarray:
     """The cluster number (count,) int64 of each row when the rows of every pair belong together."""
+    # Here, because commands read the constants of this file for their --help.
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_array((np.ones(len(pairs), dtype=np.int8), (pairs[:, 0], pairs[:, 1])), shape=(count, count))
     return connected_components(links, directed=False)[1].astype(np.int64)
 
@@ -88,7 +88,7 @@ def codes(records: Manifest, key: str, per_source: bool = False) -> np.ndarray:
 def perceptual_hashes(records: Manifest) -> tuple[np.ndarray, np.ndarray]:
     """(hashes (m,) uint64 each once, row of each record among them (n,) int64 or -1 where it has none).
 
-    A picture without structure has a hash of one bit or so; it is like every other such picture and says nothing.
+    An image without structure has a hash of one bit or so, like every other such image, so its hash says nothing.
     """
     encoded = records.column("phash").combine_chunks().dictionary_encode()
     values = np.array([int(text, 16) for text in encoded.dictionary.to_pylist()], dtype=np.uint64)
@@ -96,9 +96,9 @@ def perceptual_hashes(records: Manifest) -> tuple[np.ndarray, np.ndarray]:
     unique, inverse = np.unique(values, return_inverse=True)
     if not len(unique):
         return unique, places
-    telling = np.bitwise_count(unique) >= _FEW_BITS
-    place_of = np.where(telling, np.cumsum(telling) - 1, -1)[inverse]
-    return unique[telling], np.where(places < 0, -1, place_of[places])
+    informative = np.bitwise_count(unique) >= _MIN_BITS
+    place_of = np.where(informative, np.cumsum(informative) - 1, -1)[inverse]
+    return unique[informative], np.where(places < 0, -1, place_of[places])
 
 
 def links(records: Manifest, distance: int = NEAR, progress: bool = False) -> dict[str, np.ndarray]:
@@ -117,7 +117,7 @@ def links(records: Manifest, distance: int = NEAR, progress: bool = False) -> di
 
 
 def clusters(ties: dict[str, np.ndarray]) -> np.ndarray:
-    """One cluster number (n,) int64 per record: whatever is tied in any way stands together."""
+    """One cluster number (n,) int64 per record: records with a tie of any kind are in one cluster."""
     count = len(next(iter(ties.values())))
     pairs = [np.empty((0, 2), dtype=np.int64)]
     for numbers in ties.values():

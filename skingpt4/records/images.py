@@ -1,4 +1,4 @@
-"""Pictures: opened safely with Pillow, brought to upright RGB, and turned into normalised tensors."""
+"""Images: opened safely with Pillow, brought to upright RGB, and turned into normalised tensors."""
 
 from __future__ import annotations
 
@@ -23,34 +23,33 @@ MAX_BYTES = 512 * 2**20  # of a file, before it is read
 MIN_SIDE = 8
 # Formats of photographs. Pillow knows more; some of them (EPS) start another program to be drawn.
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
-# Why a picture is refused, for programs; the message says it for people.
+# Why an image is refused, for programs; the message says it for people.
 REASONS = ("missing", "unreadable", "not_an_image", "damaged", "too_large", "too_small")
 
 
 class ImageError(UserError):
-    """A file that is no usable picture; the message says which and why, `reason` is one of REASONS."""
+    """A file that is not a usable image; the message says which and why, `reason` is one of REASONS."""
 
     def __init__(self, message: str, reason: str = "damaged") -> None:
-        """Keep the sentence and the reason."""
         super().__init__(message)
         self.reason = reason
 
 
 def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
-    """Open a file, an archive's member, or a file's bytes as an upright RGB picture without metadata.
+    """Open a file, an archive's member, or a file's bytes as an upright RGB image without metadata.
 
-    EXIF orientation is applied, transparency is laid over white, an animation gives its first frame.
+    EXIF orientation is applied, transparency is laid over white, and an animation gives its first frame.
 
     Args:
         source: a path (`shards/000000.tar/images/x.jpg` is a member) or the file's bytes.
         name: what to call it in an error; the path by default.
 
     Raises:
-        ImageError: not there, no picture, truncated, too large or too small.
+        ImageError: missing, not an image, truncated, too large or too small.
     """
     name = name or ("the picture" if isinstance(source, bytes) else str(source))
     data = source if isinstance(source, bytes) else _read(source, name)
-    _register_heif()
+    register_heif()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -64,11 +63,12 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
                 return to_rgb(opened, name)
     except UnidentifiedImageError:
         raise ImageError(
-            f"{name}: is no picture that can be read (JPEG, PNG, WebP, HEIC, AVIF, ... are)", "not_an_image"
+            f"{name}: is not a picture that can be read (JPEG, PNG, WebP, HEIC, AVIF, ... are)",
+            "not_an_image",
         ) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise ImageError(f"{name}: has more than {MAX_PIXELS} pixels", "too_large") from None
-    except (OSError, SyntaxError, EOFError, ValueError, RuntimeError) as error:
+    except (OSError, SyntaxError, EOFError, ValueError, RuntimeError) as error:  # Pillow's, of damaged files
         raise ImageError(f"{name}: the picture is damaged ({error})", "damaged") from None
 
 
@@ -87,8 +87,8 @@ def _read(path: str | Path, name: str) -> bytes:
 
 
 @functools.cache
-def _register_heif() -> None:
-    """Teach Pillow HEIC, the format of telephones; AVIF it knows itself."""
+def register_heif() -> None:
+    """Teach Pillow HEIC, the format of phones; it reads AVIF itself."""
     from pillow_heif import register_heif_opener
 
     register_heif_opener()
@@ -148,7 +148,7 @@ def to_tensor(
     Returns:
         (3, size, size) float32.
     """
-    import torch  # here: of the processes that only read pictures there are many, and each should stay small
+    import torch  # here: there are many processes that only read images, and each should stay small
 
     resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255.0

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from skingpt4.records.columns import COLUMNS, checked_batch
 from skingpt4.records.record import Record, RecordError, record_of
 
-VERSION = 1  # of the reader and of the Arrow file's columns; another one makes the file anew
+VERSION = 1  # of the reader and of the Arrow file's columns; a file of another version is written again
 SMALL_BYTES = 4 * 2**20  # below, parsing takes a fraction of a second and no file is written
 BLOCK_BYTES = 4 * 2**20  # of a batch of records: some thousand
 BOM = b"\xef\xbb\xbf"
@@ -39,7 +39,7 @@ class _Part:
     def __init__(self, path: Path, batches: list[pa.RecordBatch], table_path: Path | None = None) -> None:
         self.path, self.batches, self.table_path = path, batches, table_path
 
-    def __reduce__(self) -> Any:  # a worker that is no fork opens the map itself
+    def __reduce__(self) -> Any:  # a worker that was not forked opens the map itself
         if self.table_path is None:
             return _Part, (self.path, self.batches)
         return _mapped, (self.path, self.table_path)
@@ -54,16 +54,17 @@ def _mapped(path: Path, table_path: Path) -> _Part:
 
 
 class Manifest(Sequence[Record]):
-    """The records of one or several manifests, made when asked for; takes no memory of its own to speak of."""
+    """The records of one or several manifests, made on access, so that it takes hardly any memory of its own.
+
+    Use `read_manifest` and `chain` to make one.
+    """
 
     def __init__(self, parts: Sequence[_Part] = ()) -> None:
-        """Chain the parts; use `read_manifest` and `chain`."""
         self.parts = tuple(parts)
         self._batches = [(batch, part) for part in self.parts for batch in part.batches]
         self._ends = np.cumsum([len(batch) for batch, _ in self._batches], dtype=np.int64)
 
     def __len__(self) -> int:
-        """Number of records."""
         return int(self._ends[-1]) if len(self._ends) else 0
 
     @overload
@@ -72,7 +73,6 @@ class Manifest(Sequence[Record]):
     def __getitem__(self, index: slice) -> list[Record]: ...
 
     def __getitem__(self, index: int | slice) -> Record | list[Record]:
-        """Record `index`, or a list of those of a slice."""
         if isinstance(index, slice):
             return [self[row] for row in range(*index.indices(len(self)))]
         batch, place, part = self._place(index)
@@ -94,15 +94,13 @@ class Manifest(Sequence[Record]):
                     yield record_of(row, part.path.parent)
 
     def __add__(self, other: Manifest) -> Manifest:
-        """One after the other."""
         return Manifest([*self.parts, *other.parts])
 
     def __reduce__(self) -> Any:
-        """Pickled as its parts."""
         return Manifest, (self.parts,)
 
     def column(self, key: str) -> pa.ChunkedArray:
-        """A key of all records (one of `KEYS`, or `line`, from 1) without making them."""
+        """The values of a key (one of `KEYS`, or `line`, from 1) without making the records."""
         return pa.chunked_array([batch.column(key) for batch, _ in self._batches], COLUMNS.field(key).type)
 
     def known(self, key: str) -> np.ndarray:
@@ -112,7 +110,7 @@ class Manifest(Sequence[Record]):
         return pc.fill_null(pc.greater(length(column), 0), False).to_numpy()
 
     def image_path(self, row: int) -> Path:
-        """Where picture `row` stands."""
+        """The path of the image of record `row`."""
         batch, place, part = self._place(row)
         return part.path.parent / batch.column("image")[place].as_py()
 
@@ -127,8 +125,8 @@ def chain(manifests: Iterable[Manifest]) -> Manifest:
     return Manifest([part for manifest in manifests for part in manifest.parts])
 
 
-def picture_paths(records: Manifest, limit: int | None = None) -> list[Path]:
-    """Where the pictures stand: of all records, or of at most `limit` spread evenly over them."""
+def image_paths(records: Manifest, limit: int | None = None) -> list[Path]:
+    """The paths of the images: of all records, or of at most `limit` spread evenly over them."""
     step = 1 if limit is None else max(1, -(-len(records) // limit))
     paths, start = [], 0
     for part in records.parts:
@@ -141,7 +139,7 @@ def picture_paths(records: Manifest, limit: int | None = None) -> list[Path]:
 
 
 def manifest_blocks(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """(number of the first line from 1, whole lines) of a manifest, some megabytes at a time.
+    """(number of the first line from 1, complete lines) of a manifest, some megabytes at a time.
 
     Only line feeds end a line; the last one may lack its own.
 
@@ -181,61 +179,60 @@ def read_manifest(path: str | Path, cache_dir: str | Path | None = None) -> Mani
     Args:
         path: the manifest.
         cache_dir: where a large manifest's Arrow file goes if its own folder cannot be written. Without it,
-            or if that fails too, a private temporary folder serves until the process ends.
+            or if that fails too, a private temporary folder is used until the process ends.
 
     Raises:
-        RecordError: the file is missing or empty, or a line is no record; names the line.
+        RecordError: the file is missing or empty, or a line is not a record; names the line.
     """
     path = Path(path)
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError:
-        found = None
-    if found is None or not stat.S_ISREG(found.st_mode) or found.st_size < SMALL_BYTES:
+        status = None
+    if status is None or not stat.S_ISREG(status.st_mode) or status.st_size < SMALL_BYTES:
         return Manifest([_Part(path, _not_empty(path, list(_batches(path))))])
-    places = [path.parent, *([Path(cache_dir)] if cache_dir else [])]
-    for table_path in (place / _table_name(path, found) for place in places):
+    folders = [path.parent, *([Path(cache_dir)] if cache_dir else [])]
+    for table_path in (folder / _table_name(path, status) for folder in folders):
         try:
             return Manifest([_mapped(path, table_path)])
         except (OSError, pa.ArrowInvalid):  # not there, or damaged
             continue
-    for place in [*places, None]:
+    for folder in folders:
         try:
-            return Manifest([_build(path, found, place or _temporary_place())])
-        except OSError:  # not writable, or full; the last place's error is the user's to see
-            if place is None:
-                raise
-    raise AssertionError
+            return Manifest([_build(path, status, folder)])
+        except OSError:  # not writable, or full
+            continue
+    return Manifest([_build(path, status, _temporary_folder())])
 
 
-def _table_name(path: Path, found: os.stat_result) -> str:
-    key = f"{path.resolve()}|{found.st_size}|{found.st_mtime_ns}|{VERSION}"
+def _table_name(path: Path, status: os.stat_result) -> str:
+    key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{VERSION}"
     return f".{path.name}.{hashlib.sha256(key.encode()).hexdigest()[:16]}.arrow"
 
 
-def _build(path: Path, found: os.stat_result, place: Path) -> _Part:
-    """Write the Arrow file whole or not at all; processes that race write the same, the last one stays."""
-    table_path = place / _table_name(path, found)
-    place.mkdir(parents=True, exist_ok=True)
+def _build(path: Path, status: os.stat_result, folder: Path) -> _Part:
+    """Write the Arrow file completely or not at all; processes that race write the same, and the last one stays."""
+    table_path = folder / _table_name(path, status)
+    folder.mkdir(parents=True, exist_ok=True)
     part = table_path.with_name(f"{table_path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
         descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, stat.S_IMODE(found.st_mode) & 0o666 | 0o600)  # as private as the manifest
+            os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & 0o666 | 0o600)  # as private as the manifest
             with (
                 pa.ipc.new_file(file, COLUMNS) as writer,
-                tqdm(total=found.st_size, desc=f"checking {path.name}", unit="B", unit_scale=True) as bar,
+                tqdm(total=status.st_size, desc=f"checking {path.name}", unit="B", unit_scale=True) as bar,
             ):
                 for batch in _batches(path, bar):
                     writer.write_batch(batch)
-        now = path.stat()
-        if (now.st_size, now.st_mtime_ns) != (found.st_size, found.st_mtime_ns):
+        after = path.stat()
+        if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
             raise RecordError(f"{path}: was changed while it was read; run the same again")
         _not_empty(path, _mapped(path, part).batches)
         os.replace(part, table_path)
     finally:
         part.unlink(missing_ok=True)
-    for old in place.glob(f".{path.name}.*.arrow"):  # of the manifest as it was before
+    for old in folder.glob(f".{path.name}.*.arrow"):  # of the manifest as it was before
         if old.name != table_path.name:
             old.unlink(missing_ok=True)
     return _mapped(path, table_path)
@@ -257,8 +254,8 @@ def _not_empty(path: Path, batches: list[pa.RecordBatch]) -> list[pa.RecordBatch
 
 
 @functools.cache
-def _temporary_place() -> Path:
-    """A folder only this user can read, deleted when this process ends, since notes may stand in it."""
+def _temporary_folder() -> Path:
+    """A folder only this user can read, deleted when this process ends, since it may contain notes."""
     folder, owner = Path(tempfile.mkdtemp(prefix="skingpt4-manifests-")), os.getpid()
 
     def forget() -> None:

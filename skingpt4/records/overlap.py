@@ -1,4 +1,4 @@
-"""Whether pictures, cases or patients of an evaluation stand among those of a training, by whole columns."""
+"""Whether images, cases or patients of an evaluation are also in a training, compared by complete columns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch import Tensor
 from skingpt4.records.manifest import Manifest, chain, read_manifest
 from skingpt4.support.errors import UserError
 
-# What is compared, and how it is called in a message. Cases and patients count within a source only.
+# What is compared, and its name in messages. Cases and patients count within a source only.
 KINDS = {"sha256": "the same picture", "phash": "the same picture by perceptual hash", "path": "the same file",
          "case_id": "the same case", "patient_id": "the same patient"}  # fmt: skip
 
@@ -41,25 +41,25 @@ class Overlap:
 
 
 def find_overlaps(training: Manifest, evaluation: Manifest) -> list[Overlap]:
-    """All that two manifests share, one entry a kind; empty where nothing is."""
-    found = []
+    """What two manifests share, one entry per kind; empty if nothing."""
+    overlaps = []
     unhashed = any(records.column("sha256").null_count for records in (training, evaluation))
     for kind in KINDS:
-        if kind == "path" and not unhashed:  # a hash says more than a path
+        if kind == "path" and not unhashed:  # hashes are the better evidence
             continue
         ours, theirs = _keys(training, kind), _keys(evaluation, kind)
-        wanted = pc.unique(theirs.drop_null())
-        if not len(wanted):
+        evaluated = pc.unique(theirs.drop_null())
+        if not len(evaluated):
             continue
-        rows = np.flatnonzero(pc.is_in(ours, value_set=wanted, skip_nulls=True).to_numpy())
+        rows = np.flatnonzero(pc.is_in(ours, value_set=evaluated, skip_nulls=True).to_numpy())
         if len(rows):
             other = pc.index(theirs, ours[int(rows[0])]).as_py()
-            found.append(Overlap(kind, len(rows), training.where(int(rows[0])), evaluation.where(other)))
-    return found
+            overlaps.append(Overlap(kind, len(rows), training.where(int(rows[0])), evaluation.where(other)))
+    return overlaps
 
 
 def _keys(records: Manifest, kind: str) -> pa.ChunkedArray:
-    """What is compared under a kind, null where a record does not have it."""
+    """The values that are compared for a kind; null where a record has none."""
     if kind == "path":
         return pa.chunked_array([_paths(records)])
     if kind in ("case_id", "patient_id"):
@@ -79,47 +79,47 @@ def _paths(records: Manifest) -> pa.Array:
 
 
 def require_disjoint(training: Manifest, evaluation: Sequence[str], allowed: bool) -> list[str]:
-    """Refuse a training whose records stand in evaluation manifests.
+    """Refuse a training whose records are in evaluation manifests.
 
     Args:
-        training: all records that are learned from or chosen by.
-        evaluation: paths of manifests; one that is not there yet cannot be compared and is told so.
-        allowed: tell instead of refusing.
+        training: all records that are trained on or used to choose a checkpoint.
+        evaluation: paths of manifests; one that does not exist yet cannot be compared, and a note says so.
+        allowed: return a note instead of refusing.
 
     Returns:
         Sentences for the log: what was not checked, and what is shared but allowed.
 
     Raises:
         OverlapError: something is shared.
-        RecordError: an evaluation manifest is none.
+        RecordError: an evaluation manifest cannot be used.
     """
     notes = []
     for path in evaluation:
         if not Path(path).exists():
-            notes.append(f"data.evaluation: {path} is not there, so overlap with it was not checked")
+            notes.append(f"data.evaluation: {path} does not exist, so overlap with it was not checked")
             continue
         overlaps = find_overlaps(training, read_manifest(path))
         if overlaps:
-            said = f"training shares records with {path}: {'; '.join(map(str, overlaps))}"
+            shared = f"training shares records with {path}: {'; '.join(map(str, overlaps))}"
             if not allowed:
-                raise OverlapError(f"{said}; take them out of one side, or set data.allow_overlap=true")
-            notes.append(f"{said} (allowed by data.allow_overlap)")
+                raise OverlapError(f"{shared}; take them out of one side, or set data.allow_overlap=true")
+            notes.append(f"{shared} (allowed by data.allow_overlap)")
     return notes
 
 
 # ---- what a checkpoint remembers
 
 
-def picture_hashes(records: Manifest) -> dict[str, Tensor]:
-    """The first 64 bits of the pictures' `sha256`, and their `phash`: sorted, (n,) int64 each.
+def image_hashes(records: Manifest) -> dict[str, Tensor]:
+    """The first 64 bits of the images' `sha256`, and their `phash`: sorted, (n,) int64 each.
 
-    Names of cases and patients are left out: few enough are possible that their hashes would tell them.
+    Names of cases and patients are left out: there are so few possible names that their hashes would reveal them.
     """
     return {key: _first_bits(records.column(key)) for key in ("sha256", "phash")}
 
 
 def _first_bits(column: pa.ChunkedArray) -> Tensor:
-    """Sixteen hex digits of each text as a number; sorted, each once."""
+    """The first sixteen hex digits of each text as a number; sorted, each once."""
     texts = pc.utf8_slice_codeunits(column.drop_null(), 0, 16)
     numbers = np.frombuffer(bytes.fromhex("".join(texts.to_pylist())), dtype=">i8")
     return torch.from_numpy(np.unique(numbers.astype(np.int64)))
@@ -139,11 +139,11 @@ def check_cases(
 
     Args:
         cases: the evaluation's records.
-        seen: hashes of the pictures that the checkpoint's training saw, see `picture_hashes`.
+        seen: hashes of the images that the checkpoint's training saw, see `image_hashes`.
         card: the checkpoint's.
 
     Returns:
-        What is shared, as clauses (empty: nothing found), and a sentence on what could not be compared, if any.
+        What is shared, as clauses (empty: nothing), and a sentence on what could not be compared, if any.
     """
     shared = []
     for key in (kind for kind in KINDS if kind in seen):
@@ -151,13 +151,13 @@ def check_cases(
         if count:
             shared.append(f"{count} by {KINDS[key]}")
     manifests = [Path(name) for name in card.get("config", {}).get("data", {}).get("train", [])]
-    there = [name for name in manifests if name.is_file()]
-    if there:
-        overlaps = find_overlaps(chain(read_manifest(name) for name in there), cases)
+    existing = [name for name in manifests if name.is_file()]
+    if existing:
+        overlaps = find_overlaps(chain(read_manifest(name) for name in existing), cases)
         shared += [str(overlap) for overlap in overlaps if overlap.kind not in seen]
-    if not seen and len(there) < len(manifests):
-        gone = [str(name) for name in manifests if name not in there]
-        return shared, f"overlap with {', '.join(gone)} was not checked: it is not there"
-    if not any(len(hashes) for hashes in seen.values()) and not there:
-        return shared, "overlap with its training was not checked: the checkpoint knows no hashes of pictures"
+    if not seen and len(existing) < len(manifests):
+        missing = [str(name) for name in manifests if name not in existing]
+        return shared, f"overlap with {', '.join(missing)} was not checked: it does not exist"
+    if not any(len(hashes) for hashes in seen.values()) and not existing:
+        return shared, "overlap with its training was not checked: the checkpoint has no hashes of pictures"
     return shared, None

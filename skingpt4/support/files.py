@@ -1,7 +1,8 @@
-"""Reading and writing files: YAML of the package, whole-or-not-at-all texts, JSON lines, timestamps."""
+"""Reading and writing files: YAML of the package, whole-or-not-at-all texts, checksums, JSON lines, timestamps."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,6 +31,12 @@ def write_text(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")
     os.replace(part, path)
+
+
+def file_sha256(path: str | Path) -> str:
+    """SHA-256 of a file's bytes as hex, read in pieces."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def now() -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from skingpt4.taxonomy.mentions import Mention, find_mentions, sentences
-from skingpt4.taxonomy.taxonomy import CONCEPTS, _concept_spellings, disease, lexicon
+from skingpt4.taxonomy.taxonomy import CONCEPTS, concept_spellings, disease, lexicon
 
 Outcome = Literal["asserted", "ambiguous", "no_class", "mentioned", "negated", "unknown"]
 OUTCOMES: tuple[Outcome, ...] = ("asserted", "ambiguous", "no_class", "mentioned", "negated", "unknown")
@@ -17,12 +17,12 @@ ANSWER_FORM = "This could be a skin disease image of {disease}."
 
 @dataclass(frozen=True)
 class Classified:
-    """What a text commits to.
+    """What a text asserts.
 
     `class_name` is set only where the text asserts diseases of one class (outcome "asserted"). Otherwise the
     outcome says why not: it asserts several classes ("ambiguous") or a disease of no class ("no_class"), it
     only weighs, compares or recalls diseases ("mentioned"), rules them out ("negated") or names none that is
-    known ("unknown"). `mention` is the one that decided, `mentions` are all in order of appearance.
+    known ("unknown"). `mention` is the decisive one, `mentions` are all in order of appearance.
     """
 
     class_name: str | None
@@ -32,20 +32,20 @@ class Classified:
 
 
 def classify(text: str, form: str = ANSWER_FORM) -> Classified:
-    """The class that a free text commits to.
+    """The class that a free text asserts.
 
-    An answer in the published form is judged by that sentence alone: what a note says later about other
-    diseases does not matter, and a disease there that is not known leaves the answer unknown. In other texts
-    every sentence counts. Assertions of more than one class commit to none.
+    An answer in the published form is judged by that sentence only: what it says later about other diseases does not
+    matter, and an unknown disease in that sentence makes the answer unknown. In other texts every sentence counts.
+    Assertions of more than one class assert none.
 
     Args:
         text: an answer, a note or a single name.
         form: the sentence that states a diagnosis, with `{disease}` in it.
     """
-    whole = disease(text)
+    term = disease(text)
     mentions = find_mentions(lexicon(), text)
-    if whole is not None and not mentions and not re.search(r"[?;]|[.!]\s", text):
-        mentions = (Mention(whole, 0, len(text), text, "asserted"),)
+    if term is not None and not mentions and not re.search(r"[?;]|[.!]\s", text):
+        mentions = (Mention(term, 0, len(text), text, "asserted"),)
     stated = _stated_spans(text, form)
     deciding = (
         [m for m in mentions if any(start <= m.start < end for start, end in stated)] if stated else mentions
@@ -65,7 +65,7 @@ def classify(text: str, form: str = ANSWER_FORM) -> Classified:
 
 
 def _stated_spans(text: str, form: str) -> list[tuple[int, int]]:
-    """Where the text states a diagnosis in the given form: from the disease to the end of that sentence."""
+    """Spans where the text states a diagnosis in the given form: from the disease to the end of the sentence."""
     words = form.split("{disease}")[0].split()
     if not words:
         return []
@@ -76,23 +76,23 @@ def _stated_spans(text: str, form: str) -> list[tuple[int, int]]:
 
 
 def find_names(text: str, names: Iterable[str]) -> list[str]:
-    """The names that stand in a text as whole words, in order of appearance; case does not matter.
+    """The names that are in a text as complete words, in order of appearance; case does not matter.
 
-    A longer name hides a shorter one inside it ("Warty/Papillomatous" is no "Papule").
+    A longer name hides a shorter one inside it ("Warty/Papillomatous" is not a "Papule").
     """
-    found: list[tuple[int, str]] = []
+    places: list[tuple[int, str]] = []
     taken: list[range] = []
     for name in sorted(names, key=len, reverse=True):
         for match in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text, flags=re.IGNORECASE):
             if not any(match.start() in span for span in taken):
-                found.append((match.start(), name))
+                places.append((match.start(), name))
                 taken.append(range(*match.span()))
                 break
-    return [name for _, name in sorted(found)]
+    return [name for _, name in sorted(places)]
 
 
 def find_concepts(text: str) -> list[str]:
     """SKINCON concepts that a text names in any known spelling, in SKINCON's order."""
-    spellings = _concept_spellings()
-    found = {spellings[name] for name in find_names(text, spellings)}
-    return [name for name in CONCEPTS if name in found]
+    spellings = concept_spellings()
+    concepts = {spellings[name] for name in find_names(text, spellings)}
+    return [name for name in CONCEPTS if name in concepts]

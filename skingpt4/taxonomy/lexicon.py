@@ -1,4 +1,4 @@
-"""Names of diseases, and where they stand in a text whatever their spelling."""
+"""Names of diseases, and where they are in a text, whatever their spelling."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Term:
-    """A name of a disease: its usual name and group; `whole` if it counts only where it is the whole text."""
+    """A name of a disease, its usual name and its group; `only_alone` if it counts only as a complete text."""
 
     name: str
     usual: str
     group: str | None
-    whole: bool = False
+    only_alone: bool = False
 
 
 # --- words ---------------------------------------------------------------------------------------------
 
-# Letters and digits with combining accents, and a possessive's ending.
+# Letters and digits with combining accents, and the ending of a possessive.
 WORD = re.compile(r"(?:[^\W_][\u0300-\u036f]*)+(?:['’]s\b)?")
-# Endings of plurals, first match wins; British spelling is brought to American before.
+# Endings of plurals; the first match wins. British spelling has become American before.
 PLURALS = (
     (re.compile(r"mata$"), "ma"),
     (re.compile(r"(?<=[a-z]{3})itides$"), "itis"),
@@ -56,7 +56,7 @@ def _is_abbreviation(name: str) -> bool:
 
 
 class Lexicon:
-    """Terms that can be looked up and found in texts.
+    """Terms, indexed by the normal forms of their words, to be looked up and found in texts.
 
     Args:
         terms: the names; of two with the same form the first counts.
@@ -64,7 +64,6 @@ class Lexicon:
     """
 
     def __init__(self, terms: Iterable[Term], words: Iterable[str] = ()) -> None:
-        """Index the terms by their words' normal forms."""
         self.terms: dict[tuple[str, ...], Term] = {}
         self._lengths: dict[str, set[int]] = {}
         self._words = frozenset(words)
@@ -73,15 +72,15 @@ class Lexicon:
             self.terms.setdefault(forms, term)
             self._lengths.setdefault(forms[0], set()).add(len(forms))
 
-    def whole(self, text: str) -> Term | None:
-        """The term that the whole text is, up to spelling, case and punctuation."""
+    def get(self, text: str) -> Term | None:
+        """The term that the complete text is, up to spelling, case and punctuation."""
         return self.terms.get(tuple(normal_form(word) for word in WORD.findall(text)))
 
     def find(self, text: str) -> Iterator[tuple[Term, int, int]]:
         """Terms in the text from left to right with their spans, the longest at each place."""
         words = list(WORD.finditer(text))
         forms = [normal_form(word[0]) for word in words]
-        shouted = not any(c.islower() for c in text) and len(words) > 2
+        all_capitals = not any(c.islower() for c in text) and len(words) > 2
         place = 0
         while place < len(words):
             for length in sorted(self._lengths.get(forms[place], ()), reverse=True):
@@ -89,9 +88,9 @@ class Lexicon:
                 if last >= len(words):
                     continue
                 term = self.terms.get(tuple(forms[place : last + 1]))
-                if term is None or term.whole or not self._joined(text, words[place : last + 1], term):
+                if term is None or term.only_alone or not self._joined(text, words[place : last + 1], term):
                     continue
-                if length == 1 and not self._capitals_fit(words[place][0], term, shouted):
+                if length == 1 and not self._capitals_fit(words[place][0], term, all_capitals):
                     continue
                 yield term, words[place].start(), words[last].end()
                 place = last
@@ -99,15 +98,15 @@ class Lexicon:
             place += 1
 
     def _joined(self, text: str, words: Sequence[re.Match[str]], term: Term) -> bool:
-        """Nothing but a space, hyphen or slash stands between the words (or a comma that the term has too)."""
+        """Whether only a space, hyphen or slash separates the words (or a comma that the term has too)."""
         gaps = [text[a.end() : b.start()] for a, b in pairwise(words)]
         allowed = r"\s*[,_–/\-]?\s*" if "," in term.name else r"\s*[_–/\-]?\s*"
         return all(re.fullmatch(allowed, gap) for gap in gaps)
 
-    def _capitals_fit(self, word: str, term: Term, shouted: bool) -> bool:
-        """An abbreviation is written in its own capitals; the unmistakable ones also in small letters."""
+    def _capitals_fit(self, word: str, term: Term, all_capitals: bool) -> bool:
+        """Whether an abbreviation is in its own capitals; an unmistakable one may be in small letters."""
         if not _is_abbreviation(term.name):
             return True
         if word in (term.name, term.name + "s"):
-            return not (shouted and term.name in self._words)
+            return not (all_capitals and term.name in self._words)
         return word == term.name.lower() and len(word) > 2 and term.name not in self._words

@@ -1,7 +1,7 @@
 """Diseases named in a text, and how: asserted, negated or merely mentioned.
 
 Cue phrases in the manner of NegEx (Chapman et al. 2001) and ConText (Harkema et al. 2009): a cue such as "no
-evidence of" speaks of the names that follow it, one such as "is unlikely" of those before it, until the sentence
+evidence of" applies to the names that follow it, one such as "is unlikely" to those before it, until the sentence
 turns ("but", "however", ";"). The phrases are in cues.yaml.
 """
 
@@ -40,10 +40,10 @@ class Mention:
 
 def find_mentions(lexicon: Lexicon, text: str) -> tuple[Mention, ...]:
     """All terms in the text with their status, in order of appearance."""
-    found = list(lexicon.find(text))
+    places = list(lexicon.find(text))
     mentions: list[Mention] = []
     for start, end in sentences(text):
-        inside = [(term, a, b) for term, a, b in found if start <= a < end]
+        inside = [(term, a, b) for term, a, b in places if start <= a < end]
         mentions += _judge(text, start, end, inside) if inside else []
     return tuple(mentions)
 
@@ -57,10 +57,10 @@ _BULLET = re.compile(r"\s*(?:[-*•–]|\d+[.)])\s")
 
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:
-    """Spans of sentences; a wrapped line, and a list after a colon, belong to the sentence they go on."""
+    """Spans of sentences; a wrapped line, and a list after a colon, belong to the sentence that they continue."""
     start = 0
     for match in _END.finditer(text):
-        if "\n" in match[0] and _goes_on(text[start : match.start()], text[match.end() :]):
+        if "\n" in match[0] and _continues(text[start : match.start()], text[match.end() :]):
             continue
         yield start, match.end()
         start = match.end()
@@ -68,8 +68,8 @@ def sentences(text: str) -> Iterator[tuple[int, int]]:
         yield start, len(text)
 
 
-def _goes_on(before: str, after: str) -> bool:
-    """Whether a sentence goes on after a line break: in small letters, after a colon, or in bullets after one."""
+def _continues(before: str, after: str) -> bool:
+    """Whether a sentence continues after a line break: in small letters, after a colon, or in bullets after one."""
     if after.lstrip(" ")[:1].islower():
         return True
     if before.rstrip(" *\n").endswith(":"):
@@ -77,7 +77,7 @@ def _goes_on(before: str, after: str) -> bool:
     return _BULLET.match(after) is not None and ":\n" in re.sub(r"[ *]", "", before)
 
 
-# What may stand between two names of one list: a separator and up to two words that describe the second.
+# What may be between two names of one list: a separator and up to two words that describe the second.
 _STOP = (
     "is|are|was|were|has|have|had|but|now|with|without|who|which|that|then|presents?|shows?|on|in|of|from|to|for|"
     "it|this|there|not|no|most|likely|diagnosis|due|because|at|by|than|rather|as|seen|unlikely|less|more"
@@ -97,7 +97,7 @@ REACH_WORDS = {"chain": 6, "adjacent": 0}
 
 @dataclass(frozen=True)
 class Cue:
-    """A phrase at `[start, end)` that says how the names it reaches are meant."""
+    """A phrase at `[start, end)` that gives the names it reaches their status."""
 
     start: int
     end: int
@@ -110,7 +110,6 @@ class Cues:
     """The phrases of cues.yaml, compiled."""
 
     def __init__(self) -> None:
-        """Read the phrases."""
         data = read_yaml(Path(__file__).with_name("cues.yaml"))
         self.turn = re.compile(data["turns"], re.IGNORECASE)
         self.before, self.after = ([*_compiled(data[side])] for side in ("before", "after"))
@@ -118,16 +117,16 @@ class Cues:
     @staticmethod
     def find(phrases: list[Phrase], text: str, start: int, end: int) -> list[Cue]:
         """Cues inside `[start, end)` that do not overlap, in order; of two the first, then the longer counts."""
-        found = [
+        cues = [
             Cue(match.start(), match.end(), match[0], status, reach)
             for pattern, status, reach in phrases
             for match in pattern.finditer(text, start, end)
         ]
-        kept: list[Cue] = []
-        for cue in sorted(found, key=lambda c: (c.start, -c.end)):
-            if not kept or cue.start >= kept[-1].end:
-                kept.append(cue)
-        return kept
+        separate: list[Cue] = []
+        for cue in sorted(cues, key=lambda c: (c.start, -c.end)):
+            if not separate or cue.start >= separate[-1].end:
+                separate.append(cue)
+        return separate
 
 
 Phrase = tuple[re.Pattern[str], Status, str]
@@ -147,13 +146,13 @@ def _cues() -> Cues:
 
 # --- judgement -----------------------------------------------------------------------------------------
 
-Found = tuple[Term, int, int]
+Place = tuple[Term, int, int]  # a term and its span
 
 
-def _judge(text: str, start: int, end: int, found: list[Found]) -> Iterator[Mention]:
-    """The mentions of one sentence: names that stand in one list share their cue."""
+def _judge(text: str, start: int, end: int, places: list[Place]) -> Iterator[Mention]:
+    """The mentions of one sentence: the names of one list share their cue."""
     begin = start
-    for number, chain in enumerate(chains := _chains(text, found)):
+    for number, chain in enumerate(chains := _chains(text, places)):
         stop = chains[number + 1][0][1] if number + 1 < len(chains) else end
         before = _cue_before(text, start, begin, chain[0][1])
         after = _cue_after(text, chain[-1][2], stop)
@@ -166,16 +165,16 @@ def _judge(text: str, start: int, end: int, found: list[Found]) -> Iterator[Ment
             if cue is None or (cue.status == "asserted" and before and before.reach != "sentence"):
                 cue = before or cue
             status: Status = cue.status if cue else "asserted"
-            said = cue.text if cue else None
+            phrase = cue.text if cue else None
             if status == "asserted" and (question or text[:a].endswith("?") or choice):
-                status, said = "mentioned", choice or "?"
-            yield Mention(term, a, b, text[a:b], status, said)
+                status, phrase = "mentioned", choice or "?"
+            yield Mention(term, a, b, text[a:b], status, phrase)
 
 
-def _chains(text: str, found: list[Found]) -> list[list[Found]]:
-    """Names that nothing but list words separate."""
-    chains: list[list[Found]] = []
-    for item in found:
+def _chains(text: str, places: list[Place]) -> list[list[Place]]:
+    """Names separated only by the words of a list."""
+    chains: list[list[Place]] = []
+    for item in places:
         if chains and _GLUE.fullmatch(text, chains[-1][-1][2], item[1]):
             chains[-1].append(item)
         else:
@@ -183,11 +182,11 @@ def _chains(text: str, found: list[Found]) -> list[list[Found]]:
     return chains
 
 
-def _gaps(text: str, chain: list[Found]) -> list[str]:
+def _gaps(text: str, chain: list[Place]) -> list[str]:
     return [text[a[2] : b[1]] for a, b in pairwise(chain)]
 
 
-def _alternatives(text: str, chain: list[Found]) -> str | None:
+def _alternatives(text: str, chain: list[Place]) -> str | None:
     """The "or" of a list that offers names of different groups."""
     if len({term.group for term, _, _ in chain}) < 2:
         return None
@@ -195,7 +194,7 @@ def _alternatives(text: str, chain: list[Found]) -> str | None:
     return next((match[0] for match in matches if match), None)
 
 
-def _is_joined(text: str, chain: list[Found]) -> bool:
+def _is_joined(text: str, chain: list[Place]) -> bool:
     gaps = _gaps(text, chain)
     joint = rf"\b(?:and|or|nor|vs|versus|{_EXAMPLE})(?!\w)|[/(]"
     return not gaps or re.search(joint, gaps[-1], re.IGNORECASE) is not None
@@ -214,7 +213,7 @@ def _reaches(cue: Cue, gap: str) -> bool:
 
 
 def _cue_before(text: str, start: int, begin: int, place: int) -> Cue | None:
-    """The phrase that rules the name at `place`; `begin` is where the names before it end."""
+    """The phrase that applies to the name at `place`; `begin` is where the names before it end."""
     asserted: Cue | None = None
     for cue in reversed(_cues().find(_cues().before, text, start, place)):
         gap = text[cue.end : place]
@@ -235,7 +234,7 @@ def _cue_before(text: str, start: int, begin: int, place: int) -> Cue | None:
     return asserted
 
 
-# A comma before a verb closes what was put in: "An infection, e.g. ringworm, is unlikely".
+# A comma before a verb closes an insertion: "An infection, e.g. ringworm, is unlikely".
 _CLOSING = re.compile(r"\s*,\s*(?=(?:is|are|was|were|has|have|should|must|can|cannot|could|may|might)\b)")
 
 

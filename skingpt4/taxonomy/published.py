@@ -1,4 +1,4 @@
-"""What the SkinGPT-4 papers print, as data: published.yaml says each number and where it stands."""
+"""The numbers that the SkinGPT-4 papers print, as data: published.yaml holds each number and its source."""
 
 from __future__ import annotations
 

@@ -1,9 +1,7 @@
-"""The closed vocabularies of the project, and what a free text says in their terms.
+"""The closed vocabularies of the project: concepts, classes, Dermnet's folders, and names of diseases.
 
-The words are data: taxonomy.yaml (SKINCON's concepts, the paper's classes, Dermnet's folders) and
-diseases.yaml (names of diseases by class), which is read when first asked for.
-
-    skingpt4 taxonomy "No sign of melanoma; this is a seborrhoeic keratosis."
+The words are data: taxonomy.yaml (SKINCON's concepts, the paper's classes, Dermnet's folders) and diseases.yaml
+(names of diseases by class), which is read on first use.
 """
 
 from __future__ import annotations
@@ -24,10 +22,9 @@ OTHERS = "others"
 
 
 class UnknownName(UserError):
-    """A name that a vocabulary does not hold; `nearest` is the closest one that it does, or None."""
+    """A name that is not in a vocabulary; `nearest` is the closest one that is, or None."""
 
     def __init__(self, message: str, nearest: str | None) -> None:
-        """Keep the message and the suggestion."""
         super().__init__(message)
         self.nearest = nearest
 
@@ -41,7 +38,7 @@ CLASSES: tuple[str, ...] = tuple(name for name in _DATA["classes"] if name != OT
 
 
 def version() -> str:
-    """A short hash of all the taxonomy's words and phrases, so that results say what read them."""
+    """A short hash of all the taxonomy's words and phrases, so that results name the taxonomy they were read with."""
     files = ("taxonomy.yaml", "diseases.yaml", "cues.yaml")
     return hashlib.sha256(
         b"".join(Path(__file__).with_name(name).read_bytes() for name in files)
@@ -52,7 +49,7 @@ def version() -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name that is written most alike, or None where nothing comes close."""
+    """The known name with the most similar spelling, or None if none is close."""
     by_form = {entry.casefold(): entry for entry in known}
     close = difflib.get_close_matches(name.casefold(), by_form, n=1, cutoff=0.6)
     return by_form[close[0]] if close else None
@@ -64,23 +61,24 @@ def _plain(name: str) -> str:
 
 
 @cache
-def _concept_spellings() -> dict[str, str]:
+def concept_spellings() -> dict[str, str]:
+    """Every known spelling of a concept with SKINCON's own."""
     return {spelling: name for name, more in _DATA["concepts"].items() for spelling in (name, *more)}
 
 
 def concept(name: str) -> str | None:
     """SKINCON's own spelling of a concept ("Flat-topped" is "Flat topped"), or None if it is none of the 48."""
-    by_form = {_plain(spelling): name for spelling, name in _concept_spellings().items()}
+    by_form = {_plain(spelling): name for spelling, name in concept_spellings().items()}
     return by_form.get(_plain(name))
 
 
 def class_title(class_name: str) -> str:
-    """How a class is called when shown to people."""
+    """The name of a class for people."""
     return _DATA["classes"][class_name]["title"]
 
 
 def class_disease(class_name: str) -> str:
-    """The disease that stands for a class where each needs one name."""
+    """The disease that represents a class where each class needs one name."""
     return _DATA["classes"][class_name]["disease"]
 
 
@@ -88,7 +86,7 @@ def class_disease(class_name: str) -> str:
 class DermnetFolder:
     """A folder of Dermnet's Kaggle layout with its class (None: in no row of Table 2) and numbers of files.
 
-    `how` tells how sure the class is: "exact" (Table 2 has the same count), "by name" or "none shown".
+    `how` says how certain the class is: "exact" (Table 2 has the same count), "by name" or "none shown".
     """
 
     name: str
@@ -137,22 +135,16 @@ def lexicon() -> Lexicon:
             else:
                 terms += [Term(name, usual, class_name) for name in (usual, *more)]
         for name in data["only_as_whole_name"].get(group, ()):
-            terms.append(Term(name, name, class_name, whole=True))
+            terms.append(Term(name, name, class_name, only_alone=True))
     return Lexicon(terms, words=data["words"])
 
 
 def disease(name: str) -> Term | None:
     """The disease of that name (any spelling or known synonym), or None if it is not known."""
-    return lexicon().whole(name)
+    return lexicon().get(name)
 
 
 def disease_class(name: str) -> str | None:
-    """The class of a disease; None if the name is unknown or Table 2 shows no class (`disease` tells which)."""
-    found = disease(name)
-    return found.group if found else None
-
-
-# --- free text -----------------------------------------------------------------------------------------
-
-
-# --- command line --------------------------------------------------------------------------------------
+    """The class of a disease; None if the name is unknown (see `disease`) or in no class of Table 2."""
+    term = disease(name)
+    return term.group if term else None

@@ -1,8 +1,8 @@
-"""The language model's layers compiled by torch for training: what stands between matrix products in a few loops.
+"""The language model's layers compiled by torch for training.
 
-On a CPU norms, rotations, activations and copies take much of a step, in bf16 more than the products; compiled, they
-go through memory once. All layers share one compiled form, which takes any length, so the price is paid once: tens of
-seconds, less when torch finds it in its cache.
+On a CPU, norms, rotations, activations and copies take much of a step, in bf16 more than the matrix products.
+Compiled, they go through memory once. All layers share one compiled form, which takes any length, so compiling takes
+tens of seconds once, or less if the form is in torch's cache.
 """
 
 from __future__ import annotations
@@ -11,62 +11,61 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import nn
 
-from skingpt4.model.language import input_device
-from skingpt4.model.loss import has_plain_head
+from skingpt4.model.language import LanguageModel
 
-PAYS_AFTER = 200  # iterations; a third of a second is saved in one of eight answers, 20 to 50 s are the price
+PAYS_AFTER = (
+    200  # iterations; compiling takes 20 to 50 s and saves a third of a second in a step of eight answers
+)
 TRIAL_TOKENS = 24
 
 
-def wanted(choice: str, model: Any, iterations: int) -> bool:
-    """Whether to compile: as `language.compile` says; auto where it was measured to pay.
+def should_compile(choice: str, model: LanguageModel, iterations: int) -> bool:
+    """Whether to compile, by `language.compile`; auto compiles where it was measured to pay.
 
-    That is bf16 and fp32 on a CPU, over more iterations than the compiler costs, with a compiler here.
+    That is in bf16 and fp32 on a CPU with a C++ compiler, over more iterations than compiling costs.
 
     Args:
         choice: auto, always or never.
         model: a causal language model.
-        iterations: of the whole run; a resumed one must be computed as it was begun.
+        iterations: of the complete run; a resumed run must be computed as it was started.
     """
     if choice != "auto":
         return choice == "always"
-    on_cpu = input_device(model).type == "cpu" and not getattr(model, "hf_device_map", None)
-    plain = getattr(model, "skingpt4_quantization", "none") == "none"
-    found = shutil.which(os.environ.get("CXX", "g++"))
-    in_time = iterations >= PAYS_AFTER
-    return on_cpu and plain and model.dtype is not torch.float16 and in_time and bool(found)
+    on_cpu = model.input_device.type == "cpu" and not model.device_map
+    plain = model.quantization == "none"
+    has_compiler = bool(shutil.which(os.environ.get("CXX", "g++")))
+    pays = iterations >= PAYS_AFTER
+    return on_cpu and plain and model.dtype is not torch.float16 and pays and has_compiler
 
 
-def layers(model: Any) -> list[nn.Module]:
+def layers(model: LanguageModel) -> list[nn.Module]:
     """The repeated blocks of a causal language model, as its family names them for splitting it over devices."""
-    names = set(getattr(model, "_no_split_modules", None) or ())
+    names = set(getattr(model.model, "_no_split_modules", None) or ())
     return [module for module in model.modules() if type(module).__name__ in names]
 
 
-def compile_layers(model: Any, backend: str = "inductor") -> str | None:
-    """Compile the layers in place, on trial inputs; returns why that cannot be, None if it could.
+def compile_layers(model: LanguageModel, backend: str = "inductor") -> str | None:
+    """Compile the layers in place, on trial inputs; returns None, or why torch cannot compile them.
 
-    Whatever the compiler comes to grief at, the layers then are as they were. A form that is met only later and
-    fails is run as written, too.
+    If the compiler fails, the layers are as they were; so they are for a form that is met later and fails.
 
     Args:
         model: a causal language model.
-        backend: torch's name of what compiles.
+        backend: torch's name of the compiler.
     """
     blocks = layers(model)
     if not blocks:
-        return f"{model.config.model_type} does not say what its layers are"
-    has_plain_head(model)  # asked of the model once, in a form that need not be compiled
+        return f"{model.config.model_type} does not name its layers"
+    _ = model.has_plain_head  # tried on the model once, before the layers are compiled
     torch._dynamo.config.suppress_errors = False
     for block in blocks:
         block.compile(dynamic=True, backend=backend)
     try:
-        for rows in (2, 1):  # one row is a form of its own
+        for rows in (2, 1):  # torch compiles another form for a single row
             _try(model, rows)
     except Exception as error:  # a foreign compiler's, of any kind
         for block in blocks:
@@ -77,19 +76,19 @@ def compile_layers(model: Any, backend: str = "inductor") -> str | None:
     return None
 
 
-def _try(model: Any, rows: int) -> None:
-    """A pass there and back over empty embeddings, padded as batches are."""
+def _try(model: LanguageModel, rows: int) -> None:
+    """Forward and backward over empty embeddings, padded as batches are."""
     table = model.get_input_embeddings().weight
-    embeds = torch.zeros(rows, TRIAL_TOKENS, table.shape[1], dtype=table.dtype, device=input_device(model))
+    embeds = torch.zeros(rows, TRIAL_TOKENS, table.shape[1], dtype=table.dtype, device=model.input_device)
     mask = torch.ones(rows, TRIAL_TOKENS, dtype=torch.long, device=embeds.device)
     mask[0, -1] = 0
-    hidden = model.base_model(inputs_embeds=embeds.requires_grad_(), attention_mask=mask, use_cache=False)[0]
+    hidden = model.hidden_states(embeds.requires_grad_(), mask)
     hidden.float().sum().backward()
     model.zero_grad()
 
 
 @contextmanager
 def as_written() -> Iterator[None]:
-    """Run compiled layers as they are written: for work without gradients, which would be compiled anew."""
+    """Run compiled layers as they are written: for work without gradients, which would be compiled again."""
     with torch.compiler.set_stance("force_eager"):
         yield

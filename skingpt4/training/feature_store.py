@@ -1,11 +1,11 @@
-"""A folder of kept features: one record for each picture of a manifest, written in any order, read through a map.
+"""A folder of cached features: one row for each image of a manifest, written in any order, read through a memory map.
 
-    features.bin  (pictures, views, q, d) of 16-bit floats, one after another, no header
-    rows.bin      per picture: SHA-256 of its file, CRC-32 of each view's features, whether it is written
-    card.json     shape, type, and the SHA-256 of rows.bin; stands here only when every picture is written
+    features.bin  (images, views, q, d) fp16, without a header
+    rows.bin      for each image: SHA-256 of its file, CRC-32 of each view's features, whether it is written
+    card.json     shape, type, and the SHA-256 of rows.bin; it exists only once every image is written
 
-Several processes write different rows at once. A row counts once its flag is set and its checksums fit, so after a
-kill the missing rows alone are made; every view is checked against its checksum whenever it is read.
+Several processes write different rows at once. A row counts once its flag is set and its checksums match, so after a
+kill only the missing rows are computed; every view is checked against its checksum whenever it is read.
 """
 
 from __future__ import annotations
@@ -28,124 +28,127 @@ from torch import Tensor
 from skingpt4.support.errors import UserError
 
 DATA, ROWS, CARD, LOCK = "features.bin", "rows.bin", "card.json", "lock"
-DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
-_ITEM = 2  # bytes
+DTYPE = "float16"
+_ITEM_BYTES = 2
 
 
 class FeatureError(UserError):
-    """Features that cannot be kept or read; the message says where and what to do."""
+    """Features that cannot be stored or read; the message says where and what to do."""
 
 
 @dataclass(frozen=True)
-class Shape:
-    """What a store holds: so many pictures, views of each, queries of so many numbers, in what type."""
+class StoreShape:
+    """The shape of a store's features, as its card has it."""
 
     num_pictures: int
     num_views: int
     num_queries: int
     width: int
-    dtype: str
+    dtype: str = DTYPE
 
     @property
     def view_bytes(self) -> int:
         """Bytes of one view's features."""
-        return self.num_queries * self.width * _ITEM
+        return self.num_queries * self.width * _ITEM_BYTES
 
     @property
     def picture_bytes(self) -> int:
-        """Bytes of all views of a picture."""
+        """Bytes of all views of an image."""
         return self.num_views * self.view_bytes
 
     @property
     def num_bytes(self) -> int:
-        """Bytes of the whole store."""
+        """Bytes of the complete store."""
         return self.num_pictures * (self.picture_bytes + self.row_type.itemsize)
 
     @property
     def row_type(self) -> np.dtype:
-        """Of an entry of rows.bin."""
+        """The type of an entry of rows.bin."""
         return np.dtype([("picture", "u1", 32), ("crc", "<u4", (self.num_views,)), ("done", "u1")])
 
 
 class FeatureStore:
-    """The features of a complete store; opened once, mapped into memory, shared by all processes."""
+    """A complete store, mapped into memory, so that all processes share it.
+
+    Raises:
+        FeatureError: it is incomplete or damaged.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Open a complete store.
-
-        Raises:
-            FeatureError: it is incomplete or damaged.
-        """
         self.folder = folder
         try:
             card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-            self.shape = Shape(**card["shape"])
-            self.rows = np.fromfile(folder / ROWS, self.shape.row_type)
-            sound = hashlib.sha256(self.rows.tobytes()).hexdigest() == card["rows_sha256"]
-            size = (folder / DATA).stat().st_size
-        except (OSError, ValueError, KeyError, TypeError):
+            rows = (folder / ROWS).read_bytes()
+            num_bytes = (folder / DATA).stat().st_size
+        except (OSError, ValueError):
             raise self._damaged() from None
-        if not sound or size != self.shape.num_pictures * self.shape.picture_bytes:
+        try:
+            self.shape, rows_sha256 = StoreShape(**card["shape"]), card["rows_sha256"]
+        except (KeyError, TypeError):  # JSON, but not a card
+            raise self._damaged() from None
+        sound = hashlib.sha256(rows).hexdigest() == rows_sha256 and self.shape.dtype == DTYPE
+        if not sound or num_bytes != self.shape.num_pictures * self.shape.picture_bytes:
             raise self._damaged()
+        self.rows = np.frombuffer(rows, self.shape.row_type)
         self.data = _mapped(folder, self.shape)
 
     def _damaged(self) -> FeatureError:
         return FeatureError(
-            f"{self.folder}: kept features are damaged; delete that folder, they are made again"
+            f"{self.folder}: cached features are damaged; delete that folder, and they are computed again"
         )
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return self.shape.num_pictures
 
     def __getitem__(self, row: int | Sequence[int]) -> Tensor:
-        """The first view of a picture (q, d), or of several (n, q, d), as kept (16-bit).
+        """The first view of an image (q, d), or of several (n, q, d), fp16.
 
         Raises:
-            FeatureError: its checksum does not fit.
+            FeatureError: its checksum does not match.
         """
         if isinstance(row, int | np.integer):
             return self.view(int(row), 0)
         return torch.stack([self.view(r, 0) for r in row])
 
     def view(self, row: int, view: int) -> Tensor:
-        """Features (q, d) of a view of a picture, as kept.
+        """Features (q, d) fp16 of a view of an image.
 
         Raises:
-            FeatureError: the checksum does not fit.
+            FeatureError: the checksum does not match.
         """
-        kept = self.data[row, view]
-        if zlib.crc32(kept) != self.rows["crc"][row, view]:
+        bits = self.data[row, view]
+        if zlib.crc32(bits) != self.rows["crc"][row, view]:
             raise self._damaged()
-        numbers = torch.from_numpy(np.array(kept)).view(DTYPES[self.shape.dtype])
-        return numbers.view(self.shape.num_queries, self.shape.width)
+        features = torch.from_numpy(np.array(bits)).view(torch.float16)
+        return features.view(self.shape.num_queries, self.shape.width)
 
 
-def _mapped(folder: Path, shape: Shape) -> np.ndarray:
-    """(pictures, views, numbers) int16 bits, read only."""
+def _mapped(folder: Path, shape: StoreShape) -> np.ndarray:
+    """(images, views, q * d) int16 bits, read only."""
     sizes = (shape.num_pictures, shape.num_views, shape.num_queries * shape.width)
     return np.memmap(folder / DATA, np.int16, "r", shape=sizes)
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether a store's card stands there: it is written last."""
+    """Whether a store has its card, which is written last."""
     return (folder / CARD).is_file()
 
 
-def missing_bytes(folder: Path, shape: Shape) -> int:
+def missing_bytes(folder: Path, shape: StoreShape) -> int:
     """Bytes that a store still needs on the disk."""
-    there = sum(p.stat().st_blocks * 512 for name in (DATA, ROWS) if (p := folder / name).is_file())
-    return max(0, shape.num_bytes - there)
+    written = sum(p.stat().st_blocks * 512 for name in (DATA, ROWS) if (p := folder / name).is_file())
+    return max(0, shape.num_bytes - written)
 
 
-def require_space(folder: Path, shape: Shape) -> str:
-    """A line on the size of a store that is to be made and on the free disk.
+def require_space(folder: Path, shape: StoreShape) -> str:
+    """A line on the size of a store that will be written and on the free disk space.
 
     Raises:
         FeatureError: it does not fit.
     """
-    near = next(p for p in (folder, *folder.parents) if p.exists())
-    free, needed = shutil.disk_usage(near).free, missing_bytes(folder, shape)
+    existing = next(p for p in (folder, *folder.parents) if p.exists())
+    free, needed = shutil.disk_usage(existing).free, missing_bytes(folder, shape)
     views = f" x {shape.num_views} views" if shape.num_views > 1 else ""
     line = (
         f"{shape.num_pictures} pictures{views}, {_size(shape.num_bytes)} in {folder}; {_size(free)} are free"
@@ -164,7 +167,7 @@ def _size(count: int) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Only one run at a time fills a folder; another waits. A kill lets go."""
+    """Let one run at a time fill a folder, while others wait. The lock ends with its process."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("w") as file:
         with suppress(OSError):  # a file system without locks: two runs would write the same features
@@ -172,18 +175,17 @@ def locked(folder: Path) -> Iterator[None]:
         yield
 
 
-class Filling:
-    """A store that is being filled, here by one of several processes."""
+class FeatureWriter:
+    """Fills a store, as one of several processes; opens the files that `prepare` made."""
 
-    def __init__(self, folder: Path, shape: Shape) -> None:
-        """Open the files that `prepare` made."""
+    def __init__(self, folder: Path, shape: StoreShape) -> None:
         self.folder, self.shape = folder, shape
         self._data = os.open(folder / DATA, os.O_RDWR)
         self._rows = os.open(folder / ROWS, os.O_RDWR)
 
     @staticmethod
-    def prepare(folder: Path, shape: Shape) -> None:
-        """Make the files at their full size, and begin rows anew whose checksums do not fit; one process does it."""
+    def prepare(folder: Path, shape: StoreShape) -> None:
+        """Create the files at full size, and reset rows whose checksums do not match; for one of the processes."""
         folder.mkdir(parents=True, exist_ok=True)
         sizes = {
             DATA: shape.num_pictures * shape.picture_bytes,
@@ -203,20 +205,23 @@ class Filling:
         rows.flush()
 
     def missing(self, rank: int = 0, world: int = 1) -> list[int]:
-        """Rows that are not written yet, of every `world`-th beginning with `rank`: shares never meet."""
+        """Rows that are not written yet, of every `world`-th from `rank`: no two processes have one in common."""
         done = np.fromfile(self.folder / ROWS, self.shape.row_type)["done"]
         return [int(row) for row in np.flatnonzero(done == 0) if row % world == rank]
 
-    def write(self, row: int, picture: bytes, features: np.ndarray) -> None:
-        """Put a picture's features down, first the numbers, then the entry that vouches for them.
+    def write(self, row: int, digest: bytes, features: np.ndarray) -> None:
+        """Write an image's features, then the entry that marks them as written.
 
         Args:
-            row: which picture.
-            picture: SHA-256 of its file, 32 bytes.
+            row: of the image.
+            digest: SHA-256 of its file, 32 bytes.
             features: (views, q * d) int16 bits.
+
+        Raises:
+            FeatureError: the disk is full or cannot be written.
         """
         entry = np.zeros(1, self.shape.row_type)
-        entry["picture"][0] = np.frombuffer(picture, np.uint8)
+        entry["picture"][0] = np.frombuffer(digest, np.uint8)
         entry["crc"][0] = [zlib.crc32(view) for view in features]
         entry["done"][0] = 1
         try:
@@ -225,19 +230,17 @@ class Filling:
         except OSError as error:
             raise FeatureError(f"{self.folder}: cannot be written ({error.strerror})") from None
 
-    def __enter__(self) -> Filling:
-        """Itself."""
+    def __enter__(self) -> FeatureWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Bring what was written to the disk."""
         for file in (self._data, self._rows):
             os.fsync(file)
             os.close(file)
 
     @staticmethod
-    def finish(folder: Path, shape: Shape) -> None:
-        """Write the card; one process does it, after all have closed.
+    def finish(folder: Path, shape: StoreShape) -> None:
+        """Write the card; for one of the processes, after all have closed.
 
         Raises:
             FeatureError: rows are missing.
@@ -251,20 +254,19 @@ class Filling:
         os.replace(part, folder / CARD)
 
 
-class Known:
-    """Features by the SHA-256 of their picture, out of other complete stores of the same kind."""
+class CachedFeatures:
+    """Features by the SHA-256 of their image's file, from other complete stores of the same kind."""
 
     def __init__(self, stores: Sequence[FeatureStore]) -> None:
-        """Sort what the stores hold by the first eight bytes of the hashes."""
-        self.stores = stores
+        self.stores = stores  # their rows are sorted by the first eight bytes of the hashes
         keys = np.concatenate([_first_bytes(store.rows["picture"]) for store in stores])
         places = [(number, row) for number, store in enumerate(stores) for row in range(len(store))]
         order = np.argsort(keys, kind="stable")
         self._keys, self._places = keys[order], np.array(places)[order]
 
     @classmethod
-    def of(cls, folders: Sequence[Path]) -> Known | None:
-        """What the complete ones among some folders hold; None if none is. A damaged one is passed over."""
+    def of(cls, folders: Sequence[Path]) -> CachedFeatures | None:
+        """Those of the complete stores among some folders; None if there are none. Damaged stores are skipped."""
         stores = []
         for folder in folders:
             if is_complete(folder):
@@ -272,18 +274,18 @@ class Known:
                     stores.append(FeatureStore(folder))
         return cls(stores) if stores else None
 
-    def find(self, picture: bytes) -> np.ndarray | None:
-        """(views, q * d) int16 bits of a picture, or None where no store has it whole."""
-        key = _first_bytes(np.frombuffer(picture, np.uint8)[None])[0]
+    def find(self, digest: bytes) -> np.ndarray | None:
+        """(views, q * d) int16 bits of an image, or None if no store has them undamaged."""
+        key = _first_bytes(np.frombuffer(digest, np.uint8)[None])[0]
         first, last = (int(np.searchsorted(self._keys, key, side)) for side in ("left", "right"))
         for number, row in self._places[first:last]:
             store = self.stores[number]
-            if store.rows["picture"][row].tobytes() == picture:
-                kept = np.array(store.data[row])
-                if [zlib.crc32(view) for view in kept] == store.rows["crc"][row].tolist():
-                    return kept
+            if store.rows["picture"][row].tobytes() == digest:
+                features = np.array(store.data[row])
+                if [zlib.crc32(view) for view in features] == store.rows["crc"][row].tolist():
+                    return features
         return None
 
 
-def _first_bytes(pictures: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(pictures[:, :8]).view("<u8")[:, 0]
+def _first_bytes(digests: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(digests[:, :8]).view("<u8")[:, 0]

@@ -1,19 +1,18 @@
-"""Frozen features, computed once: the Q-Former's queries of every picture of a manifest, kept on disk.
+"""The feature cache: the Q-Former's queries of every image of a manifest, computed once and stored on disk.
 
-A picture is kept as it is (one view), or as several random crops of which training draws one a sample. Crops are
-drawn from the picture's own hash, so they are the same in every manifest: what another manifest of the same encoder
-already keeps is copied, not computed.
+An image is cached complete (one view), or as several random crops of which training draws one for each sample. The
+crops are drawn from the file's own hash, so they are the same in every manifest: features that another manifest of
+the same encoder has are copied, not computed.
 """
 
 from __future__ import annotations
 
 import hashlib
-import sys
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,56 +27,31 @@ from skingpt4.model.network import ImageEncoder
 from skingpt4.records.archives import StoreError, read_bytes
 from skingpt4.records.images import MAX_BYTES, open_image, random_crop_box, to_tensor
 from skingpt4.records.record import Record
+from skingpt4.support.files import file_sha256
 from skingpt4.training.feature_store import (
-    DTYPES,
+    DTYPE,
+    CachedFeatures,
     FeatureStore,
-    Filling,
-    Known,
-    Shape,
+    FeatureWriter,
+    StoreShape,
     is_complete,
     locked,
     require_space,
 )
-from skingpt4.training.samples import PictureSource, picture_files
-from skingpt4.weights.files.tensors import file_sha256
+from skingpt4.training.samples import ImageSource
 
-IN_MEMORY = 16  # pictures, or crops of them, that are encoded at once
+logger = logging.getLogger(__name__)
 
-
-class Pictures(Dataset):
-    """Whole pictures (3, h, w) of records in order, for a loader."""
-
-    def __init__(self, load: PictureSource, count: int) -> None:
-        """Keep the source and the number of records."""
-        self.load, self.count = load, count
-
-    def __len__(self) -> int:
-        """Number of pictures."""
-        return self.count
-
-    def __getitem__(self, row: int) -> Tensor:
-        """Picture of record `row`."""
-        return self.load(row, None)["image"]
-
-
-def encode_records(
-    records: Sequence[Record], encoder: ImageEncoder, image_size: int, batch_size: int = IN_MEMORY
-) -> Tensor:
-    """Queries (n, q, d) fp32 of all records' whole pictures, with a progress bar; nothing is kept."""
-    vision = encoder.vision_encoder
-    load = picture_files(records, image_size, vision.mean, vision.std, augment=False)
-    loader = DataLoader(Pictures(load, len(records)), batch_size=batch_size)
-    bar = tqdm(loader, desc="encoding pictures", unit="batch")
-    return torch.cat([encoder(image).cpu() for image in bar])
+MAX_ENCODED = 16  # images, or crops of them, that are encoded at once
 
 
 @dataclass
 class Team:
-    """The processes that fill a store together; each takes every `world`-th picture."""
+    """The processes that fill a store together; each takes every `world`-th image."""
 
     rank: int = 0
     world: int = 1
-    wait: Callable[[], None] = lambda: None  # until all have come here
+    wait: Callable[[], None] = lambda: None  # until all have arrived
 
 
 def cached_queries(
@@ -89,94 +63,111 @@ def cached_queries(
     views: int = 1,
     team: Team | None = None,
 ) -> FeatureStore:
-    """The queries of a manifest's pictures, from the cache or computed and put there.
+    """The queries of a manifest's images, from the cache, or computed and stored there.
 
-    The folder's name is made of the encoder's identity, the manifest's hash, the views and the type. Filling it
-    is resumed where it was interrupted.
+    The store's folder is named after the encoder's identity, the manifest's hash and the views. If filling it is
+    interrupted, the next call continues.
 
     Args:
         manifest: the file that `records` were read from.
         records: its records.
-        config: names the encoder, and the type (`data.feature_dtype`).
-        cache_dir: where stores stand.
-        get_encoder: gives the encoder when it is needed; by default it is built.
-        views: 1 keeps whole pictures, more keeps so many random crops of each.
-        team: the processes that call this together.
+        config: names the encoder.
+        cache_dir: the folder of all stores.
+        get_encoder: returns the encoder when it is needed; by default it is built.
+        views: 1 caches complete images, more that many random crops of each.
+        team: the processes that make this call together.
 
     Raises:
-        FeatureError: the disk is too small, or what is kept is damaged.
-        ImageError: a picture cannot be read.
+        FeatureError: the disk is too small, or the store is damaged.
+        ImageError: an image cannot be read.
     """
-    kind = f"{encoder_identity(config)}-{views}x{config.qformer.num_query_tokens}-{config.data.feature_dtype}"
+    shape = StoreShape(len(records), views, config.qformer.num_query_tokens, config.qformer.width)
+    kind = f"{encoder_identity(config)}-{views}x{shape.num_queries}-{DTYPE}"
     folder = Path(cache_dir) / kind / file_sha256(manifest)[:16]
     team = team or Team()
-    shape = Shape(
-        len(records), views, config.qformer.num_query_tokens, config.qformer.width, config.data.feature_dtype
-    )
     leads = team.rank == 0
     with locked(folder) if leads and not is_complete(folder) else nullcontext():
         if leads and not is_complete(folder):  # another run may have finished it while this one waited
-            tqdm.write(f"{manifest}: keeping features of {require_space(folder, shape)}", file=sys.stderr)
-            Filling.prepare(folder, shape)
+            logger.warning("%s: caching features of %s", manifest, require_space(folder, shape))
+            FeatureWriter.prepare(folder, shape)
         team.wait()
         if not is_complete(folder):
             _fill(folder, shape, records, config, get_encoder or (lambda: build_encoder(config)), team)
         team.wait()
         if leads and not is_complete(folder):
-            Filling.finish(folder, shape)
+            FeatureWriter.finish(folder, shape)
     team.wait()
     return FeatureStore(folder)
 
 
+def cached_images(*stores: FeatureStore) -> ImageSource:
+    """Images as rows of cached queries, one store after another; of several views one is drawn for each sample."""
+    ends = np.cumsum([len(store) for store in stores])
+
+    def load(row: int, rng: np.random.Generator | None) -> dict[str, Tensor]:
+        number = int(np.searchsorted(ends, row, side="right"))
+        store = stores[number]
+        views = store.shape.num_views
+        view = 0 if views == 1 or rng is None else int(rng.integers(views))
+        return {"queries": store.view(row - int(ends[number]) + len(store), view).float()}
+
+    return load
+
+
 def _fill(
     folder: Path,
-    shape: Shape,
+    shape: StoreShape,
     records: Sequence[Record],
     config: Config,
     get_encoder: Callable[[], ImageEncoder],
     team: Team,
 ) -> None:
-    """Write this process's share of the rows that are missing."""
-    share = f", share {team.rank + 1} of {team.world}" if team.world > 1 else ""
-    with Filling(folder, shape) as filling:
-        rows = filling.missing(team.rank, team.world)
+    """Write those of the missing rows that are this process's."""
+    part = f", part {team.rank + 1} of {team.world}" if team.world > 1 else ""
+    with FeatureWriter(folder, shape) as writer:
+        rows = writer.missing(team.rank, team.world)
         others = [path for path in sorted(folder.parent.iterdir()) if path != folder]
-        if known := Known.of(others):
-            rows = _copy(filling, rows, records, known)
+        if cached := CachedFeatures.of(others):
+            rows = _copy(writer, rows, records, cached)
         if not rows:
             return
         encoder = get_encoder()
-        views = _Views(records, rows, shape.num_views, encoder.vision_encoder, config.vision.image_size)
-        workers = config.data.num_workers if encoder_device_of(encoder).type == "cuda" else 0
+        vision = encoder.vision_encoder
+        views = _Views(records, rows, shape.num_views, config.vision.image_size, vision.mean, vision.std)
+        on_gpu = next(encoder.parameters()).device.type == "cuda"
         loader = DataLoader(
-            views, batch_size=max(1, IN_MEMORY // shape.num_views), collate_fn=list, num_workers=workers
+            views,
+            batch_size=max(1, MAX_ENCODED // shape.num_views),
+            collate_fn=list,
+            num_workers=config.data.num_workers if on_gpu else 0,
         )
         with tqdm(
-            total=len(rows), desc=f"encoding pictures{share}", unit="picture", disable=team.rank > 0
+            total=len(rows), desc=f"encoding pictures{part}", unit="picture", disable=team.rank > 0
         ) as bar:
             for batch in loader:
                 queries = encoder(torch.cat([pixels for _, _, pixels in batch])).cpu()
-                bits = queries.to(DTYPES[shape.dtype]).view(torch.int16).numpy()
-                bits = bits.reshape(len(batch), shape.num_views, -1)
-                for (row, digest, _), part in zip(batch, bits, strict=True):
-                    filling.write(row, digest, part)
+                bits = queries.half().view(torch.int16).numpy().reshape(len(batch), shape.num_views, -1)
+                for (row, digest, _), features in zip(batch, bits, strict=True):
+                    writer.write(row, digest, features)
                 bar.update(len(batch))
 
 
-def _copy(filling: Filling, rows: Sequence[int], records: Sequence[Record], known: Known) -> list[int]:
-    """Take over what other stores have; the rows that they have not."""
-    left = []
-    for row in tqdm(rows, desc="looking for pictures kept already", unit="picture"):
-        digest = hashlib.sha256(_bytes_of(records[row])).digest()
-        kept = known.find(digest)
-        if kept is None:
-            left.append(row)
+def _copy(
+    writer: FeatureWriter, rows: Sequence[int], records: Sequence[Record], cached: CachedFeatures
+) -> list[int]:
+    """Copy the rows that other stores have; returns the remaining ones."""
+    remaining = []
+    for row in tqdm(rows, desc="looking for cached pictures", unit="picture"):
+        digest = hashlib.sha256(_image_bytes(records[row])).digest()
+        features = cached.find(digest)
+        if features is None:
+            remaining.append(row)
         else:
-            filling.write(row, digest, kept)
-    return left
+            writer.write(row, digest, features)
+    return remaining
 
 
-def _bytes_of(record: Record) -> bytes:
+def _image_bytes(record: Record) -> bytes:
     try:
         return read_bytes(record.image_path, MAX_BYTES)
     except (OSError, StoreError, ValueError):
@@ -184,54 +175,37 @@ def _bytes_of(record: Record) -> bytes:
         raise
 
 
-def encoder_device_of(encoder: ImageEncoder) -> torch.device:
-    """Where an encoder stands."""
-    return next(encoder.parameters()).device
-
-
+@dataclass
 class _Views(Dataset):
-    """The pictures of some rows: row, SHA-256 of the file, pixels (views, 3, h, w)."""
+    """The images of some rows: row, SHA-256 of the file, pixels (views, 3, h, w)."""
 
-    def __init__(
-        self, records: Sequence[Record], rows: Sequence[int], views: int, vision: Any, size: int
-    ) -> None:
-        self.records, self.rows, self.views = records, rows, views
-        self.mean, self.std, self.size = vision.mean, vision.std, size
+    records: Sequence[Record]
+    rows: Sequence[int]
+    num_views: int
+    size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, number: int) -> tuple[int, bytes, Tensor]:
         row = self.rows[number]
-        data = _bytes_of(self.records[row])
+        data = _image_bytes(self.records[row])
         digest = hashlib.sha256(data).digest()
         image = open_image(data, str(self.records[row].image_path))
-        boxes = [None] if self.views == 1 else crop_boxes(digest, image.size, self.views)
+        boxes = [None] if self.num_views == 1 else crop_boxes(digest, image.size, self.num_views)
         pixels = [to_tensor(image, self.size, self.mean, self.std, box) for box in boxes]
         return row, digest, torch.stack(pixels)
 
 
 def crop_boxes(digest: bytes, size: tuple[int, int], count: int) -> list[tuple[float, float, float, float]]:
-    """The random crops under which a picture is kept, a function of its file's SHA-256 and their number.
+    """The random crops under which an image is cached, a function of its file's SHA-256 and their number.
 
     Args:
         digest: 32 bytes.
-        size: width and height of the picture.
-        count: how many; fewer are the first of more.
+        size: width and height of the image.
+        count: how many; the first ones do not depend on it.
     """
     words = np.frombuffer(digest, "<u4").tolist()
     return [random_crop_box(*size, np.random.default_rng([*words, view])) for view in range(count)]
-
-
-def picture_queries(*parts: FeatureStore) -> PictureSource:
-    """Pictures as rows of kept queries, one store after another; of several views one is drawn a sample."""
-    ends = np.cumsum([len(part) for part in parts])
-
-    def load(row: int, rng: np.random.Generator | None) -> dict[str, Tensor]:
-        number = int(np.searchsorted(ends, row, side="right"))
-        part = parts[number]
-        views = part.shape.num_views
-        view = 0 if views == 1 or rng is None else int(rng.integers(views))
-        return {"queries": part.view(row - int(ends[number]) + len(part), view).float()}
-
-    return load

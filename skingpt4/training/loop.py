@@ -1,44 +1,38 @@
-"""Fine-tuning of the projection (and LoRA, if asked for): one step of the paper's recipe from a configuration."""
+"""Fine-tuning of the projection (and LoRA, if configured): one step of the paper's recipe from a configuration."""
 
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from skingpt4.checkpoints import checkpoint, known_answer
+from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.paths import missing_paths
 from skingpt4.config.compat import BEHAVIOURS, OURS, Behaviour
-from skingpt4.config.load import to_dict, to_yaml
+from skingpt4.config.load import to_yaml
 from skingpt4.config.schema import Config, ConfigError, OptimConfig
-from skingpt4.model import lora
-from skingpt4.model.language import describe_place, input_device
-from skingpt4.model.loss import packing
 from skingpt4.model.network import SkinGPT4
-from skingpt4.support.errors import UserError
 from skingpt4.training import compiled, run_folder
-from skingpt4.training.batches import Collate, choose_batching
+from skingpt4.training.batches import Collate, batches, make_collate
 from skingpt4.training.features import Team
+from skingpt4.training.interrupt import StopSignal
 from skingpt4.training.prepare import Prepared, prepare
-from skingpt4.training.samples import HeldOutSamples, batch_indices
+from skingpt4.training.resume import restore, save_checkpoint
+from skingpt4.training.run_folder import RunError
+from skingpt4.training.samples import HeldOutSamples
 
-MAX_SKIPPED = 20  # iterations in a row whose gradient is not finite, before a run gives up
-
-
-class RunError(UserError):
-    """A run that cannot start or go on; the message says what to do."""
+MAX_SKIPPED = 20  # consecutive iterations without a finite gradient before a run gives up
 
 
 class Stopped(RunError):
@@ -47,29 +41,45 @@ class Stopped(RunError):
     status = 130
 
 
-def learning_rate(iteration: int, optim: OptimConfig, behaviour: Behaviour = OURS) -> float:
-    """Linear warm-up by iteration, then cosine counted from iteration 0, as in LAVIS.
+def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
+    """Train one step as configured; returns the last checkpoint's folder.
 
-    Args:
-        iteration: from 0, over all epochs.
-        optim: `warmup_lr`, `init_lr`, `min_lr`, `warmup_steps` and the run's length.
-        behaviour: whether the warm-up begins anew with each epoch.
+    Raises:
+        RunDirError: `output_dir` holds another run.
+        Stopped: interrupted by Ctrl-C or SIGTERM, after saving.
+        RunError: the loss is not finite, or a batch has nothing to learn from.
     """
-    if iteration < optim.warmup_steps:
-        warm = iteration % optim.iters_per_epoch if behaviour.warmup_restarts else iteration
-        return optim.warmup_lr + (optim.init_lr - optim.warmup_lr) * warm / optim.warmup_steps
-    done = iteration / (optim.max_epoch * optim.iters_per_epoch)
-    return optim.min_lr + (optim.init_lr - optim.min_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
+    trainer = _set_up(config, resume, overwrite)
+    try:
+        if trainer.iteration >= trainer.num_iterations:
+            trainer.print(
+                f"{config.output_dir}: complete, {trainer.num_iterations} iterations; nothing to do"
+            )
+            return checkpoint.find(config.output_dir)
+        with trainer.started():
+            for micro_batches in trainer.batches():
+                trainer.set_learning_rate()
+                trainer.seed_dropout()
+                result = train_step(
+                    trainer.model, trainer.optimizer, micro_batches, trainer.accelerator,
+                    config.optim.max_grad_norm, trainer.behaviour,
+                )  # fmt: skip
+                trainer.count(result)
+                trainer.log(result)
+                trainer.validate()
+                trainer.save()
+        return trainer.checkpoint_path
+    finally:
+        trainer.accelerator.end_training()
 
 
-def make_optimizer(model: SkinGPT4, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW on what is trainable; weight decay on matrices, none on biases."""
-    named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for _, p in named if p.dim() > 1], "weight_decay": optim.weight_decay},
-        {"params": [p for _, p in named if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=optim.init_lr, betas=(optim.beta1, optim.beta2))
+@dataclass
+class StepResult:
+    """What one optimiser step did."""
+
+    loss: float  # nats a token
+    num_tokens: float  # supervised
+    gradient_norm: float  # before clipping; if it is not finite, the step was skipped
 
 
 def train_step(
@@ -79,43 +89,43 @@ def train_step(
     accelerator: Accelerator,
     max_norm: float,
     behaviour: Behaviour = OURS,
-) -> dict[str, float]:
+) -> StepResult:
     """One optimiser step on the mean loss over all supervised tokens of all micro-batches and processes.
 
-    A gradient that is not finite changes nothing: the step is left out. The original's behaviour takes each batch's
-    own mean, adds these up over micro-batches and does not clip.
+    A step whose gradient is not finite is skipped. The original's behaviour takes each batch's own mean, adds these
+    up over micro-batches and does not clip.
 
-    Returns:
-        loss (nats a token), num_tokens (supervised), gradient_norm (before clipping; not finite: left out).
+    Raises:
+        RunError: no token is supervised, or the loss is not finite.
     """
     count = sum(int((batch["labels"][:, 1:] >= 0).sum()) for batch in micro_batches)
-    total = accelerator.reduce(torch.tensor(float(count), device=accelerator.device)).item()
-    if not total:
+    num_tokens = accelerator.reduce(torch.tensor(float(count), device=accelerator.device)).item()
+    if not num_tokens:
         raise RunError("a batch has no supervised token; raise data.max_text_tokens or check the answers")
     loss_sum = torch.zeros((), device=accelerator.device)
     for batch in micro_batches:
-        loss, tokens = model(**_moved(batch, accelerator.device))
-        alone = float(tokens) * accelerator.num_processes
-        accelerator.backward(loss / (alone if behaviour.mean_of_means else total))
+        loss, batch_tokens = model(**_on(accelerator.device, batch))
+        own_mean = float(batch_tokens) * accelerator.num_processes
+        accelerator.backward(loss / (own_mean if behaviour.mean_of_means else num_tokens))
         loss_sum += loss.detach()
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if accelerator.num_processes > 1:  # what is trained is small: one sum per tensor, no wrapper needed
+    if accelerator.num_processes > 1:  # the trained part is small: one sum per tensor, no wrapper needed
         for p in parameters:
             p.grad = accelerator.reduce(p.grad)
     norm = float(accelerator.clip_grad_norm_(parameters, max_norm if behaviour.clips else math.inf))
     if math.isfinite(norm):
         optimizer.step()
     optimizer.zero_grad()
-    loss = accelerator.reduce(loss_sum).item() / total
-    if not math.isfinite(loss):
+    mean = accelerator.reduce(loss_sum).item() / num_tokens
+    if not math.isfinite(mean):
         raise RunError(
-            f"the loss became {loss}; use bfloat16 or float32 (language.dtype) or a smaller optim.init_lr"
+            f"the loss became {mean}; use bfloat16 or float32 (language.dtype) or a smaller optim.init_lr"
         )
-    return {"loss": loss, "num_tokens": total, "gradient_norm": norm}
+    return StepResult(mean, num_tokens, norm)
 
 
-def _moved(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """A batch on a device; out of pinned memory the copy overlaps with what the GPU still computes."""
+def _on(device: torch.device, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A batch on a device; from pinned memory the copy overlaps with what the GPU still computes."""
     return {key: value.to(device, non_blocking=True) for key, value in batch.items()}
 
 
@@ -123,265 +133,206 @@ def _moved(batch: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
 def held_out_loss(
     model: SkinGPT4, samples: HeldOutSamples, batch_size: int, accelerator: Accelerator, collate: Collate
 ) -> float:
-    """Mean loss (nats a token) over held-out samples, shared out among processes."""
+    """Mean loss (nats a token) over held-out samples, which the processes share."""
     model.eval()
-    mine = torch.utils.data.Subset(
+    own = torch.utils.data.Subset(
         samples, range(accelerator.process_index, len(samples), accelerator.num_processes)
     )
     sums = torch.zeros(2, device=accelerator.device)
-    for groups in DataLoader(mine, batch_size=batch_size, collate_fn=collate):
+    for groups in DataLoader(own, batch_size=batch_size, collate_fn=collate):
         for batch in groups:
-            loss, count = model(**_moved(batch, accelerator.device))
+            loss, count = model(**_on(accelerator.device, batch))
             sums += torch.stack([loss, count.to(loss)])
     sums = accelerator.reduce(sums)
     model.train()
     return float(sums[0] / sums[1])
 
 
-def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
-    """Train one step as configured; returns the last checkpoint's folder.
+def learning_rate(iteration: int, optim: OptimConfig, behaviour: Behaviour = OURS) -> float:
+    """Linear warm-up by iteration, then cosine counted from iteration 0, as in LAVIS.
 
-    Raises:
-        RunDirError: `output_dir` holds another run.
-        Stopped: interrupted by Ctrl-C or SIGTERM, after saving.
-        RunError: the loss is not finite, or a batch teaches nothing.
+    Args:
+        iteration: from 0, over all epochs.
+        optim: `warmup_lr`, `init_lr`, `min_lr`, `warmup_steps` and the run's length.
+        behaviour: whether the warm-up restarts with each epoch.
     """
+    if iteration < optim.warmup_steps:
+        warm = iteration % optim.iters_per_epoch if behaviour.warmup_restarts else iteration
+        return optim.warmup_lr + (optim.init_lr - optim.warmup_lr) * warm / optim.warmup_steps
+    done = iteration / (optim.max_epoch * optim.iters_per_epoch)
+    return optim.min_lr + (optim.init_lr - optim.min_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def make_optimizer(model: SkinGPT4, optim: OptimConfig) -> torch.optim.AdamW:
+    """AdamW on the trainable parameters; weight decay on matrices, none on biases."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": optim.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=optim.init_lr, betas=(optim.beta1, optim.beta2))
+
+
+class Trainer:
+    """A run in progress; `iteration` counts the iterations that are done."""
+
+    def __init__(
+        self,
+        config: Config,
+        prepared: Prepared,
+        optimizer: Any,
+        accelerator: Accelerator,
+        iteration: int,
+    ) -> None:
+        self.config, self.prepared, self.model = config, prepared, prepared.model
+        self.optimizer, self.accelerator, self.iteration = optimizer, accelerator, iteration
+        self.num_iterations = config.optim.max_epoch * config.optim.iters_per_epoch
+        self.behaviour = BEHAVIOURS[config.compat]
+        self.checkpoint_path = Path(config.output_dir)
+        self.print = accelerator.print
+        self.smoothed_loss = math.nan
+        self.num_skipped = 0  # consecutive iterations
+
+    @contextmanager
+    def started(self) -> Iterator[None]:
+        """Everything that is open while the iterations run: metrics, progress bar, signal handlers."""
+        self._announce()
+        main = self.accelerator.is_main_process
+        folder, tensorboard = Path(self.config.output_dir), self.config.log.tensorboard
+        self.metrics = run_folder.Metrics(folder, self.iteration, tensorboard) if main else None
+        try:
+            self.collate = make_collate(self.config, self.model.language_model)
+            self.model.train()
+            self._compile()
+            self.started_at = time.perf_counter()
+            self.bar = tqdm(
+                total=self.num_iterations, initial=self.iteration, desc=self.config.step, unit="it",
+                disable=not main,
+            )  # fmt: skip
+            with self.bar, StopSignal() as self.stop_signal:
+                yield
+        finally:
+            if self.metrics:
+                self.metrics.close()
+
+    def batches(self) -> Iterator[list[dict[str, Tensor]]]:
+        """The micro-batches of each iteration that is left."""
+        samples, stop = self.prepared.training, self.num_iterations
+        return batches(self.config, samples, self.collate, self.accelerator, self.iteration, stop)
+
+    def set_learning_rate(self) -> None:
+        """Give the optimiser the rate of this iteration."""
+        self.rate = learning_rate(self.iteration, self.config.optim, self.behaviour)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
+
+    def seed_dropout(self) -> None:
+        """Make what LoRA drops a function of (seed, iteration, process) too, so that a resumed run drops the same."""
+        if self.config.lora.dropout:
+            key = [self.config.seed, self.iteration, self.accelerator.process_index]
+            torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1)[0]))
+
+    def count(self, result: StepResult) -> None:
+        """Count the iteration; give up after MAX_SKIPPED skipped steps."""
+        self.iteration += 1
+        self.num_skipped = 0 if math.isfinite(result.gradient_norm) else self.num_skipped + 1
+        if self.num_skipped == MAX_SKIPPED:
+            raise RunError(
+                f"the gradient was not finite in {self.num_skipped} iterations in a row, the last is "
+                f"{self.iteration}; use bfloat16 or float32 (language.dtype) or a smaller optim.init_lr"
+            )
+
+    def log(self, result: StepResult) -> None:
+        """Move the progress bar; every `log.every` iterations write a line of metrics."""
+        first = math.isnan(self.smoothed_loss)
+        self.smoothed_loss = result.loss if first else 0.9 * self.smoothed_loss + 0.1 * result.loss
+        self.bar.update()
+        self.bar.set_postfix(loss=f"{self.smoothed_loss:.3f}", lr=f"{self.rate:.1e}", refresh=False)
+        at_an_end = self.iteration in (1, self.num_iterations)
+        if self.metrics and (self.iteration % self.config.log.every == 0 or at_an_end or self.num_skipped):
+            self.metrics.write(
+                "train",
+                self.iteration,
+                **asdict(result),
+                **({"skipped": True} if self.num_skipped else {}),
+                learning_rate=self.rate,
+                seconds=time.perf_counter() - self.started_at,
+                epoch=(self.iteration - 1) // self.config.optim.iters_per_epoch,
+            )
+
+    def validate(self) -> None:
+        """Every `log.validate_every` iterations, measure the loss on held-out records."""
+        held_out = self.prepared.held_out
+        if held_out is None or not self._is_due(self.config.log.validate_every):
+            return
+        with compiled.as_written():
+            loss = held_out_loss(
+                self.model, held_out, self.config.optim.batch_size, self.accelerator, self.collate
+            )
+        if self.metrics:
+            self.metrics.write("validation", self.iteration, loss=loss)
+            self.bar.write(f"iteration {self.iteration}: held-out loss {loss:.3f} ({len(held_out)} records)")
+
+    def save(self) -> None:
+        """Save every `log.checkpoint_every` iterations, and when the run was interrupted.
+
+        Raises:
+            Stopped: it was, before its last iteration.
+        """
+        stopping = self.stop_signal.received(self.accelerator)
+        if stopping or self._is_due(self.config.log.checkpoint_every):
+            with compiled.as_written():
+                self.checkpoint_path = save_checkpoint(
+                    self.config, self.prepared, self.optimizer, self.accelerator, self.iteration
+                )
+        if stopping and self.iteration < self.num_iterations:
+            raise Stopped(
+                f"stopped after iteration {self.iteration} of {self.num_iterations}; saved in "
+                f"{self.checkpoint_path}; continue with --resume"
+            )
+
+    def _is_due(self, every: int) -> bool:
+        last = self.iteration == self.num_iterations
+        return last or self.iteration % (every or self.config.optim.iters_per_epoch) == 0
+
+    def _announce(self) -> None:
+        for note in self.prepared.notes:
+            self.print(f"note: {note}")
+        trainable, total = self.model.num_parameters()
+        encoder = self.model.encoder
+        self.print(
+            f"{self.config.step}: {len(self.prepared.training)} records, {trainable / 1e6:.2f} M of "
+            f"{total / 1e6:.0f} M parameters trained, {self.accelerator.num_processes} x "
+            f"{self.accelerator.device}\n"
+            f"language model: {self.model.language_model.describe_place()}; "
+            f"encoder: {encoder.describe_place() if encoder else 'not needed, features are cached'}"
+        )
+
+    def _compile(self) -> None:
+        language_model = self.model.language_model
+        if compiled.should_compile(self.config.language.compile, language_model, self.num_iterations):
+            self.print("compiling the layers, up to a minute (language.compile) ...")
+            problem = compiled.compile_layers(language_model)
+            self.print(f"note: language.compile: {problem}; continuing without" if problem else "compiled")
+
+
+def _set_up(config: Config, resume: bool, overwrite: bool) -> Trainer:
+    """Check everything, build the network, take the output folder and load the checkpoint to resume from."""
     accelerator = Accelerator(mixed_precision="no")  # in fp16 neither: `float16` scales inside the model
     if config.language.device_map is not None and accelerator.num_processes > 1:
         raise ConfigError(
             "language.device_map: spreads one process over devices; start it without accelerate"
         )
-    folder = Path(config.output_dir)
     missing = missing_paths(config)
     if missing:
         raise ConfigError("missing: " + "; ".join(missing))
-    run_folder.check(folder, to_yaml(config), resume, overwrite)
+    folder, text = Path(config.output_dir), to_yaml(config)
+    run_folder.check(folder, text, resume, overwrite)
     team = Team(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
     prepared = prepare(config, accelerator.device, team)
-    if accelerator.is_main_process:  # only now that nothing can refuse the run is an old one deleted
-        run_folder.claim(folder, to_yaml(config), resume, overwrite)
+    if accelerator.is_main_process:  # an old run is deleted only when nothing can refuse the new one
+        run_folder.claim(folder, text, resume, overwrite)
     accelerator.wait_for_everyone()
     optimizer = accelerator.prepare_optimizer(make_optimizer(prepared.model, config.optim))
-    start = _restore(folder, prepared, optimizer, accelerator) if resume else 0
-    last = config.optim.max_epoch * config.optim.iters_per_epoch
-    try:
-        if start >= last:
-            accelerator.print(f"{folder}: complete, {last} iterations; nothing to do")
-            return checkpoint.find(folder)
-        _announce(config, prepared, accelerator)
-        return _loop(config, prepared, optimizer, accelerator, start, last)
-    finally:
-        accelerator.end_training()
-
-
-def _announce(config: Config, prepared: Prepared, accelerator: Accelerator) -> None:
-    for note in prepared.notes:
-        accelerator.print(f"note: {note}")
-    trainable, total = prepared.model.num_parameters()
-    encoder = prepared.model.encoder
-    accelerator.print(
-        f"{config.step}: {len(prepared.training)} records, {trainable / 1e6:.2f} M of {total / 1e6:.0f} M "
-        f"parameters trained, {accelerator.num_processes} x {accelerator.device}\n"
-        f"language model: {describe_place(prepared.model.language_model)}; "
-        f"encoder: {encoder.describe_place() if encoder else 'not needed, features are kept'}"
-    )
-
-
-def _loop(
-    config: Config, prepared: Prepared, optimizer: Any, accelerator: Accelerator, start: int, last: int
-) -> Path:
-    optim, log, model, folder = config.optim, config.log, prepared.model, Path(config.output_dir)
-    metrics = run_folder.Metrics(folder, start, log.tensorboard) if accelerator.is_main_process else None
-    saved, behaviour = folder, BEHAVIOURS[config.compat]
-    collate = _collate(config, model, behaviour)
-    model.train()
-    if compiled.wanted(config.language.compile, model.language_model, last):
-        accelerator.print("compiling the layers, up to a minute (language.compile) ...")
-        problem = compiled.compile_layers(model.language_model)
-        accelerator.print(f"note: language.compile: {problem}; going on without" if problem else "compiled")
-    began, loss, skipped = time.perf_counter(), math.nan, 0
-    bar = tqdm(
-        total=last, initial=start, desc=config.step, unit="it", disable=not accelerator.is_main_process
-    )
-    try:
-        with bar, _StopFlag() as stop:
-            batches = _batches(config, prepared, accelerator, collate, start, last)
-            for iteration in range(start, last):
-                rate = learning_rate(iteration, optim, behaviour)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                if config.lora.dropout:  # what is dropped is a function of (seed, iteration, process) too
-                    mixed = np.random.SeedSequence([config.seed, iteration, accelerator.process_index])
-                    torch.manual_seed(int(mixed.generate_state(1)[0]))
-                micro_batches = [group for _ in range(optim.accumulation) for group in next(batches)]
-                result = train_step(
-                    model, optimizer, micro_batches, accelerator, optim.max_grad_norm, behaviour
-                )
-                done = iteration + 1
-                skipped = 0 if math.isfinite(result["gradient_norm"]) else skipped + 1
-                if skipped == MAX_SKIPPED:
-                    raise RunError(
-                        f"the gradient was not finite in {skipped} iterations in a row, the last is {done}; use "
-                        "bfloat16 or float32 (language.dtype) or a smaller optim.init_lr"
-                    )
-                loss = result["loss"] if math.isnan(loss) else 0.9 * loss + 0.1 * result["loss"]
-                bar.update()
-                bar.set_postfix(loss=f"{loss:.3f}", lr=f"{rate:.1e}", refresh=False)
-                if metrics and (done % log.every == 0 or done in (1, last) or skipped):
-                    seconds = time.perf_counter() - began
-                    if skipped:
-                        result["skipped"] = True
-                    metrics.write(
-                        "train", done, **result, learning_rate=rate, seconds=seconds,
-                        epoch=iteration // optim.iters_per_epoch,
-                    )  # fmt: skip
-                if prepared.held_out and _due(done, log.validate_every, optim.iters_per_epoch, last):
-                    with compiled.as_written():
-                        held = held_out_loss(model, prepared.held_out, optim.batch_size, accelerator, collate)
-                    if metrics:
-                        metrics.write("validation", done, loss=held)
-                        bar.write(
-                            f"iteration {done}: held-out loss {held:.3f} ({len(prepared.held_out)} records)"
-                        )
-                stopping = stop.is_set(accelerator)
-                if stopping or _due(done, log.checkpoint_every, optim.iters_per_epoch, last):
-                    with compiled.as_written():
-                        saved = _save(config, prepared, optimizer, accelerator, done)
-                if stopping and done < last:
-                    raise Stopped(
-                        f"stopped after iteration {done} of {last}; saved in {saved}; go on with --resume"
-                    )
-    finally:
-        if metrics:
-            metrics.close()
-    return saved
-
-
-def _due(done: int, every: int, iters_per_epoch: int, last: int) -> bool:
-    return done == last or done % (every or iters_per_epoch) == 0
-
-
-def _collate(config: Config, model: SkinGPT4, behaviour: Behaviour) -> Collate:
-    """How batches are put together; where each batch's own mean counts, a batch stays in one piece.
-
-    Raises:
-        LanguageModelError: packing was asked of a family that mixes the samples of a row.
-    """
-    if behaviour.mean_of_means:
-        return Collate()
-    batching = choose_batching(config.data.batching, input_device(model.language_model))
-    if batching == "packed":
-        packing(model.language_model)  # refuses what cannot be packed
-    return Collate(batching, config.data.group_tokens)
-
-
-def _batches(
-    config: Config, prepared: Prepared, accelerator: Accelerator, collate: Collate, start: int, last: int
-) -> Iterator[list[dict[str, Tensor]]]:
-    optim = config.optim
-    indices = batch_indices(
-        start,
-        last,
-        optim.batch_size,
-        optim.accumulation,
-        accelerator.process_index,
-        accelerator.num_processes,
-    )
-    on_gpu = accelerator.device.type == "cuda"
-    # Kept features cost next to nothing to read: worker processes pay only where they run beside a GPU.
-    workers = config.data.num_workers if on_gpu or not config.data.feature_cache else 0
-    loader = DataLoader(
-        prepared.training,
-        batch_sampler=list(indices),
-        collate_fn=collate,
-        num_workers=workers,
-        worker_init_fn=_ignore_interrupt,
-        pin_memory=on_gpu,
-    )
-    return iter(loader)
-
-
-def _ignore_interrupt(worker: int) -> None:
-    del worker  # Ctrl-C reaches the whole process group; only the main process shall act on it
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-class _StopFlag:
-    """Set by the first Ctrl-C or SIGTERM, so that no iteration is torn; the second one acts as usual."""
-
-    def __enter__(self) -> _StopFlag:
-        self.raised = False
-        self.before: dict[int, Any] = {}
-        if threading.current_thread() is threading.main_thread():
-            self.before = {s: signal.signal(s, self._raise) for s in (signal.SIGINT, signal.SIGTERM)}
-        return self
-
-    def _raise(self, number: int, frame: Any) -> None:
-        self.raised = True
-        signal.signal(number, self.before[number])
-
-    def is_set(self, accelerator: Accelerator) -> bool:
-        if accelerator.num_processes == 1:
-            return self.raised
-        flag = torch.tensor(float(self.raised), device=accelerator.device)
-        return bool(accelerator.reduce(flag).item())
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-
-def _save(config: Config, prepared: Prepared, optimizer: Any, accelerator: Accelerator, done: int) -> Path:
-    folder = Path(config.output_dir) / run_folder.CHECKPOINTS / f"iteration_{done:07d}"
-    if accelerator.is_main_process:
-        trainable, _ = prepared.model.num_parameters()
-        card = {
-            "step": config.step,
-            "iteration": done,
-            "num_trainable": trainable,
-            **prepared.identity,
-            "lora": lora.settings_of(prepared.model.language_model),
-            "known_answer": known_answer.measure(
-                prepared.model, prepared.known_queries, config.prompt.template
-            ),
-            "parent": prepared.parent,
-            "data_sha256": prepared.data_sha256,
-            "git_revision": checkpoint.git_revision(),
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-            "config": to_dict(config),
-        }
-        branches = lora.trainable(prepared.model.language_model)
-        state = {"optimizer": optimizer.state_dict()}
-        checkpoint.save(folder, prepared.model.projection.state_dict(), card, state, branches, prepared.seen)
-        checkpoint.prune(Path(config.output_dir), config.log.keep_checkpoints)
-    accelerator.wait_for_everyone()
-    return folder
-
-
-def _restore(folder: Path, prepared: Prepared, optimizer: Any, accelerator: Accelerator) -> int:
-    """Load the newest checkpoint of a run, if it has one; returns the iteration to go on at.
-
-    Raises:
-        RunError: the run was begun on other data or from another parent.
-    """
-    if not checkpoint.saved(folder):
-        return 0
-    newest = checkpoint.find(folder)
-    tensors, card = checkpoint.load(newest)
-    branches = lora.settings_of(prepared.model.language_model)
-    now = {
-        "data_sha256": prepared.data_sha256,
-        "parent": prepared.parent,
-        "lora": branches,
-        **prepared.identity,
-    }
-    for key, value in now.items():
-        if card.get(key) != value:
-            raise RunError(f"{folder}: was begun with another {key}; start anew with --overwrite")
-    prepared.model.projection.load_state_dict(tensors)
-    tensors = checkpoint.load_lora(newest, card)
-    lora.restore(prepared.model.language_model, branches, tensors, str(newest))
-    known_answer.check(prepared.model, prepared.known_queries, card, str(newest))
-    state = torch.load(newest / checkpoint.STATE, map_location=accelerator.device, weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
-    return card["iteration"]
+    start = restore(config, prepared, optimizer, accelerator.device) if resume else 0
+    return Trainer(config, prepared, optimizer, accelerator, start)

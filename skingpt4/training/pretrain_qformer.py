@@ -1,11 +1,9 @@
-"""Train the default's small Q-Former once.
+"""Train the default's small Q-Former once: skingpt4 pretrain-qformer --config configs/tiny/step1.yaml.
 
-skingpt4 pretrain-qformer --config configs/tiny/step1.yaml
-
-BLIP-2's Q-Former learnt from 129 million captioned pictures. The default has none of that size, so its own
-learns from phantoms that nothing else uses: the queries must tell concepts, class, body site and skin type
-through linear read-outs of their mean (one linear projection has to carry them on), and query i must still
-hold what the backbone saw in cell i of a grid over the picture. The heads are thrown away afterwards.
+BLIP-2's Q-Former learnt from 129 million captioned images. The default has no such data, so its own Q-Former learns
+from phantoms that nothing else uses: concepts, class, body site and skin type must be readable from the mean of the
+queries by linear heads (since one linear projection passes them on), and query i must still hold what the backbone
+saw in cell i of a grid over the image. The heads are discarded afterwards.
 """
 
 from __future__ import annotations
@@ -24,36 +22,34 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from skingpt4.config.load import load_config
 from skingpt4.config.schema import Config
 from skingpt4.model.build import build_qformer, build_vision
-from skingpt4.model.network import half_precision
+from skingpt4.model.precision import half_precision
 from skingpt4.model.qformer import QFormer
 from skingpt4.records.manifest import read_manifest
 from skingpt4.records.record import Record
 from skingpt4.support.errors import reported
+from skingpt4.support.files import file_sha256
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
-from skingpt4.training.features import Pictures
-from skingpt4.training.samples import picture_files
-from skingpt4.weights.files.tensors import file_sha256
+from skingpt4.training.samples import image_files
 
 
 class Heads(nn.Module):
     """Linear read-outs of the queries; they exist only while the Q-Former is trained.
 
-    Concepts, class, site and skin type are read along fixed orthonormal directions with a small fixed gain, so
-    the Q-Former has to put each into the mean query with a large amplitude, where a projection that is trained
-    for a few hundred iterations finds it. What the backbone saw is read by learned weights and may stay small.
+    Concepts, class, site and skin type are read along fixed orthonormal directions with a small fixed gain, so the
+    Q-Former has to give each a large amplitude in the mean query, which a projection can learn in a few hundred
+    iterations. What the backbone saw is read by learned weights and may stay small. The directions are drawn from
+    torch's current random state; `width` must be at least their number.
     """
 
     basis: Tensor
     GAINS: ClassVar = {"concepts": 1.5, "classes": 1.5, "sites": 6.0, "skin": 6.0}
 
     def __init__(self, width: int, encoder_width: int, num_sites: int) -> None:
-        """Directions from the present random state; `width` must hold them all."""
         super().__init__()
         sizes = {"concepts": len(CONCEPTS), "classes": len(CLASSES), "sites": num_sites, "skin": 6}
         basis = torch.linalg.qr(torch.randn(width, width)).Q[: sum(sizes.values())]
@@ -67,7 +63,7 @@ class Heads(nn.Module):
     def forward(self, queries: Tensor) -> dict[str, Tensor]:
         """Map queries (b, q, d) to logits (b, ...), cells (b, q, encoder width) and `noise`, a scalar.
 
-        `noise` is the energy that differs between pictures outside of all directions.
+        `noise` is the variance between images outside of all directions.
         """
         mean = queries.mean(1)
         read = {n: g * mean @ self.parts[n].T + self.biases[n] for n, g in self.GAINS.items()}
@@ -99,13 +95,13 @@ def grid_means(tokens: Tensor, cells: int) -> Tensor:
     return F.layer_norm(means, means.shape[-1:])
 
 
-def loss_of(read: dict[str, Tensor], tokens: Tensor, wanted: dict[str, Tensor]) -> Tensor:
+def loss_of(read: dict[str, Tensor], tokens: Tensor, labels: dict[str, Tensor]) -> Tensor:
     """The sum of the read-outs' losses; concepts and class weigh most."""
     parts = {
-        "concepts": 10.0 * F.binary_cross_entropy_with_logits(read["concepts"], wanted["concepts"]),
-        "classes": F.cross_entropy(read["classes"], wanted["classes"], label_smoothing=0.05),
-        "sites": 0.2 * F.cross_entropy(read["sites"], wanted["sites"]),
-        "skin": 0.2 * F.cross_entropy(read["skin"], wanted["skin"]),
+        "concepts": 10.0 * F.binary_cross_entropy_with_logits(read["concepts"], labels["concepts"]),
+        "classes": F.cross_entropy(read["classes"], labels["classes"], label_smoothing=0.05),
+        "sites": 0.2 * F.cross_entropy(read["sites"], labels["sites"]),
+        "skin": 0.2 * F.cross_entropy(read["skin"], labels["skin"]),
         "cell": 0.3 * F.mse_loss(read["cell"], grid_means(tokens, read["cell"].shape[1])),
         "noise": 1.0 * read["noise"],
     }
@@ -114,7 +110,7 @@ def loss_of(read: dict[str, Tensor], tokens: Tensor, wanted: dict[str, Tensor]) 
 
 @torch.no_grad()
 def vision_tokens(manifest: Path, records: Sequence[Record], config: Config, cache: Path) -> np.ndarray:
-    """Tokens (n, t, d) fp16 of all pictures, memory-mapped from `cache`; computed there if missing."""
+    """Tokens (n, t, d) fp16 of all images, memory-mapped from `cache`; computed and stored there if missing."""
     path = cache / f"{config.vision.model}-{config.vision.block}-{file_sha256(manifest)[:16]}.npy"
     if not path.is_file():
         cache.mkdir(parents=True, exist_ok=True)
@@ -122,12 +118,12 @@ def vision_tokens(manifest: Path, records: Sequence[Record], config: Config, cac
         shape = (len(records), vision.num_tokens, vision.width)
         part = path.with_suffix(".part.npy")
         tokens = np.lib.format.open_memmap(part, mode="w+", dtype=np.float16, shape=shape)
-        load = picture_files(records, config.vision.image_size, vision.mean, vision.std, augment=False)
-        row = 0
-        for image in tqdm(DataLoader(Pictures(load, len(records)), batch_size=16), desc="vision tokens"):
+        load = image_files(records, config.vision.image_size, vision.mean, vision.std, augment=False)
+        for start in tqdm(range(0, len(records), 16), desc="vision tokens"):
+            rows = range(start, min(start + 16, len(records)))
+            image = torch.stack([load(row, None)["image"] for row in rows])
             with half_precision(image.device):  # as the encoder runs later
-                tokens[row : row + len(image)] = vision(image).half().numpy()
-            row += len(image)
+                tokens[rows.start : rows.stop] = vision(image).half().numpy()
         tokens.flush()
         os.replace(part, path)
     return np.load(path, mmap_mode="r")
@@ -135,17 +131,17 @@ def vision_tokens(manifest: Path, records: Sequence[Record], config: Config, cac
 
 @torch.no_grad()
 def measure(
-    qformer: QFormer, heads: Heads, tokens: np.ndarray, wanted: dict[str, Tensor]
+    qformer: QFormer, heads: Heads, tokens: np.ndarray, labels: dict[str, Tensor]
 ) -> dict[str, float]:
     """Held-out figures of the linear read-outs: accuracy of class, site and skin type; concepts' micro-F1."""
     qformer.eval()
     parts = [heads(qformer(torch.from_numpy(tokens[i : i + 64]).float())) for i in range(0, len(tokens), 64)]
     read = {name: torch.cat([p[name] for p in parts]) for name in ("concepts", "classes", "sites", "skin")}
     figures = {
-        n: float((read[n].argmax(-1) == wanted[n]).float().mean()) for n in ("classes", "sites", "skin")
+        n: float((read[n].argmax(-1) == labels[n]).float().mean()) for n in ("classes", "sites", "skin")
     }
-    said, true = read["concepts"] > 0, wanted["concepts"] > 0
-    figures["concept_micro_f1"] = float(2 * (said & true).sum() / (said.sum() + true.sum()))
+    predicted, true = read["concepts"] > 0, labels["concepts"] > 0
+    figures["concept_micro_f1"] = float(2 * (predicted & true).sum() / (predicted.sum() + true.sum()))
     return figures | {"n": len(tokens)}
 
 
@@ -155,7 +151,7 @@ def train(
     """Train on one manifest, measure on another; returns the Q-Former and the held-out figures."""
     records, held_records = read_manifest(manifest), read_manifest(held_out)
     sites = sorted({str(r.body_site) for r in (*records, *held_records)})
-    wanted, held_wanted = targets(records, sites), targets(held_records, sites)
+    labels, held_labels = targets(records, sites), targets(held_records, sites)
     tokens = vision_tokens(manifest, records, config, cache)
     held_tokens = vision_tokens(held_out, held_records, config, cache)
     torch.manual_seed(config.seed)
@@ -173,11 +169,11 @@ def train(
         order = rng.permutation(len(records))[: steps // epochs * batch_size].reshape(-1, batch_size)
         for rows in order:
             batch = torch.from_numpy(tokens[np.sort(rows)]).float()
-            labels = {key: value[np.sort(rows)] for key, value in wanted.items()}
+            batch_labels = {key: value[np.sort(rows)] for key, value in labels.items()}
             with half_precision(batch.device):
                 read = heads(qformer(batch))
             read = {key: value.float() for key, value in read.items()}
-            loss = loss_of(read, batch, labels)
+            loss = loss_of(read, batch, batch_labels)
             loss.backward()
             nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
@@ -185,7 +181,7 @@ def train(
             schedule.step()
             bar.update()
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
-        figures = measure(qformer, heads, held_tokens, held_wanted)
+        figures = measure(qformer, heads, held_tokens, held_labels)
         bar.write(f"epoch {epoch + 1}: " + ", ".join(f"{k} {v:.3f}" for k, v in figures.items()))
     bar.close()
     return qformer.eval(), figures

@@ -1,4 +1,4 @@
-"""A run's folder: who owns it, its metrics, and the way back in after a stop."""
+"""A run's folder: which run owns it, its configuration and its metrics."""
 
 from __future__ import annotations
 
@@ -17,11 +17,15 @@ from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
 
 CONFIG, METRICS, CHECKPOINTS, BOARD = "config.yaml", "metrics.jsonl", "checkpoints", "tensorboard"
-# Keys that a run may go on with changed: how often it logs and saves, and what it is kept apart from.
-NO_MATTER = ("log.", "data.evaluation", "data.allow_overlap")
+# Keys that may change when a run is resumed: how often it logs and saves, and what it must not overlap with.
+MAY_CHANGE = ("log.", "data.evaluation", "data.allow_overlap")
 
 
-class RunDirError(UserError):
+class RunError(UserError):
+    """A run that cannot start or continue; the message says what to do."""
+
+
+class RunDirError(RunError):
     """A folder that cannot take this run; the message says what to do."""
 
 
@@ -31,8 +35,8 @@ def check(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None
     Args:
         folder: `output_dir`.
         config_text: the resolved configuration as YAML.
-        resume: go on with the run that is there, if it has the same configuration.
-        overwrite: the run that is there may be deleted.
+        resume: continue the run in the folder, if it has the same configuration.
+        overwrite: the run in the folder may be deleted.
 
     Raises:
         RunDirError: the folder holds something else, another run, or the run has another configuration.
@@ -41,18 +45,18 @@ def check(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None
         raise RunDirError(f"{folder}: is a file; name another output_dir")
     if not folder.is_dir() or not any(folder.iterdir()):
         return
-    kept = _kept_config(folder)
-    if kept is None:
+    saved = _saved_config(folder)
+    if saved is None:
         raise RunDirError(f"{folder}: is not empty and holds no run; name another output_dir")
     if overwrite or not _has_begun(folder):
         return
     if not resume:
         raise RunDirError(
-            f"{folder}: holds another run already; add --resume to go on with it, "
+            f"{folder}: holds another run already; add --resume to continue it, "
             "--overwrite to delete it, or name another output_dir"
         )
     defaults = to_dict(Config(step="", output_dir=""))
-    differing = _differences(_filled(kept, defaults), _filled(yaml.safe_load(config_text), defaults))
+    differing = _differences(_filled(saved, defaults), _filled(yaml.safe_load(config_text), defaults))
     if differing:
         raise RunDirError(
             f"{folder}: holds a run with another configuration ({', '.join(differing[:6])} differ); "
@@ -81,61 +85,63 @@ def claim(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None
         raise RunDirError(f"{folder}: cannot be written ({error.strerror})") from None
 
 
-def _kept_config(folder: Path) -> dict[str, Any] | None:
-    """The configuration that a run left here; None where no run of ours stands.
+def _saved_config(folder: Path) -> dict[str, Any] | None:
+    """The configuration that a run saved here; None if there is no run.
 
     Raises:
         RunDirError: the file is damaged.
     """
     try:
-        kept = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         raise RunDirError(f"{folder / CONFIG}: cannot be read; name another output_dir") from None
-    if not isinstance(kept, dict) or not {"step", "output_dir"} <= kept.keys():
-        raise RunDirError(f"{folder}: holds no run; name another output_dir (its {CONFIG} is no run's)")
-    return upgraded(kept)
+    if not isinstance(saved, dict) or not {"step", "output_dir"} <= saved.keys():
+        raise RunDirError(f"{folder}: holds no run; name another output_dir (its {CONFIG} is not a run's)")
+    return upgraded(saved)
 
 
 def _has_begun(folder: Path) -> bool:
-    """Whether a run has left more than its configuration, which a failed start leaves too."""
+    """Whether there is more than the configuration, which a failed start leaves too."""
     return (folder / CHECKPOINTS).exists() or (folder / METRICS).exists()
 
 
-def _filled(kept: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with the defaults of keys that are newer than it, so that older runs go on."""
-    filled = defaults | kept
+def _filled(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    """A configuration with the defaults of keys that are newer than it, so that older runs can be resumed."""
+    filled = defaults | config
     for key, value in defaults.items():
-        if isinstance(value, dict) and isinstance(kept.get(key), dict):
-            filled[key] = _filled(kept[key], value)
+        if isinstance(value, dict) and isinstance(config.get(key), dict):
+            filled[key] = _filled(config[key], value)
     return filled
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of the keys that differ; what does not change the training does not count."""
-    found = []
+    """Dotted names of the keys that differ, without those that do not change the training."""
+    names = []
     for key in sorted(old.keys() | new.keys()):
         name = f"{prefix}{key}"
         a, b = old.get(key), new.get(key)
         if isinstance(a, dict) and isinstance(b, dict):
-            found += _differences(a, b, f"{name}.")
-        elif a != b and not name.startswith(NO_MATTER):
-            found.append(name)
-    return found
+            names += _differences(a, b, f"{name}.")
+        elif a != b and not name.startswith(MAY_CHANGE):
+            names.append(name)
+    return names
 
 
 class Metrics:
-    """Appends JSON lines to `metrics.jsonl` and, if asked, to TensorBoard."""
+    """Appends JSON lines to `metrics.jsonl` and, if asked, to TensorBoard.
+
+    A run that continues at iteration `start` drops the lines that were written after it.
+    """
 
     def __init__(self, folder: Path, start: int, tensorboard: bool) -> None:
-        """Open for a run that goes on at iteration `start`; later lines of a stopped run are dropped."""
-        self.path = folder / METRICS
-        if self.path.is_file():
-            lines = [json.loads(line) for line in self.path.read_text().splitlines() if line.endswith("}")]
-            kept = [json.dumps(line) + "\n" for line in lines if line["iteration"] <= start]
-            write_text(self.path, "".join(kept))
-        self.file = self.path.open("a", encoding="utf-8")
+        path = folder / METRICS
+        if path.is_file():  # a kill may have truncated the last line
+            lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
+            earlier = [json.dumps(line) + "\n" for line in lines if line["iteration"] <= start]
+            write_text(path, "".join(earlier))
+        self.file = path.open("a", encoding="utf-8")
         self.board = None
         if tensorboard:
             from torch.utils.tensorboard import SummaryWriter  # slow to import
@@ -143,7 +149,7 @@ class Metrics:
             self.board = SummaryWriter(str(folder / BOARD), purge_step=start)
 
     def write(self, kind: str, iteration: int, **values: float) -> None:
-        """Add one line, e.g. ``write("train", 10, loss=2.3)``; what is not finite becomes null, JSON has no NaN."""
+        """Add one line, e.g. ``write("train", 10, loss=2.3)``; NaN and infinity, which JSON lacks, become null."""
         finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
         self.file.write(json.dumps({"kind": kind, "iteration": iteration, **finite}, allow_nan=False) + "\n")
         self.file.flush()

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data import pack as packing
-from data.pack import PackError, main, pack, parse_size
+from data.pack import main, parse_size
+from data.preparing import shards
+from data.preparing.shards import PackError, pack
 from skingpt4.records.images import open_image
 from skingpt4.records.manifest import read_manifest
 from skingpt4.records.record import RecordError
@@ -53,13 +54,13 @@ def test_packed_records_show_the_same_pictures(manifest, tmp_path):
         assert (other.width, other.height) == (20, 30)
         assert len(other.phash) == 16
     assert everything(manifest.parent) == mine
-    shards = sorted((tmp_path / "out" / "shards").iterdir())
-    assert [s.name for s in shards] == [f"{n:06d}.tar" for n in range(len(shards))]
-    assert len(shards) > 2
-    assert b"seventeen" not in b"".join(s.read_bytes() for s in shards)
+    files = sorted((tmp_path / "out" / "shards").iterdir())
+    assert [path.name for path in files] == [f"{n:06d}.tar" for n in range(len(files))]
+    assert len(files) > 2
+    assert b"seventeen" not in b"".join(path.read_bytes() for path in files)
     rows = [json.loads(line) for line in target.read_text().split("\n") if line]
     assert [row["x_camera"] for row in rows] == list(range(10))
-    with tarfile.open(shards[0]) as tar:  # as WebDataset groups them: one key, a picture and its record
+    with tarfile.open(files[0]) as tar:  # as WebDataset groups them: one key, a picture and its record
         names = tar.getnames()
         assert names[:2] == ["000000000.png", "000000000.json"]
         assert json.load(tar.extractfile("000000001.json")) == rows[1]
@@ -70,8 +71,8 @@ def test_packed_records_show_the_same_pictures(manifest, tmp_path):
 
 
 def test_a_stopped_run_goes_on_after_its_last_whole_shard(manifest, tmp_path, monkeypatch):
-    whole = pack(manifest, tmp_path / "whole", 6000, progress=False)
-    real, seen = packing._picture, []
+    complete = pack(manifest, tmp_path / "whole", 6000, progress=False)
+    real, seen = shards._clean_image, []
 
     def stop(where, record, folder):
         if len(seen) == 6:
@@ -79,25 +80,25 @@ def test_a_stopped_run_goes_on_after_its_last_whole_shard(manifest, tmp_path, mo
         seen.append(record["image"])
         return real(where, record, folder)
 
-    monkeypatch.setattr(packing, "_picture", stop)
+    monkeypatch.setattr(shards, "_clean_image", stop)
     with pytest.raises(KeyboardInterrupt):
         pack(manifest, tmp_path / "out", 6000, progress=False)
     assert not (tmp_path / "out" / "train.jsonl").exists()
     assert not list((tmp_path / "out" / "shards").glob("*.part"))
-    kept = everything(tmp_path / "out" / "shards")
-    assert kept
+    finished = everything(tmp_path / "out" / "shards")
+    assert finished
     seen.clear()
-    monkeypatch.setattr(packing, "_picture", lambda *args: seen.append(1) or real(*args))
+    monkeypatch.setattr(shards, "_clean_image", lambda *args: seen.append(1) or real(*args))
     target = pack(manifest, tmp_path / "out", 6000, progress=False)
     assert 0 < len(seen) < 10
-    assert target.read_text() == whole.read_text()
+    assert target.read_text() == complete.read_text()
     assert list(everything(tmp_path / "out" / "shards").values()) == list(
         everything(tmp_path / "whole" / "shards").values()
     )
     seen.clear()
     again = pack(manifest, tmp_path / "out", 6000, progress=False)
     assert not seen
-    assert again.read_text() == whole.read_text()
+    assert again.read_text() == complete.read_text()
 
 
 @pytest.mark.parametrize("harm", ["gone", "damaged", "changed"])
@@ -113,9 +114,9 @@ def test_a_picture_that_cannot_be_packed_is_named(harm, manifest, tmp_path, caps
     else:
         Image.new("RGB", (20, 20), "red").save(path)
     assert main([str(manifest), "--out-dir", str(tmp_path / "out")]) == 1
-    said = capsys.readouterr().err
-    assert "train.jsonl, line 4: " in said
-    assert "p3.jpg" in said
+    message = capsys.readouterr().err
+    assert "train.jsonl, line 4: " in message
+    assert "p3.jpg" in message
     assert not (tmp_path / "out" / "train.jsonl").exists()
 
 

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from data import prepare
-from data.preparing import engine, pictures
-from data.preparing.pictures import Measurer, PictureCache, measure
+from data.preparing import engine, images, summary
+from data.preparing.images import MeasureCache, Measurer, measure
 from skingpt4.records.manifest import read_manifest
-from tests.support.downloads import picture, skincon_arguments, write_csv, write_skincon
+from tests.support.downloads import image_bytes, skincon_arguments, write_csv, write_skincon
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 def clinic(tmp_path):
     """A CSV of 12 good pictures."""
     for n in range(12):
-        (tmp_path / f"{n:02d}.jpg").write_bytes(picture(600 + n))
+        (tmp_path / f"{n:02d}.jpg").write_bytes(image_bytes(600 + n))
     return write_csv(
         tmp_path / "n.csv", ["image", "note"], [[f"{n:02d}.jpg", f"Note {n}."] for n in range(12)]
     )
@@ -57,59 +57,59 @@ def test_measures_are_of_the_upright_picture_and_of_the_files_bytes(tmp_path):
 
     import imagehash
 
-    upright = Image.open(io.BytesIO(picture(1, (60, 40)))).convert("RGB")
+    upright = Image.open(io.BytesIO(image_bytes(1, (60, 40)))).convert("RGB")
     turned, exif = upright.transpose(Image.Transpose.ROTATE_90), Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
     turned.save(tmp_path / "a.png", exif=exif)
-    found = measure(str(tmp_path / "a.png"))
-    assert (found.width, found.height) == (60, 40)
-    assert found.phash == str(imagehash.phash(upright))
-    assert re.fullmatch("[0-9a-f]{16}", found.phash)
-    assert found.sha256 == hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
+    measures = measure(str(tmp_path / "a.png"))
+    assert (measures.width, measures.height) == (60, 40)
+    assert measures.phash == str(imagehash.phash(upright))
+    assert re.fullmatch("[0-9a-f]{16}", measures.phash)
+    assert measures.sha256 == hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
 
 
 def test_unusable_pictures_are_refused_by_reason_and_never_touched(tmp_path, capsys):
     bomb = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
     bad = {
-        "cut.jpg": (picture(1, (200, 200))[:2000], "damaged"),
+        "cut.jpg": (image_bytes(1, (200, 200))[:2000], "damaged"),
         "text.jpg": (b"no picture at all", "not_an_image"),
         "empty.jpg": (b"", "not_an_image"),
-        "dot.png": (picture(2, (1, 1), format="PNG"), "too_small"),
+        "dot.png": (image_bytes(2, (1, 1), format="PNG"), "too_small"),
         "bomb.png": (bomb.getvalue(), "too_large"),
     }
     for name, (data, _) in bad.items():
         (tmp_path / name).write_bytes(data)
     (tmp_path / "folder.jpg").mkdir()
-    (tmp_path / "good.jpg").write_bytes(picture(3))
+    (tmp_path / "good.jpg").write_bytes(image_bytes(3))
     names = [*bad, "gone.jpg", "folder.jpg", "good.jpg"]
     before = {p: (p.stat().st_mtime_ns, p.is_file() and p.read_bytes()) for p in tmp_path.iterdir()}
     path = write_csv(tmp_path / "in/n.csv", ["image", "note"], [[name, "x"] for name in names])
     run(path, tmp_path / "out", "--images", str(tmp_path))
-    told = {Path(r["image"]).name: (r["row"], r["reason"]) for r in read(tmp_path / "out/rejected.jsonl")}
+    refusals = {Path(r["image"]).name: (r["row"], r["reason"]) for r in read(tmp_path / "out/rejected.jsonl")}
     expected = {name: reason for name, (_, reason) in bad.items()} | {
         "gone.jpg": "missing",
         "folder.jpg": "unreadable",
     }
-    assert told == {name: (names.index(name) + 2, reason) for name, reason in expected.items()}
+    assert refusals == {name: (names.index(name) + 2, reason) for name, reason in expected.items()}
     assert [Path(r["image"]).name for r in read(tmp_path / "out/all.jsonl")] == ["good.jpg"]
     assert before == {p: (p.stat().st_mtime_ns, p.is_file() and p.read_bytes()) for p in before}
     shown = capsys.readouterr().out
     assert re.search(r"kept +1 ", shown)
     assert re.search(r"refused +7 ", shown)
-    assert re.search(r"2  not_an_image: no picture that can be read", shown)
+    assert re.search(r"2  not_an_image: not a picture that can be read", shown)
 
 
 def test_every_reason_for_a_picture_is_explained():
     from skingpt4.records.images import REASONS
 
-    assert set(prepare.PICTURE_REASONS) == set(REASONS)
+    assert set(summary.IMAGE_REASONS) == set(REASONS)
 
 
 def test_members_of_a_tar_are_pictures_too(tmp_path):
     import tarfile
 
-    (tmp_path / "a.jpg").write_bytes(picture(5))
+    (tmp_path / "a.jpg").write_bytes(image_bytes(5))
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         tar.add(tmp_path / "a.jpg", "in/a.jpg")
     path = write_csv(tmp_path / "n.csv", ["image", "note"], [["s.tar/in/a.jpg", "x"], ["a.jpg", "x"]])
@@ -146,7 +146,7 @@ def test_the_same_bytes_twice_are_kept_and_counted(clinic, tmp_path, capsys):
 def test_any_number_of_workers_writes_the_same(clinic, tmp_path, monkeypatch):
     run(clinic, tmp_path / "one")
     monkeypatch.setattr(engine, "SERIAL_BELOW", 0)
-    monkeypatch.setattr(pictures, "CHUNK", 1)
+    monkeypatch.setattr(images, "CHUNK", 1)
     run(clinic, tmp_path / "two", "--workers", "2")
     assert snapshot(tmp_path / "one") == snapshot(tmp_path / "two")
 
@@ -157,12 +157,12 @@ def test_a_second_run_reads_no_picture_and_changes_no_byte(clinic, tmp_path, cap
     run(clinic, out)
     first = snapshot(out)
     assert "12 pictures were read" in capsys.readouterr().out
-    monkeypatch.setattr(pictures, "measure", lambda path: pytest.fail("measured again"))
+    monkeypatch.setattr(images, "measure", lambda path: pytest.fail("measured again"))
     run(clinic, out)
     assert snapshot(out) == first
     assert "0 pictures were read" in capsys.readouterr().out
     monkeypatch.undo()
-    (tmp_path / "05.jpg").write_bytes(picture(700))
+    (tmp_path / "05.jpg").write_bytes(image_bytes(700))
     run(clinic, out)
     assert "1 pictures were read" in capsys.readouterr().out
     assert len(read(out / "all.jsonl")) == 12
@@ -193,10 +193,10 @@ def test_rows_are_read_a_bounded_distance_ahead(tmp_path):
             read_so_far = n + 1
             yield n
 
-    measurer = Measurer(PictureCache(":memory:"), 2)
-    bound = 2 * pictures.CHUNKS_PER_WORKER * pictures.CHUNK
+    measurer = Measurer(MeasureCache(":memory:"), 2)
+    bound = 2 * images.CHUNKS_PER_WORKER * images.CHUNK
     for n, *_ in measurer(rows(), lambda row: None, str):
-        assert read_so_far <= n + bound + pictures.CHUNK
+        assert read_so_far <= n + bound + images.CHUNK
 
 
 # --- what stops a run ---------------------------------------------------------------------------------------
@@ -210,9 +210,9 @@ def test_where_nothing_is_kept_the_manifest_stays(clinic, tmp_path, capsys):
         path.write_bytes(b"gone bad")
     capsys.readouterr()
     run(clinic, out, status=1)
-    told = capsys.readouterr()
-    assert "no record was kept" in told.err
-    assert "is as it was before" in told.err
+    output = capsys.readouterr()
+    assert "no record was kept" in output.err
+    assert "is as it was before" in output.err
     assert (out / "all.jsonl").read_bytes() == before
     assert len(read(out / "rejected.jsonl")) == 12
 
@@ -263,10 +263,10 @@ def test_a_folder_that_cannot_be_written(clinic, tmp_path, capsys):
 def test_two_runs_at_once_are_told_apart(clinic, tmp_path, capsys):
     out = tmp_path / "out"
     run(clinic, out)
-    other = PictureCache(out / engine.CACHE)
+    other = MeasureCache(out / engine.CACHE)
     for options in ((), ("--fresh",)):
         run(clinic, out, *options, status=1)
-        assert "another run is at work in this folder" in capsys.readouterr().err
+        assert "another run is using this folder" in capsys.readouterr().err
     other.close()
     run(clinic, out)
 
@@ -276,27 +276,28 @@ def test_a_damaged_memory_of_pictures_says_what_to_do(clinic, tmp_path, capsys):
     run(clinic, out)
     (out / engine.CACHE).write_bytes(b"no data base at all" * 100)
     run(clinic, out, status=1)
-    assert "delete it, and the pictures are measured again" in capsys.readouterr().err
+    assert "delete it, and the images are measured again" in capsys.readouterr().err
 
 
 def test_pictures_measured_by_another_version_are_measured_again(clinic, tmp_path, capsys, monkeypatch):
     run(clinic, tmp_path / "out")
     capsys.readouterr()
-    monkeypatch.setattr(pictures, "VERSION", "another")
+    monkeypatch.setattr(images, "VERSION", "another")
     run(clinic, tmp_path / "out")
     assert "12 pictures were read" in capsys.readouterr().out
 
 
 SCRIPT = """
 import multiprocessing, os, signal, sys
-from data import engine, pictures, prepare
-engine.SERIAL_BELOW, pictures.COMMIT_SECONDS, pictures.CHUNK, pictures.CHUNKS_PER_WORKER = 0, 0, 2, 1
+from data import prepare
+from data.preparing import engine, images
+engine.SERIAL_BELOW, images.COMMIT_SECONDS, images.CHUNK, images.CHUNKS_PER_WORKER = 0, 0, 2, 1
 {change}
 if __name__ == "__main__":
     sys.exit(prepare.main(sys.argv[1:]))
 """
 DIES = """
-put, count = pictures.PictureCache.put, 0
+put, count = images.MeasureCache.put, 0
 def dying(self, *args):
     global count
     put(self, *args)
@@ -304,11 +305,11 @@ def dying(self, *args):
     if count == 7:
         print(*(child.pid for child in multiprocessing.active_children()), flush=True)
         {how}
-pictures.PictureCache.put = dying
+images.MeasureCache.put = dying
 """
 WORKER_DIES = """
-measure = pictures.measure
-pictures.measure = lambda path: os.kill(os.getpid(), 9) if path.endswith("07.jpg") else measure(path)
+measure = images.measure
+images.measure = lambda path: os.kill(os.getpid(), 9) if path.endswith("07.jpg") else measure(path)
 """
 
 
@@ -370,13 +371,14 @@ def test_a_killed_worker_is_one_sentence_and_nothing_is_lost(clinic, tmp_path):
 
 
 def test_help_names_every_source_and_says_what_this_is(capsys):
+    commands = [*prepare.SOURCES, prepare.DOWNLOAD]
     with pytest.raises(SystemExit) as ended:
         prepare.main(["--help"])
     assert ended.value.code == 0
     shown = capsys.readouterr().out
-    assert all(name in shown for name in prepare.COMMANDS)
+    assert all(name in shown for name in commands)
     assert "not a medical device" in shown
-    for name in prepare.COMMANDS:
+    for name in commands:
         with pytest.raises(SystemExit) as ended:
             prepare.main([name, "--help"])
         assert ended.value.code == 0

@@ -283,9 +283,9 @@ def test_the_command_writes_a_table_and_a_picture(real, tmp_path, capsys):
     assert (plaque["count"], plaque["paper"], plaque["difference"]) == ("1967", "1966", "1")
     papule = next(r for r in rows if (r["dimension"], r["source"], r["name"]) == ("concept", "ddi", "Papule"))
     assert papule["count"] == "300"
-    with Image.open(tmp_path / "out/counts.png") as picture:
-        assert picture.width > 700
-        assert picture.height > 1200  # 48 readable rows
+    with Image.open(tmp_path / "out/counts.png") as image:
+        assert image.width > 700
+        assert image.height > 1200  # 48 readable rows
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["counts.csv", "counts.png"]
 
 
@@ -300,7 +300,7 @@ def test_manifests_without_the_paper(manifests, tmp_path, capsys):
 def test_nothing_to_compare(tmp_path, capsys):
     path = write_manifest(tmp_path / "m.jsonl", [record(0, note="Dry skin.")])
     assert main([str(path), "--against-paper", "--out-dir", str(tmp_path / "out")]) == 0
-    assert "Nothing here stands in Table 1 or 2" in capsys.readouterr().out
+    assert "Nothing here is in Table 1 or 2" in capsys.readouterr().out
 
 
 def damaged(text, kind):

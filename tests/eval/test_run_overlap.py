@@ -9,7 +9,7 @@ from eval import run
 from eval.asking.arms import ArmError, check_overlap, parse_arm
 from skingpt4.checkpoints import checkpoint
 from skingpt4.records.manifest import read_manifest
-from skingpt4.records.overlap import picture_hashes
+from skingpt4.records.overlap import image_hashes
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def cases(tmp_path):
 def arm(cases, tmp_path):
     card = {"step": "step2", "config": {"data": {"train": ["gone.jsonl"]}}}
     checkpoint.save(
-        tmp_path / "seen", {"weight": torch.zeros(1)}, card, seen=picture_hashes(read_manifest(cases))
+        tmp_path / "seen", {"weight": torch.zeros(1)}, card, seen=image_hashes(read_manifest(cases))
     )
     return f"two_step={tmp_path / 'seen'}"
 

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from data.phantoms import splits
+from data.phantoms.__main__ import main as phantoms
 from eval import report, review
 from eval.rating import summary as rated
 from eval.rating.ratings import ITEMS, TEXTS
@@ -82,7 +82,7 @@ def test_from_150_rendered_cases_to_the_report(planted, tmp_path, capsys):
     """The whole way: rendered cases, answers, raters in the form's file, their export, the report."""
     known = {"two_step": 0.67, "untrained": 0.07}
     command = ["render", "--out-dir", str(tmp_path), "--split", "cases", "--count", "150", "--size", "48"]
-    assert splits.main(command) == 0
+    assert phantoms(command) == 0
     manifest, run = tmp_path / "cases" / "manifest.jsonl", tmp_path / "run"
     rows = [json.loads(line) for line in manifest.read_text().splitlines()]
     images, truth = ([row[key] for row in rows] for key in ("image", "class"))

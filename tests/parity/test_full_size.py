@@ -6,6 +6,7 @@ import time
 import pytest
 import torch
 
+from skingpt4.config.schema import QFormerConfig, VisionConfig
 from skingpt4.model.lavis import LavisQFormer, LavisVision
 from skingpt4.model.qformer import QFormer
 from skingpt4.model.vision import VisionEncoder
@@ -25,8 +26,8 @@ def seeded(module: torch.nn.Module, seed: int) -> torch.nn.Module:
 
 @torch.no_grad()
 def test_eva_vit_g_and_the_qformer_at_full_size():
-    vision = seeded(VisionEncoder("eva_giant_patch14_clip_224", {"depth": 39}, norm_eps=1e-5), 0)
-    qformer = seeded(QFormer(vision.width), 1)
+    vision = seeded(VisionEncoder(VisionConfig(model_args={"depth": 39}, norm_eps=1e-5)), 0)
+    qformer = seeded(QFormer(QFormerConfig(), vision.width), 1)
     millions = [sum(p.numel() for p in module.parameters()) / 1e6 for module in (vision, qformer)]
     assert (vision.width, qformer.num_query_tokens) == (1408, 32)
     assert millions[0] > 980

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from skingpt4.config.schema import OptimConfig
+from skingpt4.config.schema import OptimConfig, QFormerConfig, VisionConfig
 from skingpt4.model.lavis import LavisQFormer, LavisVision, to_lavis
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.qformer import QFormer
@@ -30,8 +30,10 @@ close = {"rtol": 0.0, "atol": 1e-5}
 
 
 def new_encoder() -> tuple[VisionEncoder, QFormer]:
-    vision = VisionEncoder("eva_giant_patch14_clip_224", reference.EVA, reference.IMAGE_SIZE, norm_eps=1e-5)
-    return vision, QFormer(vision.width, reference.NUM_QUERIES, **reference.QFORMER)
+    config = VisionConfig(model_args=reference.EVA, image_size=reference.IMAGE_SIZE, norm_eps=1e-5)
+    vision = VisionEncoder(config)
+    sizes = QFormerConfig(num_query_tokens=reference.NUM_QUERIES, **reference.QFORMER)
+    return vision, QFormer(sizes, vision.width)
 
 
 def save_lavis_files(folder: Path, vision: VisionEncoder, qformer: QFormer) -> tuple[Path, Path]:
@@ -158,7 +160,7 @@ def test_the_backends_differ_less_than_half_precision_moves_either(ours, theirs)
 @torch.no_grad()
 @pytest.mark.parametrize(("heads", "every", "layers"), [(2, 1, 2), (3, 3, 4), (8, 2, 3)])
 def test_other_sizes_of_the_qformer_are_equal(heads, every, layers):
-    ours = QFormer(24, 6, 48, layers, heads, 80, every).eval()
+    ours = QFormer(QFormerConfig(None, 6, 48, layers, heads, 80, every), 24).eval()
     ours.load_state_dict(reference.weights_like(ours.state_dict()))
     tokens = reference.uniform("tokens", (2, 9, 24))
     torch.testing.assert_close(ours(tokens), LavisQFormer(ours).eval()(tokens), **close)
@@ -194,7 +196,7 @@ def test_the_names_are_those_of_lavis_own_modules(ours, theirs):
 def trained(encoder: ImageEncoder, folder: Path) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Gradients and values of the projection after one step on two pictures."""
     base = make_model(folder)
-    model = SkinGPT4(None, base.language_model, base.tokenizer, encoder.qformer.width)
+    model = SkinGPT4(None, base.language_model, encoder.qformer.width)
     model.projection.load_state_dict(reference.weights_like(model.projection.state_dict()))
     rows = [conversation(model, q, a) for q, a in (("What is it?", "Acne."), ("Why?", "See a doctor."))]
     with torch.no_grad():

@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from skingpt4.config.schema import Config
-from skingpt4.model.language import load_language_model
+from skingpt4.config.schema import Config, LanguageConfig, QFormerConfig, VisionConfig
+from skingpt4.model.language import LanguageModel
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.prompts import IGNORED, Encoded, Turn, encode, get_template, render
 from skingpt4.model.qformer import QFormer
@@ -107,20 +107,40 @@ def save_language_model(folder: Path, family: str = "llama", seed: int = 0, **ch
     return str(folder)
 
 
+def load_language_model(
+    path: str | Path, dtype: torch.dtype = torch.float32, attention: str = "sdpa", **changes: Any
+) -> LanguageModel:
+    """The language model of a folder, on the CPU unless `changes` place it elsewhere."""
+    precision = str(dtype).removeprefix("torch.")
+    return LanguageModel(LanguageConfig(str(path), precision, attention, **changes))
+
+
+def vision_config(**changes: Any) -> VisionConfig:
+    """An EVA-ViT of two blocks."""
+    return VisionConfig(
+        **{"model": EVA, "model_args": EVA_ARGS, "image_size": IMAGE_SIZE, "norm_eps": 1e-5, **changes}
+    )
+
+
+def qformer_config(**changes: Any) -> QFormerConfig:
+    """A Q-Former of two layers."""
+    return QFormerConfig(**{"num_query_tokens": NUM_QUERIES, **QFORMER_ARGS, **changes})
+
+
 def make_encoder(seed: int = 0) -> ImageEncoder:
     """A real EVA-ViT of two blocks and a real Q-Former, with random weights."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        vision = VisionEncoder(EVA, EVA_ARGS, IMAGE_SIZE, norm_eps=1e-5)
-        return ImageEncoder(vision, QFormer(vision.width, NUM_QUERIES, **QFORMER_ARGS))
+        vision = VisionEncoder(vision_config())
+        return ImageEncoder(vision, QFormer(qformer_config(), vision.width))
 
 
 def make_model(folder: Path, family: str = "llama", encoder: ImageEncoder | None = None) -> SkinGPT4:
     """The network on a family's random model, kept in `folder`; the projection is the same every time."""
-    language_model, tokenizer = load_language_model(save_language_model(folder / family, family))
+    language_model = load_language_model(save_language_model(folder / family, family))
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return SkinGPT4(encoder, language_model, tokenizer, QUERY_WIDTH).eval()
+        return SkinGPT4(encoder, language_model, QUERY_WIDTH).eval()
 
 
 def save_encoder(folder: Path, seed: int = 0) -> tuple[str, str]:

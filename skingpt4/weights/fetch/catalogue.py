@@ -1,60 +1,70 @@
-"""The catalogue of pretrained weights: `catalogue.yaml`, read strictly into typed entries."""
+"""The catalogue of pretrained weights: `catalogue.yaml`, validated strictly into typed entries."""
 
 from __future__ import annotations
 
 import difflib
 import functools
-import re
-import types
-import typing
-from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from skingpt4.support.errors import UserError
+from skingpt4.support.files import read_yaml
 
 PATH = Path(__file__).with_name("catalogue.yaml")
-# In the order of a list: as a picture passes through them.
-ROLES = ("vision_encoder", "qformer", "encoder", "projection", "language_model")
+# In the order in which an image passes through them; lists are printed in it.
+Role = Literal["vision_encoder", "qformer", "encoder", "projection", "language_model"]
+ROLES: tuple[Role, ...] = get_args(Role)
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
 class CatalogueError(UserError):
     """A catalogue that cannot be read, or a name that is not in it; the message says which."""
 
 
+class _Strict:
+    """What is read from the file has exactly the declared keys and types."""
+
+    __pydantic_config__ = ConfigDict(strict=True, extra="forbid")
+
+
 @dataclass(frozen=True)
-class Wheel:
+class Wheel(_Strict):
     """A network inside a wheel of the package registry; `convert` names its converter."""
 
     package: str
     version: str
     wheel: str
-    wheel_sha256: str
+    wheel_sha256: Sha256
     member: str
-    member_sha256: str
+    member_sha256: Sha256
     convert: str
+    kind: Literal["wheel"] = "wheel"
 
     @property
     def requirement(self) -> str:
-        """The package as pip wants it named."""
+        """The package as pip spells it."""
         return f"{self.package}=={self.version}"
 
 
 @dataclass(frozen=True)
-class Url:
+class Url(_Strict):
     """One file at an address."""
 
-    url: str
+    url: Annotated[str, Field(pattern="^https://")]
     file: str
-    sha256: str | None = None
+    sha256: Sha256 | None = None
+    kind: Literal["url"] = "url"
 
 
 @dataclass(frozen=True)
-class Hub:
-    """A repository of the Hugging Face hub; with `tensors` only the shards that hold such a prefix."""
+class Repository(_Strict):
+    """A repository of the Hugging Face hub; with `tensors` only the shards that hold such a prefix are fetched."""
 
     repo: str
     revision: str = "main"
@@ -62,32 +72,34 @@ class Hub:
 
 
 @dataclass(frozen=True)
-class Delta(Hub):
-    """A hub repository of differences; `base` says what they must be added to."""
+class Hub(Repository):
+    """A hub repository that is used as it is."""
 
-    base: str = ""
+    kind: Literal["hub"] = "hub"
 
 
 @dataclass(frozen=True)
-class UserFile:
+class Delta(Repository):
+    """A hub repository of differences; `base` says what they must be added to."""
+
+    base: str = ""
+    kind: Literal["delta"] = "delta"
+
+
+@dataclass(frozen=True)
+class UserFile(_Strict):
     """What only the user can bring: `bring` says what and from where, `file` under which name it is looked for."""
 
     bring: str
     file: str | None = None
+    kind: Literal["user_file"] = "user_file"
 
 
 Source = Wheel | Url | Hub | Delta | UserFile
-_SOURCES: dict[str, type[Any]] = {
-    "wheel": Wheel,
-    "url": Url,
-    "hub": Hub,
-    "delta": Delta,
-    "user_file": UserFile,
-}
 
 
 @dataclass(frozen=True)
-class Gate:
+class Gate(_Strict):
     """What has to be accepted before a download is allowed, and on which page."""
 
     accept: str
@@ -95,19 +107,19 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Entry:
+class Entry(_Strict):
     """One set of weights.
 
     `size` is the bytes to download, rounded, or None; `disk_bytes` what a conversion leaves, where there is one.
     `shapes` are tensors that must be there. `config_key` says where a configuration names it.
     """
 
-    name: str
-    role: str
+    name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9._-]*$")]  # also the name of a directory
+    role: Role
     description: str
     licence: str
     config_key: str
-    source: Source
+    source: Annotated[Source, Field(discriminator="kind")]
     size: int | None = None
     disk_bytes: int | None = None
     gate: Gate | None = None
@@ -121,7 +133,13 @@ class Entry:
             return source.requirement
         if isinstance(source, Url):
             return source.url
-        return source.repo if isinstance(source, Hub) else "you bring it"
+        return source.repo if isinstance(source, Repository) else "you bring it"
+
+
+@dataclass(frozen=True)
+class _File(_Strict):
+    entries: tuple[Entry, ...]
+    groups: dict[str, tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True)
@@ -143,13 +161,13 @@ class Catalogue:
             raise CatalogueError(f"no weights are called {name!r}{hint}; `skingpt4 weights list` shows all")
         return self.entries[name]
 
-    def expand(self, names: typing.Iterable[str]) -> list[str]:
+    def expand(self, names: Iterable[str]) -> list[str]:
         """Names with groups replaced by their members, each once."""
-        return list(dict.fromkeys(one for name in names for one in self.groups.get(name, (name,))))
+        return list(dict.fromkeys(member for name in names for member in self.groups.get(name, (name,))))
 
 
 def fetch_command(path: str) -> str | None:
-    """The command that gets what a configuration names: a file or directory of the weights directory, or a hub id.
+    """The command that fetches what a configuration names: a file or directory of the weights directory, or a hub id.
 
     Args:
         path: e.g. `weights/eva_vit_g.pth`, `weights/dinov2-vit-s14-reg4/model.safetensors`, `lmsys/vicuna-7b-v1.5`.
@@ -157,12 +175,12 @@ def fetch_command(path: str) -> str | None:
     Returns:
         None where nothing in the catalogue is meant.
     """
-    held, parts = catalogue(), Path(path).parts
-    for entry in held.entries.values():
+    known, parts = catalogue(), Path(path).parts
+    for entry in known.entries.values():
         file = getattr(entry.source, "file", None)
-        named = parts[-1:] == (file,) if file else entry.name in parts[-2:]
-        if named or getattr(entry.source, "repo", None) == path:
-            group = next((g for g, members in held.groups.items() if entry.name in members), entry.name)
+        is_named = parts[-1:] == (file,) if file else entry.name in parts[-2:]
+        if is_named or getattr(entry.source, "repo", None) == path:
+            group = next((g for g, members in known.groups.items() if entry.name in members), entry.name)
             return f"skingpt4 weights fetch {group}"
     return None
 
@@ -177,23 +195,23 @@ def read(path: Path) -> Catalogue:
     """Read a catalogue.
 
     Raises:
-        CatalogueError: no YAML, a key that is unknown, missing or of the wrong type, a name used twice.
+        CatalogueError: not YAML, a key that is unknown, missing or of the wrong type, a name used twice.
     """
     try:
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, ten times as fast
-        held = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
+        content = read_yaml(path)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CatalogueError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from None
-    if not isinstance(held, dict) or not isinstance(held.get("entries"), list):
-        raise CatalogueError(f"{path}: has no list of entries")
+    try:
+        # As JSON, because pydantic's strict mode takes a list for a tuple only from there.
+        file = TypeAdapter(_File).validate_json(json.dumps(content, default=str))
+    except ValidationError as error:
+        raise CatalogueError(f"{path}: {_first_problem(error, content)}") from None
     entries: dict[str, Entry] = {}
-    for number, mapping in enumerate(held["entries"], 1):
-        name = mapping.get("name") if isinstance(mapping, dict) else None
-        entry = _entry(mapping, f"{path}: entry {name or number}")
+    for entry in file.entries:
         if entry.name in entries:
-            raise CatalogueError(f"{path}: entry {entry.name}: stands there twice")
+            raise CatalogueError(f"{path}: entry {entry.name}: is listed twice")
         entries[entry.name] = entry
-    groups = {name: tuple(members) for name, members in (held.get("groups") or {}).items()}
+    groups = file.groups or {}
     for name, members in groups.items():
         unknown = [member for member in members if member not in entries]
         if unknown or name in entries:
@@ -201,70 +219,20 @@ def read(path: Path) -> Catalogue:
     return Catalogue(entries, groups)
 
 
-def _entry(mapping: Any, where: str) -> Entry:
-    if not isinstance(mapping, dict) or not isinstance(mapping.get("source"), dict):
-        raise CatalogueError(f"{where}: needs a mapping with a source")
-    source = dict(mapping["source"])
-    kind = source.pop("kind", None)
-    if kind not in _SOURCES:
-        raise CatalogueError(f"{where}: source.kind: is {kind!r}, not one of {', '.join(_SOURCES)}")
-    made = {**mapping, "source": _build(_SOURCES[kind], source, f"{where}: source")}
-    if mapping.get("gate") is not None:
-        made["gate"] = _build(Gate, mapping["gate"], f"{where}: gate")
-    entry = _build(Entry, made, where)
-    if entry.role not in ROLES:
-        raise CatalogueError(f"{where}: role: is {entry.role!r}, not one of {', '.join(ROLES)}")
-    if not re.fullmatch(r"[a-z0-9][a-z0-9._-]*", entry.name):
-        raise CatalogueError(
-            f"{where}: name: is also a directory, so only a-z, 0-9, '.', '_' and '-' may be in it"
-        )
-    return entry
-
-
-def _build(cls: type[Any], mapping: Any, where: str) -> Any:
-    """A dataclass out of a mapping; every key is known, there, and of its type."""
-    if not isinstance(mapping, Mapping):
-        raise CatalogueError(f"{where}: is no mapping")
-    hints = typing.get_type_hints(cls)
-    unknown = [key for key in mapping if key not in hints]
-    if unknown:
-        raise CatalogueError(f"{where}: has no key {unknown[0]!r}; it knows {', '.join(hints)}")
-    required = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
-    lacking = [name for name in required if name not in mapping]
-    if lacking:
-        raise CatalogueError(f"{where}: lacks {', '.join(lacking)}")
-    values = {}
-    for key, value in mapping.items():
-        value = _tuples(value)
-        if not _is(value, hints[key]):
-            raise CatalogueError(f"{where}: {key}: is {value!r}, which is not {_type_name(hints[key])}")
-        if key.endswith("sha256") and value is not None and not re.fullmatch(r"[0-9a-f]{64}", value):
-            raise CatalogueError(f"{where}: {key}: {value!r} is no SHA-256 in lower-case hex")
-        if key == "url" and not value.startswith("https://"):
-            raise CatalogueError(f"{where}: url: {value!r} is no https address")
-        values[key] = value
-    return cls(**values)
-
-
-def _tuples(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_tuples(item) for item in value)
-    return {k: _tuples(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-def _is(value: Any, hint: Any) -> bool:
-    """Whether a value is of a type as the dataclasses above write them."""
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return any(_is(value, one) for one in inner)
-    if origin is tuple:
-        return isinstance(value, tuple) and all(_is(item, inner[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(
-            _is(k, inner[0]) and _is(v, inner[1]) for k, v in value.items()
-        )
-    return isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-
-
-def _type_name(hint: Any) -> str:
-    return str(getattr(hint, "__name__", hint)) if typing.get_origin(hint) is None else str(hint)
+def _first_problem(error: ValidationError, content: Any) -> str:
+    """The first thing that pydantic refuses, with the name of its entry and its key."""
+    problem = error.errors()[0]
+    place = list(problem["loc"])
+    words = []
+    if len(place) > 1 and place[0] == "entries":
+        number = int(place[1])
+        mapping = content["entries"][number]
+        words.append(f"entry {mapping.get('name', number + 1) if isinstance(mapping, dict) else number + 1}")
+        place = place[2:]
+        if len(place) > 1 and place[0] == "source":
+            del place[1]  # the kind of source
+    if place:
+        words.append(".".join(map(str, place)))
+    value = problem["input"]
+    given = "" if isinstance(value, dict) else f" (it is {value!r})"
+    return ": ".join([*words, f"{problem['msg']}{given}"])

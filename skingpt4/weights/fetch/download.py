@@ -1,105 +1,69 @@
-"""One file from the web to the disk: resumed where it broke off, checksummed while it streams, whole or not there.
+"""One file from the web: continued where an earlier attempt stopped, verified, and complete or not there at all.
 
-What has arrived stands in `TARGET.part`, with the server's validator beside it, so that a killed download goes
-on where it was. Only a file of the right size and checksum gets its name. Nothing here knows of models.
+huggingface_hub makes the requests and repeats them while a server is busy. Its `snapshot_download` and pooch would do
+more, but both delete an unfinished file when the process ends, and one shard of a language model has ten gigabytes;
+neither compares what came over HTTP with the checksum that a server announces.
 """
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import hashlib
-import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import httpx
 from tqdm import tqdm
 
 from skingpt4.support.errors import UserError
+from skingpt4.support.files import file_sha256
 
-_MAKERS: dict[str, Callable[[int | None], Any]] = {
-    "sha256": lambda size: hashlib.sha256(),
-    "md5": lambda size: hashlib.md5(usedforsecurity=False),
-    # The id that git gives a file; the hub names small files by it.
-    "git-sha1": lambda size: hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False),
-}
-
-try:
-    import fcntl
-except ImportError:  # no such locks on Windows
-    fcntl = None  # type: ignore[assignment]
-
-_CHUNK = 1 << 20
 _MARGIN = 64 << 20  # bytes that shall stay free on the disk
-_LONGEST_WAIT = 60.0
-_AGAIN = {408, 425, 429, 500, 502, 503, 504}
+_MAX_FAILURES = 5  # broken connections in a row without progress
+_TIMEOUT_SECONDS = 30.0
 OFFLINE_VARIABLES = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE")
 
 
 class DownloadError(UserError):
-    """A file that could not be fetched; the message says what, from where and what to do.
-
-    `status_code` is the server's answer, if that was the reason, and `headers` are those it came with.
-    """
-
-    def __init__(
-        self, message: str, status_code: int | None = None, headers: Mapping[str, str] | None = None
-    ) -> None:
-        """Keep the server's answer beside the message."""
-        super().__init__(message)
-        self.status_code, self.headers = status_code, dict(headers or {})
+    """A file that could not be fetched; the message says what, from where and what to do."""
 
 
 @dataclass(frozen=True)
-class Downloaded:
-    """A finished file: its path, bytes, SHA-256, and what the server said of it."""
+class RemoteFile:
+    """A file to download; size in bytes and checksum where they are known.
 
-    path: Path
-    size: int
-    sha256: str
-    checked: str | None  # the digest it was compared with, "algorithm:hex", or None where nobody gave one
-    content_type: str = ""
+    `digest` is "sha256:HEX", "md5:HEX" or "git-sha1:HEX", the id that git and the hub give a small file.
+    """
+
+    name: str
+    url: str
+    size: int | None = None
+    digest: str | None = None
 
 
-def offline() -> str | None:
-    """The environment variable that forbids downloads, or None."""
+def require_online(what: str) -> None:
+    """Refuse to use the network in offline mode.
+
+    Raises:
+        DownloadError: one of OFFLINE_VARIABLES is set.
+    """
     for name in OFFLINE_VARIABLES:
         if os.environ.get(name, "").strip().upper() in {"1", "ON", "YES", "TRUE"}:
-            return name
-    return None
+            raise DownloadError(f"{what}: the network is not used, because {name} is set; unset it")
 
 
 def free_bytes(directory: Path) -> int:
     """Free bytes on the disk of a directory that may not exist yet."""
-    there = directory.absolute()
-    while not there.exists():
-        there = there.parent
-    return shutil.disk_usage(there).free
-
-
-def remote_size(url: str, timeout_seconds: float = 30.0) -> int | None:
-    """Bytes that a server says a file has, or None if it does not say.
-
-    Raises:
-        DownloadError: offline mode, not reached, or refused.
-    """
-    if name := offline():
-        raise DownloadError(f"{url}: not asked for, since {name} is set; unset it")
-    try:
-        response = httpx.head(url, follow_redirects=True, timeout=timeout_seconds)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise DownloadError(f"{url}: cannot be asked ({error}); check the network") from error
-    if response.status_code != 200:
-        raise DownloadError(f"{url}: answered {response.status_code}", response.status_code, response.headers)
-    length = response.headers.get("content-length", "")
-    return int(length) if length.isdigit() else None
+    existing = directory.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    return shutil.disk_usage(existing).free
 
 
 def require_space(directory: Path, num_bytes: int, what: str) -> None:
@@ -121,312 +85,153 @@ def require_space(directory: Path, num_bytes: int, what: str) -> None:
         )
 
 
-def download(
-    url: str,
-    target: str | Path,
-    *,
-    size: int | None = None,
-    digest: str | None = None,
-    headers: Mapping[str, str] | None = None,
-    max_bytes: int | None = None,
-    attempts: int = 5,
-    backoff_seconds: float = 1.0,
-    timeout_seconds: float = 30.0,
-    progress: bool = True,
-    client: httpx.Client | None = None,
-) -> Downloaded:
-    """Fetch a URL into a file; an earlier, unfinished attempt is continued.
+def remote_file(url: str, name: str, sha256: str | None = None) -> RemoteFile:
+    """Ask a server for a file's size and, if no SHA-256 is given, for its MD5, which Google's storage announces.
 
-    Redirects are followed; an `authorization` header is sent to the host of `url` alone. A checksum that the server
-    itself publishes (`x-linked-etag` of the Hugging Face hub, `x-goog-hash` of Google's storage) is verified too.
+    Raises:
+        DownloadError: offline mode, or the server cannot be reached or refuses.
+    """
+    require_online(url)
+    try:
+        response = httpx.head(url, follow_redirects=True, timeout=_TIMEOUT_SECONDS)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise DownloadError(f"{url}: cannot be reached ({error}); check the network") from error
+    if response.status_code != 200:
+        raise DownloadError(f"{url}: the server answered {response.status_code}")
+    length = response.headers.get("content-length", "")
+    md5 = re.search(r"md5=([A-Za-z0-9+/]{22}==)", response.headers.get("x-goog-hash", ""))
+    digest = f"md5:{base64.b64decode(md5[1]).hex()}" if md5 else None
+    return RemoteFile(
+        name, url, int(length) if length.isdigit() else None, f"sha256:{sha256}" if sha256 else digest
+    )
+
+
+def download(file: RemoteFile, target: Path, headers: Mapping[str, str] | None = None) -> str:
+    """Fetch a file; an earlier, unfinished attempt is continued if size and checksum are known.
 
     Args:
-        url: http or https.
-        target: the file to write; replaced if it exists. Its directory is made.
-        size: exact bytes, where known.
-        digest: "sha256:HEX", "md5:HEX" or "git-sha1:HEX" (a git blob's id, which needs `size`), where known.
-        headers: sent with the request, e.g. ``{"authorization": "Bearer ..."}``.
-        max_bytes: refuse what is longer.
-        attempts: failures in a row without progress before giving up.
-        backoff_seconds: wait after the first of them, doubled each time; the server's `retry-after` goes first.
-        timeout_seconds: for connecting and for every piece.
-        progress: draw a bar on standard error, if that is a terminal.
-        client: for many small files, one client with its open connections; it must follow redirects.
+        file: what to fetch.
+        target: the file to write; replaced if it exists. Its directory is made. What has arrived of it is in
+            `TARGET.part`, which is kept for the next call unless it is wrong.
+        headers: sent with the request; an `authorization` is not sent to another host after a redirect.
 
     Returns:
-        What was written.
+        The file's SHA-256 in hex.
 
     Raises:
-        DownloadError: offline mode, no space, refused by the server, given up, or of wrong size or checksum. What
-            arrived is kept for the next call, unless it was wrong.
+        DownloadError: offline mode, refused by the server, broken off, a full disk, wrong size or checksum.
+        GatedRepoError: the hub's; the caller knows what has to be accepted.
     """
-    target = Path(target)
-    if name := offline():
-        raise DownloadError(
-            f"{target.name}: not downloaded, since {name} is set; unset it, or bring {target}"
-        )
+    require_online(file.name)
+    part = target.with_name(f"{target.name}.part")
     try:
-        with contextlib.ExitStack() as stack:
-            if client is None:
-                client = stack.enter_context(httpx.Client(follow_redirects=True, timeout=timeout_seconds))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            part = stack.enter_context(_opened(target))
-            given = dict(headers or {})
-            transfer = _Transfer(client, url, target, part, size, digest, given, max_bytes, progress)
-            _with_retries(transfer, attempts, backoff_seconds)
-            return transfer.finish()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _transfer(file, part, headers or {})
+        sha256 = _verified_sha256(file, part)
+        os.replace(part, target)
     except OSError as error:
+        if isinstance(error, httpx.HTTPError):  # the hub's errors are both
+            raise
         raise DownloadError(
-            f"{target}: cannot be written ({error.strerror or error}); check the free space and rights of "
+            f"{target}: cannot be written ({error.strerror or error}); check the free space and the rights in "
             f"{target.parent}, then run it again"
         ) from error
+    return sha256
 
 
-class _Retry(Exception):
-    """A passing failure; `seconds` is how long the server wants us to wait."""
+def _transfer(file: RemoteFile, part: Path, headers: Mapping[str, str]) -> None:
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError
 
-    def __init__(self, reason: str, seconds: float = 0.0) -> None:
-        super().__init__(reason)
-        self.seconds = seconds
+    try:
+        with part.open("ab") as output:
+            # Without a checksum nobody could tell that the file has changed since the earlier attempt.
+            if file.size is None or file.digest is None or output.tell() > file.size:
+                _empty(output)
+            _receive_with_retries(file, output, headers)
+            output.flush()
+            os.fsync(output.fileno())
+    except GatedRepoError:
+        raise
+    except HfHubHTTPError as error:
+        raise DownloadError(
+            f"{file.name}: the server answered {error.response.status_code} for {file.url}; check the address, or "
+            "run it again later"
+        ) from error
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise DownloadError(
+            f"{file.name}: {file.url} cannot be reached or broke off ({str(error) or type(error).__name__}); check "
+            f"the network and run it again, {part.stat().st_size:,} bytes are kept"
+        ) from error
+    finally:
+        if part.exists() and part.stat().st_size == 0 and file.size != 0:
+            part.unlink()
+    size = part.stat().st_size
+    if file.size not in (None, size):
+        raise DownloadError(
+            f"{file.name}: {file.url} sent {size:,} bytes in place of {file.size:,}; run it again"
+        )
 
 
-def _with_retries(transfer: _Transfer, attempts: int, backoff_seconds: float) -> None:
-    failures, best = 0, transfer.have
-    while True:
+def _receive_with_retries(file: RemoteFile, output: IO[bytes], headers: Mapping[str, str]) -> None:
+    furthest, failures = output.tell(), 0
+    while output.tell() != file.size or not file.size:
         try:
-            return transfer.run()
-        except (httpx.TransportError, _Retry) as error:
-            # A server without Range support makes us start over: progress is what goes beyond the best so far.
-            failures = 0 if transfer.have > best else failures + 1
-            best = max(best, transfer.have)
-            host = httpx.URL(transfer.url).host
-            if failures >= attempts or isinstance(error, httpx.UnsupportedProtocol):
-                reason = str(error) or type(error).__name__
-                raise DownloadError(
-                    f"{transfer.target.name}: {host} cannot be reached or broke off ({reason}); check the network "
-                    f"and run it again, {transfer.have:,} bytes are kept"
-                ) from error
-            wait = max(backoff_seconds * 2**failures / 2, getattr(error, "seconds", 0.0))
-            time.sleep(min(wait, _LONGEST_WAIT))
+            return _receive(file, output, headers)
+        except httpx.TransportError:
+            # A server without ranges makes us start over, so only what goes beyond the best attempt is progress.
+            failures = 0 if output.tell() > furthest else failures + 1
+            furthest = max(furthest, output.tell())
+            if failures == _MAX_FAILURES:
+                raise
+            time.sleep(2.0**failures)
 
 
-@dataclass
-class _Transfer:
-    """The state of one file under way."""
+def _receive(file: RemoteFile, output: IO[bytes], headers: Mapping[str, str]) -> None:
+    """Append to `output` what is missing; returns when the server has sent everything."""
+    from huggingface_hub.utils import hf_raise_for_status, http_stream_backoff
 
-    client: httpx.Client
-    url: str
-    target: Path
-    part: IO[bytes]
-    size: int | None
-    digest: str | None
-    headers: dict[str, str]
-    max_bytes: int | None
-    progress: bool
-    have: int = 0
-    content_type: str = ""
-    hashes: dict[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.have = self.part.seek(0, os.SEEK_END)
-        # Without a validator or a checksum nobody could tell that the file was changed meanwhile.
-        if self.have and not (self.digest or self.validator()):
-            self.start_over()
-
-    @property
-    def notes(self) -> Path:
-        return _beside(self.target, ".part.json")
-
-    def validator(self) -> str | None:
-        try:
-            held = json.loads(self.notes.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        same = isinstance(held, dict) and held.get("url") == self.url
-        return held.get("validator") if same else None
-
-    def start_over(self) -> None:
-        self.part.truncate(0)
-        self.have, self.hashes = 0, {}
-
-    def run(self) -> None:
-        """One request; returns when the body came to its end."""
-        if self.size is not None and self.have > self.size:
-            self.start_over()
-        if self.have and self.have == self.size:
-            return
-        headers = {**self.headers, "accept-encoding": "identity"}
-        if self.have:
-            headers["range"] = f"bytes={self.have}-"
-            if validator := self.validator():
-                headers["if-range"] = validator
-        try:
-            with self.client.stream("GET", self.url, headers=headers) as response:
-                self.take(response)
-        except (httpx.InvalidURL, httpx.TooManyRedirects) as error:
-            raise DownloadError(f"{self.url}: cannot be followed ({error}); check the address") from error
-
-    def take(self, response: httpx.Response) -> None:
-        status = response.status_code
-        if status == 416:  # nothing lies behind what we have, so what we have is another file
-            self.start_over()
-            raise _Retry("416, range not satisfiable")
-        if status in _AGAIN:
-            raise _Retry(f"answered {status}", _retry_after(response))
-        if status not in (200, 206):
-            raise DownloadError(
-                f"{self.target.name}: {response.url.host} answered {status} {response.reason_phrase} for {self.url}",
-                status,
-                response.headers,
-            )
-        begins = re.match(r"bytes (\d+)-", response.headers.get("content-range", ""))
-        if status == 206 and (not begins or int(begins[1]) != self.have):
-            self.start_over()
-            raise _Retry("sent another part than asked for")
-        if status == 200 and self.have:
-            self.start_over()
-        if response.headers.get("content-encoding", "identity") != "identity":
-            raise DownloadError(f"{self.url}: comes compressed although it was asked for plainly")
-        self.require_agreement(response)
-        self.content_type = response.headers.get("content-type", "")
-        validator = response.headers.get("etag") or response.headers.get("last-modified")
-        if validator and not validator.startswith("W/"):
-            self.notes.write_text(json.dumps({"url": self.url, "validator": validator}), encoding="utf-8")
-        self.stream(response)
-
-    def require_agreement(self, response: httpx.Response) -> None:
-        """Compare what the server announces with what we were told, before anything is written."""
-        length = response.headers.get("content-length", "")
-        total = self.have + int(length) if length.isdigit() else None
-        if self.size is not None and total is not None and total != self.size:
-            raise DownloadError(
-                f"{self.target.name}: {response.url.host} offers {total:,} bytes, {self.size:,} were expected; "
-                "the file was replaced there or is not the right one"
-            )
-        if self.size is None:
-            self.size = total
-        theirs = announced(response)
-        self.digest = self.digest or theirs
-        if theirs != self.digest and algorithm(theirs) == algorithm(self.digest):
-            raise DownloadError(
-                f"{self.target.name}: {response.url.host} announces {theirs}, {self.digest} was expected; "
-                "the file was replaced there or is not the right one"
-            )
-        if self.max_bytes is not None and (total or 0) > self.max_bytes:
-            raise DownloadError(f"{self.url}: has {total:,} bytes, more than the {self.max_bytes:,} allowed")
-        if total is not None:
-            require_space(self.target.parent, total - self.have, self.target.name)
-
-    def stream(self, response: httpx.Response) -> None:
-        self.hashes = self.hashes or self.hash_of_part()
+    headers = {"accept-encoding": "identity", **headers}
+    if output.tell():
+        headers["range"] = f"bytes={output.tell()}-"
+    with http_stream_backoff(
+        "GET", file.url, headers=headers, timeout=_TIMEOUT_SECONDS, retry_on_exceptions=()
+    ) as response:
+        hf_raise_for_status(response)
+        if response.status_code != 206:  # the complete file, whatever range was asked for
+            _empty(output)
         with tqdm(
-            desc=self.target.name, total=self.size, initial=self.have, unit="B", unit_scale=True, unit_divisor=1000,
-            disable=None if self.progress else True, leave=False,
-        ) as bar:  # fmt: skip
-            # With a chunk size, what has not filled one would be lost when the connection breaks.
+            desc=file.name, total=file.size, initial=output.tell(), unit="B", unit_scale=True, disable=None
+        ) as bar:
             for chunk in response.iter_raw():
-                self.part.write(chunk)
-                for known in self.hashes.values():
-                    known.update(chunk)
-                self.have += len(chunk)
+                output.write(chunk)
                 bar.update(len(chunk))
-                if self.max_bytes is not None and self.have > self.max_bytes:
-                    self.start_over()
-                    raise DownloadError(f"{self.url}: is longer than the {self.max_bytes:,} bytes allowed")
-
-    def hash_of_part(self) -> dict[str, Any]:
-        """Hashes that have seen what is there: SHA-256 always, and the algorithm that was asked for."""
-        hashes = {name: new_hash(name, self.size) for name in {"sha256", algorithm(self.digest)} - {""}}
-        self.part.seek(0)
-        for start in range(0, self.have, _CHUNK):
-            chunk = self.part.read(min(_CHUNK, self.have - start))
-            for known in hashes.values():
-                known.update(chunk)
-        return hashes
-
-    def finish(self) -> Downloaded:
-        """Check the whole and give it its name."""
-        if self.size is not None and self.have != self.size:
-            raise DownloadError(
-                f"{self.target.name}: ended after {self.have:,} of {self.size:,} bytes; run it again"
-            )
-        name = algorithm(self.digest)
-        if not {"sha256", name} - {""} <= self.hashes.keys():
-            self.hashes = self.hash_of_part()
-        if self.digest:
-            found = f"{name}:{self.hashes[name].hexdigest()}"
-            if found != self.digest:
-                self.start_over()
-                raise DownloadError(
-                    f"{self.target.name}: came with {found} instead of {self.digest} from {self.url}; it is damaged "
-                    "or another file and was deleted, run it again"
-                )
-        self.part.flush()
-        os.fsync(self.part.fileno())
-        os.replace(self.part.name, self.target)
-        self.notes.unlink(missing_ok=True)
-        sha256 = self.hashes["sha256"].hexdigest()
-        return Downloaded(self.target, self.have, sha256, self.digest, self.content_type)
 
 
-def _beside(target: Path, suffix: str) -> Path:
-    return target.with_name(target.name + suffix)
+def _empty(output: IO[bytes]) -> None:
+    if output.tell():
+        output.seek(0)
+        output.truncate()
 
 
-@contextlib.contextmanager
-def _opened(target: Path) -> Iterator[IO[bytes]]:
-    """`TARGET.part`, for us alone; an empty one is not left behind."""
-    path = _beside(target, ".part")
-    with path.open("a+b") as part:
-        if fcntl is not None:
-            try:
-                fcntl.flock(part, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise DownloadError(
-                    f"{target}: another process is downloading it; wait for that one"
-                ) from None
-        try:
-            yield part
-        finally:
-            with contextlib.suppress(OSError):  # of a full disk, which is told elsewhere
-                part.flush()
-            if path.exists() and path.stat().st_size == 0:
-                path.unlink()
-                _beside(target, ".part.json").unlink(missing_ok=True)
+def _verified_sha256(file: RemoteFile, part: Path) -> str:
+    """The SHA-256 of a part that has the expected checksum; any other is deleted."""
+    sha256 = file_sha256(part)
+    algorithm, _, expected = (file.digest or f"sha256:{sha256}").partition(":")
+    actual = sha256 if algorithm == "sha256" else _hex_digest(part, algorithm)
+    if actual != expected:
+        part.unlink()
+        raise DownloadError(
+            f"{file.name}: came with {algorithm}:{actual} instead of {file.digest} from {file.url}; it is damaged or "
+            "another file and was deleted, run it again"
+        )
+    return sha256
 
 
-def _retry_after(response: httpx.Response) -> float:
-    value = response.headers.get("retry-after", "")
-    return float(value) if value.isdigit() else 0.0
-
-
-def algorithm(digest: str | None) -> str:
-    """The part before the colon, or ""."""
-    return (digest or "").partition(":")[0]
-
-
-def new_hash(name: str, size: int | None) -> Any:
-    """An object with `update` and `hexdigest`.
-
-    Args:
-        name: sha256, md5 or git-sha1.
-        size: bytes of the whole file; git-sha1 begins with them.
-
-    Raises:
-        ValueError: another algorithm, or git-sha1 without a size.
-    """
-    if name not in _MAKERS or (name == "git-sha1" and size is None):
-        raise ValueError(f"a checksum '{name}' cannot be computed here")
-    return _MAKERS[name](size)
-
-
-def announced(response: httpx.Response) -> str | None:
-    """The checksum of the whole file that a server publishes in its headers, redirects included."""
-    for answer in (*response.history, response):
-        linked = answer.headers.get("x-linked-etag", "").strip('"')
-        if re.fullmatch(r"[0-9a-f]{64}", linked):
-            return f"sha256:{linked}"
-        hashed = re.search(r"md5=([A-Za-z0-9+/]{22}==)", answer.headers.get("x-goog-hash", ""))
-        if hashed:
-            return f"md5:{base64.b64decode(hashed[1]).hex()}"
-    return None
+def _hex_digest(path: Path, algorithm: str) -> str:
+    if algorithm == "git-sha1":
+        git_header = b"blob %d\0" % path.stat().st_size
+        digest = hashlib.sha1(git_header, usedforsecurity=False)
+    else:
+        digest = hashlib.new(algorithm, usedforsecurity=False)
+    with path.open("rb") as opened:
+        return hashlib.file_digest(opened, lambda: digest).hexdigest()

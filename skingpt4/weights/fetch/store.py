@@ -1,8 +1,7 @@
-"""Where weights lie under the weights directory, what is recorded beside them, and in which state they are."""
+"""Where weights are in the weights directory, what is recorded beside them, and in which state they are."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,13 @@ from typing import Any
 from skingpt4.support.errors import UserError
 from skingpt4.weights.fetch.catalogue import Delta, Entry, Url, UserFile, Wheel
 from skingpt4.weights.files.headers import UnreadableWeights
-from skingpt4.weights.files.inspect_file import Inspection
-from skingpt4.weights.files.inspection import inspect
+from skingpt4.weights.files.inspect_directory import inspect
 
 MARKER = "source.json"
-# Raise it when a converter begins to write something else: what an older one wrote is then made anew.
+# Raise it when a converter begins to write something else: what an older one wrote is then made again.
 CONVERTER_VERSION = 1
 
-# What `state` answers, as `list` shows it.
+# What `state` returns, as `list` shows it.
 STATES = {
     "yes": "yes",
     "no": "no",
@@ -27,6 +25,7 @@ STATES = {
     "foreign": "in the way",
     "anywhere": "-",
 }
+PRESENT = ("yes", "own")  # the states in which nothing has to be fetched
 
 
 class WeightsError(UserError):
@@ -34,7 +33,7 @@ class WeightsError(UserError):
 
 
 def target(entry: Entry, weights_dir: Path) -> Path | None:
-    """The file or directory of an entry; None for what may lie anywhere."""
+    """The file or directory of an entry; None for what may be anywhere."""
     if isinstance(entry.source, Url):
         return weights_dir / entry.source.file
     if isinstance(entry.source, UserFile):
@@ -43,7 +42,7 @@ def target(entry: Entry, weights_dir: Path) -> Path | None:
 
 
 def marker_path(entry: Entry, weights_dir: Path) -> Path:
-    """Where it is written what the files are and where they came from."""
+    """The file that records what the files are and where they came from."""
     if isinstance(entry.source, Url):
         return weights_dir / f"{entry.source.file}.{MARKER}"
     return weights_dir / entry.name / MARKER
@@ -52,13 +51,13 @@ def marker_path(entry: Entry, weights_dir: Path) -> Path:
 def part_paths(entry: Entry, weights_dir: Path) -> list[Path]:
     """What an interrupted fetch left, to be continued."""
     if isinstance(entry.source, Url):
-        found = weights_dir / f"{entry.source.file}.part"
-        return [found] if found.exists() else []
+        part = weights_dir / f"{entry.source.file}.part"
+        return [part] if part.exists() else []
     return sorted(weights_dir.glob(f".{entry.name}-{'[0-9a-f]' * 12}.part"))
 
 
 def read_marker(entry: Entry, weights_dir: Path) -> dict[str, Any] | None:
-    """What `write_marker` wrote, or None if it is not there or no such thing."""
+    """What `write_marker` wrote, or None if it is missing or damaged."""
     try:
         marker = json.loads(marker_path(entry, weights_dir).read_text(encoding="utf-8"))
         files = marker["files"]
@@ -98,50 +97,30 @@ def _same_source(entry: Entry, marker: dict[str, Any]) -> bool:
     return made_from == [source.wheel_sha256, source.member_sha256, CONVERTER_VERSION]
 
 
-def require_catalogued(entry: Entry, path: Path) -> Inspection:
+def require_catalogued(entry: Entry, path: Path) -> None:
     """Read the headers of what arrived and compare them with the catalogue.
 
     Raises:
         WeightsError: truncated, a page instead of a file, of another kind, or of other shapes.
     """
     try:
-        found = inspect(path)
+        inspection = inspect(path)
     except UnreadableWeights as error:
         raise WeightsError(str(error)) from None
-    is_delta = found.kind == "vicuna_delta" and isinstance(entry.source, Delta)
-    if found.problem and not is_delta:
-        raise WeightsError(f"{entry.name}: {found.problem}")
-    if found.missing:
-        raise WeightsError(f"{entry.name}: {path} lacks {', '.join(found.missing[:4])}; get it anew")
+    is_delta = inspection.kind == "vicuna_delta" and isinstance(entry.source, Delta)
+    if inspection.problem and not is_delta:
+        raise WeightsError(f"{entry.name}: {inspection.problem}")
+    if inspection.missing:
+        raise WeightsError(f"{entry.name}: {path} lacks {', '.join(inspection.missing[:4])}; get it again")
     for name, shape in entry.shapes.items():
-        info = found.tensors.get(name) or found.tensors.get(f"model.{name}")
+        info = inspection.tensors.get(name) or inspection.tensors.get(f"model.{name}")
         if info is None or info.shape != shape:
-            told = f"has {name} {list(info.shape)}" if info else f"has no {name}"
+            actual = f"has {name} {list(info.shape)}" if info else f"has no {name}"
             raise WeightsError(
-                f"{entry.name}: {path} {told}, it should be {list(shape)}; this is another file than {entry.origin}"
+                f"{entry.name}: {path} {actual}, it should be {list(shape)}; this is another file than {entry.origin}"
             )
-    return found
-
-
-def check_sha256(path: Path, expected: str) -> None:
-    """Compare a file with its checksum.
-
-    Raises:
-        WeightsError: they differ.
-    """
-    found = sha256_of(path)
-    if found != expected:
-        raise WeightsError(
-            f"{path} has sha256 {found} instead of {expected}; it is damaged or another file, get it anew"
-        )
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes as hex, without importing torch as `skingpt4.weights.files.tensors` does."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def how_to_fetch(name: str, weights_dir: Path) -> str:
-    """The command that gets it."""
+    """The instruction to run the command that fetches it."""
     return f"run `skingpt4 weights fetch {name} --weights-dir {weights_dir}`"

@@ -22,10 +22,12 @@ from PIL import Image
 
 from data import prepare
 from data.preparing import fitzpatrick_images, picture_download
-from data.preparing.picture_download import Manners, Wanted, run
+from data.preparing.picture_download import ListedImage, RequestLimits, run
 
 # Nothing here may run out of time because the machine is busy, except where that is what is tested.
-PATIENT = Manners(parallel=4, per_host=4, rate=1000.0, tries=3, timeout_seconds=120, deadline_seconds=600)
+PATIENT = RequestLimits(
+    parallel=4, per_host=4, rate=1000.0, tries=3, timeout_seconds=120, deadline_seconds=600
+)
 
 
 def picture(shade):
@@ -109,7 +111,7 @@ class Server:
         self.url = f"http://127.0.0.1:{self.http.server_port}"
 
     def want(self, kind, shade):
-        return Wanted(md5(picture(shade)), f"{self.url}/{kind}/{shade}/x.jpg")
+        return ListedImage(md5(picture(shade)), f"{self.url}/{kind}/{shade}/x.jpg")
 
 
 @pytest.fixture
@@ -127,50 +129,52 @@ def test_every_fault_has_its_outcome_and_only_whole_right_pictures_are_kept(serv
         "forbidden": "refused", "page": "no picture", "changed": "changed", "truncates": "unreachable",
         "broken": "unreachable", "loop": "unreachable",
     }  # fmt: skip
-    wanted = {kind: server.want(kind, 10 * number) for number, kind in enumerate(kinds)}
-    found = {}
-    counts = run(wanted.values(), tmp_path, PATIENT, seen=lambda o: found.update({o.md5: o}))
-    assert {kind: found[item.md5].status for kind, item in wanted.items()} == kinds
+    images = {kind: server.want(kind, 10 * number) for number, kind in enumerate(kinds)}
+    outcomes = {}
+    counts = run(images.values(), tmp_path, PATIENT, on_outcome=lambda o: outcomes.update({o.md5: o}))
+    assert {kind: outcomes[item.md5].status for kind, item in images.items()} == kinds
     assert counts == Counter(kinds.values())
-    for kind, item in wanted.items():
+    for kind, item in images.items():
         file = picture_download.target(tmp_path, item.md5)
         assert file.is_file() == (kinds[kind] == "kept")
         assert not file.is_file() or md5(file.read_bytes()) == item.md5
-    assert (tmp_path / "changed" / f"{wanted['changed'].md5}.jpg").is_file()
+    assert (tmp_path / "changed" / f"{images['changed'].md5}.jpg").is_file()
     assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize(
     ("change", "reason"),
-    [({"timeout_seconds": 0.2}, "no answer within 0.2"), ({"deadline_seconds": 0.2}, "not whole after 0.2")],
+    [({"timeout_seconds": 0.2}, "no answer within 0.2"), ({"deadline_seconds": 0.2}, "incomplete after 0.2")],
 )
 def test_a_server_that_stalls_is_left(server, tmp_path, change, reason):
-    found = []
-    run([server.want("stalls", 0)], tmp_path, replace(PATIENT, **change), seen=found.append)
-    assert [(outcome.status, outcome.detail) for outcome in found] == [("unreachable", f"{reason} seconds")]
+    outcomes = []
+    run([server.want("stalls", 0)], tmp_path, replace(PATIENT, **change), on_outcome=outcomes.append)
+    assert [(outcome.status, outcome.detail) for outcome in outcomes] == [
+        ("unreachable", f"{reason} seconds")
+    ]
     assert not list(tmp_path.rglob("*.jpg"))
     assert not list(tmp_path.glob(".*"))
 
 
 def test_a_server_that_stalled_once_is_asked_again(server, tmp_path):
-    manners = replace(PATIENT, timeout_seconds=0.5, tries=200)  # a busy machine misses half a second, too
-    assert run([server.want("stalls-once", 0)], tmp_path, manners) == {"kept": 1}
+    limits = replace(PATIENT, timeout_seconds=0.5, tries=200)  # a busy machine misses half a second, too
+    assert run([server.want("stalls-once", 0)], tmp_path, limits) == {"kept": 1}
     assert server.asked.total() > 1
 
 
 def test_a_second_run_asks_only_for_what_may_have_come_back(server, tmp_path):
-    wanted = [
+    images = [
         server.want("good", 0),
         server.want("gone", 10),
         server.want("broken", 20),
-        Wanted("f" * 32, ""),
+        ListedImage("f" * 32, ""),
     ]
-    run(wanted, tmp_path, PATIENT)
+    run(images, tmp_path, PATIENT)
     server.asked.clear()
-    assert run(wanted, tmp_path, PATIENT) == {"present": 1, "gone": 1, "unreachable": 1, "no url": 1}
+    assert run(images, tmp_path, PATIENT) == {"present": 1, "gone": 1, "unreachable": 1, "no url": 1}
     assert [path.split("/")[1] for path in server.asked] == ["broken"]
     server.asked.clear()
-    run(wanted, tmp_path, PATIENT, ask_again=True)
+    run(images, tmp_path, PATIENT, ask_again=True)
     assert {path.split("/")[1] for path in server.asked} == {"broken", "gone"}
 
 
@@ -193,7 +197,7 @@ def test_a_full_disk_stops_with_a_sentence_and_keeps_what_is_whole(server, tmp_p
 
 
 def test_few_pictures_of_a_host_are_on_their_way_at_once(server, tmp_path, monkeypatch):
-    inside, most, real = 0, 0, picture_download._try
+    inside, most, real = 0, 0, picture_download.request_image
 
     async def counted(*arguments):
         nonlocal inside, most
@@ -204,9 +208,9 @@ def test_few_pictures_of_a_host_are_on_their_way_at_once(server, tmp_path, monke
         finally:
             inside -= 1
 
-    monkeypatch.setattr(picture_download, "_try", counted)
-    manners = replace(PATIENT, parallel=8, per_host=2)
-    assert run([server.want("good", n) for n in range(12)], tmp_path, manners) == {"kept": 12}
+    monkeypatch.setattr(picture_download, "request_image", counted)
+    limits = replace(PATIENT, parallel=8, per_host=2)
+    assert run([server.want("good", n) for n in range(12)], tmp_path, limits) == {"kept": 12}
     assert most == 2
 
 
@@ -222,10 +226,10 @@ def test_one_host_is_asked_at_a_bounded_rate(monkeypatch):
         async with host.turn(rate=25.0):
             asked_at.append(now)
             if len(asked_at) == 3:
-                host.rest(7.0)  # as a server may ask for
+                host.pause(7.0)  # as a server may ask for
 
     async def ask_often():
-        host = picture_download._Host(asyncio.Semaphore(2))
+        host = picture_download.Host(asyncio.Semaphore(2))
         await asyncio.gather(*(ask(host) for _ in range(6)))
 
     monkeypatch.setattr(picture_download, "asyncio", SimpleNamespace(sleep=sleep))
@@ -247,7 +251,7 @@ def command(*arguments):
 
 @pytest.mark.parametrize("first", [True, False])
 def test_the_command_reads_both_headers_and_reports_what_is_gone(server, tmp_path, capsys, first):
-    items = [server.want("good", 0), server.want("gone", 10), Wanted("e" * 32, "")]
+    items = [server.want("good", 0), server.want("gone", 10), ListedImage("e" * 32, "")]
     rows = [[i.md5, 3, "psoriasis", i.url] for i in items] + [["../etc", 3, "psoriasis", "x"]]
     if first:  # the first release: an unnamed index, and 'fitzpatrick'
         rows = [[n, *row] for n, row in enumerate(rows)]

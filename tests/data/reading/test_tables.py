@@ -38,7 +38,7 @@ def test_excels_csv_has_a_mark_semicolons_and_blank_lines(tmp_path):
 def test_jsonl_rows_are_lines_and_what_is_none_is_said(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text('{"image": "a", "n": 1}\n\n[1]\n{"image"\n')
-    assert list(Table(path))[:2] == [(1, {"image": "a", "n": 1}), (3, "is no JSON object")]
+    assert list(Table(path))[:2] == [(1, {"image": "a", "n": 1}), (3, "is not a JSON object")]
     assert list(Table(path))[2][1].startswith("is not JSON")
     assert Table(path).count() == 3
 
@@ -49,9 +49,9 @@ def test_jsonl_rows_are_lines_and_what_is_none_is_said(tmp_path):
         (None, "no such file"),
         (b"", "is empty"),
         (b"a,b\n\xff\xfe,1\n", "is not UTF-8"),
-        (b'a,b\n"' + b"x" * 2**25, "is no CSV"),
-        (b'a,b\n1,2\n3,"4\n5,6\n', "line 3: is no CSV from here on .*must be closed"),
-        (b'a,b\n1,"2"3\n', "line 2: is no CSV"),
+        (b'a,b\n"' + b"x" * 2**25, "is not CSV"),
+        (b'a,b\n1,2\n3,"4\n5,6\n', "line 3: is not CSV from here on .*must be closed"),
+        (b'a,b\n1,"2"3\n', "line 2: is not CSV"),
     ],
 )
 def test_a_file_that_is_no_table_is_refused(tmp_path, content, says):
@@ -67,9 +67,11 @@ def test_a_missing_column_is_told_with_the_nearest(tmp_path):
     path.write_text("Image_ID,Plaques\n")
     with pytest.raises(SourceError) as raised:
         Table(path).need(["ImageID", ("Plaque", "Patch")])
-    told = str(raised.value)
-    assert "no column 'ImageID'; it has 'Image_ID'; no column 'Plaque' or 'Patch'; it has 'Plaques'" in told
-    assert "found 2 columns: 'Image_ID', 'Plaques'" in told
+    message = str(raised.value)
+    assert (
+        "no column 'ImageID'; it has 'Image_ID'; no column 'Plaque' or 'Patch'; it has 'Plaques'" in message
+    )
+    assert "found 2 columns: 'Image_ID', 'Plaques'" in message
 
 
 def test_of_many_missing_columns_few_are_named(tmp_path):
@@ -84,14 +86,14 @@ def test_of_many_missing_columns_few_are_named(tmp_path):
 @given(st.dictionaries(text, st.integers() | text))
 @settings(deadline=None)
 def test_a_disk_map_is_a_map(pairs):
-    kept = DiskMap()
+    disk_map = DiskMap()
     for key, value in pairs.items():
-        assert kept.add(key, value)
-        assert not kept.add(key, "another")
-    assert {key: kept.get(key) for key in kept} == pairs
-    assert list(kept) == sorted(pairs, key=lambda key: key.encode())
-    assert len(kept) == len(pairs)
-    assert "\0\0none" not in kept
+        assert disk_map.add(key, value)
+        assert not disk_map.add(key, "another")
+    assert {key: disk_map.get(key) for key in disk_map} == pairs
+    assert list(disk_map) == sorted(pairs, key=lambda key: key.encode())
+    assert len(disk_map) == len(pairs)
+    assert "\0\0none" not in disk_map
 
 
 def test_files_are_found_sorted_without_what_systems_leave(tmp_path):

@@ -162,7 +162,7 @@ def test_a_failing_answer_ends_the_others_and_says_why(model, folder, monkeypatc
 @pytest.mark.parametrize("drawn", [{"num_beams": 2}, {}])
 def test_what_cannot_be_cached_is_answered_too(model, folder, drawn, monkeypatch):
     asker = asker_of(model, folder, 3, max_new_tokens=8, **drawn)
-    monkeypatch.setattr(asker.decoder, "reads_whole", not drawn)
+    monkeypatch.setattr(asker.decoder, "uses_generate", not drawn)
     found = answers(asker)
     assert texts(found) == one_by_one(asker)
     assert {answer.fields["num_decoded_together"] for answer in found.values()} == {1}

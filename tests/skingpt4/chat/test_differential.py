@@ -17,9 +17,8 @@ from skingpt4.chat.differential import (
     advise,
     differential,
     from_scores,
-    score_pictures,
+    score_images,
 )
-from skingpt4.chat.session import ChatSession
 from skingpt4.checkpoints import checkpoint
 from skingpt4.generation.scoring import DIAGNOSIS_QUESTION, class_sentences, score_answers
 from skingpt4.model.prompts import Turn, encode_turns, get_template
@@ -51,7 +50,7 @@ def scores_of(**given: float) -> np.ndarray:
 def test_a_differential_is_the_softmax_of_the_sentences_likelihoods(tiny):
     model, config = tiny
     queries = make_queries(1)
-    found = differential(model, config, queries)
+    found = differential(model, config, [queries])
     prompt = encode_turns(
         get_template(config.prompt.template), [Turn(DIAGNOSIS_QUESTION, None, 1)], model.tokenizer, 4
     )
@@ -64,19 +63,17 @@ def test_a_differential_is_the_softmax_of_the_sentences_likelihoods(tiny):
     assert found.calibration == "none"
     assert not found.confident
     assert found.threshold == NEVER
-    assert found.concepts == ()  # a likelihood alone is no probability
+    assert found.concepts == ()  # a likelihood alone is not a probability
 
 
-def test_several_views_and_a_session_give_their_queries(tiny):
+def test_several_views_are_scored_together(tiny):
     model, config = tiny
     queries = make_queries(2)
-
-    session = ChatSession(model, config)
     with pytest.raises(DifferentialError, match="no picture"):
-        differential(model, config, session)
-    session.queries = [queries[:1], queries[1:]]
-    assert differential(model, config, session) == differential(model, config, queries)
-    assert session.turns == []
+        differential(model, config, [])
+    both = differential(model, config, [queries[:1], queries[1:]])
+    assert both == from_scores(*score_images(model, config, queries, DISEASES), DISEASES)
+    assert both != differential(model, config, [queries[:1]])
 
 
 def test_calibration_flattens_and_decides(tiny):
@@ -100,9 +97,9 @@ def test_calibration_flattens_and_decides(tiny):
     ]  # fmt: skip
 
 
-def test_scores_of_pictures_have_all_classes_and_concepts(tiny):
+def test_images_have_scores_for_all_classes_and_concepts(tiny):
     model, config = tiny
-    classes, concepts = score_pictures(model, config, make_queries(1), DISEASES)
+    classes, concepts = score_images(model, config, make_queries(1), DISEASES)
     assert classes.shape == (15,)
     assert concepts.shape == (48,)
     assert np.isfinite(classes).all()
@@ -188,7 +185,7 @@ def run(tmp_path):
     return tmp_path / "run"
 
 
-def test_a_calibration_is_kept_beside_its_checkpoint(run):
+def test_a_calibration_is_saved_beside_its_checkpoint(run):
     assert calibrations.load(run) is None
     assert calibrations.load(None) is None
     own = replace(CALIBRATION, tensors_sha256=calibrations.weights_sha256(run))
@@ -215,11 +212,11 @@ def test_a_calibration_of_other_weights_or_nonsense_is_refused(run, change, said
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"format": 1}', '{"format": 9}', '"x"'])
 def test_a_damaged_calibration_is_refused_in_a_sentence(run, text):
     calibrations.path_of(run).write_text(text)
-    with pytest.raises(CalibrationError, match=r"skingpt4\.calibrate again"):
+    with pytest.raises(CalibrationError, match=r"skingpt4 calibrate again"):
         calibrations.load(run)
 
 
-def test_a_threshold_that_keeps_too_few_does_not_count():
+def test_a_threshold_that_too_few_cases_reach_does_not_count():
     confidence, right = np.linspace(1, 0.1, 10), np.array([1.0, 1, 0, 0, 0, 0, 0, 0, 0, 0])
     assert calibrations.choose_threshold(confidence, right, 0.2) == 0.9
-    assert calibrations.choose_threshold(confidence, right, 0.2, least=3) is None
+    assert calibrations.choose_threshold(confidence, right, 0.2, min_cases=3) is None

@@ -1,4 +1,4 @@
-"""Exports of a consultation: nothing is lost or run as code, and "not a diagnosis" stands on every page."""
+"""Exports of a consultation: nothing is lost or run as code, and "not a diagnosis" is on every page."""
 
 import html
 import json
@@ -18,10 +18,10 @@ from skingpt4.taxonomy.taxonomy import CLASSES
 from tests.support.tiny import make_picture
 
 ENGLISH, GERMAN = (load(code).table["record"] for code in ("en", "de"))
-SAID = 'Größe 3 µm, αβγ: <script>alert(1)</script> & "so"\n- zweite Zeile'
+ANSWER = 'Größe 3 µm, αβγ: <script>alert(1)</script> & "so"\n- zweite Zeile'
 
 
-def whole(**changes) -> Consultation:
+def full_record(**changes) -> Consultation:
     ranked = [{"class_name": name, "disease": "d", "probability": 0.1} for name in CLASSES]
     facts = {
         "model": {"checkpoint": "run/200", "sha256": "cd" * 32, "demonstration": True, "caution": "Only drawn."},
@@ -33,7 +33,7 @@ def whole(**changes) -> Consultation:
         ],
         "history": {"site": "Unterschenkel", "medication": "<b>none</b>", "trained": False},
         "turns": [
-            Exchange("Was ist das?", SAID, True, {"seed": 7, "temperature": 0.5}, 1.25, 12, "Leg. Was ist das?")
+            Exchange("Was ist das?", ANSWER, True, {"seed": 7, "temperature": 0.5}, 1.25, 12, "Leg. Was ist das?")
         ],
         "differential": {
             "ranked": ranked, "concepts": [{"name": "Plaque", "probability": 0.8125}], "confident": False,
@@ -72,11 +72,11 @@ def everything(record: Consultation) -> list[str]:
 
 
 def test_the_page_says_everything_and_runs_nothing():
-    record = whole()
+    record = full_record()
     page = Texts(to_html(record))
     text = "\n".join(page.texts)
     assert [words for words in everything(record) if words not in text] == []
-    assert SAID in text
+    assert ANSWER in text
     assert not {"script", "link", "iframe", "b"} & {tag for tag, _ in page.tags}
     sources = [attrs["src"] for tag, attrs in page.tags if "src" in attrs]
     assert len(sources) == 1
@@ -88,7 +88,7 @@ def test_the_page_says_everything_and_runs_nothing():
 
 
 def test_the_picture_is_left_out_on_request():
-    record = whole()
+    record = full_record()
     assert "data:image" not in to_html(record, with_pictures=False)
     assert ENGLISH["not_included"] in to_html(record, with_pictures=False)
     assert record.pictures[0].sha256 in to_html(record, with_pictures=False)
@@ -115,8 +115,10 @@ def on_paper(monkeypatch, record):
     return data, pages
 
 
-def test_paper_says_everything_and_each_page_that_it_is_no_diagnosis(monkeypatch):
-    record = whole(turns=[*whole().turns, *(Exchange(f"Q{n}?", "A long answer. " * 200) for n in range(3))])
+def test_the_pdf_says_everything_and_on_each_page_that_it_is_not_a_diagnosis(monkeypatch):
+    record = full_record(
+        turns=[*full_record().turns, *(Exchange(f"Q{n}?", "A long answer. " * 200) for n in range(3))]
+    )
     data, pages = on_paper(monkeypatch, record)
     assert len(pages) == len(re.findall(rb"/Type /Page\b", data)) > 2
     for lines in pages.values():
@@ -129,22 +131,22 @@ def test_paper_says_everything_and_each_page_that_it_is_no_diagnosis(monkeypatch
 
 def test_umlauts_and_greek_have_glyphs_and_other_scripts_are_counted(monkeypatch):
     assert Paper("x").num_lacking("ÄÖÜäöüß αβγδω µ ≥ ± × – „“ Жж é\n") == 0
-    record = whole(turns=[Exchange("?", "皮膚 🙂")])
+    record = full_record(turns=[Exchange("?", "皮膚 🙂")])
     _, pages = on_paper(monkeypatch, record)
-    assert any("3 signs of other scripts" in line for lines in pages.values() for line in lines)
+    assert any("3 characters of other scripts" in line for lines in pages.values() for line in lines)
     assert "皮膚 🙂" in to_html(record)
     assert "皮膚 🙂" in record.to_json()
 
 
 def test_german(monkeypatch):
-    """All but what a model or a person wrote, the names of settings, and the record's own disclaimer."""
+    """Everything except what a model or a person wrote, the names of settings, and the record's own disclaimer."""
     history = {
         "site": "lower leg",
         "symptoms": ["itch", "Zwicken"],
         "fitzpatrick": 4,
         "read_by_the_model": True,
     }
-    record = whole(language="de", history=history)
+    record = full_record(language="de", history=history)
     page = to_html(record)
     for words in (
         "Keine Diagnose", "Bild 1 (nah)", load("de")["quality.blurred.problem"], "Hauttyp nach Fitzpatrick",
@@ -157,21 +159,21 @@ def test_german(monkeypatch):
     data, pages = on_paper(monkeypatch, record)
     assert all(any("Keine Diagnose" in line for line in lines) for lines in pages.values())
     assert b"/Lang (de)" in data
-    assert ENGLISH["foot"] in to_html(whole(language="xx")), "a language that is not there reads as English"
+    assert ENGLISH["foot"] in to_html(full_record(language="xx")), "an unknown language falls back to English"
 
 
 @pytest.mark.parametrize("caution", [DEMONSTRATION, UNTRAINED, UNKNOWN])
-def test_what_is_to_be_known_of_the_model_is_translated_too(caution):
-    said = whole(model={"checkpoint": "run/200", "caution": caution}, language="de")
-    assert caution not in to_html(said)
+def test_the_caution_about_the_model_is_translated_too(caution):
+    record = full_record(model={"checkpoint": "run/200", "caution": caution}, language="de")
+    assert caution not in to_html(record)
     assert any(
-        html.escape(text) in to_html(said) for text in load("de").table["banner"].values() if len(text) > 60
+        html.escape(text) in to_html(record) for text in load("de").table["banner"].values() if len(text) > 60
     )
 
 
 def test_command(tmp_path, capsys):
     source = tmp_path / "c.json"
-    source.write_text(whole().to_json(with_pictures=True), encoding="utf-8")
+    source.write_text(full_record().to_json(with_pictures=True), encoding="utf-8")
     page, paper = tmp_path / "c.html", tmp_path / "c.pdf"
     assert consultation_export.main([str(source), "--html", str(page), "--pdf", str(paper)]) == 0
     assert "data:image/jpeg" in page.read_text(encoding="utf-8")
@@ -189,7 +191,7 @@ def test_command(tmp_path, capsys):
 
 @pytest.mark.parametrize("size", [(30, 2000), (2000, 30), (900, 1600)])
 def test_pictures_of_any_shape_fit(size):
-    record = whole(pictures=[ShownPicture.of(Image.new("RGB", size))])
+    record = full_record(pictures=[ShownPicture.of(Image.new("RGB", size))])
     assert to_pdf(record).startswith(b"%PDF-")
     sent = json.loads(record.to_json(with_pictures=True))["pictures"][0]
     assert (sent["width"], sent["height"]) == size

@@ -26,7 +26,7 @@ def photograph() -> bytes:
     return out.getvalue()
 
 
-def whole() -> Consultation:
+def full_record() -> Consultation:
     return Consultation(
         model={"checkpoint": "run/1", "caution": DEMONSTRATION},
         pictures=[ShownPicture.of(photograph(), "close", {"score": 0.4, "problems": []}, overridden=True)],
@@ -38,14 +38,14 @@ def whole() -> Consultation:
     )
 
 
-def test_a_picture_is_named_by_its_file_and_keeps_no_metadata():
+def test_a_picture_has_the_hash_of_its_file_and_no_metadata():
     data = photograph()
     shown = ShownPicture.of(data)
     assert shown.sha256 == hashlib.sha256(data).hexdigest()
     assert (shown.width, shown.height, shown.hash_of) == (64, 48, "file")
     assert dict(shown.picture.getexif()) == {}
-    sent = shown.to_dict(with_picture=True)["picture"]
-    assert sent.startswith("data:image/jpeg;base64,")
+    url = shown.to_dict(with_picture=True)["picture"]
+    assert url.startswith("data:image/jpeg;base64,")
     assert "picture" not in shown.to_dict()
     pixels = [ShownPicture.of(make_picture(seed)) for seed in (1, 1, 2)]
     assert pixels[0].hash_of == "pixels"
@@ -56,26 +56,28 @@ def test_a_picture_is_named_by_its_file_and_keeps_no_metadata():
 
 @pytest.mark.parametrize("with_pictures", [False, True])
 def test_json_holds_everything_and_comes_back(with_pictures):
-    record = whole()
+    record = full_record()
     text = record.to_json(with_pictures)
+    assert json.loads(text)["format"] == "skingpt4.consultation/1"  # as in exports of earlier versions
     assert "Größe 3 µm, αβγ" in text
     assert json.loads(text)["disclaimer"] == DISCLAIMER
     assert json.loads(text)["not_a_diagnosis"] is True
     again = from_json(text)
     assert again == record
     assert (again.pictures[0].picture is not None) == with_pictures
-    assert whole().id != record.id
+    assert full_record().id != record.id
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{}", '{"format": "other/2"}', '{"format": "skingpt4.chat.record/1"}']
+    "text",
+    ["", "[]", "[1]", '"x"', "{}", '{"format": "other/2"}', '{"format": "skingpt4.consultation/1"}'],
 )
-def test_what_is_no_consultation_is_refused_in_a_sentence(text):
+def test_what_is_not_a_consultation_is_refused_in_a_sentence(text):
     with pytest.raises(ConsultationError, match=r"^x\.json: is "):
         from_json(text, "x.json")
 
 
-def test_the_model_is_named_without_places_outside_the_working_folder(tmp_path, monkeypatch):
+def test_the_model_is_named_without_paths_outside_the_working_folder(tmp_path, monkeypatch):
     config = Config(step="step2", output_dir="o", language=LanguageConfig(model="weights/tiny"))
     assert model_identity(config, None)["caution"] == UNTRAINED
     config.data.train = ["runs/phantoms/step2/manifest.jsonl", "/home/anna/private/real.jsonl"]
@@ -97,3 +99,10 @@ def test_the_model_is_named_without_places_outside_the_working_folder(tmp_path, 
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert model_identity(config, tmp_path / "run")["checkpoint"] == "run/checkpoints/200"
+
+
+@pytest.mark.parametrize("change", [{"pictures": [1]}, {"turns": [{}]}, {"pictures": [{"picture": "x"}]}])
+def test_a_damaged_consultation_is_refused_in_a_sentence(change):
+    text = json.dumps(json.loads(full_record().to_json()) | change)
+    with pytest.raises(ConsultationError, match=r"^x\.json: is damaged"):
+        from_json(text, "x.json")

@@ -1,4 +1,4 @@
-"""Conversations: exact answers of a model that says what it is told, and repeatable ones of a random model."""
+"""Conversations: exact answers of a model whose words the test sets, and repeatable ones of a random model."""
 
 import json
 import threading
@@ -50,21 +50,21 @@ def start(folder):
 
 
 class Say(nn.Module):
-    """A head that wants these tokens one after the other and then the end; may wait at one of them."""
+    """A head that predicts these tokens one after the other and then the end; may wait at one of them."""
 
     def __init__(self, tokenizer, text, wait_at=None):
         super().__init__()
         self.ids = [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
-        self.size, self.said = len(tokenizer), 0
+        self.size, self.num_passes = len(tokenizer), 0
         self.wait_at, self.waits, self.go_on = wait_at, threading.Event(), threading.Event()
 
     def forward(self, hidden):
-        if self.said == self.wait_at:
+        if self.num_passes == self.wait_at:
             self.waits.set()
             assert self.go_on.wait(300)
-        wanted = self.ids[min(self.said, len(self.ids) - 1)]
-        self.said += 1
-        return nn.functional.one_hot(torch.tensor(wanted), self.size).float().expand(*hidden.shape[:-1], -1)
+        token = self.ids[min(self.num_passes, len(self.ids) - 1)]
+        self.num_passes += 1
+        return nn.functional.one_hot(torch.tensor(token), self.size).float().expand(*hidden.shape[:-1], -1)
 
 
 def wait_until(fact):
@@ -74,10 +74,10 @@ def wait_until(fact):
         time.sleep(0.001)
 
 
-def tell(session, text, wait_at=None):
+def make_say(session, text, wait_at=None):
     head = Say(session.model.tokenizer, text, wait_at)
     session.decoder.max_guessed = 0  # the head counts passes
-    session.model.language_model.set_output_embeddings(head)
+    session.model.language_model.model.set_output_embeddings(head)
     return head
 
 
@@ -95,20 +95,20 @@ EXACT = [
 
 
 @pytest.mark.parametrize(
-    ("family", "said", "answer"),
+    ("family", "text", "answer"),
     [
         *(("llama", *pair) for pair in EXACT),
         *(("qwen2", *pair) for pair in EXACT),
         ("qwen2", "Naïve Ärzte: 皮膚 🙂 well", "Naïve Ärzte: 皮膚 🙂 well"),
     ],
 )
-def test_the_answer_is_what_was_said_before_the_stop(start, family, said, answer):
+def test_the_answer_is_the_text_before_the_stop(start, family, text, answer):
     session = start(family)
-    tell(session, said)
+    make_say(session, text)
     pieces = list(session.stream("What is it?", Generation(max_new_tokens=100)))
     assert "".join(pieces) == answer
     assert session.turns == [Turn("What is it?", answer)]
-    tell(session, said)
+    make_say(session, text)
     assert session.ask("And this?", Generation(max_new_tokens=100)) == answer
 
 
@@ -159,7 +159,7 @@ def test_beams_answer_as_generate_does(start):
 
 def test_pieces_come_while_the_model_still_speaks_and_stop_ends_it(start):
     session = start()
-    head = tell(session, "This is a skin disease image and so on and on and on and on.", wait_at=12)
+    head = make_say(session, "This is a skin disease image and so on and on and on and on.", wait_at=12)
     stream = session.stream("What is it?", Generation(max_new_tokens=60))
     first = next(stream)
     assert first
@@ -167,40 +167,40 @@ def test_pieces_come_while_the_model_still_speaks_and_stop_ends_it(start):
     session.stop()
     head.go_on.set()
     answer = first + "".join(stream)
-    assert head.said == 13 < len(head.ids) - 5
+    assert head.num_passes == 13 < len(head.ids) - 5
     assert "This is a skin disease image and so on and on and on and on.".startswith(answer)
     assert session.turns == [Turn("What is it?", answer)]
-    tell(session, "It is acne.")  # and the next answer is whole again
+    make_say(session, "It is acne.")  # and the next answer is complete again
     assert session.ask("And this?") == "It is acne."
 
 
 def test_a_token_is_shown_before_the_next_is_there(start):
     session = start("qwen2")  # its first token is a letter, not SentencePiece's blank
-    head = tell(session, "red and so on", wait_at=1)
+    head = make_say(session, "red and so on", wait_at=1)
     stream = session.stream("What is it?", Generation(max_new_tokens=60))
     first = next(stream)
     assert "red and so on".startswith(first)
     assert head.waits.wait(300)
-    assert head.said == 1
+    assert head.num_passes == 1
     head.go_on.set()
     assert first + "".join(stream) == "red and so on"
 
 
-def test_who_stops_listening_ends_the_work(start):
+def test_a_listener_that_leaves_ends_the_work(start):
     session = start()
-    head = tell(session, "This is a skin disease image and so on and on and on and on.", wait_at=12)
+    head = make_say(session, "This is a skin disease image and so on and on and on and on.", wait_at=12)
     stream = session.stream("What is it?", Generation(max_new_tokens=60))
     next(stream)
     assert head.waits.wait(300)
     stream.close()
     head.go_on.set()
     wait_until(lambda: not session.decoder.is_busy)
-    assert head.said == 13
+    assert head.num_passes == 13
     assert session.turns == []
     assert session.ask("And this?", SHORT)
 
 
-def test_the_model_reads_the_whole_conversation(start, monkeypatch):
+def test_the_model_reads_the_complete_conversation(start, monkeypatch):
     session, seen = start(), []
     submit = Decoder.submit
 
@@ -210,7 +210,7 @@ def test_the_model_reads_the_whole_conversation(start, monkeypatch):
 
     monkeypatch.setattr(Decoder, "submit", watched)
     session.add_image(make_picture(1))
-    tell(session, "It is acne.###")
+    make_say(session, "It is acne.###")
     session.ask(" What is it? ", SHORT)
     session.add_image(make_picture(2))
     session.add_image(make_picture(3))
@@ -242,7 +242,7 @@ def test_a_picture_changes_the_answer_and_reset_forgets_it(start):
 def test_an_answer_to_a_forgotten_question_stays_out_of_the_new_conversation(start):
     session = start()
     session.add_image(make_picture(1))
-    tell(session, "This is a skin disease image of acne.")
+    make_say(session, "This is a skin disease image of acne.")
     stream = session.stream("What is it?")
     next(stream)
     session.reset()
@@ -287,7 +287,7 @@ def test_what_cannot_be_asked_is_refused_and_leaves_no_trace(start):
     session.add_image(make_picture(1))
     with pytest.raises(ChatError, match="the question is empty"):
         session.ask(" \n")
-    with pytest.raises(ChatError, match=r"with 600 new ones it passes the model's 512; start a new one"):
+    with pytest.raises(ChatError, match=r"with 600 new ones it exceeds the model's 512; start a new one"):
         session.ask("What is it?", Generation(max_new_tokens=600))
     for wrong in ({"temperature": -1.0}, {"top_p": 0.0}, {"num_beams": 0}, {"max_new_tokens": 0}):
         with pytest.raises(ChatError, match="temperature must be at least 0"):
@@ -334,18 +334,18 @@ def test_one_question_on_the_command_line(trained, folder, capsys):
     ]
     arguments += ["--question", "Why?", "--json"]
     assert chat.main(["--config", str(folder / "chat.yaml"), *arguments]) == 0
-    said = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     model = load.load_model(trained, trained.output_dir)
     session = ChatSession(model, trained)
     session.add_image(folder / "picture.png")
-    assert said["turns"] == [
+    assert printed["turns"] == [
         {"question": question, "answer": session.ask(question, SHORT)} for question in ("What is it?", "Why?")
     ]
-    assert "not a medical device" in said["disclaimer"]
+    assert "not a medical device" in printed["disclaimer"]
     assert chat.main(["--checkpoint", trained.output_dir, *arguments]) == 0  # it knows its configuration
-    assert json.loads(capsys.readouterr().out)["turns"] == said["turns"]
+    assert json.loads(capsys.readouterr().out)["turns"] == printed["turns"]
     assert chat.main(["--checkpoint", trained.output_dir, *arguments[:-1]]) == 0
-    answer = said["turns"][0]["answer"]
+    answer = printed["turns"][0]["answer"]
     assert capsys.readouterr().out.startswith(f"> What is it?\n{answer}\n> Why?\n")
     picture, short = str(folder / "picture.png"), ["--max-new-tokens", "12"]
     assert chat.main(["--checkpoint", trained.output_dir, "--image", picture, "--json", *short]) == 0
@@ -366,7 +366,7 @@ def test_the_checkpoint_s_projection_is_the_one_that_answers(trained):
         (["--config", "{folder}/chat.yaml", "--image", "gone.png"], "error: gone.png: no such picture"),
         (
             ["--config", "{folder}/chat.yaml", "--image", "{folder}/chat.yaml"],
-            "is no picture that can be read",
+            "is not a picture that can be read",
         ),
         (["--config", "{folder}/chat.yaml", "--temperature", "-1"], "error: temperature must be at least 0"),
         (["--config", "{folder}/chat.yaml", "--checkpoint", "{folder}"], "holds no checkpoint"),
@@ -378,9 +378,9 @@ def test_what_cannot_start_is_one_sentence(trained, folder, capsys, arguments, s
     arguments = [argument.replace("{folder}", str(folder)) for argument in arguments]
     assert chat.main([*arguments, "--question", "What is it?"]) == 1
     out, err = capsys.readouterr()
-    told = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert len(told) == 1
-    assert sentence in told[0]
+    errors = [line for line in err.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert sentence in errors[0]
     assert "Traceback" not in err
     assert not out
 
@@ -439,30 +439,30 @@ def test_a_full_conversation_in_the_terminal_goes_on_from_a_summary(trained, fol
     assert not lines[-1].startswith("error: ")
 
 
-# ---- what is kept between turns, taken back, and condensed
+# ---- caches between turns, undo and condense
 
 
-def test_a_follow_up_reads_only_what_is_new_and_says_the_same(start):
+def test_a_follow_up_reads_only_what_is_new_and_answers_the_same(start):
     session, other = start(), start()
     session.add_image(make_picture(1))
     other.add_image(make_picture(1))
-    kept = 0  # what the turn before had to read at least is not read again
+    previous = 0  # tokens of the turn before, which are not read again
     for number in range(3):
         question = f"What is it? {number}"
-        whole = len(session.encode([*session.turns, Turn(question, None, session.waiting)]).input_ids)
+        num_tokens = len(session.encode([*session.turns, Turn(question, None, session.waiting)]).input_ids)
         answer = session.ask(question, SHORT)
-        other.close()  # reads the whole conversation anew
+        other.close()  # reads the complete conversation again
         assert other.ask(question, SHORT) == answer
-        assert other.last_timing.num_read_tokens == whole
-        assert session.last_timing.num_read_tokens <= whole - kept
-        kept = whole
+        assert other.last_timing.num_read_tokens == num_tokens
+        assert session.last_timing.num_read_tokens <= num_tokens - previous
+        previous = num_tokens
         assert 0 < session.last_timing.seconds_to_first_token <= session.last_timing.seconds
         assert 0 < session.last_timing.num_tokens <= 12
     session.reset()
     assert session.last_timing is None
 
 
-def test_a_question_taken_back_is_asked_again_with_its_picture(start):
+def test_undo_lets_a_question_be_asked_again_with_its_image(start):
     session = start()
     session.add_image(make_picture(1))
     first = session.ask("What is it?", SHORT)
@@ -473,15 +473,15 @@ def test_a_question_taken_back_is_asked_again_with_its_picture(start):
     assert session.undo() == Turn("What is it?", first, 1)
     assert (session.turns, session.waiting, len(session.queries)) == ([], 1, 1)
     assert session.ask("What is it?", SHORT) == first
-    assert session.last_timing.num_read_tokens == 1  # all of the prompt was kept
+    assert session.last_timing.num_read_tokens == 1  # the complete prompt was cached
     session.undo()
     with pytest.raises(ChatError, match="no question yet"):
         session.undo()
 
 
-def test_nothing_is_taken_back_while_an_answer_is_written(start):
+def test_nothing_is_undone_while_an_answer_is_written(start):
     session = start()
-    head = tell(session, "This is a skin disease image and so on and on and on and on.", wait_at=12)
+    head = make_say(session, "This is a skin disease image and so on and on and on and on.", wait_at=12)
     stream = session.stream("What is it?", Generation(max_new_tokens=60))
     next(stream)
     for change in (session.undo, session.condense):
@@ -496,25 +496,25 @@ def test_a_full_context_says_so_and_goes_on_from_a_summary(start):
     session = start()
     session.add_image(make_picture(1))
     session.add_image(make_picture(2))
-    said = ["It is acne. " * 25 + "See a doctor.", "It is red.", "Wash it. Do not scratch it."]
-    for number, text in enumerate(said):
-        tell(session, text)
+    answers = ["It is acne. " * 25 + "See a doctor.", "It is red.", "Wash it. Do not scratch it."]
+    for number, text in enumerate(answers):
+        make_say(session, text)
         session.ask(f"What is it? {number}", Generation(max_new_tokens=200))
     used, limit = session.context().used, session.context().limit
     assert limit == 512
     assert used == len(session.encode(session.turns).input_ids) > 250
     question = "And now, what should I do about it?"
-    with pytest.raises(ContextFull, match=r"passes the model's 512"):
+    with pytest.raises(ContextFull, match=r"exceeds the model's 512"):
         session.ask(question, Generation(max_new_tokens=512 - used))
     assert len(session.turns) == 3
-    kept = session.condense()
-    assert kept.endswith("Wash it. Do not scratch it.")
-    assert kept.startswith("It is acne. It is acne.")
-    assert "red" not in kept
-    assert len(kept) < len(said[0]) + len(said[2])  # the long one is cut at a sentence
-    assert session.turns == [Turn("What is it? 0", kept, 2)]
+    summary = session.condense()
+    assert summary.endswith("Wash it. Do not scratch it.")
+    assert summary.startswith("It is acne. It is acne.")
+    assert "red" not in summary
+    assert len(summary) < len(answers[0]) + len(answers[2])  # the long one is cut at a sentence
+    assert session.turns == [Turn("What is it? 0", summary, 2)]
     assert session.context().used < used
-    tell(session, "Go on.")
+    make_say(session, "Go on.")
     assert session.ask(question, Generation(max_new_tokens=512 - used)) == "Go on."
     session.reset()
     assert session.context().used == 0
@@ -535,5 +535,5 @@ def test_all_that_computes_is_done_by_one_thread(start, monkeypatch):
     scored = differential.score_sets
     monkeypatch.setattr(score, lambda *args: (seen.append(threading.current_thread().name), scored(*args))[1])
     session.add_image(make_picture(1))
-    differential.differential(session.model, session.config, session)
+    differential.differential(session.model, session.config, session.queries)
     assert seen == ["decoder", "decoder"]

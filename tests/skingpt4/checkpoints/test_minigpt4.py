@@ -6,10 +6,8 @@ import pytest
 import torch
 
 from skingpt4.checkpoints import checkpoint, minigpt4
-from skingpt4.checkpoints.load import config_and_checkpoint, load_model, load_projection
+from skingpt4.checkpoints.load import LoadError, load_model, load_projection, model_source
 from skingpt4.cli import export
-from skingpt4.doctor.dry_run import describe
-from skingpt4.generation.sampling import ChatError
 from skingpt4.training.loop import run
 from skingpt4.weights.files.tensors import WeightsMismatch
 from tests.skingpt4.weights.files.test_tensors import Payload
@@ -48,8 +46,6 @@ def test_the_projection_loads_in_fp32_and_all_else_is_passed_over(tmp_path):
 def test_training_starts_from_it_and_records_where_it_came_from(tmp_path):
     published(tmp_path / "prerelease.pth")
     config = tiny_config(tmp_path, initial_checkpoint=str(tmp_path / "prerelease.pth"))
-    told = describe(config)
-    assert f"starts from    {tmp_path / 'prerelease.pth'} (none, iteration 0)" in told
     run(config)
     _, card = checkpoint.load(config.output_dir)
     assert card["parent"]["path"] == config.initial_checkpoint
@@ -60,8 +56,8 @@ def test_a_chat_needs_its_configuration(tmp_path):
     published(tmp_path / "prerelease.pth")
     config = tiny_config(tmp_path, step="none", initial_checkpoint=str(tmp_path / "prerelease.pth"))
     load_model(config, config.initial_checkpoint)
-    with pytest.raises(ChatError, match="knows no configuration; add --config"):
-        config_and_checkpoint(None, config.initial_checkpoint)
+    with pytest.raises(LoadError, match="knows no configuration; add --config"):
+        model_source(None, config.initial_checkpoint)
 
 
 def test_the_projection_of_four_joined_tokens_is_refused_by_name(tmp_path):
@@ -139,7 +135,7 @@ def test_an_export_overwrites_nothing_unasked_and_leaves_nothing_half_written(
     out.write_bytes(b"mine")
     args = ["--checkpoint", str(folder), "--minigpt4", str(out)]
     assert export.main(args) == 1
-    assert "is there already; name another file or add --overwrite" in capsys.readouterr().err
+    assert "exists already; name another file or add --overwrite" in capsys.readouterr().err
 
     def full_disk(value, file):
         file.write(b"half")

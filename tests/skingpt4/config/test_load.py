@@ -1,4 +1,4 @@
-"""Configuration: what extends what, what wins, and how each mistake is told; every shipped file loads."""
+"""Configuration: what extends what, what wins, and how each mistake is refused; every shipped file loads."""
 
 import re
 from pathlib import Path
@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skingpt4.checkpoints.paths import missing_paths
+from skingpt4.config import upgrade
 from skingpt4.config.load import from_dict, load_config, to_dict, to_yaml
 from skingpt4.config.schema import (
     Config,
@@ -64,7 +65,7 @@ def test_several_parents_and_another_folder(write):
     assert config.prompt.questions == ["Q"]  # a list is replaced, not extended
 
 
-def test_the_same_parent_twice_is_no_circle(write):
+def test_the_same_parent_twice_is_not_a_circle(write):
     write(BASE, "base.yaml")
     write("extends: base.yaml\nseed: 5", "a.yaml")
     write("extends: base.yaml", "b.yaml")
@@ -120,7 +121,7 @@ def test_environment_variables(write, monkeypatch):
         ("---\nseed: 1\n---\nseed: 2", r"c\.yaml: is not valid YAML"),
     ],
 )
-def test_mistakes_are_told_with_file_and_key(text, message, write):
+def test_mistakes_are_refused_with_file_and_key(text, message, write):
     path = write(BASE + text)
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(path)
@@ -145,12 +146,15 @@ def test_mistakes_are_told_with_file_and_key(text, message, write):
             "data.feature_views=2",
             r"feature_views' above 1 keeps random crops; it needs",
         ),
-        (
-            "data.feature_dtype=float32",
-            r"'data\.feature_dtype' is 'float32'; choose one of float16, bfloat16",
-        ),
         ("data.batching=grouped_", r"'data\.batching' is .*; did you mean 'grouped'"),
-        ("language.loss_chunk_mb=-1", r"'language\.loss_chunk_mb' is -1; it must not be negative"),
+        ("data.num_workers=-1", r"'data\.num_workers' is -1; it must not be negative"),
+        ("optim.beta1=1", r"'optim\.beta1' is 1\.0; it must lie in 0\.\.1, below 1"),
+        ("optim.max_grad_norm=0", r"'optim\.max_grad_norm' is 0\.0; it must be above 0"),
+        ("lora.rank=-1", r"'lora\.rank' is -1; it must not be negative"),
+        ("lora.dropout=1", r"'lora\.dropout' is 1\.0; it must lie in 0\.\.1, below 1"),
+        ("prompt.concepts_share=1.5", r"'prompt\.concepts_share' is 1\.5; it must lie in 0\.\.1"),
+        ("vision.std=[1,1]", r"'vision\.std' is \[1\.0, 1\.0\]; it must have three values"),
+        ("encoder.backend=lavis", r"'encoder\.backend' lavis needs vision\.norm_eps: 1e-05, found None"),
         ("data.feature_cache=runs/features", r"'data\.augment' and 'data\.feature_cache' exclude each other"),
         ("data.train.0=a", r"override 'data\.train\.0=a'"),
     ],
@@ -208,16 +212,22 @@ def test_extends_of_a_wrong_type(value, write):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "message"),
     [
-        "prompt: {questions: []}",
-        "prompt: {concepts_sentence: 'It shows {concept}.'}",
-        "prompt: {disease_sentence: 'It is {}.'}",
-        "seed: -1",
+        ("prompt: {questions: []}", r"'prompt\.questions' is \[\]; give at least one"),
+        (
+            "prompt: {concepts_sentence: 'It shows {concept}.'}",
+            r"'prompt\.concepts_sentence' .* no placeholder but \{concepts\}",
+        ),
+        (
+            "prompt: {disease_sentence: 'It is {}.'}",
+            r"'prompt\.disease_sentence' .* no placeholder but \{disease\}",
+        ),
+        ("seed: -1", r"'seed' is -1; it must not be negative"),
     ],
 )
-def test_values_that_no_run_can_use(text, write):
-    with pytest.raises(ConfigError):
+def test_values_that_no_run_can_use(text, message, write):
+    with pytest.raises(ConfigError, match=message):
         load_config(write(BASE + text))
 
 
@@ -277,6 +287,30 @@ def test_from_dict_names_its_source(write):
         from_dict({**values, "seed": "x"}, "checkpoint.json")
 
 
+# ---- keys of version 0.1 that are gone
+
+
+@pytest.mark.parametrize("name", upgrade.REMOVED)
+def test_a_removed_key_is_refused_in_a_users_file_and_passed_over_in_an_old_card(name, write):
+    group, key = name.split(".")
+    value = upgrade.REMOVED[name]
+    for source in (write(f"{BASE}extends: b.yaml"), write(BASE, "d.yaml")):
+        write(f"{group}: {{{key}: {value}}}", "b.yaml")
+        given = [f"{name}={value}"] if source.name == "d.yaml" else []
+        with pytest.raises(
+            ConfigError, match=rf"'{name}' was removed in 0\.2\.0, which always uses .*; delete"
+        ):
+            load_config(source, given)
+    config = load_config(write(BASE))
+    old = to_dict(config)
+    old[group][key] = value
+    assert from_dict(old, "checkpoint.json") == config
+    assert old[group][key] == value  # the caller's values stay as they are
+    old[group][key] = "another"
+    with pytest.raises(ConfigError, match=rf"^checkpoint\.json: '{name}' was removed in 0\.2\.0"):
+        from_dict(old, "checkpoint.json")
+
+
 @pytest.mark.parametrize("change", [{"step": "???"}, {"step": "step3"}])
 def test_from_dict_refuses_what_load_config_refuses(change, write):
     values = to_dict(load_config(write(BASE)))
@@ -284,36 +318,30 @@ def test_from_dict_refuses_what_load_config_refuses(change, write):
         from_dict({**values, **change}, "checkpoint.json")
 
 
-# ---- paths
+# ---- bundled weights
 
 
-def test_missing_paths_are_listed_all_at_once(write, tmp_path, monkeypatch):
+def test_bundled_weights_are_found_from_any_folder_and_written_with_their_relative_path(
+    tmp_path, monkeypatch
+):
+    name = "skingpt4/weights/bundled/qformer_tiny.safetensors"
+    path, overrides = ROOT / "configs/tiny/step1.yaml", ["vision.weights=null", "data.train=[]"]
+    monkeypatch.chdir(ROOT)
+    here = load_config(path, overrides)
+    assert here.qformer.weights == name  # from the project's own folder nothing changes
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "there.jsonl").write_text("")
-    config = load_config(
-        write(
-            "step: step2\noutput_dir: runs/new\ninitial_checkpoint: runs/gone\n"
-            "language: {model: weights/lm}\nvision: {weights: v.safetensors}\nqformer: {weights: q.pth}\n"
-            "data: {train: [there.jsonl, t.jsonl], validation: [runs/phantoms/v.jsonl]}"
-        )
-    )
-    lines = missing_paths(config)
-    assert [line.split(" is not there")[0] for line in lines] == [
-        "vision.weights: v.safetensors",
-        "qformer.weights: q.pth",
-        "data.train: t.jsonl",
-        "data.validation: runs/phantoms/v.jsonl",
-        "initial_checkpoint: runs/gone",
-        "language.model: weights/lm",
-    ]
-    assert "skingpt4 weights list" in lines[-1]
-    assert "phantoms" in lines[3].split(" is not there")[1]
-    chat = missing_paths(config, for_training=False)
-    assert [line.split(":")[0] for line in chat] == ["vision.weights", "qformer.weights", "language.model"]
-
-
-def test_a_hub_name_is_no_path(write):
-    assert missing_paths(load_config(write(BASE.replace("weights/m", "lmsys/vicuna-7b-v1.5")))) == []
+    there = load_config(path, overrides)
+    assert Path(there.qformer.weights).samefile(ROOT / name)
+    assert not any("qformer.weights" in line for line in missing_paths(there))
+    assert to_dict(there) == to_dict(here)
+    assert to_yaml(there) == to_yaml(here)
+    assert from_dict(to_dict(there), "card") == there
+    old = to_dict(there)
+    old["qformer"]["weights"] = "skingpt4/assets/qformer_tiny.safetensors"  # as version 0.1 wrote it
+    assert from_dict(old, "card") == there
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()
+    assert load_config(path, overrides).qformer.weights == name  # a file of the working folder comes first
 
 
 # ---- the shipped files
@@ -354,6 +382,19 @@ def test_shipped_config(path, scratch, monkeypatch):
         assert not value.startswith(("/", "~")), f"{value}: paths in shipped configs are relative"
     scratch.write_text(to_yaml(config), encoding="utf-8")
     assert load_config(scratch) == config
+
+
+@pytest.mark.parametrize("folder", ["paper", "tiny"])
+def test_every_key_of_a_base_file_has_a_comment_above_it(folder):
+    lines = (ROOT / "configs" / folder / "base.yaml").read_text().splitlines()
+    keys = [number for number, line in enumerate(lines) if re.match(r" *\w+:", line)]
+    assert len(keys) > 15
+    assert [lines[number] for number in keys if not re.match(r" *# \w", lines[number - 1])] == []
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_every_file_begins_with_what_it_is(path):
+    assert re.match(r"# [A-Z]", path.read_text())
 
 
 def _strings(value):

@@ -1,4 +1,4 @@
-"""The doctor: each mistake that users make is named before anything is loaded, with what mends it."""
+"""The doctor: each mistake that users make is named before anything is loaded, with the command that fixes it."""
 
 import json
 import shutil
@@ -11,13 +11,14 @@ from transformers import AutoModelForCausalLM
 
 from skingpt4.cli import doctor
 from skingpt4.config.load import to_yaml
-from skingpt4.doctor import examine
-from skingpt4.doctor.findings import MISSING, OK, WARNING
+from skingpt4.doctor.examine import examine
+from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts
 from skingpt4.training.loop import run
 from tests.support.tiny import (
     make_tokenizer,
     one_thread,  # noqa: F401
     tiny_config,
+    write_manifest,
 )
 
 
@@ -53,21 +54,25 @@ def configure(folder, tmp_path):
     return make
 
 
-def found(config, name):
-    (finding,) = [f for f in examine.examine(config) if f.name == name]
-    return finding
+def examined(config):
+    return examine(Facts(config))
+
+
+def finding(config, name):
+    (one,) = [f for f in examined(config) if f.name == name]
+    return one
 
 
 def states(config):
-    return {f.name: f.state for f in examine.examine(config)}
+    return {f.name: f.state for f in examined(config)}
 
 
-def test_a_whole_configuration_passes(configure):
+def test_a_complete_configuration_passes(configure):
     assert set(states(configure()).values()) == {OK}
 
 
 def test_it_takes_no_memory_for_the_network(configure, monkeypatch):
-    """Nothing larger than the probe of one picture is ever allocated outside the meta device."""
+    """Nothing larger than the probe of one image is allocated outside the meta device."""
     largest = 0
     empty = torch.empty
 
@@ -83,37 +88,37 @@ def test_it_takes_no_memory_for_the_network(configure, monkeypatch):
     monkeypatch.setattr(
         torch.nn.Parameter, "__new__", lambda cls, *a, **k: made.append(before(cls, *a, **k)) or made[-1]
     )
-    examine.examine(configure())
+    examined(configure())
     assert largest < 1 << 20
     assert made
 
 
-def test_each_missing_file_has_a_line_and_what_mends_it(configure):
+def test_each_missing_file_has_a_line_and_a_fix(configure):
     config = configure(
         vision__weights="weights/dinov2-vit-s14-reg4/none.safetensors",
         qformer__weights="weights/blip2_none.pth",
         data__train=["runs/phantoms/none/manifest.jsonl"],
         initial_checkpoint="runs/none",
     )
-    assert "skingpt4 weights fetch tiny" in found(config, "vision encoder").mend
-    assert "docs/weights.md" in found(config, "Q-Former").mend
-    assert "make quickstart" in found(config, "data.train").mend
-    lines = {f.name: f for f in examine.examine(config)}
+    assert "skingpt4 weights fetch tiny" in finding(config, "vision encoder").fix
+    assert "docs/weights.md" in finding(config, "Q-Former").fix
+    assert "make quickstart" in finding(config, "data.train").fix
+    lines = {f.name: f for f in examined(config)}
     for name in ("vision encoder", "Q-Former", "data.train", "starts from"):
         assert lines[name].state == MISSING
 
 
-def test_wrong_shapes_are_told_from_headers(configure):
-    line = found(configure(qformer__num_query_tokens=5), "Q-Former")
+def test_wrong_shapes_are_read_from_headers(configure):
+    line = finding(configure(qformer__num_query_tokens=5), "Q-Former")
     assert line.state == MISSING
     assert "query_tokens (1, 4, 32) instead of (1, 5, 32)" in line.text
 
 
 def test_a_truncated_file_is_named(configure, folder, tmp_path):
-    whole = Path(configure().vision.weights)
+    complete = Path(configure().vision.weights)
     cut = tmp_path / "cut.safetensors"
-    cut.write_bytes(whole.read_bytes()[:-100])
-    line = found(configure(vision__weights=str(cut)), "vision encoder")
+    cut.write_bytes(complete.read_bytes()[:-100])
+    line = finding(configure(vision__weights=str(cut)), "vision encoder")
     assert line.state == MISSING
     assert "truncated" in line.text
 
@@ -124,26 +129,26 @@ def test_a_lost_shard_of_the_language_model_is_named(configure, tmp_path):
     tensors = load_file(path)
     del tensors["model.norm.weight"]
     save_file(tensors, path)
-    line = found(configure(language__model=str(tmp_path / "lm")), "its tensors")
+    line = finding(configure(language__model=str(tmp_path / "lm")), "its tensors")
     assert line.state == MISSING
     assert "model.norm.weight" in line.text
 
 
-def test_a_tokenizer_of_another_model_is_seen(configure, tmp_path):
+def test_a_tokenizer_of_another_model_is_refused(configure, tmp_path):
     shutil.copytree(configure().language.model, tmp_path / "lm")
     make_tokenizer("falcon").save_pretrained(tmp_path / "lm")  # 300 tokens for a table of fewer
-    line = found(configure(language__model=str(tmp_path / "lm")), "tokenizer")
+    line = finding(configure(language__model=str(tmp_path / "lm")), "tokenizer")
     assert line.state == MISSING
     assert "another model's tokenizer" in line.text
 
 
-def test_a_template_whose_end_is_no_token_is_refused(configure):
-    line = found(configure(prompt__template="chatml"), "prompt template")
+def test_a_template_whose_end_is_not_a_token_is_refused(configure):
+    line = finding(configure(prompt__template="chatml"), "prompt template")
     assert line.state == MISSING
     assert "<|im_end|>" in line.text
-    assert found(configure(prompt__template="llama2"), "prompt template").state == OK
-    assert found(configure(prompt__template="tokenizer"), "prompt template").state == MISSING
-    assert "unknown" in found(configure(prompt__template="vicunna"), "prompt template").text
+    assert finding(configure(prompt__template="llama2"), "prompt template").state == OK
+    assert finding(configure(prompt__template="tokenizer"), "prompt template").state == MISSING
+    assert "unknown" in finding(configure(prompt__template="vicunna"), "prompt template").text
 
 
 def test_a_published_model_that_is_not_here_is_estimated_and_not_fetched(configure, monkeypatch):
@@ -151,19 +156,19 @@ def test_a_published_model_that_is_not_here_is_estimated_and_not_fetched(configu
         "HF_HUB_OFFLINE", raising=False
     )  # a served page in another test sets it for its process
     config = configure(language__model="meta-llama/Llama-2-13b-chat-hf")
-    lines = {f.name: f for f in examine.examine(config)}
+    lines = {f.name: f for f in examined(config)}
     assert lines["language model"].state == WARNING
     assert "26 GB; gated" in lines["language model"].text
-    assert lines["language model"].mend == "hf download meta-llama/Llama-2-13b-chat-hf"
+    assert lines["language model"].fix == "hf download meta-llama/Llama-2-13b-chat-hf"
     assert "13,016 M" in lines["family and sizes"].text
     assert lines["memory, training"].text.startswith("about ")
-    unknown = found(configure(language__model="nobody/nothing"), "language model")
+    unknown = finding(configure(language__model="nobody/nothing"), "language model")
     assert "size unknown offline" in unknown.text
 
 
 def test_offline_a_model_that_is_not_here_stops_the_run(configure, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert found(configure(language__model="nobody/nothing"), "language model").state == MISSING
+    assert finding(configure(language__model="nobody/nothing"), "language model").state == MISSING
 
 
 def test_too_little_memory_stops_and_says_what_helps(configure, monkeypatch):
@@ -171,46 +176,39 @@ def test_too_little_memory_stops_and_says_what_helps(configure, monkeypatch):
         available = 100 << 20
 
     monkeypatch.setattr("psutil.virtual_memory", Little)
-    line = found(configure(), "memory, training")
+    line = finding(configure(), "memory, training")
     assert line.state == MISSING
-    assert "optim.batch_size" in line.mend
+    assert "optim.batch_size" in line.fix
 
 
 def test_a_full_disk_stops_the_run(configure, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10, 10, 0))
-    assert found(configure(), "disk").state == MISSING
+    assert finding(configure(), "disk").state == MISSING
 
 
-def test_a_parent_is_compared_without_loading_it(configure, folder, tmp_path_factory, monkeypatch):
-    with monkeypatch.context() as undone:
-        undone.undo()
-    parent_config = configure(output_dir=str(tmp_path_factory.mktemp("parent") / "run"))
-    monkeypatch.undo()
-    saved = str(run(parent_config))
-    monkeypatch.setattr(
-        AutoModelForCausalLM, "from_pretrained", lambda *a, **k: pytest.fail("loaded a model")
-    )
-    line = found(configure(initial_checkpoint=saved), "starts from")
+def test_a_parent_is_compared_without_loading_it(configure, folder, parent):
+    assert finding(configure(seed=7), "starts from").text == "an untrained projection (seed 7)"
+    line = finding(configure(initial_checkpoint=parent), "starts from")
     assert line.state == OK, line
-    other = found(configure(initial_checkpoint=saved, prompt__template="llama2"), "starts from")
+    other = finding(configure(initial_checkpoint=parent, prompt__template="llama2"), "starts from")
     assert other.state == MISSING
     assert "template" in other.text
-    wrong_family = found(
-        configure(initial_checkpoint=saved, language__model=str(folder / "qwen2")), "starts from"
+    wrong_family = finding(
+        configure(initial_checkpoint=parent, language__model=str(folder / "qwen2")), "starts from"
     )
     assert wrong_family.state != OK
 
 
-def test_a_projection_of_minigpt4_is_held_to_its_widths_alone(configure, tmp_path):
+def test_of_a_projection_of_minigpt4_only_the_widths_are_checked(configure, tmp_path):
     tensors = {"llama_proj.weight": torch.ones(32, 32), "llama_proj.bias": torch.ones(32)}
     torch.save({"model": tensors, "epoch": 1}, tmp_path / "prerelease.pth")
-    line = found(configure(initial_checkpoint=str(tmp_path / "prerelease.pth")), "starts from")
+    line = finding(configure(initial_checkpoint=str(tmp_path / "prerelease.pth")), "starts from")
     assert line.state == WARNING
     assert "MiniGPT-4's layout" in line.text
     assert "the file does not say" in line.text
     tensors["llama_proj.weight"] = torch.ones(32, 768)
     torch.save({"model": tensors}, tmp_path / "other.pth")
-    line = found(configure(initial_checkpoint=str(tmp_path / "other.pth")), "starts from")
+    line = finding(configure(initial_checkpoint=str(tmp_path / "other.pth")), "starts from")
     assert line.state == MISSING
     assert "[32, 768], this network needs [32, 32]" in line.text
 
@@ -218,7 +216,7 @@ def test_a_projection_of_minigpt4_is_held_to_its_widths_alone(configure, tmp_pat
 def test_a_device_that_is_not_here_stops_the_run(configure):
     gone = f"cuda:{torch.cuda.device_count()}"
     for key in ("encoder__device", "language__device_map"):
-        line = found(configure(**{key: gone}), "placement")
+        line = finding(configure(**{key: gone}), "placement")
         assert line.state == MISSING
         assert f"{key.replace('__', '.')}: {gone} is not here" in line.text
     assert "placement" not in states(configure(encoder__device="cpu", language__device_map="cpu"))
@@ -226,13 +224,13 @@ def test_a_device_that_is_not_here_stops_the_run(configure):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, which is fast in fp16")
 def test_fp16_on_a_cpu_is_slow_and_not_impossible(configure):
-    assert found(configure(language__dtype="float16"), "device").state == WARNING
+    assert finding(configure(language__dtype="float16"), "device").state == WARNING
 
 
-def test_a_file_in_place_of_a_language_model_is_told_as_one(configure, tmp_path):
+def test_a_file_in_place_of_a_language_model_is_named_as_one(configure, tmp_path):
     config = configure(language__model=configure().vision.weights)
-    assert "is a file; name a language model's directory" in found(config, "language model").text
-    assert "is not there" in found(configure(language__model=str(tmp_path / "none")), "language model").text
+    assert "is a file; name a language model's directory" in finding(config, "language model").text
+    assert "is not there" in finding(configure(language__model=str(tmp_path / "none")), "language model").text
 
 
 def test_the_command_prints_a_table_or_json_and_sets_the_status(configure, tmp_path, capsys):
@@ -243,14 +241,49 @@ def test_the_command_prints_a_table_or_json_and_sets_the_status(configure, tmp_p
     assert "Nothing stops this run." in shown
     assert "Research software, not a medical device." in shown
     assert doctor.main(["--config", str(path), "--json", "prompt.template=chatml"]) == 1
-    told = json.loads(capsys.readouterr().out)
-    assert told["ok"] is False
-    assert any(f["name"] == "prompt template" and f["state"] == "missing" for f in told["findings"])
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"] is False
+    (template,) = [f for f in report["findings"] if f["name"] == "prompt template"]
+    assert template["state"] == "missing"
+    assert template["fix"] == "prompt.template=vicuna"
     assert doctor.main(["--config", str(path), "prompt.templte=x"]) == 1
     assert "did you mean" in capsys.readouterr().err
+
+
+def test_records_shared_with_the_evaluation_stop_the_run_unless_allowed(configure, tmp_path):
+    train = write_manifest(tmp_path / "train.jsonl", 4, sha256="ab" * 32)
+    cases = write_manifest(tmp_path / "cases.jsonl", 2, sha256="ab" * 32)
+    changes = {"data__train": [train], "data__evaluation": [cases]}
+    line = finding(configure(**changes), "data.evaluation")
+    assert line.state == MISSING
+    assert "4 by the same picture, first " in line.text
+    assert "train.jsonl, line 1" in line.text
+    line = finding(configure(**changes, data__allow_overlap=True), "data.evaluation")
+    assert line.state == WARNING
+    assert "allowed by data.allow_overlap" in line.text
+    line = finding(configure(data__evaluation=["later.jsonl"]), "data.evaluation")
+    assert line.state == WARNING
+    assert "later.jsonl is not there, so overlap" in line.text
+    line = finding(configure(data__evaluation=[write_manifest(tmp_path / "b.jsonl", 1)]), "data.evaluation")
+    assert line.state == OK
+
+
+def test_records_without_an_answer_stop_the_run(configure, tmp_path):
+    config = configure(data__train=[write_manifest(tmp_path / "train.jsonl", 3, concepts=[])])
+    config.prompt.use_disease = config.prompt.use_note = False
+    for model in (config.language.model, "nobody/nothing"):  # with a tokenizer and without
+        config.language.model = model
+        line = finding(config, "samples")
+        assert line.state == MISSING
+        assert "none of the 3 records has what this step teaches" in line.text
+
+
+def test_what_is_trained_is_counted(configure):
+    assert finding(configure(), "trained").text.startswith("1 linear layer: 0.00 M of 0 M")
+    assert "and LoRA of rank 2 on the" in finding(configure(lora__rank=2), "trained").text
 
 
 def test_a_chat_needs_no_data(configure):
     names = states(configure(step="none", data__train=[]))
     assert "data.train" not in names
-    assert "memory, training" not in names
+    assert not names.keys() & {"memory, training", "samples", "trained"}

@@ -1,4 +1,4 @@
-"""The estimate of memory against what torch really holds, at sizes where that takes milliseconds."""
+"""The estimate of memory against what torch really allocates, at sizes where that takes milliseconds."""
 
 import dataclasses
 import gc
@@ -11,7 +11,6 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from skingpt4.config.schema import LoraConfig
 from skingpt4.doctor import memory
-from skingpt4.doctor.dry_run import describe
 from skingpt4.model import lora
 from skingpt4.model.loss import head_loss
 from tests.support.tiny import (
@@ -34,8 +33,8 @@ def random_model(family, attention="sdpa", dtype=torch.float32):
     return model.to(dtype).requires_grad_(False).eval(), memory.language_shape(config)
 
 
-def kept_for_backward(model, batch, tokens):
-    """Bytes that autograd keeps of a forward pass, weights not counted, each storage once."""
+def stored_for_backward(model, batch, tokens):
+    """Bytes that autograd stores of a forward pass, weights not counted, each storage once."""
     own = {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())}
     held = {}
 
@@ -79,7 +78,7 @@ def test_weights_are_counted_exactly(family):
     assert memory.weight_bytes(shape, "float32") == sum(held.values())
 
 
-# In half precision Falcon's attention on a CPU keeps some of it in fp32, see docs/memory.md.
+# In half precision Falcon's attention on a CPU stores some of it in fp32, see docs/memory.md.
 COMPARED = [
     (family, attention, dtype)
     for family, attention, dtype in itertools.product(
@@ -90,10 +89,10 @@ COMPARED = [
 
 
 @pytest.mark.parametrize(("family", "attention", "dtype"), COMPARED)
-def test_activations_are_what_autograd_keeps(family, attention, dtype):
+def test_activations_are_what_autograd_stores(family, attention, dtype):
     model, shape = random_model(family, attention, dtype)
     estimated = memory.activation_bytes(shape, 2, 96, str(dtype).removeprefix("torch."), attention)
-    assert 0.75 < estimated / kept_for_backward(model, 2, 96) < 1.25
+    assert 0.75 < estimated / stored_for_backward(model, 2, 96) < 1.25
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -106,8 +105,8 @@ def test_keys_and_values_are_counted_exactly(family):
 
 
 def peak_of(work):
-    """Most bytes that torch's CPU allocator held at once for it."""
-    gc.collect()  # what earlier tests left must not be freed meanwhile: that would be counted off
+    """Maximum of the bytes that torch's CPU allocator held at once for it."""
+    gc.collect()  # garbage of earlier tests must not be freed meanwhile: that would be subtracted
     gc.disable()
     try:
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiled:
@@ -126,11 +125,11 @@ def test_logits_take_what_torch_allocates_for_them(chunk_bytes, dtype):
     targets = torch.randint(5000, (200,))
     shape = dataclasses.replace(random_model("llama")[1], vocabulary=5000, width=32)
     name = str(dtype).removeprefix("torch.")
-    found = peak_of(lambda: head_loss(head, hidden, targets, chunk_bytes).backward())
-    assert memory.logits_bytes(shape, 200, name, chunk_bytes) == pytest.approx(found, rel=0.1)
+    peak = peak_of(lambda: head_loss(head, hidden, targets, chunk_bytes).backward())
+    assert memory.logits_bytes(shape, 200, name, chunk_bytes) == pytest.approx(peak, rel=0.1)
 
 
-def test_families_that_change_logits_behind_the_head_make_all_of_them(tmp_path):
+def test_families_that_change_logits_after_the_head_compute_all_of_them(tmp_path):
     config = tiny_config(tmp_path)
     plain, capped = (random_model(family)[1] for family in ("llama", "gemma2"))
     assert (plain.plain_head, capped.plain_head) == (True, False)
@@ -156,8 +155,8 @@ def test_parts_follow_the_configuration(tmp_path):
     config.optim.batch_size *= 2
     config.lora.rank = 4
     config.data.feature_cache = "x"
-    other = memory.training(config, shape, "float32", 1000, num_pictures=10)
-    assert other["image encoder"] == 0 < other["kept features"]
+    other = memory.training(config, shape, "float32", 1000, num_images=10)
+    assert other["image encoder"] == 0 < other["cached features"]
     assert other["logits"] == 2 * plain["logits"]
     name = memory.ACTIVATIONS
     assert other[name] == 2 * plain[name]
@@ -167,9 +166,3 @@ def test_parts_follow_the_configuration(tmp_path):
 
 def test_an_unknown_hub_id_has_no_shape_and_nothing_is_asked_of_the_network():
     assert memory.shape_of("nobody/has-this-model") is None
-
-
-def test_the_dry_run_tells_of_lora(tmp_path):
-    report = describe(tiny_config(tmp_path, lora__rank=2))
-    assert "1 linear layer and LoRA of rank 2" in report
-    assert "GiB (estimate" in report

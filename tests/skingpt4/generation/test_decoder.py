@@ -1,4 +1,4 @@
-"""Answers decoded together are those of each alone, with a kept cache or none, whatever joins, leaves or fails."""
+"""Answers decoded together equal those of each alone, with a cache or without, whatever joins, leaves or fails."""
 
 import gc
 import random
@@ -13,11 +13,10 @@ from transformers import AutoConfig
 
 from skingpt4.chat.session import ChatSession
 from skingpt4.generation import decoder as decoding
-from skingpt4.generation.cache import Rows, can_hold
+from skingpt4.generation.answer import safe_text
+from skingpt4.generation.cache import KVCache, can_cache
 from skingpt4.generation.decoder import Decoder
-from skingpt4.generation.lookup import Lookup
-from skingpt4.generation.sampling import ChatError, Generation, knows_rules
-from skingpt4.generation.stream import safe_text
+from skingpt4.generation.sampling import ChatError, Generation, Lookup, knows_rules
 from skingpt4.model.prompts import Turn, encode_turns, get_template
 from tests.support.tiny import (
     NUM_QUERIES,
@@ -42,10 +41,10 @@ def encoded(model, *turns):
 
 def alone(model, prompt, queries, generation, stop=STOP):
     """The token ids and the text that `SkinGPT4.generate` gives for one prompt."""
-    seen, whole = [], model.language_model.generate
+    seen, generate = [], model.language_model.generate
 
     def record(*args, **options):
-        seen.append(whole(*args, **options))
+        seen.append(generate(*args, **options))
         return seen[-1]
 
     model.language_model.generate = record
@@ -59,8 +58,8 @@ def alone(model, prompt, queries, generation, stop=STOP):
 
 
 def requests(model, count, rng, greedy=True):
-    """Prompts of different lengths, with pictures and without, and different lengths of answers."""
-    found = []
+    """Prompts of different lengths, with images and without, and different lengths of answers."""
+    made = []
     for number in range(count):
         num_images = rng.randrange(3)
         question = " ".join(["Why is it so red, please?"] * rng.randrange(1, 5))
@@ -70,25 +69,25 @@ def requests(model, count, rng, greedy=True):
         if not greedy:
             drawn = {"temperature": rng.choice([0.7, 1.0, 2.0]), "top_p": 0.95, "top_k": rng.choice([0, 40])}
             generation = Generation(rng.randrange(5, 25), seed=number, **drawn)
-        found.append((prompt, queries, generation))
-    return found
+        made.append((prompt, queries, generation))
+    return made
 
 
 @pytest.mark.parametrize("family", ["llama", "falcon", "mistral", "gemma2", "qwen2", "gpt_neox"])
-def test_rows_that_join_and_leave_at_any_token_say_what_each_says_alone(family, folder):
+def test_rows_that_join_and_leave_at_any_token_answer_as_each_does_alone(family, folder):
     model, rng = make_model(folder, family), random.Random(family)
     decoder = Decoder(model, max_rows=4, prefill_tokens=23)
     asked = requests(model, 9, rng)
-    streams = []
+    answers = []
     for prompt, queries, generation in asked:
-        streams.append(decoder.submit(prompt, queries, generation, STOP, decoder.keep()))
+        answers.append(decoder.submit(prompt, queries, generation, STOP, decoder.new_cache()))
         time.sleep(rng.choice([0.0, 0.0, 0.02]))
-    for stream, request in zip(streams, asked, strict=True):
+    for answer, request in zip(answers, asked, strict=True):
         ids, text = alone(model, *request)
-        assert "".join(stream) == stream.result() == text
-        assert stream.ids == ids
-    assert max(stream.timing.num_rows for stream in streams) > 1
-    assert len({tuple(stream.ids) for stream in streams}) > 4
+        assert "".join(answer) == answer.result() == text
+        assert answer.ids == ids
+    assert max(answer.timing.num_rows for answer in answers) > 1
+    assert len({tuple(answer.ids) for answer in answers}) > 4
 
 
 def test_a_drawn_answer_depends_on_its_seed_alone(folder):
@@ -96,10 +95,10 @@ def test_a_drawn_answer_depends_on_its_seed_alone(folder):
     decoder = Decoder(model, max_rows=3, prefill_tokens=10)
     asked = requests(model, 6, rng, greedy=False)
     state = torch.get_rng_state()
-    streams = [decoder.submit(*request, STOP) for request in asked]
-    found = [stream.result() for stream in streams]
+    answers = [decoder.submit(*request, STOP) for request in asked]
+    texts = [answer.result() for answer in answers]
     assert torch.equal(torch.get_rng_state(), state)
-    assert found == [alone(model, *request)[1] for request in asked]
+    assert texts == [alone(model, *request)[1] for request in asked]
 
 
 def test_a_models_own_rules_hold(folder):
@@ -108,54 +107,54 @@ def test_a_models_own_rules_hold(folder):
     rules.repetition_penalty, rules.no_repeat_ngram_size = 1.3, 2
     prompt, generation = encoded(model, Turn(QUESTION)), Generation(20)
     decoder = Decoder(model)
-    assert not decoder.reads_whole
+    assert not decoder.uses_generate
     first = decoder.submit(prompt, None, generation, STOP)
     assert first.result() == alone(model, prompt, None, generation)[1]
     rules.suppress_tokens = [first.ids[0]]
     assert not knows_rules(rules)
     other = Decoder(model)
-    assert other.reads_whole  # `generate` knows them all
-    stream = other.submit(prompt, None, generation, STOP)
-    assert "".join(stream) == alone(model, prompt, None, generation)[1]
-    assert stream.ids[0] != first.ids[0]
+    assert other.uses_generate  # `generate` knows them all
+    answer = other.submit(prompt, None, generation, STOP)
+    assert "".join(answer) == alone(model, prompt, None, generation)[1]
+    assert answer.ids[0] != first.ids[0]
 
 
 @pytest.mark.parametrize("family", ["llama", "falcon", "mistral", "gemma2", "qwen2"])
-def test_a_kept_cache_changes_nothing_but_what_is_read(family, folder):
-    """Also where windows slide: the mask keeps the window, so the cache can be cut."""
+def test_a_cached_conversation_changes_only_how_much_is_read(family, folder):
+    """Also where windows slide: the mask applies the window, so the cache can be truncated."""
     model = make_model(folder, family)
     decoder, queries = Decoder(model), make_queries(1)
-    kept, turns, read = decoder.keep(), [], []
+    cache, turns, read = decoder.new_cache(), [], []
     for number in range(4):
         prompt = encoded(model, *turns, Turn(f"{QUESTION} {number}", None, 0 if number else 1))
-        stream = decoder.submit(prompt, queries, Generation(12), STOP, kept)
+        answer = decoder.submit(prompt, queries, Generation(12), STOP, cache)
         ids, text = alone(model, prompt, queries, Generation(12))
-        assert stream.result() == text
-        assert stream.ids == ids
-        read.append((stream.timing.num_read_tokens, len(prompt.input_ids)))
+        assert answer.result() == text
+        assert answer.ids == ids
+        read.append((answer.timing.num_read_tokens, len(prompt.input_ids)))
         turns.append(Turn(f"{QUESTION} {number}", text, 0 if number else 1))
     assert read[0][0] == read[0][1]
     first = len(encoded(model, Turn(f"{QUESTION} 0", None, 1)).input_ids)
-    assert all(have <= whole - first for have, whole in read[1:])
-    assert kept.ids[:first][-1] > 0 > min(kept.ids)
+    assert all(num_read <= num_tokens - first for num_read, num_tokens in read[1:])
+    assert cache.keys[:first][-1] > 0 > min(cache.keys)
 
 
-def test_another_picture_is_read_anew(folder):
+def test_another_image_is_read_again(folder):
     model = make_model(folder)
     decoder, prompt = Decoder(model), encoded(model, Turn(QUESTION, None, 1))
-    kept, places = decoder.keep(), len(encoded(model, Turn(QUESTION, None, 1)).input_ids)
+    cache, places = decoder.new_cache(), len(encoded(model, Turn(QUESTION, None, 1)).input_ids)
     first = next(i for i, token in enumerate(prompt.input_ids) if token < 0)
     read = []
     for seed in (1, 1, 2):
-        stream = decoder.submit(prompt, make_queries(1, seed), Generation(8), STOP, kept)
-        assert stream.result() == alone(model, prompt, make_queries(1, seed), Generation(8))[1]
-        read.append(stream.timing.num_read_tokens)
+        answer = decoder.submit(prompt, make_queries(1, seed), Generation(8), STOP, cache)
+        assert answer.result() == alone(model, prompt, make_queries(1, seed), Generation(8))[1]
+        read.append(answer.timing.num_read_tokens)
     assert read == [places, 1, places - first]
     with torch.no_grad():
-        model.projection.weight.mul_(1.5)  # and so is the same one through another projection
-    stream = decoder.submit(prompt, make_queries(1, 2), Generation(8), STOP, kept)
-    stream.result()
-    assert stream.timing.num_read_tokens == places - first
+        model.projection.weight.mul_(1.5)  # and so is the same image through another projection
+    answer = decoder.submit(prompt, make_queries(1, 2), Generation(8), STOP, cache)
+    answer.result()
+    assert answer.timing.num_read_tokens == places - first
 
 
 @pytest.mark.parametrize(
@@ -172,48 +171,48 @@ def test_another_picture_is_read_anew(folder):
         ("llama4_text", False, {}),
     ],
 )
-def test_which_families_keep_a_cache(name, holds, args):
-    assert can_hold(AutoConfig.for_model(name, **args)) is holds
+def test_which_families_can_be_cached(name, holds, args):
+    assert can_cache(AutoConfig.for_model(name, **args)) is holds
 
 
-def test_a_family_with_recurrent_state_reads_anew_and_streams(folder, monkeypatch):
-    monkeypatch.setattr("skingpt4.generation.decoder.can_hold", lambda config: False)
+def test_a_family_with_recurrent_state_reads_everything_again_and_streams(folder, monkeypatch):
+    monkeypatch.setattr("skingpt4.generation.decoder.can_cache", lambda config: False)
     model = make_model(folder)
     decoder = Decoder(model)
-    kept, prompt = decoder.keep(), encoded(model, Turn(QUESTION))
+    cache, prompt = decoder.new_cache(), encoded(model, Turn(QUESTION))
     for generation in (Generation(15), Generation(15, temperature=2.0, seed=3)):
         ids, text = alone(model, prompt, None, generation)
-        stream = decoder.submit(prompt, None, generation, STOP, kept)
-        assert "".join(stream) == text
-        assert stream.ids == ids
-        assert stream.timing.num_read_tokens == len(prompt.input_ids)
-    assert kept.rows is None
+        answer = decoder.submit(prompt, None, generation, STOP, cache)
+        assert "".join(answer) == text
+        assert answer.ids == ids
+        assert answer.timing.num_read_tokens == len(prompt.input_ids)
+    assert cache.kv is None
 
 
 def test_caches_are_dropped_when_idle_closed_forgotten_or_too_large(folder):
     model = make_model(folder)
     decoder = Decoder(model)
     prompt = encoded(model, Turn(QUESTION))
-    one = decoder.keep()
+    one = decoder.new_cache()
     decoder.submit(prompt, None, Generation(4), STOP, one).result()
     size = decoder.cached_bytes
-    assert size == one.rows.num_bytes > 0
+    assert size == one.kv.num_bytes > 0
     decoder.caches.max_idle_seconds = 0.0
-    decoder.run(lambda: None)  # the thread looks up
+    decoder.run(lambda: None)  # wakes the thread
     wait_until(lambda: decoder.cached_bytes == 0)
     wait_until(lambda: decoder._thread is None)
 
     decoder = Decoder(model, max_cached_bytes=2 * size)
-    many = [decoder.keep() for _ in range(3)]
-    for kept in (many[0], many[1], many[0], many[2]):
-        decoder.submit(prompt, None, Generation(4), STOP, kept).result()
-        wait_until(lambda kept=kept: kept.rows is not None)
-    assert [kept.rows is None for kept in many] == [False, True, False]  # the one unused for longest
+    many = [decoder.new_cache() for _ in range(3)]
+    for cache in (many[0], many[1], many[0], many[2]):
+        decoder.submit(prompt, None, Generation(4), STOP, cache).result()
+        wait_until(lambda cache=cache: cache.kv is not None)
+    assert [cache.kv is None for cache in many] == [False, True, False]  # the one unused for longest
     many[0].close()
     assert decoder.cached_bytes == size
     decoder.submit(prompt, None, Generation(4), STOP, many[0]).result()
-    assert many[0].rows is None  # closed for good
-    del many, kept
+    assert many[0].kv is None  # closed for good
+    del many, cache
     gc.collect()
     assert decoder.cached_bytes == 0
 
@@ -228,22 +227,22 @@ def test_a_model_is_freed_with_its_sessions(folder):
 
 
 class Calls:
-    """Notes (rows, tokens) of each pass and may fail in some."""
+    """Records (rows, tokens) of each pass; some may fail."""
 
     def __init__(self, model, fails=lambda rows, tokens: None):
-        self.model, self.whole, self.fails, self.seen = model, model.language_model.forward, fails, []
+        self.model, self.forward, self.fails, self.seen = model, model.language_model.forward, fails, []
 
     def __enter__(self):
         self.model.language_model.forward = self
         return self
 
     def __exit__(self, *args):
-        self.model.language_model.forward = self.whole
+        self.model.language_model.forward = self.forward
 
     def __call__(self, *args, **inputs):
         shape = (inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"]).shape
         self.seen.append((shape[0], shape[1]))
-        out = self.whole(*args, **inputs)
+        out = self.forward(*args, **inputs)
         error = self.fails(*self.seen[-1])
         if error is not None:  # after the cache was written
             raise error
@@ -253,9 +252,9 @@ class Calls:
 def test_a_long_prompt_does_not_hold_the_others_up(folder):
     model = make_model(folder)
     decoder = Decoder(model, prefill_tokens=16)
-    long = encoded(model, Turn(" ".join([QUESTION] * 9)))
+    prompt, long = encoded(model, Turn(QUESTION)), encoded(model, Turn(" ".join([QUESTION] * 9)))
     with Calls(model) as calls:
-        first = decoder.submit(encoded(model, Turn(QUESTION)), None, Generation(60), ())
+        first = decoder.submit(prompt, None, Generation(60), ())
         wait_until(lambda: len(first.ids) > 2)
         second = decoder.submit(long, None, Generation(5), ())
         second.result()
@@ -264,7 +263,7 @@ def test_a_long_prompt_does_not_hold_the_others_up(folder):
     parts = calls.seen[begun : begun + 2 * (len(long.input_ids) // 16)]
     assert parts == [(1, 16), (1, 1)] * (len(parts) // 2)
     assert len(parts) > 8
-    assert first.result() == alone(model, first.prompt, None, Generation(60), ())[1]
+    assert first.result() == alone(model, prompt, None, Generation(60), ())[1]
 
 
 def test_out_of_memory_reaches_who_caused_it_alone(folder):
@@ -277,34 +276,34 @@ def test_out_of_memory_reaches_who_caused_it_alone(folder):
 
     expected = alone(model, prompt, None, Generation(40), ())[1]
     with Calls(model, full):
-        running = decoder.submit(prompt, None, Generation(40), (), decoder.keep())
+        running = decoder.submit(prompt, None, Generation(40), (), decoder.new_cache())
         wait_until(lambda: len(running.ids) > 2)
         for newcomer in (prompt, long):  # the one fails when it joins, the other when it is read
-            stream = decoder.submit(newcomer, None, Generation(40), ())
+            answer = decoder.submit(newcomer, None, Generation(40), ())
             with pytest.raises(torch.OutOfMemoryError):
-                stream.result()
-            assert isinstance(stream.error, torch.OutOfMemoryError)
+                answer.result()
+            assert isinstance(answer.error, torch.OutOfMemoryError)
         assert running.result() == expected
     assert decoder.submit(prompt, None, Generation(40), ()).result() == expected
 
 
-def test_memory_that_kept_caches_hold_is_given_back_before_anyone_fails(folder):
+def test_cached_conversations_are_dropped_before_an_answer_fails_for_lack_of_memory(folder):
     model = make_model(folder)
     decoder = Decoder(model)
-    prompt, kept = encoded(model, Turn(QUESTION)), decoder.keep()
-    decoder.submit(prompt, None, Generation(4), (), kept).result()
-    wait_until(lambda: kept.rows is not None)
+    prompt, cache = encoded(model, Turn(QUESTION)), decoder.new_cache()
+    decoder.submit(prompt, None, Generation(4), (), cache).result()
+    wait_until(lambda: cache.kv is not None)
 
     def full(rows, tokens):
-        return torch.OutOfMemoryError("no memory") if tokens == 1 and kept.rows is not None else None
+        return torch.OutOfMemoryError("no memory") if tokens == 1 and cache.kv is not None else None
 
     with Calls(model, full):
         answer = decoder.submit(prompt, None, Generation(10), ()).result()
     assert answer == alone(model, prompt, None, Generation(10), ())[1]
-    assert kept.rows is None
+    assert cache.kv is None
 
 
-def test_a_mistake_of_the_decoder_reaches_everyone_and_the_next_answer_is_whole(folder, monkeypatch):
+def test_a_bug_in_the_decoder_reaches_everyone_and_the_next_answer_is_complete(folder, monkeypatch):
     model = make_model(folder)
     decoder, prompt = Decoder(model), encoded(model, Turn(QUESTION))
     with monkeypatch.context() as patch:
@@ -327,10 +326,10 @@ def test_other_work_is_done_by_the_same_thread_between_two_tokens(folder):
             decoder._jobs.append((done_at, lambda: (threading.current_thread().name, len(passes))))
 
     with_hook = model.language_model.register_forward_hook(ask)
-    stream = decoder.submit(encoded(model, Turn(QUESTION, None, 1)), make_queries(1), Generation(20))
-    stream.result()
+    answer = decoder.submit(encoded(model, Turn(QUESTION, None, 1)), make_queries(1), Generation(20))
+    answer.result()
     with_hook.remove()
-    assert len(stream.ids) > 5
+    assert len(answer.ids) > 5
     assert done_at.result() == ("decoder", 3)
     with pytest.raises(KeyError, match="lost"):
         decoder.run(lambda: {}["lost"])
@@ -340,24 +339,24 @@ def test_other_work_is_done_by_the_same_thread_between_two_tokens(folder):
 def test_closing_ends_the_thread_and_the_next_question_starts_it_again(folder):
     model = make_model(folder)
     decoder = Decoder(model)
-    kept, prompt = decoder.keep(), encoded(model, Turn(QUESTION, None, 1))
-    decoder.submit(prompt, make_queries(1), Generation(5), STOP, kept).result()
+    cache, prompt = decoder.new_cache(), encoded(model, Turn(QUESTION, None, 1))
+    decoder.submit(prompt, make_queries(1), Generation(5), STOP, cache).result()
     thread = decoder._thread
     assert thread.is_alive(), "it keeps the conversation's cache"
-    stream = decoder.submit(prompt, make_queries(1), Generation(2000), (), kept)
+    answer = decoder.submit(prompt, make_queries(1), Generation(2000), (), cache)
     decoding.close_all()
     assert not thread.is_alive()
-    assert len(stream.ids) < 2000
-    stream.result()
-    decoder.submit(prompt, make_queries(1), Generation(5), STOP, kept).result()
+    assert len(answer.ids) < 2000
+    answer.result()
+    decoder.submit(prompt, make_queries(1), Generation(5), STOP, cache).result()
 
 
 def test_a_stopped_answer_leaves_the_others_alone_and_its_cache_serves_on(folder):
     model = make_model(folder)
     decoder, prompt = Decoder(model), encoded(model, Turn(QUESTION))
-    kept = decoder.keep()
+    cache = decoder.new_cache()
     other = decoder.submit(prompt, None, Generation(40), ())
-    stopped = decoder.submit(prompt, None, Generation(400), (), kept)
+    stopped = decoder.submit(prompt, None, Generation(400), (), cache)
     wait_until(lambda: len(stopped.ids) > 3)
     stopped.stop()
     stopped.result()
@@ -365,7 +364,7 @@ def test_a_stopped_answer_leaves_the_others_alone_and_its_cache_serves_on(folder
     assert 3 < len(stopped.ids) < 400
     assert stopped.ids[:40] == ids[: len(stopped.ids)]
     assert other.result() == alone(model, prompt, None, Generation(40), ())[1]
-    again = decoder.submit(prompt, None, Generation(40), (), kept)
+    again = decoder.submit(prompt, None, Generation(40), (), cache)
     again.result()
     assert (again.ids, again.timing.num_read_tokens) == (ids, 1)
 
@@ -389,7 +388,7 @@ def test_rows_hold_what_was_written_through_joins_and_leaves():
         return keys
 
     def own(values):
-        rows = Rows(rng.randrange(3))
+        rows = KVCache(rng.randrange(3))
         for value in values:
             write(rows, [value])
         return rows
@@ -403,9 +402,9 @@ def test_rows_hold_what_was_written_through_joins_and_leaves():
             expected.append(values)
         elif kind < 0.2 and len(expected) > 1:
             place = rng.randrange(len(expected))
-            copy = batch.copy_out(place)
+            copy = batch.copy_row(place)
             assert copy.layers[0].keys[0, 0, : copy.lengths[0], 0].tolist() == pytest.approx(expected[place])
-            batch.leave(place)
+            batch.remove(place)
             expected[place] = expected[-1]
             expected.pop()
         else:
@@ -421,10 +420,10 @@ def test_rows_hold_what_was_written_through_joins_and_leaves():
     assert len(expected) > 1
 
 
-def test_guesses_are_what_followed_the_same_words_before():
+def test_guesses_are_what_followed_the_same_tokens_before():
     assert Lookup([1, 2, 3, 4, 9, 1, 2, 3]).guess(2) == [4, 9]
     assert Lookup([7, 2, 3, 5, 1, 2, 3, 4, 9, 7, 2, 3]).guess(2) == [5, 1]  # three alike before two
-    assert Lookup([1, 2, 3, -5, 9, 1, 2, 3]).guess(4) == []  # nobody guesses pictures
+    assert Lookup([1, 2, 3, -5, 9, 1, 2, 3]).guess(4) == []  # images are never guessed
     assert Lookup([8, 1, 2, 1, 2]).guess(5) == [1, 2, 1, 2, 1]  # a phrase that repeats itself goes on
     assert Lookup([1, 2, 3]).guess(5) == Lookup([]).guess(5) == []
 
@@ -436,37 +435,37 @@ def test_guessing_changes_nothing_but_the_number_of_passes(family, folder):
     greedy, drawn = Generation(80), Generation(60, temperature=0.6, top_k=5, seed=2)
     for generation in (greedy, drawn):
         passes = []
-        for most in (0, 8):
-            decoder = Decoder(model, max_guessed=most)
-            kept = decoder.keep()
+        for max_guessed in (0, 8):
+            decoder = Decoder(model, max_guessed=max_guessed)
+            cache = decoder.new_cache()
             with Calls(model) as calls:
-                stream = decoder.submit(prompt, None, generation, (), kept)
-                stream.result()
-            assert stream.ids == alone(model, prompt, None, generation, ())[0]
-            wait_until(lambda kept=kept: kept.rows is not None)
-            assert kept.ids == [*prompt.input_ids, *stream.ids[:-1]]
-            assert kept.rows.lengths == [len(kept.ids)]
+                answer = decoder.submit(prompt, None, generation, (), cache)
+                answer.result()
+            assert answer.ids == alone(model, prompt, None, generation, ())[0]
+            wait_until(lambda cache=cache: cache.kv is not None)
+            assert cache.keys == [*prompt.input_ids, *answer.ids[:-1]]
+            assert cache.kv.lengths == [len(cache.keys)]
             passes.append(len(calls.seen))
-        assert passes[0] == len(stream.ids)
+        assert passes[0] == len(answer.ids)
         assert passes[1] <= passes[0]
 
 
 def test_an_answer_that_repeats_itself_takes_few_passes(folder):
     model, passes = make_model(folder), []
-    whole = model.language_model.forward
+    forward = model.language_model.forward
 
     def cycle(*args, **inputs):  # 20, 21, .. 24, 20, ..
         passes.append(1)
-        out = whole(*args, **inputs)
+        out = forward(*args, **inputs)
         now = inputs["input_ids"] if "input_ids" in inputs else torch.tensor([[23]])
         out.logits = torch.nn.functional.one_hot((now - 19) % 5 + 20, out.logits.shape[-1]).float()
         return out
 
     model.language_model.forward = cycle
-    stream = Decoder(model).submit(encoded(model, Turn(QUESTION)), None, Generation(101), ())
-    stream.result()
-    model.language_model.forward = whole
-    assert stream.ids == [24, *([20, 21, 22, 23, 24] * 20)]
+    answer = Decoder(model).submit(encoded(model, Turn(QUESTION)), None, Generation(101), ())
+    answer.result()
+    model.language_model.forward = forward
+    assert answer.ids == [24, *([20, 21, 22, 23, 24] * 20)]
     assert len(passes) < 101 / 4
 
 

@@ -79,7 +79,7 @@ def test_families_that_take_no_tree_read_each_text_as_a_row(reason, folder, monk
     prompts = [conversation(model, "What is it?"), conversation(model, "Which?", num_images=2)]
     expected = score_answers(model, prompts, make_queries(3), ANSWERS)
     if reason == "no mask":
-        monkeypatch.setattr(model.language_model, "_skingpt4_takes_mask", False)
+        monkeypatch.setattr(model.language_model, "takes_mask", False, raising=False)
     else:
         monkeypatch.setattr(model.language_model.config, "sliding_window", 8, raising=False)
     monkeypatch.setattr(scoring.Tree, "sees", lambda tree: pytest.fail("a tree was read"))

@@ -50,7 +50,7 @@ def build(name, **changes):
     args, size, *_ = BACKBONES[name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        encoder = VisionEncoder(name, args, size, **changes).eval()
+        encoder = VisionEncoder(VisionConfig(name, args, image_size=size, **changes)).eval()
     return encoder, torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
@@ -146,5 +146,5 @@ def test_mean_and_std_of_the_configuration_win_over_timms():
 )
 def test_what_cannot_be_built_is_refused_in_a_sentence(name, args, size, changes, message):
     with pytest.raises(VisionError, match=message) as caught:
-        VisionEncoder(name, args, size, **changes)
+        VisionEncoder(VisionConfig(name, args, image_size=size, **changes))
     assert "\n" not in str(caught.value)

@@ -9,15 +9,16 @@ import torch
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.load import load_model
 from skingpt4.config.schema import ConfigError
-from skingpt4.model.build import build_language_model
-from skingpt4.model.language import DeviceError, describe_place, input_device, load_language_model
+from skingpt4.model.language import LanguageModel
 from skingpt4.model.network import SkinGPT4
+from skingpt4.model.precision import DeviceError
 from skingpt4.training.loop import run
 from skingpt4.weights.language_model import LanguageModelError
 from tests.support.tiny import (
     QUERY_WIDTH,
     batch_of,
     conversation,
+    load_language_model,
     make_queries,
     one_thread,  # noqa: F401
     save_language_model,
@@ -47,16 +48,19 @@ def folder(tmp_path_factory):
 
 def network(folder, family, dtype, **place):
     path = save_language_model(folder / family, family)
-    language_model, tokenizer = load_language_model(path, dtype, **place)
+    language_model = load_language_model(path, dtype, **place)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = SkinGPT4(None, language_model, tokenizer, QUERY_WIDTH)
-    model.loss_chunk_bytes = (
-        0  # in chunks a head that is moved about sums by another route, see test_in_chunks
-    )
-    return model
+        return SkinGPT4(None, language_model, QUERY_WIDTH)
 
 
+@pytest.fixture
+def one_chunk(monkeypatch):
+    """In chunks a head that is moved between devices sums by another route, see `test_in_chunks`."""
+    monkeypatch.setattr("skingpt4.model.loss.LOSS_CHUNK_BYTES", 0)
+
+
+@pytest.mark.usefixtures("one_chunk")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
 @pytest.mark.parametrize(("family", "name"), CASES)
 def test_loss_gradient_and_greedy_text_are_those_of_the_undivided_model(
@@ -80,9 +84,9 @@ def test_loss_gradient_and_greedy_text_are_those_of_the_undivided_model(
     assert torch.equal(results[0][1], results[1][1])
     assert results[0][1].abs().max() > 0
     assert results[0][2] == results[1][2]
-    assert input_device(divided.language_model) == torch.device("cpu")
-    assert " GiB on cpu" in describe_place(divided.language_model)
-    assert " GiB on disk" in describe_place(divided.language_model)
+    assert divided.language_model.input_device == torch.device("cpu")
+    assert " GiB on cpu" in divided.language_model.describe_place()
+    assert " GiB on disk" in divided.language_model.describe_place()
 
 
 @pytest.mark.parametrize(("family", "name"), CASES)
@@ -90,7 +94,6 @@ def test_in_chunks_the_loss_is_the_same_to_rounding(family, name, folder, tmp_pa
     results = []
     for place in ({}, {"device_map": MAPS[family][name], "offload_dir": str(tmp_path)}):
         model = network(folder, family, torch.float32, **place)
-        model.loss_chunk_bytes = 1 << 20
         loss, _ = model(**batch_of([conversation(model, "What is it?", "acne")]), queries=make_queries(1))
         loss.backward()
         results.append((loss.detach(), model.projection.weight.grad))
@@ -108,7 +111,7 @@ def test_what_does_not_fit_into_max_memory_goes_to_the_disk(folder, tmp_path):
     place = {"device_map": "auto", "max_memory": {"cpu": "60KB"}, "offload_dir": str(tmp_path)}
     model = network(folder, "llama", torch.float32, **place).language_model
     assert any(p.is_meta for p in model.parameters())
-    assert list(tmp_path.iterdir()) or "disk" in model.hf_device_map.values()
+    assert list(tmp_path.iterdir()) or "disk" in model.device_map.values()
 
 
 def test_a_map_that_leaves_modules_out_is_refused(folder, tmp_path):
@@ -126,12 +129,13 @@ def test_a_gpu_that_is_not_here_is_refused_by_its_key(tmp_path):
     with pytest.raises(
         DeviceError, match=rf"language\.device_map: cuda:{count} is not here; .* {count} CUDA"
     ):
-        build_language_model(config.language, torch.device("cpu"))
+        LanguageModel(config.language, "cpu")
     config = tiny_config(tmp_path, encoder__device=f"cuda:{count}")
     with pytest.raises(DeviceError, match=r"encoder\.device: cuda:"):
         load_model(config, None)
 
 
+@pytest.mark.usefixtures("one_chunk")
 def test_a_run_on_a_divided_model_equals_the_undivided_one(tmp_path):
     kept = []
     for name, changes in {
@@ -141,7 +145,6 @@ def test_a_run_on_a_divided_model_equals_the_undivided_one(tmp_path):
             "language__offload_dir": str(tmp_path / "o"),
         },
     }.items():
-        changes = {**changes, "language__loss_chunk_mb": 0}
         config = tiny_config(tmp_path, output_dir=str(tmp_path / name), **changes)
         kept.append((run(config) / checkpoint.TENSORS).read_bytes())
     assert kept[0] == kept[1]

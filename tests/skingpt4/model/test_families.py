@@ -16,7 +16,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor
 from skingpt4.chat.session import ChatSession
 from skingpt4.config.schema import OptimConfig
 from skingpt4.generation.sampling import Generation
-from skingpt4.model.language import load_language_model
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import (
     IMAGE_TOKEN,
@@ -32,6 +31,7 @@ from tests.support.tiny import (
     NUM_QUERIES,
     QUERY_WIDTH,
     batch_of,
+    load_language_model,
     make_queries,
     make_tokenizer,
     one_thread,  # noqa: F401
@@ -179,10 +179,10 @@ def networks(tmp_path_factory):
             model.save_pretrained(folder / name)
             tokenizer.save_pretrained(folder / name)
             made[name] = folder / name
-        language_model, tokenizer = load_language_model(str(made[name]))
+        language_model = load_language_model(str(made[name]))
         with torch.random.fork_rng():
             torch.manual_seed(1)
-            return SkinGPT4(None, language_model, tokenizer, QUERY_WIDTH).eval()
+            return SkinGPT4(None, language_model, QUERY_WIDTH).eval()
 
     return make
 
@@ -240,8 +240,8 @@ def test_the_projection_learns_through_it(name, networks):
     optimizer = make_optimizer(model, OptimConfig(init_lr=3e-2))
     model.train()
     steps = [train_step(model, optimizer, [batch], accelerator, 1.0) for _ in range(12)]
-    assert steps[0]["gradient_norm"] > 1e-4
-    assert steps[-1]["loss"] < steps[0]["loss"] - 0.2
+    assert steps[0].gradient_norm > 1e-4
+    assert steps[-1].loss < steps[0].loss - 0.2
     assert all(p.grad is None for p in model.language_model.parameters())
 
 

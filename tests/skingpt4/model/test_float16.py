@@ -10,7 +10,6 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from skingpt4.model.float16 import Float16Error, guard, guard_linear
-from skingpt4.model.language import load_language_model
 from skingpt4.model.network import SkinGPT4
 from skingpt4.training.loop import run
 from tests.support.tiny import (
@@ -19,6 +18,7 @@ from tests.support.tiny import (
     QUERY_WIDTH,
     batch_of,
     conversation,
+    load_language_model,
     make_queries,
     one_thread,  # noqa: F401
     save_language_model,
@@ -42,15 +42,15 @@ def blown_up(folder, family, place):
     target = folder / f"{family}_{place}"
     if not target.exists():
         names, factor = BLOWN_UP[place]
-        model, tokenizer = load_language_model(save_language_model(folder / family, family))
+        model = load_language_model(save_language_model(folder / family, family))
         grown = 0
         for name, parameter in model.named_parameters():
             if name.endswith(names):
                 parameter.data *= factor
                 grown += 1
         assert grown >= 2
-        model.save_pretrained(target)
-        tokenizer.save_pretrained(target)
+        model.model.save_pretrained(target)
+        model.tokenizer.save_pretrained(target)
     return str(target)
 
 
@@ -65,13 +65,13 @@ def logits_and_gradient(model, dtype):
 @pytest.mark.parametrize("family", ["llama", "falcon", "gpt_neox", "qwen2"])
 def test_what_overflows_plain_fp16_is_as_in_fp32_when_guarded(family, place, folder):
     path = blown_up(folder, family, place)
-    wanted, wanted_gradient = logits_and_gradient(load_language_model(path)[0], torch.float32)
+    wanted, wanted_gradient = logits_and_gradient(load_language_model(path), torch.float32)
     plain = AutoModelForCausalLM.from_pretrained(
         path, dtype=torch.float16, attn_implementation="eager"
     ).eval()
     broken, _ = logits_and_gradient(plain.requires_grad_(False), torch.float16)
     assert not broken.isfinite().all()  # or this test shows nothing
-    guarded, _ = load_language_model(path, torch.float16, "eager")
+    guarded = load_language_model(path, torch.float16, "eager")
     logits, gradient = logits_and_gradient(guarded, torch.float32)
     assert logits.dtype == torch.float32
     assert (logits - wanted).norm() < 1e-2 * wanted.norm()
@@ -86,9 +86,7 @@ def test_attention_scores_past_fp16s_end_give_no_nan(family, folder):
         path, dtype=torch.float16, attn_implementation="eager"
     ).eval()
     assert not logits_and_gradient(plain.requires_grad_(False), torch.float16)[0].isfinite().all()
-    logits, gradient = logits_and_gradient(
-        load_language_model(path, torch.float16, "eager")[0], torch.float32
-    )
+    logits, gradient = logits_and_gradient(load_language_model(path, torch.float16, "eager"), torch.float32)
     assert logits.isfinite().all()
     assert gradient.isfinite().all()
 
@@ -96,10 +94,10 @@ def test_attention_scores_past_fp16s_end_give_no_nan(family, folder):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_where_nothing_overflows_the_guarded_model_is_at_least_as_exact(family, folder):
     path = save_language_model(folder / family, family)
-    wanted, wanted_gradient = logits_and_gradient(load_language_model(path)[0], torch.float32)
+    wanted, wanted_gradient = logits_and_gradient(load_language_model(path), torch.float32)
     plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float16).eval().requires_grad_(False)
     ordinary, _ = logits_and_gradient(plain, torch.float16)
-    logits, gradient = logits_and_gradient(load_language_model(path, torch.float16)[0], torch.float32)
+    logits, gradient = logits_and_gradient(load_language_model(path, torch.float16), torch.float32)
     assert (logits - wanted).norm() < 1.1 * (ordinary - wanted).norm() < 1e-2 * wanted.norm()
     assert torch.cosine_similarity(gradient.flatten(), wanted_gradient.flatten(), 0) > 0.9999
 
@@ -146,9 +144,9 @@ def test_projection_gradient_and_greedy_text_in_fp16_are_those_of_fp32(family, f
     path = blown_up(folder, family, "residual")
     models = []
     for dtype in (torch.float32, torch.float16):
-        language_model, tokenizer = load_language_model(path, dtype)
+        language_model = load_language_model(path, dtype)
         torch.manual_seed(1)
-        models.append(SkinGPT4(None, language_model, tokenizer, QUERY_WIDTH))
+        models.append(SkinGPT4(None, language_model, QUERY_WIDTH))
     batch = batch_of([conversation(models[0], "What is it?", "psoriasis")])
     losses, gradients, texts = [], [], []
     for model in models:

@@ -7,12 +7,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from skingpt4.model.language import choose_dtype, load_language_model
 from skingpt4.model.loss import supervised_loss
+from skingpt4.model.precision import choose_dtype
 from skingpt4.model.prompts import IGNORED
 from skingpt4.weights.language_model import LanguageModelError
 from tests.support.tiny import (
     FAMILIES,
+    load_language_model,
     make_tokenizer,
     one_thread,  # noqa: F401
     save_language_model,
@@ -27,7 +28,7 @@ def folder(tmp_path_factory):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("all_logits", [False, True])
 def test_the_loss_is_the_whole_models_at_supervised_positions(all_logits, family, folder):
-    model, _ = load_language_model(save_language_model(folder / family, family))
+    model = load_language_model(save_language_model(folder / family, family))
     generator = torch.Generator().manual_seed(0)
     embeds = torch.randn(2, 31, 32, generator=generator)
     attention_mask = torch.ones(2, 31, dtype=torch.long)
@@ -36,7 +37,9 @@ def test_the_loss_is_the_whole_models_at_supervised_positions(all_logits, family
     labels[0, [4, 18, 30]], labels[1, [1, 21]] = torch.tensor([3, 7, 11]), torch.tensor([2, 40])
     with torch.no_grad():
         whole = model(inputs_embeds=embeds, attention_mask=attention_mask).logits
-        loss, count = supervised_loss(model, embeds, labels, attention_mask, all_logits=all_logits)
+        if all_logits:
+            model.has_plain_head = False
+        loss, count = supervised_loss(model, embeds, labels, attention_mask)
     wanted = F.cross_entropy(whole[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
     assert count == 5
     torch.testing.assert_close(loss, wanted)
@@ -45,18 +48,20 @@ def test_the_loss_is_the_whole_models_at_supervised_positions(all_logits, family
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_head_runs_on_the_supervised_positions_alone(family, folder):
-    model, _ = load_language_model(save_language_model(folder / family, family))
+def test_the_head_runs_on_the_supervised_positions_alone(family, folder, monkeypatch):
+    monkeypatch.setattr("skingpt4.model.loss.LOSS_CHUNK_BYTES", 0)  # chunks go past the head's own forward
+    model = load_language_model(save_language_model(folder / family, family))
     labels = torch.full((1, 40), IGNORED)
     labels[0, -2:] = 5
     args = (torch.randn(1, 40, 32), labels, torch.ones(1, 40, dtype=torch.long))
-    supervised_loss(model, *args)  # the first call asks the model about its head
+    supervised_loss(model, *args)  # the first call tries the model's head
     rows = []
     hook = model.get_output_embeddings().register_forward_hook(
         lambda module, inputs, output: rows.append(output.numel() // output.shape[-1])
     )
     supervised_loss(model, *args)
-    supervised_loss(model, *args, all_logits=True)
+    model.has_plain_head = False
+    supervised_loss(model, *args)
     hook.remove()
     assert rows == [40 if family == "gemma2" else 2, 40]  # a capped head is run whole
 
@@ -66,19 +71,19 @@ def test_auto_never_leaves_out_the_cap_of_the_scores(folder):
     embeds = 3 * torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         auto, eager = (
-            load_language_model(path, attention=name)[0](inputs_embeds=embeds).logits
+            load_language_model(path, attention=name)(inputs_embeds=embeds).logits
             for name in ("auto", "eager")
         )
     assert torch.equal(auto, eager)  # sdpa's differ by 1e-3 and more with transformers 5.17
 
 
 def test_a_loaded_model_is_frozen_and_keeps_its_tokenizer(folder):
-    model, tokenizer = load_language_model(save_language_model(folder / "llama"), torch.bfloat16)
+    model = load_language_model(save_language_model(folder / "llama"), torch.bfloat16)
     assert model.dtype == torch.bfloat16
     assert not model.training
     assert not any(p.requires_grad for p in model.parameters())
     text = "What is wrong with my skin? ###"
-    assert tokenizer(text)["input_ids"] == make_tokenizer("llama")(text)["input_ids"]
+    assert model.tokenizer(text)["input_ids"] == make_tokenizer("llama")(text)["input_ids"]
 
 
 def test_what_is_no_language_model_is_refused_in_a_sentence(tmp_path):
@@ -123,7 +128,7 @@ def test_precision_by_name_and_on_a_cpu():
 @pytest.mark.parametrize("batch", [1, 3])
 def test_the_head_reads_last_rows_that_stand_by_themselves(batch, folder):
     """Of a slice torch would multiply row by row and copy the vocabulary matrix for each, of a single row too."""
-    model, _ = load_language_model(save_language_model(folder / "llama"))
+    model = load_language_model(save_language_model(folder / "llama"))
     seen = []
     head = model.get_output_embeddings()
     hook = head.register_forward_pre_hook(lambda module, args: seen.append(args[0].stride()))

@@ -11,7 +11,7 @@ import torch
 
 from skingpt4.checkpoints.identity import encoder_identity
 from skingpt4.config.load import load_config
-from skingpt4.config.schema import ConfigError
+from skingpt4.config.schema import ConfigError, VisionConfig
 from skingpt4.model import lavis as lavis_bridge
 from skingpt4.model.build import build_encoder
 from skingpt4.model.lavis import LavisError, LavisQFormer, LavisVision, lavis_classes
@@ -22,6 +22,7 @@ from tests.support.tiny import (
     make_encoder,
     one_thread,  # noqa: F401
     tiny_config,
+    vision_config,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -181,10 +182,9 @@ def test_the_tensors_are_taken_over_not_copied():
 
 
 def test_what_lavis_does_not_have_is_refused():
-    with pytest.raises(LavisError, match="EVA-ViT-g alone"):
-        LavisVision(VisionEncoder("resnet10t", image_size=64))
-    args = {"embed_dim": 32, "depth": 2, "num_heads": 2}
+    with pytest.raises(LavisError, match="EVA-ViT-g only"):
+        LavisVision(VisionEncoder(VisionConfig("resnet10t", image_size=64)))
     for changes in ({"norm": False}, {"block": 1}, {"norm_eps": 1e-6}):
-        eva = VisionEncoder("eva_giant_patch14_clip_224", args, IMAGE_SIZE, **{"norm_eps": 1e-5, **changes})
+        eva = VisionEncoder(vision_config(**changes))
         with pytest.raises(LavisError, match=r"vision\.norm_eps: 1\.0e-5"):
             LavisVision(eva)

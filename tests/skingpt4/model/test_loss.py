@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from skingpt4.model.language import choose_attention, load_language_model
-from skingpt4.model.loss import _hidden_states, head_loss, packing
+from skingpt4.model.loss import head_loss
+from skingpt4.model.precision import choose_attention
 from skingpt4.model.prompts import IGNORED
 from skingpt4.training.batches import Collate, arrange, choose_batching
 from skingpt4.weights.language_model import LanguageModelError
@@ -16,6 +16,7 @@ from tests.support.tiny import (
     FAMILIES,
     batch_of,
     conversation,
+    load_language_model,
     make_model,
     make_queries,
     one_thread,  # noqa: F401
@@ -77,7 +78,7 @@ def computed(model, groups):
 @pytest.mark.parametrize("chunk_bytes", [0, 1, 4000, 2**20])  # all through autograd, a row, some rows, all
 def test_chunks_of_logits(chunk_bytes, golden, monkeypatch):
     model, samples, wanted = golden
-    monkeypatch.setattr(model, "loss_chunk_bytes", chunk_bytes)
+    monkeypatch.setattr("skingpt4.model.loss.LOSS_CHUNK_BYTES", chunk_bytes)
     torch.testing.assert_close(computed(model, Collate()(samples)), wanted, **close)
 
 
@@ -90,11 +91,11 @@ def test_every_attention(attention, batching, golden):
             "transformers' sdpa leaves out Gemma 2's soft cap of the scores: another model, not a lever"
         )
     before = model.language_model.config._attn_implementation
-    model.language_model.set_attn_implementation(attention)
+    model.language_model.model.set_attn_implementation(attention)
     try:
         found = computed(model, Collate(batching, 150)(samples))
     finally:
-        model.language_model.set_attn_implementation(before)
+        model.language_model.model.set_attn_implementation(before)
     torch.testing.assert_close(found, wanted, **close)
 
 
@@ -113,7 +114,7 @@ def test_every_way_to_put_a_batch_together(batching, budget, golden):
     groups = Collate(batching, budget)(samples)
     if batching == "packed":
         assert "position_ids" in groups[0] or budget == 1
-        assert packing(model.language_model) == OWN_MASK.get(family_of(model), "positions")
+        assert model.language_model.packing == OWN_MASK.get(family_of(model), "positions")
     torch.testing.assert_close(computed(model, groups), wanted, **close)
 
 
@@ -121,13 +122,13 @@ def test_every_way_to_put_a_batch_together(batching, budget, golden):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_samples_of_a_row_do_not_see_each_other(family, attention, folder):
     """The logits of a packed sample do not move, bit by bit, when its neighbours are others."""
-    model, _ = load_language_model(save_language_model(folder / family, family), attention=attention)
+    model = load_language_model(save_language_model(folder / family, family), attention=attention)
     positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1]])
     embeds = torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(0))
     other = embeds.clone()
     other[:, :4], other[:, 7:] = -embeds[:, :4], embeds[:, 7:].flip(1)
     with torch.no_grad():
-        one, two = (_hidden_states(model, e, None, positions).logits for e in (embeds, other))
+        one, two = (model.logits(e, position_ids=positions) for e in (embeds, other))
         alone = model(inputs_embeds=embeds[:, 4:7], use_cache=False).logits
     assert torch.equal(one[:, 4:7], two[:, 4:7])
     assert not torch.allclose(one[:, :4], two[:, :4])
@@ -136,9 +137,9 @@ def test_samples_of_a_row_do_not_see_each_other(family, attention, folder):
 
 def test_a_family_that_mixes_the_samples_is_not_packed(folder):
     alibi = {"alibi": True, "new_decoder_architecture": False, "multi_query": False}
-    mixing, _ = load_language_model(save_language_model(folder / "alibi", "falcon", **alibi))
+    mixing = load_language_model(save_language_model(folder / "alibi", "falcon", **alibi))
     with pytest.raises(LanguageModelError, match=r"data\.batching: .* falcon; choose grouped or padded"):
-        packing(mixing)
+        mixing.require_packing()
 
 
 # ---- the loss behind the head

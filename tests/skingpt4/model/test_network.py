@@ -184,7 +184,7 @@ def test_a_row_that_ends_early_is_not_continued_by_padding(model):
     """eos ends one row while another goes on; pad is eos, and neither shows in the answers."""
     rows, queries = [conversation(model, question) for question in QUESTIONS], make_queries(3)
     first = model.embed(torch.tensor([rows[0].input_ids]), queries[:1])
-    state = model.language_model.base_model(inputs_embeds=first)[0][0, -1]
+    state = model.language_model.hidden_states(first)[0, -1]
     head = model.language_model.get_output_embeddings().weight
     eos = model.tokenizer.eos_token_id
     head[eos] = 20 * state / state.norm()  # the model of row 0 wants to end at once

@@ -8,13 +8,13 @@ from safetensors.torch import save_file
 
 from skingpt4.model.qformer import QFormer
 from skingpt4.weights.files.tensors import WeightsMismatch
-from tests.support.tiny import NUM_QUERIES, QFORMER_ARGS
+from tests.support.tiny import NUM_QUERIES, qformer_config
 
 ENCODER_WIDTH = 48
 
 
 def qformer(**changes) -> QFormer:
-    return QFormer(ENCODER_WIDTH, NUM_QUERIES, **{**QFORMER_ARGS, **changes}).eval()
+    return QFormer(qformer_config(**changes), ENCODER_WIDTH).eval()
 
 
 def lavis_tensors(source: QFormer) -> dict[str, torch.Tensor]:
@@ -65,9 +65,9 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(
         WeightsMismatch, match=r"blip2\.pth does not fit this Q-Former; .*crossattention\.attention\.key"
     ):
-        QFormer(ENCODER_WIDTH + 1, NUM_QUERIES, **QFORMER_ARGS).load(tmp_path / "blip2.pth")
+        QFormer(qformer_config(), ENCODER_WIDTH + 1).load(tmp_path / "blip2.pth")
     with pytest.raises(WeightsMismatch, match=r"query_tokens \(1, 4, 32\) instead of \(1, 5, 32\)"):
-        QFormer(ENCODER_WIDTH, NUM_QUERIES + 1, **QFORMER_ARGS).load(tmp_path / "blip2.pth")
+        QFormer(qformer_config(num_query_tokens=NUM_QUERIES + 1), ENCODER_WIDTH).load(tmp_path / "blip2.pth")
     ours = {key: value.contiguous() for key, value in source.state_dict().items() if key != "query_tokens"}
     save_file(ours, tmp_path / "ours.safetensors")
     with pytest.raises(WeightsMismatch, match="missing 1: query_tokens"):

@@ -12,14 +12,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from skingpt4.model.language import describe_place, load_language_model, num_bytes
 from skingpt4.model.network import SkinGPT4
+from skingpt4.model.precision import num_bytes
 from skingpt4.model.quantisation import QuantisationError, require_quantised
 from skingpt4.training.loop import run
 from tests.support.tiny import (
     QUERY_WIDTH,
     batch_of,
     conversation,
+    load_language_model,
     make_queries,
     one_thread,  # noqa: F401
     save_language_model,
@@ -56,10 +57,10 @@ def folder(tmp_path_factory):
 
 def network(folder, family, dtype=torch.float32, quantization="none"):
     path = save_language_model(folder / family, family, **SIZES)
-    language_model, tokenizer = load_language_model(path, dtype, quantization=quantization)
+    language_model = load_language_model(path, dtype, quantization=quantization)
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        return SkinGPT4(None, language_model, tokenizer, QUERY_WIDTH)
+        return SkinGPT4(None, language_model, QUERY_WIDTH)
 
 
 def loss_and_gradient(model):
@@ -113,12 +114,12 @@ def test_bitsandbytes_is_imported_without_asking_a_hub_for_kernels(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_layer_that_stays_whole_is_refused_by_name(folder):
+def test_a_layer_that_stays_unquantised_is_refused_by_name(folder):
     model = network(folder, "llama").language_model
     with pytest.raises(
-        QuantisationError, match=r"nf4 leaves 14 of 14 .* llama whole, e\.g\. model\.layers\.0\."
+        QuantisationError, match=r"nf4 leaves 14 of 14 .* llama unquantised, e\.g\. model\.layers\.0\."
     ):
-        require_quantised(model, "nf4")
+        require_quantised(model.model, "nf4")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -128,24 +129,26 @@ def test_what_is_quantised_takes_less_memory_and_says_so(quantization, family, f
     sizes = {}
     for name in ("none", quantization):
         model = network(folder, family, torch.bfloat16, name).language_model
-        matrices = [m.weight for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "lm_head"]
+        matrices = [
+            m.weight for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "model.lm_head"
+        ]
         sizes[name] = sum(map(num_bytes, matrices))
     most = {"int8": 0.53, "torchao_int8": 0.54, "nf4": 0.30}[quantization]  # of two bytes a number
     assert sizes[quantization] < most * sizes["none"]
-    assert describe_place(model).startswith(f"bfloat16, {quantization}, ")
-    assert describe_place(model).endswith(" on cpu")
+    assert model.describe_place().startswith(f"bfloat16, {quantization}, ")
+    assert model.describe_place().endswith(" on cpu")
 
 
 def test_int8_takes_activations_past_fp16s_end(folder):
     require_kernels("int8")  # bitsandbytes turns its input into fp16 even where the model is in bf16
     path = folder / "large"
-    model, tokenizer = load_language_model(save_language_model(folder / "llama", **SIZES))
-    for layer in model.model.layers:
+    model = load_language_model(save_language_model(folder / "llama", **SIZES))
+    for layer in model.model.model.layers:
         layer.mlp.up_proj.weight.data *= 3e4
-    model.save_pretrained(path)
-    tokenizer.save_pretrained(path)
-    whole, _ = load_language_model(str(path))
-    small, _ = load_language_model(str(path), quantization="int8")
+    model.model.save_pretrained(path)
+    model.tokenizer.save_pretrained(path)
+    whole = load_language_model(str(path))
+    small = load_language_model(str(path), quantization="int8")
     embeds = torch.randn(1, 12, SIZES["hidden_size"], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         wanted, got = whole(inputs_embeds=embeds).logits, small(inputs_embeds=embeds).logits

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from skingpt4.config.schema import VisionConfig
 from skingpt4.model.vision import VisionEncoder, VisionError
 from skingpt4.weights.files.tensors import WeightsMismatch
 from tests.support.tiny import (
     EVA,
-    EVA_ARGS,
     IMAGE_SIZE,
     one_thread,  # noqa: F401
+    vision_config,
 )
 
 DINO = "vit_small_patch14_reg4_dinov2"
@@ -17,7 +18,7 @@ THREE_BLOCKS = {"embed_dim": 32, "depth": 3, "num_heads": 2}
 
 
 def eva(**changes) -> VisionEncoder:
-    return VisionEncoder(EVA, EVA_ARGS, IMAGE_SIZE, **{"norm_eps": 1e-5, **changes}).eval()
+    return VisionEncoder(vision_config(**changes)).eval()
 
 
 @pytest.fixture
@@ -85,7 +86,7 @@ def test_ln_vision_missing_or_of_another_width_is_refused(tmp_path):
 @pytest.mark.parametrize("model", [EVA, DINO])
 @pytest.mark.parametrize("norm", [False, True])
 def test_a_block_gives_what_a_hook_sees_there(model, norm, image):
-    encoder = VisionEncoder(model, THREE_BLOCKS, IMAGE_SIZE, block=2, norm=norm).eval()
+    encoder = VisionEncoder(VisionConfig(model, THREE_BLOCKS, None, IMAGE_SIZE, block=2, norm=norm)).eval()
     seen = []
     encoder.backbone.blocks[1].register_forward_hook(lambda *args: seen.append(args[2]))
     tokens = encoder(image)
@@ -97,7 +98,7 @@ def test_a_block_gives_what_a_hook_sees_there(model, norm, image):
 
 @pytest.mark.parametrize(("model", "size"), [(DINO, IMAGE_SIZE), ("vit_small_patch16_dinov3", 64)])
 def test_registers_are_dropped(model, size):
-    encoder = VisionEncoder(model, THREE_BLOCKS, size).eval()
+    encoder = VisionEncoder(VisionConfig(model, THREE_BLOCKS, image_size=size)).eval()
     image = torch.randn(1, 3, size, size)
     tokens, everything = encoder(image), encoder.backbone.forward_features(image)
     assert everything.shape[1] == 1 + 4 + 16
@@ -106,7 +107,7 @@ def test_registers_are_dropped(model, size):
 
 
 def test_a_cnn_gives_its_map_row_by_row():
-    encoder = VisionEncoder("resnet10t", image_size=96).eval()
+    encoder = VisionEncoder(VisionConfig("resnet10t", image_size=96)).eval()
     image = torch.randn(1, 3, 96, 96)
     tokens, features = encoder(image), encoder.backbone.forward_features(image)
     assert tokens.shape == (1, 9, encoder.width) == (1, encoder.num_tokens, features.shape[1])
@@ -115,18 +116,20 @@ def test_a_cnn_gives_its_map_row_by_row():
 
 
 def test_a_channels_last_map_keeps_its_width():
-    encoder = VisionEncoder("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1), "embed_dim": 24}, 64)
+    args = {"depths": (1, 1, 1, 1), "embed_dim": 24}
+    encoder = VisionEncoder(VisionConfig("swin_tiny_patch4_window7_224", args, image_size=64))
     assert (encoder.num_tokens, encoder.width) == (4, encoder.backbone.num_features)
 
 
 def test_a_block_of_a_backbone_without_class_token():
-    encoder = VisionEncoder("vit_base_patch16_siglip_224", THREE_BLOCKS, 64, block=2, norm=False)
+    config = VisionConfig("vit_base_patch16_siglip_224", THREE_BLOCKS, image_size=64, block=2, norm=False)
+    encoder = VisionEncoder(config)
     assert (encoder.num_tokens, encoder.width) == (16, 32)
 
 
 def test_what_timm_does_not_have_is_refused_with_something_near():
     with pytest.raises(VisionError, match=r"vision\.model: timm has no 'eva_gigant'; near: .*eva"):
-        VisionEncoder("eva_gigant")
+        VisionEncoder(VisionConfig("eva_gigant"))
 
 
 def test_what_a_backbone_does_not_have_is_refused():
@@ -136,10 +139,10 @@ def test_what_a_backbone_does_not_have_is_refused():
     for model in ("resnet10t", "efficientnet_lite0"):  # the latter's `blocks` are stages
         for asked in ({"block": 1}, {"norm": False}, {"norm_eps": 1e-5}):
             with pytest.raises(VisionError, match=rf"vision\.block, norm .*{model}"):
-                VisionEncoder(model, image_size=64, **asked)
+                VisionEncoder(VisionConfig(model, image_size=64, **asked))
 
 
 def test_a_picture_that_is_no_multiple_of_the_patches_is_refused():
     with pytest.raises(VisionError, match=r"image_size: .* 14 pixels, and 60 is no .*; choose 56 or 70"):
-        VisionEncoder(EVA, EVA_ARGS, 60)
-    VisionEncoder("resnet10t", image_size=60)
+        VisionEncoder(vision_config(image_size=60))
+    VisionEncoder(VisionConfig("resnet10t", image_size=60))

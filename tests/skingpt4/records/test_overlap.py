@@ -11,8 +11,8 @@ from skingpt4.records.overlap import (
     OverlapError,
     check_cases,
     find_overlaps,
+    image_hashes,
     merge_hashes,
-    picture_hashes,
     require_disjoint,
 )
 
@@ -57,16 +57,16 @@ def test_nothing_shared(manifest):
 def test_each_kind_is_found_with_both_places(kind, fields, manifest):
     train = manifest("train.jsonl", *map(row, range(5)))
     cases = manifest("cases.jsonl", row(8), row(9, **fields))
-    (found,) = find_overlaps(read_manifest(train), read_manifest(cases))
-    assert (found.kind, found.count) == (kind, 1)
-    assert (found.trained, found.evaluated) == (f"{train}, line 3", f"{cases}, line 2")
+    (overlap,) = find_overlaps(read_manifest(train), read_manifest(cases))
+    assert (overlap.kind, overlap.count) == (kind, 1)
+    assert (overlap.trained, overlap.evaluated) == (f"{train}, line 3", f"{cases}, line 2")
 
 
 def test_every_record_of_the_training_counts(manifest):
     train = manifest("train.jsonl", *(row(n, patient_id="p1") for n in range(7)), row(8))
     cases = manifest("cases.jsonl", row(20, patient_id="p1"), row(21, patient_id="p1"))
-    (found,) = find_overlaps(read_manifest(train), read_manifest(cases))
-    assert found.count == 7
+    (overlap,) = find_overlaps(read_manifest(train), read_manifest(cases))
+    assert overlap.count == 7
 
 
 def test_ids_of_another_source_are_other_ids(manifest):
@@ -86,8 +86,8 @@ def test_unknown_is_not_equal_to_unknown(manifest):
 def test_without_hashes_the_same_file_is_found(manifest):
     one = read_manifest(manifest("one/train.jsonl", {"image": "x.png"}, {"image": "../pictures/a.png"}))
     two = read_manifest(manifest("two/cases.jsonl", row(1, image="../pictures/./a.png")))
-    (found,) = find_overlaps(one, two)
-    assert (found.kind, found.count) == ("path", 1)
+    (overlap,) = find_overlaps(one, two)
+    assert (overlap.kind, overlap.count) == ("path", 1)
 
 
 def test_the_run_stops_with_count_and_pair(manifest):
@@ -96,9 +96,9 @@ def test_the_run_stops_with_count_and_pair(manifest):
     records = read_manifest(train)
     with pytest.raises(OverlapError) as caught:
         require_disjoint(records, [cases], allowed=False)
-    said = str(caught.value)
-    assert f"training shares records with {cases}: 2 by the same picture, first {train}, line 4" in said
-    assert said.endswith("data.allow_overlap=true")
+    message = str(caught.value)
+    assert f"training shares records with {cases}: 2 by the same picture, first {train}, line 4" in message
+    assert message.endswith("data.allow_overlap=true")
     (note,) = require_disjoint(records, [cases], allowed=True)
     assert "allowed by data.allow_overlap" in note
 
@@ -106,7 +106,7 @@ def test_the_run_stops_with_count_and_pair(manifest):
 def test_a_manifest_that_is_not_there_yet_is_told(manifest, tmp_path):
     records = read_manifest(manifest("train.jsonl", row(1)))
     (note,) = require_disjoint(records, [str(tmp_path / "later.jsonl")], allowed=False)
-    assert "later.jsonl is not there, so overlap with it was not checked" in note
+    assert "later.jsonl does not exist, so overlap with it was not checked" in note
 
 
 # ---- a checkpoint's memory
@@ -114,27 +114,27 @@ def test_a_manifest_that_is_not_there_yet_is_told(manifest, tmp_path):
 
 def save(folder, records, train=(), seen=True):
     card = {"config": {"data": {"train": list(train)}}}
-    hashes = picture_hashes(records) if seen else None
+    hashes = image_hashes(records) if seen else None
     checkpoint.save(folder, {"weight": torch.zeros(1)}, card, seen=hashes)
-    return checkpoint.load(folder)[1]
+    card = checkpoint.load(folder)[1]
+    return checkpoint.load_seen(folder, card), card
 
 
 def test_a_checkpoint_knows_its_pictures_where_the_manifests_are_not(manifest, tmp_path):
     records = read_manifest(manifest("train.jsonl", *map(row, range(5))))
-    card = save(tmp_path / "c", records, ["gone.jsonl"])
-    path = str(tmp_path / "c")
-    assert check_cases(read_manifest(manifest("other.jsonl", row(7))), path, card) == ([], None)
+    seen, card = save(tmp_path / "c", records, ["gone.jsonl"])
+    assert check_cases(read_manifest(manifest("other.jsonl", row(7))), seen, card) == ([], None)
     cases = read_manifest(manifest("cases.jsonl", row(4), row(7), row(2, phash=None)))
-    shared, unchecked = check_cases(cases, path, card)
+    shared, unchecked = check_cases(cases, seen, card)
     assert shared == ["2 by the same picture", "1 by the same picture by perceptual hash"]
     assert unchecked is None
 
 
 def test_cases_and_patients_are_compared_where_the_manifests_are(manifest, tmp_path):
     train = manifest("train.jsonl", *map(row, range(5)))
-    card = save(tmp_path / "c", read_manifest(train), [train])
+    seen, card = save(tmp_path / "c", read_manifest(train), [train])
     cases = read_manifest(manifest("cases.jsonl", row(7, patient_id="p1")))
-    (clause,), unchecked = check_cases(cases, str(tmp_path / "c"), card)
+    (clause,), unchecked = check_cases(cases, seen, card)
     assert clause.startswith("1 by the same patient, first ")
     assert unchecked is None
 
@@ -142,23 +142,25 @@ def test_cases_and_patients_are_compared_where_the_manifests_are(manifest, tmp_p
 def test_what_cannot_be_compared_is_said(manifest, tmp_path):
     cases = read_manifest(manifest("cases.jsonl", row(7)))
     old = save(tmp_path / "old", Manifest(), ["gone.jsonl"], seen=False)
-    shared, unchecked = check_cases(cases, str(tmp_path / "old"), old)
+    shared, unchecked = check_cases(cases, *old)
     assert shared == []
     assert "gone.jsonl was not checked" in unchecked
     unhashed = save(
         tmp_path / "bare", read_manifest(manifest("bare.jsonl", {"image": "a.png"})), ["gone.jsonl"]
     )
-    assert "knows no hashes" in check_cases(cases, str(tmp_path / "bare"), unhashed)[1]
+    assert "has no hashes" in check_cases(cases, *unhashed)[1]
 
 
 def test_hashes_say_nothing_of_ids_and_join_those_of_the_parent(manifest):
-    one = picture_hashes(read_manifest(manifest("a.jsonl", *map(row, range(5)))))
-    two = picture_hashes(read_manifest(manifest("b.jsonl", *map(row, range(3, 8)))))
+    one = image_hashes(read_manifest(manifest("a.jsonl", *map(row, range(5)))))
+    two = image_hashes(read_manifest(manifest("b.jsonl", *map(row, range(3, 8)))))
     assert one.keys() == {"sha256", "phash"}
     assert one["phash"].tolist() == [0, 1, 2, 3, 4]
     odd = read_manifest(manifest("odd.jsonl", row(1, sha256="fedcba9876543210" * 4), row(2, sha256=None)))
-    assert [n % 2**64 for n in picture_hashes(odd)["sha256"].tolist()] == [0xFEDCBA9876543210]
+    assert [n % 2**64 for n in image_hashes(odd)["sha256"].tolist()] == [0xFEDCBA9876543210]
     both = merge_hashes(one, two)
-    whole = picture_hashes(chain([read_manifest(manifest("c.jsonl", *map(row, range(8))))]))
-    assert {key: value.tolist() for key, value in both.items()} == {k: v.tolist() for k, v in whole.items()}
+    all_hashes = image_hashes(chain([read_manifest(manifest("c.jsonl", *map(row, range(8))))]))
+    assert {key: value.tolist() for key, value in both.items()} == {
+        k: v.tolist() for k, v in all_hashes.items()
+    }
     assert merge_hashes({}, one)["phash"].tolist() == one["phash"].tolist()

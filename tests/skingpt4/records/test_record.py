@@ -8,10 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from skingpt4.records.record import KEYS, RecordError, check_row, parse_line, record_of
+from skingpt4.records.record import RecordError, check_row, parse_line, record_of
+from skingpt4.records.schema import KEYS, json_schema
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 
-SCHEMA = json.loads((Path(__file__).parents[3] / "data" / "record.schema.json").read_text())
+SCHEMA_PATH = Path(__file__).parents[3] / "data" / "record.schema.json"
+SCHEMA = json.loads(SCHEMA_PATH.read_text())
 VALID = Draft202012Validator(SCHEMA)
 
 ROW = {
@@ -67,7 +69,12 @@ def test_the_reader_takes_what_the_schema_takes_and_nothing_else(row):
     assert taken == VALID.is_valid(row)
 
 
-def test_the_schema_is_one_and_knows_the_vocabularies():
+def test_the_published_schema_is_the_one_that_the_table_gives():
+    written = SCHEMA_PATH.read_text()
+    assert written == json_schema(), "run: python -m skingpt4.records.schema > data/record.schema.json"
+
+
+def test_the_schema_is_valid_and_holds_the_vocabularies():
     Draft202012Validator.check_schema(SCHEMA)
     assert tuple(SCHEMA["properties"]) == KEYS
     assert SCHEMA["properties"]["concepts"]["items"]["enum"] == list(CONCEPTS)
@@ -97,8 +104,8 @@ def test_what_is_not_said_is_unknown_and_own_keys_pass():
     [
         ({"image": ""}, "'image' must be a path"),
         ({"image": None}, "a JSON object with at least 'image'"),
-        ({"diagnosis": "acne"}, r"'diagnosis' is no key of a record; .*begin with 'x_'"),
-        ({"concept": ["Plaque"]}, "'concept' is no key of a record; did you mean 'concepts'"),
+        ({"diagnosis": "acne"}, r"'diagnosis' is not a key of a record; .*begin with 'x_'"),
+        ({"concept": ["Plaque"]}, "'concept' is not a key of a record; did you mean 'concepts'"),
         ({"sha256": "9F" * 32}, "'sha256' must be 64 hex digits"),
         ({"phash": "e0f8"}, "'phash' must be 16 hex digits"),
         ({"width": 0}, "'width' must be a number of pixels, found 0"),

@@ -23,7 +23,7 @@ ANSWERS = ("It is acne.", "No.", "This could be psoriasis. See a doctor, please.
 
 @pytest.fixture(scope="module")
 def compiler():
-    """Skips where torch cannot compile the least thing: no C++ compiler, or no headers of Python."""
+    """Skips if torch cannot compile a minimal function: no C++ compiler, or no Python headers."""
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(8))
     except Exception as error:
@@ -41,9 +41,9 @@ def loss_and_gradients(model, groups):
         loss, _ = model(**group)
         loss.backward()
         total += loss.detach()
-    found = [total, *(p.grad.clone() for p in model.projection.parameters())]
+    tensors = [total, *(p.grad.clone() for p in model.projection.parameters())]
     model.zero_grad()
-    return found
+    return tensors
 
 
 def write_model(folder, family="llama"):
@@ -54,15 +54,15 @@ def write_model(folder, family="llama"):
 
 def is_the_same(model, ways, samples, backend="inductor"):
     """Compile the layers; loss and gradients of batches put together these ways stay, to 1e-5 of the largest."""
-    wanted = [loss_and_gradients(model, way(samples)) for way in ways]
+    expected = [loss_and_gradients(model, way(samples)) for way in ways]
     assert compiled.compile_layers(model.language_model, backend) is None
     frames = torch._dynamo.utils.counters["frames"]
     before = dict(frames)
     assert before["ok"] > 0
     with compiled.as_written():
-        torch.testing.assert_close(loss_and_gradients(model, ways[0](samples)), wanted[0], rtol=0, atol=0)
+        torch.testing.assert_close(loss_and_gradients(model, ways[0](samples)), expected[0], rtol=0, atol=0)
     assert frames == before  # nothing more was compiled
-    for way, tensors in zip(ways, wanted, strict=True):
+    for way, tensors in zip(ways, expected, strict=True):
         for found, one in zip(loss_and_gradients(model, way(samples)), tensors, strict=True):
             torch.testing.assert_close(found, one, rtol=0, atol=1e-5 * float(one.abs().max()))
 
@@ -106,21 +106,21 @@ def test_a_compiled_run_ends_where_the_other_does(folder, tmp_path, capsys):
 def test_auto_compiles_where_it_pays(folder, monkeypatch):
     model = make_model(folder / "auto").language_model
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/" + name)
-    assert not compiled.wanted("auto", model.to(torch.float16), 10_000)
-    assert compiled.wanted("always", model, 1)
-    assert compiled.wanted("auto", model.to(torch.float32), 10_000)
+    assert not compiled.should_compile("auto", model.to(torch.float16), 10_000)
+    assert compiled.should_compile("always", model, 1)
+    assert compiled.should_compile("auto", model.to(torch.float32), 10_000)
     model.to(torch.bfloat16)
-    assert compiled.wanted("auto", model, compiled.PAYS_AFTER)
-    assert not compiled.wanted("auto", model, compiled.PAYS_AFTER - 1)
-    assert not compiled.wanted("never", model, 10_000)
-    model.skingpt4_quantization = "int8"
-    assert not compiled.wanted("auto", model, 10_000)
-    del model.skingpt4_quantization
+    assert compiled.should_compile("auto", model, compiled.PAYS_AFTER)
+    assert not compiled.should_compile("auto", model, compiled.PAYS_AFTER - 1)
+    assert not compiled.should_compile("never", model, 10_000)
+    model.quantization = "int8"
+    assert not compiled.should_compile("auto", model, 10_000)
+    model.quantization = "none"
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert not compiled.wanted("auto", model, 10_000)
+    assert not compiled.should_compile("auto", model, 10_000)
 
 
-def test_a_compiler_that_fails_is_told_in_a_sentence_and_changes_nothing(
+def test_a_compiler_that_fails_is_reported_in_a_sentence_and_changes_nothing(
     folder, tmp_path, capsys, monkeypatch
 ):
     def broken(self, *args, **options):
@@ -131,10 +131,10 @@ def test_a_compiler_that_fails_is_told_in_a_sentence_and_changes_nothing(
 
     monkeypatch.setattr(torch.nn.Module, "compile", broken)
     model = make_model(folder).language_model
-    said = "torch cannot compile the layers here (main.cpp:3: error: 'tmp5' was not declared)"
-    assert compiled.compile_layers(model) == said
+    problem = "torch cannot compile the layers here (main.cpp:3: error: 'tmp5' was not declared)"
+    assert compiled.compile_layers(model) == problem
     assert not any(layer._compiled_call_impl for layer in compiled.layers(model))
     loop.run(tiny_config(folder, output_dir=str(tmp_path / "run"), language__compile="always"))
-    assert f"note: language.compile: {said}; going on without\n" in capsys.readouterr().out
-    monkeypatch.setattr(model, "_no_split_modules", None)
-    assert compiled.compile_layers(model) == "llama does not say what its layers are"
+    assert f"note: language.compile: {problem}; continuing without\n" in capsys.readouterr().out
+    monkeypatch.setattr(model.model, "_no_split_modules", None)
+    assert compiled.compile_layers(model) == "llama does not name its layers"

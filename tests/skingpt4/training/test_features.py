@@ -1,4 +1,4 @@
-"""The feature cache: right queries, a store for each encoder and manifest, resumed, verified, whole."""
+"""The feature cache: right queries, a store for each encoder and manifest, resumed, verified, complete."""
 
 import json
 import multiprocessing
@@ -16,8 +16,16 @@ from skingpt4.model.build import build_encoder
 from skingpt4.records.images import ImageError, open_image, to_tensor
 from skingpt4.records.manifest import read_manifest
 from skingpt4.training import feature_store, features
-from skingpt4.training.feature_store import CARD, DATA, ROWS, FeatureError, FeatureStore, Filling, Shape
-from skingpt4.training.features import Team, cached_queries, crop_boxes, encode_records, picture_queries
+from skingpt4.training.feature_store import (
+    CARD,
+    DATA,
+    ROWS,
+    FeatureError,
+    FeatureStore,
+    FeatureWriter,
+    StoreShape,
+)
+from skingpt4.training.features import Team, cached_images, cached_queries, crop_boxes
 from tests.support.tiny import (
     IMAGE_SIZE,
     NUM_QUERIES,
@@ -50,24 +58,21 @@ def folders(cache):
     return sorted(path.parent for path in cache.glob(f"*/*/{CARD}"))
 
 
+def encode_records(config):
+    """Queries (n, q, d) fp32 of the configuration's complete images, in order."""
+    encoder = build_encoder(config)
+    vision = encoder.vision_encoder
+    images = [open_image(r.image_path) for r in read_manifest(config.data.train[0])]
+    pixels = [to_tensor(image, IMAGE_SIZE, vision.mean, vision.std) for image in images]
+    return encoder(torch.stack(pixels))
+
+
 def everything(store):
     return store[range(len(store))]
 
 
 def no_encoder():
     raise AssertionError("the encoder was built although its work is on disk")
-
-
-def test_queries_are_those_of_the_whole_pictures_in_order(config):
-    records, encoder = read_manifest(config.data.train[0]), build_encoder(config)
-    queries = encode_records(records, encoder, IMAGE_SIZE, batch_size=4)  # 6 pictures: a full batch, a rest
-    assert queries.shape == (6, NUM_QUERIES, QUERY_WIDTH)
-    vision = encoder.vision_encoder
-    pixels = torch.stack(
-        [to_tensor(open_image(r.image_path), IMAGE_SIZE, vision.mean, vision.std) for r in records]
-    )
-    assert torch.equal(queries, torch.cat([encoder(pixels[:4]), encoder(pixels[4:])]))
-    assert not torch.allclose(queries[0], queries[1])
 
 
 def test_the_second_reading_needs_no_encoder(config, tmp_path):
@@ -77,10 +82,11 @@ def test_the_second_reading_needs_no_encoder(config, tmp_path):
     store = keep(config, tmp_path, get_encoder=no_encoder)
     assert first.dtype == torch.float16
     assert torch.equal(first, everything(store))
-    expected = encode_records(read_manifest(config.data.train[0]), build_encoder(config), IMAGE_SIZE)
+    expected = encode_records(config)
     assert torch.equal(first, expected.half())
+    assert not torch.allclose(expected[0], expected[1])
     assert written == {path.name: path.stat().st_mtime_ns for path in folder.iterdir()}
-    row = picture_queries(store)(3, None)["queries"]
+    row = cached_images(store)(3, None)["queries"]
     assert row.dtype == torch.float32
     assert torch.equal(row, store[3].float())
 
@@ -90,13 +96,6 @@ def test_features_are_read_through_a_map_not_into_memory(config, tmp_path):
     assert isinstance(store.data, np.memmap)
     assert (folders(tmp_path)[0] / DATA).stat().st_size == 6 * NUM_QUERIES * QUERY_WIDTH * 2
     assert store[[4, 0, 4]].shape == (3, NUM_QUERIES, QUERY_WIDTH)
-
-
-def test_in_bfloat16(folder, config, tmp_path):
-    store = keep(tiny_config(folder, data__feature_dtype="bfloat16"), tmp_path)
-    expected = encode_records(read_manifest(config.data.train[0]), build_encoder(config), IMAGE_SIZE)
-    assert everything(store).dtype == torch.bfloat16
-    assert torch.equal(everything(store), expected.bfloat16())
 
 
 def test_other_weights_pictures_or_records_make_another_store(config, folder, tmp_path):
@@ -154,7 +153,7 @@ def test_views_are_random_crops_drawn_from_the_picture_s_hash(folder, tmp_path):
 
 def test_one_view_is_drawn_a_sample(config, tmp_path):
     store = keep(config, tmp_path, views=4)
-    load = picture_queries(store)
+    load = cached_images(store)
     drawn = [load(1, np.random.default_rng(n))["queries"] for n in range(40)]
     assert torch.equal(drawn[7], load(1, np.random.default_rng(7))["queries"])
     views = [store.view(1, view).float() for view in range(4)]
@@ -166,7 +165,7 @@ def test_one_view_is_drawn_a_sample(config, tmp_path):
 def test_rows_of_several_stores_follow_each_other(config, tmp_path):
     longer = write_manifest(tmp_path / "longer.jsonl", 7)
     one, two = keep(config, tmp_path / "c"), keep(config, tmp_path / "c", longer)
-    load = picture_queries(one, two)
+    load = cached_images(one, two)
     for row in (0, 5):
         assert torch.equal(load(row, None)["queries"], one[row].float())
         assert torch.equal(load(6 + row, None)["queries"], two[row].float())
@@ -183,7 +182,7 @@ class Killed(Exception):
 def test_an_interrupted_filling_goes_on_where_it_stopped(config, tmp_path, monkeypatch):
     whole = everything(keep(config, tmp_path / "whole"))
     written = []
-    real = Filling.write
+    real = FeatureWriter.write
 
     def write(self, row, picture, bits):
         if len(written) == 4:
@@ -191,8 +190,8 @@ def test_an_interrupted_filling_goes_on_where_it_stopped(config, tmp_path, monke
         written.append(row)
         real(self, row, picture, bits)
 
-    monkeypatch.setattr(features, "IN_MEMORY", 2)
-    monkeypatch.setattr(Filling, "write", write)
+    monkeypatch.setattr(features, "MAX_ENCODED", 2)
+    monkeypatch.setattr(FeatureWriter, "write", write)
     with pytest.raises(Killed):
         keep(config, tmp_path / "cut")
     assert not folders(tmp_path / "cut")
@@ -208,14 +207,14 @@ def test_an_interrupted_filling_goes_on_where_it_stopped(config, tmp_path, monke
 
 
 def fill_slowly(config, cache, told):
-    real = Filling.write
+    real = FeatureWriter.write
 
     def write(*args):
         real(*args)
         told.send("written")
         time.sleep(1.0)
 
-    Filling.write = write
+    FeatureWriter.write = write
     keep(config, cache)
 
 
@@ -234,24 +233,24 @@ def test_a_killed_process_leaves_what_it_wrote(config, tmp_path):
     encoder.register_forward_hook(lambda module, args, out: encoded.append(len(args[0])))
     store = keep(config, tmp_path / "cache", get_encoder=lambda: encoder)
     assert encoded in ([4], [3])  # of six; the third may just have been written
-    expected = encode_records(read_manifest(config.data.train[0]), build_encoder(config), IMAGE_SIZE)
+    expected = encode_records(config)
     torch.testing.assert_close(everything(store).float(), expected, rtol=2e-3, atol=2e-3)
 
 
 def test_processes_share_the_pictures(config, tmp_path):
     """Two members of a team, one after the other between the waits: each writes its own rows alone."""
-    shape = Shape(6, 1, NUM_QUERIES, QUERY_WIDTH, "float16")
-    Filling.prepare(tmp_path / "store", shape)
+    shape = StoreShape(6, 1, NUM_QUERIES, QUERY_WIDTH)
+    FeatureWriter.prepare(tmp_path / "store", shape)
     records, encoder = read_manifest(config.data.train[0]), build_encoder(config)
     for rank in (1, 0):
-        with Filling(tmp_path / "store", shape) as filling:
+        with FeatureWriter(tmp_path / "store", shape) as filling:
             assert filling.missing(rank, 2) == [rank, rank + 2, rank + 4]
         features._fill(tmp_path / "store", shape, records, config, lambda: encoder, Team(rank, 2))
         if rank:
             with pytest.raises(FeatureError, match="features of 3 pictures are missing"):
-                Filling.finish(tmp_path / "store", shape)
-    Filling.finish(tmp_path / "store", shape)
-    expected = encode_records(records, encoder, IMAGE_SIZE)
+                FeatureWriter.finish(tmp_path / "store", shape)
+    FeatureWriter.finish(tmp_path / "store", shape)
+    expected = encode_records(config)
     torch.testing.assert_close(
         everything(FeatureStore(tmp_path / "store")).float(), expected, rtol=2e-3, atol=2e-3
     )
@@ -265,7 +264,7 @@ def test_a_changed_byte_is_noticed(config, tmp_path):
     damaged.flush()
     store = keep(config, tmp_path)
     assert torch.isfinite(store[1]).all()
-    with pytest.raises(FeatureError, match="kept features are damaged; delete that folder"):
+    with pytest.raises(FeatureError, match="cached features are damaged; delete that folder"):
         store[2]
     # Nothing of it is taken over by another manifest, but the sound rows are.
     turned = tmp_path / "turned.jsonl"
@@ -285,11 +284,13 @@ def test_a_damaged_file_is_refused_in_a_sentence(name, config, tmp_path):
     (folder,) = folders(tmp_path)
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-3])
-    with pytest.raises(FeatureError, match=rf"{folder.name}: kept features are damaged; delete that folder"):
+    with pytest.raises(
+        FeatureError, match=rf"{folder.name}: cached features are damaged; delete that folder"
+    ):
         keep(config, tmp_path)
 
 
-def test_what_does_not_fit_is_refused_before_it_starts(config, tmp_path, monkeypatch, capsys):
+def test_what_does_not_fit_is_refused_before_it_starts(config, tmp_path, monkeypatch, caplog):
     free = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda path: free._replace(free=1000))
     with pytest.raises(
@@ -298,11 +299,11 @@ def test_what_does_not_fit_is_refused_before_it_starts(config, tmp_path, monkeyp
         keep(config, tmp_path / "c", get_encoder=no_encoder)
     monkeypatch.undo()
     keep(config, tmp_path / "c", views=2)
-    assert "6 pictures x 2 views, 0.0 MB in" in capsys.readouterr().err
+    assert "6 pictures x 2 views, 0.0 MB in" in caplog.text
 
 
 def test_the_size_is_that_of_the_files():
-    shape = Shape(1_000_000, 4, 32, 768, "float16")
+    shape = StoreShape(1_000_000, 4, 32, 768)
     assert shape.picture_bytes == 4 * 32 * 768 * 2
     assert shape.num_bytes == 1_000_000 * (4 * 32 * 768 * 2 + 32 + 4 * 4 + 1)
 

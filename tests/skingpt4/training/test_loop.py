@@ -23,10 +23,10 @@ from skingpt4.doctor.dry_run import describe
 from skingpt4.records import manifest as manifests
 from skingpt4.records.overlap import OverlapError
 from skingpt4.records.record import RecordError
-from skingpt4.training import features, loop, prepare
+from skingpt4.training import batches, features, loop, prepare
 from skingpt4.training.feature_store import FeatureStore
-from skingpt4.training.loop import RunError, Stopped, learning_rate, make_optimizer, run, train_step
-from skingpt4.training.run_folder import RunDirError
+from skingpt4.training.loop import Stopped, learning_rate, make_optimizer, run, train_step
+from skingpt4.training.run_folder import RunDirError, RunError
 from skingpt4.weights.files.tensors import load_tensors
 from tests.support.tiny import (
     batch_of,
@@ -121,9 +121,9 @@ def test_a_step_is_adamw_on_the_mean_over_all_tokens(folder):
     (loss / count).backward()
     norm = torch.nn.utils.clip_grad_norm_(twin.projection.parameters(), 0.01)
     optimizer.step()
-    assert result["loss"] == pytest.approx((loss / count).item(), rel=1e-5)
-    assert result["num_tokens"] == int(count) == sum(sum(row.supervised) for row in rows)
-    assert result["gradient_norm"] == pytest.approx(norm.item(), rel=1e-4)
+    assert result.loss == pytest.approx((loss / count).item(), rel=1e-5)
+    assert result.num_tokens == int(count) == sum(sum(row.supervised) for row in rows)
+    assert result.gradient_norm == pytest.approx(norm.item(), rel=1e-4)
     assert norm > 0.01
     for one, other in zip(model.projection.parameters(), twin.projection.parameters(), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
@@ -198,10 +198,11 @@ def test_a_batch_in_parts_equals_the_batch(configure):
 
 
 @pytest.mark.parametrize("batching", ["grouped", "packed"])
-def test_a_run_does_not_depend_on_how_its_batches_are_put_together(batching, configure):
+def test_a_run_does_not_depend_on_how_its_batches_are_put_together(batching, configure, monkeypatch):
+    monkeypatch.setattr(batches, "GROUP_TOKENS", 180)
     held = configure().data.train
     plain, other = (
-        configure(way, data__batching=way, data__group_tokens=180, optim__batch_size=5, data__validation=held)
+        configure(way, data__batching=way, optim__batch_size=5, data__validation=held)
         for way in ("padded", batching)
     )
     run(plain)
@@ -252,21 +253,21 @@ def test_two_processes_equal_one(two_processes, tmp_path):
     assert [line["num_tokens"] for line in metrics_of(two)] == [
         line["num_tokens"] for line in metrics_of(one)
     ]
-    wanted, found = projection_of(one.output_dir), projection_of(two.output_dir)
-    for key in wanted:
-        torch.testing.assert_close(found[key], wanted[key], rtol=1e-3, atol=1e-5)
+    expected, actual = projection_of(one.output_dir), projection_of(two.output_dir)
+    for key in expected:
+        torch.testing.assert_close(actual[key], expected[key], rtol=1e-3, atol=1e-5)
 
 
 def test_processes_share_the_work_of_making_features(two_processes, configure):
     two, _ = two_processes
     (store,) = Path(two.data.feature_cache).glob("*-2x*/*/card.json")
-    kept = FeatureStore(store.parent)
+    shared = FeatureStore(store.parent)
     alone = configure("alone", data__feature_cache=f"{two.data.feature_cache}_alone", data__feature_views=2)
     prepare.prepare(alone, torch.device("cpu"))
     (store,) = Path(alone.data.feature_cache).glob("*-2x*/*/card.json")
     for row in range(6):
         torch.testing.assert_close(
-            kept.view(row, 1), FeatureStore(store.parent).view(row, 1), rtol=2e-3, atol=2e-3
+            shared.view(row, 1), FeatureStore(store.parent).view(row, 1), rtol=2e-3, atol=2e-3
         )
 
 
@@ -291,12 +292,12 @@ def test_the_feature_cache_changes_nothing_but_the_rounding(configure, tmp_path,
     assert losses_of(again) == losses_of(cached)
 
 
-def test_a_run_on_kept_crops(configure, tmp_path):
-    """Other crops than of whole pictures, the same ones again, and not the same in every pass."""
-    kept = {"data__feature_cache": str(tmp_path / "c"), "data__num_workers": 0, "data__train": None}
-    kept["data__train"] = [write_manifest(tmp_path / "one.jsonl", 1, note=None)]
-    whole = configure("whole", **kept, data__augment=False)
-    crops, again = (configure(name, **kept, data__feature_views=3) for name in ("crops", "again"))
+def test_a_run_on_cached_crops(configure, tmp_path):
+    """Other crops than of complete images, the same ones again, and not the same in every pass."""
+    cached = {"data__feature_cache": str(tmp_path / "c"), "data__num_workers": 0}
+    cached["data__train"] = [write_manifest(tmp_path / "one.jsonl", 1, note=None)]
+    whole = configure("whole", **cached, data__augment=False)
+    crops, again = (configure(name, **cached, data__feature_views=3) for name in ("crops", "again"))
     for config in (whole, crops, again):
         run(config)
     assert losses_of(again) == losses_of(crops)
@@ -353,8 +354,8 @@ def test_step2_starts_where_step1_ended(configure, tmp_path):
     saved = run(first)
     second = configure("step2", step="step2", initial_checkpoint=first.output_dir, prompt__use_concepts=False)
     prepared = prepare.prepare(second, torch.device("cpu"))
-    wanted = projection_of(saved)
-    assert all(torch.equal(prepared.model.projection.state_dict()[key], wanted[key]) for key in wanted)
+    expected = projection_of(saved)
+    assert all(torch.equal(prepared.model.projection.state_dict()[key], expected[key]) for key in expected)
     card = json.loads((run(second) / checkpoint.CARD).read_text())
     parent = json.loads((saved / checkpoint.CARD).read_text())
     assert card["step"] == "step2"
@@ -396,7 +397,7 @@ def test_a_run_does_not_go_on_with_other_data(configure, tmp_path):
     saved = run(config)
     before = projection_of(saved)
     write_manifest(tmp_path / "own.jsonl", 3)
-    with pytest.raises(RunError, match="begun with another data_sha256; start anew with --overwrite"):
+    with pytest.raises(RunError, match="started with another data_sha256; start again with --overwrite"):
         run(config, resume=True)
     assert torch.equal(projection_of(saved)["weight"], before["weight"])
 
@@ -409,9 +410,9 @@ def test_nothing_to_train_on_is_refused_with_what_was_found(configure, tmp_path)
         run(configure("a", data__train=[empty]))
     with pytest.raises(ConfigError, match=r"data\.train names no manifest"):
         run(configure("b", data__train=[]))
-    with pytest.raises(ConfigError, match=r"gone\.jsonl is not there") as told:
+    with pytest.raises(ConfigError, match=r"gone\.jsonl is not there") as refusal:
         run(configure("d", data__train=["gone.jsonl"], vision__weights="gone.safetensors"))
-    assert "vision.weights: gone.safetensors is not there" in str(told.value)  # all at once
+    assert "vision.weights: gone.safetensors is not there" in str(refusal.value)  # all at once
 
 
 def test_training_on_the_evaluation_is_refused_unless_allowed(configure, tmp_path, capsys):
@@ -434,7 +435,7 @@ def test_training_on_the_evaluation_is_refused_unless_allowed(configure, tmp_pat
     run(allowed)
     assert "allowed by data.allow_overlap" in capsys.readouterr().out
     later = configure("later", **changes | {"data__evaluation": ["later.jsonl"]})
-    assert "later.jsonl is not there, so overlap" in describe(later)
+    assert "later.jsonl does not exist, so overlap" in describe(later)
 
 
 def test_a_checkpoint_knows_what_it_and_its_parent_saw(configure, tmp_path):
@@ -449,7 +450,7 @@ def test_a_checkpoint_knows_what_it_and_its_parent_saw(configure, tmp_path):
         assert {key: len(value) for key, value in seen.items()} == {"sha256": count, "phash": 0}
 
 
-def test_a_manifest_behind_a_map_and_pictures_in_a_shard_train_the_same(configure, tmp_path, monkeypatch):
+def test_a_manifest_behind_a_map_and_images_in_a_shard_train_the_same(configure, tmp_path, monkeypatch):
     plain = write_manifest(tmp_path / "plain.jsonl", 6)
     lines = [json.loads(line) for line in Path(plain).read_text().splitlines()]
     with tarfile.open(tmp_path / "000000.tar", "w") as tar:
@@ -465,7 +466,7 @@ def test_a_manifest_behind_a_map_and_pictures_in_a_shard_train_the_same(configur
 
 
 def test_a_refused_run_leaves_its_folder_free(configure, tmp_path):
-    """What was mended may be run at once, without --overwrite."""
+    """After the fix the same folder can be used at once, without --overwrite."""
     with pytest.raises(ConfigError, match=r"gone\.jsonl"):
         run(configure(data__train=["gone.jsonl"]))
     empty = write_manifest(tmp_path / "empty.jsonl", 1, concepts=None, disease=None, note=None)
@@ -545,8 +546,8 @@ def test_gradients_that_stay_infinite_end_the_run(configure, monkeypatch):
     monkeypatch.setattr(loop, "MAX_SKIPPED", 5)
     with pytest.raises(RunError, match=r"not finite in 5 iterations in a row, the last is 7; use bfloat16"):
         run(config)
-    kept = projection_of(Path(config.output_dir) / "checkpoints" / "iteration_0000006")
-    assert all(value.isfinite().all() for value in kept.values())
+    saved = projection_of(Path(config.output_dir) / "checkpoints" / "iteration_0000006")
+    assert all(value.isfinite().all() for value in saved.values())
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -559,7 +560,9 @@ def test_a_signal_in_the_process_saves_and_puts_the_handlers_back(configure, num
         return train_step(*args)
 
     monkeypatch.setattr(loop, "train_step", interrupted)
-    with pytest.raises(Stopped, match=r"stopped after iteration 1 of 100; saved in .*; go on with --resume"):
+    with pytest.raises(
+        Stopped, match=r"stopped after iteration 1 of 100; saved in .*; continue with --resume"
+    ):
         run(config)
     assert checkpoint.find(config.output_dir).name == "iteration_0000001"
     assert signal.getsignal(number) == before
@@ -605,7 +608,7 @@ def test_ctrl_c_saves_and_the_run_goes_on(configure, tmp_path):
     assert "Traceback" not in errors
     last = errors.strip().splitlines()[-1]
     assert last.startswith("error: stopped after iteration ")
-    assert last.endswith("; go on with --resume")
+    assert last.endswith("; continue with --resume")
     saved = checkpoint.find(config.output_dir)
     done = json.loads((saved / checkpoint.CARD).read_text())["iteration"]
     assert (saved / checkpoint.STATE).is_file()

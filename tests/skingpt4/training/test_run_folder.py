@@ -94,6 +94,15 @@ def test_a_run_begun_before_a_key_existed_goes_on_with_its_default(run):
         run_folder.claim(run, changed(prompt={"use_turns": False}), resume=True, overwrite=False)
 
 
+def test_a_run_begun_with_a_key_that_is_gone_resumes_at_its_fixed_value_alone(run):
+    (run / CONFIG).write_text(changed(language={"loss_chunk_mb": 32, "cuda_graphs": False}, data={}))
+    run_folder.claim(run, changed(language={}, data={}), resume=True, overwrite=False)
+    (run / CONFIG).write_text(changed(language={"loss_chunk_mb": 0}))
+    with pytest.raises(RunDirError, match=r"\(language\.loss_chunk_mb differ\)"):
+        run_folder.claim(run, changed(language={}), resume=True, overwrite=False)
+    run_folder.claim(run, changed(language={}), resume=False, overwrite=True)
+
+
 def test_what_is_kept_apart_may_change_on_resume(run):
     run_folder.claim(run, changed(data={"evaluation": ["cases.jsonl"]}), resume=True, overwrite=False)
 

@@ -15,14 +15,13 @@ from skingpt4.model.prompts import IGNORED, IMAGE_TOKEN, Encoded
 from skingpt4.records.images import ImageError
 from skingpt4.records.manifest import read_manifest
 from skingpt4.records.record import Record, RecordError
-from skingpt4.training.batches import collate_rows
+from skingpt4.training.batches import batch_indices, collate_rows
 from skingpt4.training.samples import (
     HeldOutSamples,
     SampleEncoder,
     TrainingSamples,
     answer_for,
-    batch_indices,
-    picture_files,
+    image_files,
     rows_with_answer,
 )
 
@@ -66,8 +65,8 @@ def encoder(byte_tokenizer):
     return make
 
 
-def no_pictures(row, rng):
-    """Stands for the pictures: which row was asked for and what its generator gives."""
+def no_images(row, rng):
+    """Stands for the images: which row was asked for and what its generator gives."""
     draw = -1.0 if rng is None else rng.uniform()
     return {"queries": torch.tensor([[float(row), draw]])}
 
@@ -95,7 +94,7 @@ def test_a_full_record(manifest, tmp_path):
     )
 
 
-def test_only_the_picture_is_required_and_blank_lines_pass(manifest):
+def test_only_the_image_is_required_and_blank_lines_pass(manifest):
     first, second, third = read_manifest(
         manifest(
             {"image": "a.png"}, "", {"image": "b.png", "concepts": []}, {"image": "c.png", "class": "others"}
@@ -275,21 +274,21 @@ def test_the_columns_know_the_rows_with_an_answer(data, tmp_path_factory):
 
 def test_nothing_to_teach_is_refused(encoder):
     with pytest.raises(RecordError, match=r"none of the 2 records .* the first is a$"):
-        TrainingSamples([Record("a"), Record("b")], encoder(), no_pictures, 0)
+        TrainingSamples([Record("a"), Record("b")], encoder(), no_images, 0)
     with pytest.raises(RecordError, match="none of the 0 records"):
-        TrainingSamples([], encoder(), no_pictures, 0)
+        TrainingSamples([], encoder(), no_images, 0)
     with pytest.raises(RecordError, match="none of the 1 records"):  # a disease teaches nothing in step 1
-        TrainingSamples([Record("a", disease="d")], encoder(use_disease=False), no_pictures, 0)
+        TrainingSamples([Record("a", disease="d")], encoder(use_disease=False), no_images, 0)
 
 
 def test_an_answer_cut_to_nothing_is_refused(encoder):
     with pytest.raises(RecordError, match=r"data\.max_text_tokens"):
-        TrainingSamples(records(2), encoder(max_text_tokens=6), no_pictures, 0)
+        TrainingSamples(records(2), encoder(max_text_tokens=6), no_images, 0)
 
 
 def test_each_pass_is_another_permutation_of_records_with_an_answer(encoder):
     mixed = [r for record in records(20) for r in (record, Record("nothing known"))]
-    samples = TrainingSamples(mixed, encoder(), no_pictures, seed=5)
+    samples = TrainingSamples(mixed, encoder(), no_images, seed=5)
     assert len(samples) == 20
     passes = [[samples.row_of(20 * p + i) for i in range(20)] for p in range(3)]
     for order in passes:
@@ -299,7 +298,7 @@ def test_each_pass_is_another_permutation_of_records_with_an_answer(encoder):
 
 def test_the_order_is_that_of_the_runs_before(encoder):
     """Fixed: numpy's permutation of each pass under (seed, 1, pass). A run of an older version goes on."""
-    samples = TrainingSamples(records(50), encoder(), no_pictures, seed=42)
+    samples = TrainingSamples(records(50), encoder(), no_images, seed=42)
     indices = [0, 49, 50, 1, 120, 51, 3, 149]  # back and forth between passes
     expected = [int(np.random.default_rng((42, 1, i // 50)).permutation(50)[i % 50]) for i in indices]
     assert [samples.row_of(i) for i in indices] == expected
@@ -307,7 +306,7 @@ def test_the_order_is_that_of_the_runs_before(encoder):
 
 
 def test_a_permutation_is_drawn_once_a_pass(encoder, monkeypatch):
-    samples = TrainingSamples(records(50), encoder(), no_pictures, seed=0)
+    samples = TrainingSamples(records(50), encoder(), no_images, seed=0)
     drawn = []
     real = np.random.default_rng
     monkeypatch.setattr(np.random, "default_rng", lambda seed: drawn.append(seed) or real(seed))
@@ -319,7 +318,7 @@ def test_a_permutation_is_drawn_once_a_pass(encoder, monkeypatch):
 
 def test_a_sample_is_a_function_of_seed_and_index(encoder):
     def sequence(seed, indices):
-        samples = TrainingSamples(records(7), encoder(), no_pictures, seed)
+        samples = TrainingSamples(records(7), encoder(), no_images, seed)
         return {i: (samples[i]["encoded"], tuple(samples[i]["queries"].flatten().tolist())) for i in indices}
 
     forward, backward = sequence(1, range(30)), sequence(1, reversed(range(30)))
@@ -333,7 +332,7 @@ def test_a_sample_is_a_function_of_seed_and_index(encoder):
 
 
 def test_a_question_is_drawn_for_each_sample(encoder, byte_tokenizer):
-    samples = TrainingSamples(records(1), encoder(), no_pictures, seed=0)
+    samples = TrainingSamples(records(1), encoder(), no_images, seed=0)
     shown = [byte_tokenizer.decode([t for t in samples[i]["encoded"].input_ids if t > 0]) for i in range(60)]
     counts = [sum(question in text for text in shown) for question in ("First?", "Second?", "Third?")]
     assert sum(counts) == 60
@@ -347,7 +346,7 @@ def test_a_question_is_drawn_for_each_sample(encoder, byte_tokenizer):
     ("count", "limit", "rows"), [(10, 4, [0, 3, 6, 9]), (3, 8, [0, 1, 2]), (0, 5, []), (8, 1, [0])]
 )
 def test_held_out_samples_are_spread_over_the_manifest(count, limit, rows, encoder):
-    held = HeldOutSamples(records(count), encoder(), no_pictures, limit)
+    held = HeldOutSamples(records(count), encoder(), no_images, limit)
     assert [int(held[i]["queries"][0, 0]) for i in range(len(held))] == rows
 
 
@@ -355,11 +354,11 @@ def test_held_out_samples_are_spread_over_the_manifest(count, limit, rows, encod
 @settings(max_examples=30, deadline=None)
 def test_never_more_held_out_samples_than_asked(count, limit):
     plain = type("Plain", (), {"prompt": PromptConfig()})()
-    assert len(HeldOutSamples(records(count), plain, no_pictures, limit)) <= limit
+    assert len(HeldOutSamples(records(count), plain, no_images, limit)) <= limit
 
 
 def test_held_out_samples_repeat_and_take_the_first_question(encoder, byte_tokenizer):
-    held = HeldOutSamples([Record("unknown"), *records(3)], encoder(), no_pictures, 10)
+    held = HeldOutSamples([Record("unknown"), *records(3)], encoder(), no_images, 10)
     assert len(held) == 3
     for i in range(3):
         assert held[i]["encoded"] == held[i]["encoded"]
@@ -370,23 +369,23 @@ def test_held_out_samples_repeat_and_take_the_first_question(encoder, byte_token
 
 
 def test_no_held_out_samples_asked_for(encoder):
-    assert len(HeldOutSamples(records(3), encoder(), no_pictures, 0)) == 0
+    assert len(HeldOutSamples(records(3), encoder(), no_images, 0)) == 0
 
 
-# ---- pictures
+# ---- images
 
 
 @pytest.fixture
-def picture(tmp_path):
+def image_record(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "p.png")
     return [Record(tmp_path / "p.png")]
 
 
-def test_cropped_only_when_augmenting(picture):
+def test_cropped_only_when_augmenting(image_record):
     def load(augment, seed):
         rng = None if seed is None else np.random.default_rng(seed)
-        return picture_files(picture, 28, (0.5,) * 3, (0.5,) * 3, augment)(0, rng)["image"]
+        return image_files(image_record, 28, (0.5,) * 3, (0.5,) * 3, augment)(0, rng)["image"]
 
     whole = load(False, None)
     assert whole.shape == (3, 28, 28)
@@ -398,8 +397,8 @@ def test_cropped_only_when_augmenting(picture):
     assert not torch.equal(crops[0], whole)
 
 
-def test_a_missing_picture_is_named(tmp_path):
-    load = picture_files([Record(tmp_path / "gone.png")], 28, (0.5,) * 3, (0.5,) * 3, False)
+def test_a_missing_image_is_named(tmp_path):
+    load = image_files([Record(tmp_path / "gone.png")], 28, (0.5,) * 3, (0.5,) * 3, False)
     with pytest.raises(ImageError, match=r"gone\.png"):
         load(0, None)
 
@@ -426,7 +425,7 @@ def test_collate_pads_right_and_labels_the_supervised():
     assert batch["image"][1].min() == 1
 
 
-def test_collate_of_kept_features():
+def test_collate_of_cached_features():
     samples = [{"encoded": Encoded([1], [True]), "queries": torch.full((4, 6), float(n))} for n in range(3)]
     batch = collate_rows([[sample] for sample in samples])
     assert "image" not in batch
@@ -439,7 +438,7 @@ def test_collate_of_kept_features():
     length=st.integers(0, 4),
 )
 @settings(max_examples=60, deadline=None)
-def test_an_iteration_takes_the_same_samples_however_it_is_cut(sizes, start, length):
+def test_an_iteration_takes_the_same_samples_however_it_is_split(sizes, start, length):
     def iteration(number, batch_size, accumulation, world):
         """The samples of one iteration over all processes, and the sizes of its micro-batches."""
         batches = [
@@ -459,7 +458,7 @@ def test_an_iteration_takes_the_same_samples_however_it_is_cut(sizes, start, len
             (1, 1, product),
         }:
             assert iteration(number, *permuted) == expected
-    # A run from start to stop is its iterations one after another: a resumed run goes on with the same.
+    # A run from start to stop is its iterations one after another, so a resumed run takes the same samples.
     batch_size, accumulation, world = sizes
     for rank in range(world):
         whole = list(batch_indices(start, start + length, batch_size, accumulation, rank, world))

@@ -7,10 +7,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from skingpt4.model.language import load_language_model
 from skingpt4.weights.language_model import LanguageModelError, cannot_load, configuration
 from tests.support.local_hub import Repository, serving
-from tests.support.tiny import make_tokenizer, save_language_model
+from tests.support.tiny import load_language_model, make_tokenizer, save_language_model
 
 
 @pytest.fixture
@@ -26,7 +25,7 @@ def test_a_delta_used_unmerged_is_refused_by_its_final_norm_alone(folder, tmp_pa
     base = load_file(folder / "model.safetensors")
     delta = {name: 0.01 * torch.randn_like(value) for name, value in base.items()}
     save_file(delta, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(LanguageModelError, match=r"model: is a Vicuna delta .*final norm.*skingpt4\.delta"):
+    with pytest.raises(LanguageModelError, match=r"model: is a Vicuna delta .*final norm.*skingpt4 delta"):
         load_language_model(str(folder))
 
 
@@ -55,8 +54,8 @@ def test_vicunas_extra_token_is_explained(folder):
 
 
 def test_more_embeddings_than_tokens_pass(tmp_path):
-    model, tokenizer = load_language_model(save_language_model(tmp_path / "padded", vocab_size=256))
-    assert model.get_input_embeddings().weight.shape[0] == 256 > len(tokenizer)
+    model = load_language_model(save_language_model(tmp_path / "padded", vocab_size=256))
+    assert model.get_input_embeddings().weight.shape[0] == 256 > len(model.tokenizer)
 
 
 def test_embeddings_of_another_size_than_the_configuration_are_refused(folder):
@@ -68,14 +67,14 @@ def test_embeddings_of_another_size_than_the_configuration_are_refused(folder):
 
 def test_broken_and_missing_shards_are_refused(tmp_path, monkeypatch):
     save_language_model(tmp_path / "one")
-    model, tokenizer = load_language_model(str(tmp_path / "one"))
+    model = load_language_model(str(tmp_path / "one"))
     folder = tmp_path / "shards"
-    model.save_pretrained(folder, max_shard_size="20KB")
-    tokenizer.save_pretrained(folder)
+    model.model.save_pretrained(folder, max_shard_size="20KB")
+    model.tokenizer.save_pretrained(folder)
     monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", None)
     shard = sorted(folder.glob("*.safetensors"))[1]
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:-10])
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-10])
     with pytest.raises(LanguageModelError, match=rf"{shard.name}: is truncated"):
         load_language_model(str(folder))
     shard.unlink()
@@ -86,7 +85,7 @@ def test_broken_and_missing_shards_are_refused(tmp_path, monkeypatch):
 def test_another_kind_of_directory_is_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "blip-2", "qformer_config": {}}))
     save_file({"query_tokens": torch.zeros(1, 4, 8)}, tmp_path / "model.safetensors")
-    with pytest.raises(LanguageModelError, match="is no language model but: BLIP-2 or InstructBLIP"):
+    with pytest.raises(LanguageModelError, match="is not a language model but: BLIP-2 or InstructBLIP"):
         load_language_model(str(tmp_path))
 
 
@@ -112,12 +111,14 @@ def test_a_hub_that_says_no_is_one_sentence_with_the_way_out(hub, monkeypatch):
     hub.repositories["org/gated"] = Repository({"config.json": b"{}"}, gated="manual")
     with pytest.raises(LanguageModelError, match=r"org/gated is gated; accept its terms .*`hf auth login`"):
         configuration("org/gated")
-    with pytest.raises(LanguageModelError, match=r"org/none is no directory here and not on the hub.*check"):
+    with pytest.raises(
+        LanguageModelError, match=r"org/none is neither a directory here nor a public model of the hub.*check"
+    ):
         configuration("org/none")
     assert hub.log, "it is the local hub that was asked"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
-        LanguageModelError, match=r"org/other is not in the hub's cache.*skingpt4\.weights fetch"
+        LanguageModelError, match=r"org/other is not in the hub's cache.*skingpt4 weights fetch"
     ):
         configuration("org/other")
 

@@ -14,11 +14,10 @@ import pytest
 
 from skingpt4.cli import weights
 from skingpt4.support.errors import UserError
-from skingpt4.weights.fetch import catalogue as catalogue_module
 from skingpt4.weights.fetch import convert as weights_convert
-from skingpt4.weights.fetch import fetch, plan, store
+from skingpt4.weights.fetch import fetch, store
 from skingpt4.weights.fetch import wheel as weights_wheel
-from skingpt4.weights.fetch.catalogue import Catalogue, Entry, UserFile, Wheel, catalogue
+from skingpt4.weights.fetch.catalogue import ROLES, Entry, UserFile, Wheel, catalogue
 from skingpt4.weights.fetch.store import WeightsError
 
 ROOT = Path(__file__).parents[4]
@@ -36,16 +35,6 @@ def wheel_dir(tmp_path):
     with zipfile.ZipFile(directory / "toy-1.0-py3-none-any.whl", "w") as archive:
         archive.writestr("toy/net.bin", b"numbers")
     return directory
-
-
-@pytest.fixture
-def entries(monkeypatch):
-    """A catalogue for this test alone: the real one, to which entries may be added."""
-    real = catalogue()
-    mine = Catalogue(dict(real.entries), dict(real.groups))
-    for module in (catalogue_module, fetch, plan):
-        monkeypatch.setattr(module, "catalogue", lambda: mine)
-    return mine
 
 
 @pytest.fixture
@@ -104,7 +93,7 @@ def test_fetch_converts_once(toy, wheel_dir, weights_dir):
 def test_marker_says_where_it_came_from(toy, wheel_dir, weights_dir):
     fetch.fetch("toy", weights_dir, wheel_dir)
     marker = json.loads((weights_dir / "toy" / "source.json").read_text())
-    source = catalogue_module.catalogue()["toy"].source
+    source = catalogue()["toy"].source
     assert marker == {
         "name": "toy",
         "package": "toy",
@@ -275,7 +264,7 @@ def test_list(toy, wheel_dir, weights_dir, capsys):
     assert rows["llama-2-13b-chat"][-2:] == ["hub,", "gated"]
     assert rows["tiny"][2:] == ["smollm2-135m-instruct", "dinov2-vit-s14-reg4", "efficientnet-lite0"]
     assert max(map(len, lines)) <= 110
-    roles = [line for line in lines if line and line.replace(" ", "_") in catalogue_module.ROLES]
+    roles = [line for line in lines if line and line.replace(" ", "_") in ROLES]
     assert roles == ["vision encoder", "qformer", "encoder", "projection", "language model"]
 
 
@@ -284,7 +273,7 @@ def test_weights_path_names_the_command(weights_dir):
         fetch.weights_path("efficientnet-lite0", weights_dir)
     with pytest.raises(UserError, match="near: efficientnet-lite0"):
         fetch.weights_path("efficientnet", weights_dir)
-    with pytest.raises(WeightsError, match="may lie anywhere"):
+    with pytest.raises(WeightsError, match="may be anywhere"):
         fetch.weights_path("local", weights_dir)
 
 
@@ -293,9 +282,9 @@ def test_what_only_the_user_can_bring(entries, weights_dir, capsys):
 
     options = ["--weights-dir", str(weights_dir)]
     assert weights.main(["fetch", "minigpt4-7b", *options]) == 1
-    told = capsys.readouterr()
-    assert "bring    the checkpoint aligned with Vicuna 7B" in told.out
-    assert f"and put it at {weights_dir / 'minigpt4_7b.pth'}" in told.err
+    shown = capsys.readouterr()
+    assert "bring    the checkpoint aligned with Vicuna 7B" in shown.out
+    assert f"and put it at {weights_dir / 'minigpt4_7b.pth'}" in shown.err
     assert weights.main(["fetch", "local", *options]) == 1
     assert "bring a directory in Hugging Face's layout" in capsys.readouterr().err
 

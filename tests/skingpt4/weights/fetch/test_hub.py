@@ -1,4 +1,4 @@
-"""Fetching from the web and from a hub, against a local server: whole, resumed, lied to, gated, offline."""
+"""Fetching from the web and from a hub, against a local server: complete, resumed, wrong data, gated, offline."""
 
 import hashlib
 import json
@@ -8,13 +8,13 @@ import sys
 
 import pytest
 import torch
+from filelock import FileLock
 from safetensors.torch import save
 
 from skingpt4.cli import weights
-from skingpt4.weights.fetch import catalogue as catalogue_module
 from skingpt4.weights.fetch import fetch, hub, plan
-from skingpt4.weights.fetch.catalogue import Catalogue, Delta, Entry, Gate, Hub, Url
-from skingpt4.weights.fetch.download import OFFLINE_VARIABLES, DownloadError
+from skingpt4.weights.fetch.catalogue import Delta, Entry, Gate, Hub, Url
+from skingpt4.weights.fetch.download import DownloadError
 from skingpt4.weights.fetch.store import WeightsError
 from tests.support.local_hub import COMMIT, Repository, google_hash, kill_when_grown, serving
 
@@ -36,13 +36,8 @@ def running():
 
 
 @pytest.fixture
-def server(running, monkeypatch, tmp_path):
-    for name in (*OFFLINE_VARIABLES, "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
-        monkeypatch.delenv(name, raising=False)
+def server(running, patient_downloads, monkeypatch):
     monkeypatch.setenv("HF_ENDPOINT", running.url)
-    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
-    monkeypatch.setattr("skingpt4.weights.fetch.download.time.sleep", lambda seconds: None)
     for each in (running, running.cdn):
         each.pages.clear()
         each.log.clear()
@@ -51,11 +46,8 @@ def server(running, monkeypatch, tmp_path):
 
 
 @pytest.fixture
-def add(monkeypatch):
-    """Put an entry into a catalogue of this test's own."""
-    mine = Catalogue({}, {})
-    for module in (catalogue_module, fetch, plan):
-        monkeypatch.setattr(module, "catalogue", lambda: mine)
+def add(entries):
+    """Put an entry into the catalogue for this test."""
 
     def add(source, **fields):
         known = {
@@ -64,8 +56,8 @@ def add(monkeypatch):
             "licence": "MIT",
             "config_key": "language.model",
         }
-        mine.entries["toy"] = Entry(name="toy", source=source, **(known | fields))
-        return mine.entries["toy"]
+        entries.entries["toy"] = Entry(name="toy", source=source, **(known | fields))
+        return entries.entries["toy"]
 
     return add
 
@@ -95,14 +87,14 @@ def web(server, add, tmp_path):
 
 def test_url(server, web, weights_dir, capsys):
     assert weights.main(["fetch", "toy", "--weights-dir", str(weights_dir)]) == 0
-    told = capsys.readouterr()
+    shown = capsys.readouterr()
     for line in (
         f"  from     {server.url}/toy.pth",
         "  licence  MIT",
         f"  to       {weights_dir / 'toy.pth'}",
     ):
-        assert line in told.out
-    assert "are free in" in told.out
+        assert line in shown.out
+    assert "are free in" in shown.out
     assert fetch.weights_path("toy", weights_dir).read_bytes() == web.content
     marker = json.loads((weights_dir / "toy.pth.source.json").read_text())
     assert marker["files"] == {"toy.pth": hashlib.sha256(web.content).hexdigest()}
@@ -132,7 +124,7 @@ def test_too_little_space_is_told_before_anything(server, web, weights_dir, caps
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"<html>Please log in</html>", "is a saved web page"),
         (
@@ -146,10 +138,10 @@ def test_too_little_space_is_told_before_anything(server, web, weights_dir, caps
         ({"strange": torch.ones(3)}, "no part of SkinGPT-4"),
     ],
 )
-def test_what_came_is_something_else(server, web, weights_dir, tmp_path, content, says):
+def test_what_came_is_something_else(server, web, weights_dir, tmp_path, content, message):
     content = content if isinstance(content, bytes) else pth(content, tmp_path / "other.pth")
     server.page("/toy.pth", content)
-    with pytest.raises(WeightsError, match=says):
+    with pytest.raises(WeightsError, match=message):
         fetch.fetch("toy", weights_dir)
     assert left(weights_dir) == []
 
@@ -262,6 +254,18 @@ def test_broken_off_between_files_and_continued(server, model, weights_dir):
     assert server.cdn.asked(f"/cdn/{sha256}")[0]["range"] == "bytes=700-"
 
 
+def test_two_processes_at_a_time(server, model, web, add, weights_dir):
+    weights_dir.mkdir()
+    for source in (Hub("org/model"), Url(f"{server.url}/toy.pth", "toy.pth")):
+        add(source)
+        with (
+            FileLock(weights_dir / ".toy.lock"),
+            pytest.raises(WeightsError, match="another process is downloading it"),
+        ):
+            fetch.fetch("toy", weights_dir)
+    assert not server.log
+
+
 def test_what_an_older_commit_left_is_dropped(server, model, weights_dir):
     old = weights_dir / f".toy-{'0' * 12}.part"
     old.mkdir(parents=True)
@@ -280,21 +284,21 @@ def test_a_repository_of_another_model(server, model, add, weights_dir):
 
 
 @pytest.mark.parametrize(
-    ("token", "says"),
+    ("token", "message"),
     [(None, "no token is set"), ("hf_other", "the token that is set has no access")],
 )
-def test_a_gated_repository_says_what_to_accept(server, model, add, weights_dir, monkeypatch, token, says):
+def test_a_gated_repository_says_what_to_accept(server, model, add, weights_dir, monkeypatch, token, message):
     model.gated = "manual"
     add(Hub("org/model"), gate=Gate("the licence of it", "https://example.org/licence"))
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(DownloadError) as caught:
         fetch.fetch("toy", weights_dir)
-    message = str(caught.value)
-    assert f"org/model is gated and {says}" in message
-    assert "accept the licence of it at https://example.org/licence" in message
-    assert "`hf auth login`" in message
-    assert "HF_TOKEN" in message
+    error = str(caught.value)
+    assert f"org/model is gated and {message}" in error
+    assert "accept the licence of it at https://example.org/licence" in error
+    assert "`hf auth login`" in error
+    assert "HF_TOKEN" in error
     assert left(weights_dir) == [], "not a byte was begun"
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     fetch.fetch("toy", weights_dir)
@@ -325,8 +329,8 @@ def test_no_such_repository_and_nobody_there(server, add, weights_dir, monkeypat
 def test_offline_mode(server, model, weights_dir, monkeypatch, capsys):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert weights.main(["fetch", "toy", "--weights-dir", str(weights_dir)]) == 1
-    told = capsys.readouterr()
-    assert "error: toy: org/model is not asked for, since HF_HUB_OFFLINE is set" in told.err
+    shown = capsys.readouterr()
+    assert "error: toy: org/model: the network is not used, because HF_HUB_OFFLINE is set" in shown.err
     assert not server.log
 
 
@@ -355,7 +359,7 @@ def test_only_the_shards_of_the_image_side(server, add, weights_dir):
         fetch.fetch("toy", weights_dir / "other")
 
 
-def test_a_delta_is_fetched_and_named_one(server, model, add, weights_dir, capsys):
+def test_a_delta_is_fetched_and_named_one(server, model, add, weights_dir, capsys, caplog):
     model.files["model-00002-of-00002.safetensors"] = save(
         {name: 0.001 * LLAMA[name] for name in list(LLAMA)[1:]}
     )
@@ -363,7 +367,7 @@ def test_a_delta_is_fetched_and_named_one(server, model, add, weights_dir, capsy
     assert weights.main(["fetch", "toy", "--dry-run", "--weights-dir", str(weights_dir)]) == 0
     assert "  delta of LLaMA-7B, which you bring" in capsys.readouterr().out
     assert weights.main(["fetch", "toy", "--weights-dir", str(weights_dir)]) == 0
-    assert "with LLaMA-7B as LLAMA run `skingpt4 delta --base LLAMA" in capsys.readouterr().err
+    assert "with LLaMA-7B as LLAMA run `skingpt4 delta --base LLAMA" in caplog.text
     add(Hub("org/model"))
     with pytest.raises(WeightsError, match="is a Vicuna delta"):
         fetch.fetch("toy", weights_dir / "as-a-model")
@@ -372,28 +376,14 @@ def test_a_delta_is_fetched_and_named_one(server, model, add, weights_dir, capsy
 def test_killed_and_fetched_again(server, web, weights_dir, tmp_path):
     """The command itself, killed without warning in the middle of a file, then run again."""
     content = pth({**PROJECTION, "more": torch.rand(200_000)}, tmp_path / "large.pth")
-    page = server.page("/toy.pth", content, stays_at=600_000)
-    catalogue_file = tmp_path / "catalogue.yaml"
-    catalogue_file.write_text(
-        json.dumps(
-            {
-                "entries": [
-                    {
-                        "name": "toy", "role": "projection", "description": "d", "licence": "MIT", "config_key": "k",
-                        "source": {"kind": "url", "url": "https://example.org/x", "file": "toy.pth"},
-                    }
-                ]
-            }
-        )
-    )  # fmt: skip
+    page = server.page("/toy.pth", content, headers=google_hash(content), stays_at=600_000)
     code = (
-        "import dataclasses, sys, pathlib; from skingpt4 import catalogue as c, weights as w; "
-        "held = c.read(pathlib.Path(sys.argv[1])); toy = held.entries['toy']; "
-        "source = dataclasses.replace(toy.source, url=sys.argv[2]); "
-        "held.entries['toy'] = dataclasses.replace(toy, source=source); w.catalogue = lambda: held; "
-        "print(w.fetch('toy', pathlib.Path(sys.argv[3])))"
+        "import sys, pathlib; from skingpt4.weights.fetch import catalogue as c, fetch as f; "
+        "url = c.Url(sys.argv[1], 'toy.pth'); "
+        "c.catalogue().entries['toy'] = c.Entry('toy', 'projection', 'd', 'MIT', 'k', url); "
+        "f.fetch('toy', pathlib.Path(sys.argv[2]))"
     )
-    command = [sys.executable, "-c", code, str(catalogue_file), f"{server.url}/toy.pth", str(weights_dir)]
+    command = [sys.executable, "-c", code, f"{server.url}/toy.pth", str(weights_dir)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=dict(os.environ))
     kept = kill_when_grown(process, weights_dir / "toy.pth.part", 300_000)
     assert 300_000 < kept < len(content)

@@ -12,7 +12,7 @@ from transformers import (
 )
 
 from skingpt4.checkpoints.identity import encoder_files, encoder_identity
-from skingpt4.config.schema import Config
+from skingpt4.config.schema import Config, VisionConfig
 from skingpt4.model.build import build_encoder
 from skingpt4.model.qformer import QFormer
 from skingpt4.model.vision import VisionEncoder
@@ -27,6 +27,8 @@ from tests.support.tiny import (
     QFORMER_ARGS,
     make_encoder,
     one_thread,  # noqa: F401
+    qformer_config,
+    vision_config,
 )
 
 FAMILIES = {
@@ -70,10 +72,10 @@ def family(request, tmp_path_factory):
     """(model, its directory in one file, its directory in shards)."""
     model = published(request.param)
     folder = tmp_path_factory.mktemp(request.param)
-    model.save_pretrained(folder / "whole")
+    model.save_pretrained(folder / "single")
     model.save_pretrained(folder / "shards", max_shard_size="30KB")
     assert len(list((folder / "shards").glob("*.safetensors"))) > 3
-    return model, folder / "whole", folder / "shards"
+    return model, folder / "single", folder / "shards"
 
 
 def config_of(vision, qformer, **changes):
@@ -87,11 +89,11 @@ def config_of(vision, qformer, **changes):
     return config
 
 
-@pytest.mark.parametrize("form", ["whole", "shards"])
+@pytest.mark.parametrize("form", ["single", "shards"])
 @torch.no_grad()
 def test_a_hugging_face_directory_computes_what_transformers_computes(family, form, image):
-    model, whole, shards = family
-    folder = whole if form == "whole" else shards
+    model, single, shards = family
+    folder = single if form == "single" else shards
     encoder = build_encoder(config_of(folder, folder))
     tokens = model.get_submodule("vision_model")(image).last_hidden_state
     torch.testing.assert_close(encoder.vision_encoder(image), tokens, rtol=1e-4, atol=1e-5)
@@ -117,23 +119,23 @@ def test_the_shards_of_the_language_model_are_not_needed(family, tmp_path, image
 
 
 def test_a_bias_of_the_keys_is_refused(family, tmp_path):
-    _, whole, _ = family
-    tensors = load_file(whole / "model.safetensors")
+    _, single, _ = family
+    tensors = load_file(single / "model.safetensors")
     name = next(name for name in tensors if name.endswith("layers.1.self_attn.qkv.bias"))
     tensors[name] = tensors[name] + 1
     save_file(tensors, tmp_path / "model.safetensors")
     with pytest.raises(WeightsMismatch, match=r"layers\.1\.self_attn\.qkv\.bias has a bias of the keys"):
-        VisionEncoder(EVA, EVA_ARGS, IMAGE_SIZE).load(tmp_path)
+        VisionEncoder(vision_config()).load(tmp_path)
 
 
 def test_every_missing_and_unexpected_name_is_told(family, tmp_path):
-    _, whole, _ = family
-    tensors = load_file(whole / "model.safetensors")
+    _, single, _ = family
+    tensors = load_file(single / "model.safetensors")
     gone = sorted(n for n in tensors if ".attention.attention.key" in n)
     odd = {f"{gone[0].split('encoder')[0]}encoder.layer.0.odd{n}": torch.zeros(1) for n in range(6)}
     save_file({n: t for n, t in tensors.items() if n not in gone} | odd, tmp_path / "model.safetensors")
     with pytest.raises(WeightsMismatch, match=r"missing 4: .*; unexpected 6: .*, \.\.\.") as caught:
-        QFormer(32, NUM_QUERIES, **QFORMER_ARGS).load(tmp_path)
+        QFormer(qformer_config(), 32).load(tmp_path)
     assert len(caught.value.missing) == len(gone) == 4
     assert caught.value.unexpected == [f"model.encoder.layer.0.odd{n}" for n in range(6)]
 
@@ -176,8 +178,8 @@ def test_lavis_files_are_the_encoder_in_fp32_with_nothing_on_meta(tmp_path, imag
 def test_what_a_lavis_file_holds_beside_the_encoder_is_told(tmp_path):
     source = make_encoder()
     lavis_pair(tmp_path, source)
-    assert VisionEncoder(EVA, EVA_ARGS, IMAGE_SIZE).load(tmp_path / "eva_vit_g.pth") == ["head.weight"]
-    unused = QFormer(32, NUM_QUERIES, **QFORMER_ARGS).load(tmp_path / "blip2.pth")
+    assert VisionEncoder(vision_config()).load(tmp_path / "eva_vit_g.pth") == ["head.weight"]
+    unused = QFormer(qformer_config(), 32).load(tmp_path / "blip2.pth")
     assert {"t5_proj.weight", "ln_vision.bias", "Qformer.cls.predictions.bias"} < set(unused)
 
 
@@ -194,9 +196,9 @@ def test_eva_without_any_ln_vision_is_refused(tmp_path):
 
 @pytest.mark.parametrize("size", [IMAGE_SIZE, 28, 112, 140])
 def test_positions_are_resampled_to_another_picture_size(size, tmp_path):
-    source = VisionEncoder(EVA, EVA_ARGS, IMAGE_SIZE, norm_eps=1e-5)
+    source = VisionEncoder(vision_config())
     torch.nn.init.normal_(source.backbone.pos_embed)
-    target = VisionEncoder(EVA, EVA_ARGS, size, norm_eps=1e-5)
+    target = VisionEncoder(vision_config(image_size=size))
     target.load(lavis_file(tmp_path / "eva_vit_g.pth", source))
     old, new = source.backbone.pos_embed, target.backbone.pos_embed
     assert torch.equal(new[:, 0], old[:, 0])  # the class token's
@@ -211,8 +213,8 @@ def test_positions_are_resampled_to_another_picture_size(size, tmp_path):
 
 def test_a_backbone_whose_positions_skip_the_class_token_keeps_it_so(tmp_path):
     args = {"embed_dim": 32, "depth": 1, "num_heads": 2}
-    source = VisionEncoder("vit_small_patch14_reg4_dinov2", args, 56)
-    target = VisionEncoder("vit_small_patch14_reg4_dinov2", args, 84)
+    source = VisionEncoder(VisionConfig("vit_small_patch14_reg4_dinov2", args, image_size=56))
+    target = VisionEncoder(VisionConfig("vit_small_patch14_reg4_dinov2", args, image_size=84))
     constant = torch.arange(32.0).expand(1, 16, 32)
     source.backbone.pos_embed.data.copy_(constant)
     save_file(source.backbone.state_dict(), tmp_path / "dino.safetensors")
@@ -221,8 +223,8 @@ def test_a_backbone_whose_positions_skip_the_class_token_keeps_it_so(tmp_path):
 
 
 def test_positions_of_no_square_grid_are_refused(tmp_path):
-    source = VisionEncoder(EVA, EVA_ARGS, IMAGE_SIZE)
+    source = VisionEncoder(vision_config())
     tensors = source.backbone.state_dict()
     save_file(tensors | {"pos_embed": torch.zeros(1, 1 + 15, 32)}, tmp_path / "odd.safetensors")
     with pytest.raises(WeightsMismatch, match=r"pos_embed \(1, 16, 32\) instead of \(1, 17, 32\)"):
-        VisionEncoder(EVA, EVA_ARGS, IMAGE_SIZE).load(tmp_path / "odd.safetensors")
+        VisionEncoder(vision_config()).load(tmp_path / "odd.safetensors")

@@ -1,4 +1,4 @@
-"""What preparation measures of a picture file, over all cores, and what it remembers between runs."""
+"""What preparation measures of an image file, on all cores, and the cache that later runs reuse."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from skingpt4.records.images import ImageError, open_image
 from skingpt4.support.errors import UserError
 
 T = TypeVar("T")
-VERSION = f"1, imagehash {imagehash.__version__}, pillow {PIL.__version__}"  # another one measures anew
-CHUNK = 16  # pictures that a worker takes at once
+VERSION = f"1, imagehash {imagehash.__version__}, pillow {PIL.__version__}"  # another one measures again
+CHUNK = 16  # images that a worker takes at once
 CHUNKS_PER_WORKER = 4  # in flight, so that memory does not grow with the source
 COMMIT_SECONDS = 2.0
 
 
 class PreparationError(UserError):
-    """Preparation cannot go on; the message says why and what is kept."""
+    """Preparation cannot go on; the message says why and what is saved."""
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """What is known of a picture file: its measures, or the reason why it is refused.
+class ImageMeasures:
+    """What is known about an image file: its measures, or the reason why it is refused.
 
-    `sha256` of the file's bytes (64 hex digits), `phash` of the upright picture (16 hex digits, 64 bits),
-    `width` and `height` of the upright picture in pixels.
+    `sha256` of the file's bytes (64 hex digits), `phash` of the upright image (16 hex digits, 64 bits),
+    `width` and `height` of the upright image in pixels.
     """
 
     sha256: str | None = None
@@ -54,8 +54,8 @@ class Picture:
     detail: str | None = None
 
 
-def measure(path: str) -> Picture:
-    """Read, decode and hash one picture file; never raises for what is wrong with the file."""
+def measure(path: str) -> ImageMeasures:
+    """Read, decode and hash one image file; never raises for what is wrong with the file."""
     name = Path(path).name
     try:
         with warnings.catch_warnings():
@@ -63,27 +63,28 @@ def measure(path: str) -> Picture:
             image = open_image(path, name)
         digest = hashlib.sha256(read_bytes(path)).hexdigest()
     except ImageError as error:
-        return Picture(reason=error.reason, detail=str(error))
+        return ImageMeasures(reason=error.reason, detail=str(error))
     except (OSError, StoreError) as error:  # gone in between
-        return Picture(reason="unreadable", detail=f"{name}: cannot be read ({error})")
-    return Picture(digest, str(imagehash.phash(image)), image.width, image.height)
+        return ImageMeasures(reason="unreadable", detail=f"{name}: cannot be read ({error})")
+    return ImageMeasures(digest, str(imagehash.phash(image)), image.width, image.height)
 
 
-class PictureCache:
-    """Measured pictures in a SQLite file: what an interrupted run goes on from and a second run reuses.
+class MeasureCache:
+    """Measures of images in a SQLite file: an interrupted run goes on from them and a second run reuses them.
 
-    A picture counts as the same while its path, size in bytes and time of change are.
+    An image counts as the same while its path, size in bytes and time of change are the same.
+
+    Args:
+        path: opened or created; `:memory:` saves nothing.
+
+    Raises:
+        PreparationError: another run uses it, or it cannot be read or written, at any time.
     """
 
     def __init__(self, path: str | Path) -> None:
-        """Open or create; `:memory:` remembers nothing.
-
-        Raises:
-            PreparationError: another run uses it, or it cannot be written.
-        """
         self.path = str(path)
         self._committed = time.monotonic()
-        with self._told():
+        with self._reported():
             self._base = sqlite3.connect(self.path, timeout=0, isolation_level=None)
             self._base.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._base.execute("PRAGMA cache_size=-8192")
@@ -99,8 +100,8 @@ class PictureCache:
                 self._base.execute("INSERT INTO about VALUES (?)", (VERSION,))
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
-        """Turn what SQLite raises into a sentence."""
+    def _reported(self) -> Iterator[None]:
+        """Turn SQLite's errors into a sentence."""
         try:
             yield
         except sqlite3.Error as error:
@@ -108,42 +109,32 @@ class PictureCache:
 
     def _sentence(self, error: sqlite3.Error) -> str:
         if "locked" in str(error):
-            return (
-                f"{self.path}: another run is at work in this folder; wait for it, or name another --out-dir"
-            )
+            return f"{self.path}: another run is using this folder; wait for it, or name another --out-dir"
         if "not a database" in str(error) or "malformed" in str(error):
-            return f"{self.path}: is damaged ({error}); delete it, and the pictures are measured again"
+            return f"{self.path}: is damaged ({error}); delete it, and the images are measured again"
         return f"{self.path}: cannot be read or written ({error})"
 
     def clear(self) -> None:
-        """Forget every picture."""
-        with self._told():
+        """Forget every image."""
+        with self._reported():
             self._base.execute("DELETE FROM pictures")
 
-    def get(self, path: str, stat: os.stat_result) -> Picture | None:
-        """What was measured of this file; None if it is new or has changed.
-
-        Raises:
-            PreparationError: the file of what was measured is damaged.
-        """
-        with self._told():
-            found = self._base.execute(
+    def get(self, path: str, stat: os.stat_result) -> ImageMeasures | None:
+        """What was measured of this file; None if it is new or has changed."""
+        with self._reported():
+            row = self._base.execute(
                 "SELECT sha256, phash, width, height, reason, detail FROM pictures "
                 "WHERE path = ? AND bytes = ? AND changed = ?",
                 (path, stat.st_size, stat.st_mtime_ns),
             ).fetchone()
-        return Picture(*found) if found else None
+        return ImageMeasures(*row) if row else None
 
-    def put(self, path: str, stat: os.stat_result, picture: Picture) -> None:
-        """Remember a picture; within COMMIT_SECONDS that outlasts a kill.
-
-        Raises:
-            PreparationError: the disk is full.
-        """
-        with self._told():
+    def put(self, path: str, stat: os.stat_result, measures: ImageMeasures) -> None:
+        """Save an image's measures; after COMMIT_SECONDS at most they survive a kill."""
+        with self._reported():
             self._base.execute(
                 "INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (path, stat.st_size, stat.st_mtime_ns, *astuple(picture)),
+                (path, stat.st_size, stat.st_mtime_ns, *astuple(measures)),
             )
             if time.monotonic() - self._committed > COMMIT_SECONDS:
                 self._base.execute("COMMIT")
@@ -151,13 +142,9 @@ class PictureCache:
                 self._committed = time.monotonic()
 
     def close(self) -> None:
-        """Keep everything that was measured and let others in.
-
-        Raises:
-            PreparationError: the disk is full.
-        """
+        """Save everything that was measured and let other runs in."""
         try:
-            with self._told():
+            with self._reported():
                 if self._base.in_transaction:
                     self._base.execute("COMMIT")
         finally:
@@ -165,90 +152,94 @@ class PictureCache:
 
 
 @dataclass(slots=True)
-class _Asked(Generic[T]):
-    """A row on its way: the file as it stood when asked for, and its picture once known."""
+class _Request(Generic[T]):
+    """A row on its way: the file's state when it was asked for, and its measures once they are known."""
 
     row: T
     path: Path | None
     key: str = ""
     stat: os.stat_result | None = None
-    picture: Picture | None = None
+    measures: ImageMeasures | None = None
 
 
 class Measurer:
-    """Measures pictures over `workers` processes, few at a time, and gives them back in the order asked."""
+    """Measures images in `workers` processes, a few at a time, and returns them in the order of the rows.
 
-    def __init__(self, cache: PictureCache, workers: int) -> None:
-        """Start no process before one is needed."""
+    No process is started before one is needed.
+    """
+
+    def __init__(self, cache: MeasureCache, workers: int) -> None:
         self.cache, self.workers = cache, workers
-        self.num_measured = 0  # pictures that were decoded, as opposed to remembered
+        self.num_measured = 0  # images that were decoded, as opposed to cached
         self._pool: ProcessPoolExecutor | None = None
 
     def __call__(
         self, rows: Iterable[T], path_of: Callable[[T], Path | None], key_of: Callable[[Path], str]
-    ) -> Iterator[tuple[T, Picture | None]]:
-        """Every row with its picture; None for rows without a path.
+    ) -> Iterator[tuple[T, ImageMeasures | None]]:
+        """Every row with the measures of its image; None for rows without a path.
 
         Args:
             rows: read only a bounded distance ahead.
-            path_of: the picture file of a row.
+            path_of: the image file of a row.
             key_of: the name under which the cache knows a path.
 
         Raises:
-            PreparationError: a worker was killed, most likely for want of memory.
+            PreparationError: a worker was killed, most likely for lack of memory.
         """
-        waiting: deque[tuple[list[_Asked[T]], Future[list[Picture]] | None]] = deque()
-        asked = (self._ask(row, path_of(row), key_of) for row in rows)
-        for chunk in iter(lambda: list(itertools.islice(asked, CHUNK)), []):
+        waiting: deque[tuple[list[_Request[T]], Future[list[ImageMeasures]] | None]] = deque()
+        requests = (self._request(row, path_of(row), key_of) for row in rows)
+        for chunk in iter(lambda: list(itertools.islice(requests, CHUNK)), []):
             waiting.append((chunk, self._submit(chunk)))
             if len(waiting) >= self.workers * CHUNKS_PER_WORKER:
                 yield from self._finish(*waiting.popleft())
         while waiting:
             yield from self._finish(*waiting.popleft())
 
-    def _ask(self, row: T, path: Path | None, key_of: Callable[[Path], str]) -> _Asked[T]:
+    def _request(self, row: T, path: Path | None, key_of: Callable[[Path], str]) -> _Request[T]:
         if path is None:
-            return _Asked(row, None)
-        asked = _Asked(row, path, key_of(path))
+            return _Request(row, None)
+        request = _Request(row, path, key_of(path))
         try:
-            asked.stat = split_path(path)[0].stat()  # of the archive, for a member
+            request.stat = split_path(path)[0].stat()  # of the archive, for a member
         except OSError:
-            asked.picture = measure(str(path))  # says that it is missing, and is not remembered
+            request.measures = measure(str(path))  # says that it is missing, and is not cached
         else:
-            asked.picture = self.cache.get(asked.key, asked.stat)
-        return asked
+            request.measures = self.cache.get(request.key, request.stat)
+        return request
 
-    def _submit(self, chunk: list[_Asked[T]]) -> Future[list[Picture]] | None:
-        paths = [str(asked.path) for asked in chunk if asked.path is not None and asked.picture is None]
+    def _submit(self, chunk: list[_Request[T]]) -> Future[list[ImageMeasures]] | None:
+        paths = [
+            str(request.path) for request in chunk if request.path is not None and request.measures is None
+        ]
         if not paths:
             return None
         if self.workers == 1:
-            future: Future[list[Picture]] = Future()
+            future: Future[list[ImageMeasures]] = Future()
             future.set_result(_measure_all(paths))
             return future
         if self._pool is None:  # spawn: the same on every system, and no thread's lock is inherited
             context = multiprocessing.get_context("spawn")
             self._pool = ProcessPoolExecutor(self.workers, context, _start_worker)
         try:
-            with _interrupt_held():
+            with _interrupts_ignored():
                 return self._pool.submit(_measure_all, paths)
         except BrokenProcessPool:
             raise PreparationError(_KILLED) from None
 
     def _finish(
-        self, chunk: list[_Asked[T]], future: Future[list[Picture]] | None
-    ) -> Iterator[tuple[T, Picture | None]]:
+        self, chunk: list[_Request[T]], future: Future[list[ImageMeasures]] | None
+    ) -> Iterator[tuple[T, ImageMeasures | None]]:
         try:
             measured = iter(future.result()) if future else iter(())
         except BrokenProcessPool:
             raise PreparationError(_KILLED) from None
-        for asked in chunk:
-            if asked.path is not None and asked.picture is None:
-                asked.picture = next(measured)
+        for request in chunk:
+            if request.path is not None and request.measures is None:
+                request.measures = next(measured)
                 self.num_measured += 1
-                if asked.stat is not None:
-                    self.cache.put(asked.key, asked.stat, asked.picture)
-            yield asked.row, asked.picture
+                if request.stat is not None:
+                    self.cache.put(request.key, request.stat, request.measures)
+            yield request.row, request.measures
 
     def close(self) -> None:
         """End the workers; what they have not begun is dropped."""
@@ -258,18 +249,25 @@ class Measurer:
 
 
 _KILLED = (
-    "a worker process was killed, most likely for want of memory; what was measured is kept: "
+    "a worker process was killed, most likely for lack of memory; what was measured is saved: "
     "run the same command again with fewer --workers"
 )
 
 
-def _measure_all(paths: list[str]) -> list[Picture]:
+def num_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _measure_all(paths: list[str]) -> list[ImageMeasures]:
     return [measure(path) for path in paths]
 
 
 @contextmanager
-def _interrupt_held() -> Iterator[None]:
-    """Workers that are started in the block ignore Ctrl-C from the first; the main process ends them."""
+def _interrupts_ignored() -> Iterator[None]:
+    """Workers started in the block ignore Ctrl-C from the beginning; the main process ends them."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

@@ -13,7 +13,7 @@ from skingpt4.checkpoints.identity import identity
 from skingpt4.cli import calibrate
 from skingpt4.config.load import to_yaml
 from skingpt4.records.manifest import read_manifest
-from skingpt4.records.overlap import picture_hashes
+from skingpt4.records.overlap import image_hashes
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, class_disease
 from tests.support.tiny import make_encoder, make_model, one_thread, tiny_config, write_manifest  # noqa: F401
 
@@ -48,7 +48,7 @@ def test_a_planted_temperature_and_threshold_are_found():
     assert (scores.argmax(axis=1) == truth)[kept].mean() == pytest.approx(0.7, abs=0.06)
 
 
-def test_planted_slopes_of_concepts_are_found_and_beat_the_shares():
+def test_planted_slopes_of_concepts_are_found_and_beat_the_frequencies():
     *_, scores, present = drawn(800, 1.0)
     platts = fit_concepts(scores, present, CONCEPTS)
     assert set(platts) == set(CONCEPTS)
@@ -80,7 +80,7 @@ def test_chance_gets_no_threshold_and_too_little_no_calibration():
     with pytest.raises(CalibrationError, match="too few"):
         fit(scores[:29], wrong[:29], concept_scores[:29], present[:29], np.ones(29, bool), DISEASES)
     scores[0, 0] = np.nan
-    with pytest.raises(CalibrationError, match="no numbers"):
+    with pytest.raises(CalibrationError, match="not finite"):
         fit(scores, wrong, concept_scores, present, np.ones(100, bool), DISEASES)
 
 
@@ -91,7 +91,7 @@ def test_chance_gets_no_threshold_and_too_little_no_calibration():
 def run(tmp_path, monkeypatch):
     """A checkpoint of a tiny model that knows its training and its evaluation, and a held-out manifest."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(calibration_fit, "LEAST_CASES", 6)
+    monkeypatch.setattr(calibration_fit, "MIN_CASES", 6)
     for name in ("train", "held_out", "evaluation"):
         write_manifest(tmp_path / f"{name}.jsonl", count=8, **{"class": "herpes"})
         lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()
@@ -106,7 +106,7 @@ def run(tmp_path, monkeypatch):
     card = {"config": asdict(config), "step": "step1", **identity(config, model)}
     folder = tmp_path / "run" / "checkpoints" / "000001"
     checkpoint.save(folder, model.projection.state_dict(), card,
-                    seen=picture_hashes(read_manifest(tmp_path / "train.jsonl")))  # fmt: skip
+                    seen=image_hashes(read_manifest(tmp_path / "train.jsonl")))  # fmt: skip
     (tmp_path / "run" / "config.yaml").write_text(to_yaml(config))
     return tmp_path
 
@@ -135,8 +135,8 @@ def test_pictures_of_training_or_evaluation_are_refused(run, manifest, said, cap
 
 
 def test_too_few_pictures_and_a_wrong_target_are_refused_before_scoring(run, capsys, monkeypatch):
-    monkeypatch.setattr(calibrate, "score_records", None)
-    monkeypatch.setattr(calibration_fit, "LEAST_CASES", 9)
+    monkeypatch.setattr(calibration_fit, "score_records", None)
+    monkeypatch.setattr(calibration_fit, "MIN_CASES", 9)
     assert calibrate.main(["--checkpoint", "run", "--manifest", "held_out.jsonl"]) == 1
     assert "too few" in capsys.readouterr().err
     given = ["--checkpoint", "run", "--manifest", "held_out.jsonl", "--target-accuracy"]

@@ -1,4 +1,4 @@
-"""Many pictures: fresh state for each, one line for each, nothing lost by a kill, nothing answered twice."""
+"""Many images: fresh state and one line for each, nothing lost by a kill, nothing answered twice."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ import threading
 import pytest
 import torch
 
-from skingpt4.chat.one_picture import AboutPicture
+from skingpt4.chat.batch import BatchError, ImageAnswerer, NamedImage, find_images, in_order, run
 from skingpt4.chat.session import CLINICAL_PROMPTS, ChatSession
 from skingpt4.cli import batch
-from skingpt4.cli.batch import BatchError, Picture, find_pictures, in_order, run
 from skingpt4.config.load import to_yaml
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.build import build, build_encoder
@@ -35,20 +34,20 @@ def folder(tmp_path):
     return pictures
 
 
-def size_of(picture):
-    return {"class": "acne_and_rosacea", "text": f"{picture.size}"}
+def size_of(image):
+    return {"class": "acne_and_rosacea", "text": f"{image.size}"}
 
 
 def lines_of(path):
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_folder_is_answered_in_order_and_bad_pictures_have_their_reason(folder, tmp_path):
-    found = find_pictures(folder)
-    assert [picture.name for picture in found] == ["a.png", "b/c.PNG", "broken.jpg", "d.jpg"]
-    found.append(Picture("gone.png", folder / "gone.png"))
+def test_a_folder_is_answered_in_order_and_bad_images_have_their_reason(folder, tmp_path):
+    images = find_images(folder)
+    assert [image.name for image in images] == ["a.png", "b/c.PNG", "broken.jpg", "d.jpg"]
+    images.append(NamedImage("gone.png", folder / "gone.png"))
     output = tmp_path / "out.jsonl"
-    assert run(found, output, META, lambda: size_of) == (5, 2)
+    assert run(images, output, META, lambda: size_of) == (5, 2)
     lines = lines_of(output)
     assert [line["image"] for line in lines] == ["a.png", "b/c.PNG", "broken.jpg", "d.jpg", "gone.png"]
     assert lines[0]["sha256"] == hashlib.sha256((folder / "a.png").read_bytes()).hexdigest()
@@ -59,97 +58,98 @@ def test_a_folder_is_answered_in_order_and_bad_pictures_have_their_reason(folder
 
 
 def test_a_stopped_run_goes_on_where_it_was(folder, tmp_path):
-    found, output, seen = find_pictures(folder), tmp_path / "out.jsonl", []
+    images, output, seen = find_images(folder), tmp_path / "out.jsonl", []
 
-    def stops(picture):
+    def stops(image):
         seen.append(1)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return size_of(picture)
+        return size_of(image)
 
     with pytest.raises(KeyboardInterrupt):
-        run(found, output, META, lambda: stops, jobs=1)
+        run(images, output, META, lambda: stops, jobs=1)
     before = output.read_bytes()
     assert len(before.splitlines()) >= 1
     output.write_bytes(before + b'{"image": "torn')
-    run(found, output, META, lambda: size_of)
+    run(images, output, META, lambda: size_of)
     assert output.read_bytes().startswith(before)
-    whole = tmp_path / "whole.jsonl"
-    run(found, whole, META, lambda: size_of)
+    complete = tmp_path / "complete.jsonl"
+    run(images, complete, META, lambda: size_of)
     plain = [
-        [{k: v for k, v in line.items() if k != "seconds"} for line in lines_of(p)] for p in (output, whole)
+        [{k: v for k, v in line.items() if k != "seconds"} for line in lines_of(p)]
+        for p in (output, complete)
     ]
     assert plain[0] == plain[1]
 
     def never():
         raise AssertionError("the model is not loaded for nothing")
 
-    assert run(found, output, META, never) == (0, 0)
+    assert run(images, output, META, never) == (0, 0)
 
 
 def test_lines_of_another_setting_do_not_mix(folder, tmp_path):
-    found, output = find_pictures(folder), tmp_path / "out.jsonl"
-    run(found, output, META, lambda: size_of)
+    images, output = find_images(folder), tmp_path / "out.jsonl"
+    run(images, output, META, lambda: size_of)
     before = output.read_bytes()
     with pytest.raises(BatchError, match="by another model, question or setting"):
-        run(found, output, {"question": "Why?"}, lambda: size_of)
+        run(images, output, {"question": "Why?"}, lambda: size_of)
     assert output.read_bytes() == before
-    assert run(found, output, {"question": "Why?"}, lambda: size_of, replace=True)[0] == 4
+    assert run(images, output, {"question": "Why?"}, lambda: size_of, replace=True)[0] == 4
     foreign = tmp_path / "foreign.jsonl"
     foreign.write_text("not ours\n")
-    with pytest.raises(BatchError, match="line 1: is no answer"):
-        run(found, foreign, META, lambda: size_of)
+    with pytest.raises(BatchError, match="line 1: was not written by this program"):
+        run(images, foreign, META, lambda: size_of)
     assert foreign.read_text() == "not ours\n"
     with pytest.raises(BatchError, match="cannot be written"):
-        run(found, tmp_path / "no" / "out.jsonl", META, lambda: size_of)
+        run(images, tmp_path / "no" / "out.jsonl", META, lambda: size_of)
 
 
 def test_two_runs_do_not_write_one_output(folder, tmp_path):
-    found, output = find_pictures(folder), tmp_path / "out.jsonl"
+    images, output = find_images(folder), tmp_path / "out.jsonl"
 
-    def second(picture):
+    def second(image):
         with pytest.raises(BatchError, match="another run is writing"):
-            run(found, output, META, lambda: size_of)
-        return size_of(picture)
+            run(images, output, META, lambda: size_of)
+        return size_of(image)
 
-    assert run(found[:1], output, META, lambda: second) == (1, 0)
+    assert run(images[:1], output, META, lambda: second) == (1, 0)
 
 
 def test_several_are_under_way_at_once_and_come_in_order():
     together = threading.Barrier(3)
 
-    def wait(picture):
+    def wait(image):
         together.wait(300)  # breaks unless three are under way
-        return {"image": picture.name}
+        return {"image": image.name}
 
-    pictures = [Picture(str(number), None) for number in range(9)]
-    assert [line["image"] for line in in_order(pictures, wait, 3)] == [str(number) for number in range(9)]
+    images = [NamedImage(str(number), None) for number in range(9)]
+    assert [line["image"] for line in in_order(images, wait, 3)] == [str(number) for number in range(9)]
 
 
 def test_a_failed_answer_is_a_line_and_the_others_go_on(folder, tmp_path):
-    def fails(picture):
+    def fails(image):
         raise UserError("the conversation has 900 tokens")
 
     output = tmp_path / "out.jsonl"
-    assert run(find_pictures(folder), output, META, lambda: fails) == (4, 4)
+    assert run(find_images(folder), output, META, lambda: fails) == (4, 4)
     assert {line["error"] for line in lines_of(output)} == {"not_answered", "damaged"}
 
 
-def test_manifests_and_what_holds_no_pictures(tmp_path):
+def test_manifests_single_files_and_what_holds_no_images(tmp_path):
     manifest = write_manifest(tmp_path / "some.jsonl", 3)
-    assert [p.name for p in find_pictures(manifest)] == ["some_0.png", "some_1.png", "some_2.png"]
-    assert [p.name for p in find_pictures(tmp_path / "some_0.png")] == ["some_0.png"]
+    assert [p.name for p in find_images(manifest)] == ["some_0.png", "some_1.png", "some_2.png"]
+    assert [p.name for p in find_images(tmp_path / "some_0.png")] == ["some_0.png"]
     (tmp_path / "empty").mkdir()
     for wrong in (tmp_path / "empty", tmp_path / "nowhere"):
         with pytest.raises(BatchError):
-            find_pictures(wrong)
+            find_images(wrong)
 
 
-def test_a_picture_gets_what_a_fresh_session_says(tmp_path):
+def test_an_image_gets_the_answers_of_a_fresh_session(tmp_path):
     config = tiny_config(tmp_path)
     model = build(config, torch.device("cpu"), build_encoder(config))
     generation = Generation(6)
-    ask = AboutPicture(model, config, None, ("What is it?", "Why?"), generation)
+    ask = ImageAnswerer(model, config, None, ("What is it?", "Why?"), generation)
     first, again = ask(make_picture(1)), [ask(make_picture(seed)) for seed in (2, 1)][1]
     assert first == again, "no state of another picture"
     session = ChatSession(model, config)
@@ -180,9 +180,9 @@ def test_command_line(tmp_path, folder, capsys):
         "4",
     ]
     assert batch.main(command) == 0, capsys.readouterr().err
-    said = capsys.readouterr()
-    assert "4 lines written, 1 of them failures" in said.err
-    assert "Untrained projection" in said.err
+    err = capsys.readouterr().err
+    assert "4 lines written, 1 of them failures" in err
+    assert "Untrained projection" in err
     lines = lines_of(output)
     assert len(lines[0]["probabilities"]) == 15
     meta = json.loads(output.with_name("out.jsonl.meta.json").read_text())

@@ -1,0 +1,39 @@
+"""What became of the rows of a source, for people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from data.preparing.engine import MANIFEST, REJECTED, Summary
+from data.reading.rows import REASONS
+
+IMAGE_REASONS = {
+    "missing": "no such picture",
+    "unreadable": "the file cannot be read",
+    "not_an_image": "not a picture that can be read",
+    "damaged": "a picture that ends early or is damaged",
+    "too_large": "more bytes or pixels than a photograph has",
+    "too_small": "too few pixels to show anything",
+}
+
+
+def table(summary: Summary, out_dir: Path) -> str:
+    """Counts of records, refusals by reason, and remarks on the records."""
+    lines = [f"kept     {summary.records:>9,}  {out_dir / MANIFEST}"]
+    lines.append(f"refused  {summary.refused.total():>9,}  {out_dir / REJECTED}")
+    known = REASONS | IMAGE_REASONS
+    for reason, number in summary.refused.most_common():
+        lines.append(f"         {number:>9,}  {reason}: {known.get(reason, '')}")
+    remarks = dict(summary.remarks.most_common())
+    if summary.duplicates:
+        remarks["with the same bytes as an earlier one; data.split keeps one of them"] = summary.duplicates
+    if unclassed := summary.unclassed.total():
+        names = ", ".join(f"{name} {number:,}" for name, number in summary.unclassed.most_common(3))
+        more = ", ..." if len(summary.unclassed) > 3 else ""
+        remarks[f"with a diagnosis that belongs to no class: {names}{more}"] = unclassed
+    if remarks:
+        lines.append("of the kept")
+    lines += [f"         {number:>9,}  {remark}" for remark, number in remarks.items()]
+    cached = ", the others were known from an earlier run" if summary.records > summary.measured else ""
+    lines.append(f"{summary.measured:,} pictures were read{cached}")
+    return "\n".join(lines)

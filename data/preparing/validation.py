@@ -1,0 +1,182 @@
+"""Manifests checked line by line: every bad row with its line and the reason.
+
+With the encoder of a training step its answers are built and tokenised too, so that a run with nothing to learn is
+noticed before it starts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from data.preparing.images import ImageMeasures, MeasureCache, Measurer
+from skingpt4.records.manifest import manifest_lines
+from skingpt4.records.record import RecordError, parse_line, record_of
+from skingpt4.support.errors import UserError
+from skingpt4.training.samples import SampleEncoder, answer_for
+
+MAX_SHOWN = 200  # characters of a text in a message
+
+
+@dataclass
+class BadRow:
+    """A row that cannot be used: its line in the file (from 1), the kind of problem, and the sentence."""
+
+    line: int
+    kind: str  # "record", "image", "supervision"
+    reason: str
+
+
+@dataclass
+class Checked:
+    """The result for one manifest.
+
+    `answers` counts the good records with an answer under the configuration, `supervised_tokens` the tokens of these
+    answers that are learned; both are None without a configuration. `stopped_by` says why a training would stop.
+    """
+
+    path: str
+    good: int = 0
+    bad: list[BadRow] = field(default_factory=list)
+    known: dict[str, int] = field(default_factory=dict)  # records that have each key
+    answers: int | None = None
+    supervised_tokens: int | None = None
+    stopped_by: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything can be used."""
+        return self.good > 0 and not self.bad and self.stopped_by is None
+
+
+Row = tuple[int, dict[str, Any]]
+
+
+def check(path: Path, check_images: bool, encoder: SampleEncoder | None, workers: int) -> Checked:
+    """Check a manifest; see `Checked`.
+
+    Raises:
+        RecordError: the file is missing or cannot be read at all.
+    """
+    checked = Checked(str(path))
+    if encoder:
+        checked.answers = checked.supervised_tokens = 0
+    first: str | None = None
+    rows = _good_lines(path, checked)
+    for (line, row), measures in (
+        _with_measures(rows, path.parent, workers) if check_images else _unmeasured(rows)
+    ):
+        problem = _image_problem(row, measures) if measures else None
+        if problem:
+            checked.bad.append(BadRow(line, "image", problem))
+            continue
+        if encoder:
+            first = first or f"line {line}: {_shown(row)}"
+            text, tokens = _supervision(row, path.parent, encoder)
+            if text and not tokens:
+                checked.bad.append(
+                    BadRow(line, "supervision", f"no token of the answer {text[:MAX_SHOWN]!r} is supervised")
+                )
+                continue
+            checked.answers = (checked.answers or 0) + bool(text)
+            checked.supervised_tokens = (checked.supervised_tokens or 0) + tokens
+        checked.good += 1
+        for key, value in row.items():
+            if value not in (None, []):
+                checked.known[key] = checked.known.get(key, 0) + 1
+    checked.bad.sort(key=lambda bad: bad.line)
+    if not checked.good and not checked.bad:
+        checked.stopped_by = "holds no records; a manifest has one JSON object a line"
+    elif encoder and not checked.supervised_tokens:
+        checked.stopped_by = f"no record has what this step teaches; the first is {first or 'no good record'}"
+    return checked
+
+
+def _good_lines(path: Path, checked: Checked) -> Iterator[Row]:
+    size = path.stat().st_size if path.is_file() else 0
+    before = 0
+    with tqdm(total=size, desc=path.name, unit="B", unit_scale=True, disable=None) as bar:
+        for number, line, done in manifest_lines(path):
+            bar.update(done - before)
+            before = done
+            try:
+                yield number, parse_line(line, "")
+            except RecordError as error:
+                checked.bad.append(BadRow(number, "record", str(error).removeprefix(": ")))
+
+
+def _unmeasured(rows: Iterator[Row]) -> Iterator[tuple[Row, None]]:
+    return ((row, None) for row in rows)
+
+
+def _with_measures(
+    rows: Iterator[Row], folder: Path, workers: int
+) -> Iterator[tuple[Row, ImageMeasures | None]]:
+    with closing(MeasureCache(":memory:")) as cache, closing(Measurer(cache, workers)) as measurer:
+        yield from measurer(rows, lambda row: folder / row[1]["image"], str)
+
+
+def _image_problem(row: dict[str, Any], measures: ImageMeasures) -> str | None:
+    if measures.reason:
+        return measures.detail or measures.reason
+    for key in ("sha256", "width", "height"):
+        if row[key] is not None and row[key] != getattr(measures, key):
+            return f"'{key}' is {row[key]} in the record, the picture's is {getattr(measures, key)}"
+    return None
+
+
+def _supervision(row: dict[str, Any], folder: Path, encoder: SampleEncoder) -> tuple[str, int]:
+    """The answer that a row teaches ('' for none) and how many of its tokens are learned."""
+    record = record_of(row, folder)
+    text = answer_for(record, encoder.prompt)
+    question = encoder.prompt.questions[0]
+    if not text or not encoder.turns(record, question)[0].answer:
+        return text, 0
+    return text, sum(encoder(record, question).supervised)
+
+
+def _shown(row: dict[str, Any]) -> str:
+    text = json.dumps({key: value for key, value in row.items() if value is not None}, ensure_ascii=False)
+    return text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
+
+
+def load_encoder(path: str, overrides: Sequence[str]) -> SampleEncoder:
+    """The answers' encoder of a configuration: its prompt, and the tokenizer of its language model alone.
+
+    Raises:
+        ConfigError: the configuration cannot be used.
+        UserError: the tokenizer cannot be loaded.
+    """
+    from transformers import AutoTokenizer  # slow to import, and not needed without --config
+
+    from skingpt4.config.load import load_config
+    from skingpt4.training.samples import SampleEncoder
+
+    config = load_config(path, overrides)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(config.language.model)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"language.model: no tokenizer in {config.language.model} ({reason})") from None
+    return SampleEncoder.from_config(config, tokenizer)
+
+
+def describe(checked: Checked) -> str:
+    """The result for people."""
+    lines = [f"{checked.path}: {checked.good} good, {len(checked.bad)} bad"]
+    lines += [f"  line {bad.line}: {bad.reason}" for bad in checked.bad]
+    if checked.known:
+        lines.append("  known: " + ", ".join(f"{key} {count}" for key, count in checked.known.items()))
+    if checked.answers is not None:
+        lines.append(
+            f"  with an answer in this step: {checked.answers}; {checked.supervised_tokens} tokens supervised"
+        )
+    if checked.stopped_by:
+        lines.append(f"  {checked.stopped_by}")
+    return "\n".join(lines)

@@ -1,0 +1,63 @@
+"""Rules for single values, for the fields of the schema.
+
+A rule takes a value and returns None, or says what would be right, e.g. "it must be above 0".
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable
+from dataclasses import field
+from typing import Any, TypeVar
+
+Rule = Callable[[Any], str | None]
+T = TypeVar("T")
+
+
+def ruled(rule: Rule, default: T) -> T:
+    """A dataclass field with a default and the rule that its value must follow."""
+    return field(default=default, metadata={"rule": rule})
+
+
+def did_you_mean(name: Any, valid: Iterable[str]) -> str:
+    """The hint that ends a refusal: the valid name nearest to `name`, or an empty string if none is near."""
+    near = difflib.get_close_matches(str(name), list(valid), n=1, cutoff=0.5)
+    return f"; did you mean '{near[0]}'?" if near else ""
+
+
+def one_of(*allowed: str) -> Rule:
+    """One of these names."""
+
+    def rule(value: str) -> str | None:
+        if value in allowed:
+            return None
+        return f"choose one of {', '.join(allowed)}{did_you_mean(value, allowed)}"
+
+    return rule
+
+
+def _rule(holds: Callable[[Any], bool], otherwise: str) -> Rule:
+    return lambda value: None if holds(value) else otherwise
+
+
+positive = _rule(lambda value: value > 0, "it must be above 0")
+not_negative = _rule(lambda value: value >= 0, "it must not be negative")
+fraction = _rule(lambda value: 0 <= value <= 1, "it must lie in 0..1")
+below_one = _rule(lambda value: 0 <= value < 1, "it must lie in 0..1, below 1")
+not_empty = _rule(bool, "give at least one")
+one_per_channel = _rule(
+    lambda value: value is None or len(value) == 3, "it must have three values, one for each channel"
+)
+
+
+def sentence_with(name: str) -> Rule:
+    """A sentence whose only placeholder is `{name}`."""
+
+    def rule(value: str) -> str | None:
+        try:
+            value.format(**{name: ""})
+        except (KeyError, IndexError, ValueError):
+            return f"it may hold no placeholder but {{{name}}}"
+        return None
+
+    return rule

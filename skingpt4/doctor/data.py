@@ -1,0 +1,83 @@
+"""The doctor's checks of the data: manifests, their images, overlap with the evaluation, and what is trained on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from skingpt4.checkpoints.paths import how_to_get
+from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding
+from skingpt4.records.archives import exists
+from skingpt4.records.manifest import Manifest, chain, read_manifest
+from skingpt4.records.overlap import require_disjoint
+from skingpt4.support.errors import UserError
+from skingpt4.training.samples import SampleEncoder, TrainingSamples, rows_with_answer
+
+NUM_CHECKED_IMAGES = 50  # of each manifest; the run itself checks more
+
+
+def data(facts: Facts) -> Iterator[Finding]:
+    """Manifests of training and validation, their overlap with the evaluation, and the samples they give."""
+    config = facts.config
+    if not config.data.train:
+        yield Finding("data.train", MISSING, "names no manifest", "data.train=[MANIFEST.jsonl]")
+    manifests: dict[str, Manifest] = {}
+    for key, paths in (("data.train", config.data.train), ("data.validation", config.data.validation)):
+        for path in paths:
+            yield _manifest(key, path, manifests)
+    facts.num_images = sum(map(len, manifests.values()))
+    if config.data.evaluation and manifests:
+        yield from _overlap(facts, chain(manifests.values()))
+    train = [manifests[path] for path in config.data.train if path in manifests]
+    if train:
+        yield _samples(facts, chain(train))
+
+
+def _manifest(key: str, path: str, manifests: dict[str, Manifest]) -> Finding:
+    if not Path(path).exists():
+        return Finding(key, MISSING, f"{path} is not there", how_to_get(path))
+    try:
+        records = manifests[path] = read_manifest(path)
+    except UserError as error:
+        return Finding(key, MISSING, str(error))
+    checked = [record.image_path for record in records[:NUM_CHECKED_IMAGES]]
+    gone = [image for image in checked if not exists(image)]
+    if gone:
+        text = f"{path}: {len(gone)} of its first {len(checked)} pictures are not there, e.g. {gone[0]}"
+        return Finding(key, MISSING, text)
+    return Finding(key, OK, f"{path}: {len(records):,} records")
+
+
+def _overlap(facts: Facts, records: Manifest) -> Iterator[Finding]:
+    data, name = facts.config.data, "data.evaluation"
+    try:
+        notes = require_disjoint(records, data.evaluation, data.allow_overlap)
+    except UserError as error:
+        yield Finding(name, MISSING, str(error))
+        return
+    for note in notes:
+        yield Finding(name, WARNING, note)
+    if not notes:
+        yield Finding(name, OK, f"shares no record with training or validation: {', '.join(data.evaluation)}")
+
+
+def _samples(facts: Facts, records: Manifest) -> Finding:
+    """How many records have an answer in this step, and how often the run goes through them."""
+    config, optim = facts.config, facts.config.optim
+    num_answered = len(rows_with_answer(records, config.prompt))
+    if facts.tokenizer is not None:
+        try:
+            encoder = SampleEncoder.from_config(config, facts.tokenizer)
+            facts.training = TrainingSamples(records, encoder, lambda row, rng: {}, config.seed)
+        except UserError as error:
+            return Finding("samples", MISSING, str(error))
+    elif not num_answered:
+        return Finding("samples", MISSING, f"none of the {len(records)} records has what this step teaches")
+    num_samples = optim.max_epoch * optim.iters_per_epoch * optim.batch_size * optim.accumulation
+    return Finding(
+        "samples",
+        OK,
+        f"{num_answered:,} of {len(records):,} records have an answer in {config.step}; {optim.max_epoch} x "
+        f"{optim.iters_per_epoch} iterations of {optim.batch_size} x {optim.accumulation} samples are "
+        f"{num_samples / num_answered:.1f} passes; {optim.warmup_steps} iterations of warm-up to {optim.init_lr:g}",
+    )
