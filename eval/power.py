@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     width = commands.add_parser("width", help="cases for an interval of a share")
     width.add_argument("--share", type=float, required=True, help="expected, 0 to 1")
-    width.add_argument("--points", type=float, required=True, help="width of the whole interval in points")
+    width.add_argument("--points", type=float, required=True, help="width of the complete interval in points")
     paired = commands.add_parser("paired", help="cases for a difference of two arms on the same cases")
     paired.add_argument("--better", type=float, required=True, help="share only the first arm has right")
     paired.add_argument("--worse", type=float, required=True, help="share only the second arm has right")
