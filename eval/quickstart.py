@@ -6,7 +6,6 @@ that was completed with the same command and configs is reused; an interrupted o
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import resource
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skingpt4.support.cli import setup_logging
+from skingpt4.support.cli import make_parser, setup_logging
 from skingpt4.support.errors import UserError, reported
 from skingpt4.support.files import write_text
 
@@ -161,10 +160,7 @@ def _wait(command: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the main job and print the headline table; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=f"{__doc__}\nResearch software, not a medical device.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__ or "", prog="python -m eval.quickstart")
     parser.add_argument("--ablation", action="store_true", help="also train step 2 without step 1")
     parser.add_argument("--short", action="store_true", help="the same stages on a few pictures, in minutes")
     args = parser.parse_args(argv)

@@ -69,18 +69,18 @@ TITLES = {
 }
 
 METHOD = """
-Every case is asked two questions, each in a fresh conversation: one for the concepts, one for the
-diagnosis. Right class (top-1) does not read the text: every class is scored by the log-probability that
-the model gives to an answer naming it, and the best-scored class must be the true one; for top 3 the true
-one must be among the best three. Right class in the text reads the class off the written answer with the
-project's list of disease names and phrases: the disease must be asserted, not ruled out or only weighed; an
-answer that asserts none, or diseases of several classes, counts as wrong. Concepts are measured on the cases
-whose concepts are known. Concept micro F1 pools all (case, concept) pairs: twice the
-concepts rightly named, divided by those named plus those annotated, 0 where there are neither. Shares
-have Wilson 95 % intervals. F1 and all differences have percentile bootstrap intervals over whole cases;
-in a difference both arms are computed on the same drawn cases. McNemar's exact test looks at the cases
-that only one arm got right. The intervals speak of the sampling of cases, not of training again with
-another seed; where no case differs a bootstrap interval has no width.
+Every case is asked two questions, each in a new conversation: one about the concepts, one about the
+diagnosis. Class top-1 does not read the text: every class is scored by the log-probability of an answer
+that names it, and the best-scored class must be the true one; for top 3 the true class must be among the
+best three. Class in text reads the class from the written answer with the project's list of disease names
+and phrases. The disease must be asserted, not ruled out or only considered; an answer that asserts none, or
+diseases of several classes, counts as wrong. Concepts are measured on the cases whose concepts are known.
+Concept micro F1 pools all (case, concept) pairs: twice the number of concepts rightly named, divided by
+those named plus those annotated, and 0 where there are neither. Shares have Wilson 95 % intervals. F1 and
+all differences have percentile bootstrap intervals that draw cases; a difference computes both arms on the
+same drawn cases. McNemar's exact test uses the cases that only one arm got right. The intervals describe
+the sampling of cases, not training again with another seed; where no case differs, a bootstrap interval
+has no width.
 """
 
 
