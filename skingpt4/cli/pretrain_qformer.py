@@ -35,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--out",
         type=Path,
-        default=Path("skingpt4/weights/bundled/qformer_tiny.safetensors"),
+        default=OUT,
         help="default: %(default)s",
     )
     add("--cache", type=Path, default=Path("runs/qformer_cache"), help="default: %(default)s")
