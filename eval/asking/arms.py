@@ -22,7 +22,7 @@ from skingpt4.config.schema import Config
 from skingpt4.records.manifest import Manifest
 from skingpt4.records.overlap import check_cases
 from skingpt4.support.errors import UserError
-from skingpt4.support.files import file_sha256, mend, write_text
+from skingpt4.support.files import file_sha256, drop_truncated_line, write_text
 from skingpt4.taxonomy import taxonomy
 
 UNTRAINED = "untrained"
@@ -149,7 +149,7 @@ def claim(folder: Path, arm: Arm, meta: dict[str, Any], extra: dict[str, Any], r
         differing = [key for key, value in meta.items() if before.get(key) != value]
         if not differing:
             for file in answers.arm_files(folder, arm.name):
-                mend(file)
+                drop_truncated_line(file)
             extra = {"perturbations": sorted({*before.get("perturbations", []), *extra["perturbations"]})} | {
                 "repeats": max(before.get("repeats", 1), extra["repeats"])
             }
