@@ -7,17 +7,18 @@ import getpass
 import os
 import secrets
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+# Gradio and torch take seconds to import, so they are imported only after the command line has been parsed.
 from skingpt4.server import gradio_app
 from skingpt4.server.address import Address, stay_local
+from skingpt4.support.cli import add_model_arguments, make_parser, setup_logging
 from skingpt4.support.errors import UserError, reported
 
 if TYPE_CHECKING:
     import gradio as gr
 
-    from skingpt4.server.page.visit import Tools
+    from skingpt4.server.page.tools import Tools
 
 PASSWORD = "SKINGPT4_PASSWORD"
 EXAMPLES = f"""examples:
@@ -25,31 +26,25 @@ EXAMPLES = f"""examples:
   python demo.py --checkpoint runs/quickstart/step2 --port 8000 --language de
   {PASSWORD}=... python demo.py --config configs/tiny/step2.yaml --password
 
-The page is for this machine alone: without --share it has no public link, and it asks nothing of other machines.
-Research software, not a medical device."""
+The page is for this machine only: without --share it has no public link, and it sends nothing to other machines."""
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        description="A consultation about pictures of skin in the browser.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    result = make_parser("A consultation about pictures of skin in the browser.", EXAMPLES)
+    add_model_arguments(result)
     add = result.add_argument
-    add("--config", help="a YAML file; its output_dir's newest checkpoint is used")
-    add("--checkpoint", help="a checkpoint or a run's folder")
-    add("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=7860, help="default: 7860")
     add(
         "--language",
         default="en",
-        help="of the page at /; the others are at /CODE (default: en; there is de)",
+        help="language of the page at /: en or de; the others are at /CODE (default: en)",
     )
     add("--max-upload-mb", type=int, default=20, help="largest picture file (default: 20)")
     add(
         "--password", action="store_true",
-        help=f"the page asks for a password: that of the environment's {PASSWORD}, else one typed now",
+        help=f"protect the page with a password: from the environment variable {PASSWORD}, or typed now",
     )  # fmt: skip
     add(
         "--share", action="store_true",
@@ -58,78 +53,67 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--audit-log",
         metavar="FILE",
-        help="append who did what and when to this SQLite file; no pictures, no texts",
+        help="append who did what and when to this SQLite file, without pictures and texts",
     )
-    add("--audit-text", action="store_true", help="with --audit-log: also keep questions and answers")
+    add("--audit-text", action="store_true", help="with --audit-log: also log questions and answers")
     return result
 
 
-def ask_password(wanted: bool) -> str | None:
-    """The password from the environment, or typed; None where none is wanted.
+def read_password() -> str:
+    """The page's password, from the environment or typed.
 
     Raises:
         UserError: it is empty.
     """
-    if not wanted:
-        return None
-    word = os.environ.get(PASSWORD) or getpass.getpass("password for the page: ")
-    if not word:
+    password = os.environ.get(PASSWORD) or getpass.getpass("password for the page: ")
+    if not password:
         raise UserError(f"the password is empty; type one, or set {PASSWORD}")
-    return word
+    return password
 
 
 def launch(tools: Tools, address: Address, language: str = "en", password: str | None = None) -> gr.Blocks:
     """Build the page and serve it from a thread of its own; `close()` ends it."""
-    from skingpt4.chat import texts as page_texts
+    from skingpt4.chat.texts import load as load_texts
     from skingpt4.server.page import layout
 
-    place = layout.Place(address.local, address.share, address.max_upload_mb)
-    blocks = layout.build(tools, language, place)
-    extra: dict[str, object] = {"css": layout.CSS}
-    if password is not None:
-        extra["auth"] = lambda name, word: secrets.compare_digest(word.encode(), password.encode())
-        texts = page_texts.load(language)
-        extra["auth_message"] = f"{texts['not_a_diagnosis']} {texts['login']}"
-    health = {"status": "ok", "checkpoint": tools.model["checkpoint"]}
-    return gradio_app.launch(blocks, address, health, **extra)
+    def log_in(name: str, given: str) -> bool:
+        return secrets.compare_digest(given.encode(), (password or "").encode())
 
-
-def load(
-    config_path: str | None, checkpoint_path: str | None, log: Callable[..., object] | None = None
-) -> Tools:
-    """Load the model, with a progress bar, and gather what the page offers with it.
-
-    Raises:
-        ChatError, ConfigError, CheckpointError, LanguageModelError: what they say.
-    """
-    from skingpt4.server.page import tools as page_tools
-
-    return page_tools.load(config_path, checkpoint_path, log)
+    texts, protected = load_texts(language), password is not None
+    return gradio_app.launch(
+        layout.build(tools, language, address),
+        address,
+        health={"status": "ok", "checkpoint": tools.model["checkpoint"]},
+        css=layout.CSS,
+        head=layout.SCRIPT,
+        auth=log_in if protected else None,
+        auth_message=f"{texts['not_a_diagnosis']} {texts['login']}" if protected else None,
+    )
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Parse, load the model, then serve the page until Ctrl-C; returns the exit status."""
+    """Load the model, then serve the page until Ctrl-C; returns the exit status."""
     args = parser().parse_args(argv)
     stay_local()
-
+    setup_logging()
     with reported() as status:
         address = Address(args.host, args.port, args.max_upload_mb, args.share)
         if args.share and not args.password:
             raise UserError("--share opens the page to whoever learns its link; add --password")
-        password = ask_password(args.password)
-        address.check(password is not None)
-
-        from skingpt4.chat import texts as page_texts
-
-        page_texts.load(args.language)
-        log = None
         if args.audit_text and not args.audit_log:
             raise UserError("--audit-text says what goes into the audit log; add --audit-log FILE")
-        if args.audit_log:
-            from skingpt4.server.audit import AuditLog
+        password = read_password() if args.password else None
+        address.check(password is not None)
 
-            log = AuditLog(args.audit_log, args.audit_text).append
-        tools = load(args.config, args.checkpoint, log)
+        from skingpt4.chat.texts import load as load_texts
+        from skingpt4.server.audit import AuditLog
+
+        load_texts(args.language)
+        log = AuditLog(args.audit_log, args.audit_text).append if args.audit_log else None
+
+        from skingpt4.server.page import tools as page_tools
+
+        tools = page_tools.load(args.config, args.checkpoint, log)
         gradio_app.until_ended(lambda: launch(tools, address, args.language, password))
     return status.code
 

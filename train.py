@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--config", required=True, help="a YAML file under configs/")
-    parser.add_argument("--resume", action="store_true", help="go on with the run in output_dir")
+    parser.add_argument("--resume", action="store_true", help="continue the run in output_dir")
     parser.add_argument("--overwrite", action="store_true", help="delete the run in output_dir first")
     parser.add_argument(
         "--dry-run", action="store_true", help="check everything and show one sample, train nothing"

@@ -1,4 +1,4 @@
-"""All benchmarks of speed by name: python -m benchmarks NAME --help."""
+"""All benchmarks by name: python -m benchmarks NAME --help."""
 
 from __future__ import annotations
 
@@ -7,33 +7,45 @@ import sys
 from collections.abc import Sequence
 
 COMMANDS = {
-    "train": "a training step, ours against the original's way",
-    "levers": "a training step without each lever in turn",
-    "scoring": "15 classes in one pass against one by one",
-    "chat": "a consultation of four turns, ours against the original's way",
-    "serving": "several consultations at once",
-    "decode": "tokens a second, and bytes a second against a copy",
-    "scaling": "throughput over batch, length, records and processes: table and plot",
-    "cpu": "the default's settings on a CPU, side by side",
-    "gpu": "everything for one GPU in one call of under ten minutes",
+    "train": ("speed.train", "a training step, ours against the original's way"),
+    "levers": ("speed.levers", "a training step without each lever in turn"),
+    "scoring": ("speed.scoring", "15 classes in one pass against one by one"),
+    "chat": ("speed.chat", "a consultation of four turns, ours against the original's way"),
+    "serving": ("speed.serving", "several consultations at once"),
+    "decode": ("speed.decode", "tokens per second, and bytes per second against a copy"),
+    "scaling": ("speed.scaling", "throughput over batch, length, records and processes: table and plot"),
+    "cpu": ("speed.cpu", "settings of the default on a CPU, side by side"),
+    "gpu": ("speed.gpu", "everything for one GPU in one call of under ten minutes"),
+    "memory-estimate": (
+        "memory.estimate",
+        "the table of docs/memory.md, and the estimate against measurement",
+    ),
+    "memory-encoder": ("memory.encoder", "host memory of loading the image encoder"),
+    "memory-language": ("memory.language", "host memory of loading a language model, by precision"),
+    "memory-delta": ("memory.delta", "host memory of merging a Vicuna delta"),
+    "records-start": ("records.start", "start-up and memory of a training's records, up to a million"),
+    "prepare": ("records.prepare", "images per second and memory of data preparation"),
+    "near-duplicates": ("records.near_duplicates", "copies that a perceptual hash finds and confuses"),
+    "quality": ("records.quality", "what the image quality gate detects, by skin type"),
 }
 HELP = (
     "usage: python -m benchmarks NAME [--help] ...\n\n"
-    + "\n".join(f"  {name:<9} {what}" for name, what in COMMANDS.items())
-    + "\n\nResults go to benchmarks/results/ with hardware, versions and commit.\n"
+    + "\n".join(f"  {name:<16} {what}" for name, (_, what) in COMMANDS.items())
+    + "\n\nResults go to benchmarks/results/ with command, hardware, versions and commit.\n"
     "Research software, not a medical device."
 )
 
 
 def main(argv: Sequence[str]) -> int:
-    """Hand over to the benchmark of that name; returns its exit status."""
+    """Run the benchmark of that name; returns its exit status."""
     if not argv or argv[0] in ("-h", "--help"):
         print(HELP)
         return 0 if argv else 2
     if argv[0] not in COMMANDS:
         print(f"error: no benchmark '{argv[0]}'; choose one of {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
-    return importlib.import_module(f"benchmarks.{argv[0]}").main(list(argv[1:]))
+    module, _ = COMMANDS[argv[0]]
+    return importlib.import_module(f"benchmarks.{module}").main(list(argv[1:]))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import itertools
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -133,13 +133,13 @@ def run_source(rows: Rows, running: Running) -> None:
 
 def show_first(rows: Rows, out_dir: Path, count: int) -> None:
     """Print what the first rows would become."""
-    from data.preparing.engine import Relative, refusal_line, results
+    from data.preparing.engine import Relative, results
     from data.preparing.images import MeasureCache, Measurer
 
     measurer = Measurer(MeasureCache(":memory:"), 1)
     for _, result in itertools.islice(results(rows, count, measurer, Relative(out_dir), False), count):
         if isinstance(result, Refusal):
-            print("refused", json.dumps(refusal_line(result), ensure_ascii=False))
+            print("refused", json.dumps(asdict(result), ensure_ascii=False))
         else:
             known = {key: value for key, value in result.items() if value is not None}
             print("kept   ", json.dumps(known, ensure_ascii=False))

@@ -8,6 +8,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -27,6 +29,8 @@ demo.stay_local()
 
 from tests.support.gradio_page import Page  # noqa: E402  (Gradio reads the environment on import)
 from tests.support.page_stub import MODEL, Stub, tools, upload  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -56,23 +60,31 @@ def test_command_line(capsys, monkeypatch):
 def test_password_is_typed_or_of_the_environment(monkeypatch):
     monkeypatch.delenv(demo.PASSWORD, raising=False)
     monkeypatch.setattr(demo.getpass, "getpass", lambda prompt: "typed")
-    assert (demo.ask_password(False), demo.ask_password(True)) == (None, "typed")
+    assert demo.read_password() == "typed"
     monkeypatch.setenv(demo.PASSWORD, "set")
-    assert demo.ask_password(True) == "set"
+    assert demo.read_password() == "set"
     monkeypatch.setenv(demo.PASSWORD, "")
     monkeypatch.setattr(demo.getpass, "getpass", lambda prompt: "")
     with pytest.raises(demo.UserError, match="is empty"):
-        demo.ask_password(True)
+        demo.read_password()
 
 
-def test_address(capsys):
+def test_help_is_instant():
+    code = "import sys, demo; demo.parser().format_help(); print(*{'gradio', 'torch', 'starlette'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [], "what takes seconds is imported after the command line has been parsed"
+
+
+def test_address(caplog):
     for host in ("127.0.0.1", "localhost"):
         demo.Address(host, free_port()).check()
-    assert capsys.readouterr().err == ""
+    assert caplog.text == ""
     demo.Address("0.0.0.0", free_port()).check()
-    assert "pictures of patients could leave" in capsys.readouterr().err
+    assert "pictures of patients could leave" in caplog.text
+    assert "without a password" in caplog.text
+    caplog.clear()
     demo.Address(port=free_port(), share=True).check(password=True)
-    assert "LEAVES THIS MACHINE" in capsys.readouterr().err
+    assert "LEAVES THIS MACHINE" in caplog.text
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(AddressError, match=f"port {port}: another program"):
@@ -126,11 +138,11 @@ def test_sigterm_ends_cleanly_and_leaves_no_file(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(gradio_app, "MEMORY", tmp_path / "none")
     before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    seen = []
+    modes = []
 
     def launched():
         blocks = demo.launch(tools(), demo.Address(port=free_port()))
-        seen.extend(path.stat().st_mode & 0o777 for path in tmp_path.glob("skingpt4-*"))
+        modes.extend(path.stat().st_mode & 0o777 for path in tmp_path.glob("skingpt4-*"))
         threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()  # while it waits, or sooner
         return blocks
 
@@ -139,18 +151,18 @@ def test_sigterm_ends_cleanly_and_leaves_no_file(tmp_path, monkeypatch, capsys):
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
-    said = capsys.readouterr().out.splitlines()
-    assert said[0].startswith("open http://127.0.0.1:")
-    assert said[-1] == "stopped"
-    assert seen == [0o700], "one private folder while it served"
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("open http://127.0.0.1:")
+    assert lines[-1] == "stopped"
+    assert modes == [0o700], "one private folder while it served"
     assert list(tmp_path.glob("skingpt4-*")) == [], "and none afterwards"
 
 
 def test_private_folder_is_in_memory_where_there_is_room(tmp_path, monkeypatch):
     monkeypatch.setattr(gradio_app, "MEMORY", tmp_path)
-    assert gradio_app._memory() == tmp_path
+    assert gradio_app.memory_dir() == tmp_path
     monkeypatch.setattr(gradio_app, "MEMORY_NEEDED", 2**60)
-    assert gradio_app._memory() is None
+    assert gradio_app.memory_dir() is None
 
 
 def test_password_keeps_strangers_out(folder):
@@ -175,15 +187,16 @@ def test_password_keeps_strangers_out(folder):
 
 def holding(blocks) -> set[str]:
     """The sessions that hold a case, or a picture in what they drew."""
-    found = {}
-    for name, state in list(blocks.state_holder.session_data.items()):
-        found[name] = any(state.state_data.values()) or "data:image" in repr(state.config_values)
-    return {name for name, holds in found.items() if holds}
+    return {
+        name
+        for name, state in list(blocks.state_holder.session_data.items())
+        if any(state.state_data.values()) or "data:image" in repr(state.config_values)
+    }
 
 
-def wait_until(true) -> None:
+def wait_until(condition) -> None:
     deadline = time.monotonic() + 300
-    while not true():
+    while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 

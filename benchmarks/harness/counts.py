@@ -1,9 +1,9 @@
 """Operations counted from shapes: what a training step, a pass and a token cost, whoever computes them.
 
-A frozen language model costs 2N a token forward and 2N backward (through activations, no gradient of a weight): 4N,
-N the numbers in its layers' matrices. Its head is counted by itself, at the positions it is applied to; the encoder
-by its matrices' products. Attention's own products (a few per cent at these lengths) and everything that is no matrix
-product are left out, on both sides.
+A frozen language model costs 2N operations for a token forward and 2N backward (through activations, without
+gradients of weights), where N is the number of entries in its layers' matrices. Its head is counted separately, at
+the positions it is applied to; the encoder by its matrix products. Attention's own products (a few per cent at these
+lengths) and everything that is not a matrix product are left out, on both sides.
 """
 
 from __future__ import annotations
@@ -56,8 +56,10 @@ def forward_flops(module: nn.Module, inputs: Tensor) -> float:
     """Operations in one forward pass, of matrix products and convolutions with weights; attention's own left out."""
     with FlopCounterMode(display=False) as counter:
         module(inputs)
-    found = counter.get_flop_counts()["Global"]
-    return float(sum(n for op, n in found.items() if "attention" not in str(op) and "bmm" not in str(op)))
+    operations = counter.get_flop_counts()["Global"]
+    return float(
+        sum(n for op, n in operations.items() if "attention" not in str(op) and "bmm" not in str(op))
+    )
 
 
 def decode_bytes(model: Any) -> int:

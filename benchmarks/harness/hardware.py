@@ -10,6 +10,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +19,16 @@ import torch
 # (rows, inner, columns): squares, and the long thin products of a small decoder over a batch of tokens.
 CPU_SHAPES = ((1024, 1024, 1024), (2048, 2048, 2048), (1024, 576, 1536), (1024, 1536, 576))
 CUDA_SHAPES = ((8192, 8192, 8192), (4096, 4096, 4096), (16384, 4096, 4096), (16384, 4096, 11008))
+LIBRARIES = ("torch", "transformers", "accelerate", "timm", "safetensors", "numpy", "pyarrow", "pillow")
 CPU_COPY_BYTES, CUDA_COPY_BYTES = 1 << 28, 1 << 32
 
 
 def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
     """Processor, cores, memory, load and, of a GPU, its name and memory."""
     info = Path("/proc/cpuinfo")
-    found = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
+    model = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
     facts: dict[str, Any] = {
-        "cpu": found[1] if found else platform.machine(),
+        "cpu": model[1] if model else platform.machine(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
@@ -41,23 +43,17 @@ def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Python and the libraries that do the work."""
-    import accelerate
-    import transformers
-
-    return {
-        "python": platform.python_version(),
-        **{module.__name__: module.__version__ for module in (torch, transformers, accelerate)},
-    }
+    return {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}}
 
 
 def synchronize(device: torch.device | str) -> None:
-    """Wait for a GPU's queue; nothing to wait for elsewhere."""
+    """Wait until a GPU has finished its queue; a CPU has none."""
     if torch.device(device).type == "cuda":
         torch.cuda.synchronize(device)
 
 
 def timed(work: Callable[[], Any], device: torch.device | str, seconds: float = 0.3) -> float:
-    """Seconds of one call: the fastest of as many as fit into `seconds`, three at the least, after two untimed."""
+    """Seconds of one call: the fastest of as many as fit into `seconds`, at least three, after two untimed ones."""
     for _ in range(2):
         work()
     best, spent, calls = float("inf"), 0.0, 0
@@ -73,11 +69,11 @@ def timed(work: Callable[[], Any], device: torch.device | str, seconds: float = 
 
 @dataclass(frozen=True)
 class Ceiling:
-    """What the machine did in this very run, on random data; a datasheet is never asked."""
+    """What the machine achieved in this very run, on random data; no datasheet is used."""
 
     dtype: str
     threads: int  # of the CPU; a GPU's product does not depend on it
-    matrix_tflops: float  # best of `matrix_shape`'s rivals
+    matrix_tflops: float  # the best of several shapes
     matrix_shape: tuple[int, int, int]
     copy_bytes_per_second: float  # read and written bytes together
 
@@ -100,7 +96,7 @@ def ceiling(device: torch.device | str, dtype: torch.dtype, small: bool = False)
     best, best_shape = 0.0, shapes[0]
     for rows, inner, columns in shapes:
         a = torch.randn(rows, inner, device=device).to(dtype)
-        b = torch.randn(columns, inner, device=device).to(dtype)  # as nn.Linear keeps its weight
+        b = torch.randn(columns, inner, device=device).to(dtype)  # the layout of nn.Linear's weight
         took = timed(lambda a=a, b=b: torch.nn.functional.linear(a, b), device, 0.02 if small else 0.3)  # type: ignore[misc]
         rate = 2 * rows * inner * columns / took / 1e12
         if rate > best:
@@ -114,46 +110,44 @@ def ceiling(device: torch.device | str, dtype: torch.dtype, small: bool = False)
 
 
 def roofline(top: Ceiling, seconds: float, flops: float = 0.0, read_bytes: float = 0.0) -> dict[str, Any]:
-    """What was achieved, beside what the machine can do.
+    """What was achieved, compared with what the machine can do.
 
     Args:
         top: measured in the same run.
         seconds: that the work took.
-        flops: floating-point operations counted in it (a multiply-add is two); 0: not stated.
-        read_bytes: bytes that had to be read, for decoding the weights once a token; 0: not stated.
+        flops: floating-point operations counted in it (a multiply-add is two); 0: not counted.
+        read_bytes: bytes that had to be read, in decoding the weights once a token; 0: not counted.
 
     Returns:
-        tflops and matrix_share, bytes_per_second and copy_share, as far as they were stated, and a `line` to print.
+        tflops and matrix_share, bytes_per_second and copy_share, as far as counted, and a `line` to print.
     """
-    found: dict[str, Any] = {}
+    achieved: dict[str, Any] = {}
     words = []
     if flops:
         rate = flops / seconds / 1e12
-        found |= {"tflops": rate, "matrix_share": rate / top.matrix_tflops}
+        achieved |= {"tflops": rate, "matrix_share": rate / top.matrix_tflops}
         words.append(f"{rate:.3g} TFLOP/s, {rate / top.matrix_tflops:.0%} of the matrix product's")
         words[-1] += f" {top.matrix_tflops:.3g} in {top.dtype}"
     if read_bytes:
         rate = read_bytes / seconds
-        found |= {"bytes_per_second": rate, "copy_share": rate / top.copy_bytes_per_second}
+        achieved |= {"bytes_per_second": rate, "copy_share": rate / top.copy_bytes_per_second}
         words.append(f"{rate / 1e9:.3g} GB/s, {rate / top.copy_bytes_per_second:.0%} of the copy's")
         words[-1] += f" {top.copy_bytes_per_second / 1e9:.3g}"
-    return found | {"line": "roofline: " + "; ".join(words)}
+    return achieved | {"line": "roofline: " + "; ".join(words)}
 
 
 class PeakMemory:
-    """The most memory taken above what was held at entry, in bytes, as `peak_bytes`.
+    """The peak of memory above what was held at entry, in bytes, as `peak_bytes`.
 
-    On a GPU torch's own counter. On Linux the kernel's peak of resident memory (VmHWM), reset at entry, after what
-    earlier work freed was handed back to the system; elsewhere None.
+    On a GPU it is torch's own counter; on Linux the kernel's peak of resident memory (VmHWM), reset at entry after
+    freed memory was returned to the system; elsewhere None.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
-        """Of this device."""
         self.device = torch.device(device)
         self.peak_bytes: int | None = None
 
     def __enter__(self) -> PeakMemory:
-        """Forget earlier peaks."""
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -161,13 +155,12 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before = torch.cuda.memory_allocated(self.device)
         elif platform.system() == "Linux":
-            _hand_back()
+            _return_freed_memory()
             Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
             self._before = _status("VmRSS")
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Read the peak."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
             self.peak_bytes = torch.cuda.max_memory_allocated(self.device) - self._before
@@ -176,13 +169,13 @@ class PeakMemory:
 
 
 def _status(key: str) -> int:
-    found = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    assert found
-    return int(found[1]) * 1024
+    match = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    assert match
+    return int(match[1]) * 1024
 
 
-def _hand_back() -> None:
-    """What the C library holds of freed memory would hide a part of the next peak."""
+def _return_freed_memory() -> None:
+    """Freed memory that the C library holds would hide a part of the next peak."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
     if trim:
         trim(0)

@@ -1,4 +1,4 @@
-"""What all benchmarks are asked on the command line, and what they do with it."""
+"""The options that all benchmarks of speed share, and what follows from them."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ import torch
 
 from benchmarks.harness import hardware
 from benchmarks.harness.pairs import RESULTS, about, write
-from benchmarks.harness.shapes import SHAPES
-from skingpt4.model.language import DTYPES, choose_dtype, require_device
+from benchmarks.harness.shapes import SHAPES, Shape
+from skingpt4.model.precision import DTYPES, choose_dtype, require_device
 from skingpt4.support.threads import in_own_thread
-
-NOTE = "Research software, not a medical device."
 
 
 @dataclass
 class Setting:
-    """Where and in which precision a benchmark runs, and where its result goes."""
+    """What a benchmark measures, where and how often, and where its result goes."""
 
     name: str
     argv: Sequence[str]
-    args: argparse.Namespace
+    shape: Shape
     device: torch.device
     dtype: torch.dtype
+    pairs: int
+    small: bool
+    out: Path
 
     @property
-    def out(self) -> Path:
-        """`--out`, or benchmarks/results/NAME.json, with the shape's name where it is not the default's."""
-        ending = "" if self.args.shape == "tiny" else f"_{self.args.shape}"
-        return self.args.out or RESULTS / f"{self.name}{ending}.json"
+    def dtype_name(self) -> str:
+        """E.g. ``bfloat16``."""
+        return str(self.dtype).removeprefix("torch.")
 
     def ceiling(self) -> hardware.Ceiling:
         """The machine's own rates, measured now; printed."""
-        top = in_own_thread(lambda: hardware.ceiling(self.device, self.dtype, small=self.args.small))
+        top = in_own_thread(lambda: hardware.ceiling(self.device, self.dtype, small=self.small))
         threads = f", {top.threads} threads" if self.device.type == "cpu" else ""
         print(
             f"this machine now: matrix product {top.matrix_tflops:.3g} TFLOP/s ({top.dtype}{threads}), "
@@ -49,12 +49,12 @@ class Setting:
     def save(self, result: dict[str, Any]) -> None:
         """Write the result with what it depends on."""
         facts = about([self.name, *self.argv], self.device)
-        write({**facts, "shape": self.args.shape, "dtype": str(self.dtype)[6:], **result}, self.out)
+        write({**facts, "shape": self.shape.name, "dtype": self.dtype_name, **result}, self.out)
         print(f"written: {self.out}")
 
 
 def parser(name: str, description: str | None, pairs: int = 5) -> argparse.ArgumentParser:
-    """With what they have in common: shape, device, precision, threads, pairs, out."""
+    """A parser with the shared options: shape, device, precision, threads, pairs, out."""
     made = argparse.ArgumentParser(
         prog=f"python -m benchmarks {name}",
         description=description,
@@ -71,13 +71,15 @@ def parser(name: str, description: str | None, pairs: int = 5) -> argparse.Argum
     )
     made.add_argument("--out", type=Path, metavar="FILE", help="default: benchmarks/results/NAME.json")
     made.add_argument(
-        "--small", action="store_true", help="seconds, to try the path; its figures say nothing"
+        "--small", action="store_true", help="takes seconds, to try the path; its figures mean nothing"
     )
     return made
 
 
-def settle(name: str, made: argparse.ArgumentParser, argv: Sequence[str] | None) -> Setting:
-    """Parse, look for the device, set the threads.
+def settle(
+    name: str, made: argparse.ArgumentParser, argv: Sequence[str] | None
+) -> tuple[Setting, argparse.Namespace]:
+    """Parse, check the device, set the threads; returns the shared options, and all arguments.
 
     Raises:
         DeviceError: this machine has no such device.
@@ -88,4 +90,15 @@ def settle(name: str, made: argparse.ArgumentParser, argv: Sequence[str] | None)
         torch.set_num_threads(args.threads)
     device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
     require_device(str(device), "--device")
-    return Setting(name, argv, args, device, choose_dtype(args.dtype, device))
+    ending = "" if args.shape == "tiny" else f"_{args.shape}"
+    setting = Setting(
+        name=name,
+        argv=argv,
+        shape=SHAPES[args.shape],
+        device=device,
+        dtype=choose_dtype(args.dtype, device),
+        pairs=1 if args.small else args.pairs,
+        small=args.small,
+        out=args.out or RESULTS / f"{name}{ending}.json",
+    )
+    return setting, args

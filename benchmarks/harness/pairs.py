@@ -1,7 +1,7 @@
-"""Two ways of doing the same thing, run in turns in one process and compared pair by pair.
+"""Two ways of doing the same work, run in turns in one process and compared pair by pair.
 
-A machine drifts by more than the differences looked for; the two runs of a pair see the same machine. Which of them
-goes first changes from pair to pair.
+The speed of a machine drifts by more than the differences of interest; the two runs of a pair see the same machine.
+Which of them is first alternates from pair to pair.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from skingpt4.support.files import write_text
 
 RESULTS = Path(__file__).parents[1] / "results"
 SECONDS = "seconds"
-# A side's work; what it returns are further figures of its own where less is better, e.g. seconds to the first token.
+BASELINE = "yardstick"  # the baseline's name in results, which committed ones have
+# A side's work; it may return further figures for which less is better, e.g. seconds to the first token.
 Work = Callable[[], Mapping[str, float] | None]
 
 
 @dataclass
 class Side:
-    """What was measured of one way: one value a pair under each figure's name."""
+    """What was measured of one way: for each figure one value per pair."""
 
     figures: dict[str, list[float]] = field(default_factory=dict)
     peak_bytes: list[int | None] = field(default_factory=list)  # above what was held before the run
@@ -47,14 +48,14 @@ class Side:
 
 @dataclass
 class Comparison:
-    """Ours and the yardstick; a ratio is the yardstick's figure over ours, so more than 1 is our gain."""
+    """Ours and the baseline; a ratio is the baseline's figure over ours, so more than 1 is our gain."""
 
     ours: Side
-    yardstick: Side
+    baseline: Side
 
     def ratios(self, name: str = SECONDS) -> list[float]:
         """Of one figure, pair by pair."""
-        both = zip(self.yardstick.figures[name], self.ours.figures[name], strict=True)
+        both = zip(self.baseline.figures[name], self.ours.figures[name], strict=True)
         return [theirs / own for theirs, own in both]
 
     def ratio(self, name: str = SECONDS) -> float:
@@ -63,19 +64,19 @@ class Comparison:
 
     @property
     def peak_ratio(self) -> float | None:
-        """The yardstick's highest peak over ours."""
-        ours, theirs = self.ours.peak, self.yardstick.peak
+        """The baseline's highest peak over ours."""
+        ours, theirs = self.ours.peak, self.baseline.peak
         return theirs / ours if ours and theirs is not None else None
 
     def line(self, name: str = SECONDS) -> str:
         """One figure as a line, e.g. ``seconds: 1.52 against 3.4, 2.24x (2.10 to 2.31 in 5 pairs)``."""
         each = self.ratios(name)
-        text = f"{name}: {self.ours.median(name):.3g} against {self.yardstick.median(name):.3g}, "
+        text = f"{name}: {self.ours.median(name):.3g} against {self.baseline.median(name):.3g}, "
         return text + f"{self.ratio(name):.2f}x ({min(each):.2f} to {max(each):.2f} in {len(each)} pairs)"
 
     def peak_line(self) -> str:
         """Both peaks as a line."""
-        ours, theirs, ratio = self.ours.peak, self.yardstick.peak, self.peak_ratio
+        ours, theirs, ratio = self.ours.peak, self.baseline.peak, self.peak_ratio
         if ours is None or theirs is None or ratio is None:
             return "peak memory above the weights: not measured on this system"
         return f"peak memory above the weights: {ours / 2**20:.0f} MiB against {theirs / 2**20:.0f}, {ratio:.2f}x"
@@ -90,30 +91,30 @@ class Comparison:
             }  # fmt: skip
         sides = {
             key: {**side.figures, "peak_bytes_above_weights": side.peak_bytes}
-            for key, side in (("ours", self.ours), ("yardstick", self.yardstick))
+            for key, side in (("ours", self.ours), (BASELINE, self.baseline))
         }
         return {"ratios": ratios, "peak_ratio": self.peak_ratio, **sides}
 
 
 def compare(
     ours: Work,
-    yardstick: Work,
+    baseline: Work,
     pairs: int = 5,
     warm_up: int = 1,
     device: torch.device | str = "cpu",
     what: str = "pairs",
 ) -> Comparison:
-    """Run both `pairs` times in turns, with a progress bar; the same work with the same result is the caller's part.
+    """Run both `pairs` times in turns, with a progress bar; that both do the same work is the caller's part.
 
     Args:
         ours: our way.
-        yardstick: the other one.
+        baseline: the other way.
         pairs: how many of them.
         warm_up: untimed runs of each before.
-        device: whose queue is waited for and whose memory is watched.
+        device: to synchronise with, and whose memory is measured.
         what: the bar's title.
     """
-    ways = {"ours": ours, "yardstick": yardstick}
+    ways = {"ours": ours, "baseline": baseline}
     return Comparison(**in_turns(ways, pairs, warm_up, device, what))
 
 
@@ -126,8 +127,8 @@ def in_turns(
 ) -> dict[str, Side]:
     """Run several ways `rounds` times in turns, every second round in the opposite order, as `compare` does two.
 
-    With a warm-up the peak of memory is that of one more run before the timed ones: what was freed is handed back to
-    the system before it, and who takes much would be timed while it asks for that anew. Else it is the timed runs'.
+    With a warm-up, peak memory is that of one more, untimed run: freed memory is returned to the system before it,
+    and a timed run would include asking for it again. Without a warm-up it is the timed runs'.
     """
     for _ in range(warm_up):
         for work in ways.values():
@@ -159,7 +160,7 @@ def _time(side: Side, work: Work, device: torch.device | str) -> None:
 
 
 def about(argv: Sequence[str] | None = None, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What every result says of itself: command, commit, hardware, versions."""
+    """The provenance of a result: command, commit, hardware, versions."""
     words = sys.argv[1:] if argv is None else argv
     return {
         "command": " ".join(["python -m benchmarks", *words]),
@@ -170,7 +171,7 @@ def about(argv: Sequence[str] | None = None, device: torch.device | str = "cpu")
 
 
 def write(result: Mapping[str, Any], path: Path) -> None:
-    """A result as JSON, whole or not at all, e.g. to ``RESULTS / "train.json"``."""
+    """Write a result as JSON, completely or not at all, e.g. to ``RESULTS / "train.json"``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(_rounded(result), indent=1) + "\n")
 

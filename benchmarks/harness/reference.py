@@ -1,8 +1,9 @@
-"""The original's training step and chat written plainly, as the yardstick for correctness and speed.
+"""The original's training step and chat written plainly, as the baseline for correctness and speed.
 
-Nothing else uses it. It keeps what the original does, mended here or not: the encoder runs at every step, each
-piece of text is tokenised and embedded on its own, logits are computed over the whole sequence, an answer is cut
-without its end symbol, and the chat reads the conversation again at every turn. docs/parity.md lists it all.
+Only benchmarks and tests use it. It does what the original does, even where the product fixes it: the encoder runs at
+every step, each piece of text is tokenised and embedded separately, logits are computed over the complete sequence,
+an answer is cut without its end symbol, and the chat reads the conversation again at every turn. docs/parity.md lists
+all.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ SYSTEM = (
 
 @dataclass
 class Original:
-    """The parts. `encode` maps pictures (b, 3, h, w) to queries (b, q, d); only `projection` is trained."""
+    """The parts. `encode` maps images (b, 3, h, w) to queries (b, q, d); only `projection` is trained."""
 
     encode: Callable[[Tensor], Tensor]
     projection: nn.Linear
@@ -36,7 +37,7 @@ class Original:
     max_txt_len: int = 160
 
     def project(self, image: Tensor) -> Tensor:
-        """Pictures (b, 3, h, w) as vectors (b, q, width) of the language model, in its precision."""
+        """Images (b, 3, h, w) as vectors (b, q, width) of the language model, in its precision."""
         with torch.no_grad():
             queries = self.encode(image)
         return self.projection(queries).to(self.table.weight.dtype)
@@ -59,12 +60,12 @@ class Original:
 
 
 def training_loss(parts: Original, image: Tensor, question: str, answers: Sequence[str]) -> Tensor:
-    """Mean cross-entropy over the answers' tokens of a batch; every row is asked the same question.
+    """Mean cross-entropy over the answers' tokens of a batch; every row has the same question.
 
     Args:
         parts: the network.
         image: (b, 3, h, w).
-        question: of the whole batch.
+        question: of all rows.
         answers: b texts.
     """
     vectors = parts.project(image)
@@ -104,7 +105,7 @@ def make_optimizer(projection: nn.Linear, weight_decay: float = 0.05) -> torch.o
 
 @dataclass
 class Schedule:
-    """The learning rate: linear warm-up counted within the epoch, then cosine counted over the whole run."""
+    """The learning rate: linear warm-up counted within the epoch, then cosine counted over the complete run."""
 
     max_epoch: int
     iters_per_epoch: int
@@ -120,8 +121,8 @@ class Schedule:
             return min(
                 self.init_lr, self.warmup_lr + (self.init_lr - self.warmup_lr) * step / self.warmup_steps
             )
-        share = total / (self.max_epoch * self.iters_per_epoch)
-        return self.min_lr + 0.5 * (self.init_lr - self.min_lr) * (1 + math.cos(math.pi * share))
+        done = total / (self.max_epoch * self.iters_per_epoch)
+        return self.min_lr + 0.5 * (self.init_lr - self.min_lr) * (1 + math.cos(math.pi * done))
 
 
 @dataclass
@@ -167,7 +168,7 @@ def training_step(
 
 @dataclass
 class Chat:
-    """A conversation; `messages` are what stands between two "###"."""
+    """A conversation; `messages` are the texts between two "###"."""
 
     parts: Original
     stop_ids: Sequence[Sequence[int]] = STOP_IDS
@@ -175,13 +176,13 @@ class Chat:
     vectors: list[Tensor] = field(default_factory=list)
 
     def show(self, image: Tensor) -> None:
-        """Put a picture (1, 3, h, w) into the conversation."""
+        """Add an image (1, 3, h, w) to the conversation."""
         with torch.no_grad():
             self.vectors.append(self.parts.project(image))
         self.messages.append("Human: <Img><ImageHere></Img>")
 
     def ask(self, question: str) -> None:
-        """Put a question; right after a picture it belongs to the picture's message."""
+        """Add a question; right after an image it belongs to the image's message."""
         if self.messages and self.messages[-1].endswith("</Img>"):
             self.messages[-1] += f" {question}"
         else:
@@ -189,7 +190,7 @@ class Chat:
 
     @torch.no_grad()
     def embeds(self) -> Tensor:
-        """(1, t, width) of the whole conversation, up to where the model goes on."""
+        """(1, t, width) of the complete conversation, up to where the model continues."""
         text = END.join([SYSTEM, *self.messages, "Assistant:"])
         pieces = text.split("<ImageHere>")
         mixed = [self.parts.begin(), self.parts.embed(pieces[0])]
@@ -200,8 +201,7 @@ class Chat:
     def answer(self, sample: bool = True, max_new_tokens: int = 300, max_length: int = 2000) -> list[int]:
         """Generate an answer and add it to the conversation; returns its token ids.
 
-        What makes the conversation longer than `max_length` with the answer is cut off at its beginning, the
-        picture with it.
+        A conversation that would exceed `max_length` with the answer is cut at its start, the image included.
         """
         embeds = self.embeds()
         embeds = embeds[:, max(0, embeds.shape[1] + max_new_tokens - max_length) :]
@@ -235,5 +235,5 @@ def generate(
 def _draw(logits: Tensor, top_k: int = 50, top_p: float = 0.9) -> int:
     likeliest = logits.topk(min(top_k, len(logits)))
     chances = likeliest.values.softmax(-1)
-    kept = chances.cumsum(-1) - chances < top_p
-    return int(likeliest.indices[torch.multinomial(chances * kept, 1)])
+    in_top_p = chances.cumsum(-1) - chances < top_p
+    return int(likeliest.indices[torch.multinomial(chances * in_top_p, 1)])

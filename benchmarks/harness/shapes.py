@@ -1,8 +1,8 @@
 """The networks that are measured: the bundled default, or the paper's sizes with random weights.
 
-Speed does not depend on what weights say. The paper's language models are laid out on the meta device and filled with
-random numbers right where they will stand, in their precision; nothing is downloaded and host memory holds nothing
-twice. What does not fit is refused before it is tried.
+Speed does not depend on the weights' values. The paper's language models are laid out on the meta device and filled
+with random numbers on the device where they run, in their precision; nothing is downloaded, and host memory holds
+nothing twice. A shape that does not fit is refused before it is built.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from skingpt4.config.load import load_config
 from skingpt4.config.schema import Config, LanguageConfig
 from skingpt4.doctor import memory
 from skingpt4.model.build import build, build_encoder
-from skingpt4.model.language import LanguageModel, choose_attention
+from skingpt4.model.language import LanguageModel
 from skingpt4.model.network import ImageEncoder, SkinGPT4
+from skingpt4.model.precision import choose_attention
 from skingpt4.model.qformer import QFormer
 from skingpt4.model.vision import VisionEncoder
 from skingpt4.support.errors import UserError
@@ -30,7 +31,7 @@ from skingpt4.support.threads import in_own_thread
 from skingpt4.weights.files.source import built_without_memory
 
 ROOT = Path(__file__).parents[2]
-SPREAD = 0.02  # standard deviation of random weights, as language models are begun with
+SPREAD = 0.02  # standard deviation of random weights, as language models are initialised
 
 
 class ShapeError(UserError):
@@ -43,46 +44,49 @@ class Shape:
 
     name: str
     config: str  # under configs/
-    published: str | None  # the language model's key in `memory.PUBLISHED`; None: the real one, from disk
+    language: (
+        tuple[str, dict[str, Any]] | None
+    )  # family and sizes of a random language model; None: the real one
 
 
 SHAPES = {
     shape.name: shape
     for shape in (
         Shape("tiny", "tiny/step2.yaml", None),
-        Shape("vicuna7b", "paper/step2_vicuna7b.yaml", "lmsys/vicuna-7b-v1.5"),
-        Shape("vicuna13b", "paper/step2_vicuna13b.yaml", "lmsys/vicuna-13b-v1.5"),
-        Shape("falcon40b", "paper/step2_falcon40b.yaml", "tiiuae/falcon-40b-instruct"),
+        Shape("vicuna7b", "paper/step2_vicuna7b.yaml", memory.PUBLISHED["lmsys/vicuna-7b-v1.5"]),
+        Shape("vicuna13b", "paper/step2_vicuna13b.yaml", memory.PUBLISHED["lmsys/vicuna-13b-v1.5"]),
+        Shape("falcon40b", "paper/step2_falcon40b.yaml", memory.PUBLISHED["tiiuae/falcon-40b-instruct"]),
     )
 }
 
 
-def configuration(name: str, changes: tuple[str, ...] = ()) -> Config:
-    """The shape's configuration; of random ones without paths of weights."""
-    config = load_config(ROOT / "configs" / SHAPES[name].config, changes)
+def configuration(shape: Shape, changes: tuple[str, ...] = ()) -> Config:
+    """The shape's configuration; without paths of weights, if these are random."""
+    config = load_config(ROOT / "configs" / shape.config, changes)
     config.initial_checkpoint = None
-    if SHAPES[name].published:
+    if shape.language:
         config.vision.weights = config.qformer.weights = None
     return config
 
 
-def language_shape(name: str) -> memory.LanguageShape:
+def language_shape(shape: Shape) -> memory.LanguageShape:
     """Sizes of the shape's language model, for counts and estimates.
 
     Raises:
-        ShapeError: the bundled default is not here.
+        ShapeError: the bundled default's files are missing.
     """
-    config = configuration(name)
-    found = memory.shape_of(SHAPES[name].published or config.language.model)
-    if found is None:
-        raise ShapeError(
-            f"--shape {name}: {config.language.model} is not here; run skingpt4 weights fetch tiny"
-        )
-    return found
+    if shape.language:
+        family, sizes = shape.language
+        return memory.language_shape(AutoConfig.for_model(family, **sizes))
+    name = configuration(shape).language.model
+    sizes_on_disk = memory.shape_of(name)
+    if sizes_on_disk is None:
+        raise ShapeError(f"--shape {shape.name}: {name} is missing; run skingpt4 weights fetch tiny")
+    return sizes_on_disk
 
 
-def require_room(name: str, needed: dict[str, int], device: torch.device) -> None:
-    """Compare an estimate by parts with what is free.
+def require_room(shape: Shape, needed: dict[str, int], device: torch.device) -> None:
+    """Compare an estimate by parts with the free memory.
 
     Raises:
         ShapeError: it does not fit; the message has the parts.
@@ -97,27 +101,27 @@ def require_room(name: str, needed: dict[str, int], device: torch.device) -> Non
     if sum(needed.values()) > free:
         parts = ", ".join(f"{part} {size / memory.GIB:.1f}" for part, size in needed.items() if size)
         raise ShapeError(
-            f"--shape {name} needs about {memory.gib(needed):.1f} GiB on {device} ({parts}) and "
+            f"--shape {shape.name} needs about {memory.gib(needed):.1f} GiB on {device} ({parts}) and "
             f"{free / memory.GIB:.1f} are free; choose a smaller shape, batch or --dtype"
         )
 
 
 def network(
-    name: str, config: Config, device: torch.device, dtype: torch.dtype, with_encoder: bool = True
+    shape: Shape, config: Config, device: torch.device, dtype: torch.dtype, with_encoder: bool = True
 ) -> SkinGPT4:
-    """The network of a shape: real parts of the bundled default, random ones of the others."""
-    return in_own_thread(lambda: _network(name, config, device, dtype, with_encoder))
+    """The network of a shape: the bundled default's real parts, or random ones."""
+    return in_own_thread(lambda: _network(shape, config, device, dtype, with_encoder))
 
 
 def _network(
-    name: str, config: Config, device: torch.device, dtype: torch.dtype, with_encoder: bool
+    shape: Shape, config: Config, device: torch.device, dtype: torch.dtype, with_encoder: bool
 ) -> SkinGPT4:
-    if SHAPES[name].published is None:
+    if shape.language is None:
         config.language.dtype = str(dtype).removeprefix("torch.")
         return build(config, device, build_encoder(config, device) if with_encoder else None)
     torch.manual_seed(config.seed)
     encoder = random_encoder(config, device) if with_encoder else None
-    family, sizes = memory.PUBLISHED[SHAPES[name].published or ""]
+    family, sizes = shape.language
     attention = choose_attention(config.language.attention, dtype, device)
     language = random_language_model(family, sizes, device, dtype, attention)
     tokenizer = stand_in_tokenizer(sizes["vocab_size"])
@@ -131,7 +135,7 @@ def _network(
 def random_language_model(
     family: str, sizes: dict[str, Any], device: torch.device, dtype: torch.dtype, attention: str = "sdpa"
 ) -> Any:
-    """A causal language model with random weights, filled in where it will stand."""
+    """A causal language model with random weights, filled in on its device."""
     config = AutoConfig.for_model(family, **sizes)
     make = partial(AutoModelForCausalLM.from_config, config, dtype=dtype, attn_implementation=attention)
     model = fill(built_without_memory(make), device)
@@ -168,9 +172,9 @@ def _values(name: str, old: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def stand_in_tokenizer(size: int = 1004) -> PreTrainedTokenizerFast:
-    """A tokenizer that needs no file: a word or a sign is a token, about as many as a real one makes.
+    """A tokenizer that needs no file: a word or a sign is a token, about as many as of a real tokenizer.
 
-    With the `size` of a model's vocabulary, whatever the model says is read again as the same tokens.
+    With the `size` of a model's vocabulary, whatever the model generates is tokenised to the same tokens again.
     """
     words = [f"w{number}" for number in range(size - 4)]
     special = ["<unk>", "<s>", "</s>"]

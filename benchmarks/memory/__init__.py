@@ -1,1 +1,1 @@
-"""Peak memory, measured and estimated."""
+"""Peak host memory, measured and estimated."""

@@ -1,12 +1,11 @@
 """How much host memory loading the image encoder takes, at its full size of 1.0 B + 0.1 B random weights.
 
 Writes random weights in LAVIS's two files and in the precisions these are published in (EVA fp16, Q-Former fp32),
-loads them in a fresh process through `build_encoder`, runs one picture on the CPU and records the peak. Each
-measured process reads its own counters: VmHWM is the kernel's peak of resident memory, file-mapped pages included;
-RssAnon and RssFile are sampled every 10 ms.
+loads them in a fresh process through `build_encoder`, runs one image on the CPU and records the peaks (see
+`benchmarks.memory.process`).
 
-    python -m benchmarks.memory.encoder            # needs 9 GB of free disk and 6 GB of memory
-    python -m benchmarks.memory.encoder --small    # a network of kilobytes, to try the script
+    python -m benchmarks memory-encoder            # needs 9 GB of free disk and 6 GB of memory
+    python -m benchmarks memory-encoder --small    # a network of kilobytes, to try the script
 
 Research software, not a medical device.
 """
@@ -15,18 +14,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import re
-import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.memory.process import Sampler, memory, require_linux, run_fresh, save
+from skingpt4.support.errors import reported
+
+NAME = "memory-encoder"
 SMALL: dict[str, Any] = {
     "vision": {"model_args": {"embed_dim": 32, "depth": 2, "num_heads": 2}, "image_size": 56},
     "qformer": {
@@ -42,7 +40,7 @@ LIMIT = 1.2  # peak over the bytes of the loaded weights
 
 
 def encoder_config(sizes: dict[str, Any], folder: Path) -> Any:
-    """The configuration of an encoder whose weights stand in `folder`."""
+    """The configuration of an encoder whose weights are in `folder`."""
     from skingpt4.config.schema import Config
 
     config = Config(step="none", output_dir=str(folder / "run"))
@@ -76,40 +74,8 @@ def write_weights(sizes: dict[str, Any], folder: Path) -> None:
         torch.save({"model": made} if dtype == torch.float32 else made, path)
 
 
-class Sampler:
-    """Peaks of RssAnon and RssFile (bytes) of this process while it is entered."""
-
-    def __enter__(self) -> Sampler:
-        """Forget earlier peaks and begin."""
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-        self.peak = {"RssAnon": 0, "RssFile": 0}
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """End; `peak` then has VmHWM too."""
-        self._end.set()
-        self._thread.join()
-        self.peak["VmHWM"] = memory()["VmHWM"]
-
-    def _sample(self) -> None:
-        while not self._end.is_set():
-            now = memory()
-            self.peak = {key: max(value, now[key]) for key, value in self.peak.items()}
-            self._end.wait(0.01)
-
-
-def memory() -> dict[str, int]:
-    """VmRSS, VmHWM, RssAnon and RssFile of this process in bytes."""
-    text = Path("/proc/self/status").read_text()
-    names = ("VmRSS", "VmHWM", "RssAnon", "RssFile")
-    return {n: int(re.search(rf"^{n}:\s+(\d+) kB", text, re.M)[1]) * 1024 for n in names}  # type: ignore[index]
-
-
 def measure(sizes: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Load and run once in this process, which should be fresh."""
+    """Load and run once in this process, which must be fresh."""
     import torch
 
     from skingpt4.model.build import build_encoder
@@ -147,72 +113,49 @@ def measure(sizes: dict[str, Any], folder: Path) -> dict[str, Any]:
     }
 
 
-def machine() -> dict[str, Any]:
-    """What a figure depends on: hardware, versions, commit."""
-    import safetensors
-    import timm
-    import torch
-    import transformers
-
-    from skingpt4.checkpoints.checkpoint import git_revision
-
-    info = Path("/proc/cpuinfo").read_text()
-    name = re.search(r"model name\s*: (.+)", info)
-    return {
-        "cpu": name[1] if name else platform.machine(),
-        "cores": os.cpu_count(),
-        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        "python": platform.python_version(),
-        **{module.__name__: module.__version__ for module in (torch, transformers, timm, safetensors)},
-        "commit": git_revision(),
-    }
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Write, measure twice (with the conversion and without), record; 1 if a peak is above the limit."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.memory.encoder", description=__doc__.splitlines()[0]
+        prog=f"python -m benchmarks {NAME}",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--small", action="store_true", help="a tiny network, to try the script")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/load_memory.json"))
-    parser.add_argument("--step", choices=("write", "measure"), help=argparse.SUPPRESS)
     parser.add_argument(
         "--folder", type=Path, help="where the weights are written (default: a temporary folder)"
     )
+    parser.add_argument("--step", choices=("write", "measure"), help=argparse.SUPPRESS)
     args = parser.parse_args(argv)
     sizes = SMALL if args.small else FULL
-    if args.step == "write":
-        write_weights(sizes, args.folder)
-        return 0
-    if args.step == "measure":
-        print(json.dumps(measure(sizes, args.folder)))
-        return 0
-    if not Path("/proc/self/clear_refs").exists():
-        print("error: the peaks are read from /proc, so this runs on Linux alone", file=sys.stderr)
-        return 1
-    with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-        command = [sys.executable, "-m", "benchmarks.memory.encoder", "--folder", folder]
-        command += ["--small"] if args.small else []
-        subprocess.run([*command, "--step", "write"], check=True)
-        runs = {}
-        for name in ("first_load_with_conversion", "later_loads"):
-            done = subprocess.run(
-                [*command, "--step", "measure"], check=True, stdout=subprocess.PIPE, text=True
-            )
-            runs[name] = json.loads(done.stdout.splitlines()[-1])
-            print(f"{name}: peak {runs[name]['peak_over_weights']} x the weights", file=sys.stderr)
-    result = {
-        "what": "host memory for loading EVA-ViT-g and the Q-Former (random weights) to fp32 on the CPU",
-        "files": "eva_vit_g.pth fp16, blip2.pth fp32, in LAVIS's layout",
-        "limit": LIMIT,
-        "runs": runs,
-        "machine": machine(),
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(json.dumps({name: run["peak_over_weights"] for name, run in runs.items()}))
-    return int(args.small is False and max(run["peak_over_weights"] for run in runs.values()) > LIMIT)
+    with reported() as status:
+        if args.step == "write":
+            write_weights(sizes, args.folder)
+        elif args.step == "measure":
+            print(json.dumps(measure(sizes, args.folder)))
+        else:
+            require_linux()
+            with tempfile.TemporaryDirectory(dir=args.folder) as folder:
+                runs = measure_fresh(folder, ["--small"] if args.small else [])
+            result = {
+                "what": "host memory for loading EVA-ViT-g and the Q-Former (random weights) to fp32 on the CPU",
+                "files": "eva_vit_g.pth fp16, blip2.pth fp32, in LAVIS's layout", "limit": LIMIT, "runs": runs,
+            }  # fmt: skip
+            save(result, [NAME, *(argv or [])], args.out)
+            worst = max(run["peak_over_weights"] for run in runs.values())
+            status.code = int(not args.small and worst > LIMIT)
+    return status.code
+
+
+def measure_fresh(folder: str, options: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """The first load, which converts the weights, and a later one, each in a fresh process."""
+    run_fresh(NAME, "--folder", folder, "--step", "write", *options)
+    runs = {}
+    for load in ("first_load_with_conversion", "later_loads"):
+        runs[load] = json.loads(run_fresh(NAME, "--folder", folder, "--step", "measure", *options))
+        print(f"{load}: peak {runs[load]['peak_over_weights']} x the weights")
+    return runs
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

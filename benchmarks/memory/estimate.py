@@ -1,6 +1,6 @@
 """The table of docs/memory.md, and the estimate against measurement.
 
-python -m benchmarks.memory.estimate [--measure CONFIG].
+python -m benchmarks memory-estimate [--measure].
 
 Research software, not a medical device.
 """
@@ -9,12 +9,10 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import resource
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 
@@ -38,7 +36,7 @@ CHAT_TOKENS = 512
 def table() -> str:
     """Markdown: GiB for the weights, training at batch 2 and chat, by model and precision."""
     lines = [
-        "| language model | precision | its weights | training, batch 2 | training on kept features | chat |",
+        "| language model | precision | its weights | training, batch 2 | training on cached features | chat |",
         "|---|---|---|---|---|---|",
     ]
     tiny = load_config("configs/tiny/step1.yaml")
@@ -46,7 +44,7 @@ def table() -> str:
     for title, name in MODELS.items():
         shape = memory.shape_of(name)
         if shape is None:
-            raise UserError(f"{name}: is not here; fetch it first (skingpt4 weights fetch tiny)")
+            raise UserError(f"{name}: is missing; run skingpt4 weights fetch tiny")
         for dtype, quantization in PRECISIONS:
             config = Config(language=LanguageConfig(model=name, attention="sdpa"))
             encoder = big_encoder
@@ -54,19 +52,21 @@ def table() -> str:
                 encoder = memory.encoder_parameters(tiny)
                 config.qformer = tiny.qformer
             config.optim.batch_size = 2
-            whole = memory.training(config, shape, dtype, encoder, quantization=quantization)
-            config.data.feature_cache = "kept"
-            kept = memory.training(config, shape, dtype, encoder, 4000, quantization=quantization)
+            plain = memory.training(config, shape, dtype, encoder, quantization=quantization)
+            config.data.feature_cache = "cached"
+            cached = memory.training(config, shape, dtype, encoder, 4000, quantization=quantization)
             talk = memory.chat(config, shape, dtype, encoder, CHAT_TOKENS, quantization)
             words = dtype if quantization == "none" else f"{quantization} and {dtype}"
             weights = memory.weight_bytes(shape, dtype, quantization) / memory.GIB
-            figures = " | ".join(f"{value:.1f}" for value in (weights, *map(memory.gib, (whole, kept, talk))))
+            figures = " | ".join(
+                f"{value:.1f}" for value in (weights, *map(memory.gib, (plain, cached, talk)))
+            )
             lines.append(f"| {title} | {words} | {figures} |")
     return "\n".join(lines)
 
 
 def compare(config_path: str, overrides: Sequence[str]) -> str:
-    """Markdown: estimated and measured peak of a training step and of a chat, each in a process of its own."""
+    """Markdown: estimated and measured peak of a training step and of a chat, each in its own process."""
     config = load_config(config_path, overrides)
     shape = memory.shape_of(config.language.model)
     assert shape is not None
@@ -81,26 +81,20 @@ def compare(config_path: str, overrides: Sequence[str]) -> str:
                 changes = [*overrides, f"language.dtype={dtype}", f"optim.batch_size={batch}"]
                 changed = load_config(config_path, changes)
                 command = [
-                    sys.executable,
-                    "-m",
-                    "benchmarks.memory.estimate",
-                    "--child",
-                    what,
-                    "--config",
-                    config_path,
-                ]
+                    sys.executable, "-m", "benchmarks", "memory-estimate", "--child", what, "--config", config_path,
+                ]  # fmt: skip
                 done = subprocess.run([*command, *changes], capture_output=True, text=True)
                 if done.returncode:
                     raise UserError(f"the measured process failed: {done.stderr.strip().splitlines()[-1]}")
-                found = json.loads(done.stdout.splitlines()[-1])
-                tokens = found["tokens"]
+                figures = json.loads(done.stdout.splitlines()[-1])
+                tokens = figures["tokens"]
                 parts = (
                     memory.training(changed, shape, dtype, encoder, 0, tokens, changed.data.max_text_tokens)
                     if what == "training"
                     else memory.chat(changed, shape, dtype, encoder, tokens)
                 )
                 estimated = memory.gib(parts) + memory.host_bytes(parts) / memory.GIB
-                measured = found["peak"] / memory.GIB
+                measured = figures["peak"] / memory.GIB
                 lines.append(
                     f"| {what} | {dtype} | {batch} | {tokens} | {estimated:.2f} | {measured:.2f} | "
                     f"{estimated / measured:.2f} |"
@@ -109,7 +103,7 @@ def compare(config_path: str, overrides: Sequence[str]) -> str:
 
 
 def child(what: str, config: Config) -> None:
-    """Do it once at full length and print the process's peak of resident memory."""
+    """Do one step or chat at full length and print the process's peak of resident memory."""
     device = torch.device("cpu")
     if what == "libraries":
         import skingpt4.chat
@@ -122,8 +116,8 @@ def child(what: str, config: Config) -> None:
         from skingpt4.model.build import build, build_encoder
         from skingpt4.training.loop import make_optimizer, train_step
 
-        kept = bool(config.data.feature_cache)
-        model = build(config, device, None if kept else build_encoder(config)).train()
+        cached = bool(config.data.feature_cache)
+        model = build(config, device, None if cached else build_encoder(config)).train()
         queries, batch, answer = (
             config.qformer.num_query_tokens,
             config.optim.batch_size,
@@ -141,12 +135,12 @@ def child(what: str, config: Config) -> None:
             train_step(model, optimizer, [rows], Accelerator(), 1.0)
     else:
         from skingpt4.chat.session import ChatSession
-        from skingpt4.checkpoints.known_answer import picture
+        from skingpt4.checkpoints.known_answer import image
         from skingpt4.checkpoints.load import load_model
         from skingpt4.generation.sampling import Generation
 
         session = ChatSession(load_model(config, None), config)
-        session.add_image(picture())
+        session.add_image(image())
         session.ask("What is wrong with my skin? " * 8, Generation(max_new_tokens=160))
         tokens = len(session.encode(session.turns).input_ids)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -156,7 +150,8 @@ def child(what: str, config: Config) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and print; returns the exit status."""
     parser = argparse.ArgumentParser(
-        description="Memory by model and precision. Research software, not a medical device."
+        prog="python -m benchmarks memory-estimate",
+        description="Memory by model and precision. Research software, not a medical device.",
     )
     parser.add_argument("--measure", action="store_true", help="compare the estimate with this machine's CPU")
     parser.add_argument(
@@ -176,5 +171,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    os.chdir(Path(__file__).parents[2])
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

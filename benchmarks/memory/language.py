@@ -1,11 +1,11 @@
-"""How much host memory loading a language model takes, by precision; figures as in `benchmarks.memory.encoder`.
+"""How much host memory loading a language model takes, by precision; counters as in `benchmarks.memory.process`.
 
-A file in the asked precision stays memory-mapped: its pages come in when they are used and the kernel may drop
-them. Another precision is converted tensor by tensor; then the pages of the file count until they are dropped, and
-RssAnon is what the machine must really have.
+A file in the requested precision stays memory-mapped: its pages are read when they are used, and the kernel may drop
+them. For another precision it is converted tensor by tensor; then the pages of the file count until they are dropped,
+and RssAnon is what the machine must really have.
 
-    python -m benchmarks.memory.language weights/smollm2-135m-instruct
-    python -m benchmarks.memory.language weights/smollm2-135m-instruct --random   # of 1.2 B: 3 GB of disk
+    python -m benchmarks memory-language weights/smollm2-135m-instruct
+    python -m benchmarks memory-language weights/smollm2-135m-instruct --random   # 1.2 B parameters: 3 GB of disk
 
 Research software, not a medical device.
 """
@@ -14,19 +14,20 @@ from __future__ import annotations
 
 import argparse
 import json
-import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.memory.encoder import Sampler, machine, memory
+from benchmarks.memory.process import Sampler, memory, require_linux, run_fresh
 from skingpt4.support.errors import reported
+
+NAME = "memory-language"
 
 
 def measure(folder: str, dtype: str) -> dict[str, Any]:
-    """Load once in this process, which should be fresh, and read one token."""
+    """Load once in this process, which must be fresh, and read one token."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -52,7 +53,7 @@ def measure(folder: str, dtype: str) -> dict[str, Any]:
 
 
 def write_random(tokenizer_folder: str, folder: Path) -> None:
-    """A Llama of 1.2 B random numbers in bf16, 2048 wide with 22 layers, with another model's tokenizer."""
+    """Write a Llama of 1.2 B random numbers in bf16, 2048 wide with 22 layers, with another model's tokenizer."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -68,7 +69,9 @@ def write_random(tokenizer_folder: str, folder: Path) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure each precision in a fresh process and record them."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.memory.language", description=__doc__.splitlines()[0]
+        prog=f"python -m benchmarks {NAME}",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", help="a local language model")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/load_memory_language.json"))
@@ -83,29 +86,25 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps(measure(args.folder, args.dtype)))
         elif args.random:
             with tempfile.TemporaryDirectory() as folder:
-                _child(args.folder, "--write", folder)
+                run_fresh(NAME, args.folder, "--write", folder)
                 record(folder, "random Llama of 1.2 B in bfloat16", args.out)
         else:
             record(args.folder, Path(args.folder).name, args.out)
     return status.code
 
 
-def _child(folder: str, *options: str) -> str:
-    command = [sys.executable, "-m", "benchmarks.memory.language", folder, *options]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-
-
 def record(folder: str, name: str, out: Path) -> None:
     """Measure each precision in a fresh process; models measured before stay in the file."""
+    from benchmarks.harness.pairs import about, write  # large imports, which measured processes must not make
+
+    require_linux()
     runs = {}
     for dtype in ("float32", "bfloat16", "float16"):
-        runs[dtype] = json.loads(_child(folder, "--dtype", dtype).splitlines()[-1])
+        runs[dtype] = json.loads(run_fresh(NAME, folder, "--dtype", dtype))
         print(f"{dtype}: {runs[dtype]}")
     results = json.loads(out.read_text(encoding="utf-8")) if out.is_file() else {}
-    results[name] = {"runs": runs, "machine": machine()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write(results | {name: {"runs": runs, **about([NAME, name])}}, out)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

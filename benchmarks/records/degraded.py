@@ -1,8 +1,8 @@
-"""Pictures with one known fault each: phantoms blurred, exposed, hazed or shrunk by known amounts; and no skin.
+"""Images with one known fault each: phantoms blurred, exposed, hazed or shrunk by known amounts; images of no skin.
 
-A phantom is drawn at 448 pixels a side and enlarged twofold, so that it passes 800 x 600; the quality gate judges
-focus on a copy of 448 x 448 pixels' area, where that enlargement has lost nothing. Every picture, clean ones too,
-gets a camera's noise and JPEG at the end, after its fault, as a camera would add them.
+A phantom is drawn at 448 x 448 pixels and enlarged twofold, so that it has more than 800 x 600; the quality gate
+assesses focus on a copy with the area of 448 x 448 pixels, where the enlargement has lost nothing. Every image, clean
+ones included, gets noise and JPEG compression at the end, after its fault, as from a camera.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SKIN_TYPES = (1, 2, 3, 4, 5, 6)
 
 @dataclass(frozen=True)
 class Fault:
-    """What the gate should say (`kind`), how strong the fault is, and how to make it, of (h, w, 3) of 0 to 1."""
+    """The finding expected of the gate (`kind`), the strength, and what adds the fault to (h, w, 3) of 0 to 1."""
 
     kind: str
     strength: str
@@ -34,7 +34,7 @@ class Fault:
 
 
 def clean_phantoms(seed: int, per_type: int) -> Iterator[tuple[int, np.ndarray]]:
-    """(Fitzpatrick type, picture (896, 896, 3) float32 of 0 to 1), classes and body sites as they come."""
+    """(Fitzpatrick type, image (896, 896, 3) float32 of 0 to 1), of all classes and body sites in turn."""
     index = 0
     for number in range(per_type):
         for tone in SKIN_TYPES:
@@ -48,7 +48,7 @@ def clean_phantoms(seed: int, per_type: int) -> Iterator[tuple[int, np.ndarray]]
 
 
 def photograph(values: np.ndarray, rng: np.random.Generator, noise: float = 0.008) -> Image.Image:
-    """Noise (standard deviation on the scale 0 to 1) and JPEG of quality 90."""
+    """Add noise (standard deviation on the scale 0 to 1) and JPEG compression of quality 90."""
     noisy = values + noise * rng.standard_normal(values.shape, dtype=np.float32)
     buffer = io.BytesIO()
     Image.fromarray((np.clip(noisy, 0, 1) * 255 + 0.5).astype(np.uint8)).save(buffer, "JPEG", quality=90)
@@ -64,7 +64,7 @@ def blur(values: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def shake(values: np.ndarray, length: int) -> np.ndarray:
-    """The camera moved sideways: a mean over `length` pixels at 448 pixels a side."""
+    """Camera shake: a mean over `length` pixels sideways, at 448 pixels a side."""
     return uniform_filter1d(values, length * ENLARGED, axis=1)
 
 
@@ -75,9 +75,9 @@ def expose(values: np.ndarray, stops: float) -> np.ndarray:
     return np.where(linear <= 0.0031308, linear * 12.92, 1.055 * linear ** (1 / 2.4) - 0.055)
 
 
-def haze(values: np.ndarray, kept: float) -> np.ndarray:
-    """A grey veil (0.6): `kept` of the contrast is left, as behind a dirty lens."""
-    return values * kept + (1 - kept) * 0.6
+def haze(values: np.ndarray, contrast: float) -> np.ndarray:
+    """A grey veil (0.6) that leaves a fraction of the contrast, as a dirty lens does."""
+    return values * contrast + (1 - contrast) * 0.6
 
 
 def shrink(values: np.ndarray, side: int) -> np.ndarray:
@@ -87,7 +87,7 @@ def shrink(values: np.ndarray, side: int) -> np.ndarray:
 
 
 def shrink_and_enlarge(values: np.ndarray, side: int) -> np.ndarray:
-    """Shrunk to `side` pixels and enlarged again: enough pixels, but nothing in them."""
+    """Shrunk to `side` pixels and enlarged again: enough pixels, but without detail."""
     small = Image.fromarray((shrink(values, side) * 255 + 0.5).astype(np.uint8))
     large = small.resize((values.shape[1], values.shape[0]), Image.Resampling.BICUBIC)
     return np.asarray(large, np.float32) / 255
@@ -99,7 +99,7 @@ FAULTS: tuple[Fault, ...] = (
     *(Fault("blurred", f"enlarged from {n}", partial(shrink_and_enlarge, side=n)) for n in (224, 112, 64)),
     *(Fault("too_dark", f"{s} stops", partial(expose, stops=s)) for s in (-1, -2, -3, -4, -5)),
     *(Fault("too_bright", f"+{s} stops", partial(expose, stops=s)) for s in (1, 2, 3, 4)),
-    *(Fault("low_contrast", f"{k:g} kept", partial(haze, kept=k)) for k in (0.6, 0.4, 0.25, 0.15)),
+    *(Fault("low_contrast", f"{k:g} kept", partial(haze, contrast=k)) for k in (0.6, 0.4, 0.25, 0.15)),
     *(Fault("too_small", f"{n} pixels", partial(shrink, side=n)) for n in (640, 448, 224)),
 )
 

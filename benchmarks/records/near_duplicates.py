@@ -1,9 +1,9 @@
-"""What a perceptual hash finds: how many copies of a picture, and how many different pictures it takes for one.
+"""How many altered copies of an image a perceptual hash finds, and how many different images it confuses.
 
     python -m data.phantoms render --out-dir runs/near --split cal --count 600
-    python -m benchmarks.records.near_duplicates runs/near/cal/manifest.jsonl
+    python -m benchmarks near-duplicates runs/near/cal/manifest.jsonl
 
-Phantoms are drawings; photographs of one body site may lie closer together. So look at the pairs of your own data
+Phantoms are drawings; photographs of one body site may be more similar. So look at the pairs of your own data
 (`python -m data.split ... --pairs`) before trusting a distance.
 """
 
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import imagehash
@@ -21,9 +21,10 @@ from PIL import Image, ImageEnhance
 from scipy.stats import binomtest
 from tqdm import tqdm
 
-from skingpt4.checkpoints.checkpoint import git_revision
+from benchmarks.harness.pairs import about, write
 from skingpt4.records.images import open_image
 from skingpt4.records.manifest import read_manifest
+from skingpt4.support.errors import reported
 
 DISTANCES = (0, 2, 4, 6, 8, 10, 12)
 
@@ -34,9 +35,9 @@ def _jpeg(image: Image.Image, quality: int) -> Image.Image:
     return Image.open(buffer)
 
 
-def _border(image: Image.Image, share: float) -> Image.Image:
+def _crop(image: Image.Image, fraction: float) -> Image.Image:
     width, height = image.size
-    box = (width * share, height * share, width * (1 - share), height * (1 - share))
+    box = (width * fraction, height * fraction, width * (1 - fraction), height * (1 - fraction))
     return image.crop(tuple(round(side) for side in box))  # type: ignore[arg-type]
 
 
@@ -53,8 +54,8 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
     "20 % brighter": lambda i: ImageEnhance.Brightness(i).enhance(1.2),
     "20 % less contrast": lambda i: ImageEnhance.Contrast(i).enhance(0.8),
     "grey": lambda i: i.convert("L"),
-    "2 % cut off each side": lambda i: _border(i, 0.02),
-    "5 % cut off each side": lambda i: _border(i, 0.05),
+    "2 % cut off each side": lambda i: _crop(i, 0.02),
+    "5 % cut off each side": lambda i: _crop(i, 0.05),
     "a white label in a corner": _label,
     "mirrored": lambda i: i.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
 }
@@ -65,13 +66,13 @@ def _hash(image: Image.Image) -> int:
 
 
 def measure(images: list[Image.Image]) -> dict[str, object]:
-    """Shares of copies found at each distance, and pairs of different pictures confused."""
+    """The fraction of copies within each distance, and the pairs of different images within it."""
     own = np.array([_hash(image) for image in images], dtype=np.uint64)
-    found = {}
+    copies = {}
     for name, change in tqdm(CHANGES.items(), desc="changes"):
         changed = np.array([_hash(change(image)) for image in images], dtype=np.uint64)
         bits = np.bitwise_count(own ^ changed)
-        found[name] = {str(d): round(float((bits <= d).mean()), 4) for d in DISTANCES}
+        copies[name] = {str(d): round(float((bits <= d).mean()), 4) for d in DISTANCES}
     bits = np.bitwise_count(own[:, None] ^ own[None])[np.triu_indices(len(own), 1)]
     confused = {
         str(d): {
@@ -85,23 +86,26 @@ def measure(images: list[Image.Image]) -> dict[str, object]:
     return {
         "pictures": len(images),
         "pairs": len(bits),
-        "copies_found": found,
+        "copies_found": copies,
         "different_confused": confused,
     }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.records.near_duplicates")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks near-duplicates", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/near_duplicates.json"))
-    args = parser.parse_args()
-    result = measure([open_image(record.image_path) for record in read_manifest(args.manifest)])
-    command = f"python -m benchmarks.records.near_duplicates {args.manifest}"
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"command": command, "commit": git_revision(), **result}, indent=1) + "\n")
-    print(args.out.read_text())
+    args = parser.parse_args(argv)
+    with reported() as status:
+        result = measure([open_image(record.image_path) for record in read_manifest(args.manifest)])
+        write({**about(["near-duplicates", str(args.manifest)]), **result}, args.out)
+        print(args.out.read_text())
+    return status.code
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

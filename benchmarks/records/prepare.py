@@ -1,12 +1,12 @@
-"""How fast preparation reads pictures, and that its memory does not grow with the number of rows.
+"""How fast preparation reads images, and that its memory does not grow with the number of rows.
 
-    python -m benchmarks.records.prepare            # ten minutes of CPU time, 1 GB of disk
-    python -m benchmarks.records.prepare --small    # half a minute, to try the script
+    python -m benchmarks prepare            # ten minutes of CPU time, 1 GB of disk
+    python -m benchmarks prepare --small    # half a minute, to try the script
 
-Speed: `data.prepare notes` on distinct JPEGs of 720 x 480 pixels, with one worker and with one a core. Memory: the
-same command on tables of a thousand to a million rows over small pictures (hard links of 100 files, all measured;
-beyond `--distinct` of them the rows begin anew and the pictures are known). Every run is a process of its own that
-reads the kernel's peak of resident memory (VmHWM) of itself and of its largest worker.
+Speed: `data.prepare notes` on distinct JPEGs of 720 x 480 pixels, with one worker and with one for each core. Memory:
+the same command on tables of a thousand to a million rows over small images (hard links of 100 files, all measured;
+beyond `--distinct` rows the same images come again). Every run has its own process, which reads the kernel's peak of
+resident memory (VmHWM) of itself and of its largest worker.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ import numpy as np
 from PIL import Image
 
 SIZE, SMALL_SIZE = (720, 480), (64, 48)
-LINKS = 100  # files that the small pictures are links of
+LINKS = 100  # files that the small images link to
 MEASURED = """
 import json, resource, sys
 from data import prepare
@@ -49,8 +49,8 @@ if __name__ == "__main__":
 """
 
 
-def write_pictures(folder: Path, count: int, size: tuple[int, int]) -> None:
-    """Distinct smooth JPEGs 0.jpg, 1.jpg, ..."""
+def write_images(folder: Path, count: int, size: tuple[int, int]) -> None:
+    """Write distinct smooth JPEGs 0.jpg, 1.jpg, ..."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for number in range(count):
@@ -59,8 +59,8 @@ def write_pictures(folder: Path, count: int, size: tuple[int, int]) -> None:
 
 
 def write_links(folder: Path, count: int) -> None:
-    """`count` small pictures in folders of a thousand, hard links of LINKS files."""
-    write_pictures(folder / "files", LINKS, SMALL_SIZE)
+    """Write `count` small images in folders of a thousand, hard links of LINKS files."""
+    write_images(folder / "files", LINKS, SMALL_SIZE)
     for number in range(count):
         part = folder / "links" / str(number // 1000)
         if number % 1000 == 0:
@@ -69,7 +69,7 @@ def write_links(folder: Path, count: int) -> None:
 
 
 def write_table(path: Path, names: Iterator[str]) -> Path:
-    """A CSV of image, note and diagnosis."""
+    """Write a CSV of image, note and diagnosis."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["image", "note", "diagnosis"])
@@ -80,7 +80,7 @@ def write_table(path: Path, names: Iterator[str]) -> Path:
 
 
 def run(table: Path, images: Path, workers: int) -> dict[str, Any]:
-    """One preparation in a process of its own; what it took."""
+    """One preparation in its own process; returns time and memory."""
     folder = Path(tempfile.mkdtemp(dir=table.parent))
     (folder / "measured.py").write_text(MEASURED)
     out = folder / "usage.json"
@@ -105,13 +105,13 @@ def run(table: Path, images: Path, workers: int) -> dict[str, Any]:
 
 
 def speed(folder: Path, count: int, cores: int) -> list[dict[str, Any]]:
-    """Pictures a second with one worker and with one a core, without the start-up."""
-    write_pictures(folder / "pictures", count, SIZE)
+    """Images per second with one worker and with one for each core, without the start-up."""
+    write_images(folder / "pictures", count, SIZE)
     one = write_table(folder / "one.csv", iter(["0.jpg"]))
     table = write_table(folder / "speed.csv", (f"{n}.jpg" for n in range(count)))
-    found = []
+    results = []
     for workers in dict.fromkeys((1, cores)):
-        start_up = run(one, folder / "pictures", workers)  # interpreters, imports: paid once a run
+        start_up = run(one, folder / "pictures", workers)  # interpreters and imports, once in a run
         row = {"pictures": count, **run(table, folder / "pictures", workers)}
         row["start_up_seconds"], row["start_up_cpu_seconds"] = (
             start_up["wall_seconds"],
@@ -120,24 +120,24 @@ def speed(folder: Path, count: int, cores: int) -> list[dict[str, Any]]:
         wall, cpu = (row[key] - start_up[key] for key in ("wall_seconds", "cpu_seconds"))
         row["pictures_per_second_per_core"] = round(count / wall / workers, 1)
         row["pictures_per_cpu_second"] = round(count / cpu, 1)
-        found.append(row)
-    return found
+        results.append(row)
+    return results
 
 
 def memory(folder: Path, sizes: list[int], distinct: int, cores: int) -> list[dict[str, Any]]:
-    """Peaks over the number of rows."""
+    """Peak memory by number of rows."""
     write_links(folder / "small", min(distinct, max(sizes)))
-    found = []
+    results = []
     for rows in sizes:
         names = (f"{n % distinct // 1000}/{n % distinct}.jpg" for n in range(rows))
         table = write_table(folder / f"{rows}.csv", names)
-        found.append({"rows": rows, "distinct_pictures": min(rows, distinct)})
-        found[-1] |= run(table, folder / "small" / "links", max(2, cores))
-    return found
+        results.append({"rows": rows, "distinct_pictures": min(rows, distinct)})
+        results[-1] |= run(table, folder / "small" / "links", max(2, cores))
+    return results
 
 
 def revision() -> str:
-    """The commit that is measured, asked before it can change; in a process that torch makes large, not in this."""
+    """The commit that is measured, read before it can change; in another process, since torch would enlarge this."""
     command = [
         sys.executable,
         "-c",
@@ -146,21 +146,21 @@ def revision() -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.records.prepare",
+        prog="python -m benchmarks prepare",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "--small", action="store_true", help="few pictures, few rows; writes nothing by default"
+        "--small", action="store_true", help="few images, few rows; writes nothing by default"
     )
     parser.add_argument(
-        "--distinct", type=int, default=10_000, metavar="N", help="small pictures (default 10000)"
+        "--distinct", type=int, default=10_000, metavar="N", help="small images (default: 10000)"
     )
     parser.add_argument("--out", type=Path, help="default benchmarks/results/prepare.json")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     cores = len(os.sched_getaffinity(0))
     sizes, pictures = ([100, 1000], 100) if args.small else ([1_000, 10_000, 100_000, 1_000_000], 1000)
     load, commit = os.getloadavg()[0], revision()
@@ -171,7 +171,7 @@ def main() -> None:
             "memory": memory(Path(folder), sizes, args.distinct, cores),
         }
     about = {
-        "command": "python -m benchmarks.records.prepare" + " --small" * args.small,
+        "command": "python -m benchmarks prepare" + " --small" * args.small,
         "commit": commit,
         "hardware": {"machine": platform.machine(), "cores": cores, "load_before": round(load, 1)},
         "versions": {"python": platform.python_version()}
@@ -184,7 +184,8 @@ def main() -> None:
     if out:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(text)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -1,9 +1,9 @@
-"""Start-up time and memory of a training's records, 1 thousand to 1 million: python -m benchmarks.records.start.
+"""Start-up time and memory of a training's records, 1 thousand to 1 million: python -m benchmarks records-start.
 
-Three ways over the same generated manifest, each in a process of its own: `list` parses it into a list of records and
-draws a permutation for every sample, as this software did at first; `map, first` checks it and writes the map;
-`map` is every later start. `private` is the memory a process takes for itself (anonymous pages); mapped pages are
-shared by all workers and given back when memory is short, though they count in the peak.
+Three ways over the same generated manifest, each in its own process: `list` parses it into a list of records and
+draws a permutation for every sample, as early versions did; `map, first` checks it and writes the map; `map` is every
+later start. `private` is the memory that a process has for itself (anonymous pages); mapped pages are shared by all
+workers and can be dropped when memory is short, though they count in the peak.
 
 Research software, not a medical device.
 """
@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import resource
 import subprocess
 import sys
@@ -26,8 +24,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from skingpt4.support.files import write_text
-
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 WAYS = ("list", "map, first", "map")
 SAMPLES = 1000
@@ -35,7 +31,7 @@ MIB = 2.0**20
 
 
 def write_manifest(path: Path, count: int) -> None:
-    """A manifest of `count` records of about 600 bytes, their pictures not there."""
+    """Write a manifest of `count` records of about 600 bytes, without their images."""
     from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 
     rng = np.random.default_rng(0)
@@ -53,7 +49,7 @@ def write_manifest(path: Path, count: int) -> None:
 
 
 class _Words:
-    """A tokenizer of a word a token: the benchmark is about records."""
+    """A tokenizer with one token for each word: the benchmark is about records."""
 
     bos_token_id, eos_token = 1, "</s>"
 
@@ -67,18 +63,17 @@ def _private_mib() -> float:
 
 
 def measure(manifest: Path, way: str) -> dict[str, float]:
-    """Open the records one way, draw SAMPLES samples from everywhere; seconds and MiB."""
+    """Open the records one way and draw SAMPLES samples from everywhere; returns seconds and MiB."""
     from skingpt4.config.schema import PromptConfig
     from skingpt4.records.manifest import manifest_lines, read_manifest
     from skingpt4.records.record import parse_line, record_of
     from skingpt4.training.samples import SampleEncoder, TrainingSamples
 
-    class EverySampleItsOrder(TrainingSamples):
+    class DrawnForEverySample(TrainingSamples):
         def row_of(self, index: int) -> int:
-            passed, place = divmod(index, len(self.rows))
-            return int(
-                self.rows[np.random.default_rng((self.seed, 1, passed)).permutation(len(self.rows))[place]]
-            )
+            number, place = divmod(index, len(self.rows))
+            order = np.random.default_rng((self.seed, 1, number)).permutation(len(self.rows))
+            return int(self.rows[order[place]])
 
     encoder = SampleEncoder(PromptConfig(), _Words(), num_query_tokens=32, max_text_tokens=160)
     before = _private_mib()
@@ -87,7 +82,7 @@ def measure(manifest: Path, way: str) -> dict[str, float]:
         records: Any = [record_of(parse_line(b, ""), manifest.parent) for _, b, _ in manifest_lines(manifest)]
     else:
         records = read_manifest(manifest)
-    kind = EverySampleItsOrder if way == "list" else TrainingSamples
+    kind = DrawnForEverySample if way == "list" else TrainingSamples
     samples = kind(records, encoder, lambda row, rng: {}, seed=0)
     ready = time.perf_counter()
     for index in range(SAMPLES):
@@ -101,22 +96,10 @@ def measure(manifest: Path, way: str) -> dict[str, float]:
     }
 
 
-def hardware() -> dict[str, Any]:
-    """What the figures were measured on."""
-    cpu = next(
-        (line for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line), ": unknown"
-    )
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "cpu": cpu.partition(": ")[2], "cores": len(os.sched_getaffinity(0)), "memory_gib": round(memory / 2**30, 1),
-        "system": platform.platform(terse=True), "load": [round(value, 1) for value in os.getloadavg()],
-    }  # fmt: skip
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print a table; write the figures as JSON."""
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.records.start",
+        prog="python -m benchmarks records-start",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -127,10 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.one:
         print(json.dumps(measure(Path(args.one[0]), args.one[1])))
         return 0
-    import pyarrow
-    import torch
-
-    from skingpt4.checkpoints.checkpoint import git_revision
+    from benchmarks.harness.pairs import about, write  # large imports, which measured processes must not make
 
     rows = []
     print(
@@ -141,9 +121,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             manifest = Path(folder) / f"{size}.jsonl"
             write_manifest(manifest, size)
             for way in WAYS:
-                command = [sys.executable, "-m", "benchmarks.records.start", "--one", str(manifest), way]
-                said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-                row = {key: round(value, 3) for key, value in json.loads(said).items()}
+                command = [sys.executable, "-m", "benchmarks", "records-start", "--one", str(manifest), way]
+                line = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                row = {key: round(value, 3) for key, value in json.loads(line).items()}
                 rows.append(
                     {"records": size, "way": way, "manifest_mib": manifest.stat().st_size / MIB, **row}
                 )
@@ -152,16 +132,11 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"{row['peak_mib']:>9.0f} {row['private_mib']:>11.1f}",
                     flush=True,
                 )
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}
-    found = {
-        "what": "start-up and memory of a training's records", "hardware": hardware(),
-        "versions": versions | {"pyarrow": pyarrow.__version__}, "git_revision": git_revision(), "rows": rows,
-    }  # fmt: skip
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    write_text(args.out, json.dumps(found, indent=1) + "\n")
+    what = "start-up and memory of a training's records"
+    write({**about(["records-start", *(argv or [])]), "what": what, "rows": rows}, args.out)
     print(f"written: {args.out}")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -2,8 +2,8 @@
 
 All levers together, then all but one, and the original's way, in turns in one process over the same samples. A ratio
 is the time or the peak memory without the lever over that with it, round by round; the same ratio by the count of
-operations stands beside it. Layers are compiled before anything is timed; the seconds are told. Reading pictures
-from the disk is charged to nobody.
+operations stands beside it. Layers are compiled before anything is timed; the seconds are reported. Reading images
+from the disk is not counted.
 
 Research software, not a medical device.
 """
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from benchmarks.harness import counts, options, pairs, shapes
-from benchmarks.speed.train import Bench, attending, command, compile_in_time
+from benchmarks.speed.train import Bench, Size, attending, command, compile_in_time
 from skingpt4.model import loss
 from skingpt4.model.language import LanguageModel
 from skingpt4.training import compiled
@@ -51,13 +51,13 @@ def changed(owner: Any, **values: Any) -> Iterator[None]:
             setattr(owner, name, value)
 
 
-def ways(bench: Bench, setting: options.Setting) -> dict[str, Way]:
+def ways(bench: Bench, setting: options.Setting, size: Size) -> dict[str, Way]:
     """Every way by what its configuration changes."""
     model, config = bench.model, bench.config
     own = list(bench.groups())
-    size = config.optim.batch_size
-    samples = [[bench.samples[step * size + n] for n in range(size)] for step in range(bench.steps)]
-    pictures = bench.steps * size
+    samples = [
+        [bench.samples[step * size.batch + n] for n in range(size.batch)] for step in range(size.steps)
+    ]
 
     def of(
         batches: Batches, *contexts: Callable[[], Any], all_logits: bool = False, encoder: bool = False
@@ -73,15 +73,16 @@ def ways(bench: Bench, setting: options.Setting) -> dict[str, Way]:
         groups = [group for batch in batches for group in batch]
         tokens = sum(group["input_ids"].numel() for group in groups)
         supervised = sum(int((group["labels"][:, 1:] >= 0).sum()) for group in groups)
-        return Way(run, counts.Step(tokens, tokens if all_logits else supervised, pictures * encoder))
+        return Way(
+            run, counts.Step(tokens, tokens if all_logits else supervised, size.steps * size.batch * encoder)
+        )
 
     def put_together(batching: str) -> Batches:
-        return [Collate(batching, 384)(batch) for batch in samples]
+        return [Collate(batching)(batch) for batch in samples]
 
-    def with_pictures() -> Batches:
-        collate = Collate(bench.batching, 384)
+    def with_images() -> Batches:
         return [
-            collate(
+            bench.collate(
                 [
                     {"encoded": s["encoded"], "image": image}
                     for s, image in zip(rows, batch.image, strict=True)
@@ -95,7 +96,7 @@ def ways(bench: Bench, setting: options.Setting) -> dict[str, Way]:
     found = {
         ALL: of(own),
         "data.feature_cache=null": of(
-            with_pictures(), lambda: changed(model, encoder=bench.encoder), encoder=True
+            with_images(), lambda: changed(model, encoder=bench.encoder), encoder=True
         ),
         "logits at all positions": of(
             own, lambda: changed(model.language_model, has_plain_head=False), all_logits=True
@@ -107,40 +108,39 @@ def ways(bench: Bench, setting: options.Setting) -> dict[str, Way]:
     }
     if bench.compile_seconds is not None:
         found["language.compile=never"] = of(own, compiled.as_written)
-    if setting.dtype is not torch.float32 and shapes.SHAPES[setting.args.shape].published is None:
+    if setting.dtype is not torch.float32 and setting.shape.language is None:
         config.language.dtype = "float32"
         in_fp32 = LanguageModel(config.language, setting.device)
         if bench.compile_seconds is not None:
             compile_in_time(in_fp32)
         found["language.dtype=float32"] = of(own, lambda: changed(model, language_model=in_fp32))
-    found[ORIGINAL] = Way(bench.original_run(setting.args.attention), bench.counted()[1])
+    found[ORIGINAL] = Way(bench.original_run(size.attention), bench.counted()[1])
     return found
 
 
-def measure(setting: options.Setting, bench: Bench) -> dict[str, Any]:
+def measure(setting: options.Setting, size: Size, bench: Bench) -> dict[str, Any]:
     """All ways in turns, as a table."""
-    args = setting.args
     torch._dynamo.config.recompile_limit = 64  # each way may be a form of its own
     top = setting.ceiling()
-    all_ways = ways(bench, setting)
+    all_ways = ways(bench, setting, size)
     sides = pairs.in_turns(
-        {name: way.run for name, way in all_ways.items()}, args.pairs, device=setting.device, what="rounds"
+        {name: way.run for name, way in all_ways.items()}, setting.pairs, device=setting.device, what="rounds"
     )
-    shape, encoder_flops = shapes.language_shape(args.shape), bench.encoder_flops()
+    shape, encoder_flops = shapes.language_shape(setting.shape), bench.encoder_flops()
     operations = {name: sum(way.step.flops(shape, encoder_flops).values()) for name, way in all_ways.items()}
     lines = ["| without | time | peak memory | by the count |", "|---|---|---|---|"]
     rows = {}
     for name, side in sides.items():
-        found, counted = pairs.Comparison(sides[ALL], side), operations[name] / operations[ALL]
-        each = found.ratios()
-        rows[name] = found.to_dict() | {"count_ratio": counted, "counted": all_ways[name].step.to_dict()}
-        memory = "-" if found.peak_ratio is None else f"{found.peak_ratio:.2f}"
+        comparison, counted = pairs.Comparison(sides[ALL], side), operations[name] / operations[ALL]
+        each = comparison.ratios()
+        rows[name] = comparison.to_dict() | {"count_ratio": counted, "counted": all_ways[name].step.to_dict()}
+        memory = "-" if comparison.peak_ratio is None else f"{comparison.peak_ratio:.2f}"
         spread = "" if name == ALL else f" ({min(each):.2f} to {max(each):.2f})"
         lines.append(f"| {name} | {statistics.median(each):.2f}{spread} | {memory} | {counted:.2f} |")
     print("\n".join(lines))
     return {
-        "what": f"training: {args.steps} steps of batch {args.batch} a run, {args.pairs} rounds",
-        "overrides": args.overrides, "counted": counts.WHAT, "ceiling": top.to_dict(),
+        "what": f"training: {size.steps} steps of batch {size.batch} a run, {setting.pairs} rounds",
+        "overrides": size.overrides, "counted": counts.WHAT, "ceiling": top.to_dict(),
         "compile_seconds": bench.compile_seconds, "ways": rows,
     }  # fmt: skip
 

@@ -1,23 +1,23 @@
 """Throughput over batch, length, records and processes, as a table and a plot: python -m benchmarks scaling.
 
-Training steps of the product on kept features (random ones: speed does not depend on what they say), layers compiled
-where a long run has them so. Records are not
-measured anew: `python -m benchmarks.records.start` measures start-up and memory of 1 thousand to
-1 million, and its figures
-stand in the plot beside the commit they were measured at. Processes are started as users do, by accelerate, the
-machine's cores shared out among them and the batch too.
+Training steps of the product on cached features (random ones: speed does not depend on their values), with compiled
+layers if a long run compiles them. Records are not measured here: `python -m benchmarks records-start` measures
+start-up and memory of 1 thousand to 1 million, and its figures are plotted with the commit they were measured at.
+Processes are started as users start them, by accelerate; they share the machine's cores and the batch.
 
 Research software, not a medical device.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,14 @@ import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from benchmarks.harness import hardware, options, shapes, workload
+from benchmarks.harness import counts, hardware, options, shapes, workload
 from benchmarks.harness.pairs import RESULTS
 from benchmarks.speed.train import compile_in_time
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn, encode_turns, get_template
 from skingpt4.support.errors import reported
 from skingpt4.training import compiled, loop
-from skingpt4.training.batches import Collate, choose_batching
+from skingpt4.training.batches import make_collate
 
 QUESTION = "What is wrong with my skin?"
 BATCHES, LENGTHS, PROCESSES = (1, 2, 4, 8, 16), (20, 80, 160, 320), (1, 2)
@@ -40,26 +40,25 @@ LENGTH_BATCH, PROCESS_BATCH = 4, 8
 
 
 class Steps:
-    """Training steps on samples of chosen answers' lengths."""
+    """Training steps on samples with answers of chosen lengths; the network has no encoder."""
 
     def __init__(self, setting: options.Setting) -> None:
-        """Build the network without its encoder."""
-        self.setting, self.device = setting, setting.device
-        self.config = shapes.configuration(setting.args.shape)
+        self.device = setting.device
+        self.config = shapes.configuration(setting.shape)
         self.model: SkinGPT4 = shapes.network(
-            setting.args.shape, self.config, self.device, setting.dtype, with_encoder=False
+            setting.shape, self.config, self.device, setting.dtype, with_encoder=False
         )
         self.model.train()
         self.accelerator = Accelerator(mixed_precision="no", cpu=self.device.type == "cpu")
         self.optimizer = loop.make_optimizer(self.model, self.config.optim)
-        iterations = 0 if setting.args.small else compiled.PAYS_AFTER  # as a long run does
+        iterations = 0 if setting.small else compiled.PAYS_AFTER  # as a long run does
         language_model = self.model.language_model
         if compiled.should_compile(self.config.language.compile, language_model, iterations):
             compile_in_time(language_model)
-        self.collate = Collate(choose_batching(self.config.data.batching, self.device), 384)
+        self.collate = make_collate(self.config, language_model)
 
     def measure(self, lengths: Sequence[int], repeats: int) -> dict[str, Any]:
-        """Seconds of a step (the fastest of some) over one batch of these answers' lengths; an untimed one's peak."""
+        """Seconds of a step over one batch of answers of these lengths, the fastest of `repeats`, and its peak."""
         config, tokenizer = self.config, self.model.tokenizer
         template, count = get_template(config.prompt.template), config.qformer.num_query_tokens
         samples: list[dict[str, Any]] = []
@@ -81,87 +80,91 @@ class Steps:
             step()
         took = [step() for _ in range(repeats)]
         tokens = sum(len(sample["encoded"].input_ids) for sample in samples)
+        supervised = sum(int((group["labels"][:, 1:] >= 0).sum()) for group in groups)
+        counted = counts.Step(sum(group["input_ids"].numel() for group in groups), supervised, 0)
         return {
             "batch": len(samples), "tokens": tokens, "seconds_a_step": min(took), "each": took,
             "samples_per_second": len(samples) / min(took), "tokens_per_second": tokens / min(took),
-            "peak_bytes_above_weights": peak.peak_bytes,
+            "peak_bytes_above_weights": peak.peak_bytes, "counted": counted.to_dict(),
         }  # fmt: skip
 
 
-def processes(setting: options.Setting, count: int) -> dict[str, Any]:
-    """The same global batch by `count` processes, each with its share of the cores."""
-    args = setting.args
+@dataclass
+class Size:
+    """The rows of the tables, and how often each is timed."""
+
+    repeats: int
+    batches: Sequence[int]
+    lengths: Sequence[int]
+    processes: Sequence[int]
+    length_batch: int
+    process_batch: int
+
+
+def processes(setting: options.Setting, size: Size, count: int) -> dict[str, Any]:
+    """The same global batch by `count` processes, which share the cores."""
     command = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-    ]
+        sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no",
+    ]  # fmt: skip
     command += ["--num_processes", str(count), "--dynamo_backend", "no", "--main_process_port", "0"]
     command += ["--cpu", "--num_cpu_threads_per_process", "1"] if setting.device.type == "cpu" else []
     command += ["--multi_gpu"] if setting.device.type == "cuda" and count > 1 else []
     threads = max(1, len(os.sched_getaffinity(0)) // count)
     command += [
-        "-m",
-        "benchmarks.speed.scaling",
-        "--child",
-        str(args.process_batch // count),
-        "--shape",
-        args.shape,
-    ]
-    command += ["--threads", str(threads), "--repeats", str(args.repeats), "--dtype", str(setting.dtype)[6:]]
+        "-m", "benchmarks", "scaling", "--child", str(size.process_batch // count), "--shape", setting.shape.name,
+        "--threads", str(threads), "--repeats", str(size.repeats), "--dtype", setting.dtype_name,
+    ]  # fmt: skip
     command += ["--device", setting.device.type] if setting.device.type == "cpu" else []
-    command += ["--small"] if args.small else []
+    command += ["--small"] if setting.small else []
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
     if done.returncode:
         raise shapes.ShapeError(
             f"{count} processes failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
         )
-    found = json.loads(done.stdout.strip().splitlines()[-1])
-    rate = args.process_batch / found["seconds_a_step"]
-    return {"processes": count, "threads_each": threads, "samples_per_second": rate, **found}
+    figures = json.loads(done.stdout.strip().splitlines()[-1])
+    rate = size.process_batch / figures["seconds_a_step"]
+    return {"processes": count, "threads_each": threads, "samples_per_second": rate, **figures}
 
 
-def child(setting: options.Setting, batch: int) -> None:
-    """One process of several: its share of the batch; the first one prints."""
+def child(setting: options.Setting, batch: int, repeats: int) -> None:
+    """One process of several: its part of the batch; the first one prints."""
     steps = Steps(setting)
     rank, world = steps.accelerator.process_index, steps.accelerator.num_processes
     lengths = workload.answer_lengths(batch * world)[rank::world]
-    found = steps.measure(lengths, setting.args.repeats)
+    figures = steps.measure(lengths, repeats)
     if steps.accelerator.is_main_process:
-        print(json.dumps({"seconds_a_step": found["seconds_a_step"], "each": found["each"], "world": world}))
+        print(
+            json.dumps({"seconds_a_step": figures["seconds_a_step"], "each": figures["each"], "world": world})
+        )
     steps.accelerator.end_training()
 
 
 def records() -> dict[str, Any]:
-    """What `python -m benchmarks.records.start` found, with the commit it was measured at."""
+    """The result of `python -m benchmarks records-start`, with the commit it was measured at."""
     path = RESULTS / "records.json"
     if not path.is_file():
-        return {"missing": "run python -m benchmarks.records.start"}
-    found = json.loads(path.read_text(encoding="utf-8"))
-    return {"commit": found["git_revision"], "hardware": found["hardware"], "rows": found["rows"]}
+        return {"missing": "run python -m benchmarks records-start"}
+    result = json.loads(path.read_text(encoding="utf-8"))
+    commit = result.get("commit", result.get("git_revision"))  # its name in older results
+    return {"commit": commit, "hardware": result["hardware"], "rows": result["rows"]}
 
 
-def measure(setting: options.Setting) -> dict[str, Any]:
+def measure(setting: options.Setting, size: Size) -> dict[str, Any]:
     """All tables."""
-    args = setting.args
     top = setting.ceiling()
     steps = Steps(setting)
     by_batch = [
-        steps.measure(workload.answer_lengths(max(2, size))[:size] if size > 1 else [90], args.repeats)
-        for size in tqdm(args.batches, desc="batches", disable=None)
+        steps.measure(workload.answer_lengths(batch) if batch > 1 else [90], size.repeats)
+        for batch in tqdm(size.batches, desc="batches", disable=None)
     ]
     by_length = [
-        {"answer_tokens": length, **steps.measure([length] * args.length_batch, args.repeats)}
-        for length in tqdm(args.lengths, desc="lengths", disable=None)
+        {"answer_tokens": length, **steps.measure([length] * size.length_batch, size.repeats)}
+        for length in tqdm(size.lengths, desc="lengths", disable=None)
     ]
     del steps
-    by_processes = [processes(setting, n) for n in tqdm(args.processes, desc="processes", disable=None)]
+    by_processes = [processes(setting, size, n) for n in tqdm(size.processes, desc="processes", disable=None)]
     result = {
-        "what": "training on kept features; seconds of the fastest step", "ceiling": top.to_dict(),
+        "what": "training on cached features; seconds of the fastest step", "ceiling": top.to_dict(),
         "batch": by_batch, "length": by_length, "processes": by_processes, "records": records(),
     }  # fmt: skip
     print(table(result))
@@ -169,7 +172,7 @@ def measure(setting: options.Setting) -> dict[str, Any]:
 
 
 def table(result: dict[str, Any]) -> str:
-    """Markdown, one table a question."""
+    """Markdown, one table for each question."""
     lines = ["| batch | samples/s | tokens/s | peak MiB above the weights |", "|---|---|---|---|"]
     lines += [_line(row["batch"], row) for row in result["batch"]]
     lines += [
@@ -226,7 +229,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
     process.bar(
         [str(n) for n in counts], [row["samples_per_second"] for row in result["processes"]], width=0.5
     )
-    process.set(xlabel="processes, the cores and the batch shared out", ylabel="samples/s")
+    process.set(xlabel="processes, which share the cores and the batch", ylabel="samples/s")
     for way, mark in (("map, first", "o-"), ("map", "s-")):
         rows = [row for row in result["records"].get("rows", ()) if row["way"] == way]
         label = "first start" if "first" in way else "later starts"
@@ -251,17 +254,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--process-batch", type=int, default=PROCESS_BATCH, help="samples where processes are"
     )
-    parser.add_argument("--child", type=int, metavar="BATCH", help="(one of several processes)")
+    parser.add_argument("--child", type=int, metavar="BATCH", help=argparse.SUPPRESS)
     with reported() as status:
-        setting = options.settle("scaling", parser, argv)
-        args = setting.args
-        if args.small:
-            args.repeats, args.batches, args.lengths = 1, [1, 2], [20, 40]
-            args.length_batch, args.process_batch = 1, 2
+        setting, args = options.settle("scaling", parser, argv)
+        size = Size(
+            args.repeats, args.batches, args.lengths, args.processes, args.length_batch, args.process_batch
+        )
+        if setting.small:
+            size = Size(1, [1, 2], [20, 40], args.processes, 1, 2)
         if args.child:
-            child(setting, args.child)
+            child(setting, args.child, size.repeats)
         else:
-            result = measure(setting)
+            result = measure(setting, size)
             setting.save(result)
             plot(result, setting.out.with_suffix(".png"))
     return status.code

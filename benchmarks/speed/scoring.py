@@ -1,8 +1,8 @@
 """Scoring the 15 classes in one pass against one by one: python -m benchmarks scoring.
 
-A picture's class is the one whose sentence the model finds likeliest. Ours reads prompt and picture once and all 15
-sentences in one batch on that cache; the other way runs prompt, picture and sentence anew for each class, with logits
-of the whole sequence. The scores are compared before anything is timed.
+An image's class is the one whose sentence is most likely. Our way reads prompt and image once, then all 15 sentences
+in one batch on that cache; the other way runs prompt, image and sentence again for each class, with logits of the
+complete sequence. The scores are compared before anything is timed.
 
 Research software, not a medical device.
 """
@@ -16,8 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.harness import options, pairs, shapes
-from data.phantoms.splits import render_phantom
+from benchmarks.harness import options, pairs, shapes, workload
 from skingpt4.doctor import memory
 from skingpt4.generation.scoring import score_answers, split_candidates
 from skingpt4.model.network import SkinGPT4
@@ -38,36 +37,35 @@ def one_by_one(
     answers: Sequence[str],
     image: Tensor | None = None,
 ) -> Tensor:
-    """(answers,) log-probabilities, a whole pass for each; what `score_answers` computes, without its shortcuts.
+    """(answers,) log-probabilities, a complete pass for each; `score_answers` without its shortcuts.
 
-    With `image` the picture is encoded for every answer too.
+    With `image` the image is encoded for every answer too.
     """
     shared, tails = split_candidates(model.tokenizer, answers)
-    found = []
+    scores = []
     for tail in tails:
         if image is not None:
             queries = model.encode_images(image)
         ids = torch.tensor([[*prompt.input_ids, *shared, *tail]])
         logits = model.language_model(inputs_embeds=model.embed(ids, queries)).logits[0].float()
         before = logits[-len(tail) - 1 : -1].log_softmax(-1)
-        wanted = torch.tensor(tail, device=logits.device)
-        found.append(before.gather(1, wanted[:, None]).sum())
-    return torch.stack(found)
+        tokens = torch.tensor(tail, device=logits.device)
+        scores.append(before.gather(1, tokens[:, None]).sum())
+    return torch.stack(scores)
 
 
-def measure(setting: options.Setting) -> dict[str, Any]:
-    """Both ways over the same cases, then with the encoder run for every class, as a visit of the original's does."""
-    args, device = setting.args, setting.device
-    config = shapes.configuration(args.shape)
-    shape, name = shapes.language_shape(args.shape), str(setting.dtype).removeprefix("torch.")
+def measure(setting: options.Setting, num_cases: int) -> dict[str, Any]:
+    """Both ways over the same cases, then with the encoder run for every class, as the original does."""
+    device, config = setting.device, shapes.configuration(setting.shape)
+    shape, name = shapes.language_shape(setting.shape), setting.dtype_name
     needed = memory.chat(config, shape, name, memory.encoder_parameters(config))
-    shapes.require_room(args.shape, needed, device)
-    model = shapes.network(args.shape, config, device, setting.dtype)
+    shapes.require_room(setting.shape, needed, device)
+    model = shapes.network(setting.shape, config, device, setting.dtype)
     assert model.encoder is not None
     vision = model.encoder.vision_encoder
     images = [
-        to_tensor(_picture(number), config.vision.image_size, vision.mean, vision.std)[None].to(device)
-        for number in range(args.cases)
+        to_tensor(workload.drawn_image(n), config.vision.image_size, vision.mean, vision.std)[None].to(device)
+        for n in range(num_cases)
     ]
     queries = [model.encode_images(image) for image in images]
     form = config.prompt.disease_sentence
@@ -94,41 +92,37 @@ def measure(setting: options.Setting) -> dict[str, Any]:
     if difference > CLOSE[name]:
         raise shapes.ShapeError(f"the two ways differ by {difference:.3g} nats; nothing was timed")
     count = tokens_of(model, theirs) / tokens_of(model, ours)
-    found = pairs.compare(ours, theirs, args.pairs, device=device, what="scoring")
-    again = pairs.compare(ours, with_encoder, max(1, args.pairs // 2), device=device, what="with the encoder")
-    print(f"tokens through the layers: {count:.2f}x fewer; scores differ by {difference:.2g} nats at most")
-    print(f"one by one: {found.line()}\n{found.peak_line()}")
-    print(f"and the picture encoded for every class: {again.line()}")
+    plain = pairs.compare(ours, theirs, setting.pairs, device=device, what="scoring")
+    encoded = pairs.compare(
+        ours, with_encoder, max(1, setting.pairs // 2), device=device, what="with the encoder"
+    )
+    print(f"tokens through the layers: {count:.2f}x fewer; scores differ by at most {difference:.2g} nats")
+    print(f"one by one: {plain.line()}\n{plain.peak_line()}")
+    print(f"with the image encoded for every class: {encoded.line()}")
     return {
-        "what": f"{len(answers)} classes of {args.cases} pictures, in one pass against one by one",
+        "what": f"{len(answers)} classes of {num_cases} pictures, in one pass against one by one",
         "counted": "tokens through the layers, padding included, seen as they are computed; the head is applied to "
         "the sentences' own tokens by ours, to every position by the other way",
         "prompt_tokens": len(prompt.input_ids), "count_ratio": count, "largest_difference_nats": difference,
-        "ceiling": top.to_dict(), "measured": found.to_dict(), "with_the_encoder_for_every_class": again.to_dict(),
+        "ceiling": top.to_dict(), "measured": plain.to_dict(), "with_the_encoder_for_every_class": encoded.to_dict(),
     }  # fmt: skip
 
 
 def tokens_of(model: SkinGPT4, work: Callable[[], None]) -> int:
-    """Tokens that go through the language model's layers while something is done, padding included."""
-    found = 0
+    """Tokens that go through the language model's layers during some work, padding included."""
+    total = 0
 
     def count(layers: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:
-        nonlocal found
+        nonlocal total
         embeds, ids = given.get("inputs_embeds"), given.get("input_ids")
-        found += embeds[..., 0].numel() if embeds is not None else ids.numel() if ids is not None else 0
+        total += embeds[..., 0].numel() if embeds is not None else ids.numel() if ids is not None else 0
 
     hook = model.language_model.model.base_model.register_forward_pre_hook(count, with_kwargs=True)
     try:
         work()
     finally:
         hook.remove()
-    return found
-
-
-def _picture(number: int) -> Any:
-    from PIL import Image
-
-    return Image.fromarray(render_phantom(0, "benchmark", number).image)
+    return total
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -136,10 +130,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = options.parser("scoring", __doc__)
     parser.add_argument("--cases", type=int, default=2, help="pictures in a run (default: %(default)s)")
     with reported() as status:
-        setting = options.settle("scoring", parser, argv)
-        if setting.args.small:
-            setting.args.cases, setting.args.pairs = 1, 1
-        setting.save(measure(setting))
+        setting, args = options.settle("scoring", parser, argv)
+        setting.save(measure(setting, 1 if setting.small else args.cases))
     return status.code
 
 

@@ -1,9 +1,9 @@
 """Training, ours against the original's way: python -m benchmarks train [key=value ...].
 
 Both train the same projection on the same batches of the same samples, answers of 20 to 160 tokens, with the same
-language model in the same precision. The original's way runs the image encoder at every step, takes logits of the
-whole padded batch, and eager attention (`--attention`). Ours is what `train.py` does with kept features. Reading
-pictures from the disk is charged to neither. Overrides change our side alone, to see what a lever pays.
+language model in the same precision. The original's way runs the image encoder at every step, computes logits of the
+complete padded batch, and uses eager attention (`--attention`). Ours is what `train.py` does with cached features.
+Reading images from the disk is counted for neither. Overrides change our side only, to measure what a lever gains.
 
 Research software, not a medical device.
 """
@@ -26,13 +26,13 @@ from accelerate import Accelerator
 from benchmarks.harness import counts, hardware, options, pairs, reference, shapes, workload
 from skingpt4.config.schema import Config
 from skingpt4.doctor import memory
-from skingpt4.model.language import num_bytes
 from skingpt4.model.network import ImageEncoder, SkinGPT4
+from skingpt4.model.precision import num_bytes
 from skingpt4.model.prompts import get_template
 from skingpt4.records.manifest import read_manifest
 from skingpt4.support.errors import reported
 from skingpt4.training import compiled, loop
-from skingpt4.training.batches import batches, choose_batching, make_collate
+from skingpt4.training.batches import Collate, batches, make_collate
 from skingpt4.training.features import cached_images, cached_queries
 from skingpt4.training.samples import SampleEncoder, TrainingSamples, answer_for, image_files
 
@@ -54,15 +54,19 @@ class Bench:
     steps: int
     compile_seconds: float | None = None  # what our compiled layers took, if they are
 
+    @property
+    def collate(self) -> Collate:
+        """How our batches are put together."""
+        return make_collate(self.config, self.model.language_model)
+
     def groups(self) -> Iterator[list[dict[str, torch.Tensor]]]:
-        """The product's own batches, each as the groups that it is run in."""
-        collate = make_collate(self.config, self.model.language_model)
-        return batches(self.config, self.samples, collate, self.accelerator, 0, self.steps)
+        """The product's own batches, each as the groups in which it runs."""
+        return batches(self.config, self.samples, self.collate, self.accelerator, 0, self.steps)
 
     def our_run(
-        self, batches: Sequence[Sequence[dict[str, torch.Tensor]]] | None = None
+        self, own_batches: Sequence[Sequence[dict[str, torch.Tensor]]] | None = None
     ) -> Callable[[], None]:
-        """`steps` steps of the product's loop, over these batches in their groups or the product's own."""
+        """`steps` steps of the product's loop, over these batches or the product's own."""
         optimizer = loop.make_optimizer(self.model, self.config.optim)
         for group in optimizer.param_groups:
             group["lr"] = RATE
@@ -70,13 +74,13 @@ class Bench:
         def run() -> None:
             self.model.train()
             norm = self.config.optim.max_grad_norm
-            for micro_batches in batches or self.groups():
+            for micro_batches in own_batches or self.groups():
                 loop.train_step(self.model, optimizer, micro_batches, self.accelerator, norm)
 
         return run
 
     def original_run(self, attention: str) -> Callable[[], None]:
-        """The same steps the original's way."""
+        """The same steps in the original's way."""
         optimizer = reference.make_optimizer(self.original.projection)
 
         def run() -> None:
@@ -100,15 +104,10 @@ class Bench:
 
     @torch.no_grad()
     def encoder_flops(self) -> float:
-        """Operations of one picture."""
+        """Operations of one image."""
         image = self.batches[0].image[:1]
         vision, qformer = self.encoder.vision_encoder, self.encoder.qformer
         return counts.forward_flops(vision, image) + counts.forward_flops(qformer, vision(image))
-
-    @property
-    def batching(self) -> str:
-        """How our batches are put together."""
-        return choose_batching(self.config.data.batching, self.accelerator.device)
 
     def counted(self) -> tuple[counts.Step, counts.Step]:
         """What each side computes in a run."""
@@ -135,61 +134,70 @@ def attending(language_model: Any, attention: str) -> Iterator[None]:
         language_model.model.set_attn_implementation(own)
 
 
-def configuration(setting: options.Setting) -> Config:
+@dataclass
+class Size:
+    """What a run consists of: `steps` steps of `batch` samples; the baseline's attention; our overrides."""
+
+    steps: int
+    batch: int
+    attention: str
+    overrides: list[str]
+
+
+def configuration(setting: options.Setting, size: Size) -> Config:
     """The shape's configuration for a benchmark, with the command's overrides."""
-    args = setting.args
-    config = shapes.configuration(args.shape, tuple(args.overrides))
+    config = shapes.configuration(setting.shape, tuple(size.overrides))
     config.prompt.template, config.prompt.questions = "vicuna", [QUESTION]
     config.prompt.concepts_question = None
     config.prompt.use_concepts = config.prompt.use_disease = config.prompt.use_turns = False
-    config.data.augment, config.data.num_workers, config.data.feature_cache = False, 0, "kept"
-    config.optim.batch_size, config.optim.accumulation = args.batch, 1
-    if args.small and config.language.compile == "auto":
+    config.data.augment, config.data.num_workers, config.data.feature_cache = False, 0, "cached"
+    config.optim.batch_size, config.optim.accumulation = size.batch, 1
+    if setting.small and config.language.compile == "auto":
         config.language.compile = "never"
     return config
 
 
-def make(setting: options.Setting, folder: Path) -> Bench:
+def make(setting: options.Setting, size: Size, folder: Path) -> Bench:
     """Build the network, draw the samples, compute the features."""
-    args, device = setting.args, setting.device
-    config = configuration(setting)
-    name = str(setting.dtype).removeprefix("torch.")
-    shape = shapes.language_shape(args.shape)
-    config.data.feature_cache = None  # the yardstick holds the encoder
-    needed = memory.training(config, shape, name, memory.encoder_parameters(config))
-    config.data.feature_cache = "kept"
-    shapes.require_room(args.shape, needed, device)
-    model = shapes.network(args.shape, config, device, setting.dtype)
+    shape, device = setting.shape, setting.device
+    config = configuration(setting, size)
+    config.data.feature_cache = None  # the baseline holds the encoder
+    needed = memory.training(
+        config, shapes.language_shape(shape), setting.dtype_name, memory.encoder_parameters(config)
+    )
+    config.data.feature_cache = "cached"
+    shapes.require_room(shape, needed, device)
+    model = shapes.network(shape, config, device, setting.dtype)
     encoder, model.encoder = model.encoder, None
     assert encoder is not None
     template = get_template(config.prompt.template)
-    count = args.steps * args.batch
-    manifest = workload.write_records(folder, model.tokenizer, template, count)
+    manifest = workload.write_records(folder, model.tokenizer, template, size.steps * size.batch)
     records = read_manifest(manifest)
-    kept = cached_queries(manifest, records, config, folder / "features", lambda: encoder)
+    store = cached_queries(manifest, records, config, folder / "features", lambda: encoder)
     samples = TrainingSamples(
-        records, SampleEncoder.from_config(config, model.tokenizer), cached_images(kept), seed=config.seed
+        records, SampleEncoder.from_config(config, model.tokenizer), cached_images(store), seed=config.seed
     )
     vision = encoder.vision_encoder
     load = image_files(records, config.vision.image_size, vision.mean, vision.std, augment=False)
-    batches = []
-    for step in range(args.steps):
-        rows = [samples.row_of(n) for n in range(step * args.batch, (step + 1) * args.batch)]
+    original_batches = []
+    for step in range(size.steps):
+        rows = [samples.row_of(n) for n in range(step * size.batch, (step + 1) * size.batch)]
         image = torch.stack([load(row, None)["image"] for row in rows]).to(device)
-        batches.append(reference.Batch(image, [answer_for(records[row], config.prompt) for row in rows]))
+        answers = [answer_for(records[row], config.prompt) for row in rows]
+        original_batches.append(reference.Batch(image, answers))
     original = reference.Original(
         encoder, copy.deepcopy(model.projection), model.language_model, model.tokenizer,
         config.data.max_text_tokens,
     )  # fmt: skip
     accelerator = Accelerator(mixed_precision="no", cpu=device.type == "cpu")
-    bench = Bench(config, model, encoder, samples, original, batches, accelerator, args.steps)
+    bench = Bench(config, model, encoder, samples, original, original_batches, accelerator, size.steps)
     if compiled.should_compile(config.language.compile, model.language_model, compiled.PAYS_AFTER):
         bench.compile_seconds = compile_in_time(model.language_model)
     return bench
 
 
 def compile_in_time(language_model: Any) -> float | None:
-    """Compile the layers, as a long run does; the seconds, or None where torch cannot and they stay as written."""
+    """Compile the layers, as a long run does; returns the seconds, or None if torch cannot compile them."""
     began = time.perf_counter()
     problem = compiled.compile_layers(language_model)
     took = time.perf_counter() - began
@@ -197,34 +205,34 @@ def compile_in_time(language_model: Any) -> float | None:
     return None if problem else took
 
 
-def measure(setting: options.Setting, bench: Bench) -> dict[str, Any]:
+def measure(setting: options.Setting, size: Size, bench: Bench) -> dict[str, Any]:
     """The pairs, the counts beside them, the roofline."""
-    args, shape = setting.args, shapes.language_shape(setting.args.shape)
+    shape = shapes.language_shape(setting.shape)
     top = setting.ceiling()
     losses = bench.losses()
     encoder_flops = bench.encoder_flops()
-    found = pairs.compare(
+    comparison = pairs.compare(
         bench.our_run(),
-        bench.original_run(args.attention),
-        args.pairs,
+        bench.original_run(size.attention),
+        setting.pairs,
         device=setting.device,
         what="training",
     )
-    samples = args.steps * args.batch
-    result: dict[str, Any] = {"what": f"training: {args.steps} steps of batch {args.batch} a run"}
-    result |= {"overrides": args.overrides, "counted": counts.WHAT, "ceiling": top.to_dict()}
+    samples = size.steps * size.batch
+    result: dict[str, Any] = {"what": f"training: {size.steps} steps of batch {size.batch} a run"}
+    result |= {"overrides": size.overrides, "counted": counts.WHAT, "ceiling": top.to_dict()}
     result["settings"] = {
         "compile_seconds": bench.compile_seconds,
         "batching": bench.config.data.batching,
         "attention of ours": bench.model.language_model.config._attn_implementation,
-        "attention of the yardstick": args.attention,
+        "attention of the yardstick": size.attention,
         "answer_tokens": [workload.SHORTEST, workload.LONGEST],
     }
-    result["first_loss"] = dict(zip(("ours", "yardstick"), losses, strict=True))
+    names = ("ours", pairs.BASELINE)
+    result["first_loss"] = dict(zip(names, losses, strict=True))
     totals = []
-    for key, step, side in zip(
-        ("ours", "yardstick"), bench.counted(), (found.ours, found.yardstick), strict=True
-    ):
+    sides = (comparison.ours, comparison.baseline)
+    for key, step, side in zip(names, bench.counted(), sides, strict=True):
         parts = step.flops(shape, encoder_flops)
         total = sum(parts.values())
         totals.append(total)
@@ -245,20 +253,20 @@ def measure(setting: options.Setting, bench: Bench) -> dict[str, Any]:
     weights["image encoder, the yardstick alone"] = sum(map(num_bytes, bench.encoder.parameters()))
     result["weights_bytes"] = weights
     print(f"first loss: ours {losses[0]:.5f}, the original's way {losses[1]:.5f}")
-    print(f"count: {result['count_ratio']:.2f}x fewer operations; measured {found.line()}")
-    print(found.peak_line())
-    return result | {"measured": found.to_dict()}
+    print(f"count: {result['count_ratio']:.2f}x fewer operations; measured {comparison.line()}")
+    print(comparison.peak_line())
+    return result | {"measured": comparison.to_dict()}
 
 
 def command(
     name: str,
     description: str | None,
-    measure: Callable[[options.Setting, Bench], dict[str, Any]],
+    measure: Callable[[options.Setting, Size, Bench], dict[str, Any]],
     argv: Sequence[str] | None,
     pairs: int,
     steps: int,
 ) -> int:
-    """A command line that measures something on a `Bench`; returns the exit status.
+    """Run a command line that measures something on a `Bench`; returns the exit status.
 
     Args:
         name: of the command.
@@ -271,13 +279,13 @@ def command(
     parser = options.parser(name, description, pairs=pairs)
     parser.add_argument("--batch", type=int, default=8, help="samples a step (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=steps, help="steps a run (default: %(default)s)")
-    parser.add_argument("--attention", default="eager", help="of the yardstick (default: %(default)s)")
+    parser.add_argument("--attention", default="eager", help="of the baseline (default: %(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to our configuration")
     with reported() as status, tempfile.TemporaryDirectory() as folder:
-        setting = options.settle(name, parser, argv)
-        if setting.args.small:
-            setting.args.steps, setting.args.batch, setting.args.pairs = 1, 2, 1
-        setting.save(measure(setting, make(setting, Path(folder))))
+        setting, args = options.settle(name, parser, argv)
+        steps, batch = (1, 2) if setting.small else (args.steps, args.batch)
+        size = Size(steps, batch, args.attention, args.overrides)
+        setting.save(measure(setting, size, make(setting, size, Path(folder))))
     return status.code
 
 

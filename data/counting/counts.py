@@ -17,11 +17,12 @@ from data.reading.rows import RowError, SourceError
 from data.reading.tables import Table
 from data.sources.skincon import FLAG, HALVES, is_set
 from skingpt4.records.manifest import Manifest, read_manifest
+from skingpt4.records.schema import SKIN_TYPES
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, OTHERS, UnknownName, dermnet_folder
 
 UNKNOWN = "unknown"
 DIMENSIONS = ("concept", "class", "source", "split", "fitzpatrick")
-SKIN_ORDER = ("1", "2", "3", "4", "5", "6", "12", "34", "56")
+SKIN_ORDER = tuple(map(str, SKIN_TYPES))
 
 
 @dataclass

@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,7 @@ def write_manifest(
                 for row, result in results(rows, limit, measurer, relative, progress):
                     if isinstance(result, Refusal):
                         summary.refused[result.reason] += 1
-                        write_line(rejected, refusal_line(result))
+                        write_line(rejected, asdict(result))
                         continue
                     summary.add(result, row.remarks if isinstance(row, Candidate) else ())
                     summary.duplicates += not contents.add(result["sha256"])
@@ -158,11 +158,6 @@ def write_manifest(
             f"{where}: cannot be written ({error.strerror}); the manifest is as it was"
         ) from None
     return summary
-
-
-def refusal_line(refusal: Refusal) -> dict[str, Any]:
-    """A refusal as a line of `rejected.jsonl`."""
-    return {key: getattr(refusal, key) for key in ("file", "row", "image", "reason", "detail")}
 
 
 class _NoRecords(Exception):

@@ -190,15 +190,10 @@ async def _run(
     async def fill_queue() -> None:
         queued: set[str] = set()
         for image in images:
-            before = earlier.get(image.md5)
             if image.md5 in queued:
                 finish(Outcome(image.md5, image.url, "repeated"))
-            elif target(folder, image.md5).is_file():
-                finish(Outcome(image.md5, image.url, "present"))
-            elif not image.url:
-                finish(Outcome(image.md5, image.url, "no url"))
-            elif before and before.status in FINAL and before.url == image.url:
-                finish(before)
+            elif outcome := _without_request(image, folder, earlier.get(image.md5)):
+                finish(outcome)
             else:
                 queued.add(image.md5)
                 await queue.put(image)
@@ -213,6 +208,16 @@ async def _run(
     except ExceptionGroup as failures:  # the first is the cause of the others
         raise failures.exceptions[0] from None
     return counts
+
+
+def _without_request(image: ListedImage, folder: Path, earlier: Outcome | None) -> Outcome | None:
+    """The outcome of an image that need not be asked for, or None."""
+    if target(folder, image.md5).is_file():
+        return Outcome(image.md5, image.url, "present")
+    if not image.url:
+        return Outcome(image.md5, image.url, "no url")
+    is_final = earlier is not None and earlier.status in FINAL and earlier.url == image.url
+    return earlier if is_final else None
 
 
 async def _get(

@@ -66,7 +66,7 @@ def read(options: Options) -> Rows:
     for name in mapped:
         if name not in folders:
             raise SourceError(
-                f"{options.class_map}: names {name!r}, which {root} has not{did_you_mean(name, folders)}"
+                f"{options.class_map}: names {name!r}, which is not in {root}{did_you_mean(name, folders)}"
             )
     labels = {name: label for name in folders if (label := mapped.get(name) or label_of(name))}
     unknown = [name for name in folders if name not in labels]

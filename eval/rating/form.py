@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import html
 import io
 import json
 import time
@@ -18,11 +17,11 @@ import gradio as gr
 from eval.rating.desk import DIAGNOSE, DONE, RATE, Desk, ReviewError, View
 from eval.rating.ratings import FLAG, ITEMS, SCALE
 from skingpt4.records.images import open_image
-from skingpt4.server.gradio_app import note
+from skingpt4.server.gradio_app import escape, note
 from skingpt4.support.errors import UserError
 
 TITLE = "Review of answers"
-DISCLAIMER = "Research software, not a medical device. The answers shown here are no diagnosis."
+DISCLAIMER = "Research software, not a medical device. The answers shown here are not a diagnosis."
 FLAG_TEXT = "Does the text state something that is not in the picture or is made up (a hallucination)?"
 SHOWN_SIDE = 1600  # pixels; a larger picture is shown as a copy of this size
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
@@ -31,12 +30,6 @@ CSS = Path(__file__).with_name("review.css").read_text(encoding="utf-8")
 SCRIPT = f"<script>{Path(__file__).with_name('review.js').read_text(encoding='utf-8')}</script>"
 
 READY = "() => window.reviewReady()"
-
-
-def text(value: str) -> str:
-    """Text as HTML; also what Gradio's templates would take for theirs is only text."""
-    escaped = html.escape(value)
-    return escaped.replace("{", "&#123;").replace("}", "&#125;").replace("$", "&#36;").replace("`", "&#96;")
 
 
 @functools.lru_cache(maxsize=16)
@@ -56,7 +49,7 @@ def head(view: View, rater: str, serial: str) -> str:
     return (
         f'<header data-view="{serial}"><h1>{TITLE}</h1><span>{which}{again}; {view.num_rated} rated</span>'
         f'<progress max="{max(view.n, 1)}" value="{view.num_rated}" aria-label="Forms rated"></progress>'
-        f'<span>Rater {text(rater)}, <a href="/logout">log out</a></span></header>'
+        f'<span>Rater {escape(rater)}, <a href="/logout">log out</a></span></header>'
     )
 
 
@@ -66,7 +59,9 @@ def pictures(view: View) -> str:
         f'<figure><img src="{picture_uri(path)}" alt="Picture {n} of the case; a click enlarges it"></figure>'
         for n, path in enumerate(view.pictures, 1)
     )
-    history = f'<p class="history"><strong>History:</strong> {text(view.history)}</p>' if view.history else ""
+    history = (
+        f'<p class="history"><strong>History:</strong> {escape(view.history)}</p>' if view.history else ""
+    )
     return f'<div id="pictures">{figures}</div>{history}'
 
 
@@ -77,28 +72,30 @@ def sheet(view: View, serial: str) -> str:
     if view.stage == DIAGNOSE:
         return ""
     turns = "".join(
-        f'<div class="turn"><p class="asked">{text(prompt)}</p>'
-        f'<p class="said">{text(answer) or "(no answer)"}</p></div>'
+        f'<div class="turn"><p class="asked">{escape(prompt)}</p>'
+        f'<p class="said">{escape(answer) or "(no answer)"}</p></div>'
         for prompt, answer in view.conversation
     )
     words = "".join(f"<span>{number} {SCALE[number]}</span>" for number in sorted(SCALE))
     scale = [(str(number), str(number), str(number), SCALE[number]) for number in sorted(SCALE)]
-    items = [_group(n, item, said, scale, view) for n, (item, said) in enumerate(ITEMS.items(), 1)]
+    items = [_group(n, item, statement, scale, view) for n, (item, statement) in enumerate(ITEMS.items(), 1)]
     yes_no = [("y", "1", "Yes", "yes"), ("n", "0", "No", "no")]
     items.append(_group(len(ITEMS) + 1, FLAG, FLAG_TEXT, yes_no, view))
     return (
-        f'<p class="own"><strong>Your own diagnosis:</strong> {text(view.own)}</p>{turns}'
+        f'<p class="own"><strong>Your own diagnosis:</strong> {escape(view.own)}</p>{turns}'
         f'<form id="sheet" data-serial="{serial}" onsubmit="return false" autocomplete="off">'
         f'<div class="words" aria-hidden="true"><span></span>{words}</div>{"".join(items)}'
         '<label class="comment" for="comment">Comment (if you like)</label>'
-        f'<textarea id="comment" name="comment" maxlength="4000">{text(view.values.get("comment", ""))}</textarea>'
+        f'<textarea id="comment" name="comment" maxlength="4000">{escape(view.values.get("comment", ""))}</textarea>'
         '<p class="gaps" role="status">Not saved yet: the lines marked in red are still to be answered.</p>'
         '<p class="keys">Keys: 1 to 5 answer the marked line, Y or N the last; Enter saves and goes on '
         "(in the comment too; Shift+Enter begins a line).</p></form>"
     )
 
 
-def _group(number: int, item: str, said: str, choices: list[tuple[str, str, str, str]], view: View) -> str:
+def _group(
+    number: int, item: str, statement: str, choices: list[tuple[str, str, str, str]], view: View
+) -> str:
     """One line of the questionnaire; choices are (key, value, label, spoken label)."""
     labels = "".join(
         f'<label title="{spoken}"><input type="radio" name="{item}" value="{value}" data-key="{key}" '
@@ -108,7 +105,7 @@ def _group(number: int, item: str, said: str, choices: list[tuple[str, str, str,
     )
     return (
         f'<div class="item" role="radiogroup" aria-labelledby="item-{item}">'
-        f'<p id="item-{item}">{number}. {text(said)}</p>{labels}</div>'
+        f'<p id="item-{item}">{number}. {escape(statement)}</p>{labels}</div>'
     )
 
 
@@ -119,7 +116,7 @@ class Page:
         """Serve this desk to all raters."""
         self.desk = desk
 
-    def show(self, view: View, rater: str, said: str = "") -> list[Any]:
+    def show(self, view: View, rater: str, message: str = "") -> list[Any]:
         """Values of all components for a view."""
         since = time.monotonic()
         serial = f"{view.k}-{view.stage}-{since:.6f}"
@@ -136,13 +133,13 @@ class Page:
             gr.Button("Show the answers" if asking else "Save and go on", visible=view.stage != DONE),
             gr.Button(visible=view.k > 0),
             sheet(view, serial),
-            note(said),
+            note(message),
         ]
 
-    def _try(self, rater: str, act: Callable[[], View], said: str = "") -> list[Any]:
+    def _try(self, rater: str, act: Callable[[], View], message: str = "") -> list[Any]:
         """The next view, or only a note of why there is none; what the rater has entered stays."""
         try:
-            return self.show(act(), rater, said)
+            return self.show(act(), rater, message)
         except UserError as error:
             why = str(error)
         except Exception as error:
@@ -156,7 +153,7 @@ class Page:
         return self._try(rater, lambda: self.desk.open(rater))
 
     def go_on(self, now: tuple | None, own: str, collected: str, request: gr.Request) -> list[Any]:
-        """Keep the own diagnosis, or the form."""
+        """Save the own diagnosis, or the form."""
         rater = str(request.username)
 
         def act() -> View:

@@ -17,7 +17,8 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from skingpt4.model.network import ImageEncoder, SkinGPT4, half_precision
+from skingpt4.model.network import ImageEncoder, SkinGPT4
+from skingpt4.model.precision import half_precision
 from skingpt4.records.images import to_rgb, to_tensor
 from skingpt4.support.errors import UserError
 

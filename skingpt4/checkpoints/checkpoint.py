@@ -22,7 +22,7 @@ from skingpt4.weights.files.tensors import load_tensors
 
 TENSORS, CARD, STATE = "projection.safetensors", "checkpoint.json", "training_state.pt"
 LORA = "lora.safetensors"  # only where the card has `lora`
-SEEN = "seen.safetensors"  # hashes of the pictures it was trained on; only where the card has `seen_sha256`
+SEEN = "seen.safetensors"  # hashes of the images it was trained on; only where the card has `seen_sha256`
 FORMAT = 1
 
 
@@ -50,15 +50,15 @@ def save(
     lora: Mapping[str, Tensor] | None = None,
     seen: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write a checkpoint folder so that it is there whole or not at all.
+    """Write a checkpoint folder, completely or not at all.
 
     Args:
-        folder: where it will stand; replaced if it exists.
+        folder: where to write it; replaced if it exists.
         tensors: the projection's tensors by name.
         card: JSON-able description; `format` and `tensors_sha256` (and `lora_sha256`) are added.
         state: optimiser state for resuming, or None.
         lora: the tensors of LoRA on the language model, if it has any.
-        seen: hashes of the training's pictures (see skingpt4/records/overlap.py), for an evaluation elsewhere.
+        seen: hashes of the training images (see skingpt4/records/overlap.py), for an evaluation elsewhere.
     """
     part = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -74,7 +74,7 @@ def save(
         _write(seen, part / SEEN)
         card["seen_sha256"] = file_sha256(part / SEEN)
     (part / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    if folder.exists():  # set the old one aside first, so that a kill never leaves neither
+    if folder.exists():  # the old one is moved first, so that a killed process leaves at least one of them
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
@@ -98,19 +98,19 @@ def find(path: str | Path) -> Path:
     path = Path(path)
     if (path / CARD).is_file() or is_minigpt4(path):
         return path
-    found = saved(path)
-    if not found:
+    checkpoints = saved(path)
+    if not checkpoints:
         raise CheckpointError(f"{path}: holds no checkpoint; train it first, or name the folder with {CARD}")
-    return found[-1]
+    return checkpoints[-1]
 
 
 def is_minigpt4(path: str | Path) -> bool:
-    """Whether a path is a file in MiniGPT-4's layout instead of a folder of ours, by its suffix."""
+    """Whether a path is a file in MiniGPT-4's layout, by its suffix, and not a folder of ours."""
     return Path(path).is_file() and Path(path).suffix in minigpt4.SUFFIXES
 
 
 def saved(run_folder: Path) -> list[Path]:
-    """The complete checkpoints of a run, oldest first; what a killed save left is passed over."""
+    """The complete checkpoints of a run, oldest first; the remains of a killed save are ignored."""
     return [card.parent for card in sorted(run_folder.glob(f"checkpoints/[!.]*/{CARD}"))]
 
 
@@ -129,7 +129,7 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{folder / CARD}: is damaged ({error})") from None
     if not isinstance(card, dict) or not isinstance(card.get("tensors_sha256"), str):
-        raise CheckpointError(f"{folder / CARD}: is no checkpoint's description")
+        raise CheckpointError(f"{folder / CARD}: is not a checkpoint's description")
     if card.get("format") != FORMAT:
         raise CheckpointError(f"{folder}: has format {card.get('format')}, this software reads {FORMAT}")
     return _verified(folder / TENSORS, card["tensors_sha256"]), card
@@ -145,7 +145,7 @@ def load_lora(path: str | Path, card: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def load_seen(path: str | Path, card: dict[str, Any]) -> dict[str, Tensor]:
-    """Hashes of the pictures that a checkpoint was trained on; empty where it has none.
+    """Hashes of the images that a checkpoint was trained on; empty where it has none.
 
     Raises:
         CheckpointError, WeightsMismatch: damaged or missing.
@@ -165,19 +165,19 @@ def require_fit(card: dict[str, Any], identity: dict[str, Any], where: str | Pat
 
     Args:
         card: the checkpoint's own.
-        identity: of the present run, with the keys `encoder`, `language_model`, `template`.
+        identity: of this run, with the keys `encoder`, `language_model`, `template`.
         where: the checkpoint's path, for the message.
 
     Raises:
         CheckpointError: names everything that differs.
     """
     differences = []
-    for key, wanted in identity.items():
-        found = card.get(key)
-        if key == "language_model" and isinstance(found, dict):  # where it lies does not matter
-            found, wanted = ({k: v for k, v in d.items() if k != "name"} for d in (found, wanted))
-        if found != wanted:
-            differences.append(f"its {key} is {found}, here it is {wanted}")
+    for key, here in identity.items():
+        theirs = card.get(key)
+        if key == "language_model" and isinstance(theirs, dict):  # its path does not matter
+            theirs, here = ({k: v for k, v in d.items() if k != "name"} for d in (theirs, here))
+        if theirs != here:
+            differences.append(f"its {key} is {theirs}, here it is {here}")
     if differences:
         raise CheckpointError(f"checkpoint {where} does not fit this run: {'; '.join(differences)}")
 
@@ -189,7 +189,7 @@ def prune(run_folder: Path, keep: int) -> None:
 
 
 def git_revision() -> str | None:
-    """The commit of the source tree, with '+changes' if it is not clean; None outside a checkout."""
+    """The commit of the source tree, followed by '+changes' if it is not clean; None outside a checkout."""
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *args]

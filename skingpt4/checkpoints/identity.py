@@ -23,7 +23,7 @@ UNKNOWN = "Projection in MiniGPT-4's layout: the file does not say what it was t
 
 
 def model_identity(config: Config, checkpoint_path: str | Path | None) -> dict[str, Any]:
-    """What is loaded, for banners and exports: names and hashes, no paths outside the working folder.
+    """What is loaded, for banners and exports: names and hashes, without paths outside the working folder.
 
     Returns:
         checkpoint, sha256 (of its tensors), step, iteration, trained_on (manifests), demonstration (trained on
@@ -57,25 +57,25 @@ def model_identity(config: Config, checkpoint_path: str | Path | None) -> dict[s
 
 
 def _named(path: str | Path, parts: int = 2) -> str:
-    """A path as exports show it: inside the working folder as it is, elsewhere its last parts."""
+    """A path as exports show it: relative inside the working folder, elsewhere its last parts."""
     relative = os.path.relpath(path)
     return "/".join(Path(path).parts[-parts:]) if relative.startswith("..") else Path(relative).as_posix()
 
 
 def encoder_files(config: Config) -> list[Path]:
     """Every file that the encoder's weights are read from."""
-    named = (
+    sources = (
         (config.vision.weights, VISION_PREFIXES),
         (config.qformer.weights, QFORMER_PREFIXES + NORM_NAMES),
     )
-    return [file for weights, prefixes in named if weights for file in source_files(weights, prefixes)]
+    return [file for weights, prefixes in sources if weights for file in source_files(weights, prefixes)]
 
 
 def encoder_identity(config: Config) -> str:
-    """16 hex digits that change whenever the encoder, its weights or the picture's transform do.
+    """16 hex digits that change whenever the encoder, its weights or the image transform do.
 
-    Not with `encoder.backend`: both backends give the same queries within 1e-5 (docs/parity.md), less than half
-    precision moves them, so a projection or kept features of one serve the other.
+    They do not depend on `encoder.backend`: both backends give the same queries within 1e-5 (docs/parity.md), less
+    than half precision changes them, so a projection or cached features of one serve the other.
     """
     parts: dict[str, Any] = {
         "vision": asdict(config.vision),
@@ -83,7 +83,7 @@ def encoder_identity(config: Config) -> str:
         "files": [file_sha256(file) for file in encoder_files(config)],
     }
     for group in ("vision", "qformer"):
-        del parts[group]["weights"]  # its content counts, not where it lies
+        del parts[group]["weights"]  # the content counts, not the path
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

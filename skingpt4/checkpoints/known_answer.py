@@ -1,45 +1,43 @@
-"""A known answer: what the whole network makes of one fixed picture, stored with a checkpoint and asked for again.
+"""A self-test: what the complete network makes of one fixed image, stored with a checkpoint and computed again.
 
-Shapes, names and vocabularies can all fit while the weights are another model's; such a model loads and talks
-nonsense. So a checkpoint stores the mean log-probability of a short fixed answer, and a summary of the picture's
-queries, when it is saved; whoever loads it computes both again, in one forward pass.
+Shapes, names and vocabularies can all fit while the weights are those of another model, which loads and answers
+nonsense. So a checkpoint stores the mean log-probability of a short fixed answer, and a summary of the image's
+queries, when it is saved; loading it computes both again, in one forward pass.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-import os
-import sys
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from safetensors.torch import save_file
 from torch import Tensor
 
 from skingpt4.model.language import LanguageModel
 from skingpt4.model.prompts import IGNORED, Turn, encode_turns, get_template
 from skingpt4.records.images import to_tensor
 from skingpt4.support.errors import UserError
-from skingpt4.weights.files.tensors import load_tensors
+
+logger = logging.getLogger(__name__)
 
 QUESTION, ANSWER = "What is wrong with my skin?", "This could be a skin disease image of psoriasis."
-# Largest difference that is taken for rounding, in nats a token, and as a share of the queries' own size. What
-# was measured, and the margin over it, stands in docs/known_answer.md.
+# The largest difference that counts as rounding, in nats a token, and as a fraction of the queries' own size.
+# docs/known_answer.md has the measurements and the margin over them.
 TOLERANCE = {"float32": 0.05, "bfloat16": 0.15, "float16": 0.05, "quantised": 1.0}
 QUERY_TOLERANCE = 0.4
-_SUMS = 16  # the queries are summed up in so many numbers
+_SUMS = 16  # numbers that summarise the queries
 
 
 class KnownAnswerError(UserError):
-    """The network does not give the answer that was stored; the message has both and what they point at."""
+    """The network does not give the stored answer; the message has both and the likely cause."""
 
 
-def picture() -> Image.Image:
-    """The fixed picture, 256 x 256: a dark blot with a scaly edge on a shaded ground, whole numbers alone."""
+def image() -> Image.Image:
+    """The fixed image, 256 x 256: a dark blot with a scaly edge on a shaded ground, computed in integers."""
     y, x = np.mgrid[0:256, 0:256]
     distance = (x - 120) ** 2 + (y - 136) ** 2
     blot = np.where(distance < 70**2, 60 + (x * 3 + y * 5) % 24, 0)
@@ -50,20 +48,9 @@ def picture() -> Image.Image:
 
 
 def queries_of(encoder: Any, image_size: int) -> Tensor:
-    """Queries (1, q, d) fp32, on the CPU, that an `ImageEncoder` makes of the fixed picture."""
+    """Queries (1, q, d) fp32, on the CPU, that an `ImageEncoder` makes of the fixed image."""
     vision = encoder.vision_encoder
-    return encoder(to_tensor(picture(), image_size, vision.mean, vision.std)[None]).cpu()
-
-
-def kept_queries(path: Path, get_encoder: Callable[[], Any], image_size: int) -> Tensor:
-    """`queries_of`, from the file or computed and put there: a run on kept features need not load the encoder."""
-    if not path.is_file():
-        queries = queries_of(get_encoder(), image_size)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        save_file({"queries": queries.contiguous()}, part)
-        os.replace(part, path)
-    return load_tensors(path)["queries"]
+    return encoder(to_tensor(image(), image_size, vision.mean, vision.std)[None]).cpu()
 
 
 def precision(language_model: LanguageModel) -> str:
@@ -80,11 +67,11 @@ def measure(
     """What a checkpoint stores as `known_answer`.
 
     Args:
-        model: the network; LoRA's dropout is off while it is asked.
-        queries: (1, q, d), of the fixed picture.
+        model: the network; LoRA's dropout is off meanwhile.
+        queries: (1, q, d), of the fixed image.
         template: the prompt template's name.
-        question: to be asked.
-        answer: the answer whose probability is taken, its end symbol included.
+        question: of the user.
+        answer: whose probability is computed, with its end symbol.
 
     Returns:
         `mean_log_probability` (nats a token), `num_tokens`, `queries` (a summary), `dtype`, `tolerance`, the texts
@@ -116,46 +103,45 @@ def measure(
 def _summary(queries: Tensor) -> list[float]:
     """The queries' root mean square r, then sums with fixed signs, each about r in size if the queries are noise."""
     flat = queries.float().flatten()
-    places = torch.arange(len(flat), dtype=torch.int64)
-    # Knuth's multiplicative hash: one bit of it a place and sum.
-    signs = [((places * (2 * k + 1) * 2654435761 >> 16) & 1) * 2 - 1 for k in range(_SUMS)]
+    positions = torch.arange(len(flat), dtype=torch.int64)
+    # Knuth's multiplicative hash gives one bit for each position and sum.
+    signs = [((positions * (2 * k + 1) * 2654435761 >> 16) & 1) * 2 - 1 for k in range(_SUMS)]
     return [flat.square().mean().sqrt().item(), *((flat * s).sum().item() / len(flat) ** 0.5 for s in signs)]
 
 
 def check(model: Any, queries: Tensor | None, card: Mapping[str, Any], where: str) -> None:
-    """Ask the loaded network for its checkpoint's known answer.
+    """Compare the loaded network with its checkpoint's known answer.
 
     Raises:
-        KnownAnswerError: the answer is another one.
+        KnownAnswerError: they differ by more than rounding.
     """
     stored = card.get("known_answer")
     if not stored:
-        print(
-            f"note: {where} was saved without a known answer, so it cannot be told whether these are the weights "
-            "it was trained with",
-            file=sys.stderr,
-        )
+        logger.warning(
+            "note: %s was saved without a known answer, so whether these are the weights it was trained with "
+            "cannot be checked", where,
+        )  # fmt: skip
         return
     assert queries is not None
-    found = measure(model, queries, card["template"], stored["question"], stored["answer"])
-    tolerance = max(stored["tolerance"], found["tolerance"])
-    before, now = stored["mean_log_probability"], found["mean_log_probability"]
-    same_queries = _alike(stored["queries"], found["queries"])
+    measured = measure(model, queries, card["template"], stored["question"], stored["answer"])
+    tolerance = max(stored["tolerance"], measured["tolerance"])
+    before, now = stored["mean_log_probability"], measured["mean_log_probability"]
+    same_queries = _are_close(stored["queries"], measured["queries"])
     if math.isfinite(now) and abs(now - before) <= tolerance and same_queries:
         return
     suspects = (
-        "the image encoder or the picture's transform is not the one this checkpoint was trained with"
+        "the image encoder or the image transform is not the one this checkpoint was trained with"
         if not same_queries
         else "the language model, its tokenizer or chat template is not the one this checkpoint was trained with"
     )
     raise KnownAnswerError(
-        f"{where}: fails its self-test: the known answer's mean log-probability is {now:.3f} here ({found['dtype']}) "
-        f"and was {before:.3f} when it was saved ({stored['dtype']}; tolerance {tolerance:g}): {suspects}; "
-        "fetch the weights that it names again"
+        f"{where}: fails its self-test: the known answer's mean log-probability is {now:.3f} here "
+        f"({measured['dtype']}) and was {before:.3f} when it was saved ({stored['dtype']}; tolerance {tolerance:g}): "
+        f"{suspects}; fetch the weights that it names again"
     )
 
 
-def _alike(one: list[float], other: list[float]) -> bool:
+def _are_close(one: list[float], other: list[float]) -> bool:
     return len(one) == len(other) and all(
         abs(a - b) <= QUERY_TOLERANCE * one[0] for a, b in zip(one, other, strict=True)
     )

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from skingpt4.checkpoints import checkpoint, known_answer, minigpt4, repository
-from skingpt4.checkpoints.identity import encoder_identity, identity
+from skingpt4.checkpoints.identity import encoder_identity, identity, model_identity
 from skingpt4.checkpoints.paths import missing_paths
 from skingpt4.config.load import from_dict, load_config
 from skingpt4.config.schema import Config
@@ -20,31 +24,66 @@ from skingpt4.model.build import build, build_encoder
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.support.errors import UserError
 from skingpt4.support.threads import in_own_thread
-from skingpt4.weights.files.tensors import require_same_tensors
+from skingpt4.weights.files.tensors import load_tensors, require_same_tensors
 from skingpt4.weights.language_model import configuration
 
-PARTS = 3  # image encoder, language model, projection
+NUM_PARTS = 3  # image encoder, language model, projection
 
 
 class LoadError(UserError):
-    """A model that cannot be loaded: files are missing, or nothing says which it is."""
+    """A model that cannot be loaded: files are missing, or nothing says which model it is."""
 
 
-def load_with_bar(config: Config, checkpoint_path: str | Path | None) -> SkinGPT4:
-    """`chat.load_model` with a bar on stderr.
+@dataclass(frozen=True)
+class ModelSource:
+    """What --config and --checkpoint name together; nothing large is read before `load`."""
+
+    config: Config
+    checkpoint_path: str | None  # None: an untrained projection
+
+    @cached_property
+    def identity(self) -> dict[str, Any]:
+        """Names and hashes for banners and exports, see `identity.model_identity`.
+
+        Raises:
+            CheckpointError: missing or damaged.
+        """
+        return model_identity(self.config, self.checkpoint_path)
+
+    def load(self) -> SkinGPT4:
+        """The network, with a bar on stderr; errors as of `load_model`."""
+        with tqdm(total=NUM_PARTS, unit="part", bar_format="{desc:<36} {bar} {n}/{total} [{elapsed}]") as bar:
+
+            def show(part: str) -> None:
+                bar.update(0 if bar.desc == "" else 1)
+                bar.set_description_str(f"loading {part}")
+
+            model = load_model(self.config, self.checkpoint_path, on_progress=show)
+            bar.update(NUM_PARTS - bar.n)
+        return model
+
+
+def model_source(config_path: str | None, checkpoint_path: str | None) -> ModelSource:
+    """What --config and --checkpoint mean. Either may be left out, or both be given.
+
+    A checkpoint knows its configuration; a configuration knows its run's folder.
 
     Raises:
-        LoadError, CheckpointError, LanguageModelError, WeightsMismatch: what they say.
+        ConfigError, CheckpointError: the configuration or the checkpoint cannot be used.
+        LoadError: neither was given, or the checkpoint has no configuration of its own.
     """
-    with tqdm(total=PARTS, unit="part", bar_format="{desc:<36} {bar} {n}/{total} [{elapsed}]") as bar:
-
-        def told(part: str) -> None:
-            bar.update(0 if bar.desc == "" else 1)
-            bar.set_description_str(f"loading {part}")
-
-        model = load_model(config, checkpoint_path, told=told)
-        bar.update(PARTS - bar.n)
-    return model
+    if config_path:
+        config = load_config(config_path)
+        own = config.initial_checkpoint if config.step == "none" else config.output_dir
+        return ModelSource(config, checkpoint_path or own)
+    if not checkpoint_path:
+        raise LoadError("give --config or --checkpoint, e.g. --config configs/tiny/step2.yaml")
+    if repository.is_shared(checkpoint_path):
+        return ModelSource(repository.config_of(Path(checkpoint_path)), checkpoint_path)
+    _, card = checkpoint.load(checkpoint_path)
+    if "config" not in card:
+        raise LoadError(f"{checkpoint_path}: is MiniGPT-4's layout and knows no configuration; add --config")
+    return ModelSource(from_dict(card["config"], checkpoint_path), checkpoint_path)
 
 
 def load_model(
@@ -52,15 +91,20 @@ def load_model(
     checkpoint_path: str | Path | None,
     device: torch.device | None = None,
     with_encoder: bool = True,
-    told: Callable[[str], None] = lambda part: None,
+    on_progress: Callable[[str], None] = lambda part: None,
 ) -> SkinGPT4:
-    """The network of a configuration with a checkpoint's projection (None: the untouched initial one).
+    """The network of a configuration with a checkpoint's projection, in eval mode.
 
-    `told` hears the name of each part before it is read.
+    Args:
+        config: of the network.
+        checkpoint_path: a checkpoint or a run's folder; None leaves the projection as it is initialised.
+        device: by default a GPU, if there is one.
+        with_encoder: whether to load the image encoder, which precomputed queries do not need.
+        on_progress: called with the name of each part before it is read.
 
     Raises:
-        LoadError: files are missing; all are named.
-        CheckpointError, LanguageModelError, WeightsMismatch: what they say.
+        LoadError: files are missing; all of them are named.
+        CheckpointError, LanguageModelError, WeightsMismatch, KnownAnswerError: a part cannot be used.
     """
     missing = missing_paths(config, for_training=False)
     if missing:
@@ -71,100 +115,16 @@ def load_model(
     device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def load() -> SkinGPT4:
-        told("image encoder")
+        on_progress("image encoder")
         encoder = build_encoder(config, device) if with_encoder else None
-        told("language model")
+        on_progress("language model")
         model = build(config, device, encoder)
-        told("projection")
+        on_progress("projection")
         if checkpoint_path is not None:
             load_projection(model, config, checkpoint_path)
         return model.eval()
 
     return in_own_thread(load) if device.type == "cpu" else load()
-
-
-def config_and_checkpoint(config: str | None, checkpoint_path: str | None) -> tuple[Config, str | None]:
-    """The pair that --config and --checkpoint mean: either may be left out.
-
-    A checkpoint knows its configuration; a configuration knows its run's folder.
-
-    Raises:
-        ConfigError, CheckpointError: what they say.
-        LoadError: neither was given.
-    """
-    if checkpoint_path and not config:
-        if repository.is_shared(checkpoint_path):
-            return repository.config_of(Path(checkpoint_path)), checkpoint_path
-        _, card = checkpoint.load(checkpoint_path)
-        if "config" not in card:
-            raise LoadError(
-                f"{checkpoint_path}: is MiniGPT-4's layout and knows no configuration; add --config"
-            )
-        return from_dict(card["config"], checkpoint_path), checkpoint_path
-    if not config:
-        raise LoadError("give --config or --checkpoint, e.g. --config configs/tiny/step2.yaml")
-    loaded = load_config(config)
-    return loaded, checkpoint_path or (
-        loaded.initial_checkpoint if loaded.step == "none" else loaded.output_dir
-    )
-
-
-def known_queries(config: Config, get_encoder: Callable[[], ImageEncoder]) -> Tensor:
-    """Queries (1, q, d) of the self-test's picture, kept on disk under the encoder's identity."""
-    name = f"known-{encoder_identity(config)}.safetensors"
-    folder = Path(config.data.feature_cache or "runs/features")
-    return known_answer.kept_queries(folder / name, get_encoder, config.vision.image_size)
-
-
-def require_projection_width(config: Config, path: str | Path) -> None:
-    """Refuse a MiniGPT-4 `.pth` of another width from headers alone, before anything heavy is loaded.
-
-    Raises:
-        WeightsMismatch: names both widths; or no projection of this kind.
-        LanguageModelError: the language model's configuration cannot be read.
-    """
-    if checkpoint.is_minigpt4(path):
-        width = configuration(config.language.model).hidden_size
-        minigpt4.require_width(path, width, config.qformer.width)
-
-
-def load_projection(
-    model: SkinGPT4, config: Config, path: str | Path, queries: Tensor | None = None
-) -> dict[str, Any]:
-    """Load a checkpoint's projection, and its LoRA if it has any, and return the checkpoint's card.
-
-    LoRA that the model has and the checkpoint has not is taken off: the model becomes what was saved. It is
-    then asked for the checkpoint's known answer. A `.pth` of MiniGPT-4 or the published SkinGPT-4 loads too; whether
-    its encoder, language model and template are these, nobody can tell from the file.
-
-    Args:
-        model: the network.
-        config: its configuration.
-        path: a checkpoint or a run's folder.
-        queries: of the self-test's picture, (1, q, d); by default from the model's encoder, or `known_queries`.
-
-    Raises:
-        CheckpointError: missing, damaged, or made for another encoder, language model or template.
-        WeightsMismatch: a projection of another width.
-        KnownAnswerError: all of it fits by name and shape, and yet the network says something else.
-    """
-    if checkpoint.is_minigpt4(path):  # it records widths alone
-        minigpt4.require_width(path, model.projection.out_features, model.projection.in_features)
-        tensors, card = checkpoint.load(path)
-    else:
-        tensors, card = checkpoint.load(path)
-        checkpoint.require_fit(card, identity(config, model), path)
-    require_same_tensors(tensors, model.projection.state_dict(), str(path), "projection")
-    branches = checkpoint.load_lora(path, card)
-    lora.restore(model.language_model, card.get("lora"), branches, str(path))
-    model.projection.load_state_dict(tensors, strict=True)
-    if queries is None and card.get("known_answer"):
-        if model.encoder is not None:
-            queries = known_answer.queries_of(model.encoder, config.vision.image_size)
-        else:
-            queries = known_queries(config, lambda: build_encoder(config).to(model.projection.weight.device))
-    known_answer.check(model, queries, card, str(path))
-    return card
 
 
 def from_pretrained(
@@ -173,12 +133,12 @@ def from_pretrained(
     language_model: str | None = None,
     revision: str | None = None,
 ) -> SkinGPT4:
-    """A shared model out of a folder or a hub id, with the frozen parts that it names, and no others.
+    """A shared model from a folder or a hub id, with the frozen parts that it names, and no others.
 
     Args:
-        name: a folder written by `skingpt4 share`, or the id of a repository of one.
+        name: a folder written by `skingpt4 share`, or the id of a repository with its contents.
         device: where it will be; by default a GPU, if there is one.
-        language_model: where the language model lies here, if not where the folder says.
+        language_model: where the language model is on this machine, if not where the folder says.
         revision: of the repository.
 
     Raises:
@@ -195,3 +155,69 @@ def from_pretrained(
     load_projection(model, config, folder)
     model.config = config
     return model.eval()
+
+
+def load_projection(
+    model: SkinGPT4, config: Config, path: str | Path, queries: Tensor | None = None
+) -> dict[str, Any]:
+    """Load a checkpoint's projection, and its LoRA if it has any, and return the checkpoint's card.
+
+    LoRA that the model has and the checkpoint has not is taken off: the model becomes what was saved. It then has to
+    give the checkpoint's known answer. A `.pth` of MiniGPT-4 or the published SkinGPT-4 loads too, but the file does
+    not say with which encoder, language model and template it was trained.
+
+    Args:
+        model: the network.
+        config: its configuration.
+        path: a checkpoint or a run's folder.
+        queries: of the self-test's image, (1, q, d); by default from the model's encoder, or `known_queries`.
+
+    Raises:
+        CheckpointError: missing, damaged, or made for another encoder, language model or template.
+        WeightsMismatch: a projection of another width.
+        KnownAnswerError: all of it fits by name and shape, and yet the network gives another answer.
+    """
+    if checkpoint.is_minigpt4(path):  # it records only widths
+        minigpt4.require_width(path, model.projection.out_features, model.projection.in_features)
+    tensors, card = checkpoint.load(path)
+    if not checkpoint.is_minigpt4(path):
+        checkpoint.require_fit(card, identity(config, model), path)
+    require_same_tensors(tensors, model.projection.state_dict(), str(path), "projection")
+    branches = checkpoint.load_lora(path, card)
+    lora.restore(model.language_model, card.get("lora"), branches, str(path))
+    model.projection.load_state_dict(tensors, strict=True)
+    if queries is None and card.get("known_answer"):
+        if model.encoder is not None:
+            queries = known_answer.queries_of(model.encoder, config.vision.image_size)
+        else:
+            queries = known_queries(config, lambda: build_encoder(config).to(model.projection.weight.device))
+    known_answer.check(model, queries, card, str(path))
+    return card
+
+
+def require_projection_width(config: Config, path: str | Path) -> None:
+    """Refuse a MiniGPT-4 `.pth` of another width by headers alone, before anything heavy is loaded.
+
+    Raises:
+        WeightsMismatch: names both widths; or no projection of this kind.
+        LanguageModelError: the language model's configuration cannot be read.
+    """
+    if checkpoint.is_minigpt4(path):
+        width = configuration(config.language.model).hidden_size
+        minigpt4.require_width(path, width, config.qformer.width)
+
+
+def known_queries(config: Config, get_encoder: Callable[[], ImageEncoder]) -> Tensor:
+    """Queries (1, q, d) of the self-test's image, cached on disk under the encoder's identity.
+
+    So a run on cached features need not load the encoder.
+    """
+    folder = Path(config.data.feature_cache or "runs/features")
+    path = folder / f"known-{encoder_identity(config)}.safetensors"
+    if not path.is_file():
+        queries = known_answer.queries_of(get_encoder(), config.vision.image_size)
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part")
+        save_file({"queries": queries.contiguous()}, part)
+        os.replace(part, path)
+    return load_tensors(path)["queries"]

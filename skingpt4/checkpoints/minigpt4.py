@@ -1,8 +1,8 @@
-"""MiniGPT-4's layout of a projection, which the published SkinGPT-4 shares: read for a start, written for its demo.
+"""MiniGPT-4's layout of a projection, also that of the published SkinGPT-4: read to start from, written for its demo.
 
 ``{"model": {"llama_proj.weight": (width, 768), "llama_proj.bias": (width,)}, ...}``; buffers of the language model
-and the optimiser's state may stand beside it. The file says nothing of the encoder, the language model or the
-template that it was trained with: only widths can be checked.
+and the optimiser's state may be there too. The file says nothing about the encoder, the language model or the
+template that it was trained with, so only widths can be checked.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import file_sha256
-from skingpt4.weights.files.headers import UnreadableWeights, read_header
+from skingpt4.weights.files.headers import read_header
 from skingpt4.weights.files.inspect_file import JOINED_WIDTH, projection_fits
 from skingpt4.weights.files.tensors import WeightsMismatch, load_tensors
 
@@ -36,15 +36,12 @@ def shape_of(path: str | Path) -> tuple[int, int]:
     Raises:
         WeightsMismatch: unreadable, no such projection, or the one of four joined tokens for Llama-2.
     """
-    try:
-        tensors = read_header(path).tensors
-    except UnreadableWeights as error:
-        raise WeightsMismatch(str(error)) from None
+    tensors = read_header(path).tensors
     missing = [name for name in (WEIGHT, BIAS) if name not in tensors]
     if missing:
         names = sorted(tensors)
         raise WeightsMismatch(
-            f"{path}: is no projection of MiniGPT-4 or SkinGPT-4; it lacks {' and '.join(missing)} and holds "
+            f"{path}: is not a projection of MiniGPT-4 or SkinGPT-4; it lacks {' and '.join(missing)} and holds "
             f"{', '.join(names[:4])}{', ...' if len(names) > 4 else ''}",
             missing,
         )
@@ -68,34 +65,34 @@ def require_width(path: str | Path, width: int, query_width: int) -> None:
     Raises:
         WeightsMismatch: names both widths and what the file was made for; or as `shape_of`.
     """
-    found = shape_of(path)
-    if found != (width, query_width):
+    shape = shape_of(path)
+    if shape != (width, query_width):
         raise WeightsMismatch(
-            f"{path}: {WEIGHT} is [{found[0]}, {found[1]}], this network needs [{width}, {query_width}]; the "
-            f"file fits {projection_fits(*found)}"
+            f"{path}: {WEIGHT} is [{shape[0]}, {shape[1]}], this network needs [{width}, {query_width}]; the "
+            f"file fits {projection_fits(*shape)}"
         )
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """(tensors in our names, card) of a `.pth`; everything else in it is passed over.
+    """(tensors in our names, card) of a `.pth`; everything else in it is ignored.
 
     Raises:
         WeightsMismatch: as `shape_of`.
     """
     shape_of(path)
-    held = load_tensors(path)
-    tensors = {"weight": held[WEIGHT].float(), "bias": held[BIAS].float()}
+    content = load_tensors(path)
+    tensors = {"weight": content[WEIGHT].float(), "bias": content[BIAS].float()}
     card = {"step": "none", "iteration": 0, "layout": LAYOUT, "tensors_sha256": file_sha256(path)}
     return tensors, card
 
 
 def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -> Path:
-    """Write a projection so that MiniGPT-4's and SkinGPT-4's own code reads it; whole or not at all.
+    """Write a projection that MiniGPT-4's and SkinGPT-4's own code reads, completely or not at all.
 
     Args:
         path: the `.pth` to write; replaced if it is there.
         tensors: `weight` (width, query width) and `bias` (width,) in our names; written in fp32.
-        about: plain values that the original passes over, e.g. `epoch`.
+        about: plain values that the original ignores, e.g. `epoch`.
 
     Raises:
         WeightsMismatch: the disk is full or the folder cannot be written.

@@ -1,7 +1,7 @@
 """A trained projection as a Hugging Face repository: a folder with what was trained and what it belongs to.
 
-The frozen parts are named, not copied: by their identity and by where they lay. A folder is also an ordinary
-checkpoint, so everything that takes a checkpoint takes it.
+The frozen parts are named, not copied: by their identity and their path or hub id. The folder is also an ordinary
+checkpoint, so it can be given wherever a checkpoint can.
 """
 
 from __future__ import annotations
@@ -15,19 +15,22 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from jinja2 import StrictUndefined, Template
 from timm.models import get_pretrained_cfg
 
 from skingpt4.checkpoints import checkpoint
+from skingpt4.config.bundled import portable
 from skingpt4.config.load import from_dict
 from skingpt4.config.schema import LOCAL, Config
 from skingpt4.model.prompts import TOKENIZER_TEMPLATE, get_template
+from skingpt4.support.cli import DISCLAIMER
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
 
 CONFIG, PROCESSOR, MODEL_CARD = "config.json", "preprocessor_config.json", "README.md"
-PARTS = ("vision", "qformer")  # the frozen parts that may be taken along
-WANTED = ("*.json", "*.safetensors", "*.pth", MODEL_CARD)
-DISCLAIMER = "Research software, not a medical device. Its answers are not a diagnosis; ask a doctor."
+MODEL_CARD_TEMPLATE = Path(__file__).with_name("model_card.md.j2")
+PARTS = {"vision": "the vision encoder", "qformer": "the Q-Former"}  # the frozen parts that may be included
+DOWNLOADED = ["*.json", "*.safetensors", "*.pth", MODEL_CARD]
 
 
 class HubError(UserError):
@@ -41,17 +44,17 @@ def write_folder(
     licence: str = "apache-2.0",
     include: Sequence[str] = (),
 ) -> Path:
-    """Write a checkpoint as a repository folder, whole or not at all.
+    """Write a checkpoint as a repository folder, complete or not at all.
 
     Args:
         checkpoint_path: a checkpoint or a run's folder.
-        folder: where it will stand; must not exist, or be empty.
+        folder: must not exist, or be empty.
         name: of the model, for its card.
         licence: of what was trained, as the hub spells it.
-        include: frozen parts to copy along, of `PARTS`.
+        include: the frozen parts to copy into it, of `PARTS`.
 
     Raises:
-        HubError: the folder holds something or cannot be written, or a part to take along has no file.
+        HubError: the folder holds something or cannot be written, or a part to include has no file.
         CheckpointError: no such checkpoint, or a damaged one.
     """
     folder = Path(folder)
@@ -61,51 +64,52 @@ def write_folder(
     checkpoint.load_lora(checkpoint_path, card)  # its checksum
     source = checkpoint.find(checkpoint_path)
     config = from_dict(card["config"], str(source))
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
+    staging = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(staging, ignore_errors=True)
     try:
-        part.mkdir(parents=True)
+        staging.mkdir(parents=True)
         for file in (checkpoint.TENSORS, checkpoint.LORA):
             if (source / file).is_file():
-                shutil.copyfile(source / file, part / file)
+                shutil.copyfile(source / file, staging / file)
         for key in include:
-            _take_along(config, key, part)
-        plain = _without_places(card, include)
-        write_text(part / checkpoint.CARD, json.dumps(plain, indent=1) + "\n")
-        described = {
+            _include_part(config, key, staging)
+        config = portable(config)
+        public_card = _without_local_paths(card, include)
+        write_text(staging / checkpoint.CARD, json.dumps(public_card, indent=1) + "\n")
+        description = {
             "model_type": "skingpt4",
             "architectures": ["SkinGPT4"],
             "frozen_parts": _frozen_parts(config, card, include),
-            "config": plain["config"],
+            "config": public_card["config"],
         }
-        write_text(part / CONFIG, json.dumps(described, indent=1) + "\n")
-        write_text(part / PROCESSOR, json.dumps(_processor(config), indent=1) + "\n")
-        write_text(part / MODEL_CARD, model_card(name, licence, config, card, include))
+        write_text(staging / CONFIG, json.dumps(description, indent=1) + "\n")
+        write_text(staging / PROCESSOR, json.dumps(_processor(config), indent=1) + "\n")
+        write_text(staging / MODEL_CARD, model_card(name, licence, config, card, include))
         if folder.exists():
             folder.rmdir()
-        os.replace(part, folder)
+        os.replace(staging, folder)
     except OSError as error:
         raise HubError(
             f"{folder}: cannot be written ({error.strerror or error}); check the free space and the rights there"
         ) from None
     finally:
-        shutil.rmtree(part, ignore_errors=True)  # moved by now, unless something went wrong
+        shutil.rmtree(staging, ignore_errors=True)  # moved by now, unless something failed
     return folder
 
 
-def _take_along(config: Config, key: str, part: Path) -> None:
+def _include_part(config: Config, key: str, folder: Path) -> None:
     """Copy a part's file byte for byte, so that its identity stays the same."""
     path = getattr(config, key).weights
     if not path or not Path(path).is_file():
         raise HubError(
-            f"{key}.weights: {path or 'no file'} cannot be taken along; leave it out or fetch it first"
+            f"{key}.weights: {path or 'no file'} cannot be included; leave it out or fetch it first"
         )
-    shutil.copyfile(path, part / f"{key}{Path(path).suffix}")
+    shutil.copyfile(path, folder / f"{key}{Path(path).suffix}")
     setattr(config, key, replace(getattr(config, key), weights=f"{key}{Path(path).suffix}"))
 
 
-def _without_places(card: dict[str, Any], include: Sequence[str]) -> dict[str, Any]:
-    """The card without where its data and its run lay; parts that are taken along stand in the folder."""
+def _without_local_paths(card: dict[str, Any], include: Sequence[str]) -> dict[str, Any]:
+    """The card without the paths of its data and its run; included parts are named relative to the folder."""
     config = json.loads(json.dumps(card["config"]))
     for key in include:
         config[key]["weights"] = f"{key}{Path(config[key]['weights']).suffix}"
@@ -129,7 +133,7 @@ def _frozen_parts(config: Config, card: dict[str, Any], include: Sequence[str]) 
 
 
 def _processor(config: Config) -> dict[str, Any]:
-    own = get_pretrained_cfg(config.vision.model)  # timm's, which hold where the configuration gives none
+    timm_config = get_pretrained_cfg(config.vision.model)  # counts where the configuration gives no values
     template = get_template(config.prompt.template)
     return {
         "processor_class": "skingpt4",
@@ -137,8 +141,8 @@ def _processor(config: Config) -> dict[str, Any]:
             "size": config.vision.image_size,
             "resample": "bicubic, aspect ratio not kept",
             "rescale": "1/255",
-            "mean": list(config.vision.mean or (own.mean if own else [])),
-            "std": list(config.vision.std or (own.std if own else [])),
+            "mean": list(config.vision.mean or (timm_config.mean if timm_config else [])),
+            "std": list(config.vision.std or (timm_config.std if timm_config else [])),
         },
         "num_query_tokens": config.qformer.num_query_tokens,
         "prompt": {
@@ -152,112 +156,47 @@ def _processor(config: Config) -> dict[str, Any]:
 
 def model_card(name: str, licence: str, config: Config, card: dict[str, Any], include: Sequence[str]) -> str:
     """README.md of the repository: YAML metadata, use, limits, data, figures of the training, licence."""
-    base = config.language.model
-    meta: dict[str, Any] = {
+    metadata: dict[str, Any] = {
         "license": licence,
         "language": ["en"],
         "library_name": "skingpt4",
         "pipeline_tag": "image-text-to-text",
         "tags": ["dermatology", "research", "not-a-medical-device", "skingpt4"],
     }
-    if not base.startswith(LOCAL):
-        meta["base_model"] = base
-    family = card["language_model"]
-    branches = card.get("lora")
-    optim = config.optim
-    trained = f"one linear layer, {config.qformer.width} to {family['width']}"
-    if branches:
-        trained += f", and LoRA of rank {branches['rank']} on {', '.join(branches['targets'])}"
-    own = {"vision": "the vision encoder", "qformer": "the Q-Former"}
-    along = " and ".join(own[key] for key in include) or "none of them"
-    answer = card.get("known_answer")
-    stored = f"{answer['mean_log_probability']} nats a token ({answer['dtype']})" if answer else "not stored"
-    return f"""---
-{yaml.safe_dump(meta, sort_keys=False).strip()}
----
-# {name}
-
-> **{DISCLAIMER}**
-
-A SkinGPT-4 (arXiv 2304.10691): a frozen image encoder, a trained projection, a frozen language model. This folder
-holds what was trained: {trained}, {card["num_trainable"]:,} numbers.
-
-## Use
-```python
-from skingpt4 import from_pretrained
-
-model = from_pretrained("THIS_REPOSITORY")  # or the path of this folder
-```
-or `skingpt4 chat --checkpoint FOLDER --image picture.jpg`.
-
-## Frozen parts it belongs to
-Copied into this folder: {along}. Loading refuses any other than these.
-
-| part | which | identity |
-|---|---|---|
-| vision encoder | {config.vision.model}, `{config.vision.weights}` | {card["encoder"]} (with the Q-Former) |
-| Q-Former | {config.qformer.num_query_tokens} queries of {config.qformer.width}, `{config.qformer.weights}` | |
-| language model | `{base}`: {family["family"]}, {family["num_layers"]} layers of {family["width"]} | \
-vocabulary {family["vocabulary"]} |
-| prompt template | {config.prompt.template} | |
-
-## Intended use
-Research on how image and language models describe pictures of skin. Not for diagnosis, triage, treatment or any
-other decision about a patient.
-
-## Limits
-- Language models invent; an answer may be fluent and wrong.
-- It was not examined on patients, nor by skin type, unless a report that comes with it says so.
-- It fits no other encoder, language model or template.
-
-## Data
-{len(config.data.train)} manifest(s), hash {card.get("data_sha256")}. The pictures are not part of this repository.
-Whoever shares it adds here where they come from and under which terms.
-
-## Training
-| | |
-|---|---|
-| step | {card["step"]}, iteration {card["iteration"]} |
-| parent | {_parent(card)} |
-| optimiser | AdamW, {optim.init_lr:g} to {optim.min_lr:g} after {optim.warmup_steps} iterations of warm-up |
-| batch | {optim.batch_size} x {optim.accumulation} |
-| seed | {config.seed} |
-| known answer | {stored} |
-| software | revision {card.get("git_revision")}, {_versions(card)} |
-
-## Licence
-What was trained: {licence}. The frozen parts keep the licences of their publishers.
-"""
-
-
-def _parent(card: dict[str, Any]) -> str:
-    parent = card.get("parent")
-    return (
-        f"{parent.get('step')}, iteration {parent.get('iteration')}" if parent else "an untrained projection"
+    if not config.language.model.startswith(LOCAL):
+        metadata["base_model"] = config.language.model
+    # Checkpoints of older versions lack these.
+    optional = dict.fromkeys(("lora", "known_answer", "data_sha256", "git_revision", "parent"))
+    template = Template(MODEL_CARD_TEMPLATE.read_text(encoding="utf-8"), undefined=StrictUndefined)
+    text = template.render(
+        name=name,
+        licence=licence,
+        config=config,
+        card={**optional, "versions": {}, **card},
+        metadata=yaml.safe_dump(metadata, sort_keys=False).strip(),
+        included=[PARTS[key] for key in include],
+        disclaimer=DISCLAIMER,
     )
-
-
-def _versions(card: dict[str, Any]) -> str:
-    return ", ".join(f"{key} {value}" for key, value in card.get("versions", {}).items())
+    return f"{text}\n"
 
 
 def resolve(name: str | Path, revision: str | None = None) -> Path:
-    """The folder that a path or a hub id means; a hub id is downloaded through huggingface_hub, once.
+    """The folder that a path or a hub id names; a repository of the hub is downloaded once.
 
     Raises:
-        HubError: neither a folder of ours nor a repository that can be fetched.
+        HubError: neither a folder written by `write_folder` nor a repository that can be fetched.
     """
     folder = Path(name)
     if folder.is_dir():
         if not (folder / CONFIG).is_file():
-            raise HubError(f"{folder}: holds no {CONFIG}; write it with skingpt4 share")
+            raise HubError(f"{folder}: has no {CONFIG}; write it with `skingpt4 share`")
         return folder
     if str(name).startswith(LOCAL) or str(name).count("/") != 1:
         raise HubError(f"{name}: no such folder")
     from huggingface_hub import errors, snapshot_download
 
     try:
-        return Path(snapshot_download(str(name), revision=revision, allow_patterns=list(WANTED)))
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=DOWNLOADED))
     except errors.GatedRepoError:
         why = "is gated; accept its terms on its page, then log in with `hf auth login`"
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError):
@@ -269,11 +208,11 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
     raise HubError(f"{name}: {why}")
 
 
-def places_of(folder: Path) -> list[str]:
-    """Absolute paths of this machine that a written folder names: frozen parts that were configured so."""
+def absolute_paths(folder: Path) -> list[str]:
+    """The absolute paths that a written folder names: frozen parts that were configured so."""
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["config"]
-    named = (config["vision"]["weights"], config["qformer"]["weights"], config["language"]["model"])
-    return [path for path in named if path and Path(path).is_absolute()]
+    paths = (config["vision"]["weights"], config["qformer"]["weights"], config["language"]["model"])
+    return [path for path in paths if path and Path(path).is_absolute()]
 
 
 def is_shared(path: str | Path) -> bool:
@@ -282,24 +221,24 @@ def is_shared(path: str | Path) -> bool:
 
 
 def config_of(folder: Path, language_model: str | None = None) -> Config:
-    """The configuration that a folder describes; parts that it holds are read from it.
+    """The configuration that a folder describes; parts that are included are read from it.
 
     Args:
-        folder: as `resolve` gives it.
-        language_model: where the language model lies here, if not where it lay when the folder was written.
+        folder: as `resolve` returns it.
+        language_model: path or hub id of the language model, if not the one that the folder names.
 
     Raises:
-        HubError: no folder of ours.
+        HubError: not a folder written by `write_folder`.
         ConfigError: a configuration that this software does not know.
     """
     try:
-        described = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        values, along = described["config"], described["frozen_parts"]["encoder"]["in_this_folder"]
+        description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        values, included = description["config"], description["frozen_parts"]["encoder"]["in_this_folder"]
     except (OSError, ValueError, KeyError, TypeError):
         raise HubError(
-            f"{folder / CONFIG}: is no description of a SkinGPT-4; it needs one written by skingpt4 share"
+            f"{folder / CONFIG}: is not a description of a SkinGPT-4; it needs one written by `skingpt4 share`"
         ) from None
-    for key in along:
+    for key in included:
         if key in PARTS:
             values[key]["weights"] = str(folder / Path(values[key]["weights"]).name)
     if language_model:

@@ -6,7 +6,6 @@
 A temperature for the 15 classes, one slope and an intercept each for the concepts, and the lowest confidence whose
 answers are right as often as required. Written as calibration.json into the checkpoint. Give held-out validation
 manifests; those of the evaluation are refused, since its figures would be too good.
-Research software, not a medical device.
 """
 
 from __future__ import annotations
@@ -16,14 +15,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import reported
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    result = make_parser(str(__doc__))
     add = result.add_argument
     add("--checkpoint", required=True, help="a checkpoint or a run's folder")
     add("--config", help="where the checkpoint does not know its own, or files are elsewhere")
@@ -43,7 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from skingpt4.chat import calibration
         from skingpt4.chat.calibration_fit import calibrate, report, require_held_out
         from skingpt4.checkpoints import checkpoint
-        from skingpt4.checkpoints.load import config_and_checkpoint, load_model
+        from skingpt4.checkpoints.load import load_model, model_source
         from skingpt4.model.build import build_encoder
         from skingpt4.records.manifest import chain, read_manifest
         from skingpt4.support.files import file_sha256
@@ -53,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise calibration.CalibrationError(
                 "--target-accuracy: is a fraction between 0 and 1, such as 0.8"
             )
-        config, _ = config_and_checkpoint(args.config, args.checkpoint)
+        config = model_source(args.config, args.checkpoint).config
         _, card = checkpoint.load(args.checkpoint)
         manifests = [read_manifest(path) for path in args.manifest]
         for path, manifest in zip(args.manifest, manifests, strict=True):

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     with reported() as status:
         from skingpt4.chat.session import CLINICAL_PROMPTS, ChatSession
-        from skingpt4.checkpoints.load import config_and_checkpoint, load_model
+        from skingpt4.checkpoints.load import load_model, model_source
         from skingpt4.generation.sampling import Generation
         from skingpt4.records.images import open_image
 
@@ -55,7 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         generation.options()
         for path in args.image:
             open_image(path)  # a bad picture is reported before the model is loaded
-        config, checkpoint_path = config_and_checkpoint(args.config, args.checkpoint)
+        source = model_source(args.config, args.checkpoint)
+        config, checkpoint_path = source.config, source.checkpoint_path
         print(f"{DISCLAIMER}\nloading {checkpoint_path or 'an untrained projection'} ...", file=sys.stderr)
         model = load_model(config, checkpoint_path)
         places = [f"language model: {model.language_model.describe_place()}"]

@@ -1,6 +1,6 @@
-"""What the original does otherwise, as data: `compat: minigpt4` in a configuration chooses all of it at once.
+"""How the original code differs from ours, as data: `compat: minigpt4` in a configuration selects all of it at once.
 
-Our own behaviour is the default; docs/parity.md says for each difference why it was mended.
+Our own behaviour is the default; docs/parity.md gives the reason for each difference.
 """
 
 from __future__ import annotations
@@ -13,15 +13,17 @@ from typing import Any
 class Behaviour:
     """One way to train and to chat; the defaults are ours.
 
-    `needs` are configuration keys with the only value that fits.
+    `needs` are configuration keys, each with the only value that fits.
     """
 
-    question_per_batch: bool = False  # one question for a whole batch instead of one a sample
-    cut_blindly: bool = False  # a long answer ends at the last token that fits, without its end symbol
-    warmup_restarts: bool = False  # the warm-up counts its iterations from each epoch's start
+    question_per_batch: bool = False  # one question for a batch instead of one for each sample
+    cut_blindly: bool = False  # a long answer ends at the last token that fits, without an end symbol
+    warmup_restarts: bool = False  # the warm-up starts again with each epoch
     clips: bool = True  # the gradient is clipped to optim.max_grad_norm
-    mean_of_means: bool = False  # each batch's mean loss counts alike; accumulation adds them up undivided
-    chat_template: str | None = None  # another prompt in the chat than in training
+    mean_of_means: bool = (
+        False  # each batch's mean loss has equal weight; accumulation adds them up undivided
+    )
+    chat_template: str | None = None  # a prompt for the chat that differs from the one in training
     needs: tuple[tuple[str, Any], ...] = ()
 
 
@@ -35,7 +37,7 @@ BEHAVIOURS = {
         clips=False,
         mean_of_means=True,
         chat_template="minigpt4_chat",
-        # The random crop of training; features are kept of whole pictures only.
+        # The original trains on random crops; cached features are of complete images.
         needs=(("prompt.template", "vicuna"), ("prompt.concepts_question", None), ("data.augment", True)),
     ),
 }

@@ -12,6 +12,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from skingpt4.config.bundled import portable, resolved
 from skingpt4.config.rules import did_you_mean
 from skingpt4.config.schema import Config, ConfigError
 from skingpt4.config.upgrade import removal, upgraded
@@ -61,17 +62,17 @@ def _finished(merged: Any, where: str) -> Config:
         raise ConfigError(f"{where}: {_first_line(error)}") from None
     assert isinstance(config, Config)
     check_values(config, where)
-    return config
+    return resolved(config)
 
 
 def to_yaml(config: Config) -> str:
     """The resolved configuration as YAML text that `load_config` reads back to an equal object."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
+    return OmegaConf.to_yaml(OmegaConf.structured(portable(config)))
 
 
 def to_dict(config: Config) -> dict[str, Any]:
     """The resolved configuration as plain nested dicts, as a checkpoint stores it."""
-    return dataclasses.asdict(config)
+    return dataclasses.asdict(portable(config))
 
 
 def from_dict(values: dict[str, Any], where: str) -> Config:
@@ -86,7 +87,7 @@ def from_dict(values: dict[str, Any], where: str) -> Config:
 
 
 def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield (file, values) from the most basic to `path` itself."""
+    """Yield (file, values), first those of the files that `path` extends, last its own."""
     if path.resolve() in above:
         raise ConfigError(f"{path}: extends itself through {' -> '.join(p.name for p in above)}")
     try:

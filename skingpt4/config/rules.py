@@ -1,4 +1,4 @@
-"""Rules for single values, as they stand at the fields of the schema.
+"""Rules for single values, for the fields of the schema.
 
 A rule takes a value and returns None, or says what would be right, e.g. "it must be above 0".
 """
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def ruled(rule: Rule, default: T) -> T:
-    """A dataclass field with a default and the rule that its value must keep."""
+    """A dataclass field with a default and the rule that its value must follow."""
     return field(default=default, metadata={"rule": rule})
 
 
@@ -44,7 +44,7 @@ positive = _rule(lambda value: value > 0, "it must be above 0")
 not_negative = _rule(lambda value: value >= 0, "it must not be negative")
 fraction = _rule(lambda value: 0 <= value <= 1, "it must lie in 0..1")
 below_one = _rule(lambda value: 0 <= value < 1, "it must lie in 0..1, below 1")
-not_empty = _rule(bool, "it is empty; give at least one")
+not_empty = _rule(bool, "give at least one")
 one_per_channel = _rule(
     lambda value: value is None or len(value) == 3, "it must have three values, one for each channel"
 )

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-MOVED = {"skingpt4/assets/": "skingpt4/weights/bundled/"}  # prefixes of paths: 0.1's and today's
+from skingpt4.config.bundled import BUNDLED
+
+MOVED = {"skingpt4/assets/": BUNDLED}  # prefixes of paths: 0.1's and today's
 # Keys that 0.2.0 no longer has, and the value it always uses: with that value a configuration means the same.
 REMOVED: dict[str, Any] = {
     "language.logits": "supervised",

@@ -15,7 +15,7 @@ from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.placement import placement_problem
 from skingpt4.config.schema import Config, ConfigError
 
-# LAVIS has EVA-ViT-g with ln_vision only, so `encoder.backend: lavis` fits these values alone.
+# LAVIS has EVA-ViT-g with ln_vision only, so `encoder.backend: lavis` needs these values.
 LAVIS_NEEDS: tuple[tuple[str, Any], ...] = (
     ("vision.model", "eva_giant_patch14_clip_224"),
     ("vision.block", None),

@@ -9,7 +9,7 @@ import torch
 
 from skingpt4.config.schema import Config
 from skingpt4.doctor import memory
-from skingpt4.model.language import choose_dtype
+from skingpt4.model.precision import choose_dtype
 from skingpt4.training.samples import TrainingSamples
 
 OK, WARNING, MISSING = "ok", "warning", "missing"

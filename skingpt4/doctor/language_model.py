@@ -18,7 +18,7 @@ from skingpt4.doctor import memory
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding, first_line
 from skingpt4.model.prompts import get_template
 from skingpt4.support.errors import UserError
-from skingpt4.weights.files.inspection import inspect
+from skingpt4.weights.files.inspect_directory import inspect
 
 
 def language_model(facts: Facts) -> Iterator[Finding]:
@@ -64,7 +64,7 @@ def _local_model(name: str) -> Finding:
         size = inspection.num_bytes / 1e9
         text = f"{name}: {len(inspection.tensors)} tensors, {size:.1f} GB, complete"
         return Finding("language model", OK, text)
-    why = inspection.problem or f"is no language model but: {inspection.kind}"
+    why = inspection.problem or f"is not a language model but: {inspection.kind}"
     if inspection.missing and not inspection.problem:
         why = f"{len(inspection.missing)} tensors are missing, e.g. {inspection.missing[0]}"
     return Finding("language model", MISSING, why if name in why else f"{name}: {why}", how_to_get(name))
@@ -180,7 +180,7 @@ def template(name: str, words: Any, model: str) -> Finding:
         return Finding(
             title,
             MISSING,
-            f"{name}: {', '.join(broken)} is no token of this vocabulary, so answers never end",
+            f"{name}: {', '.join(broken)} is not a token of this vocabulary, so answers never end",
             own,
         )
     usual = _usual_templates(model)

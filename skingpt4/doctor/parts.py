@@ -74,11 +74,12 @@ def _final_norm(
         )  # fmt: skip
 
 
-def parent(facts: Facts) -> Iterator[Finding]:
+def parent(facts: Facts) -> Finding:
     """The checkpoint that the run starts from: encoder, language model, template, LoRA and width."""
     path = facts.config.initial_checkpoint
-    if path:
-        yield _minigpt4_projection(facts, path) if checkpoint.is_minigpt4(path) else _checkpoint(facts, path)
+    if not path:
+        return Finding(PARENT, OK, f"an untrained projection (seed {facts.config.seed})")
+    return _minigpt4_projection(facts, path) if checkpoint.is_minigpt4(path) else _checkpoint(facts, path)
 
 
 def _checkpoint(facts: Facts, path: str) -> Finding:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 
 from skingpt4.config.schema import Config, QFormerConfig, VisionConfig
-from skingpt4.model.language import LanguageModel, require_device
+from skingpt4.model.language import LanguageModel
 from skingpt4.model.lavis import LavisQFormer, LavisVision, lavis_classes
 from skingpt4.model.network import ImageEncoder, SkinGPT4
+from skingpt4.model.precision import require_device
 from skingpt4.model.qformer import QFormer
 from skingpt4.model.vision import VisionEncoder
 from skingpt4.weights.files.layouts import brings_norm

@@ -1,13 +1,13 @@
 """fp16 that cannot overflow: every matrix product of a language model on rows scaled into fp16's range.
 
-fp16 ends at 65,504. What passes it in Llama, Falcon and their like: the residual stream (single channels grow from
-block to block), the product inside a gated MLP and its down-projection, attention scores before their scaling, and
-the head. All of these except the matrices cost little, so only the matrices stay in fp16:
+fp16 ends at 65,504. In Llama, Falcon and similar families larger numbers occur in the residual stream (single
+channels grow from block to block), the product inside a gated MLP and its down-projection, attention scores before
+their scaling, and the head. All of these except the matrices cost little, so only the matrices stay in fp16:
 
 - embeddings leave in fp32, so the residual stream, norms, activations, attention and loss are fp32;
 - a `Linear` multiplies each row x by a power of two s before it goes to fp16, and divides the result by s in fp32.
-  By Cauchy-Schwarz no entry of W x exceeds |x| |W| (Frobenius), so s with s |x| |W| <= 2^15 rules overflow out;
-- its gradient gets the same treatment on the way back, so no loss scaling is needed either.
+  By Cauchy-Schwarz no entry of W x exceeds |x| |W| (Frobenius), so s with s |x| |W| <= 2^15 excludes overflow;
+- its gradient gets the same treatment in the backward pass, so no loss scaling is needed either.
 
 Powers of two are exact: what is lost is fp16's rounding of the entries, relative to their row.
 """
@@ -35,17 +35,17 @@ def guard(model: Any) -> Any:
     """Make a causal language model with fp16 weights overflow-proof, in place; its output becomes fp32.
 
     Raises:
-        Float16Error: it multiplies matrices outside `Linear`, or its attention takes half precision alone.
+        Float16Error: it multiplies matrices outside `Linear`, or its attention takes only half precision.
     """
     if "flash" in model.config._attn_implementation:
         raise Float16Error(
-            "language.attention: flash attention takes half precision alone, where fp16 overflows; "
+            "language.attention: flash attention takes only half precision, where fp16 overflows; "
             "choose sdpa or eager"
         )
-    ours = (nn.Linear, nn.Embedding)
+    guarded = (nn.Linear, nn.Embedding)
     for name, module in model.named_modules():
         own = dict(module.named_parameters(recurse=False))
-        if not isinstance(module, ours) and any(p.dim() > 1 for p in own.values()):
+        if not isinstance(module, guarded) and any(p.dim() > 1 for p in own.values()):
             raise Float16Error(
                 f"language.dtype: {model.config.model_type} cannot be guarded against overflow in float16 ({name} "
                 "multiplies matrices of its own); choose bfloat16 or float32"
@@ -73,7 +73,7 @@ def guard_linear(module: nn.Linear, grow: bool = True) -> None:
     bound: list[float] = []
 
     def forward(x: Tensor) -> Tensor:
-        if not bound:  # only now: a weight kept on the CPU or the disk is here for the call alone
+        if not bound:  # only now: a weight offloaded to the CPU or the disk is here for the call only
             bound.append(_bound(module))
         link = _Link(bound[0], grow)
         small = _Enter.apply(x, link)
@@ -90,7 +90,7 @@ def guard_linear(module: nn.Linear, grow: bool = True) -> None:
 
 
 def _forward_name(module: nn.Module) -> str:
-    """Where a module keeps its own forward; accelerate puts its hooks around that and keeps the inner one."""
+    """The attribute with a module's own forward; accelerate wraps it with hooks and renames the inner one."""
     return "_old_forward" if hasattr(module, "_old_forward") else "forward"
 
 
@@ -108,7 +108,7 @@ def _bound(module: nn.Linear) -> float:
 
 
 def _norm(weight: Tensor) -> float:
-    """The Frobenius norm, in fp32 without an fp32 copy of the whole: the head's would be a tenth of a model."""
+    """The Frobenius norm, in fp32 without an fp32 copy of the full matrix: the head's would be a tenth of a model."""
     return math.hypot(*(float(part.float().norm()) for part in weight.flatten().split(1 << 24)))
 
 
@@ -126,7 +126,7 @@ def _to_float32(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Ten
 
 
 class _Link:
-    """What one call's way in and way out share: the scales of its rows, forward and back."""
+    """What `_Enter` and `_Leave` of one call share: the scales of its rows, forward and backward."""
 
     def __init__(self, bound: float, grow: bool) -> None:
         self.bound, self.grow = bound, grow

@@ -20,61 +20,14 @@ from transformers.utils import logging as transformers_logging
 from skingpt4.config.placement import DEVICE_RULES, main_device
 from skingpt4.config.schema import LOCAL, LanguageConfig
 from skingpt4.model.float16 import guard, guard_linear
+from skingpt4.model.precision import choose_attention, choose_dtype, num_bytes, require_device
 from skingpt4.model.quantisation import plain_linears, quantiser, require_quantised
-from skingpt4.support.errors import UserError
-from skingpt4.weights.language_model import LanguageModelError, cannot_load, require_vocabulary, require_whole
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-class DeviceError(UserError):
-    """A device that this machine does not have; the message says which key named it."""
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The compute precision; `auto` is bf16 where the device has it, else fp16 on a GPU and fp32 on a CPU."""
-    if name != "auto":
-        return DTYPES[name]
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device)[0] >= 8 else torch.float16
-    if device.type == "cpu":  # without AMX, bf16 on a CPU is slower than fp32
-        return torch.bfloat16 if torch.cpu._is_amx_tile_supported() else torch.float32
-    return torch.float32
-
-
-def choose_attention(name: str, dtype: torch.dtype, device: torch.device) -> str:
-    """The attention's implementation; `auto` is eager for bf16 on a CPU, where AMX multiplies full matrices fastest.
-
-    Elsewhere it is sdpa: as fast in fp32 on a CPU, and it stores no probabilities for the backward pass.
-    """
-    if name != "auto":
-        return name
-    return "eager" if device.type == "cpu" and dtype is torch.bfloat16 else "sdpa"
-
-
-def require_device(name: str, key: str) -> torch.device:
-    """The device of that name, if this machine has it.
-
-    Args:
-        name: e.g. cpu or cuda:1.
-        key: the configuration's key that named it, for the message.
-
-    Raises:
-        DeviceError: there is no such device here.
-    """
-    device = torch.device(name)
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise DeviceError(
-            f"{key}: {name} is not here; this machine has {torch.cuda.device_count()} CUDA devices"
-        )
-    return device
-
-
-def num_bytes(tensor: Tensor) -> int:
-    """The memory of a tensor's values, also where a quantised kind stores them in parts."""
-    if hasattr(tensor, "__tensor_flatten__"):
-        return sum(num_bytes(getattr(tensor, name)) for name in tensor.__tensor_flatten__()[0])
-    return tensor.numel() * tensor.element_size()
+from skingpt4.weights.language_model import (
+    LanguageModelError,
+    cannot_load,
+    require_complete,
+    require_vocabulary,
+)
 
 
 class LanguageModel(nn.Module):
@@ -194,7 +147,7 @@ class LanguageModel(nn.Module):
 
     @property
     def device_map(self) -> dict[str, Any]:
-        """Modules by name and where accelerate put them; empty where the model stands on one device."""
+        """Modules by name and where accelerate put them; empty if the model is on one device."""
         return getattr(self.model, "hf_device_map", {})
 
     def describe_place(self) -> str:
@@ -291,41 +244,15 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
 
 def _load(config: LanguageConfig, device: torch.device) -> tuple[Any, Any]:
     """(model, tokenizer) as `LanguageModel` says."""
-    name = config.model
-    _require_devices(config.device_map)
-    if name.startswith(LOCAL) and not (Path(name) / "config.json").is_file():
-        raise LanguageModelError(
-            f"language.model: {name} holds no config.json; fetch or convert the model first"
-        )
-    if Path(name).is_dir():
-        require_whole(name)
-    if not sys.stderr.isatty():
-        transformers_logging.disable_progress_bar()
-    dtype = choose_dtype(config.dtype, torch.device(main_device(config.device_map, str(device))))
+    require_devices(config.device_map)
+    _require_files(config.model)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(name)
+        tokenizer = AutoTokenizer.from_pretrained(config.model)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise cannot_load(name, error) from None
-    require_vocabulary(name, tokenizer)
-    try:
-        with plain_linears(config.quantization):
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                name,
-                dtype=dtype,
-                attn_implementation=choose_attention(config.attention, dtype, device),
-                output_loading_info=True,
-                quantization_config=quantiser(config.quantization, dtype),
-                **_placement(config, device),
-            )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise cannot_load(name, error) from None
-    model, report = loaded
-    if missing := sorted(
-        report["missing_keys"]
-    ):  # transformers fills them with random numbers and only logs it
-        raise LanguageModelError(
-            f"language.model: {name} lacks {len(missing)} tensors: {', '.join(missing[:4])}"
-        )
+        raise cannot_load(config.model, error) from None
+    require_vocabulary(config.model, tokenizer)
+    dtype = choose_dtype(config.dtype, torch.device(main_device(config.device_map, str(device))))
+    model = _load_model(config, dtype, device)
     if config.attention == "auto" and getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # the others leave Gemma 2's cap of the scores out
     if config.quantization != "none":
@@ -339,7 +266,46 @@ def _load(config: LanguageConfig, device: torch.device) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _require_devices(device_map: Any) -> None:
+def _load_model(config: LanguageConfig, dtype: torch.dtype, device: torch.device) -> Any:
+    if not sys.stderr.isatty():
+        transformers_logging.disable_progress_bar()
+    try:
+        with plain_linears(config.quantization):
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                config.model,
+                dtype=dtype,
+                attn_implementation=choose_attention(config.attention, dtype, device),
+                output_loading_info=True,
+                quantization_config=quantiser(config.quantization, dtype),
+                **_placement(config, device),
+            )
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+        raise cannot_load(config.model, error) from None
+    model, report = loaded
+    if missing := sorted(
+        report["missing_keys"]
+    ):  # transformers fills them with random numbers and only logs it
+        raise LanguageModelError(
+            f"language.model: {config.model} lacks {len(missing)} tensors: {', '.join(missing[:4])}"
+        )
+    return model
+
+
+def _require_files(name: str) -> None:
+    if name.startswith(LOCAL) and not (Path(name) / "config.json").is_file():
+        raise LanguageModelError(
+            f"language.model: {name} holds no config.json; fetch or convert the model first"
+        )
+    if Path(name).is_dir():
+        require_complete(name)
+
+
+def require_devices(device_map: Any) -> None:
+    """Refuse devices of `language.device_map` that this machine lacks.
+
+    Raises:
+        DeviceError: names the device.
+    """
     places = device_map.values() if isinstance(device_map, dict) else [device_map]
     for place in places:
         if place is not None and place not in ("disk", *DEVICE_RULES):

@@ -2,7 +2,7 @@
 
 Its package imports twenty others and was written for transformers before 4.27 and timm 0.4.12, so
 `lavis/__init__.py` is never run: the two files are loaded by path under private names, with stand-ins for the
-modules that have since moved, and the stand-ins are taken out of `sys.modules` again.
+modules that have since moved, and the stand-ins are removed from `sys.modules` again.
 """
 
 from __future__ import annotations
@@ -43,10 +43,9 @@ class LavisError(UserError):
 
 
 class PreTrainedModel(nn.Module):
-    """What the Q-Former's file uses of the class of that name: for a BERT encoder whose heads are all kept."""
+    """What the Q-Former's file uses of the class of that name, for a BERT encoder without pruned heads."""
 
     def __init__(self, config: Any) -> None:
-        """Keep the configuration."""
         super().__init__()
         self.config = config
 
@@ -68,7 +67,7 @@ class PreTrainedModel(nn.Module):
         return [head_mask] * num_layers
 
 
-def _whole(function: Callable[..., Tensor], chunk_size: int, dim: int, *tensors: Tensor) -> Tensor:
+def _unchunked(function: Callable[..., Tensor], chunk_size: int, dim: int, *tensors: Tensor) -> Tensor:
     """`apply_chunking_to_forward` with its default, no chunks."""
     return function(*tensors)
 
@@ -89,13 +88,13 @@ def _stand_ins() -> dict[str, ModuleType]:
         "lavis.common.dist_utils": {"download_cached_file": _unused("download_cached_file")},
         "transformers.file_utils": {"ModelOutput": transformers.modeling_outputs.ModelOutput},
         "transformers.modeling_utils": {
-            "PreTrainedModel": PreTrainedModel, "apply_chunking_to_forward": _whole,
+            "PreTrainedModel": PreTrainedModel, "apply_chunking_to_forward": _unchunked,
             **{n: _unused(n) for n in ("find_pruneable_heads_and_indices", "prune_linear_layer")},
         },
     }  # fmt: skip
     modules = {name: ModuleType(name) for name in contents}
-    for name, held in contents.items():
-        vars(modules[name]).update(held)
+    for name, attributes in contents.items():
+        vars(modules[name]).update(attributes)
     return modules
 
 
@@ -118,7 +117,7 @@ def lavis_classes() -> SimpleNamespace:
     Raises:
         LavisError: the package is not installed, or its files are not those of version 1.0.2.
     """
-    # Without its files a package's spec has no place to look; finding a top-level spec runs nothing.
+    # The spec of a package without files has no search location; finding a top-level spec runs nothing.
     spec = importlib.util.find_spec("lavis")
     if spec is None or not spec.submodule_search_locations:
         raise LavisError(f"encoder.backend: lavis needs salesforce-lavis, which is not installed; {INSTALL}")
@@ -147,19 +146,18 @@ def _run(path: Path, name: str) -> Any:
 
 
 class LavisVision(nn.Module):
-    """LAVIS's EVA-ViT and `ln_vision` in the place of a `VisionEncoder`."""
+    """LAVIS's EVA-ViT and `ln_vision` in place of a `VisionEncoder`, whose tensors it takes over.
+
+    Raises:
+        LavisError: the backbone is not an EVA-ViT as LAVIS has it, or LAVIS is not installed.
+    """
 
     def __init__(self, ours: VisionEncoder) -> None:
-        """Take over the tensors of ours.
-
-        Raises:
-            LavisError: the backbone is no EVA-ViT as LAVIS has it, or LAVIS is not installed.
-        """
         super().__init__()
         timm_vit = ours.backbone
         if "blocks.0.attn.q_bias" not in timm_vit.state_dict():
             raise LavisError(
-                "encoder.backend: lavis runs EVA-ViT-g alone; set vision.model: eva_giant_patch14_clip_224, "
+                "encoder.backend: lavis runs EVA-ViT-g only; set vision.model: eva_giant_patch14_clip_224, "
                 "or encoder.backend: native"
             )
         if ours.block is not None or not ours.norm or timm_vit.norm.eps != 1e-5:
@@ -185,19 +183,18 @@ class LavisVision(nn.Module):
         self.image_size, self.num_prefix = ours.image_size, ours.num_prefix
 
     def forward(self, image: Tensor) -> Tensor:
-        """Map pictures (b, 3, h, w), normalised, to tokens (b, n, d)."""
+        """Map images (b, 3, h, w), normalised, to tokens (b, n, d)."""
         return self.ln_vision(self.visual_encoder(image))
 
 
 class LavisQFormer(nn.Module):
-    """LAVIS's Q-Former without its text branch in the place of a `QFormer`."""
+    """LAVIS's Q-Former without its text branch in place of a `QFormer`, whose tensors it takes over.
+
+    Raises:
+        LavisError: LAVIS is not installed.
+    """
 
     def __init__(self, ours: QFormer) -> None:
-        """Take over the tensors of ours.
-
-        Raises:
-            LavisError: LAVIS is not installed.
-        """
         super().__init__()
         lavis, sizes = lavis_classes(), ours.model.config
         config = lavis.BertConfig(
@@ -205,7 +202,7 @@ class LavisQFormer(nn.Module):
             num_hidden_layers=sizes.num_hidden_layers,
             num_attention_heads=sizes.num_attention_heads,
             intermediate_size=sizes.intermediate_size,
-            vocab_size=1,  # the text branch is taken away below, as MiniGPT-4 does
+            vocab_size=1,  # the text branch is removed below, as in MiniGPT-4
             max_position_embeddings=1,
         )
         config.encoder_width, config.query_length = sizes.encoder_hidden_size, ours.num_query_tokens

@@ -10,23 +10,13 @@ from torch import Tensor, nn
 
 from skingpt4.config.schema import Config
 from skingpt4.model import lora
-from skingpt4.model.language import DTYPES, LanguageModel, choose_dtype, num_bytes
+from skingpt4.model.language import LanguageModel
 from skingpt4.model.lavis import LavisQFormer, LavisVision
 from skingpt4.model.loss import supervised_loss
+from skingpt4.model.precision import DTYPES, describe_precision, half_precision, num_bytes
 from skingpt4.model.prompts import IMAGE_TOKEN, Encoded, special_tokens
 from skingpt4.model.qformer import QFormer
 from skingpt4.model.vision import VisionEncoder
-
-
-def half_precision(device: torch.device, name: str = "auto") -> torch.autocast:
-    """Autocast to the named precision, or to the one in which the device multiplies fast; residuals stay fp32."""
-    dtype = choose_dtype(name, device)
-    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not torch.float32)
-
-
-def describe_precision(name: str, device: torch.device) -> str:
-    """What an encoder of that `encoder.dtype` does on a device, e.g. ``computes in bfloat16 on cpu``."""
-    return f"computes in {str(choose_dtype(name, device)).removeprefix('torch.')} on {device}"
 
 
 class ImageEncoder(nn.Module):
@@ -129,9 +119,8 @@ class SkinGPT4(nn.Module):
         if queries is None:
             return embeds
         with torch.autocast(embeds.device.type, enabled=False):  # the projection stays in fp32
-            projected = self.projection(
-                queries.to(self.projection.weight.device).float()
-            )  # (images, q, width)
+            queries = queries.to(self.projection.weight.device).float()
+            projected = self.projection(queries)  # (images, q, width)
         return embeds.masked_scatter(is_image[..., None], projected.flatten(0, 1).to(embeds))
 
     def forward(
@@ -219,7 +208,7 @@ def cut_at(text: str, stops: Sequence[str]) -> str:
 
 
 def pad_left(rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """(input_ids, attention_mask), both (b, t) int64; padding stands before the text, never inside it."""
+    """(input_ids, attention_mask), both (b, t) int64; padding precedes the text."""
     length = max(map(len, rows))
     ids = torch.tensor([[0] * (length - len(row)) + list(row) for row in rows])
     mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])

@@ -1,7 +1,7 @@
-"""Prompt templates as data, and one renderer that training, chat and evaluation share.
+"""Prompt templates as data, and one renderer for training, chat and evaluation.
 
 A conversation becomes a list of token ids and a mask of the supervised ones, built together. An image is
-`num_query_tokens` copies of `IMAGE_TOKEN`; the model puts the projected queries in their place.
+`num_query_tokens` copies of `IMAGE_TOKEN`, which the model replaces by the projected queries.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ class PromptError(UserError):
 class Template:
     """The text around questions and answers.
 
-    `image` frames one picture inside a user turn, `end` closes an answer and is supervised, `stop` lists the
-    strings that end a generated answer. `bos` asks for the tokenizer's own first token, if it has one.
+    `image` frames one image inside a user turn; `end` closes an answer and is supervised; `stop` lists the strings
+    that end a generated answer; `bos` asks for the tokenizer's own first token, if it has one.
     """
 
     name: str
-    user: str  # "{image}" and "{question}" are filled in
+    user: str  # with "{image}" and "{question}"
     assistant: str
     end: str
     stop: tuple[str, ...]
     image: str = "<Img><ImageHere></Img> "
     system: str = ""
     bos: bool = True
-    between: str = ""  # stands between an answer's end and the next turn
+    between: str = ""  # between an answer's end and the next turn
 
 
 _MINIGPT4_SYSTEM = (
@@ -56,12 +56,12 @@ TEMPLATES: dict[str, Template] = {
             "vicuna_system", "###Human: {image}{question} ", "###Assistant: ", "###", ("###",),
             system=_MINIGPT4_SYSTEM,
         ),
-        # The original chat's own form, which is not the trained one: no blanks before and after "###Assistant:".
+        # The original chat's own form, which differs from the trained one: no blanks around "###Assistant:".
         Template(
             "minigpt4_chat", "###Human: {image}{question}", "###Assistant:", "###", ("###",),
             system=_MINIGPT4_SYSTEM,
         ),
-        # The article's form.
+        # The form that the article prints.
         Template("instruction", "### Instruction: {image}{question} ", "### Response: ", "###", ("###",)),
         Template("llama2", "<s>[INST] {image}{question} [/INST]", "", "</s>", ("</s>", "[INST]"), bos=False),
         Template(
@@ -73,14 +73,14 @@ TEMPLATES: dict[str, Template] = {
         ),
     )
 }  # fmt: skip
-TOKENIZER_TEMPLATE = "tokenizer"  # the name under which the tokenizer's own chat template is used
+TOKENIZER_TEMPLATE = "tokenizer"  # the name of the tokenizer's own chat template
 
 
 @dataclass(frozen=True)
 class Turn:
-    """A question, its answer (None: to be generated) and how many new pictures stand before the question.
+    """A question, its answer (None: to be generated) and how many new images precede the question.
 
-    `blank` is what the model wrote before the answer's first letter: part of what it has read, but not shown.
+    `blank` is what the model wrote before the answer's first letter: the model has read it, users do not see it.
     """
 
     question: str
@@ -98,7 +98,7 @@ class Encoded:
 
 
 def get_template(name: str) -> Template | None:
-    """The template of that name; None stands for the tokenizer's own chat template.
+    """The template of that name; None is the tokenizer's own chat template.
 
     Raises:
         PromptError: no such template.
@@ -112,9 +112,9 @@ def get_template(name: str) -> Template | None:
 
 
 def render(template: Template | None, turns: Sequence[Turn], tokenizer: Any = None) -> list[tuple[str, bool]]:
-    """The conversation as (text, supervised) pieces; pictures are the IMAGE placeholder inside a text.
+    """The conversation as (text, supervised) pieces; images are the IMAGE placeholder inside a text.
 
-    The last answer may be None: the pieces then end where the model is to go on.
+    The last answer may be None: the pieces then end where the model continues.
 
     Raises:
         PromptError: an answer is missing in the middle, or the tokenizer has no chat template.
@@ -136,7 +136,7 @@ def render(template: Template | None, turns: Sequence[Turn], tokenizer: Any = No
 
 def _user_text(template: Template, turn: Turn) -> str:
     question = turn.question
-    if IMAGE not in question:  # a question that places its pictures itself needs no frame
+    if IMAGE not in question:  # a question that places its images itself needs no frame
         return template.user.format(image=template.image * turn.num_images, question=question)
     return template.user.format(image="", question=question.replace(IMAGE, template.image.rstrip()))
 
@@ -148,7 +148,7 @@ def _render_with_tokenizer(turns: Sequence[Turn], tokenizer: Any) -> list[tuple[
         )
     mark = "<answer {}>"
     while any(mark.split("{")[0] in turn.question for turn in turns):
-        mark = "<" + mark  # never a text that a question holds
+        mark = "<" + mark  # no question contains it
     messages = []
     for number, turn in enumerate(turns):
         question = (
@@ -165,15 +165,15 @@ def _render_with_tokenizer(turns: Sequence[Turn], tokenizer: Any) -> list[tuple[
     for number, turn in enumerate(turns):
         if turn.answer is None:
             break
-        before, found, rest = rest.partition(mark.format(number))
-        if not found:
+        before, matched, rest = rest.partition(mark.format(number))
+        if not matched:
             raise PromptError(
                 "the tokenizer's chat template drops answers; name a template in prompt.template"
             )
         # What closes an answer is the first special token after it; it is supervised with the answer.
         end = _first_special(rest, tokenizer)
-        # Some templates write a blank before an answer that they do not write when they ask for one: a model that
-        # read it in training would miss it later, so it is learnt with the answer.
+        # Some templates write a blank before a given answer, but not where they ask for one. A model that read it
+        # in training would miss it later, so the blank is learned with the answer.
         stem = before.rstrip()
         lead = before[len(stem) + blanks :]
         pieces += [
@@ -187,22 +187,23 @@ def _render_with_tokenizer(turns: Sequence[Turn], tokenizer: Any) -> list[tuple[
 
 
 def _chat_text(messages: list[dict[str, str]], tokenizer: Any, open_end: bool) -> str:
-    # Qwen 3's template shows an answer after an empty thought, but opens one without, unless told not to think.
+    # Qwen 3's template puts an empty thought before a given answer, but before an open one only if thinking is off.
     return tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=open_end, enable_thinking=False
     )
 
 
 def _first_special(text: str, tokenizer: Any) -> str:
-    found = [(text.find(s), s) for s in special_tokens(tokenizer) if s in text]
-    if not found:
+    """The text up to and including its first special token; empty if there is none."""
+    starts = [(text.find(s), s) for s in special_tokens(tokenizer) if s in text]
+    if not starts:
         return ""
-    place, token = min(found)
-    return text[: place + len(token)]
+    start, token = min(starts)
+    return text[: start + len(token)]
 
 
 def special_tokens(tokenizer: Any) -> list[str]:
-    """Every special token by its text, also those that have no role of their own, such as Llama 3's `<|eot_id|>`."""
+    """The text of every special token, also of those without a role of their own, such as Llama 3's `<|eot_id|>`."""
     added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
     return list(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
 
@@ -210,8 +211,8 @@ def special_tokens(tokenizer: Any) -> list[str]:
 def stop_strings(template: Template | None, tokenizer: Any) -> tuple[str, ...]:
     """The decoded strings that end an answer.
 
-    A chat template may close an answer with another token than the tokenizer's last one: Gemma's does, and so do
-    tokenizers that a base model shares with its instructed sibling.
+    A chat template may close an answer with another token than the tokenizer's end of sequence: Gemma's does, and so
+    do tokenizers that a base model shares with its instruction-tuned version.
     """
     if template is not None:
         return template.stop
@@ -219,7 +220,7 @@ def stop_strings(template: Template | None, tokenizer: Any) -> tuple[str, ...]:
 
 
 def answer_end(template: Template | None, tokenizer: Any) -> str:
-    """What closes an answer and is supervised with it."""
+    """The text that closes an answer and is supervised with it."""
     if template is not None:
         return template.end
     answer = "answer"
@@ -235,8 +236,8 @@ def encode(
 ) -> Encoded:
     """Token ids and the supervised mask of rendered pieces.
 
-    Each text between pictures and answers is tokenised on its own without special tokens, as the original
-    does (SentencePiece puts a prefix space before each).
+    Each text between images and answers is tokenised on its own without special tokens, as the original does
+    (SentencePiece puts a prefix space before each).
     """
     input_ids: list[int] = []
     supervised: list[bool] = []
@@ -265,10 +266,10 @@ def encode_turns(
 
 
 def shorten(answer: str, end: str, tokenizer: Any, max_text_tokens: int) -> str:
-    """The answer, cut at the last sentence such that with its end it has at most `max_text_tokens` tokens.
+    """The answer, cut after a sentence so that it has at most `max_text_tokens` tokens with its end.
 
-    The original cuts blindly and loses the end symbol, so a long answer never teaches the model to stop.
-    An answer whose first sentence is too long is cut at a word.
+    The original cuts anywhere and loses the end symbol, so a long answer never teaches the model to stop. An answer
+    whose first sentence is too long is cut after a word.
     """
 
     def fits(text: str) -> bool:
@@ -277,11 +278,11 @@ def shorten(answer: str, end: str, tokenizer: Any, max_text_tokens: int) -> str:
     if fits(answer):
         return answer
     for pattern in (r"(?<=[.!?])\s+", r"\s+"):
-        places = [m.start() for m in re.finditer(pattern, answer)]
-        low, high = 0, len(places)  # the longest prefix that fits, by bisection: token counts only grow
+        cuts = [m.start() for m in re.finditer(pattern, answer)]
+        low, high = 0, len(cuts)  # the longest prefix that fits, by bisection: token counts only grow
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if fits(answer[: places[middle - 1]]) else (low, middle - 1)
+            low, high = (middle, high) if fits(answer[: cuts[middle - 1]]) else (low, middle - 1)
         if low:
-            return answer[: places[low - 1]]
+            return answer[: cuts[low - 1]]
     return ""

@@ -19,15 +19,15 @@ from skingpt4.support.errors import UserError
 
 
 class QuantisationError(UserError):
-    """A language model that cannot be kept in fewer bits as asked; the message says why and what to do."""
+    """A language model that cannot be quantised as configured; the message says why and what to do."""
 
 
 def quantiser(name: str, dtype: torch.dtype) -> Any:
-    """A quantisation as transformers wants it, None for none; its library is imported only where asked for.
+    """A quantisation in transformers' form, None for none; its library is imported only if it is used.
 
     Args:
         name: none, int8, nf4 (NormalFloat of arXiv 2305.14314, scales quantised too) or torchao_int8.
-        dtype: what nf4 is turned into for a product.
+        dtype: to which nf4 is converted for a product.
     """
     if name == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
@@ -46,10 +46,10 @@ def quantiser(name: str, dtype: torch.dtype) -> Any:
 
 
 def import_bitsandbytes() -> None:
-    """Import it, where it is installed, without a call to the model hub; peft and transformers then find it imported.
+    """Import it, if it is installed, without a call to the model hub; peft and transformers then find it imported.
 
     On CPUs with bf16 instructions (AVX512) its import would ask the hub for a kernel if the package `kernels` is
-    there, and advise to install that if it is not.
+    installed, and advise to install that package if it is not.
     """
     if "bitsandbytes" in sys.modules or importlib.util.find_spec("bitsandbytes") is None:
         return
@@ -67,12 +67,12 @@ def import_bitsandbytes() -> None:
 
 @contextmanager
 def plain_linears(quantisation: str) -> Iterator[None]:
-    """While a model is built, let its linear layers be those that can be quantised and that pass gradients on.
+    """While a model is built, give it linear layers that can be quantised and that pass gradients on.
 
     Falcon's own class is replaced by torch's, which computes the same: bitsandbytes' integration replaces torch's
-    alone and would leave a Falcon whole without a word, and torchao's tensors cannot be transposed as Falcon's
-    class does. On CPUs with bf16 instructions (AVX512) bitsandbytes' nf4 layers would pack their matrices for a
-    kernel that has no backward pass, so that the projection's gradient were zero: they are told there are none.
+    only and would silently leave a Falcon unquantised, and torchao's tensors cannot be transposed as Falcon's class
+    does. On CPUs with bf16 instructions (AVX512) bitsandbytes' nf4 layers would pack their matrices for a kernel
+    without a backward pass, and the projection's gradient would be zero; so these instructions are hidden from them.
     """
     if quantisation in ("int8", "nf4"):
         import_bitsandbytes()
@@ -89,15 +89,16 @@ def require_quantised(model: Any, name: str) -> None:
     """Check that every linear layer but the head was quantised.
 
     Raises:
-        QuantisationError: some were left whole.
+        QuantisationError: some were not.
     """
     head = model.get_output_embeddings()
     layers = {key: m for key, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head}
-    whole = [key for key, layer in layers.items() if not _is_quantised(layer)]
-    if whole or not layers:
+    unquantised = [key for key, layer in layers.items() if not _is_quantised(layer)]
+    if unquantised or not layers:
+        example = f", e.g. {unquantised[0]}" if unquantised else ""
         raise QuantisationError(
-            f"language.quantization: {name} leaves {len(whole)} of {len(layers)} linear layers of this "
-            f"{model.config.model_type} whole{', e.g. ' + whole[0] if whole else ''}; choose another or none"
+            f"language.quantization: {name} leaves {len(unquantised)} of {len(layers)} linear layers of this "
+            f"{model.config.model_type} unquantised{example}; choose another or none"
         )
 
 

@@ -1,4 +1,4 @@
-"""The frozen vision encoder: any timm backbone as a map from pictures to a sequence of tokens."""
+"""The frozen vision encoder: any timm backbone as a map from images to a sequence of tokens."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def _check_patches(model: str, image_size: int, args: dict[str, Any]) -> None:
     if image_size % side:
         below = max(1, image_size // side) * side
         raise VisionError(
-            f"vision.image_size: {model} cuts pictures into squares of {side} pixels, and {image_size} is no "
-            f"multiple of it; choose {below} or {below + side}"
+            f"vision.image_size: {model} cuts pictures into squares of {side} pixels, and {image_size} is not a "
+            f"multiple of that; choose {below} or {below + side}"
         )
 
 
@@ -105,10 +105,10 @@ class VisionEncoder(nn.Module):
         self.has_norm_weights = True  # False between LAVIS's EVA file and the ln_vision of the Q-Former's
         if block is not None or not norm or config.norm_eps is not None:
             if not hasattr(self.backbone, "norm") or not hasattr(self.backbone, "blocks"):
-                raise VisionError(f"vision.block, norm and norm_eps are for transformers; {model} is none")
+                raise VisionError(f"vision.block, norm and norm_eps are for transformers; {model} is not one")
             if (block is not None or not norm) and not _gives_blocks(self.backbone):
                 raise VisionError(
-                    f"vision.block and norm: timm gives no single blocks of {model}; leave them out"
+                    f"vision.block and norm: timm does not return single blocks of {model}; leave them out"
                 )
             if block is not None and not 1 <= block <= len(self.backbone.blocks):
                 raise VisionError(

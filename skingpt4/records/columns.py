@@ -14,7 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from skingpt4.records.record import parse_line
-from skingpt4.records.schema import FIELDS, KEYS, Choice, Concepts, Hex, ImagePath, Kind, Pixels, Text, Turns
+from skingpt4.records.schema import FIELDS, KEYS, Choice, Hex, Kind, Plain
 from skingpt4.taxonomy.taxonomy import CONCEPTS
 
 _TURNS = pa.list_(pa.struct([("question", pa.string()), ("answer", pa.string())]))
@@ -22,13 +22,13 @@ _TURNS = pa.list_(pa.struct([("question", pa.string()), ("answer", pa.string())]
 
 def _arrow_type(kind: Kind) -> pa.DataType:
     match kind:
-        case Pixels():
+        case Plain.PIXELS:
             return pa.int32()
         case Choice(values=(int(), *_)):
             return pa.int8()
-        case Concepts():
+        case Plain.CONCEPTS:
             return pa.list_(pa.string())
-        case Turns():
+        case Plain.TURNS:
             return _TURNS
     return pa.string()
 
@@ -116,20 +116,20 @@ def _are_records(rows: pa.RecordBatch) -> bool:
 def _holds(kind: Kind, column: pa.Array) -> bool:
     """Whether every value of the column that is not null is of the kind; the column has its Arrow type."""
     match kind:
-        case ImagePath():
+        case Plain.IMAGE_PATH:
             zeros = pc.match_substring(column, "\0")
             return _all(pc.greater(pc.binary_length(column), 0)) and not pc.any(zeros, min_count=0).as_py()
         case Hex():
             return _all(pc.match_substring_regex(column, kind.pattern))
-        case Pixels():
+        case Plain.PIXELS:
             return _all(pc.greater(column, 0))
         case Choice():
             return _all(pc.is_in(column.drop_null(), value_set=pa.array(kind.values, column.type)))
-        case Concepts():
+        case Plain.CONCEPTS:
             return _are_concepts(column)
-        case Turns():
+        case Plain.TURNS:
             return _are_turns(column)
-        case Text():
+        case Plain.TEXT:
             return True
 
 

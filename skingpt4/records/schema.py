@@ -8,15 +8,15 @@ of complete Arrow columns (`records.columns`), and the JSON Schema for other pro
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any
 
-from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
+from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, OTHERS, nearest
 
-CLASS_NAMES = (*CLASSES, "others")
+CLASS_NAMES = (*CLASSES, OTHERS)
 SKIN_TYPES = (1, 2, 3, 4, 5, 6, 12, 34, 56)  # DDI has pairs: 12 means I or II
 PHI = ("allowed", "redacted")
 MAX_SIDE = 2**31 - 1
@@ -24,17 +24,14 @@ MAX_SIDE = 2**31 - 1
 _CONCEPTS = frozenset(CONCEPTS)
 
 
-# ---- kinds of values; null is a value of every key but `image`
+class Plain(Enum):
+    """Kinds of values that need no parameter. Null is a value of every key but `image`."""
 
-
-@dataclass(frozen=True)
-class Text:
-    """Any text."""
-
-
-@dataclass(frozen=True)
-class ImagePath:
-    """The path of an image; the only key that every record has."""
+    TEXT = "any text"
+    IMAGE_PATH = "the path of an image, the only key that every record has"
+    PIXELS = "a side of an image"
+    CONCEPTS = "a list of SKINCON's names, none of them twice"
+    TURNS = "a list of questions with their answers"
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,6 @@ class Hex:
 
 
 @dataclass(frozen=True)
-class Pixels:
-    """A side of an image."""
-
-
-@dataclass(frozen=True)
 class Choice:
     """One of a few values; `message`, for any other, has places for {key} and {value!r}."""
 
@@ -62,17 +54,7 @@ class Choice:
     message: str
 
 
-@dataclass(frozen=True)
-class Concepts:
-    """A list of SKINCON's names, none of them twice."""
-
-
-@dataclass(frozen=True)
-class Turns:
-    """A list of questions with their answers."""
-
-
-Kind = Text | ImagePath | Hex | Pixels | Choice | Concepts | Turns
+Kind = Plain | Hex | Choice
 
 
 @dataclass(frozen=True)
@@ -85,18 +67,18 @@ class Field:
 
 FIELDS: dict[str, Field] = {
     "image": Field(
-        ImagePath(),
+        Plain.IMAGE_PATH,
         "Path of the image, relative to the manifest. A component that ends in .tar is an archive and the rest "
         "names its member.",
     ),
     "sha256": Field(Hex(64), "SHA-256 of the image file's bytes."),
     "phash": Field(Hex(16), "64-bit perceptual hash of the upright image (ImageHash's phash)."),
-    "width": Field(Pixels(), "Pixels, upright."),
-    "height": Field(Pixels(), "Pixels, upright."),
-    "source": Field(Text(), "The data set it comes from."),
-    "split": Field(Text(), "The part of the data set it belongs to, such as train."),
-    "concepts": Field(Concepts(), "SKINCON's names. Null: unknown; empty: none of them."),
-    "disease": Field(Text(), "The diagnosis as the source writes it."),
+    "width": Field(Plain.PIXELS, "Pixels, upright."),
+    "height": Field(Plain.PIXELS, "Pixels, upright."),
+    "source": Field(Plain.TEXT, "The data set it comes from."),
+    "split": Field(Plain.TEXT, "The part of the data set it belongs to, such as train."),
+    "concepts": Field(Plain.CONCEPTS, "SKINCON's names. Null: unknown; empty: none of them."),
+    "disease": Field(Plain.TEXT, "The diagnosis as the source writes it."),
     "class": Field(
         Choice(CLASS_NAMES, "{value!r} is none of the classes; see skingpt4/taxonomy/taxonomy.py"),
         "One of the paper's 15 classes, others, or null.",
@@ -105,12 +87,12 @@ FIELDS: dict[str, Field] = {
         Choice(SKIN_TYPES, "'{key}' must be 1 to 6, a pair of DDI (12, 34, 56) or null, found {value!r}"),
         "Skin type 1 to 6; 12, 34 and 56 are DDI's pairs.",
     ),
-    "body_site": Field(Text(), "Where on the body."),
-    "note": Field(Text(), "A doctor's words."),
-    "turns": Field(Turns(), "A dialogue of the source's own."),
-    "case_id": Field(Text(), "Images of one case share it, within a source."),
-    "patient_id": Field(Text(), "Images of one patient share it, within a source."),
-    "licence": Field(Text(), "Under which terms the image may be used."),
+    "body_site": Field(Plain.TEXT, "Where on the body."),
+    "note": Field(Plain.TEXT, "A doctor's words."),
+    "turns": Field(Plain.TURNS, "A dialogue of the source's own."),
+    "case_id": Field(Plain.TEXT, "Images of one case share it, within a source."),
+    "patient_id": Field(Plain.TEXT, "Images of one patient share it, within a source."),
+    "licence": Field(Plain.TEXT, "Under which terms the image may be used."),
     "phi": Field(
         Choice(PHI, f"'{{key}}' must be one of {', '.join(PHI)} or null, found {{value!r}}"),
         "What was done about protected health information in the note.",
@@ -125,19 +107,19 @@ KEYS = tuple(FIELDS)
 def problem(key: str, value: Any) -> str | None:
     """What is wrong with a value of a key, as a sentence; None for a good one. A value of null is for the caller."""
     match FIELDS[key].kind:
-        case Text() if not isinstance(value, str):
+        case Plain.TEXT if not isinstance(value, str):
             return f"'{key}' must be a text, found {value!r}"
-        case ImagePath() if not isinstance(value, str) or not value or "\0" in value:
+        case Plain.IMAGE_PATH if not isinstance(value, str) or not value or "\0" in value:
             return f"'{key}' must be a path, found {value!r}"
         case Hex() as kind if not isinstance(value, str) or not re.fullmatch(kind.pattern, value):
             return f"'{key}' must be {kind.digits} hex digits (0-9, a-f), found {value!r}"
-        case Pixels() if not _is_integer(value) or not 1 <= value <= MAX_SIDE:
+        case Plain.PIXELS if not _is_integer(value) or not 1 <= value <= MAX_SIDE:
             return f"'{key}' must be a number of pixels, found {value!r}"
         case Choice() as kind if isinstance(value, bool) or value not in kind.values:
             return kind.message.format(key=key, value=value)
-        case Concepts():
+        case Plain.CONCEPTS:
             return _problem_of_concepts(key, value)
-        case Turns() if not _are_turns(value):
+        case Plain.TURNS if not _are_turns(value):
             return f'\'{key}\' must be a list of {{"question": text, "answer": text}}, none of them empty'
     return None
 
@@ -152,8 +134,8 @@ def _problem_of_concepts(key: str, concepts: Any) -> str | None:
         return f"'{key}' must be a list of SKINCON names, found {concepts!r}"
     for concept in concepts:
         if not isinstance(concept, str) or concept not in _CONCEPTS:
-            near = difflib.get_close_matches(str(concept), CONCEPTS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            near = nearest(str(concept), CONCEPTS)
+            hint = f"; did you mean {near!r}?" if near else ""
             return f"{concept!r} is none of SKINCON's 48 concepts{hint}"
     return f"'{key}' names one twice: {', '.join(concepts)}" if len(set(concepts)) < len(concepts) else None
 
@@ -169,20 +151,20 @@ def _are_turns(turns: Any) -> bool:
 
 def _json_schema_of(kind: Kind) -> dict[str, Any]:
     match kind:
-        case Text():
+        case Plain.TEXT:
             return {"type": ["string", "null"]}
-        case ImagePath():
+        case Plain.IMAGE_PATH:
             return {"type": "string", "minLength": 1, "pattern": r"^[^\u0000]+$"}
         case Hex():
             # In some dialects of regular expressions $ also stands before a final line feed, hence the length.
             return {"type": ["string", "null"], "pattern": kind.pattern, "maxLength": kind.digits}
-        case Pixels():
+        case Plain.PIXELS:
             return {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_SIDE}
         case Choice():
             return {"enum": [*kind.values, None]}
-        case Concepts():
+        case Plain.CONCEPTS:
             return {"type": ["array", "null"], "uniqueItems": True, "items": {"enum": list(CONCEPTS)}}
-        case Turns():
+        case Plain.TURNS:
             text = {"type": "string", "pattern": r"\S"}
             turn = {"type": "object", "required": ["question", "answer"], "additionalProperties": False,
                     "properties": {"question": text, "answer": text}}  # fmt: skip

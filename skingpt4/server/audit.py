@@ -1,11 +1,11 @@
-"""An audit log on this machine alone: who opened, asked, went on in spite of a bad picture, exported, deleted.
+"""An audit log on this machine: who opened a case, asked, used a bad image anyway, exported or deleted, and when.
 
-One SQLite file for its owner (mode 0600). A line is never changed and never taken away: triggers refuse both, and
-each line carries the hash of the one before it, so that `skingpt4 audit LOG` sees a removal that went
-around the triggers. It cannot see that somebody wrote the whole file anew; who needs that too notes the newest hash,
-which it prints, and gives it back later with --hash.
+The log is one SQLite file for its owner (mode 0600). Triggers refuse to change or delete a line, and each line holds
+the hash of the line before it, so `skingpt4 audit LOG` detects a removal that went around the triggers. It cannot
+detect that somebody wrote the complete file again. To detect that too, note the newest hash, which the command
+prints, and pass it with --hash later.
 
-No picture ever stands in it, and no free text (questions, answers, history) unless `free_text` was asked for.
+The log never holds an image, and no free text (questions, answers, history) unless `free_text` is set.
 """
 
 from __future__ import annotations
@@ -25,10 +25,9 @@ from skingpt4.support.sqlite import WAIT_SECONDS, private_file, write_ahead
 
 VERSION = 1
 START = "0" * 64  # what the first line names as the hash before it
-# Facts that hold what people wrote or a model said, or that name people; kept only with `free_text`.
+# Facts that hold what people or a model wrote, or that name people; logged only with `free_text`.
 FREE_TEXT = ("question", "answer", "prompt", "history", "note", "text", "name", "patient", "file")
-# Facts that may be texts of their own choice: names from lists of this software, hashes, numbers.
-MAX_TEXT = 200
+MAX_TEXT = 200  # characters; enough for names from this software's own lists and for hashes
 SCHEMA = (
     "CREATE TABLE line (id INTEGER PRIMARY KEY AUTOINCREMENT, time TEXT NOT NULL, event TEXT NOT NULL, "
     "facts TEXT NOT NULL, before TEXT NOT NULL, hash TEXT NOT NULL UNIQUE)",
@@ -39,7 +38,7 @@ SCHEMA = (
 
 
 class AuditError(UserError):
-    """A log that cannot be kept or is not whole; the message says why and what to do."""
+    """A log that cannot be written or is not complete; the message says why and what to do."""
 
 
 @dataclass(frozen=True)
@@ -55,47 +54,47 @@ class Line:
 
 
 def line_hash(number: int, time: str, event: str, facts: str, before: str) -> str:
-    """SHA-256 (64 hex digits) of a line; `facts` as the text that is kept."""
+    """SHA-256 (64 hex digits) of a line; `facts` as the text that is stored."""
     return hashlib.sha256(json.dumps([number, time, event, facts, before]).encode()).hexdigest()
 
 
 def without_free_text(facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts as they are kept by default: what could hold a sentence or a picture is replaced by its length."""
-    kept: dict[str, Any] = {}
+    """Facts as they are logged by default: whatever could hold a sentence is replaced by its length."""
+    logged: dict[str, Any] = {}
     for key, value in facts.items():
         if isinstance(value, Mapping):
-            kept[key] = "left out" if key in FREE_TEXT else without_free_text(value)
+            logged[key] = "left out" if key in FREE_TEXT else without_free_text(value)
         elif isinstance(value, list | tuple):
             rows = [without_free_text({key: item})[key] for item in value]
-            kept[key] = "left out" if key in FREE_TEXT else rows
+            logged[key] = "left out" if key in FREE_TEXT else rows
         elif isinstance(value, str) and (key in FREE_TEXT or len(value) > MAX_TEXT):
-            kept[key] = f"{len(value)} characters, left out"
+            logged[key] = f"{len(value)} characters, left out"
         else:
-            kept[key] = value
-    return kept
+            logged[key] = value
+    return logged
 
 
 class AuditLog:
-    """The log in one file; every call opens it anew, so it may be used from any thread and several processes."""
+    """The log in one file. Every call opens the file, so any thread and several processes may use it."""
 
     def __init__(self, path: str | Path, free_text: bool = False) -> None:
-        """Open the log, or make it.
+        """Open the log, or create it.
 
         Args:
             path: of the SQLite file.
-            free_text: also keep questions, answers and history, which may tell who somebody is.
+            free_text: also log questions, answers and history, which may identify a person.
 
         Raises:
-            AuditError: not writable, damaged, or no such log.
+            AuditError: not writable, damaged, or not such a log.
         """
         self.path, self.free_text = Path(path), free_text
         try:
             private_file(self.path)
         except OSError as error:
             raise AuditError(
-                f"{self.path}: cannot be made ({error.strerror}); choose another place"
+                f"{self.path}: cannot be created ({error.strerror}); choose another place"
             ) from None
-        with _reported(self.path), closing(self._connect()) as connection:
+        with _as_audit_errors(self.path), closing(self._connect()) as connection:
             write_ahead(connection)
             connection.execute("BEGIN IMMEDIATE")
             version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -104,7 +103,7 @@ class AuditLog:
                 for statement in SCHEMA:
                     connection.execute(statement)
             elif version != VERSION:
-                raise AuditError(f"{self.path}: is no audit log of this version; name another file")
+                raise AuditError(f"{self.path}: is not an audit log of this version; name another file")
             connection.execute("COMMIT")
 
     def _connect(self) -> sqlite3.Connection:
@@ -113,7 +112,7 @@ class AuditLog:
         return connection
 
     def append(self, event: str, **facts: Any) -> str:
-        """Write one line; it is on disk when this returns.
+        """Write one line. It is on disk when this returns.
 
         Args:
             event: a short name, e.g. "opened", "asked", "overridden", "exported", "deleted".
@@ -130,8 +129,8 @@ class AuditLog:
                 facts if self.free_text else without_free_text(facts), ensure_ascii=False, sort_keys=True
             )
         except (TypeError, ValueError) as error:
-            raise AuditError(f"the event {event!r} holds what no audit line can ({error})") from None
-        with _reported(self.path), closing(self._connect()) as connection:
+            raise AuditError(f"the event {event!r} holds what an audit line cannot ({error})") from None
+        with _as_audit_errors(self.path), closing(self._connect()) as connection:
             connection.execute("BEGIN IMMEDIATE")
             last = connection.execute("SELECT id, hash FROM line ORDER BY id DESC LIMIT 1").fetchone()
             number, before = (last[0] + 1, last[1]) if last else (1, START)
@@ -145,10 +144,10 @@ def read(path: str | Path) -> Iterator[Line]:
     """The lines of a log, oldest first; nothing is written.
 
     Raises:
-        AuditError: no such file, or no log.
+        AuditError: no such file, or not a log.
     """
-    for number, time, event, facts, before, found in _rows(Path(path)):
-        yield Line(number, time, event, json.loads(facts), before, found)
+    for number, time, event, facts, before, own_hash in _rows(Path(path)):
+        yield Line(number, time, event, json.loads(facts), before, own_hash)
 
 
 def verify(path: str | Path) -> tuple[int, str]:
@@ -158,37 +157,37 @@ def verify(path: str | Path) -> tuple[int, str]:
         The number of lines and the newest hash (`START` for an empty log).
 
     Raises:
-        AuditError: a line was changed, put in or taken away; says at which one.
+        AuditError: a line was changed, inserted or removed; the message says which.
     """
     expected, before = 1, START
-    for number, time, event, facts, named, found in _rows(Path(path)):
+    for number, time, event, facts, named, own_hash in _rows(Path(path)):
         if number != expected:
-            gone = f"line {expected}" if number == expected + 1 else f"lines {expected} to {number - 1}"
-            raise AuditError(f"{path}: {gone} of the log were taken away")
+            missing = f"line {expected}" if number == expected + 1 else f"lines {expected} to {number - 1}"
+            raise AuditError(f"{path}: {missing} of the log were removed")
         if named != before:
-            raise AuditError(f"{path}: line {number} does not follow the one before it; a line was exchanged")
-        if line_hash(number, time, event, facts, named) != found:
+            raise AuditError(f"{path}: line {number} does not follow the one before it; a line was replaced")
+        if line_hash(number, time, event, facts, named) != own_hash:
             raise AuditError(f"{path}: line {number} was changed after it was written")
-        expected, before = number + 1, found
-    with _reported(Path(path)), closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as connection:
+        expected, before = number + 1, own_hash
+    with _as_audit_errors(Path(path)), closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as connection:
         counted = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'line'").fetchone()
     if counted and counted[0] >= expected:
-        raise AuditError(f"{path}: the newest {counted[0] - expected + 1} lines of the log were taken away")
+        raise AuditError(f"{path}: the newest {counted[0] - expected + 1} lines of the log were removed")
     return expected - 1, before
 
 
 def _rows(path: Path) -> Iterator[tuple[int, str, str, str, str, str]]:
     if not path.is_file():
         raise AuditError(f"{path}: no such audit log")
-    with _reported(path), closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as connection:
+    with _as_audit_errors(path), closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as connection:
         yield from connection.execute("SELECT id, time, event, facts, before, hash FROM line ORDER BY id")
 
 
 @contextmanager
-def _reported(path: Path) -> Iterator[None]:
+def _as_audit_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
         raise AuditError(f"{path}: cannot be used as an audit log ({error})") from None
     except sqlite3.DatabaseError as error:
-        raise AuditError(f"{path}: is damaged or no audit log ({error}); move it away") from None
+        raise AuditError(f"{path}: is damaged or not an audit log ({error}); move it away") from None

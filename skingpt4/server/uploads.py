@@ -1,8 +1,4 @@
-"""Whose file is it: a page's functions get only files that the same browser uploaded to this server.
-
-Gradio takes the path of an upload from the request that names it. So the guard in `serving` gives every browser a
-random cookie, notes which of them uploaded which file, and reads a request that runs a function before Gradio does.
-"""
+"""Who uploaded which file: a page's functions get only files that the same browser uploaded (see guard.py)."""
 
 from __future__ import annotations
 
@@ -18,10 +14,8 @@ from skingpt4.support.errors import UserError
 if TYPE_CHECKING:
     import gradio as gr
 
-COOKIE = "skingpt4-uploads"
-NAMED = (
-    "skingpt4.server.uploads"  # in a request's scope: the uploads that it names, all of them its sender's own
-)
+# The key in a request's scope under which `Guard` puts the uploads that it names, all of them its sender's own.
+NAMED = "skingpt4.server.uploads"
 
 
 class ForeignFileError(UserError):
@@ -29,23 +23,18 @@ class ForeignFileError(UserError):
 
 
 class Uploads:
-    """The files in a server's upload folder and the browsers, by their cookies, that uploaded each."""
+    """The files in a server's upload folder, and the cookies of the browsers that uploaded each."""
 
     def __init__(self, folder: str) -> None:
-        """Know of no file yet.
-
-        Args:
-            folder: where the server puts uploads.
-        """
         self._folder = Path(folder).resolve()
         self._senders: dict[str, set[str]] = {}
 
     def add(self, sender: str, paths: Iterable[str]) -> None:
-        """Note what a browser uploaded, and forget what is deleted. Equal files of one name are one file."""
-        there = {path: senders for path, senders in self._senders.items() if os.path.lexists(path)}
+        """Record what a browser uploaded, and forget deleted files. Equal files of one name are one file."""
+        present = {path: senders for path, senders in self._senders.items() if os.path.lexists(path)}
         for path in paths:
-            there.setdefault(path, set()).add(sender)
-        self._senders = there
+            present.setdefault(path, set()).add(sender)
+        self._senders = present
 
     def named(self, body: Any, sender: str, hosts: set[str]) -> frozenset[str]:
         """The paths of all uploads that a request names.
@@ -58,7 +47,7 @@ class Uploads:
         Raises:
             ForeignFileError: one of the files is not an upload of this sender.
         """
-        found: list[str] = []
+        paths: list[str] = []
         parts = [body]
         while parts:
             part = parts.pop()
@@ -68,13 +57,13 @@ class Uploads:
                 parts += part.values()
                 if "path" in part or "url" in part:
                     path: Any = part.get("path")
-                    found.append(path)
+                    paths.append(path)
                     if not (self._is_own(path, sender) and _leads_here(part.get("url"), hosts)):
                         raise ForeignFileError("this file was not uploaded by this browser: add it again")
-        return frozenset(found)
+        return frozenset(paths)
 
     def _is_own(self, path: Any, sender: str) -> bool:
-        """A file that was deleted since stays its sender's: the page says that it is not there."""
+        """A file that has been deleted stays its sender's: the page reports that it is missing."""
         if not isinstance(path, str) or sender not in self._senders.get(path, ()):
             return False
         try:
@@ -84,12 +73,12 @@ class Uploads:
 
 
 def _is_regular(path: str) -> bool:
-    """A file itself: no symbolic link, folder, pipe or device."""
+    """Whether this is a file itself: no symbolic link, folder, pipe or device."""
     return stat.S_ISREG(os.lstat(path).st_mode)
 
 
 def _leads_here(url: Any, hosts: set[str]) -> bool:
-    """None, a path, or an address at one of the hosts."""
+    """Whether this is None, a path, or an address at one of the hosts."""
     if url is None:
         return True
     try:
@@ -100,15 +89,15 @@ def _leads_here(url: Any, hosts: set[str]) -> bool:
 
 
 def vouched(upload: dict[str, Any], request: gr.Request) -> bool:
-    """Whether the guard found this file to be an upload of the one who sent the request; never without a guard."""
+    """Whether the guard recognised this file as an upload of the request's sender; never without a guard."""
     return request.request is not None and upload.get("path") in request.request.scope.get(NAMED, ())
 
 
 def take(path: str, read: bool = True) -> bytes | None:
-    """An uploaded file's content; the file is deleted. None, and nothing is deleted, if it is no regular file.
+    """Return an uploaded file's content and delete the file; None, deleting nothing, if it is no regular file.
 
     Args:
-        path: an upload that `vouched` let pass.
+        path: an upload that `vouched` accepted.
         read: False only deletes it.
     """
     try:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+
+# Set to 1, it adds the traceback below the sentence; `skingpt4 --debug COMMAND` sets it.
+DEBUG = "SKINGPT4_DEBUG"
 
 
 class UserError(Exception):
     """A failure whose message is a sentence for the user: what, where, what to do."""
 
     status = 1
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the machine's or a GPU's memory ran out; torch's class is known by name, not imported."""
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
 
 
 @dataclass
@@ -22,20 +31,17 @@ class Status:
     code: int = 0
 
 
-def _sentence(error: Exception) -> str:
-    """The message; of a failure in a loader's worker process, only its own last line, not the traceback."""
-    text = str(error).strip()
-    return text.splitlines()[-1].partition(": ")[2] if "Original Traceback" in text else text
-
-
 @contextmanager
 def reported() -> Iterator[Status]:
-    """Turn expected failures into a sentence and a status; anything else keeps its traceback."""
+    """Turn expected failures into a sentence and a status; anything else keeps its traceback.
+
+    With SKINGPT4_DEBUG=1 in the environment, the traceback of the failure and of its causes follows the sentence.
+    """
     status = Status()
     try:
         yield status
     except UserError as error:
-        print(f"error: {_sentence(error)}", file=sys.stderr)
+        _print_error(_sentence(error), error)
         status.code = error.status
     except BrokenPipeError:  # whoever read the output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -44,12 +50,28 @@ def reported() -> Iterator[Status]:
         print("stopped", file=sys.stderr)
         status.code = 130
     except Exception as error:
-        # torch's own class is not imported here: commands that fail early should stay instant.
-        if type(error).__name__ != "OutOfMemoryError":
+        if isinstance(error, MemoryError) or not is_out_of_memory(error):
             raise
-        print(
-            "error: out of GPU memory; lower optim.batch_size (and raise optim.accumulation) or --batch-size, "
+        _print_error(
+            "out of GPU memory; lower optim.batch_size (and raise optim.accumulation) or --batch-size, "
             "choose language.dtype=bfloat16, or take a smaller language model",
-            file=sys.stderr,
+            error,
         )
         status.code = 1
+
+
+def _print_error(sentence: str, error: Exception) -> None:
+    print(f"error: {sentence}", file=sys.stderr)
+    if os.environ.get(DEBUG) == "1":
+        # `raise ... from None` hides what happened first; here it is what one wants to see.
+        cause: BaseException | None = error
+        while cause is not None:
+            cause.__suppress_context__ = False
+            cause = cause.__cause__ or cause.__context__
+        traceback.print_exception(error)
+
+
+def _sentence(error: Exception) -> str:
+    """The message; of a failure in a loader's worker process, only its own last line, not the traceback."""
+    text = str(error).strip()
+    return text.splitlines()[-1].partition(": ")[2] if "Original Traceback" in text else text

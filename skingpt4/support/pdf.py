@@ -1,4 +1,4 @@
-"""A PDF of text, tables and pictures on A4, with a warning and the page's number at the foot of every page."""
+"""A PDF of text, tables and images on A4, with a warning and the page number at the foot of every page."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ STYLES = (("", "DejaVuSans"), ("B", "DejaVuSans-Bold"), ("I", "DejaVuSans-Obliqu
 
 
 class Paper(FPDF):
-    """A4 with the warning and the page's number at the foot of every page."""
+    """A4 with the warning and the page number at the foot of every page."""
 
     def __init__(self, title: str, foot: str = FOOT, page: str = "page", language: str = "en") -> None:
-        """Set up fonts that hold Latin, Greek, Cyrillic and mathematical signs: matplotlib brings them along.
+        """Set up fonts with Latin, Greek, Cyrillic and mathematical signs, which matplotlib contains.
 
         Args:
             title: in the file's properties.
-            foot: stands on every page.
-            page: the word before the page's number.
-            language: of the text, for readers that speak it.
+            foot: the warning at the foot of every page.
+            page: the word before the page number.
+            language: of the text, for programs that read it aloud.
         """
         super().__init__(format="A4")
         self.foot = f"{foot}  ·  {page} {{}} / {{{{nb}}}}"
@@ -61,7 +61,7 @@ class Paper(FPDF):
         keep_lines: bool = False,
         colour: tuple[int, int, int] | None = None,
     ) -> None:
-        """A paragraph over the whole width; line breaks inside it stay only with `keep_lines`."""
+        """A paragraph over the full width; line breaks inside it stay only with `keep_lines`."""
         text = text.strip() if keep_lines else " ".join(text.split())
         if text:
             self.set_font(FONT, style, size)
@@ -70,7 +70,7 @@ class Paper(FPDF):
             self.ln(size * 0.16)
 
     def heading(self, text: str, level: str, room: float | None = None) -> None:
-        """A heading that does not stay behind at a page's foot, and a bookmark; `room` (mm) is what follows it."""
+        """A heading that is not left alone at a page's foot, and a bookmark; below it stay `room` mm."""
         if self.will_page_break(room or {"h1": 20, "h2": 95, "h3": 45}.get(level, 20)):
             self.add_page()
         elif level == "h2":
@@ -84,20 +84,20 @@ class Paper(FPDF):
         self.text_block(text, SIZES[level], "B")
 
     def rows(self, rows: Sequence[Sequence[str]], headed: bool = True, size: float = 7.2) -> None:
-        """A table; the first row is repeated on every page where it is a heading."""
+        """A table; with `headed` the first row is a heading, repeated on every page."""
         if not rows:
             return
         self.set_font(FONT, "", size)
         self.set_text_color(*INK)
         self.set_draw_color(*RULE)
         columns = max(map(len, rows))
-        whole = [[*row, *[""] * (columns - len(row))] for row in rows]
-        # As wide as its longest line, within bounds, so that words wrap before numbers do.
-        need = [
-            max(min(max((len(line) for line in row[column].split("\n")), default=0), 36) for row in whole)
+        padded = [[*row, *[""] * (columns - len(row))] for row in rows]
+        # Each column is as wide as its longest line, within bounds, so that words wrap before numbers do.
+        lengths = [
+            max(min(max((len(line) for line in row[column].split("\n")), default=0), 36) for row in padded)
             for column in range(columns)
         ]
-        widths = tuple(max(8, length) for length in need)
+        widths = tuple(max(8, length) for length in lengths)
         full = self.w - self.l_margin - self.r_margin
         width = min(full, sum(widths) * size * 0.26 + 3 * columns)
         with self.table(
@@ -105,19 +105,19 @@ class Paper(FPDF):
             padding=0.7, first_row_as_headings=headed, headings_style=FontFace(emphasis="BOLD"), v_align="T",
             borders_layout=TableBordersLayout.HORIZONTAL_LINES,
         ) as table:  # fmt: skip
-            for row in whole:
+            for row in padded:
                 table.row(row)
         self.ln(2.5)
 
     def picture(self, picture: io.BytesIO, width: float, height: float = 30.0) -> None:
-        """A picture file of this width, in mm, on the next page if less than `height` is left."""
+        """An image file of this width in mm, on the next page if less than `height` mm are left."""
         if self.will_page_break(height):
             self.add_page()
         self.image(picture, w=width)
         self.ln(1)
 
     def num_lacking(self, text: str) -> int:
-        """How many signs of a text the font does not have, e.g. Chinese ones; they come out as boxes."""
+        """How many characters of a text the font does not have, e.g. Chinese ones; they are printed as boxes."""
         font = self.fonts[FONT.lower()]
         assert isinstance(font, TTFFont)
         return sum(ord(sign) not in font.cmap and not sign.isspace() for sign in text)
@@ -125,7 +125,7 @@ class Paper(FPDF):
 
 @contextmanager
 def quiet_fonts() -> Iterator[None]:
-    """Keep fpdf2 from saying for every single sign that the font lacks it."""
+    """Keep fpdf2 from logging every single character that the font lacks."""
     logger = logging.getLogger("fpdf")
     before = logger.level
     logger.setLevel(logging.ERROR)

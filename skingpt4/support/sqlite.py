@@ -1,4 +1,4 @@
-"""SQLite files for their owner alone, opened by several processes at once."""
+"""SQLite files that only their owner can read, opened by several processes at once."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ WAIT_SECONDS = 20.0  # for another writer; a write takes milliseconds
 
 
 def private_file(path: Path) -> None:
-    """Make an empty file that its owner alone can read, unless it is there; its `-wal` takes the same mode.
+    """Create an empty file that only its owner can read, unless it exists; its `-wal` takes the same mode.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     if not path.exists():
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
 
 
 def write_ahead(connection: sqlite3.Connection) -> None:
-    """Switch to a write-ahead log; SQLite refuses at once, without its timeout, while another opens the file too."""
+    """Switch to a write-ahead log. SQLite refuses that without its timeout while another process opens the file."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
         try:

@@ -1,9 +1,9 @@
-"""Threads that compute: on a CPU each gets OpenMP workers of its own, and too many workers make all of them slow.
+"""Threads that compute: on a CPU each of them gets OpenMP workers of its own, and too many workers make all slow.
 
-Workers wait awake for their next piece of work only while all threads' workers together are no more than there are
-cores. One more, and each of a token's hundreds of small products begins with waking somebody: a token of the default
-took 55 ms in place of 33 after a model had been loaded in another thread that was still there. So a thread that has
-computed should end, or be the only one that does.
+Workers wait actively for their next task only while all threads together have no more workers than there are cores.
+With one worker more, each of a token's hundreds of small products starts by waking a worker: a token of the default
+took 55 ms instead of 33 ms after a model had been loaded in another thread that still existed. So a thread that has
+computed should end, unless it is the only one.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def fulfil(future: Future[Any], work: Callable[[], Any]) -> None:
-    """Do some work and give what it returns or raises to whoever waits for the future."""
+    """Do some work, and set what it returns or raises as the future's result."""
     try:
         future.set_result(work())
     except BaseException as error:
@@ -25,17 +25,17 @@ def fulfil(future: Future[Any], work: Callable[[], Any]) -> None:
 
 
 def in_own_thread(work: Callable[[], T]) -> T:
-    """Do some work in a thread that ends with it, its workers too; returns what it returns.
+    """Do some work in a thread that ends afterwards, together with its workers; returns the result.
 
-    Ctrl-C ends the waiting at once; the process ends when the work has.
+    Ctrl-C ends the waiting at once; the process ends when the work is done.
 
     Raises:
         BaseException: what the work raises.
     """
     future: Future[T] = Future()
-    # Not a daemon: Python, when it ends, would tear it out of the library it computes in, which aborts the process.
+    # Not a daemon: at exit Python would kill it inside the library it computes in, which aborts the process.
     thread = threading.Thread(target=fulfil, args=(future, work))
     thread.start()
-    found = future.result()
+    result = future.result()
     thread.join()
-    return found
+    return result

@@ -78,17 +78,18 @@ class FeatureStore:
         self.folder = folder
         try:
             card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-            self.shape, rows_sha256 = StoreShape(**card["shape"]), card["rows_sha256"]
-        except (OSError, ValueError, KeyError, TypeError):  # no JSON, or not a card
+            rows = (folder / ROWS).read_bytes()
+            num_bytes = (folder / DATA).stat().st_size
+        except (OSError, ValueError):
             raise self._damaged() from None
         try:
-            self.rows = np.fromfile(folder / ROWS, self.shape.row_type)
-            size = (folder / DATA).stat().st_size
-        except OSError:
+            self.shape, rows_sha256 = StoreShape(**card["shape"]), card["rows_sha256"]
+        except (KeyError, TypeError):  # JSON, but not a card
             raise self._damaged() from None
-        sound = hashlib.sha256(self.rows.tobytes()).hexdigest() == rows_sha256 and self.shape.dtype == DTYPE
-        if not sound or size != self.shape.num_pictures * self.shape.picture_bytes:
+        sound = hashlib.sha256(rows).hexdigest() == rows_sha256 and self.shape.dtype == DTYPE
+        if not sound or num_bytes != self.shape.num_pictures * self.shape.picture_bytes:
             raise self._damaged()
+        self.rows = np.frombuffer(rows, self.shape.row_type)
         self.data = _mapped(folder, self.shape)
 
     def _damaged(self) -> FeatureError:

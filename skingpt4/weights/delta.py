@@ -2,7 +2,7 @@
 
 Vicuna was first published as the difference from LLaMA: model = base + delta, in the delta's precision. Base and
 delta may be sharded in any way, as safetensors or `.bin`. The result is written shard by shard into a hidden
-directory beside its place and moved there when it is whole; a merge that was stopped goes on where it was.
+directory beside `--out` and moved there when it is complete; a merge that was stopped is continued.
 
     skingpt4 delta --base llama-13b-hf --delta vicuna-13b-delta-v1.1 --out weights/vicuna-13b-v1.1
 """
@@ -22,11 +22,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from skingpt4.weights.delta_files import DeltaError, ModelFiles, open_pair
-from skingpt4.weights.language_model import LanguageModelError, require_whole
+from skingpt4.weights.files.headers import INDEXES
+from skingpt4.weights.language_model import LanguageModelError, require_complete
 
-INDEX, PLAN = "model.safetensors.index.json", "merge.json"
+PLAN = "merge.json"
 SHARD_BYTES = 2_000_000_000
-# What a directory holds beside its weights that a model needs; the delta's count, as it has the new vocabulary.
+# What a model needs beside its weights; the delta's files are used, because they have the new vocabulary.
 BESIDE = ("config.json", "generation_config.json", "tokenizer.model", "tokenizer.json", "tokenizer_config.json",
           "special_tokens_map.json", "added_tokens.json", "chat_template.jinja")  # fmt: skip
 
@@ -70,7 +71,7 @@ def plan(base: str | Path, delta: str | Path, shard_bytes: int = SHARD_BYTES) ->
 
 
 def merge(planned: Merge, out: str | Path, quiet: bool = False) -> Path:
-    """Write the merged model; go on with an earlier merge of the same files that was stopped.
+    """Write the merged model; an earlier merge of the same files that was stopped is continued.
 
     Args:
         planned: what `plan` returned.
@@ -82,11 +83,11 @@ def merge(planned: Merge, out: str | Path, quiet: bool = False) -> Path:
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise DeltaError(f"{out}: is there already; name another --out or move it away")
+        raise DeltaError(f"{out}: exists already; name another --out or move it away")
     part = out.with_name(f".{out.name}.part")
     try:
         part.mkdir(parents=True, exist_ok=True)
-        _keep_only_what_fits(part, planned)
+        _delete_what_does_not_fit(part, planned)
         done = [shard for shard in planned.shards if (part / shard).is_file()]
         _require_space(planned, done, part)
         with tqdm(total=planned.num_bytes, unit="B", unit_scale=True, desc=out.name, disable=quiet) as bar:
@@ -95,7 +96,7 @@ def merge(planned: Merge, out: str | Path, quiet: bool = False) -> Path:
                     _write_shard(planned, names, part / shard)
                 bar.update(sum(planned.delta.tensors[name].num_bytes for name in names))
         _write_beside(planned, part)
-        require_whole(part)
+        require_complete(part)
         (part / PLAN).unlink()
         os.replace(part, out)
     except (OSError, SafetensorError) as error:
@@ -105,12 +106,12 @@ def merge(planned: Merge, out: str | Path, quiet: bool = False) -> Path:
             f"{len(list(part.glob('model-*.safetensors')))} files that are merged already are kept"
         ) from None
     except LanguageModelError as error:
-        raise DeltaError(f"the merged model is not whole: {error}") from None
+        raise DeltaError(f"the merged model is not complete: {error}") from None
     return out
 
 
 def added(base: Tensor, delta: Tensor) -> Tensor:
-    """Base + delta in the delta's precision; rows that only the delta has stand on zeros, as in FastChat."""
+    """Base + delta in the delta's precision; rows that only the delta has are added to zeros, as in FastChat."""
     total = delta.clone()
     total[: len(base)] += base.to(delta.dtype)
     return total
@@ -118,33 +119,33 @@ def added(base: Tensor, delta: Tensor) -> Tensor:
 
 def _write_shard(planned: Merge, names: list[str], path: Path) -> None:
     tensors = {name: added(planned.base.read(name), planned.delta.read(name)) for name in names}
-    half = path.with_name(f".{path.name}")
+    unfinished = path.with_name(f".{path.name}")
     try:
-        save_file(tensors, half, metadata={"format": "pt"})
-        half.chmod(0o644)  # safetensors are written for the owner alone
-        os.replace(half, path)
+        save_file(tensors, unfinished, metadata={"format": "pt"})
+        unfinished.chmod(0o644)  # safetensors are written for the owner alone
+        os.replace(unfinished, path)
     finally:
-        half.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
     planned.base.close()
     planned.delta.close()
 
 
-def _keep_only_what_fits(part: Path, planned: Merge) -> None:
-    """Delete what a merge of other files, or a kill in the middle of a file, left in the hidden directory."""
-    wanted = {"base": planned.base.stamp(), "delta": planned.delta.stamp(), "shards": planned.shards}
+def _delete_what_does_not_fit(part: Path, planned: Merge) -> None:
+    """Delete what a merge of other files or a kill during a write left in the hidden directory."""
+    plan_of_merge = {"base": planned.base.stamp(), "delta": planned.delta.stamp(), "shards": planned.shards}
     try:
-        fits = json.loads((part / PLAN).read_text(encoding="utf-8")) == wanted
+        fits = json.loads((part / PLAN).read_text(encoding="utf-8")) == plan_of_merge
     except (OSError, ValueError):
         fits = False
     for path in part.iterdir():
         if not fits or path.name.startswith("."):
             path.unlink()
-    (part / PLAN).write_text(json.dumps(wanted), encoding="utf-8")
+    (part / PLAN).write_text(json.dumps(plan_of_merge), encoding="utf-8")
 
 
 def _require_space(planned: Merge, done: list[str], part: Path) -> None:
-    there = sum((part / shard).stat().st_size for shard in done)
-    needed, free = planned.num_bytes - there + (64 << 20), shutil.disk_usage(part).free
+    written = sum((part / shard).stat().st_size for shard in done)
+    needed, free = planned.num_bytes - written + (64 << 20), shutil.disk_usage(part).free
     if free < needed:
         raise DeltaError(
             f"{part.parent}: the merged model needs {needed / 1e9:.1f} GB more, {free / 1e9:.1f} GB are free; make "
@@ -168,7 +169,7 @@ def _write_beside(planned: Merge, part: Path) -> None:
     )
     weight_map = {name: shard for shard, names in planned.shards.items() for name in names}
     index: dict[str, Any] = {"metadata": {"total_size": planned.num_bytes}, "weight_map": weight_map}
-    (part / INDEX).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+    (part / INDEXES[0]).write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
 
 
 def _has_tokenizer(folder: Path) -> bool:

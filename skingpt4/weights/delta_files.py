@@ -1,4 +1,4 @@
-"""The two directories of a delta merge: what they are, whether they belong together, their tensors one by one."""
+"""The two directories of a delta merge: what they are, whether they belong together, and their tensors."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor
 
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import file_sha256
-from skingpt4.weights.files.headers import TensorInfo, UnreadableWeights, read_header
-from skingpt4.weights.files.inspect_file import KINDS
-from skingpt4.weights.files.inspection import inspect
+from skingpt4.weights.files.headers import INDEXES, TensorInfo, UnreadableWeights, read_header, read_index
+from skingpt4.weights.files.inspect_directory import inspect
+from skingpt4.weights.files.inspection import KINDS
 from skingpt4.weights.files.tensors import read_pth
 
 EMBEDDINGS = ("model.embed_tokens.weight", "lm_head.weight")
@@ -29,14 +29,13 @@ class DeltaError(UserError):
 
 
 class ModelFiles:
-    """The tensors of a Hugging Face directory in any sharding; a `.bin` is memory-mapped and let go by `close`."""
+    """The tensors of a Hugging Face directory in any sharding; a `.bin` is memory-mapped until `close`.
+
+    Raises:
+        DeltaError: a shard is missing or cannot be read.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Read all headers.
-
-        Raises:
-            DeltaError: a shard is missing or cannot be read.
-        """
         self.folder = folder
         self.tensors: dict[str, TensorInfo] = {}
         self.file_of: dict[str, Path] = {}
@@ -45,10 +44,10 @@ class ModelFiles:
             if not path.is_file():
                 raise DeltaError(f"{folder}: its index names {path.name}, which is not there; fetch it too")
             try:
-                found = read_header(path).tensors
+                header = read_header(path)
             except UnreadableWeights as error:
                 raise DeltaError(str(error)) from None
-            for name, info in found.items():
+            for name, info in header.tensors.items():
                 if not name.endswith("rotary_emb.inv_freq"):  # a constant that old versions stored
                     self.tensors[name], self.file_of[name] = info, path
 
@@ -59,15 +58,15 @@ class ModelFiles:
             with safe_open(path, "pt") as file:
                 return file.get_tensor(name)
         if path not in self._open:
-            self._open = {path: read_pth(path)}  # one at a time: what was read of it counts as memory
+            self._open = {path: read_pth(path)}  # one at a time, because what was read of it counts as memory
         return self._open[path][name]
 
     def close(self) -> None:
-        """Let go of a mapped file."""
+        """Release a mapped file."""
         self._open = {}
 
     def stamp(self) -> dict[str, list[int]]:
-        """Size and time of every file, so that a stopped merge goes on with the same ones only."""
+        """Size and time of every file, so that a stopped merge is continued only with the same files."""
         paths = sorted(set(self.file_of.values()))
         return {p.name: [p.stat().st_size, p.stat().st_mtime_ns] for p in paths}
 
@@ -86,38 +85,37 @@ def open_pair(base: Path, delta: Path) -> tuple[ModelFiles, ModelFiles]:
 
 
 def _shards(folder: Path) -> list[Path]:
-    for index in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
+    for index in INDEXES:
         if (folder / index).is_file():
             try:
-                weight_map = json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"]
-                return [folder / name for name in sorted(set(weight_map.values()))]
-            except (ValueError, LookupError, AttributeError, TypeError):
-                raise DeltaError(f"{folder / index}: is damaged; fetch it again") from None
-    found = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-    if not found:
+                return [folder / name for name in sorted(set(read_index(folder / index).values()))]
+            except UnreadableWeights as error:
+                raise DeltaError(str(error)) from None
+    shards = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not shards:
         raise DeltaError(f"{folder}: holds no safetensors and no pytorch_model*.bin")
-    return found
+    return shards
 
 
 def _require_kinds(base: Path, delta: Path) -> None:
     for path, key in ((base, "--base"), (delta, "--delta")):
         if not path.is_dir():
             raise DeltaError(f"{key} {path}: no such directory")
-    found = inspect(delta)
-    if found.kind == "language_model" and not found.problem:
+    inspection = inspect(delta)
+    what = inspection.problem or KINDS[inspection.kind]
+    if inspection.kind == "language_model" and not inspection.problem:
         raise DeltaError(
-            f"--delta {delta}: is a whole model (its final norm is not near zero), not a delta; name it as "
+            f"--delta {delta}: is a complete model (its final norm is not near zero), not a delta; name it as "
             "language.model as it is, or check that --base and --delta are not exchanged"
         )
-    if found.kind != "vicuna_delta":
-        raise DeltaError(f"--delta {delta}: is no Vicuna delta but: {found.problem or KINDS[found.kind]}")
-    found = inspect(base)
-    if found.kind != "language_model" or found.problem:
-        raise DeltaError(f"--base {base}: is no LLaMA but: {found.problem or KINDS[found.kind]}")
-    if found.details["family"] != "llama":
-        raise DeltaError(
-            f"--base {base}: is of the family {found.details['family']}; a Vicuna delta needs LLaMA"
-        )
+    if inspection.kind != "vicuna_delta":
+        raise DeltaError(f"--delta {delta}: is not a Vicuna delta but: {what}")
+    inspection = inspect(base)
+    what, family = inspection.problem or KINDS[inspection.kind], inspection.details.get("family")
+    if inspection.kind != "language_model" or inspection.problem:
+        raise DeltaError(f"--base {base}: is not a LLaMA but: {what}")
+    if family != "llama":
+        raise DeltaError(f"--base {base}: is of the family {family}; a Vicuna delta needs LLaMA")
     source = str(_config(base).get("_name_or_path", ""))
     if re.search(r"vicuna|alpaca", f"{base.resolve().name} {source}", re.IGNORECASE):
         raise DeltaError(
@@ -133,10 +131,10 @@ def _require_shapes(base: ModelFiles, delta: ModelFiles) -> None:
     (base_rows, base_width), (rows, width) = base.tensors[name].shape, delta.tensors[name].shape
     layers = [_config(files.folder).get("num_hidden_layers") for files in (base, delta)]
     if base_width != width or layers[0] != layers[1]:
-        told = [
+        sizes = [
             f"{w} wide with {n} layers{_size(w)}" for w, n in zip((base_width, width), layers, strict=True)
         ]
-        raise DeltaError(f"the base is {told[0]}, the delta {told[1]}; take the LLaMA of the delta's size")
+        raise DeltaError(f"the base is {sizes[0]}, the delta {sizes[1]}; take the LLaMA of the delta's size")
     if base_rows == PADDED_ROWS:
         raise DeltaError(
             f"--base {base.folder}: has {base_rows} tokens, so it is itself a Vicuna v0 or another fine-tuned LLaMA; "
@@ -168,14 +166,14 @@ def _require_shapes(base: ModelFiles, delta: ModelFiles) -> None:
 
 
 def _require_vocabulary(base: Path, delta: Path, rows: int) -> None:
-    """The published checksum where it can count, else the tokens: the delta's may only add to the base's."""
+    """Compare the published checksum where possible, else the tokens: the delta's may only add to the base's."""
     files = [folder / "tokenizer.model" for folder in (base, delta)]
     if all(file.is_file() for file in files):
-        sums = [file_sha256(file) for file in files]
-        if sums[0] == sums[1]:
+        checksums = [file_sha256(file) for file in files]
+        if checksums[0] == checksums[1]:
             return
-        if rows == LLAMA_ROWS and LLAMA_TOKENIZER_SHA256 in sums:
-            other = base if sums[1] == LLAMA_TOKENIZER_SHA256 else delta
+        if rows == LLAMA_ROWS and LLAMA_TOKENIZER_SHA256 in checksums:
+            other = base if checksums[1] == LLAMA_TOKENIZER_SHA256 else delta
             raise DeltaError(
                 f"{other / 'tokenizer.model'}: is not LLaMA's published one, going by its sha256"
             )
@@ -189,7 +187,7 @@ def _require_vocabulary(base: Path, delta: Path, rows: int) -> None:
 
 
 def _vocabulary(folder: Path) -> dict[str, int]:
-    """Token to id; empty where the directory has no tokenizer, as some publish it apart."""
+    """Token to id; empty where the directory has no tokenizer, because some publish it separately."""
     from transformers import AutoTokenizer
 
     try:
@@ -200,10 +198,10 @@ def _vocabulary(folder: Path) -> dict[str, int]:
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        read = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return read if isinstance(read, dict) else {}
+    return config if isinstance(config, dict) else {}
 
 
 def _size(width: int) -> str:

@@ -1,8 +1,7 @@
-"""What can be known of a language model before its gigabytes are read: whether it is whole, and its vocabulary.
+"""What can be known of a language model before its gigabytes are read: whether it is complete, and its vocabulary.
 
-Everything is read from headers and configurations, but for one tensor of a few kilobytes (the final norm of a
-Llama, which tells an unmerged Vicuna delta from a model; `skingpt4.weights.files.inspect_directory.delta_evidence`
-says how).
+Everything is read from headers and configurations, except one tensor of a few kilobytes: the final norm of a Llama,
+which tells an unmerged Vicuna delta from a model (`skingpt4.weights.files.inspect_directory.delta_evidence`).
 """
 
 from __future__ import annotations
@@ -15,27 +14,28 @@ from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, Repo
 from transformers import AutoConfig
 
 from skingpt4.support.errors import UserError
-from skingpt4.weights.files.inspect_file import KINDS
-from skingpt4.weights.files.inspection import inspect
+from skingpt4.weights.files.inspect_directory import inspect
+from skingpt4.weights.files.inspection import KINDS
 
 
 class LanguageModelError(UserError):
     """A language model that cannot be loaded; the message says which and what to do."""
 
 
-def require_whole(folder: str | Path) -> None:
-    """Refuse a directory that is no whole language model.
+def require_complete(folder: str | Path) -> None:
+    """Refuse a directory that is not a complete language model.
 
     Raises:
         LanguageModelError: a delta used unmerged, a truncated or missing shard, or another kind of directory.
     """
-    found = inspect(folder)
-    if found.problem:
-        raise LanguageModelError(f"language.model: {found.problem}")
-    if found.kind != "language_model":
-        raise LanguageModelError(f"language.model: {folder} is no language model but: {KINDS[found.kind]}")
-    # Only files: which tensors a family needs, transformers knows better than a header.
-    missing = [name for name in found.missing if re.search(r"\.(safetensors|bin)$", name)]
+    inspection = inspect(folder)
+    if inspection.problem:
+        raise LanguageModelError(f"language.model: {inspection.problem}")
+    if inspection.kind != "language_model":
+        kind = KINDS[inspection.kind]
+        raise LanguageModelError(f"language.model: {folder} is not a language model but: {kind}")
+    # Only files: transformers knows better than a header which tensors a family needs.
+    missing = [name for name in inspection.missing if re.search(r"\.(safetensors|bin)$", name)]
     if missing:
         raise LanguageModelError(f"language.model: {folder} lacks {', '.join(missing[:3])}; fetch it again")
 
@@ -53,7 +53,7 @@ def configuration(name: str) -> Any:
 
 
 def cannot_load(name: str, error: Exception) -> LanguageModelError:
-    """What went wrong in transformers with a model, in a sentence; where a hub said no, with the way out.
+    """What failed in transformers with a model, in one sentence; where the hub refused, with the way out.
 
     Args:
         name: of the model.
@@ -63,7 +63,10 @@ def cannot_load(name: str, error: Exception) -> LanguageModelError:
     if GatedRepoError in reasons:
         why = "is gated; accept its terms on its page, then set a token with `hf auth login` (or HF_TOKEN)"
     elif RepositoryNotFoundError in reasons:
-        why = "is no directory here and not on the hub, or private; check the name, or `hf auth login` if it is yours"
+        why = (
+            "is neither a directory here nor a public model of the hub; check the name, or run `hf auth login` "
+            "if it is yours"
+        )
     elif LocalEntryNotFoundError in reasons:
         why = (
             "is not in the hub's cache, and the hub cannot be reached or is forbidden (HF_HUB_OFFLINE); fetch it "

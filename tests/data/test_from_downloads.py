@@ -8,7 +8,7 @@ import pytest
 import train
 from data import prepare, split
 from skingpt4.config.load import load_config, to_yaml
-from tests.support.downloads import picture, skincon_arguments, write_dermnet, write_skincon
+from tests.support.downloads import image_bytes, skincon_arguments, write_dermnet, write_skincon
 from tests.support.tiny import one_thread, tiny_config  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -20,7 +20,7 @@ def downloads(tmp_path):
     write_skincon(tmp_path / "downloads/skincon", 12)
     folder = write_dermnet(tmp_path / "downloads/dermnet")
     for n in range(30):
-        (folder / f"train/Acne and Rosacea Photos/rosacea-nose-{n}.jpg").write_bytes(picture(800 + n))
+        (folder / f"train/Acne and Rosacea Photos/rosacea-nose-{n}.jpg").write_bytes(image_bytes(800 + n))
     return tmp_path / "downloads"
 
 

@@ -71,7 +71,7 @@ def test_packed_records_show_the_same_pictures(manifest, tmp_path):
 
 
 def test_a_stopped_run_goes_on_after_its_last_whole_shard(manifest, tmp_path, monkeypatch):
-    whole = pack(manifest, tmp_path / "whole", 6000, progress=False)
+    complete = pack(manifest, tmp_path / "whole", 6000, progress=False)
     real, seen = shards._clean_image, []
 
     def stop(where, record, folder):
@@ -85,20 +85,20 @@ def test_a_stopped_run_goes_on_after_its_last_whole_shard(manifest, tmp_path, mo
         pack(manifest, tmp_path / "out", 6000, progress=False)
     assert not (tmp_path / "out" / "train.jsonl").exists()
     assert not list((tmp_path / "out" / "shards").glob("*.part"))
-    kept = everything(tmp_path / "out" / "shards")
-    assert kept
+    finished = everything(tmp_path / "out" / "shards")
+    assert finished
     seen.clear()
     monkeypatch.setattr(shards, "_clean_image", lambda *args: seen.append(1) or real(*args))
     target = pack(manifest, tmp_path / "out", 6000, progress=False)
     assert 0 < len(seen) < 10
-    assert target.read_text() == whole.read_text()
+    assert target.read_text() == complete.read_text()
     assert list(everything(tmp_path / "out" / "shards").values()) == list(
         everything(tmp_path / "whole" / "shards").values()
     )
     seen.clear()
     again = pack(manifest, tmp_path / "out", 6000, progress=False)
     assert not seen
-    assert again.read_text() == whole.read_text()
+    assert again.read_text() == complete.read_text()
 
 
 @pytest.mark.parametrize("harm", ["gone", "damaged", "changed"])
@@ -114,9 +114,9 @@ def test_a_picture_that_cannot_be_packed_is_named(harm, manifest, tmp_path, caps
     else:
         Image.new("RGB", (20, 20), "red").save(path)
     assert main([str(manifest), "--out-dir", str(tmp_path / "out")]) == 1
-    said = capsys.readouterr().err
-    assert "train.jsonl, line 4: " in said
-    assert "p3.jpg" in said
+    message = capsys.readouterr().err
+    assert "train.jsonl, line 4: " in message
+    assert "p3.jpg" in message
     assert not (tmp_path / "out" / "train.jsonl").exists()
 
 

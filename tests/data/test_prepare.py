@@ -18,7 +18,7 @@ from data import prepare
 from data.preparing import engine, images, summary
 from data.preparing.images import MeasureCache, Measurer, measure
 from skingpt4.records.manifest import read_manifest
-from tests.support.downloads import picture, skincon_arguments, write_csv, write_skincon
+from tests.support.downloads import image_bytes, skincon_arguments, write_csv, write_skincon
 
 ROOT = Path(__file__).parents[2]
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[2]
 def clinic(tmp_path):
     """A CSV of 12 good pictures."""
     for n in range(12):
-        (tmp_path / f"{n:02d}.jpg").write_bytes(picture(600 + n))
+        (tmp_path / f"{n:02d}.jpg").write_bytes(image_bytes(600 + n))
     return write_csv(
         tmp_path / "n.csv", ["image", "note"], [[f"{n:02d}.jpg", f"Note {n}."] for n in range(12)]
     )
@@ -57,41 +57,41 @@ def test_measures_are_of_the_upright_picture_and_of_the_files_bytes(tmp_path):
 
     import imagehash
 
-    upright = Image.open(io.BytesIO(picture(1, (60, 40)))).convert("RGB")
+    upright = Image.open(io.BytesIO(image_bytes(1, (60, 40)))).convert("RGB")
     turned, exif = upright.transpose(Image.Transpose.ROTATE_90), Image.Exif()
     exif[0x0112] = 6  # shown turned by 90 degrees clockwise
     turned.save(tmp_path / "a.png", exif=exif)
-    found = measure(str(tmp_path / "a.png"))
-    assert (found.width, found.height) == (60, 40)
-    assert found.phash == str(imagehash.phash(upright))
-    assert re.fullmatch("[0-9a-f]{16}", found.phash)
-    assert found.sha256 == hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
+    measures = measure(str(tmp_path / "a.png"))
+    assert (measures.width, measures.height) == (60, 40)
+    assert measures.phash == str(imagehash.phash(upright))
+    assert re.fullmatch("[0-9a-f]{16}", measures.phash)
+    assert measures.sha256 == hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
 
 
 def test_unusable_pictures_are_refused_by_reason_and_never_touched(tmp_path, capsys):
     bomb = io.BytesIO()
     Image.new("1", (20_000, 20_000)).save(bomb, "PNG")
     bad = {
-        "cut.jpg": (picture(1, (200, 200))[:2000], "damaged"),
+        "cut.jpg": (image_bytes(1, (200, 200))[:2000], "damaged"),
         "text.jpg": (b"no picture at all", "not_an_image"),
         "empty.jpg": (b"", "not_an_image"),
-        "dot.png": (picture(2, (1, 1), format="PNG"), "too_small"),
+        "dot.png": (image_bytes(2, (1, 1), format="PNG"), "too_small"),
         "bomb.png": (bomb.getvalue(), "too_large"),
     }
     for name, (data, _) in bad.items():
         (tmp_path / name).write_bytes(data)
     (tmp_path / "folder.jpg").mkdir()
-    (tmp_path / "good.jpg").write_bytes(picture(3))
+    (tmp_path / "good.jpg").write_bytes(image_bytes(3))
     names = [*bad, "gone.jpg", "folder.jpg", "good.jpg"]
     before = {p: (p.stat().st_mtime_ns, p.is_file() and p.read_bytes()) for p in tmp_path.iterdir()}
     path = write_csv(tmp_path / "in/n.csv", ["image", "note"], [[name, "x"] for name in names])
     run(path, tmp_path / "out", "--images", str(tmp_path))
-    told = {Path(r["image"]).name: (r["row"], r["reason"]) for r in read(tmp_path / "out/rejected.jsonl")}
+    refusals = {Path(r["image"]).name: (r["row"], r["reason"]) for r in read(tmp_path / "out/rejected.jsonl")}
     expected = {name: reason for name, (_, reason) in bad.items()} | {
         "gone.jpg": "missing",
         "folder.jpg": "unreadable",
     }
-    assert told == {name: (names.index(name) + 2, reason) for name, reason in expected.items()}
+    assert refusals == {name: (names.index(name) + 2, reason) for name, reason in expected.items()}
     assert [Path(r["image"]).name for r in read(tmp_path / "out/all.jsonl")] == ["good.jpg"]
     assert before == {p: (p.stat().st_mtime_ns, p.is_file() and p.read_bytes()) for p in before}
     shown = capsys.readouterr().out
@@ -109,7 +109,7 @@ def test_every_reason_for_a_picture_is_explained():
 def test_members_of_a_tar_are_pictures_too(tmp_path):
     import tarfile
 
-    (tmp_path / "a.jpg").write_bytes(picture(5))
+    (tmp_path / "a.jpg").write_bytes(image_bytes(5))
     with tarfile.open(tmp_path / "s.tar", "w") as tar:
         tar.add(tmp_path / "a.jpg", "in/a.jpg")
     path = write_csv(tmp_path / "n.csv", ["image", "note"], [["s.tar/in/a.jpg", "x"], ["a.jpg", "x"]])
@@ -162,7 +162,7 @@ def test_a_second_run_reads_no_picture_and_changes_no_byte(clinic, tmp_path, cap
     assert snapshot(out) == first
     assert "0 pictures were read" in capsys.readouterr().out
     monkeypatch.undo()
-    (tmp_path / "05.jpg").write_bytes(picture(700))
+    (tmp_path / "05.jpg").write_bytes(image_bytes(700))
     run(clinic, out)
     assert "1 pictures were read" in capsys.readouterr().out
     assert len(read(out / "all.jsonl")) == 12
@@ -210,9 +210,9 @@ def test_where_nothing_is_kept_the_manifest_stays(clinic, tmp_path, capsys):
         path.write_bytes(b"gone bad")
     capsys.readouterr()
     run(clinic, out, status=1)
-    told = capsys.readouterr()
-    assert "no record was kept" in told.err
-    assert "is as it was before" in told.err
+    output = capsys.readouterr()
+    assert "no record was kept" in output.err
+    assert "is as it was before" in output.err
     assert (out / "all.jsonl").read_bytes() == before
     assert len(read(out / "rejected.jsonl")) == 12
 

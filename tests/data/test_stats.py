@@ -283,9 +283,9 @@ def test_the_command_writes_a_table_and_a_picture(real, tmp_path, capsys):
     assert (plaque["count"], plaque["paper"], plaque["difference"]) == ("1967", "1966", "1")
     papule = next(r for r in rows if (r["dimension"], r["source"], r["name"]) == ("concept", "ddi", "Papule"))
     assert papule["count"] == "300"
-    with Image.open(tmp_path / "out/counts.png") as picture:
-        assert picture.width > 700
-        assert picture.height > 1200  # 48 readable rows
+    with Image.open(tmp_path / "out/counts.png") as image:
+        assert image.width > 700
+        assert image.height > 1200  # 48 readable rows
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["counts.csv", "counts.png"]
 
 

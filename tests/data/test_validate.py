@@ -36,9 +36,9 @@ def run(capsys, *arguments):
 
 def test_good_rows_are_counted(manifest, capsys):
     path = manifest({"image": "0.png", "disease": "acne"}, "", {"image": "1.png", "concepts": []})
-    status, found = run(capsys, path)
-    assert (status, found["ok"]) == (0, True)
-    (one,) = found["manifests"]
+    status, result = run(capsys, path)
+    assert (status, result["ok"]) == (0, True)
+    (one,) = result["manifests"]
     assert (one["good"], one["bad"], one["known"]) == (2, [], {"image": 2, "disease": 1})
     assert main([path]) == 0
     assert "m.jsonl: 2 good, 0 bad" in capsys.readouterr().out
@@ -48,9 +48,9 @@ def test_every_bad_row_is_named(manifest, capsys):
     path = manifest(
         {"image": "0.png"}, "{", "", {"image": "a", "fitzpatrick": 9}, {"image": "1.png", "diseas": "x"}
     )
-    status, found = run(capsys, path, manifest({"image": "2.png"}, name="n.jsonl"))
-    assert (status, found["ok"]) == (1, False)
-    one, other = found["manifests"]
+    status, result = run(capsys, path, manifest({"image": "2.png"}, name="n.jsonl"))
+    assert (status, result["ok"]) == (1, False)
+    one, other = result["manifests"]
     assert (one["good"], [bad["line"] for bad in one["bad"]]) == (1, [2, 4, 5])
     assert one["bad"][1]["reason"].startswith("'fitzpatrick' must be")
     assert other["ok"]
@@ -69,9 +69,9 @@ def test_pictures_are_opened_and_compared(folder, manifest, capsys):
         {"image": "1.png", "height": 10},
     )  # fmt: skip
     assert run(capsys, path)[0] == 0
-    status, found = run(capsys, path, "--check-images", "--workers", "1")
+    status, result = run(capsys, path, "--check-images", "--workers", "1")
     assert status == 1
-    (one,) = found["manifests"]
+    (one,) = result["manifests"]
     assert one["good"] == 2
     reasons = {bad["line"]: bad["reason"] for bad in one["bad"]}
     assert sorted(reasons) == [3, 4, 5, 6]
@@ -81,10 +81,10 @@ def test_pictures_are_opened_and_compared(folder, manifest, capsys):
 
 
 def test_nothing_there(manifest, folder, capsys):
-    status, found = run(capsys, manifest("", name="empty.jsonl"), str(folder / "gone.jsonl"))
+    status, result = run(capsys, manifest("", name="empty.jsonl"), str(folder / "gone.jsonl"))
     assert status == 1
-    assert "holds no records" in found["manifests"][0]["stopped_by"]
-    assert "no such manifest" in found["manifests"][1]["stopped_by"]
+    assert "holds no records" in result["manifests"][0]["stopped_by"]
+    assert "no such manifest" in result["manifests"][1]["stopped_by"]
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +99,8 @@ def test_what_a_step_would_teach_is_counted(manifest, config_path, capsys):
     path = manifest(
         {"image": "0.png", "disease": "acne"}, {"image": "1.png"}, {"image": "2.png", "note": "Dry."}
     )
-    status, found = run(capsys, path, "--config", config_path)
-    (one,) = found["manifests"]
+    status, result = run(capsys, path, "--config", config_path)
+    (one,) = result["manifests"]
     assert (status, one["answers"]) == (0, 2)
     assert one["supervised_tokens"] > 4
 
@@ -108,16 +108,16 @@ def test_what_a_step_would_teach_is_counted(manifest, config_path, capsys):
 def test_nothing_to_teach_stops_and_shows_the_text(manifest, config_path, capsys):
     path = manifest({"image": "0.png", "body_site": "forearm"}, {"image": "1.png"})
     assert main([path, "--config", config_path]) == 1
-    said = capsys.readouterr().out
-    assert "no record has what this step teaches; the first is line 1" in said
-    assert "forearm" in said
+    output = capsys.readouterr().out
+    assert "no record has what this step teaches; the first is line 1" in output
+    assert "forearm" in output
 
 
 def test_an_answer_without_a_supervised_token_is_named_with_its_text(manifest, config_path, capsys):
     path = manifest({"image": "0.png", "note": "Unbelievable"}, {"image": "1.png"})
     assert main([path, "--config", config_path, "--set", "data.max_text_tokens=2"]) == 1
-    said = capsys.readouterr().out
-    assert "line 1: no token of the answer 'Unbelievable' is supervised" in said
+    output = capsys.readouterr().out
+    assert "line 1: no token of the answer 'Unbelievable' is supervised" in output
 
 
 def test_a_configuration_that_is_none(manifest, tmp_path, capsys):

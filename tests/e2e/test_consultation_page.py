@@ -1,4 +1,4 @@
-"""A whole consultation in headless Chromium on a tiny random model, at desktop and phone width."""
+"""A complete consultation in headless Chromium on a tiny random model, at desktop and phone width."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from skingpt4.chat.session import CLINICAL_PROMPTS, ChatSession  # noqa: E402
 from skingpt4.chat.texts import load  # noqa: E402
 from skingpt4.checkpoints.identity import model_identity  # noqa: E402
 from skingpt4.server.page import tools as page_tools  # noqa: E402  (Gradio reads the environment on import)
-from tests.support.page_driver import CHROMIUM, PATIENCE, Clinician, browser, contrasts, free_port  # noqa: E402
+from tests.support.page_driver import CHROMIUM, TIMEOUT_MS, Clinician, browser, contrasts, free_port  # noqa: E402
 from tests.support.tiny import make_encoder, make_model, save_language_model, tiny_config  # noqa: E402
 from tests.test_demo import holding, wait_until  # noqa: E402
 
@@ -51,12 +51,12 @@ class Paced(ChatSession):
     gate.set()
 
     def stream(self, question, generation):
-        said = ""
+        answer = ""
         for piece in super().stream(question, generation):
             yield piece
-            said += piece
-            if said.strip():
-                self.gate.wait(2 * PATIENCE / 1000)
+            answer += piece
+            if answer.strip():
+                self.gate.wait(2 * TIMEOUT_MS / 1000)
 
     def stop(self):
         super().stop()
@@ -72,7 +72,7 @@ def url(tmp_path_factory) -> Iterator[str]:
     config = tiny_config(folder, output_dir=str(folder / "run"))
     config.prompt.questions = ["What is wrong with my skin?"]
     model = make_model(folder, encoder=make_encoder())
-    tools = page_tools.tools(model, config, model_identity(config, None))
+    tools = page_tools.for_model(model, config, model_identity(config, None))
     tools = dataclasses.replace(tools, new_session=lambda: Paced(model, config))
     address = demo.Address(port=free_port())
     blocks = demo.launch(tools, address)
@@ -185,7 +185,7 @@ def test_stop_again_and_change(url, chromium, pictures):
     page.click("#study0")
     clinician.begun(1)
     page.click("#stop")
-    assert Paced.asked_to_stop.wait(PATIENCE / 1000)
+    assert Paced.asked_to_stop.wait(TIMEOUT_MS / 1000)
     Paced.gate.set()
     stopped = clinician.ended(1)
     page.wait_for_selector("#scores .bars li")  # whose note takes that place while it is scored

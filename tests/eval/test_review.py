@@ -165,7 +165,7 @@ def test_page_of_a_view(desk):
     assert "&lt;b&gt;in" in shown[5]
     assert "{value}" not in shown[5], "no template of Gradio's"
     for text in (*ITEMS.values(), form.FLAG_TEXT):
-        assert form.text(text) in shown[5]
+        assert form.escape(text) in shown[5]
     gap = page.go_on(now, "", json.dumps({"serial": now[1], "values": {"privacy": "4"}}), request)
     assert "Not saved. Still to be answered: 1, 2" in gap[-1]
     assert all(value == {"__type__": "update"} for value in gap[:-1]), "what was entered stays"

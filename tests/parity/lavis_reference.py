@@ -62,14 +62,14 @@ def train_projection(queries: torch.Tensor) -> dict:
     ]
     optimizer = torch.optim.AdamW(groups, lr=LEARNING_RATE, betas=(0.9, 0.999))
     target = uniform("target", (BATCH, NUM_QUERIES, LANGUAGE_WIDTH))
-    found = {}
+    gradients = {}
     for step in range(STEPS):
         optimizer.zero_grad()
         ((projection(queries) - target) ** 2).mean().backward()
         if not step:
-            found = {f"gradient.{name}": p.grad.clone() for name, p in projection.named_parameters()}
+            gradients = {f"gradient.{name}": p.grad.clone() for name, p in projection.named_parameters()}
         optimizer.step()
-    return {**found, **{f"trained.{name}": p.detach() for name, p in projection.named_parameters()}}
+    return {**gradients, **{f"trained.{name}": p.detach() for name, p in projection.named_parameters()}}
 
 
 def main(path: str) -> None:

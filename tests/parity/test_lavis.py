@@ -146,15 +146,15 @@ def test_vit_norm_qformer_and_the_whole_are_equal_side_by_side(ours, theirs, see
 
 @torch.no_grad()
 def test_the_backends_differ_less_than_half_precision_moves_either(ours, theirs):
-    image, found = reference.pictures(), {}
+    image, results = reference.pictures(), {}
     for name, encoder in (("ours", ours), ("theirs", theirs)):
         for half in (False, True):
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
-                found[name, half] = encoder.qformer(encoder.vision_encoder(image)).float()
-    apart = (found["ours", False] - found["theirs", False]).abs().max()
-    moved = [(found[name, True] - found[name, False]).abs().max() for name in ("ours", "theirs")]
-    assert apart < 1e-5 < 1e-3 < min(moved) < max(moved) < 0.2
-    assert (found["ours", True] - found["theirs", True]).abs().max() < 2 * max(moved)
+                results[name, half] = encoder.qformer(encoder.vision_encoder(image)).float()
+    difference = (results["ours", False] - results["theirs", False]).abs().max()
+    moved = [(results[name, True] - results[name, False]).abs().max() for name in ("ours", "theirs")]
+    assert difference < 1e-5 < 1e-3 < min(moved) < max(moved) < 0.2
+    assert (results["ours", True] - results["theirs", True]).abs().max() < 2 * max(moved)
 
 
 @torch.no_grad()
@@ -175,9 +175,9 @@ def test_conversion_there_and_back_changes_no_bit(ours, tmp_path):
     vision.load_ln_vision(tmp_path / "blip2.pth")
     qformer.load(tmp_path / "blip2.pth")
     for copy, original in ((vision, ours.vision_encoder), (qformer, ours.qformer)):
-        wanted = original.state_dict()
-        assert copy.state_dict().keys() == wanted.keys()
-        assert all(torch.equal(value, wanted[key]) for key, value in copy.state_dict().items())
+        expected = original.state_dict()
+        assert copy.state_dict().keys() == expected.keys()
+        assert all(torch.equal(value, expected[key]) for key, value in copy.state_dict().items())
     again = to_lavis(vision, qformer)
     assert all(torch.equal(value, pair[key]) for pair, new in zip((eva, blip2), again, strict=True)
                for key, value in new.items())  # fmt: skip

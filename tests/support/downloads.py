@@ -1,4 +1,4 @@
-"""Small public downloads in exactly their real shapes, with pictures that are drawn here."""
+"""Small public downloads in exactly their real shapes, with images that are drawn here."""
 
 import csv
 import hashlib
@@ -7,7 +7,7 @@ import io
 import numpy as np
 from PIL import Image
 
-# The column order of the real files, typed here anew so that a slip in the package is seen.
+# The column order of the real files, typed here again so that a slip in the package is noticed.
 SKINCON_CONCEPTS = [
     "Vesicle", "Papule", "Macule", "Plaque", "Abscess", "Pustule", "Bulla", "Patch", "Nodule", "Ulcer", "Crust",
     "Erosion", "Excoriation", "Atrophy", "Exudate", "Purpura/Petechiae", "Fissure", "Induration", "Xerosis",
@@ -22,8 +22,8 @@ NEW_HEADER = f"md5hash,fitzpatrick_scale,fitzpatrick_centaur,{_REST}"
 FIRST_HEADER = f",md5hash,fitzpatrick,{_REST}"
 
 
-def picture(seed, size=(40, 32), mode="RGB", format="JPEG"):
-    """The bytes of a picture that no other seed gives."""
+def image_bytes(seed, size=(40, 32), mode="RGB", format="JPEG"):
+    """The bytes of an image file that no other seed gives."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize(
         size, Image.Resampling.BICUBIC
@@ -57,13 +57,13 @@ def annotations(path, names, flagged=(), release=2):
 
 
 def write_skincon(folder, count=4, release=2, header=NEW_HEADER):
-    """Both halves: `count` rows each, the second flagged, one stray in DDI, an unlabelled Fitzpatrick17k picture."""
+    """Both halves: `count` rows each, the second flagged, one stray in DDI, an unlabelled Fitzpatrick17k image."""
     fitzpatrick, ddi = folder / "fitzpatrick17k", folder / "ddi"
     fitzpatrick.mkdir(parents=True)
     ddi.mkdir()
     hashes = []
     for n in range(count + 1):
-        data = picture(n)
+        data = image_bytes(n)
         hashes.append(hashlib.md5(data).hexdigest())
         (fitzpatrick / f"{hashes[n]}.jpg").write_bytes(data)
     names = [f"{digest}.jpg" for digest in hashes[:count]]
@@ -85,8 +85,8 @@ def write_skincon(folder, count=4, release=2, header=NEW_HEADER):
 
     files = [f"{n:06d}.png" for n in range(1, count + 1)]
     for n, name in enumerate(files):
-        (ddi / name).write_bytes(picture(100 + n, (163, 79), ["RGB", "RGBA"][n % 2], "PNG"))
-    (ddi / "000349(1).png").write_bytes(picture(199, format="PNG"))
+        (ddi / name).write_bytes(image_bytes(100 + n, (163, 79), ["RGB", "RGBA"][n % 2], "PNG"))
+    (ddi / "000349(1).png").write_bytes(image_bytes(199, format="PNG"))
     annotations(folder / "annotations_ddi.csv", files, files[1:2], release)
     rows = [
         [n, n + 1, name, [12, 34, 56][n % 3], ["FALSE", "TRUE"][n % 2], "melanoma-in-situ"]
@@ -97,16 +97,16 @@ def write_skincon(folder, count=4, release=2, header=NEW_HEADER):
 
 
 def skincon_arguments(folder, metadata=True):
-    found = ["skincon"]
+    arguments = ["skincon"]
     for half, csv_name in (("fitzpatrick17k", "fitzpatrick17k.csv"), ("ddi", "ddi/ddi_metadata.csv")):
-        found += [
+        arguments += [
             f"--{half}",
             str(folder / f"annotations_{half}.csv"),
             f"--{half}-images",
             str(folder / half),
         ]
-        found += [f"--{half}-metadata", str(folder / csv_name)] if metadata else []
-    return found
+        arguments += [f"--{half}-metadata", str(folder / csv_name)] if metadata else []
+    return arguments
 
 
 DERMNET = {
@@ -122,9 +122,9 @@ DERMNET = {
 
 
 def write_dermnet(folder):
-    """The Kaggle layout: one name stands in three folders, with other pictures."""
+    """The Kaggle layout: one name is in three folders, for different images."""
     for n, (place, names) in enumerate(DERMNET.items()):
         (folder / place).mkdir(parents=True)
         for k, name in enumerate(names):
-            (folder / place / name).write_bytes(picture(300 + 10 * n + k))
+            (folder / place / name).write_bytes(image_bytes(300 + 10 * n + k))
     return folder

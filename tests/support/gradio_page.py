@@ -37,22 +37,22 @@ class Page:
     def body(self, control: str, event: str, **values: Any) -> tuple[dict[str, Any], list[int]]:
         """What the browser's script would send for this, and the parts that the answer changes."""
         target = [self.ids[control], event]
-        number, found = next(
+        number, event_config = next(
             (place, d)
             for place, d in enumerate(self.config["dependencies"])
             if target in map(list, d["targets"])
         )
         given = {self.ids[name.replace("_", "-")]: value for name, value in values.items()}
-        data = [given.get(part, self.parts[part].get("value")) for part in found["inputs"]]
-        return self._body(found.get("id", number), data), found["outputs"]
+        data = [given.get(part, self.parts[part].get("value")) for part in event_config["inputs"]]
+        return self._body(event_config.get("id", number), data), event_config["outputs"]
 
     def every_input(self, value: Any) -> Iterator[dict[str, Any]]:
         """For each input of each function that the page can call, a request with this value there."""
-        for place, found in enumerate(self.config["dependencies"]):
-            for taken in range(len(found["inputs"])) if found["backend_fn"] else ():
-                data = [self.parts[part].get("value") for part in found["inputs"]]
-                data[taken] = value
-                yield self._body(found.get("id", place), data)
+        for place, event_config in enumerate(self.config["dependencies"]):
+            for position in range(len(event_config["inputs"])) if event_config["backend_fn"] else ():
+                data = [self.parts[part].get("value") for part in event_config["inputs"]]
+                data[position] = value
+                yield self._body(event_config.get("id", place), data)
 
     def _body(self, number: int, data: list[Any]) -> dict[str, Any]:
         return {"data": data, "fn_index": number, "session_hash": self.session, "trigger_id": None}

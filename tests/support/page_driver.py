@@ -1,4 +1,4 @@
-"""Drives the consultation page in headless Chromium; for the test and for the pictures in docs/."""
+"""Drives the consultation page in headless Chromium, for the end-to-end test and the pictures in docs/."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
-PATIENCE = 60_000  # milliseconds; a busy machine is slow
-LEAST_CONTRAST = 4.5  # WCAG 2.2, AA, for text of any size
+TIMEOUT_MS = 60_000  # a busy machine is slow
+MIN_CONTRAST = 4.5  # WCAG 2.2, AA, for text of any size
 # A camera that Chromium draws itself, and a yes to the question whether the page may use it.
 FAKE_CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
 # Colours on their way to other ones are at their end before they are measured.
@@ -22,7 +22,7 @@ AT_REST = (
     """() => document.getAnimations().forEach(one => { try { one.finish(); } catch { one.cancel(); } })"""
 )
 # Texts whose colour stands out too little from what lies behind (opaque colours; what is disabled is exempt).
-CONTRASTS = """least => {
+CONTRASTS = """min => {
   const lum = c => { const [r, g, b] = c.map(v => { v /= 255; return v <= .03928 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4; });
     return .2126 * r + .7152 * g + .0722 * b; };
   const context = Object.assign(document.createElement('canvas'), {width: 1, height: 1}).getContext('2d', {willReadFrequently: true});
@@ -32,7 +32,7 @@ CONTRASTS = """least => {
   const behind = e => { const stack = []; for (let n = e; n; n = n.parentElement) { const c = parse(getComputedStyle(n).backgroundColor);
       if (c[3] > 0) stack.push(c); if (c[3] === 1) break; }
     return stack.reduceRight((under, top) => over(top, under), [255, 255, 255]); };
-  const found = new Set();
+  const low = new Set();
   const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (walker.nextNode()) {
     const text = walker.currentNode.textContent.trim(), e = walker.currentNode.parentElement;
@@ -40,15 +40,15 @@ CONTRASTS = """least => {
     const box = e.getBoundingClientRect(); if (box.width < 2 || box.height < 2) continue;
     const back = behind(e), front = over(parse(getComputedStyle(e).color), back);
     const [a, b] = [lum(front), lum(back)].sort((x, y) => y - x), ratio = (a + .05) / (b + .05);
-    if (ratio < least) found.add(`${ratio.toFixed(2)}: ${text.slice(0, 40)}`);
+    if (ratio < min) low.add(`${ratio.toFixed(2)}: ${text.slice(0, 40)}`);
   }
-  return [...found]; }"""  # noqa: E501
+  return [...low]; }"""  # noqa: E501
 
 
 def contrasts(page: Any) -> list[str]:
-    """Visible texts with less contrast than LEAST_CONTRAST, as computed by the browser."""
+    """Visible texts with less contrast than MIN_CONTRAST, as computed by the browser."""
     page.evaluate(AT_REST)
-    return page.evaluate(CONTRASTS, LEAST_CONTRAST)
+    return page.evaluate(CONTRASTS, MIN_CONTRAST)
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def browser() -> Iterator[Any]:
 
     with sync_playwright() as play:
         chromium = play.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", *FAKE_CAMERA], timeout=2 * PATIENCE
+            executable_path=CHROMIUM, args=["--no-sandbox", *FAKE_CAMERA], timeout=2 * TIMEOUT_MS
         )
         try:
             yield chromium
@@ -81,7 +81,7 @@ class Clinician:
             locale="de-DE" if url.endswith("/de") else "en-GB",
             accept_downloads=True,
         )
-        self.context.set_default_timeout(PATIENCE)
+        self.context.set_default_timeout(TIMEOUT_MS)
         self.page = self.context.new_page()
         self.foreign: list[str] = []  # requests to other machines
         self.errors: list[str] = []
@@ -125,12 +125,12 @@ class Clinician:
         return self._bot(answers, "stop.disabled && !document.querySelector('#ask').disabled")
 
     def _bot(self, number: int, so: str) -> str:
-        found = self.page.wait_for_function(
+        answer = self.page.wait_for_function(
             "n => { const answer = document.querySelectorAll('#chat .bot.message')[n - 1]; const stop = "
             f"document.querySelector('#stop'); return answer && {so} ? {{text: answer.innerText}} : null; }}",
             arg=number,
         )
-        return found.json_value()["text"].strip()
+        return answer.json_value()["text"].strip()
 
     def ask(self, selector: str, answers: int) -> str:
         """Click a button and wait for the answer of that number, which must not be there yet."""
@@ -156,9 +156,9 @@ class Clinician:
         assert download.value.suggested_filename.endswith(f".{kind}")
         return Path(download.value.path()).read_bytes()
 
-    def tab_to(self, selector: str, most: int = 80) -> None:
+    def tab_to(self, selector: str, max_presses: int = 80) -> None:
         """Press Tab until an element within the selector has the focus."""
-        for _ in range(most):
+        for _ in range(max_presses):
             if self.page.evaluate("s => !!document.activeElement.closest(s)", selector):
                 return
             self.page.keyboard.press("Tab")
@@ -170,11 +170,11 @@ class Clinician:
             " return parseFloat(s.outlineWidth) >= 2 && s.outlineStyle !== 'none'; }"
         )
 
-    def shot(self, path: Path, whole: bool = True) -> None:
+    def shot(self, path: Path, full_page: bool = True) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.page.evaluate("() => window.scrollTo(0, 0)")
         self.page.wait_for_timeout(300)
-        self.page.screenshot(path=str(path), full_page=whole)
+        self.page.screenshot(path=str(path), full_page=full_page)
 
     def close(self) -> None:
         self.context.close()

@@ -10,7 +10,8 @@ from typing import Any
 from PIL import Image
 
 from skingpt4.model.prompts import Turn
-from skingpt4.server.page.visit import Tools
+from skingpt4.server.page.state import Settings
+from skingpt4.server.page.tools import Tools
 
 MODEL = {
     "checkpoint": "runs/x/checkpoints/1", "sha256": "0" * 64, "step": "step2", "iteration": 7,
@@ -18,7 +19,7 @@ MODEL = {
     "language_model": "tiny", "template": "vicuna",
 }  # fmt: skip
 QUESTIONS = ("What is wrong with my skin?",)
-SETTINGS = (0.0, 1, 160, 0)
+SETTINGS = Settings(0.0, 1, 160, 0)
 
 
 class Stub:
@@ -27,7 +28,7 @@ class Stub:
     def __init__(self, words=("it ", "is ", "<b>red</b> "), error=None):
         self.words, self.error, self.closed = words, error, False
         self.asked, self.images, self.stopping = [], [], threading.Event()
-        self.turns, self.waiting = [], 0
+        self.turns, self.waiting, self.last_timing = [], 0, None
 
     def add_image(self, image):
         self.images.append(image)
@@ -36,15 +37,15 @@ class Stub:
     def stream(self, question, generation):
         self.stopping.clear()
         self.asked.append((question, generation))
-        said = ""
+        answer = ""
         for word in self.words:
             if self.stopping.is_set():
                 break
-            said += word
+            answer += word
             yield word
         if self.error:
             raise self.error
-        self.turns.append(Turn(question, said.strip(), self.waiting))
+        self.turns.append(Turn(question, answer.strip(), self.waiting))
         self.waiting = 0
 
     def undo(self):

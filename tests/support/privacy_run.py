@@ -47,13 +47,13 @@ def wait_for(url: str, process: subprocess.Popen) -> None:
 
 def marked(*places: Path) -> list[str]:
     """Files that hold the picture's description or the question."""
-    found = []
+    paths = []
     for place in places:
         for path in place.rglob("*"):
             with contextlib.suppress(OSError):
                 if path.is_file() and any(mark in path.read_bytes() for mark in MARKS):
-                    found.append(str(path))
-    return found
+                    paths.append(str(path))
+    return paths
 
 
 def main(folder: Path) -> None:
@@ -82,12 +82,12 @@ def main(folder: Path) -> None:
             private = next(p for p in Path(page.sent).parents if p.name.startswith("skingpt4-"))
             places.append(private)
             seen["private"] = private.stat().st_mode & 0o777
-            seen["page_said"] = page.ask(QUESTION)
+            seen["page_answer"] = page.ask(QUESTION)
             seen["exported"] = "base64" in json.dumps(page.call("save-json", "click"))
             shown = {"url": "data:image/jpeg;base64," + base64.b64encode(picture).decode()}
             parts = [{"type": "image_url", "image_url": shown}, {"type": "text", "text": QUESTION}]
             body = {"messages": [{"role": "user", "content": parts}], "max_tokens": 8}
-            seen["api_said"] = httpx.post(
+            seen["api_answer"] = httpx.post(
                 f"{urls['api']}/v1/chat/completions", json=body, trust_env=False, verify=False, timeout=60
             ).json()
             seen["marked_while_running"] = marked(*places)

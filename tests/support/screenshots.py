@@ -19,6 +19,7 @@ stay_local()
 
 import demo  # noqa: E402
 from data.phantoms.splits import render_phantom  # noqa: E402
+from skingpt4.server.page import tools  # noqa: E402
 from tests.support.page_driver import Clinician, browser, free_port  # noqa: E402
 
 COLOURS = 256  # of the saved pictures
@@ -45,7 +46,7 @@ def main() -> None:
         path = Path(folder) / "phantom.png"
         Image.fromarray(phantom.image).save(path)
         address = demo.Address(port=free_port())
-        blocks = demo.launch(demo.load(args.config, args.checkpoint), address, args.language)
+        blocks = demo.launch(tools.load(args.config, args.checkpoint), address, args.language)
         try:
             with browser() as chromium:
                 for size, name in NAMES.items():

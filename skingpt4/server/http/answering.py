@@ -1,17 +1,19 @@
-"""Requests answered one by one with fresh state: what the HTTP API does with `ChatSession`, without HTTP."""
+"""Answers each request of the HTTP API with a `ChatSession` of its own; knows nothing of HTTP."""
 
 from __future__ import annotations
 
 import hashlib
-import sys
+import logging
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from skingpt4.chat import calibration
+from skingpt4.chat.calibration import Calibration
+from skingpt4.chat.differential import differential
+from skingpt4.chat.quality import assess
 from skingpt4.chat.session import ChatSession
-from skingpt4.checkpoints.identity import model_identity
-from skingpt4.checkpoints.load import config_and_checkpoint, load_with_bar
+from skingpt4.checkpoints.load import model_source
 from skingpt4.config.schema import Config
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import SkinGPT4
@@ -22,170 +24,162 @@ from skingpt4.server.http.request import ChatRequest
 from skingpt4.server.http.response import Usage
 from skingpt4.support.cli import DISCLAIMER
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass
 class Answerer:
-    """A loaded model and what is said of it; used by any number of requests at once."""
+    """A loaded model and what every response says about it; shared by all requests."""
 
     model: SkinGPT4
     config: Config
     identity: dict[str, Any]
     audit: AuditLog | None = None
-    calibration: Any = None  # of the differential's probabilities; see skingpt4/chat/calibration.py
+    calibration: Calibration | None = None  # of the differential's probabilities
 
     @property
     def fingerprint(self) -> str | None:
-        """Of the weights that answer: the beginning of the checkpoint's hash."""
+        """Identifies the weights that answer: the beginning of the checkpoint's hash."""
         sha256 = self.identity.get("sha256")
         return f"fp_{sha256[:16]}" if sha256 else None
 
     @property
-    def standing(self) -> dict[str, Any]:
-        """What stands beside every answer."""
+    def about(self) -> dict[str, Any]:
+        """What every response says."""
         return {"disclaimer": DISCLAIMER, "not_a_diagnosis": True, "model": self.identity}
 
-    def begin(self, asked: ChatRequest) -> Answer:
+    def new_answer(self, request: ChatRequest) -> Answer:
         """An answer that has not started yet."""
-        return Answer(self, asked)
+        return Answer(self, request)
 
 
-@dataclass
 class Answer:
-    """One request's own session; `end` forgets it. `stop` may come from another thread at any time."""
+    """The answer to one request, in a session of its own; `stop` may be called from another thread at any time."""
 
-    answerer: Answerer
-    asked: ChatRequest
-    finish: str = "stop"
-    ended: bool = False
-    hashes: list[str] = field(default_factory=list)
-    quality: list[dict[str, Any]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        """Open the session and read the settings."""
-        self.session = ChatSession(self.answerer.model, self.answerer.config)
-        self.session.further_stops = self.asked.stop
-        longest, default = self.asked.max_new_tokens, Generation()
+    def __init__(self, answerer: Answerer, request: ChatRequest) -> None:
+        self.answerer, self.request = answerer, request
+        self.session = ChatSession(answerer.model, answerer.config)
+        self.session.further_stops = request.stop
         self.generation = Generation(
-            default.max_new_tokens if longest is None else longest,
-            self.asked.temperature,
-            self.asked.top_p,
-            seed=self.asked.seed % 2**32,
+            Generation().max_new_tokens if request.max_new_tokens is None else request.max_new_tokens,
+            request.temperature,
+            request.top_p,
+            seed=request.seed % 2**32,
         )
+        self.finish_reason = "stop"
         self.num_prompt_tokens = 0
-        self.said: list[str] = []
-        self.stopped = False
+        self.pieces: list[str] = []
+        self.image_sha256: list[str] = []
+        self.quality: list[dict[str, Any]] = []
+        self.stopped = self.ended = False
 
     def start(self) -> Iterator[str]:
-        """See the pictures and begin; the pieces come from the returned iterator.
+        """Show the images and begin; the returned iterator yields the answer's pieces.
 
         Raises:
-            ImageError, ChatError: what they say, before anything was answered.
+            ImageError, ChatError: an unusable image or conversation, before anything was answered.
         """
-        for number, data in enumerate(self.asked.pictures, 1):
-            picture = open_image(data, f"picture {number}")
-            self.hashes.append(hashlib.sha256(data).hexdigest())
-            if "quality" in self.asked.wants:
-                from skingpt4.chat.quality import assess
-
-                self.quality.append(assess(picture).to_dict())
-            self.session.add_image(picture)
-        *before, last = self.asked.talk
-        self.session.turns = [Turn(said.question, said.answer, len(said.pictures)) for said in before]
-        self.session.waiting = len(last.pictures)
-        turns = [*self.session.turns, Turn(last.question.strip(), None, len(last.pictures))]
+        for number, data in enumerate(self.request.images, 1):
+            image = open_image(data, f"picture {number}")
+            self.image_sha256.append(hashlib.sha256(data).hexdigest())
+            if "quality" in self.request.extensions:
+                self.quality.append(assess(image).to_dict())
+            self.session.add_image(image)
+        *before, last = self.request.turns
+        self.session.turns = [Turn(turn.question, turn.answer, len(turn.images)) for turn in before]
+        self.session.waiting = len(last.images)
+        turns = [*self.session.turns, Turn(last.question.strip(), None, len(last.images))]
         self.num_prompt_tokens = len(self.session.encode(turns).input_ids)
         pieces = self.session.stream(last.question, self.generation)
-        first = next(pieces, "")  # what is wrong with the conversation is known now, before a response begins
-        return self._pieces(first, pieces)
+        # A conversation that cannot be answered fails here, before a response begins.
+        first = next(pieces, "")
+        return self._recorded(first, pieces)
 
-    def _pieces(self, first: str, rest: Iterator[str]) -> Iterator[str]:
+    def _recorded(self, first: str, rest: Iterator[str]) -> Iterator[str]:
         if first and not self.stopped:
-            self.said.append(first)
+            self.pieces.append(first)
             yield first
         for piece in rest:
             if self.stopped:
                 return
-            self.said.append(piece)
+            self.pieces.append(piece)
             yield piece
         timing = self.session.last_timing
         if timing is not None and timing.num_tokens >= self.generation.max_new_tokens:
-            self.finish = "length"
+            self.finish_reason = "length"
 
     @property
     def usage(self) -> Usage:
-        """Tokens of the prompt, pictures included, and of the answer with its end token."""
+        """Tokens of the prompt with its images, and of the answer with its end token."""
         timing = self.session.last_timing
         return Usage(self.num_prompt_tokens, timing.num_tokens if timing else 0)
 
-    def extension(self, wants: frozenset[str]) -> dict[str, Any]:
-        """What was asked for beside the answer: quality of the pictures, the differential, how long it took.
+    def extension(self) -> dict[str, Any]:
+        """The response's field `skingpt4`: about the model, durations, and the extensions that were requested.
 
         Raises:
             UserError: the differential cannot be made, e.g. without a picture.
         """
         timing = self.session.last_timing
-        found: dict[str, Any] = {"picture_sha256": self.hashes}
+        fields = self.answerer.about | {"picture_sha256": self.image_sha256}
         if timing is not None:
-            found["seconds_to_first_token"] = round(timing.seconds_to_first_token, 4)
-            found["seconds"] = round(timing.seconds, 4)
-        if "quality" in wants:
-            found["quality"] = self.quality
-        if "differential" in wants:
-            found["differential"] = self._differential()
-        return found
+            fields["seconds_to_first_token"] = round(timing.seconds_to_first_token, 4)
+            fields["seconds"] = round(timing.seconds, 4)
+        if "quality" in self.request.extensions:
+            fields["quality"] = self.quality
+        if "differential" in self.request.extensions:
+            fields["differential"] = self._differential()
+        return fields
 
     def _differential(self) -> dict[str, Any]:
-        from skingpt4.chat.differential import differential
-
         answerer = self.answerer
-        found = differential(answerer.model, answerer.config, self.session.queries, answerer.calibration)
-        return found.to_dict()
+        ranked = differential(answerer.model, answerer.config, self.session.queries, answerer.calibration)
+        return ranked.to_dict()
 
     def stop(self) -> None:
-        """Nobody listens any more: end after the present token."""
+        """End after the present token; nobody is listening any more."""
         self.stopped = True
         self.session.stop()
 
     def end(self) -> None:
-        """Forget pictures and turns; note the request in the audit log."""
+        """Forget images and turns; write the request into the audit log."""
         if self.ended:
             return
         self.ended = True
         timing = self.session.last_timing
-        finish = self.finish if timing else "stopped" if self.stopped else "failed"
+        finish = self.finish_reason if timing else "stopped" if self.stopped else "failed"
         self.stop()
         self.session.reset()
         if self.answerer.audit is not None:
             self.answerer.audit.append(
                 "asked",
-                pictures=self.hashes,
+                pictures=self.image_sha256,
                 generation=asdict(self.generation),
                 num_prompt_tokens=self.num_prompt_tokens,
                 num_tokens=timing.num_tokens if timing else None,
                 seconds=round(timing.seconds, 3) if timing else None,
                 finish=finish,
                 checkpoint_sha256=self.answerer.identity.get("sha256"),
-                question=self.asked.talk[-1].question,
-                answer="".join(self.said),
+                question=self.request.turns[-1].question,
+                answer="".join(self.pieces),
             )
 
 
 def load_answerer(
     config: str | None, checkpoint_path: str | None, audit: str | None = None, audit_text: bool = False
 ) -> Answerer:
-    """Load what `--config` and `--checkpoint` name, saying so on stderr.
+    """Load what `--config` and `--checkpoint` name.
 
     Raises:
         UserError: something is missing or does not fit.
     """
     log = AuditLog(audit, audit_text) if audit else None  # before anything heavy
-    loaded, path = config_and_checkpoint(config, checkpoint_path)
-    identity = model_identity(loaded, path)
+    source = model_source(config, checkpoint_path)
+    identity = source.identity
     caution = f" {identity['caution']}" if identity["caution"] else ""
-    print(f"{DISCLAIMER}{caution}\nloading {identity['checkpoint']} ...", file=sys.stderr, flush=True)
-    found = calibration.load(path)
-    model = load_with_bar(loaded, path)
-    answerer = Answerer(model, loaded, identity, log, found)
+    logger.info("%s%s\nloading %s ...", DISCLAIMER, caution, identity["checkpoint"])
+    fitted = calibration.load(source.checkpoint_path)
+    answerer = Answerer(source.load(), source.config, identity, log, fitted)
     if log is not None:
         log.append("started", checkpoint=identity["checkpoint"], checkpoint_sha256=identity["sha256"])
     return answerer

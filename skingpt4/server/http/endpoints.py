@@ -1,10 +1,10 @@
-"""The addresses of the HTTP API: a request in, an answer or a stream of events out; see `http_api` for the server."""
+"""The routes of the HTTP API: GET /health, GET /v1/models, POST /v1/chat/completions (`make_app` lists them)."""
 
 from __future__ import annotations
 
 import hmac
 import json
-import traceback
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,75 +19,78 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from skingpt4.server.http.request import MODEL, ApiError, ChatRequest, read_request
+from skingpt4.server.http.request import MODEL, ApiError, read_request
 from skingpt4.server.http.response import Reply, event
-from skingpt4.support.errors import UserError
+from skingpt4.support.errors import UserError, is_out_of_memory
 
 if TYPE_CHECKING:
     from skingpt4.server.http.answering import Answer, Answerer
 
-THREADS = 400  # so that no request waits for a thread
+logger = logging.getLogger(__name__)
+NUM_THREADS = 400  # so that no request waits for a thread
 LOCAL_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may bring, and how many may be under way."""
+    """How much one request may contain, and how many are answered at once."""
 
     max_body_bytes: int = 20 * 2**20
-    max_pictures: int = 8
+    max_images: int = 8
     max_requests: int = 64
 
 
 @dataclass
 class Api:
-    """The HTTP side of an `Answerer`."""
+    """One method a route, in front of an `Answerer`."""
 
     answerer: Answerer
     limits: Limits = field(default_factory=Limits)
     key: str | None = None
-    under_way: int = 0
+    num_running: int = 0
 
     async def health(self, request: Request) -> Response:
         """Whether the server answers, without a key."""
         return JSONResponse({"status": "ok", "checkpoint": self.answerer.identity["checkpoint"]})
 
     async def models(self, request: Request) -> Response:
-        """The one model, with what it is and was trained on."""
-        self._let_in(request)
-        one = {"id": MODEL, "object": "model", "created": 0, "owned_by": "local", "skingpt4": self._about()}
+        """The only model, with what it is and what it was trained on."""
+        self._authorise(request)
+        model = {
+            "id": MODEL, "object": "model", "created": 0, "owned_by": "local", "skingpt4": self.answerer.about
+        }  # fmt: skip
         if "name" not in request.path_params:
-            return JSONResponse({"object": "list", "data": [one]})
+            return JSONResponse({"object": "list", "data": [model]})
         if request.path_params["name"] != MODEL:
             raise ApiError(f"this server has the model {MODEL!r} alone", "model", 404, "model_not_found")
-        return JSONResponse(one)
+        return JSONResponse(model)
 
     async def completions(self, request: Request) -> Response:
-        """Answer a conversation, whole or streamed."""
-        self._let_in(request)
-        asked = read_request(await self._json(request), self.limits.max_pictures)
-        if self.under_way >= self.limits.max_requests:
+        """Answer a conversation, in one object or as a stream."""
+        self._authorise(request)
+        chat_request = read_request(await self._json(request), self.limits.max_images)
+        if self.num_running >= self.limits.max_requests:
             raise ApiError(
-                f"{self.under_way} requests are under way; try again in a moment", None, 429, "busy"
+                f"{self.num_running} requests are under way; try again in a moment", None, 429, "busy"
             )
-        self.under_way += 1
-        answer = self.answerer.begin(asked)
+        self.num_running += 1
+        answer = self.answerer.new_answer(chat_request)
         try:
             pieces = await self._while_connected(request, answer, answer.start)
-            if asked.stream:
-                return _Events(self._events(asked, answer, pieces), lambda: self._end(answer))
+            if chat_request.stream:
+                return _Events(self._events(answer, pieces), lambda: self._end(answer))
             text = await self._while_connected(request, answer, lambda: "".join(pieces))
-            extension = await self._while_connected(request, answer, lambda: self._extension(asked, answer))
+            extension = await self._while_connected(request, answer, answer.extension)
             reply = Reply(self.answerer.fingerprint)
-            response = JSONResponse(reply.whole(text, answer.finish, answer.usage, extension))
+            response = JSONResponse(reply.complete(text, answer.finish_reason, answer.usage, extension))
         except BaseException:
             self._end(answer)
             raise
         self._end(answer)
         return response
 
-    async def _events(self, asked: ChatRequest, answer: Answer, pieces: Iterator[str]) -> AsyncIterator[str]:
+    async def _events(self, answer: Answer, pieces: Iterator[str]) -> AsyncIterator[str]:
         """Server-sent events; a failure after the first is one of them."""
         reply, first = Reply(self.answerer.fingerprint), True
         try:
@@ -96,14 +99,15 @@ class Api:
                 first = False
             if first:
                 yield reply.piece("", True)
-            extension = await _in_thread(lambda: self._extension(asked, answer))
-            yield reply.end(answer.finish, extension, answer.usage if asked.include_usage else None)
+            extension = await _in_thread(answer.extension)
+            usage = answer.usage if answer.request.include_usage else None
+            yield reply.end(answer.finish_reason, extension, usage)
         except Exception as error:
             yield event(as_api_error(error).to_dict())
 
     async def _while_connected(self, request: Request, answer: Answer, work: Callable[[], Result]) -> Result:
         """Do blocking work; the answer is stopped when the client leaves."""
-        found: list[Result] = []
+        results: list[Result] = []
         async with anyio.create_task_group() as group:
 
             async def watch() -> None:
@@ -113,29 +117,23 @@ class Api:
 
             group.start_soon(watch)
             try:
-                found.append(await _in_thread(work))
-            except Exception as error:  # out of the group as it is, not as a group of one
+                results.append(await _in_thread(work))
+            except Exception as error:  # raised below: a task group would wrap it into an ExceptionGroup
                 failure: Exception | None = error
             else:
                 failure = None
             group.cancel_scope.cancel()
         if failure is not None:
             raise failure
-        return found[0]
+        return results[0]
 
     def _end(self, answer: Answer) -> None:
         if not answer.ended:
-            self.under_way -= 1
+            self.num_running -= 1
             answer.end()
 
-    def _extension(self, asked: ChatRequest, answer: Answer) -> dict[str, Any]:
-        return self._about() | answer.extension(asked.wants)
-
-    def _about(self) -> dict[str, Any]:
-        return self.answerer.standing
-
-    def _let_in(self, request: Request) -> None:
-        """Refuse whoever lacks the key, and pages of other sites in a browser of this machine.
+    def _authorise(self, request: Request) -> None:
+        """Refuse clients without the key, and pages of other sites in a browser of this machine.
 
         Raises:
             ApiError: 401 or 403.
@@ -157,21 +155,21 @@ class Api:
     async def _json(self, request: Request) -> Any:
         if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
             raise ApiError("send the body as application/json", None, 415)
-        most, body = self.limits.max_body_bytes, bytearray()
+        limit, body = self.limits.max_body_bytes, bytearray()
         too_large = ApiError(
-            f"the body is larger than {most} bytes; send smaller pictures", None, 413, "too_large"
+            f"the body is larger than {limit} bytes; send smaller pictures", None, 413, "too_large"
         )
         length = request.headers.get("content-length", "")
-        if length.isdigit() and int(length) > most:
+        if length.isdigit() and int(length) > limit:
             raise too_large
         async for part in request.stream():
             body += part
-            if len(body) > most:
+            if len(body) > limit:
                 raise too_large
         try:
             return json.loads(body)
         except (ValueError, RecursionError):
-            raise ApiError("the body is no JSON") from None
+            raise ApiError("the body is not JSON") from None
 
 
 class _Events(StreamingResponse):
@@ -190,25 +188,25 @@ class _Events(StreamingResponse):
 
 
 async def _in_thread(work: Callable[[], Result]) -> Result:
-    """Blocking work in a thread that is left to itself when the request is cancelled."""
+    """Do blocking work in a thread; it is left running when the request is cancelled."""
     limiter = anyio.to_thread.current_default_thread_limiter()
-    limiter.total_tokens = max(limiter.total_tokens, THREADS)
+    limiter.total_tokens = max(limiter.total_tokens, NUM_THREADS)
     return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """Any failure in OpenAI's terms; what nobody expected goes to the terminal too, without the request."""
+    """Any failure in OpenAI's terms; an unexpected one is logged with its traceback, without the request."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, UserError):
         kind = type(error).__name__
         codes = {"ContextFull": "context_length_exceeded", "ImageError": "invalid_image"}
         return ApiError(str(error), "messages", 400, codes.get(kind))
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if is_out_of_memory(error):
         return ApiError(
             "out of memory: ask for a shorter answer, or try again later", None, 503, "out_of_memory"
         )
-    traceback.print_exception(error)
+    logger.error("unexpected failure of a request", exc_info=error)
     return ApiError(
         f"something unexpected failed ({type(error).__name__}); the server's terminal shows where", None, 500
     )
@@ -223,14 +221,14 @@ def _reported(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[R
         except ClientDisconnect:
             return Response(status_code=499)  # nobody reads it
         except Exception as error:
-            found = as_api_error(error)
-            headers = {"retry-after": "2"} if found.status_code in (429, 503) else {}
-            return JSONResponse(found.to_dict(), found.status_code, headers)
+            failure = as_api_error(error)
+            headers = {"retry-after": "2"} if failure.status_code in (429, 503) else {}
+            return JSONResponse(failure.to_dict(), failure.status_code, headers)
 
     return answer
 
 
-async def _no_such(request: Request, error: Exception) -> Response:
+async def _not_found(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     what = "there is no such address" if status == 404 else str(getattr(error, "detail", error))
     return JSONResponse(
@@ -239,7 +237,7 @@ async def _no_such(request: Request, error: Exception) -> Response:
 
 
 def make_app(api: Api, local: bool = True) -> Starlette:
-    """The ASGI application; `local` lets only this machine's names through as Host."""
+    """The ASGI application; `local` accepts only this machine's names as Host."""
     names = list(LOCAL_NAMES) if local else ["*"]
     return Starlette(
         routes=[
@@ -249,5 +247,5 @@ def make_app(api: Api, local: bool = True) -> Starlette:
             Route("/v1/chat/completions", _reported(api.completions), methods=["POST"]),
         ],
         middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=names)],
-        exception_handlers={404: _no_such, 405: _no_such},
+        exception_handlers={404: _not_found, 405: _not_found},
     )

@@ -1,6 +1,6 @@
-"""A request in the shape of OpenAI's chat completions, read into what `ChatSession` knows; no model is needed here.
+"""Reads a request in the shape of OpenAI's chat completions into a `ChatRequest`; no model is needed here.
 
-What cannot be done is refused in a sentence, never silently left out: several choices, tools, remote pictures.
+What is not supported (several choices, tools, remote images) is refused in a sentence, never silently left out.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from skingpt4.support.errors import UserError
 
 MODEL = "skingpt4"
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
-# Keys that change nothing here; clients send some of them unasked.
+# Keys without effect here; some clients send them by default.
 IGNORED_KEYS = ("user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier",
     "prompt_cache_key", "reasoning_effort", "verbosity")  # fmt: skip
-# Keys that would change the answer in a way that is not built, with the values that ask for nothing.
-NOTHING: dict[str, tuple[Any, ...]] = {
+# Keys that are not supported, with the values that are accepted because they ask for nothing.
+UNSUPPORTED_KEYS: dict[str, tuple[Any, ...]] = {
     "n": (None, 1), "frequency_penalty": (None, 0), "presence_penalty": (None, 0), "logit_bias": (None, {}),
     "logprobs": (None, False), "top_logprobs": (None, 0), "tools": (None, []), "tool_choice": (None, "none", "auto"),
     "functions": (None, []), "function_call": (None, "none", "auto"), "audio": (None,), "prediction": (None,),
     "response_format": (None, {"type": "text"}), "modalities": (None, ["text"]), "web_search_options": (None,),
 }  # fmt: skip
-KNOWN = ("model", "messages", "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop",
+SUPPORTED_KEYS = ("model", "messages", "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop",
     "stream", "stream_options", "skingpt4")  # fmt: skip
+EXTENSIONS = ("differential", "quality")
 DATA_URL = re.compile(r"data:(?:image/[\w.+-]+)?(?:;[\w.=+-]+)*;base64,", re.IGNORECASE)
 
 
@@ -40,7 +41,14 @@ class ApiError(UserError):
     def __init__(
         self, message: str, param: str | None = None, status_code: int = 400, code: str | None = None
     ):
-        """Keep the sentence, the key it is about, the HTTP status and a code for programs."""
+        """A refusal.
+
+        Args:
+            message: a sentence.
+            param: the key of the request that it is about.
+            status_code: of the HTTP response.
+            code: for programs.
+        """
         super().__init__(message)
         self.param, self.status_code, self.code = param, status_code, code
 
@@ -55,19 +63,19 @@ class ApiError(UserError):
 
 
 @dataclass(frozen=True)
-class Said:
-    """One question with its pictures as files' bytes, and its answer (None: it is to be given)."""
+class RequestTurn:
+    """A question with its images as files' bytes, and its answer (None: it has not been answered yet)."""
 
     question: str
-    pictures: tuple[bytes, ...] = ()
+    images: tuple[bytes, ...] = ()
     answer: str | None = None
 
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """What is asked: the conversation so far (its last answer open) and how the answer is drawn."""
+    """The conversation so far, its last turn without an answer, and how the answer is generated."""
 
-    talk: tuple[Said, ...]
+    turns: tuple[RequestTurn, ...]
     max_new_tokens: int | None = None
     temperature: float = 0.0
     top_p: float = 0.9
@@ -75,23 +83,20 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     stream: bool = False
     include_usage: bool = False
-    wants: frozenset[str] = field(default_factory=frozenset)  # of EXTENSIONS
+    extensions: frozenset[str] = field(default_factory=frozenset)  # of EXTENSIONS
 
     @property
-    def pictures(self) -> list[bytes]:
-        """All pictures in order."""
-        return [picture for said in self.talk for picture in said.pictures]
+    def images(self) -> list[bytes]:
+        """All images in order."""
+        return [image for turn in self.turns for image in turn.images]
 
 
-EXTENSIONS = ("differential", "quality")
-
-
-def read_request(body: Any, max_pictures: int = 8) -> ChatRequest:
+def read_request(body: Any, max_images: int = 8) -> ChatRequest:
     """Check a request's JSON.
 
     Args:
         body: the parsed JSON.
-        max_pictures: in the whole conversation.
+        max_images: in the complete conversation.
 
     Raises:
         ApiError: the first thing that is wrong.
@@ -111,38 +116,40 @@ def read_request(body: Any, max_pictures: int = 8) -> ChatRequest:
         raise ApiError("'stream_options' must be an object", "stream_options")
     request = ChatRequest(
         read_messages(body.get("messages")),
-        None if longest is None else int(_number(longest, "max_completion_tokens", 1, 100_000, whole=True)),
+        None if longest is None else int(_number(longest, "max_completion_tokens", 1, 100_000, integer=True)),
         float(_number(body.get("temperature") or 0, "temperature", 0, 2)),
         float(_number(0.9 if body.get("top_p") is None else body["top_p"], "top_p", 1e-6, 1)),
-        int(_number(body.get("seed") or 0, "seed", -(2**63), 2**63 - 1, whole=True)),
+        int(_number(body.get("seed") or 0, "seed", -(2**63), 2**63 - 1, integer=True)),
         _stops(body.get("stop")),
         _flag(body.get("stream"), "stream"),
         _flag(options.get("include_usage"), "stream_options.include_usage"),
-        _wants(body.get("skingpt4")),
+        _extensions(body.get("skingpt4")),
     )
-    if len(request.pictures) > max_pictures:
+    if len(request.images) > max_images:
         raise ApiError(
-            f"the conversation has {len(request.pictures)} pictures; at most {max_pictures} are read",
+            f"the conversation has {len(request.images)} pictures; at most {max_images} are read",
             "messages",
         )
     return request
 
 
 def _check_key(key: str, value: Any) -> None:
-    if key in NOTHING and not any(value == one and type(value) is type(one) for one in NOTHING[key]):
+    if key in UNSUPPORTED_KEYS and not any(
+        value == neutral and type(value) is type(neutral) for neutral in UNSUPPORTED_KEYS[key]
+    ):
         if key == "n":
             raise ApiError("'n' must be 1: one request gets one answer", key)
         raise ApiError(f"'{key}' is not supported; leave it out", key, code="unsupported_parameter")
-    if key not in (*KNOWN, *NOTHING, *IGNORED_KEYS):
-        near = difflib.get_close_matches(key, KNOWN, n=1)
+    if key not in (*SUPPORTED_KEYS, *UNSUPPORTED_KEYS, *IGNORED_KEYS):
+        near = difflib.get_close_matches(key, SUPPORTED_KEYS, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise ApiError(f"unknown key '{key}'{hint}", key, code="unknown_parameter")
 
 
-def _number(value: Any, key: str, low: float, high: float, whole: bool = False) -> float | int:
-    right = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not right or not low <= value <= high or (whole and value != int(value)):
-        kind = "a whole number" if whole else "a number"
+def _number(value: Any, key: str, low: float, high: float, integer: bool = False) -> float | int:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not low <= value <= high or (integer and value != int(value)):
+        kind = "a whole number" if integer else "a number"
         raise ApiError(f"'{key}' must be {kind} from {low:g} to {high:g}", key)
     return value
 
@@ -160,88 +167,92 @@ def _stops(value: Any) -> tuple[str, ...]:
     return tuple(stops)
 
 
-def _wants(value: Any) -> frozenset[str]:
-    """Which parts of the extension are asked for."""
+def _extensions(value: Any) -> frozenset[str]:
     if value is None:
         return frozenset()
     if not isinstance(value, dict) or not set(value) <= set(EXTENSIONS):
         raise ApiError(
             f"'skingpt4' must be an object with {' or '.join(EXTENSIONS)}: true or false", "skingpt4"
         )
-    return frozenset(key for key, wanted in value.items() if _flag(wanted, f"skingpt4.{key}"))
+    return frozenset(key for key, flag in value.items() if _flag(flag, f"skingpt4.{key}"))
 
 
-def read_messages(messages: Any) -> tuple[Said, ...]:
-    """The conversation. A system message stands before the first question; questions in a row become one.
+def read_messages(messages: Any) -> tuple[RequestTurn, ...]:
+    """The conversation. A system message is put before the first question; consecutive questions become one.
 
     Raises:
         ApiError: names the message that does not fit.
     """
     if not isinstance(messages, list) or not messages:
         raise ApiError("'messages' must be a list of messages, at least one", "messages")
-    talk: list[Said] = []
+    turns: list[RequestTurn] = []
     system: list[str] = []
     for number, message in enumerate(messages):
         where = f"messages[{number}]"
-        if not isinstance(message, Mapping) or message.get("role") not in ROLES:
-            raise ApiError(f"{where}: 'role' must be one of {', '.join(ROLES)}", f"{where}.role")
-        role = ROLES[message["role"]]
-        if role == "assistant" and any(message.get(key) for key in ("tool_calls", "function_call", "audio")):
-            raise ApiError(f"{where}: tools are not supported", where)
-        text, pictures = _content(message.get("content"), f"{where}.content", role == "user")
+        role, text, images = _message(message, where)
         if role == "system":
-            if talk:
+            if turns:
                 raise ApiError(f"{where}: a system message stands before the first question", where)
             system.append(text)
         elif role == "user":
-            talk = _asked(talk, text, pictures)
-        elif not talk or talk[-1].answer is not None:
+            turns = _with_question(turns, text, images)
+        elif not turns or turns[-1].answer is not None:
             raise ApiError(f"{where}: an answer follows a question", where)
         else:
-            talk[-1] = replace(talk[-1], answer=text)
-    if not talk or talk[-1].answer is not None:
+            turns[-1] = replace(turns[-1], answer=text)
+    if not turns or turns[-1].answer is not None:
         raise ApiError("the last message must be of the role 'user'", "messages")
-    for number, said in enumerate(talk, 1):
-        if not said.question:
+    for number, turn in enumerate(turns, 1):
+        if not turn.question:
             raise ApiError(f"question {number} has no text; add what you want to know", "messages")
     if system:
-        talk[0] = replace(talk[0], question="\n".join([*system, talk[0].question]))
-    return tuple(talk)
+        turns[0] = replace(turns[0], question="\n".join([*system, turns[0].question]))
+    return tuple(turns)
 
 
-def _asked(talk: Sequence[Said], text: str, pictures: tuple[bytes, ...]) -> list[Said]:
-    if not talk or talk[-1].answer is not None:
-        return [*talk, Said(text, pictures)]
-    last = talk[-1]
+def _message(message: Any, where: str) -> tuple[str, str, tuple[bytes, ...]]:
+    """A message's role (system, user or assistant), text and images."""
+    if not isinstance(message, Mapping) or message.get("role") not in ROLES:
+        raise ApiError(f"{where}: 'role' must be one of {', '.join(ROLES)}", f"{where}.role")
+    role = ROLES[message["role"]]
+    if role == "assistant" and any(message.get(key) for key in ("tool_calls", "function_call", "audio")):
+        raise ApiError(f"{where}: tools are not supported", where)
+    return role, *_content(message.get("content"), f"{where}.content", role == "user")
+
+
+def _with_question(turns: Sequence[RequestTurn], text: str, images: tuple[bytes, ...]) -> list[RequestTurn]:
+    if not turns or turns[-1].answer is not None:
+        return [*turns, RequestTurn(text, images)]
+    last = turns[-1]
     question = "\n".join(filter(None, [last.question, text]))
-    return [*talk[:-1], Said(question, (*last.pictures, *pictures))]
+    return [*turns[:-1], RequestTurn(question, (*last.images, *images))]
 
 
-def _content(content: Any, where: str, may_show: bool) -> tuple[str, tuple[bytes, ...]]:
+def _content(content: Any, where: str, images_allowed: bool) -> tuple[str, tuple[bytes, ...]]:
     if isinstance(content, str):
         content = [{"type": "text", "text": content}]
     if not isinstance(content, list):
         raise ApiError(f"{where}: must be a text or a list of parts", where)
-    texts, pictures = [], []
+    texts, images = [], []
     for number, part in enumerate(content):
         place = f"{where}[{number}]"
         part = part if isinstance(part, Mapping) else {}
         kind = part.get("type")
         if kind == "text" and isinstance(part.get("text"), str):
             texts.append(part["text"].strip())
-        elif kind == "image_url" and may_show:
-            pictures.append(_picture(part.get("image_url"), place))
+        elif kind == "image_url" and images_allowed:
+            images.append(_image(part.get("image_url"), place))
         else:
-            known = "text or image_url" if may_show else "text"
+            known = "text or image_url" if images_allowed else "text"
             raise ApiError(f"{place}: a part here is of type {known}, found {kind!r}", place)
     text = "\n".join(filter(None, texts))
     if IMAGE in text:
         raise ApiError(f"{where}: a text cannot hold {IMAGE}; send the picture as an image_url part", where)
-    return text, tuple(pictures)
+    return text, tuple(images)
 
 
-def _picture(source: Any, where: str) -> bytes:
-    """A picture file's bytes out of a `data:` address."""
+def _image(source: Any, where: str) -> bytes:
+    """An image file's bytes out of a `data:` address."""
     url = source.get("url") if isinstance(source, Mapping) else source
     if not isinstance(url, str):
         raise ApiError(f"{where}: 'image_url' must be an object with 'url'", where)

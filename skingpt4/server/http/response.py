@@ -1,4 +1,4 @@
-"""Answers in the shape of OpenAI's chat completions, whole or as server-sent events."""
+"""Answers in the shape of OpenAI's chat completions, complete or as server-sent events."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from skingpt4.server.http.request import MODEL
 
 @dataclass(frozen=True)
 class Usage:
-    """Numbers of tokens; a picture's vectors count as tokens of the prompt."""
+    """Numbers of tokens; an image's vectors count as tokens of the prompt."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -30,16 +30,18 @@ class Usage:
 
 @dataclass(frozen=True)
 class Reply:
-    """The envelope of one answer: its id, its time and which weights gave it."""
+    """What surrounds one answer: its id, its time and the fingerprint of the weights that gave it."""
 
     fingerprint: str | None
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
-    def whole(self, text: str, finish: str, usage: Usage, extension: dict[str, Any]) -> dict[str, Any]:
-        """The answer at one go."""
+    def complete(
+        self, text: str, finish_reason: str, usage: Usage, extension: dict[str, Any]
+    ) -> dict[str, Any]:
+        """The answer in one object."""
         message = {"role": "assistant", "content": text, "refusal": None}
-        choice = {"index": 0, "message": message, "finish_reason": finish, "logprobs": None}
+        choice = {"index": 0, "message": message, "finish_reason": finish_reason, "logprobs": None}
         return {
             **self._envelope("chat.completion"),
             "choices": [choice],
@@ -52,15 +54,15 @@ class Reply:
         delta = {"role": "assistant", "content": text} if first else {"content": text}
         return event(self._chunk([self._choice(delta, None)]))
 
-    def end(self, finish: str, extension: dict[str, Any], usage: Usage | None) -> str:
-        """The last events: why it ended with the extension, the usage if it was asked for, and the end mark."""
-        events = [event(self._chunk([self._choice({}, finish)]) | {"skingpt4": extension})]
+    def end(self, finish_reason: str, extension: dict[str, Any], usage: Usage | None) -> str:
+        """The last events: the reason for the end with the extension, the usage if requested, and the end mark."""
+        events = [event(self._chunk([self._choice({}, finish_reason)]) | {"skingpt4": extension})]
         if usage is not None:
             events.append(event(self._chunk([]) | {"usage": usage.to_dict()}))
         return "".join([*events, "data: [DONE]\n\n"])
 
-    def _choice(self, delta: dict[str, Any], finish: str | None) -> dict[str, Any]:
-        return {"index": 0, "delta": delta, "finish_reason": finish, "logprobs": None}
+    def _choice(self, delta: dict[str, Any], finish_reason: str | None) -> dict[str, Any]:
+        return {"index": 0, "delta": delta, "finish_reason": finish_reason, "logprobs": None}
 
     def _chunk(self, choices: list[dict[str, Any]]) -> dict[str, Any]:
         return self._envelope("chat.completion.chunk") | {"choices": choices}

@@ -13,14 +13,13 @@ from starlette.applications import Starlette
 
 from skingpt4.server.address import Address
 
-GRACE_SECONDS = 5  # for answers under way when the server is asked to end
+GRACE_SECONDS = 5  # for running answers when the server is asked to end
 
 
 @contextlib.contextmanager
 def served(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """Serve from a thread of its own; gives the address, ends what is under way at the end."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family) as listening:
+    """Serve from a thread of its own; yields the URL. At the end, running answers get GRACE_SECONDS."""
+    with socket.create_server((host, port), family=Address(host, port).family) as listening:
         port = listening.getsockname()[1]
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, server_header=False, lifespan="off",

@@ -1,35 +1,41 @@
-"""The consultation page: its layout, and what each control calls. The words are in texts/, the deeds in page_*.py."""
+"""The consultation page: where its controls stand, and which method of `Handlers` each of them calls."""
 
 from __future__ import annotations
 
 import html
+import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
-from skingpt4.chat import texts as page_texts
 from skingpt4.chat.session import CLINICAL_PROMPTS
-from skingpt4.chat.texts import Texts
+from skingpt4.chat.texts import FIRST, Texts, languages
+from skingpt4.chat.texts import load as load_texts
 from skingpt4.generation.sampling import Generation
 from skingpt4.server import uploads
-from skingpt4.server.page import history_form, scripts
-from skingpt4.server.page import views as page_views
-from skingpt4.server.page.desk import Desk
-from skingpt4.server.page.talk import Talk
-from skingpt4.server.page.visit import VIEWS, Shown, Tools, Visit, failure, waiting
-from skingpt4.support.errors import UserError
+from skingpt4.server.address import Address
+from skingpt4.server.gradio_app import escape
+from skingpt4.server.page import markup
+from skingpt4.server.page.handlers import Handlers
+from skingpt4.server.page.history_form import HistoryForm
+from skingpt4.server.page.state import VIEWS, PageState, Settings, Update
+from skingpt4.server.page.tools import Tools
 
+Changes = dict[Any, Any]  # new values or properties by component; the other components stay as they are
+Values = Mapping[Any, Any]  # the values of an event's inputs by component
 CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+SCRIPT = f"<script>{Path(__file__).with_name('page.js').read_text(encoding='utf-8')}</script>"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # no spinners, no API
-# Answers of several pages are drawn together; more wait in a line.
-AT_ONCE: dict[str, Any] = {"concurrency_id": "answer", "concurrency_limit": 16} | QUIET
+# Answers of several pages are decoded together; more than these wait in a queue.
+ANSWERS: dict[str, Any] = {"concurrency_id": "answer", "concurrency_limit": 16} | QUIET
+LOCAL = Address()
 NUM_TRAINED = 3  # trained questions that get a button
-# Left stays left, where Gradio would mirror; and of a phone's cameras the one at its back.
+# Left stays left, where Gradio would mirror; on a phone, the camera at its back.
 CAMERA = gr.WebcamOptions(
     mirror=False,
     constraints={
@@ -42,32 +48,28 @@ CAMERA = gr.WebcamOptions(
 )
 
 
-@dataclass(frozen=True)
-class Place:
-    """How the page is served: to this machine alone, over a public link, and the largest file it takes."""
-
-    local: bool = True
-    shared: bool = False
-    megabytes: int = 20
-
-
-def build(tools: Tools, language: str = page_texts.FIRST, place: Place = Place()) -> gr.Blocks:
+def build(tools: Tools, language: str = FIRST, address: Address = LOCAL) -> gr.Blocks:
     """Lay the page out in every language, `language` at / and each other at /CODE; connect the controls.
+
+    Args:
+        tools: what stands behind the page.
+        language: code of the language at /.
+        address: how the page is served; the page says where images go and how large a file may be.
 
     Raises:
         TextError: no such language.
     """
-    first = page_texts.load(language)
-    others = [code for code in page_texts.languages() if code != language]
+    first = load_texts(language)
+    others = [code for code in languages() if code != language]
     paths = {language: "./"} | {code: f"./{code}" for code in others}
     with gr.Blocks(title=first["title"], analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         gr.Navbar(visible=False)
-        _Page(tools, first, place, paths).lay_out(blocks)
+        Layout(blocks, tools, first, address, paths)
     for code in others:
-        texts = page_texts.load(code)
+        texts = load_texts(code)
         with blocks.route(texts["language"], code):
             gr.Navbar(visible=False)
-            _Page(tools, texts, place, paths).lay_out(blocks)
+            Layout(blocks, tools, texts, address, paths)
 
     def closed(request: gr.Request) -> None:
         _wipe(blocks, request.session_hash or "")
@@ -93,23 +95,19 @@ def _wipe(blocks: gr.Blocks, session: str) -> None:
             time.sleep(0.1)
 
 
-class _Page:
-    """One language's controls; `shown` are those that every step may change, in the order of `updates`."""
+class Layout:
+    """One language's controls, laid out where Gradio now stands."""
 
-    def __init__(self, tools: Tools, texts: Texts, place: Place, paths: dict[str, str]) -> None:
-        self.tools, self.texts, self.place, self.paths = tools, texts, place, paths
-        self.desk, self.talk = Desk(tools, texts), Talk(tools, texts)
-        self.offered: list[tuple[gr.Button, str]] = []
-
-    def lay_out(self, blocks: gr.Blocks) -> None:
-        texts, place = self.texts, self.place
-        self.visit = gr.State(None, delete_callback=lambda value: value and value.forget())
-        gr.HTML(page_views.banner(self.tools.model, texts))
-        gr.HTML(page_views.strip(texts, place.local, place.shared), elem_id="disclaimer")
+    def __init__(
+        self, blocks: gr.Blocks, tools: Tools, texts: Texts, address: Address, paths: dict[str, str]
+    ) -> None:
+        self.tools, self.texts, self.address = tools, texts, address
+        self.handlers = Handlers(tools, texts)
+        self.state = gr.State(None, delete_callback=lambda state: state and state.forget())
+        gr.HTML(markup.banner(tools.model, texts))
+        gr.HTML(markup.disclaimer(texts, address), elem_id="disclaimer")
         with gr.Column(elem_id="welcome") as self.welcome:
-            gr.HTML(
-                page_views.switch(texts, self.paths) + page_views.welcome(texts, place.local, place.shared)
-            )
+            gr.HTML(markup.language_links(texts, paths) + markup.welcome(texts, address))
             self.accept = gr.Checkbox(False, label=texts["welcome.accept"], elem_id="accept")
             self.begin = gr.Button(
                 texts["welcome.begin"], variant="primary", interactive=False, elem_id="begin"
@@ -117,44 +115,41 @@ class _Page:
         with gr.Column(visible=False, elem_id="case") as self.case:
             with gr.Row(equal_height=False):
                 with gr.Column(scale=5, min_width=300):
-                    self._pictures()
-                    self._history()
+                    self._lay_out_images()
+                    with gr.Accordion(texts["history.heading"], open=False, elem_id="history"):
+                        self.history = HistoryForm(texts, tools.trained_history)
                 with gr.Column(scale=7, min_width=300):
-                    self._conversation()
-            self._results()
-            self._export()
-        self.shown: list[Any] = [
-            self.chat, self.note, self.question, self.send, self.stop, self.regenerate, self.change,
-            self.condense, self.guidance, self.gallery, self.decide, self.remove, self.scores,
-            *(button for button, _ in self.offered),
-        ]  # fmt: skip
+                    self._lay_out_conversation()
+                    self._lay_out_settings()
+            with gr.Column(visible=tools.differential is not None, elem_id="results"):
+                self._heading("differential.heading")
+                self.differential = gr.HTML(markup.differential(None, texts), elem_id="scores")
+            self._lay_out_export()
         self._connect()
-        blocks.load(None, None, None, js=scripts.start(texts))
+        title = f"{texts['title']}: {texts['not_a_diagnosis']}"
+        start = f"consultationPage.start({json.dumps(texts.code)}, {json.dumps(title)})"
+        blocks.load(None, None, None, js=f"() => {start}")
 
     def _heading(self, key: str) -> None:
-        gr.HTML(f"<h2>{page_views.text(self.texts[key])}</h2>")
+        gr.HTML(f"<h2>{escape(self.texts[key])}</h2>")
 
-    def _pictures(self) -> None:
+    def _lay_out_images(self) -> None:
         texts = self.texts
         self._heading("pictures.heading")
-        self.guidance = gr.HTML(page_views.guidance(texts, self.place.megabytes))
+        self.guidance = gr.HTML(markup.guidance(texts, self.address))
         choices = [(texts[f"pictures.{view}"], view) for view in VIEWS]
         self.view = gr.Radio(choices, value="close", label=texts["pictures.view"], elem_id="view")
-        self.picture = gr.Image(
+        self.image = gr.Image(
             label=texts["pictures.add"], alt_text=texts["pictures.add_alt"], height=190, elem_id="picture",
             sources=["upload", "clipboard", "webcam"], type="filepath", buttons=[], webcam_options=CAMERA,
         )  # fmt: skip
-        self.gallery = gr.HTML(page_views.gallery(None, texts), elem_id="gallery")
+        self.gallery = gr.HTML(markup.gallery(None, texts), elem_id="gallery")
         with gr.Row(visible=False, elem_id="decide") as self.decide:
-            self.anyway = gr.Button(texts["pictures.use_anyway"], elem_id="anyway")
-            gr.HTML(f'<p class="hint">{page_views.text(texts["pictures.use_anyway_recorded"])}</p>')
+            self.use_anyway = gr.Button(texts["pictures.use_anyway"], elem_id="anyway")
+            gr.HTML(f'<p class="hint">{escape(texts["pictures.use_anyway_recorded"])}</p>')
         self.remove = gr.Button(texts["pictures.remove"], size="sm", visible=False, elem_id="remove")
 
-    def _history(self) -> None:
-        with gr.Accordion(self.texts["history.heading"], open=False, elem_id="history"):
-            self.history = history_form.controls(self.texts, self.tools.trained_history)
-
-    def _conversation(self) -> None:
+    def _lay_out_conversation(self) -> None:
         texts = self.texts
         self._heading("chat.heading")
         self.chat = gr.Chatbot(
@@ -164,191 +159,187 @@ class _Page:
         self.note = gr.HTML("", elem_id="note")
         study = list(zip(texts.lines("chat.prompts"), CLINICAL_PROMPTS, strict=True))
         trained = [(question, question) for question in self.tools.questions[:NUM_TRAINED]]
+        self.ready_questions: dict[gr.Button, str] = {}
         for key, pairs, width in (("study", study, 130), ("trained", trained, 220)):
-            gr.HTML(f'<p class="group">{page_views.text(texts[f"chat.{key}"])}</p>', visible=bool(pairs))
+            gr.HTML(f'<p class="group">{escape(texts[f"chat.{key}"])}</p>', visible=bool(pairs))
             with gr.Row(elem_classes="offered", visible=bool(pairs)):
                 for number, (label, question) in enumerate(pairs):
                     button = gr.Button(label, size="sm", min_width=width, elem_id=f"{key}{number}")
-                    self.offered.append((button, question))
+                    self.ready_questions[button] = question
         with gr.Row(elem_id="actions"):
             self.question = gr.Textbox(
-                label=texts["chat.own"],
-                max_lines=5,
-                max_length=2000,
-                scale=6,
-                min_width=240,
+                label=texts["chat.own"], max_lines=5, max_length=2000, scale=6, min_width=240,
                 elem_id="question",
-            )
-            self.send = gr.Button(texts["chat.ask"], variant="primary", min_width=80, elem_id="ask")
+            )  # fmt: skip
+            self.ask = gr.Button(texts["chat.ask"], variant="primary", min_width=80, elem_id="ask")
             self.stop = gr.Button(texts["chat.stop"], min_width=80, interactive=False, elem_id="stop")
         with gr.Row(elem_id="more"):
             self.regenerate = gr.Button(
                 texts["chat.regenerate"], size="sm", interactive=False, elem_id="regenerate"
             )
-            self.change = gr.Button(texts["chat.edit"], size="sm", interactive=False, elem_id="edit")
+            self.edit = gr.Button(texts["chat.edit"], size="sm", interactive=False, elem_id="edit")
             self.condense = gr.Button(texts["chat.condense"], size="sm", visible=False, elem_id="condense")
-        self._settings()
 
-    def _settings(self) -> None:
-        """Temperature, beams, answer length and seed, in the order that `Talk.ask` takes them."""
+    def _lay_out_settings(self) -> None:
         texts, start = self.texts, Generation()
-        words: dict[str, dict[str, Any]] = {
-            key: {"label": texts[f"settings.{key}"], "info": texts[f"settings.{key}_info"]}
-            for key in ("temperature", "beams", "length")
-        }
+
+        def words(key: str) -> dict[str, Any]:
+            return {"label": texts[f"settings.{key}"], "info": texts[f"settings.{key}_info"]}
+
         with gr.Accordion(texts["settings.heading"], open=False, elem_id="settings"):
-            self.settings = [
-                gr.Slider(0, 1.5, start.temperature, step=0.1, **words["temperature"]),
-                gr.Slider(1, 8, start.num_beams, step=1, **words["beams"]),
-                gr.Slider(16, 512, start.max_new_tokens, step=16, **words["length"]),
-                gr.Number(start.seed, label=texts["settings.seed"], precision=0, minimum=0),
-            ]
+            self.settings: dict[str, Component] = {
+                "temperature": gr.Slider(0, 1.5, start.temperature, step=0.1, **words("temperature")),
+                "num_beams": gr.Slider(1, 8, start.num_beams, step=1, **words("beams")),
+                "max_new_tokens": gr.Slider(16, 512, start.max_new_tokens, step=16, **words("length")),
+                "seed": gr.Number(start.seed, label=texts["settings.seed"], precision=0, minimum=0),
+            }
 
-    def _results(self) -> None:
-        offered = self.tools.differential is not None
-        with gr.Column(visible=offered, elem_id="results"):
-            self._heading("differential.heading")
-            self.scores = gr.HTML(self._differential(None), elem_id="scores")
-
-    def _differential(self, visit: Visit | None) -> str:
-        return page_views.differential(visit, self.texts)
-
-    def _export(self) -> None:
+    def _lay_out_export(self) -> None:
         texts = self.texts
         self._heading("export.heading")
-        self.include = gr.Checkbox(True, label=texts["export.include"], elem_id="include")
+        self.with_images = gr.Checkbox(True, label=texts["export.include"], elem_id="include")
         with gr.Row(elem_id="export"):
             self.saves = {
                 kind: gr.Button(texts[f"export.{kind}"], min_width=150, elem_id=f"save-{kind}")
                 for kind in self.tools.exports
             }
             self.delete = gr.Button(texts["export.delete"], variant="stop", min_width=150, elem_id="delete")
-        self.saved = gr.HTML("", elem_id="saved")
-        with gr.Row(visible=False, elem_id="sure") as self.sure:
-            gr.HTML(f'<p role="alert">{page_views.text(texts["export.delete_sure"])}</p>')
-            self.yes = gr.Button(texts["export.delete_yes"], variant="stop", elem_id="delete-yes")
-            self.no = gr.Button(texts["export.delete_no"], elem_id="delete-no")
-        self.file = gr.JSON(visible=False)
-
-    def updates(self, visit: Visit | None, step: Shown) -> list[Any]:
-        """`Shown` as values of `shown`. The chat takes its text for HTML, so it is escaped."""
-        keep, messages = gr.skip(), step.messages
-        if messages:
-            messages = [m | {"content": html.escape(m["content"], quote=False)} for m in messages]
-        said = [keep if value is None else value for value in (messages, step.note, step.question)]
-        free: list[Any] = [keep] * 4
-        buttons: Any = keep
-        if step.busy is not None:
-            asked = not step.busy and visit is not None and bool(visit.record.turns)
-            on = [not step.busy, step.busy, asked, asked]
-            free, buttons = [gr.Button(interactive=state) for state in on], gr.Button(interactive=on[0])
-        condense = keep if step.full is None else gr.Button(visible=step.full)
-        gallery: list[Any] = [keep] * 4
-        if step.views:
-            views = visit.views if visit is not None else []
-            removable = bool(views) and not views[-1].sent
-            held = waiting(views) is not None
-            guidance = page_views.guidance(self.texts, self.place.megabytes, opened=not views)
-            gallery = [
-                guidance,
-                page_views.gallery(visit, self.texts),
-                gr.Row(visible=held),
-                gr.Button(visible=removable),
-            ]
-        scores = self._differential(visit) if step.scores else keep
-        return [*said, *free, condense, *gallery, scores, *[buttons] * len(self.offered)]
+        self.save_note = gr.HTML("", elem_id="saved")
+        with gr.Row(visible=False, elem_id="sure") as self.confirm_delete:
+            gr.HTML(f'<p role="alert">{escape(texts["export.delete_sure"])}</p>')
+            self.delete_yes = gr.Button(texts["export.delete_yes"], variant="stop", elem_id="delete-yes")
+            self.delete_no = gr.Button(texts["export.delete_no"], elem_id="delete-no")
+        self.file = gr.JSON(visible=False)  # the saved file, on its way to the browser
 
     def _connect(self) -> None:
-        def begin(accepted: bool) -> list[Any]:
-            if not accepted:
-                return [gr.skip()] * 3
-            return [self.desk.begin(), gr.Column(visible=False), gr.Column(visible=True)]
-
-        visit, shown, settings, history = self.visit, self.shown, self.settings, self.history
+        """Connect every control with its handler; each event lists in `outputs` what it may change."""
+        do = self.handlers
+        self.updated = [
+            self.chat, self.note, self.question, self.ask, self.stop, self.regenerate, self.edit, self.condense,
+            self.guidance, self.gallery, self.decide, self.remove, self.differential, *self.ready_questions,
+        ]  # fmt: skip
         self.accept.change(
-            lambda on: gr.Button(interactive=on), self.accept, self.begin, queue=False, **QUIET
+            lambda accepted: gr.Button(interactive=accepted), self.accept, self.begin, queue=False, **QUIET
         )
         self.begin.click(
-            begin, self.accept, [visit, self.welcome, self.case], js=scripts.TO_TOP, **QUIET,
+            self._begin, self.accept, [self.state, self.welcome, self.case],
+            js="(accepted) => consultationPage.scrollToTop(accepted)", **QUIET,
         )  # fmt: skip
-
-        def plain(do: Callable[..., Shown]) -> Callable[..., list[Any]]:
-            return lambda now, *more: self.updates(now, do(now, *more))
-
-        def add(
-            now: Visit | None, upload: dict[str, Any] | None, view: str, request: gr.Request
-        ) -> list[Any]:
-            own = upload is None or uploads.vouched(upload, request)
-            step = self.desk.add(now, upload, view) if own else self.desk.missing()
-            return [None, *self.updates(now, step)]
-
-        def spoken(now: Visit | None, steps: Iterator[Shown]) -> Iterator[list[Any]]:
-            for step in steps:
-                yield self.updates(now, step)
-
-        def ask(now: Visit | None, typed: str, *rest: Any, text: str = "") -> Iterator[list[Any]]:
-            drawn, told = rest[: len(settings)], rest[len(settings) :]
-            try:
-                history_form.take(now, told, self.tools.trained_history)
-            except UserError as error:
-                yield self.updates(now, Shown(note=failure(error, self.texts)))
-                return
-            yield from spoken(now, self.talk.ask(now, text or typed, drawn, typed=not text))
-
-        def again(now: Visit | None, *drawn: Any) -> Iterator[list[Any]]:
-            yield from spoken(now, self.talk.again(now, drawn))
-
-        def score(now: Visit | None) -> Iterator[list[Any]]:
-            yield from spoken(now, self.talk.score(now))
-
-        asks = [
-            gr.on(
-                [self.send.click, self.question.submit],
-                ask,
-                [visit, self.question, *settings, *history],
-                shown,
-                **AT_ONCE,
-            )
+        self.image.input(
+            self._add_image, [self.state, self.image, self.view], [self.image, *self.updated],
+            preprocess=False, **QUIET,
+        )  # fmt: skip
+        for button, handler in (
+            (self.use_anyway, do.use_anyway),
+            (self.remove, do.remove_image),
+            (self.edit, do.edit),
+            (self.condense, do.condense),
+        ):
+            button.click(partial(self._update, handler), self.state, self.updated, **QUIET)
+        self.stop.click(do.stop, self.state, None, queue=False, **QUIET)
+        settings: set[Any] = {self.state, *self.settings.values()}
+        form = settings | {self.question} | self.history.components
+        answers = [
+            gr.on([self.ask.click, self.question.submit], self._ask, form, self.updated, **ANSWERS),
+            self.regenerate.click(self._regenerate, settings, self.updated, **ANSWERS),
         ]
-        for button, text in self.offered:
-            inputs = [visit, self.question, *settings, *history]
-            asks.append(button.click(partial(ask, text=text), inputs, shown, **AT_ONCE))
-        asks.append(self.regenerate.click(again, [visit, *settings], shown, **AT_ONCE))
-        for asked in asks:
-            asked.then(score, visit, shown, **AT_ONCE)
-        self.change.click(plain(self.talk.edit), visit, shown, **QUIET)
-        self.condense.click(plain(self.talk.condense), visit, shown, **QUIET)
-        self.stop.click(self.talk.stop, visit, None, queue=False, **QUIET)
-        self.picture.input(
-            add, [visit, self.picture, self.view], [self.picture, *shown], preprocess=False, **QUIET
-        )
-        self.anyway.click(plain(self.desk.use_anyway), visit, shown, **QUIET)
-        self.remove.click(plain(self.desk.remove), visit, shown, **QUIET)
-        self._connect_export(history)
+        for button, question in self.ready_questions.items():
+            ask = partial(self._ask, ready_question=question)
+            answers.append(button.click(ask, form, self.updated, **ANSWERS))
+        for answer in answers:
+            answer.then(self._score, self.state, self.updated, **ANSWERS)
+        self._connect_export()
 
-    def _connect_export(self, history: Sequence[Any]) -> None:
-        visit = self.visit
-
-        def save(now: Visit | None, with_pictures: bool, *told: Any, kind: str) -> list[Any]:
-            try:
-                history_form.take(now, told, self.tools.trained_history)
-            except UserError as error:
-                return [None, failure(error, self.texts)]
-            file, step = self.desk.save(now, kind, with_pictures)
-            return [file, step.note]
-
-        def delete(now: Visit | None) -> list[Any]:
-            fresh, step = self.desk.delete(now)
-            blank = history_form.empty(self.tools.trained_history)
-            return [fresh, gr.Row(visible=False), "", None, *blank, *self.updates(fresh, step)]
-
+    def _connect_export(self) -> None:
+        case: set[Any] = {self.state, self.with_images, *self.history.components}
         for kind, button in self.saves.items():
-            made = button.click(
-                partial(save, kind=kind), [visit, self.include, *history], [self.file, self.saved], **QUIET
-            )
-            made.then(None, self.file, None, js=scripts.SAVE, **QUIET)
-        self.delete.click(lambda: gr.Row(visible=True), None, self.sure, queue=False, **QUIET)
-        self.no.click(lambda: gr.Row(visible=False), None, self.sure, queue=False, **QUIET)
-        self.yes.click(
-            delete, visit, [visit, self.sure, self.saved, self.file, *history, *self.shown], **QUIET
-        )
+            saved = button.click(partial(self._save, kind), case, [self.file, self.save_note], **QUIET)
+            saved.then(None, self.file, None, js="(file) => consultationPage.saveFile(file)", **QUIET)
+        self.delete.click(lambda: gr.Row(visible=True), None, self.confirm_delete, queue=False, **QUIET)
+        self.delete_no.click(lambda: gr.Row(visible=False), None, self.confirm_delete, queue=False, **QUIET)
+        cleared = [self.state, self.confirm_delete, self.save_note, self.file, *self.history.components]
+        self.delete_yes.click(self._delete, self.state, [*cleared, *self.updated], **QUIET)
+
+    # ---- from Gradio's values to a handler and back; a set of inputs arrives as one dict by component
+
+    def _begin(self, accepted: bool) -> Changes:
+        if not accepted:
+            return gr.skip()
+        state = self.handlers.begin()
+        return {self.state: state, self.welcome: gr.Column(visible=False), self.case: gr.Column(visible=True)}
+
+    def _add_image(
+        self, state: PageState | None, upload: dict[str, Any] | None, view: str, request: gr.Request
+    ) -> Changes:
+        own = upload is None or uploads.vouched(upload, request)
+        update = self.handlers.add_image(state, upload, view) if own else self.handlers.image_missing()
+        return {self.image: None, **self.changes(state, update)}
+
+    def _update(self, handler: Callable[[PageState | None], Update], state: PageState | None) -> Changes:
+        return self.changes(state, handler(state)) or gr.skip()
+
+    def _ask(self, values: Values, ready_question: str | None = None) -> Iterator[Changes]:
+        state, typed = values[self.state], ready_question is None
+        question = values[self.question] if ready_question is None else ready_question
+        settings, history = self._settings_in(values), self.history.entry(values)
+        yield from self._each(state, self.handlers.ask(state, question, settings, history, typed))
+
+    def _regenerate(self, values: Values) -> Iterator[Changes]:
+        state = values[self.state]
+        yield from self._each(state, self.handlers.regenerate(state, self._settings_in(values)))
+
+    def _settings_in(self, values: Values) -> Settings:
+        return Settings(**{name: values[field] for name, field in self.settings.items()})
+
+    def _score(self, state: PageState | None) -> Iterator[Changes]:
+        yield from self._each(state, self.handlers.score(state))
+
+    def _each(self, state: PageState | None, updates: Iterator[Update]) -> Iterator[Changes]:
+        for update in updates:
+            yield self.changes(state, update) or gr.skip()
+
+    def _save(self, kind: str, values: Values) -> Changes:
+        entry, with_images = self.history.entry(values), values[self.with_images]
+        file, note = self.handlers.save(values[self.state], entry, kind, with_images)
+        return {self.file: file, self.save_note: note}
+
+    def _delete(self, state: PageState | None) -> Changes:
+        fresh, update = self.handlers.delete(state)
+        cleared = {
+            self.state: fresh,
+            self.confirm_delete: gr.Row(visible=False),
+            self.save_note: "",
+            self.file: None,
+        }
+        return {**cleared, **self.history.blank(), **self.changes(fresh, update)}
+
+    def changes(self, state: PageState | None, update: Update) -> Changes:
+        """An `Update` as new values of the components in `self.updated`."""
+        changes: Changes = {}
+        if update.note is not None:
+            changes[self.note] = update.note
+        if update.messages is not None:  # the chat takes its text for HTML, so it is escaped
+            changes[self.chat] = [
+                message | {"content": html.escape(message["content"], quote=False)}
+                for message in update.messages
+            ]
+        if update.question is not None:
+            changes[self.question] = update.question
+        if update.busy is not None:
+            idle = not update.busy
+            answered = idle and state is not None and bool(state.record.turns)
+            changes[self.stop] = gr.Button(interactive=update.busy)
+            changes |= {button: gr.Button(interactive=idle) for button in (self.ask, *self.ready_questions)}
+            changes |= {button: gr.Button(interactive=answered) for button in (self.regenerate, self.edit)}
+        if update.full is not None:
+            changes[self.condense] = gr.Button(visible=update.full)
+        if update.images:
+            images = state.images if state is not None else []
+            held = state is not None and state.held_image is not None
+            changes[self.guidance] = markup.guidance(self.texts, self.address, opened=not images)
+            changes[self.gallery] = markup.gallery(state, self.texts)
+            changes[self.decide] = gr.Row(visible=held)
+            changes[self.remove] = gr.Button(visible=bool(images) and not images[-1].sent)
+        if update.differential:
+            changes[self.differential] = markup.differential(state, self.texts)
+        return changes

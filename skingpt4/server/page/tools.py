@@ -1,20 +1,65 @@
-"""Gathers what stands behind the page: the loaded model and what is done with it."""
+"""What stands behind the page: the loaded model and everything that is done with it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from skingpt4.chat import calibration, export, history, quality
-from skingpt4.chat.differential import LANGUAGES, Differential, differential
-from skingpt4.chat.heatmap import heatmap
+from PIL import Image
+
+from skingpt4.chat import calibration, differential, export, heatmap, history, quality
 from skingpt4.chat.record import Consultation
 from skingpt4.chat.session import ChatSession
-from skingpt4.checkpoints.identity import model_identity
-from skingpt4.checkpoints.load import config_and_checkpoint, load_with_bar
+from skingpt4.checkpoints.load import model_source
 from skingpt4.config.schema import Config
 from skingpt4.generation.decoder import Decoder
 from skingpt4.model.network import SkinGPT4
-from skingpt4.server.page.visit import Tools, as_json, ignore
+
+
+def ignore(event: str, **facts: Any) -> None:
+    """Log nothing."""
+
+
+def as_html(record: Consultation, with_pictures: bool) -> bytes:
+    """A case as an HTML file."""
+    return export.to_html(record, with_pictures).encode()
+
+
+def as_json(record: Consultation, with_pictures: bool) -> bytes:
+    """A case as a JSON file."""
+    return record.to_json(with_pictures).encode()
+
+
+@dataclass(frozen=True)
+class Tools:
+    """What the page offers. All open pages share it; what is None is not offered.
+
+    Attributes:
+        new_session: starts a conversation with the loaded model.
+        model: what `checkpoints.identity.model_identity` says about it.
+        questions: the questions that it was trained on.
+        assess: the quality gate.
+        differential: the ranked classes for a session's images, with advice in a language.
+        heatmap: an overlay of an image that shows where the encoder looked.
+        exports: by kind (html, pdf, json), what writes a case as a file, with or without its images.
+        render_history: a history as plain words.
+        trained_history: whether the model was trained with histories.
+        log: takes an event and its facts; see `AuditLog.append`.
+    """
+
+    new_session: Callable[[], ChatSession]
+    model: dict[str, Any]
+    questions: tuple[str, ...] = ()
+    assess: Callable[[Image.Image], quality.Quality] | None = None
+    differential: Callable[[ChatSession, str], differential.Differential] | None = None
+    heatmap: Callable[[Image.Image], Image.Image] | None = None
+    exports: Mapping[str, Callable[[Consultation, bool], bytes]] = field(
+        default_factory=lambda: {"json": as_json}
+    )
+    render_history: Callable[[history.History], str] | None = None
+    trained_history: bool = False
+    log: Callable[..., object] = ignore
 
 
 def load(
@@ -23,40 +68,33 @@ def load(
     """Load the model of a configuration or checkpoint; a bar shows which of its parts is being read.
 
     Raises:
-        ChatError, ConfigError, CheckpointError, LanguageModelError, WeightsMismatch: what they say.
+        UserError: something is missing or does not fit.
     """
-    config, found = config_and_checkpoint(config_path, checkpoint_path)
-    identity, fitted = model_identity(config, found), calibration.load(found)
-    model = load_with_bar(config, found)
-    return tools(model, config, identity, fitted, log)
+    source = model_source(config_path, checkpoint_path)
+    identity, fitted = source.identity, calibration.load(source.checkpoint_path)
+    return for_model(source.load(), source.config, identity, fitted, log)
 
 
-def as_html(record: Consultation, with_pictures: bool) -> bytes:
-    """A case as an HTML file."""
-    return export.to_html(record, with_pictures).encode()
-
-
-def tools(
+def for_model(
     model: SkinGPT4,
     config: Config,
-    identity: dict[str, object],
+    identity: dict[str, Any],
     fitted: calibration.Calibration | None = None,
     log: Callable[..., object] | None = None,
 ) -> Tools:
-    """What the page offers with a loaded model; `fitted` makes probabilities of its scores."""
+    """Everything that the page offers with a loaded model; `fitted` turns scores into probabilities."""
 
-    def score(session: ChatSession, language: str) -> Differential:
-        return differential(
-            model, config, session.queries, fitted, language if language in LANGUAGES else "en"
-        )
+    def rank(session: ChatSession, language: str) -> differential.Differential:
+        language = language if language in differential.LANGUAGES else "en"
+        return differential.differential(model, config, session.queries, fitted, language)
 
     return Tools(
         new_session=lambda: ChatSession(model, config),
         model=identity,
         questions=tuple(config.prompt.questions),
         assess=quality.assess,
-        differential=score,
-        heatmap=lambda picture: Decoder.of(model).run(lambda: heatmap(model, picture)),
+        differential=rank,
+        heatmap=lambda image: Decoder.of(model).run(lambda: heatmap.heatmap(model, image)),
         exports={"html": as_html, "pdf": export.to_pdf, "json": as_json},
         render_history=history.render,
         trained_history=history.trained(config),

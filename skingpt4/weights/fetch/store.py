@@ -9,7 +9,7 @@ from typing import Any
 from skingpt4.support.errors import UserError
 from skingpt4.weights.fetch.catalogue import Delta, Entry, Url, UserFile, Wheel
 from skingpt4.weights.files.headers import UnreadableWeights
-from skingpt4.weights.files.inspection import inspect
+from skingpt4.weights.files.inspect_directory import inspect
 
 MARKER = "source.json"
 # Raise it when a converter begins to write something else: what an older one wrote is then made again.

@@ -1,4 +1,8 @@
-"""What a directory is: a checkpoint or run of ours, a Hugging Face model, a Vicuna delta, Meta's layout."""
+"""What a file or directory of weights is, from its headers alone.
+
+`inspect` depends only on what is on the disk. It loads no model, runs no code of a file and reads no numbers, with
+one exception of a few kilobytes: the final norm of a Llama, which tells a delta from a model.
+"""
 
 from __future__ import annotations
 
@@ -7,25 +11,33 @@ import re
 from pathlib import Path
 from typing import Any
 
-from skingpt4.weights.files.headers import TensorInfo, UnreadableWeights, read_header
+from skingpt4.weights.files.headers import INDEXES, TensorInfo, UnreadableWeights, read_header
 from skingpt4.weights.files.inspect_file import (
-    Inspection,
     gaps,
     hf_blip2_details,
     inspect_file,
     language_model_details,
     projection_fits,
 )
+from skingpt4.weights.files.inspection import Inspection
 
-_INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _BLIP2_PARTS = ("vision_model.", "qformer.", "query_tokens")  # newer files begin with "model."
 # A norm's weights start at one and grow in training; the difference of two models' is near zero.
 _DELTA_NORM = 0.1
 
 
-def inspect_directory(path: Path) -> Inspection:
-    """Say what a directory is; `inspect` calls it."""
+def inspect(path: str | Path) -> Inspection:
+    """Say what a file or directory is.
+
+    Raises:
+        UnreadableWeights: nothing is there (kind `missing`). Whatever exists gets an inspection, however broken.
+    """
+    path = Path(path)
+    return _inspect_directory(path) if path.is_dir() else inspect_file(path)
+
+
+def _inspect_directory(path: Path) -> Inspection:
     if (path / "checkpoint.json").is_file():
         return _checkpoint(path)
     checkpoints = sorted(path.glob("checkpoints/[!.]*/checkpoint.json"))
@@ -46,13 +58,13 @@ def inspect_directory(path: Path) -> Inspection:
         return _hugging_face(path)
     if (path / "model.safetensors").is_file():
         return inspect_file(path / "model.safetensors")
-    return _nothing_known(path)
+    return _unknown(path)
 
 
-def _nothing_known(path: Path) -> Inspection:
+def _unknown(path: Path) -> Inspection:
     files = sorted(p.name for p in path.iterdir())
     listed = f"{', '.join(files[:6])}{', ...' if len(files) > 6 else ''}" if files else "nothing"
-    problem = f"{path}: is no model directory (no config.json, no checkpoint.json); it holds {listed}"
+    problem = f"{path}: is not a model directory (no config.json, no checkpoint.json); it holds {listed}"
     return Inspection(path, "not_weights", problem=problem)
 
 
@@ -84,7 +96,7 @@ def _checkpoint(folder: Path) -> Inspection:
 def _hugging_face(path: Path) -> Inspection:
     config = _read_json(path / "config.json")
     if not config:
-        return Inspection(path, "not_weights", problem=f"{path / 'config.json'}: is damaged, get it anew")
+        return Inspection(path, "not_weights", problem=f"{path / 'config.json'}: is damaged, get it again")
     tensors, missing, problems = _all_tensors(path)
     if "qformer_config" in config or config.get("model_type") in ("blip-2", "instructblip"):
         return _hf_blip2(path, config, tensors, missing, problems)
@@ -100,13 +112,13 @@ def _hugging_face(path: Path) -> Inspection:
     if not any((path / name).is_file() for name in _TOKENIZERS):
         missing.append("the tokenizer (tokenizer.json or tokenizer.model)")
     missing += _missing_tensors(tensors, details) if not missing else []
-    found = language_model_details(tensors)
+    stored = language_model_details(tensors)
     problem = problems[0] if problems else None
-    if found and not problem:
-        for key, of in (("width", "width"), ("vocabulary", "embedding_rows")):
-            if details[key] not in (None, found[of]):
+    if stored and not problem:
+        for key, stored_key in (("width", "width"), ("vocabulary", "embedding_rows")):
+            if details[key] not in (None, stored[stored_key]):
                 problem = (
-                    f"{path}: config.json says {key} {details[key]}, its tensors say {found[of]}; "
+                    f"{path}: config.json says {key} {details[key]}, its tensors say {stored[stored_key]}; "
                     "the files are of two models"
                 )
     kind, fits = "language_model", f"language.model={path}"
@@ -128,7 +140,7 @@ def _hf_blip2(
     missing: list[str],
     problems: list[str],
 ) -> Inspection:
-    """Only the shards with the image side are needed, so the language model's may be away."""
+    """Only the shards with the image side are needed, so those of the language model may be missing."""
     index = _index(path)
     needed = {file for name, file in index.items() if name.removeprefix("model.").startswith(_BLIP2_PARTS)}
     missing = [name for name in missing if name in needed] if index else missing
@@ -161,8 +173,8 @@ def _all_tensors(path: Path) -> tuple[dict[str, TensorInfo], list[str], list[str
 
 
 def _index(path: Path) -> dict[str, str]:
-    """Tensor to file, as the index of a sharded model says; of two layouts the one that is there."""
-    for name in _INDEXES:
+    """Tensor to file, from the index of a sharded model; empty where there is none."""
+    for name in INDEXES:
         weight_map = _read_json(path / name).get("weight_map")
         if isinstance(weight_map, dict):
             return weight_map
@@ -172,40 +184,40 @@ def _index(path: Path) -> dict[str, str]:
 def _missing_tensors(tensors: dict[str, TensorInfo], details: dict[str, Any]) -> list[str]:
     pattern = r"((?:model\.layers|transformer\.h|gpt_neox\.layers))\.(\d+)\.(.+)"
     missing = gaps((name for name in tensors if "rotary_emb" not in name), pattern)
-    layers = {int(found[2]) for name in tensors if (found := re.fullmatch(pattern, name))}
-    wanted = details["num_layers"]
-    if layers and isinstance(wanted, int) and max(layers) + 1 < wanted:
-        missing.append(f"layers {max(layers) + 1} to {wanted - 1}")
+    layers = {int(match[2]) for name in tensors if (match := re.fullmatch(pattern, name))}
+    expected = details["num_layers"]
+    if layers and isinstance(expected, int) and max(layers) + 1 < expected:
+        missing.append(f"layers {max(layers) + 1} to {expected - 1}")
     return missing
 
 
 def delta_evidence(path: Path, config: dict[str, Any], tensors: dict[str, TensorInfo]) -> list[str]:
     """Why a Llama directory looks like a delta; empty if nothing says so.
 
-    Shapes are those of a whole model, so a header alone cannot tell. Three things can: the name, the README, and
-    the one tensor that is read here, the final norm.
+    The shapes are those of a complete model, so a header alone cannot tell. Three things can: the name, the README,
+    and the one tensor that is read here, the final norm.
     """
     if config.get("model_type") != "llama":
         return []
-    found = []
+    evidence = []
     names = (path.resolve().name, str(config.get("_name_or_path", "")))
     if any("delta" in name.lower() for name in names):
-        found.append("its name says delta")
+        evidence.append("its name says delta")
     readme = path / "README.md"
     if readme.is_file() and re.search(
         r"delta (model|weights)|weights? delta", readme.read_text(encoding="utf-8", errors="replace"), re.I
     ):
-        found.append("its README says delta")
+        evidence.append("its README says delta")
     mean = _final_norm_mean(path, tensors)
     if mean is not None and mean < _DELTA_NORM:
-        found.append(f"its final norm is {mean:.3f} on average, near zero as in a difference")
-    elif mean is not None:  # a model after all, whatever it is called
+        evidence.append(f"its final norm is {mean:.3f} on average, near zero as in a difference")
+    elif mean is not None:  # a model, whatever it is called
         return []
-    return found
+    return evidence
 
 
 def _final_norm_mean(path: Path, tensors: dict[str, TensorInfo]) -> float | None:
-    """Mean absolute value of `model.norm.weight`, the only numbers that are read; None where it is not there."""
+    """Mean absolute value of `model.norm.weight`, the only numbers that are read; None where it is missing."""
     name = "model.norm.weight"
     if name not in tensors:
         return None
@@ -217,20 +229,20 @@ def _final_norm_mean(path: Path, tensors: dict[str, TensorInfo]) -> float | None
             from safetensors import safe_open
 
             with safe_open(target, framework="pt") as opened:
-                if name in opened.keys():  # noqa: SIM118 - it is no dict
+                if name in opened.keys():  # noqa: SIM118 - not a dict
                     return opened.get_tensor(name).float().abs().mean().item()
         elif target.suffix == ".bin":
             import torch
 
-            held = torch.load(target, map_location="cpu", weights_only=True, mmap=True)
-            if name in held:
-                return held[name].float().abs().mean().item()
+            state = torch.load(target, map_location="cpu", weights_only=True, mmap=True)
+            if name in state:
+                return state[name].float().abs().mean().item()
     return None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        read = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return read if isinstance(read, dict) else {}
+    return content if isinstance(content, dict) else {}

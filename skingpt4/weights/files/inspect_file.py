@@ -1,102 +1,27 @@
-"""What one file of weights is, told from the names and shapes in its header: kind, family, width, what it lacks."""
+"""What one file of weights is, from the names and shapes in its header: kind, family, width, what it lacks."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from skingpt4.weights.files.headers import TensorInfo, UnreadableWeights, read_header
+from skingpt4.weights.files.inspection import Inspection
 
 QUERY_WIDTH = 768  # of every published Q-Former
 JOINED_WIDTH = 5632  # MiniGPT-4 for Llama-2: four of EVA's 1408 wide tokens joined, no Q-Former
 EVA_WIDTH, EVA_DEPTH = 1408, 39
-Tensors = Mapping[str, TensorInfo]
-
-# Every kind that `inspect` can answer, with the sentence it is told in.
-KINDS = {
-    "lavis_eva": "EVA-ViT of LAVIS, the vision encoder",
-    "lavis_blip2": "BLIP-2 of LAVIS: Q-Former, query tokens and ln_vision",
-    "minigpt4_projection": "projection of MiniGPT-4 or the published SkinGPT-4",
-    "minigpt4_llama2_projection": "projection of MiniGPT-4 for Llama-2, which has no Q-Former",
-    "projection": "projection of one of our checkpoints",
-    "checkpoint": "checkpoint of this software",
-    "run": "run of this software with checkpoints",
-    "vision_encoder": "vision encoder in timm's names",
-    "qformer": "Q-Former of this software",
-    "hf_blip2": "BLIP-2 or InstructBLIP in Hugging Face's layout",
-    "language_model": "language model in Hugging Face's layout",
-    "language_model_file": "one file of a language model",
-    "vicuna_delta": "Vicuna delta: differences from LLaMA, no model by itself",
-    "meta_llama": "Llama in Meta's own layout",
-    "adapter": "LoRA adapter, no model by itself",
-    "unknown_tensors": "tensors that no part of SkinGPT-4 is known by",
-    "lfs_pointer": "Git LFS pointer in place of a file",
-    "web_page": "saved web page",
-    "truncated": "truncated file",
-    "unfinished": "unfinished download",
-    "empty": "empty file",
-    "pickle_with_code": "pickle with code in it",
-    "gguf": "GGUF file of llama.cpp",
-    "not_weights": "no weights",
-}
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """What `inspect` found.
-
-    `kind` is a key of KINDS. `details` are JSON-able facts: `family`, `width`, `num_layers`, `vocabulary`, `dtype`,
-    `num_query_tokens`, `encoder_width` and the like, where they are known. `fits` says where it goes. `missing`
-    lists what it lacks to be usable, `problem` is the sentence why it is refused, or None.
-    """
-
-    path: Path
-    kind: str
-    tensors: dict[str, TensorInfo] = field(default_factory=dict)
-    details: dict[str, Any] = field(default_factory=dict)
-    fits: str = ""
-    missing: tuple[str, ...] = ()
-    problem: str | None = None
-
-    @property
-    def usable(self) -> bool:
-        """Whether it can be loaded as it is."""
-        return self.problem is None and not self.missing
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(info.num_bytes for info in self.tensors.values())
-
-    def to_json(self, with_tensors: bool = False) -> dict[str, Any]:
-        """As plain values for `json.dumps`."""
-        plain = {
-            "path": str(self.path),
-            "kind": self.kind,
-            "what": KINDS[self.kind],
-            "details": self.details,
-            "fits": self.fits,
-            "missing": list(self.missing),
-            "problem": self.problem,
-            "usable": self.usable,
-            "num_tensors": len(self.tensors),
-            "dtypes": dict(Counter(info.dtype for info in self.tensors.values())),
-            "num_bytes": self.num_bytes,
-        }
-        if with_tensors:
-            plain["tensors"] = {name: asdict(info) for name, info in self.tensors.items()}
-        return plain
+Tensors = dict[str, TensorInfo]
 
 
 def inspect_file(path: Path) -> Inspection:
-    """Say what a file is.
+    """Say what a file is; `inspect` calls it.
 
     Raises:
-        UnreadableWeights: nothing is there (kind `missing`). Whatever is there is answered for, however broken.
+        UnreadableWeights: nothing is there (kind `missing`). Whatever exists gets an inspection, however broken.
     """
     try:
         header = read_header(path)
@@ -104,36 +29,28 @@ def inspect_file(path: Path) -> Inspection:
         if error.kind == "missing":
             raise
         return Inspection(path, error.kind, problem=str(error))
-    kind, details, fits, missing, problem = _classify(path, header.tensors)
-    details = {"format": header.format, **details}
+    inspection = _classify(path, header.tensors)
+    details = {"format": header.format, **inspection.details}
     if header.inside and header.extra:
         details["beside_the_tensors"] = header.extra
-    return Inspection(path, kind, dict(header.tensors), details, fits, tuple(missing), problem)
+    return replace(inspection, details=details)
 
 
-_Verdict = tuple[str, dict[str, Any], str, list[str], str | None]
-
-
-def _classify(path: Path, tensors: Tensors) -> _Verdict:
+def _classify(path: Path, tensors: Tensors) -> Inspection:
     """The first rule that knows one of the names decides."""
-    for knows, tell in _RULES:
-        if knows(tensors):
-            return tell(path, tensors)
+    for matches, rule in _RULES:
+        if matches(tensors):
+            return rule(path, tensors)
     example = ", ".join(list(tensors)[:3])
-    return (
-        "unknown_tensors",
-        {},
-        "",
-        [],
-        f"{path}: no part of SkinGPT-4 is known by such names ({example}, ...)",
-    )
+    problem = f"{path}: no part of SkinGPT-4 is known by such names ({example}, ...)"
+    return Inspection(path, "unknown_tensors", tensors, problem=problem)
 
 
 def _has(*patterns: str) -> Callable[[Tensors], bool]:
     return lambda tensors: all(any(re.match(p, name) for name in tensors) for p in patterns)
 
 
-def _tell_eva(path: Path, tensors: Tensors) -> _Verdict:
+def _eva(path: Path, tensors: Tensors) -> Inspection:
     depth = count(tensors, r"blocks\.(\d+)\.")
     patch = tensors["patch_embed.proj.weight"].shape
     details = {"family": "eva", "width": patch[0], "num_layers": depth, "patch_size": patch[-1]}
@@ -146,14 +63,14 @@ def _tell_eva(path: Path, tensors: Tensors) -> _Verdict:
         fits = f"vision.weights of configs/paper/base.yaml; ln_vision {_ln_vision(tensors)}"
     else:
         fits = f"vision.weights with vision.model_args of width {patch[0]} and depth {depth}"
-    return "lavis_eva", details, fits, missing, None
+    return Inspection(path, "lavis_eva", tensors, details, fits, tuple(missing))
 
 
 def _ln_vision(tensors: Tensors) -> str:
     return "is in it" if "norm.weight" in tensors else "comes from the file of qformer.weights"
 
 
-def _tell_lavis_blip2(path: Path, tensors: Tensors) -> _Verdict:
+def _lavis_blip2(path: Path, tensors: Tensors) -> Inspection:
     prefix = "Qformer.bert.encoder.layer."
     details = _qformer_details(tensors, prefix)
     missing = gaps(tensors, r"(Qformer\.bert\.encoder\.layer)\.(\d+)\.(.+)")
@@ -164,7 +81,7 @@ def _tell_lavis_blip2(path: Path, tensors: Tensors) -> _Verdict:
             details["trained_beside"] = f"{language_model} {tensors[f'{head}.weight'].shape[0]} wide"
     if any(name.startswith("visual_encoder.") for name in tensors):
         details["holds_vision_encoder"] = True
-    return "lavis_blip2", details, _qformer_fits(details), missing, None
+    return Inspection(path, "lavis_blip2", tensors, details, _qformer_fits(details), tuple(missing))
 
 
 def _qformer_details(tensors: Tensors, prefix: str) -> dict[str, Any]:
@@ -180,18 +97,18 @@ def _qformer_details(tensors: Tensors, prefix: str) -> dict[str, Any]:
 
 def _qformer_fits(details: dict[str, Any]) -> str:
     encoder = details.get("encoder_width", "?")
-    whose = " (EVA-ViT-g)" if encoder == EVA_WIDTH else ""
-    return f"qformer.weights behind a vision encoder {encoder} wide{whose}"
+    model = " (EVA-ViT-g)" if encoder == EVA_WIDTH else ""
+    return f"qformer.weights behind a vision encoder {encoder} wide{model}"
 
 
-def _tell_qformer(path: Path, tensors: Tensors) -> _Verdict:
+def _qformer(path: Path, tensors: Tensors) -> Inspection:
     details = _qformer_details(tensors, "model.encoder.layer.")
     missing = gaps(tensors, r"(model\.encoder\.layer)\.(\d+)\.(.+)")
     missing += [name for name in ("query_tokens",) if name not in tensors]
-    return "qformer", details, _qformer_fits(details), missing, None
+    return Inspection(path, "qformer", tensors, details, _qformer_fits(details), tuple(missing))
 
 
-def _tell_llama_proj(path: Path, tensors: Tensors) -> _Verdict:
+def _minigpt4_projection(path: Path, tensors: Tensors) -> Inspection:
     width, query_width = tensors["llama_proj.weight"].shape
     details = {"width": width, "query_width": query_width}
     if query_width == JOINED_WIDTH:
@@ -200,28 +117,29 @@ def _tell_llama_proj(path: Path, tensors: Tensors) -> _Verdict:
             "vision tokens without a Q-Former; SkinGPT-4 has 768 wide queries, so bring a projection "
             f"[{width}, {QUERY_WIDTH}]"
         )
-        return "minigpt4_llama2_projection", details, "", [], problem
-    missing = [] if "llama_proj.bias" in tensors else ["llama_proj.bias"]
-    return "minigpt4_projection", details, projection_fits(width, query_width), missing, None
+        return Inspection(path, "minigpt4_llama2_projection", tensors, details, problem=problem)
+    missing = () if "llama_proj.bias" in tensors else ("llama_proj.bias",)
+    fits = projection_fits(width, query_width)
+    return Inspection(path, "minigpt4_projection", tensors, details, fits, missing)
 
 
-def _tell_projection(path: Path, tensors: Tensors) -> _Verdict:
+def _projection(path: Path, tensors: Tensors) -> Inspection:
     width, query_width = tensors["weight"].shape
     details = {"width": width, "query_width": query_width}
-    return "projection", details, projection_fits(width, query_width), [], None
+    return Inspection(path, "projection", tensors, details, projection_fits(width, query_width))
 
 
 def projection_fits(width: int, query_width: int) -> str:
-    """Which language models are as wide as a projection's output; a width alone is no proof of family."""
+    """Which language models are as wide as a projection's output; the width does not prove the family."""
     known = {
         576: "SmolLM2-135M", 960: "SmolLM2-360M", 2048: "SmolLM2-1.7B", 4096: "7B Llama and Vicuna",
         4544: "Falcon-7B", 5120: "13B Llama and Vicuna", 8192: "Falcon-40B",
     }  # fmt: skip
-    whose = f", such as {known[width]}" if width in known else ""
-    return f"a Q-Former {query_width} wide and a language model {width} wide{whose}"
+    model = f", such as {known[width]}" if width in known else ""
+    return f"a Q-Former {query_width} wide and a language model {width} wide{model}"
 
 
-def _tell_vision(path: Path, tensors: Tensors) -> _Verdict:
+def _vision_encoder(path: Path, tensors: Tensors) -> Inspection:
     details: dict[str, Any] = {"num_layers": count(tensors, r"blocks\.(\d+)\.")}
     if "patch_embed.proj.weight" in tensors:
         patch = tensors["patch_embed.proj.weight"].shape
@@ -230,15 +148,17 @@ def _tell_vision(path: Path, tensors: Tensors) -> _Verdict:
     else:
         details["family"] = "cnn"
         missing = []
-    return "vision_encoder", details, "vision.weights, with the vision.model it was made for", missing, None
+    fits = "vision.weights, with the vision.model it was made for"
+    return Inspection(path, "vision_encoder", tensors, details, fits, tuple(missing))
 
 
-def _tell_hf_blip2(path: Path, tensors: Tensors) -> _Verdict:
-    return "hf_blip2", hf_blip2_details(tensors), "vision.weights and qformer.weights", [], None
+def _hf_blip2(path: Path, tensors: Tensors) -> Inspection:
+    fits = "vision.weights and qformer.weights"
+    return Inspection(path, "hf_blip2", tensors, hf_blip2_details(tensors), fits)
 
 
 def hf_blip2_details(tensors: Tensors) -> dict[str, Any]:
-    """Widths and depths of the image side of a BLIP-2 in Hugging Face's names, as far as they are there."""
+    """Widths and depths of the image side of a BLIP-2 in Hugging Face's names, as far as they are present."""
     tensors = {name.removeprefix("model."): info for name, info in tensors.items()}
     details = _qformer_details(tensors, "qformer.encoder.layer.")
     patch = tensors.get("vision_model.embeddings.patch_embedding.weight")
@@ -248,10 +168,10 @@ def hf_blip2_details(tensors: Tensors) -> dict[str, Any]:
     return details
 
 
-def _tell_language_model_file(path: Path, tensors: Tensors) -> _Verdict:
+def _language_model_file(path: Path, tensors: Tensors) -> Inspection:
     details = language_model_details(tensors)
     problem = f"{path}: is one file of a language model; name its directory, with config.json and tokenizer"
-    return "language_model_file", details, "", [], problem
+    return Inspection(path, "language_model_file", tensors, details, problem=problem)
 
 
 def language_model_details(tensors: Tensors) -> dict[str, Any]:
@@ -263,8 +183,8 @@ def language_model_details(tensors: Tensors) -> dict[str, Any]:
 
 
 def count(tensors: Iterable[str], pattern: str) -> int:
-    """Number of layers: one more than the highest number that the pattern's group finds."""
-    return max((int(found[1]) + 1 for name in tensors if (found := re.match(pattern, name))), default=0)
+    """Number of layers: one more than the highest number that the pattern's group matches."""
+    return max((int(match[1]) + 1 for name in tensors if (match := re.match(pattern, name))), default=0)
 
 
 def gaps(tensors: Iterable[str], pattern: str) -> list[str]:
@@ -276,10 +196,10 @@ def gaps(tensors: Iterable[str], pattern: str) -> list[str]:
     """
     layers: dict[tuple[str, str], set[int]] = {}
     for name in tensors:
-        if found := re.fullmatch(pattern, name):
-            layers.setdefault((found[1], found[3]), set()).add(int(found[2]))
+        if match := re.fullmatch(pattern, name):
+            layers.setdefault((match[1], match[3]), set()).add(int(match[2]))
     depth = max((max(numbers) + 1 for numbers in layers.values()), default=0)
-    # Cross-attention may stand in every second layer only; where it stands, all of it must.
+    # Cross-attention may be in every second layer only, but must be complete there.
     crossed = {n for (_, name), numbers in layers.items() if "crossattention" in name for n in numbers}
     missing = []
     for (stem, name), numbers in layers.items():
@@ -288,16 +208,16 @@ def gaps(tensors: Iterable[str], pattern: str) -> list[str]:
     return missing
 
 
-_RULES: tuple[tuple[Callable[[Tensors], bool], Callable[[Path, Tensors], _Verdict]], ...] = (
-    (_has(r"llama_proj\.weight"), _tell_llama_proj),
-    (_has(r"Qformer\.bert\."), _tell_lavis_blip2),
-    (_has(r"(model\.)?(vision_model|qformer)\."), _tell_hf_blip2),
-    (_has(r"patch_embed\.proj\.weight", r"blocks\.\d+\.attn\.q_bias"), _tell_eva),
-    (_has(r"model\.encoder\.layer\.\d+\.(attention|crossattention)\."), _tell_qformer),
-    (_has(r"patch_embed\.proj\.weight|conv_stem\.weight|stem\."), _tell_vision),
-    (_has(r"(model\.layers|transformer\.h|gpt_neox\.layers)\.\d+\."), _tell_language_model_file),
+_RULES: tuple[tuple[Callable[[Tensors], bool], Callable[[Path, Tensors], Inspection]], ...] = (
+    (_has(r"llama_proj\.weight"), _minigpt4_projection),
+    (_has(r"Qformer\.bert\."), _lavis_blip2),
+    (_has(r"(model\.)?(vision_model|qformer)\."), _hf_blip2),
+    (_has(r"patch_embed\.proj\.weight", r"blocks\.\d+\.attn\.q_bias"), _eva),
+    (_has(r"model\.encoder\.layer\.\d+\.(attention|crossattention)\."), _qformer),
+    (_has(r"patch_embed\.proj\.weight|conv_stem\.weight|stem\."), _vision_encoder),
+    (_has(r"(model\.layers|transformer\.h|gpt_neox\.layers)\.\d+\."), _language_model_file),
     (
         lambda tensors: set(tensors) == {"weight", "bias"} and len(tensors["weight"].shape) == 2,
-        _tell_projection,
+        _projection,
     ),
 )

@@ -1,54 +1,116 @@
-"""What a file or directory of weights is, told from its headers alone.
-
-`inspect` is a pure function of what lies on the disk. It loads no model, runs no code of the file and reads no
-numbers, but for one exception of a few kilobytes: the final norm of a Llama, which tells a delta from a model.
-"""
+"""What `inspect` says of a file or directory of weights, as a dataclass, as JSON and as lines for people."""
 
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from skingpt4.weights.files.headers import UnreadableWeights
-from skingpt4.weights.files.inspect_directory import inspect_directory
-from skingpt4.weights.files.inspect_file import KINDS, Inspection, inspect_file, projection_fits
+from skingpt4.weights.files.headers import TensorInfo
 
-__all__ = ["KINDS", "Inspection", "UnreadableWeights", "describe", "inspect", "projection_fits"]
+# Every kind that `inspect` can return, with its description for people.
+KINDS = {
+    "lavis_eva": "EVA-ViT of LAVIS, the vision encoder",
+    "lavis_blip2": "BLIP-2 of LAVIS: Q-Former, query tokens and ln_vision",
+    "minigpt4_projection": "projection of MiniGPT-4 or the published SkinGPT-4",
+    "minigpt4_llama2_projection": "projection of MiniGPT-4 for Llama-2, which has no Q-Former",
+    "projection": "projection of one of our checkpoints",
+    "checkpoint": "checkpoint of this software",
+    "run": "run of this software with checkpoints",
+    "vision_encoder": "vision encoder in timm's names",
+    "qformer": "Q-Former of this software",
+    "hf_blip2": "BLIP-2 or InstructBLIP in Hugging Face's layout",
+    "language_model": "language model in Hugging Face's layout",
+    "language_model_file": "one file of a language model",
+    "vicuna_delta": "Vicuna delta: differences from LLaMA, no model by itself",
+    "meta_llama": "Llama in Meta's own layout",
+    "adapter": "LoRA adapter, no model by itself",
+    "unknown_tensors": "tensors that no part of SkinGPT-4 is known by",
+    "lfs_pointer": "Git LFS pointer in place of a file",
+    "web_page": "saved web page",
+    "truncated": "truncated file",
+    "unfinished": "unfinished download",
+    "empty": "empty file",
+    "pickle_with_code": "pickle with code in it",
+    "gguf": "GGUF file of llama.cpp",
+    "not_weights": "no weights",
+}
 
 
-def inspect(path: str | Path) -> Inspection:
-    """Say what a file or directory is.
+@dataclass(frozen=True)
+class Inspection:
+    """What a file or directory is.
 
-    Raises:
-        UnreadableWeights: nothing is there (kind `missing`). Whatever is there is answered for, however broken.
+    `kind` is a key of KINDS. `details` are JSON-able facts: `family`, `width`, `num_layers`, `vocabulary`, `dtype`,
+    `num_query_tokens`, `encoder_width` and others, where they are known. `fits` says where it can be used. `missing`
+    lists what it lacks to be usable, `problem` is the sentence why it is refused, or None.
     """
-    path = Path(path)
-    return inspect_directory(path) if path.is_dir() else inspect_file(path)
+
+    path: Path
+    kind: str
+    tensors: dict[str, TensorInfo] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
+    fits: str = ""
+    missing: tuple[str, ...] = ()
+    problem: str | None = None
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can be loaded as it is."""
+        return self.problem is None and not self.missing
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(info.num_bytes for info in self.tensors.values())
+
+    def to_json(self, with_tensors: bool = False) -> dict[str, Any]:
+        """As plain values for `json.dumps`."""
+        plain = {
+            "path": str(self.path),
+            "kind": self.kind,
+            "what": KINDS[self.kind],
+            "details": self.details,
+            "fits": self.fits,
+            "missing": list(self.missing),
+            "problem": self.problem,
+            "usable": self.usable,
+            "num_tensors": len(self.tensors),
+            "dtypes": dict(Counter(info.dtype for info in self.tensors.values())),
+            "num_bytes": self.num_bytes,
+        }
+        if with_tensors:
+            plain["tensors"] = {name: asdict(info) for name, info in self.tensors.items()}
+        return plain
 
 
-def describe(found: Inspection, with_tensors: bool = False) -> str:
+def describe(inspection: Inspection, with_tensors: bool = False) -> str:
     """The inspection as lines for people."""
-    rows: list[tuple[str, object]] = [("is", KINDS[found.kind])]
-    for key, value in found.details.items():
+    rows: list[tuple[str, object]] = [("is", KINDS[inspection.kind])]
+    for key, value in inspection.details.items():
         if value is not None:
-            told = ", ".join(f"{k} ({v})" for k, v in value.items()) if isinstance(value, dict) else value
-            rows.append((key.replace("_", " "), "; ".join(told) if isinstance(told, list) else told))
-    if found.tensors:
-        dtypes = Counter(info.dtype for info in found.tensors.values())
-        told = ", ".join(f"{n} {dtype}" for dtype, n in dtypes.most_common())
-        rows.append(("tensors", f"{len(found.tensors)} ({told}), {found.num_bytes / 1e6:,.1f} MB"))
-    if found.fits:
-        rows.append(("fits", found.fits))
-    if found.missing:
-        shown = ", ".join(found.missing[:6]) + (", ..." if len(found.missing) > 6 else "")
-        rows.append(("missing", f"{len(found.missing)}: {shown}"))
-    elif found.usable:
+            if isinstance(value, dict):
+                value = ", ".join(f"{k} ({v})" for k, v in value.items())
+            rows.append((key.replace("_", " "), "; ".join(value) if isinstance(value, list) else value))
+    if inspection.tensors:
+        dtypes = Counter(info.dtype for info in inspection.tensors.values())
+        counts = ", ".join(f"{n} {dtype}" for dtype, n in dtypes.most_common())
+        rows.append(
+            ("tensors", f"{len(inspection.tensors)} ({counts}), {inspection.num_bytes / 1e6:,.1f} MB")
+        )
+    if inspection.fits:
+        rows.append(("fits", inspection.fits))
+    if inspection.missing:
+        shown = ", ".join(inspection.missing[:6]) + (", ..." if len(inspection.missing) > 6 else "")
+        rows.append(("missing", f"{len(inspection.missing)}: {shown}"))
+    elif inspection.usable:
         rows.append(("missing", "nothing"))
-    if found.problem:
-        rows.append(("refused", found.problem))
+    if inspection.problem:
+        rows.append(("refused", inspection.problem))
     pad = max(len(key) for key, _ in rows)
-    lines = [str(found.path), *(f"  {key:{pad}}  {value}" for key, value in rows)]
+    lines = [str(inspection.path), *(f"  {key:{pad}}  {value}" for key, value in rows)]
     if with_tensors:
-        width = max(map(len, found.tensors), default=0)
-        lines += [f"    {n:{width}} {i.dtype:9} {list(i.shape)}" for n, i in found.tensors.items()]
+        width = max(map(len, inspection.tensors), default=0)
+        lines += [f"    {n:{width}} {i.dtype:9} {list(i.shape)}" for n, i in inspection.tensors.items()]
     return "\n".join(lines)

@@ -1,6 +1,6 @@
-"""In which names others publish the encoder's parts: LAVIS, Hugging Face's BLIP-2 and InstructBLIP, and our own.
+"""The names under which others publish the encoder's parts: LAVIS, Hugging Face's BLIP-2 and InstructBLIP.
 
-A layout becomes recipes: for each of our tensors its name in the file and what is done with it.
+A layout becomes recipes: for each of our tensors its name in the file and how it is transformed.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from skingpt4.weights.files.headers import WeightsMismatch
 from skingpt4.weights.files.source import Recipe, TensorSource, unchanged
-from skingpt4.weights.files.tensors import WeightsMismatch
 
-# What is read of a Hugging Face directory; the language model's shards are not even opened.
+# What is read of a Hugging Face directory; the shards of the language model are not opened.
 VISION_PREFIXES = ("vision_model.", "model.vision_model.")
 QFORMER_PREFIXES = ("qformer.", "query_tokens", "model.qformer.", "model.query_tokens", "Qformer.")
 NORM_NAMES = ("ln_vision", "vision_model.post_layernorm", "model.vision_model.post_layernorm")
@@ -63,20 +63,22 @@ def is_lavis_vision(source: TensorSource) -> bool:
     return "blocks.0.attn.q_bias" in source.header and "norm.weight" not in source.header
 
 
-def _third(which: int, source: TensorSource, name: str) -> Callable[[Tensor], Tensor]:
+def _third(index: int, source: TensorSource, name: str) -> Callable[[Tensor], Tensor]:
     """EVA has no key bias: Hugging Face writes [q_bias, 0, v_bias] as one."""
 
     def take(bias: Tensor) -> Tensor:
         thirds = bias.chunk(3)
         if not bias.is_meta and thirds[1].any():
-            raise WeightsMismatch(f"{source.path}: {name} has a bias of the keys, which EVA-ViT-g has not")
-        return thirds[which]
+            raise WeightsMismatch(
+                f"{source.path}: {name} has a bias of the keys, which EVA-ViT-g does not have"
+            )
+        return thirds[index]
 
     return take
 
 
 def qformer_recipes(source: TensorSource) -> dict[str, Recipe]:
-    """Recipes for `QFormer` out of LAVIS's or a Hugging Face file, without the text branch; ours stays as it is."""
+    """Recipes for `QFormer` out of LAVIS's or a Hugging Face file, without the text branch; our own is unchanged."""
     lavis = any(name.startswith("Qformer.") for name in source.header)
     hugging_face = any(re.match(r"(model\.)?qformer\.", name) for name in source.header)
     if not lavis and not hugging_face:
@@ -96,16 +98,16 @@ def qformer_recipes(source: TensorSource) -> dict[str, Recipe]:
 
 def norm_recipes(source: TensorSource) -> dict[str, Recipe]:
     """Recipes for the encoder's final norm out of a BLIP-2 file; empty where it holds none."""
-    found = [norm for norm in NORM_NAMES if f"{norm}.weight" in source.header]
-    return {leaf: (f"{norm}.{leaf}", unchanged) for norm in found[:1] for leaf in ("weight", "bias")}
+    present = [norm for norm in NORM_NAMES if f"{norm}.weight" in source.header]
+    return {leaf: (f"{norm}.{leaf}", unchanged) for norm in present[:1] for leaf in ("weight", "bias")}
 
 
 def brings_norm(weights: str | Path) -> bool:
-    """Whether the Q-Former's weights are in a layout that keeps the vision encoder's final norm beside them."""
+    """Whether the Q-Former's weights are in a layout that also holds the vision encoder's final norm."""
     return Path(weights).is_dir() or Path(weights).suffix in (".pth", ".pt")
 
 
 def unused(source: TensorSource, recipes: Iterable[Recipe]) -> list[str]:
-    """The tensors of a file that no recipe takes, sorted."""
-    taken = {name for name, _ in recipes}
-    return sorted(source.header.keys() - taken)
+    """The tensors of a file that no recipe uses, sorted."""
+    used = {name for name, _ in recipes}
+    return sorted(source.header.keys() - used)

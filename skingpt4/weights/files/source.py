@@ -1,16 +1,15 @@
-"""Weights of any size, one tensor at a time: shapes from headers, values memory-mapped and read when asked.
+"""Weights of any size, one tensor at a time: shapes from headers, values memory-mapped and read when needed.
 
 A published checkpoint is opened, compared with the module by name and shape, and only then read, each tensor
-straight to its place. The module itself is built without memory, so that host memory never holds more than the
+directly to its device. The module itself is built without memory, so that host memory never holds more than the
 weights and one tensor.
 """
 
 from __future__ import annotations
 
-import json
+import logging
 import os
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +22,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from skingpt4.weights.files.headers import Header, UnreadableWeights, read_header
-from skingpt4.weights.files.tensors import WeightsMismatch, read_pth, require_same_tensors
+from skingpt4.weights.files.headers import INDEXES, WeightsMismatch, read_header, read_index
+from skingpt4.weights.files.tensors import read_pth, require_same_tensors
 
-INDEX = "model.safetensors.index.json"
-# A tensor's name in the file, and what is done with it. The second is also asked of a meta tensor, for the shape.
+logger = logging.getLogger(__name__)
+
+INDEX = INDEXES[0]  # of safetensors
+# A tensor's name in the file, and how it is transformed; a meta tensor is transformed too, for its shape.
 Recipe = tuple[str, Callable[[Tensor], Tensor]]
 
 
@@ -54,12 +55,12 @@ class TensorSource:
 
 
 def header_source(path: str | Path, prefixes: tuple[str, ...] = ("",)) -> TensorSource:
-    """A source whose tensors have no values: loading it onto the meta device compares names and shapes alone.
+    """A source whose tensors have no values: loading it onto the meta device only compares names and shapes.
 
     Nothing is converted, and neither time nor memory grows with the tensors.
 
     Raises:
-        UnreadableWeights, WeightsMismatch: missing, truncated, a pickle with code in it, or no weights.
+        WeightsMismatch: missing, truncated, a pickle with code in it, or no weights.
     """
     path = Path(path)
     if path.is_dir():
@@ -76,7 +77,7 @@ def open_source(path: str | Path | TensorSource, prefixes: tuple[str, ...] = (""
     """Open a `.safetensors`, a `.pth` (through its safetensors twin), or a Hugging Face directory.
 
     Args:
-        path: the file or directory; a source that is open already is given back.
+        path: the file or directory; a source that is open already is returned.
         prefixes: of a directory, only tensors whose names begin so, and only the shards that hold them.
 
     Raises:
@@ -93,9 +94,9 @@ def open_source(path: str | Path | TensorSource, prefixes: tuple[str, ...] = (""
     twin = safetensors_of(path)
     if twin:
         return replace(_open_shards(path, [twin], ("",)), files=(path,))
-    held = read_pth(path)
-    header = {name: value.to("meta") for name, value in held.items()}
-    return TensorSource(path, header, held.__getitem__, (path,))
+    tensors = read_pth(path)
+    header = {name: value.to("meta") for name, value in tensors.items()}
+    return TensorSource(path, header, tensors.__getitem__, (path,))
 
 
 def source_files(path: str | Path, prefixes: tuple[str, ...] = ("",)) -> list[Path]:
@@ -120,14 +121,11 @@ def source_files(path: str | Path, prefixes: tuple[str, ...] = ("",)) -> list[Pa
             else f"no {single.name} and no {INDEX}"
         )
         raise WeightsMismatch(f"{folder}: holds {why}")
-    try:
-        weight_map = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
-        names = sorted({str(shard) for name, shard in weight_map.items() if name.startswith(prefixes)})
-    except (ValueError, KeyError, AttributeError, TypeError):
-        raise WeightsMismatch(f"{folder / INDEX}: is damaged; fetch it anew") from None
-    gone = [name for name in names if not (folder / name).is_file()]
-    if gone:
-        raise WeightsMismatch(f"{folder}: its index names {gone[0]}, which is not there; fetch it too")
+    shard_of = read_index(folder / INDEX)
+    names = sorted({shard for tensor, shard in shard_of.items() if tensor.startswith(prefixes)})
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise WeightsMismatch(f"{folder}: its index names {missing[0]}, which is not there; fetch it too")
     return [folder / name for name in names]
 
 
@@ -135,32 +133,25 @@ def _open_shards(path: Path, shards: list[Path], prefixes: tuple[str, ...]) -> T
     header: dict[str, Tensor] = {}
     shard_of: dict[str, Path] = {}
     for shard in shards:
-        for name, info in _header(shard).tensors.items():
+        for name, info in read_header(shard).tensors.items():
             if name.startswith(prefixes):
                 dtype = getattr(torch, info.dtype)
                 header[name] = torch.empty(info.shape, dtype=dtype, device="meta")
                 shard_of[name] = shard
 
     def read(name: str) -> Tensor:
-        # Opened for each tensor: closing unmaps its pages, which would else count as memory used.
+        # Opened for each tensor: closing unmaps its pages, which would otherwise count as used memory.
         with safe_open(shard_of[name], "pt") as file:
             return file.get_tensor(name)
 
     return TensorSource(path, header, read, tuple(shards))
 
 
-def _header(path: Path) -> Header:
-    try:
-        return read_header(path)
-    except UnreadableWeights as error:
-        raise WeightsMismatch(str(error)) from None
-
-
 M = TypeVar("M", bound=nn.Module)
 
 
 def built_without_memory(build: Callable[[], M]) -> M:
-    """A module whose parameters are on the meta device; buffers are real, for no file may hold them.
+    """A module whose parameters are on the meta device; buffers are real, because a file may lack them.
 
     Few modules compute buffers from their parameters; those are built with memory.
     """
@@ -181,25 +172,25 @@ def load_into(
     dtype: torch.dtype | None = None,
     left_out: tuple[str, ...] = (),
 ) -> None:
-    """Load a module strictly, each tensor straight to its device and dtype; nothing is changed on a mismatch.
+    """Load a module strictly, each tensor directly to its device and dtype; nothing is changed on a mismatch.
 
     Args:
-        module: best one that was `built_without_memory`.
+        module: preferably one that was `built_without_memory`.
         source: the weights.
-        recipes: for each tensor of the module its name in the source and what is done with it.
+        recipes: for each tensor of the module its name in the source and how it is transformed.
         what: the module's name in a message.
-        device: where all parameters and buffers will be.
-        dtype: of the floating-point ones; None keeps each one's own.
+        device: of all parameters and buffers.
+        dtype: of the floating-point ones; None keeps the dtype of each.
         left_out: prefixes of tensors that the source need not have; on meta, their modules are initialised.
 
     Raises:
         WeightsMismatch: names what is missing, unexpected or of another shape.
     """
-    all_wanted = module.state_dict()
-    wanted = {n: t for n, t in all_wanted.items() if n in recipes or not n.startswith(left_out or ("\0",))}
+    state = module.state_dict()
+    expected = {n: t for n, t in state.items() if n in recipes or not n.startswith(left_out or ("\0",))}
     offered = {name: transform(source.header[key]) for name, (key, transform) in recipes.items()}
-    require_same_tensors(offered, wanted, str(source.path), what)
-    for name in wanted:
+    require_same_tensors(offered, expected, str(source.path), what)
+    for name in expected:
         key, transform = recipes[name]
         _place(module, name, transform(source.read(key)), device, dtype)
     for part in module.modules() if torch.device(device).type != "meta" else ():
@@ -216,8 +207,8 @@ def _place(
     owner_name, _, leaf = name.rpartition(".")
     owner = module.get_submodule(owner_name)
     old = getattr(owner, leaf)
-    own = dtype if dtype is not None and old.is_floating_point() else old.dtype
-    value = value.detach().to(device=device, dtype=own, copy=True).contiguous()
+    target_dtype = dtype if dtype is not None and old.is_floating_point() else old.dtype
+    value = value.detach().to(device=device, dtype=target_dtype, copy=True).contiguous()
     if isinstance(old, nn.Parameter):
         setattr(owner, leaf, nn.Parameter(value, requires_grad=old.requires_grad))
     else:
@@ -227,11 +218,11 @@ def _place(
 def safetensors_of(path: Path) -> Path | None:
     """The safetensors twin of a `.pth`, `NAME.pth.safetensors`, made now if it is missing or out of date.
 
-    The twin's header holds the size and the time of the file it was made from, so a changed `.pth` is
-    converted anew. It appears whole or not at all.
+    The twin's header holds the size and the time of the file it was made from, so a changed `.pth` is converted
+    again. It appears complete or not at all.
 
     Returns:
-        None where there is no room or no right to write beside the file; one line on stderr says so.
+        None where there is no room or no right to write beside the file; a warning says so.
 
     Raises:
         WeightsMismatch: as `read_pth`.
@@ -239,10 +230,7 @@ def safetensors_of(path: Path) -> Path | None:
     twin = path.with_name(f"{path.name}.safetensors")
     if _is_made_from(twin, path):
         return twin
-    try:
-        read_header(path)  # says more clearly than torch what a file is instead
-    except UnreadableWeights as error:
-        raise WeightsMismatch(str(error)) from None
+    read_header(path)  # says more clearly than torch what a file is instead
     tensors = read_pth(path)  # before anything is written: a refusal leaves nothing behind
     part = twin.with_name(f".{twin.name}.part")
     try:
@@ -250,14 +238,14 @@ def safetensors_of(path: Path) -> Path | None:
             try:
                 if not _is_made_from(twin, path):
                     _check_space(path, tensors)
-                    print(f"converting {path} to {twin.name} once", file=sys.stderr, flush=True)
+                    logger.info("converting %s to %s once", path, twin.name)
                     _write(tensors, part, _stamp(path))
                     os.replace(part, twin)
             finally:
                 part.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
-        print(f"{path}: read as it is, {twin.name} cannot be written beside it ({reason})", file=sys.stderr)
+        logger.warning("%s: read as it is, %s cannot be written beside it (%s)", path, twin.name, reason)
         return None
     return twin
 
@@ -289,13 +277,15 @@ def _check_space(path: Path, tensors: dict[str, Tensor]) -> None:
 
 
 def _write(tensors: dict[str, Tensor], part: Path, metadata: dict[str, str]) -> None:
-    """Write without a copy in memory; tensors that share a storage are the exception."""
+    """Write without a copy in memory, except of tensors that share a storage."""
     seen: set[int] = set()
-    apart = {}
+    separate = {}
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage()
         shared = storage.data_ptr() in seen or storage.nbytes() != tensor.numel() * tensor.element_size()
         seen.add(storage.data_ptr())
-        apart[name] = tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
-    save_file(apart, part, metadata=metadata)
+        separate[name] = (
+            tensor.clone(memory_format=torch.contiguous_format) if shared else tensor.contiguous()
+        )
+    save_file(separate, part, metadata=metadata)
     part.chmod(0o644)  # safetensors are written for the owner alone

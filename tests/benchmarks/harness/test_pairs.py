@@ -14,14 +14,14 @@ from tests.support.tiny import one_thread  # noqa: F401
 def test_both_run_in_turns_and_who_is_first_changes():
     order = []
     found = compare(
-        lambda: order.append("ours"), lambda: order.append("yardstick"), pairs=3, warm_up=1, what="test"
+        lambda: order.append("ours"), lambda: order.append("baseline"), pairs=3, warm_up=1, what="test"
     )
-    assert order[:4] == ["ours", "yardstick"] * 2  # untimed: the warm-up, and what is watched for memory
-    assert order[4:] == ["ours", "yardstick", "yardstick", "ours", "ours", "yardstick"]
+    assert order[:4] == ["ours", "baseline"] * 2  # untimed: the warm-up, and the runs that measure memory
+    assert order[4:] == ["ours", "baseline", "baseline", "ours", "ours", "baseline"]
     assert len(found.ratios()) == 3
 
 
-def test_a_ratio_is_the_yardsticks_figure_over_ours_pair_by_pair():
+def test_a_ratio_is_the_baselines_figure_over_ours_pair_by_pair():
     found = Comparison(
         Side({"seconds": [1.0, 2.0, 4.0]}, [10, 30, 20]), Side({"seconds": [3.0, 4.0, 4.0]}, [50, 60, 40])
     )
@@ -31,14 +31,14 @@ def test_a_ratio_is_the_yardsticks_figure_over_ours_pair_by_pair():
     assert found.line() == "seconds: 2 against 4, 2.00x (1.00 to 3.00 in 3 pairs)"
     peaks = Comparison(Side(peak_bytes=[2**20]), Side(peak_bytes=[3 * 2**20, 2**20]))
     assert peaks.peak_line() == "peak memory above the weights: 1 MiB against 3, 3.00x"
-    told = found.to_dict()
-    assert told["ratios"]["seconds"] == {
+    result = found.to_dict()
+    assert result["ratios"]["seconds"] == {
         "median": 2.0,
         "minimum": 1.0,
         "maximum": 3.0,
         "each": [3.0, 2.0, 1.0],
     }
-    assert told["ours"]["peak_bytes_above_weights"] == [10, 30, 20]
+    assert result["ours"]["peak_bytes_above_weights"] == [10, 30, 20]
 
 
 def test_time_memory_and_a_sides_own_figures_are_measured():
@@ -51,9 +51,9 @@ def test_time_memory_and_a_sides_own_figures_are_measured():
         return {"first": 2.0}
 
     found = compare(lambda: {"first": 1.0}, large, pairs=2, warm_up=0)
-    assert found.yardstick.median() >= 0.02
+    assert found.baseline.median() >= 0.02
     assert found.ratio("first") == 2.0
-    assert 58 * 2**20 <= found.yardstick.peak < 75 * 2**20  # pages that were there before may be used again
+    assert 58 * 2**20 <= found.baseline.peak < 75 * 2**20  # pages that were there before may be used again
     assert found.ours.peak < 10 * 2**20
 
 
@@ -77,7 +77,7 @@ def test_the_ceiling_is_measured_and_the_roofline_is_its_share():
     assert set(hardware.roofline(top, 1.0, flops=1e9)) == {"tflops", "matrix_share", "line"}
 
 
-def test_a_result_is_written_whole_with_what_it_depends_on(tmp_path):
+def test_a_result_is_written_with_what_it_depends_on(tmp_path):
     facts = about(["train", "--shape", "tiny"])
     write(facts | {"value": 1.23456789, "rows": [{"a": 2}]}, tmp_path / "new" / "train.json")
     read = json.loads((tmp_path / "new" / "train.json").read_text())

@@ -7,8 +7,8 @@ from benchmarks.records.degraded import FAULTS
 
 
 def test_rates_are_counted_by_fault_and_skin_type(tmp_path, monkeypatch, capsys):
-    kept = [fault for fault in FAULTS if fault.strength in ("640 pixels", "0.15 kept")]
-    monkeypatch.setattr(quality, "FAULTS", kept)
+    faults = [fault for fault in FAULTS if fault.strength in ("640 pixels", "0.15 kept")]
+    monkeypatch.setattr(quality, "FAULTS", faults)
     monkeypatch.setattr(quality, "NO_SKIN", {"plant": quality.NO_SKIN["plant"]})
     monkeypatch.setattr(quality, "milliseconds", lambda: {"median": 1.0, "least": 1.0})
     assert quality.main(["--per-type", "1", "--out", str(tmp_path / "q.json")]) == 0
@@ -26,7 +26,7 @@ def test_rates_are_counted_by_fault_and_skin_type(tmp_path, monkeypatch, capsys)
 
 def test_the_interval_is_wilsons():
     # By hand: n = 10, 9 found, z = 1.959964: (0.9 + z^2/20 -+ z sqrt(0.009 + z^2/400)) / (1 + z^2/10)
-    rate = quality.share(9, 10)
+    rate = quality.rate(9, 10)
     assert (rate["value"], rate["n"]) == (0.9, 10)
     assert (rate["low"], rate["high"]) == pytest.approx((0.5958, 0.9821), abs=2e-4)
 

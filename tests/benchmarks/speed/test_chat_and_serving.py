@@ -12,8 +12,7 @@ from benchmarks.speed.chat import Consultation, Passes
 from benchmarks.speed.serving import Crowd
 from skingpt4.doctor import memory
 from skingpt4.model.build import build, build_encoder
-from tests.benchmarks.speed.test_commands import MICRO
-from tests.support.tiny import EVA, EVA_ARGS, FAMILIES, one_thread, tiny_config  # noqa: F401
+from tests.support.tiny import one_thread, tiny_config  # noqa: F401
 
 
 @pytest.fixture(scope="module")
@@ -23,15 +22,8 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(params=["llama", "falcon"])
-def micro(request, tmp_path, monkeypatch):
-    """A shape named micro, built as the paper's are; returns the arguments that ask for it."""
-    path = tmp_path / "micro.yaml"
-    path.write_text(MICRO.format(eva=EVA, args=json.dumps(EVA_ARGS)))
-    sizes = {**FAMILIES[request.param], "vocab_size": 1100}
-    monkeypatch.setitem(memory.PUBLISHED, "micro/llama", (request.param, sizes))
-    monkeypatch.setitem(shapes.SHAPES, "micro", shapes.Shape("micro", str(path), "micro/llama"))
-    common = ["--shape", "micro", "--device", "cpu", "--dtype", "float32"]
-    return [*common, "--small", "--out", str(tmp_path / "out.json")]
+def micro(request, make_micro):
+    return make_micro(request.param, "--dtype", "float32")
 
 
 def result_of(argv):
@@ -43,9 +35,9 @@ def result_of(argv):
 def test_both_consultations_begin_alike_and_ours_reads_less(tiny):
     config, model = tiny
     talk = Consultation(model, config, (6, 9, 4))
-    ours, theirs = talk.ours(), talk.yardstick()
-    assert talk.told["ours"][0] == talk.told["yardstick"][0] != ""
-    assert [len(answers) for answers in talk.told.values()] == [3, 3]
+    ours, theirs = talk.ours(), talk.baseline()
+    assert talk.answers["ours"][0] == talk.answers["yardstick"][0] != ""
+    assert [len(answers) for answers in talk.answers.values()] == [3, 3]
     assert talk.num_tokens["ours"][0] == talk.num_tokens["yardstick"][0] <= 6
     assert ours.keys() == theirs.keys()
     assert "first token of turns 2 to 4" in ours
@@ -79,24 +71,24 @@ def test_a_consultation_with_random_weights_is_the_same_both_ways(micro, capsys)
     assert max(later) < first
     measured = found["measured"]
     rate = found["roofline"]["ours"]["bytes_per_second"]
-    wanted = 11 * found["weights_read_a_pass_bytes"] / measured["ours"]["seconds"][0]
-    assert rate == pytest.approx(wanted, rel=1e-3)
+    expected = 11 * found["weights_read_a_pass_bytes"] / measured["ours"]["seconds"][0]
+    assert rate == pytest.approx(expected, rel=1e-3)
     assert measured["ours"]["peak_bytes_above_weights"][0] is not None
     assert set(found["bars"]) == set(chat.BARS)
-    said = capsys.readouterr().out
-    assert "first token of turn 4" in said
-    assert "ours: 11 tokens in 11 passes; roofline: " in said
-    assert "peak memory" in said
+    text = capsys.readouterr().out
+    assert "first token of turn 4" in text
+    assert "ours: 11 tokens in 11 passes; roofline: " in text
+    assert "peak memory" in text
 
 
 def test_a_guess_that_comes_true_saves_a_pass(micro):
-    config = shapes.configuration("micro")
+    config = shapes.configuration(shapes.SHAPES["micro"])
     config.compat = "minigpt4"
-    model = shapes.network("micro", config, torch.device("cpu"), torch.float32)
+    model = shapes.network(shapes.SHAPES["micro"], config, torch.device("cpu"), torch.float32)
     talk = Consultation(model, config, (60,))
     talk.ours()
-    talk.yardstick()
-    assert talk.told["ours"] == talk.told["yardstick"]
+    talk.baseline()
+    assert talk.answers["ours"] == talk.answers["yardstick"]
     assert talk.passes["ours"] < talk.passes["yardstick"] == 60
 
 

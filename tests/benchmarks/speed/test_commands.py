@@ -8,27 +8,7 @@ import torch
 from benchmarks.__main__ import COMMANDS, main
 from benchmarks.harness import counts, shapes
 from skingpt4.doctor import memory
-from tests.support.tiny import EVA, EVA_ARGS, FAMILIES, QFORMER_ARGS, make_encoder, one_thread  # noqa: F401
-
-MICRO = """
-step: step2
-output_dir: unused
-vision: {{model: {eva}, model_args: {args}, image_size: 56, norm_eps: 1.0e-5}}
-qformer: {{num_query_tokens: 4, width: 32, num_layers: 2, num_heads: 2, intermediate_width: 64}}
-language: {{model: micro/llama, dtype: float32}}
-prompt: {{template: vicuna}}
-"""
-
-
-@pytest.fixture
-def micro(tmp_path, monkeypatch):
-    """A shape named micro, built as the paper's are; returns the arguments that ask for it."""
-    path = tmp_path / "micro.yaml"
-    path.write_text(MICRO.format(eva=EVA, args=json.dumps(EVA_ARGS)))
-    sizes = {**FAMILIES["llama"], "vocab_size": 1100}
-    monkeypatch.setitem(memory.PUBLISHED, "micro/llama", ("llama", sizes))
-    monkeypatch.setitem(shapes.SHAPES, "micro", shapes.Shape("micro", str(path), "micro/llama"))
-    return ["--shape", "micro", "--device", "cpu", "--small", "--out", str(tmp_path / "out.json")]
+from tests.support.tiny import EVA_ARGS, FAMILIES, QFORMER_ARGS, make_encoder, one_thread  # noqa: F401
 
 
 def result_of(argv):
@@ -54,6 +34,7 @@ def test_training_both_ways_has_equal_losses_and_shows_the_count_beside_the_gain
 
 def test_every_lever_is_left_out_in_its_turn(micro, capsys, monkeypatch):
     monkeypatch.setattr("skingpt4.training.compiled.compile_layers", lambda model: None)
+    monkeypatch.setattr("skingpt4.training.batches.GROUP_TOKENS", 100)  # makes more than one group
     found = result_of(["levers", "language.compile=always", "--dtype", "float32", *micro])["ways"]
     assert list(found) == [
         "all levers", "data.feature_cache=null", "logits at all positions", "logits in one chunk",
@@ -72,7 +53,7 @@ def test_every_lever_is_left_out_in_its_turn(micro, capsys, monkeypatch):
     assert "| without | time | peak memory | by the count |" in capsys.readouterr().out
 
 
-def test_where_torch_cannot_compile_the_benchmark_goes_on_as_written(micro, capsys, monkeypatch):
+def test_where_torch_cannot_compile_the_benchmark_runs_the_layers_as_written(micro, capsys, monkeypatch):
     monkeypatch.setattr("skingpt4.training.compiled.compile_layers", lambda model: "no compiler")
     found = result_of(["levers", "language.compile=always", *micro])
     assert found["compile_seconds"] is None
@@ -107,15 +88,23 @@ def test_decoding_gives_the_originals_tokens(micro):
 def test_what_does_not_fit_is_refused_with_its_parts(micro, monkeypatch, capsys):
     monkeypatch.setattr(memory, "weight_bytes", lambda *args: 10**15)
     assert main(["train", *micro]) == 1
-    said = capsys.readouterr().err
-    assert "needs about" in said
-    assert "language model 931322.6" in said
+    message = capsys.readouterr().err
+    assert "needs about" in message
+    assert "language model 931322.6" in message
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_name_has_its_help(name, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([name, "--help"])
+    assert ended.value.code == 0
+    assert f"usage: python -m benchmarks {name}" in capsys.readouterr().out
 
 
 def test_names_are_listed_and_unknown_ones_refused(capsys):
     assert main(["--help"]) == 0
-    said = capsys.readouterr().out
-    assert all(name in said for name in COMMANDS)
+    text = capsys.readouterr().out
+    assert all(name in text for name in COMMANDS)
     assert main(["trian"]) == 2
     assert "no benchmark 'trian'" in capsys.readouterr().err
 

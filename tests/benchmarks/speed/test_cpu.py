@@ -25,16 +25,16 @@ def test_the_table_has_a_row_a_setting_and_no_step_where_none_was_taken():
 
 
 @pytest.mark.default
-def test_settings_in_turns_and_one_without_kernels_is_skipped_with_its_reason(tmp_path, monkeypatch, capsys):
+def test_variants_in_turns_and_one_without_kernels_is_skipped_with_its_reason(tmp_path, monkeypatch, capsys):
     real = cpu.load
 
-    def load(kept, checkpoint):
-        if kept.quantization != "none":
+    def load(variant, checkpoint):
+        if variant.quantization != "none":
             raise UserError("no kernels here")
-        return real(kept, checkpoint)
+        return real(variant, checkpoint)
 
     monkeypatch.setattr(cpu, "load", load)
-    monkeypatch.setattr(cpu, "SETTINGS", (cpu.SETTINGS[0], cpu.SETTINGS[1], cpu.SETTINGS[4]))
+    monkeypatch.setattr(cpu, "VARIANTS", (cpu.VARIANTS[0], cpu.VARIANTS[1], cpu.VARIANTS[4]))
     out = tmp_path / "cpu.json"
     assert main(["cpu", "--small", "--threads", "1", "--out", str(out)]) == 0
     found = json.loads(out.read_text())

@@ -2,7 +2,6 @@
 
 import json
 
-import pytest
 from PIL import Image
 
 from benchmarks.__main__ import main
@@ -10,22 +9,21 @@ from benchmarks.speed import scaling
 from tests.support.tiny import one_thread  # noqa: F401
 
 
-@pytest.mark.usefixtures("micro")
 def test_tables_and_plot_of_a_small_run(micro, tmp_path, monkeypatch, capsys):
     row = {"seconds_a_step": 1.0, "each": [1.0], "threads_each": 1, "samples_per_second": 2.0}
-    monkeypatch.setattr(scaling, "processes", lambda setting, count: {"processes": count, **row})
+    monkeypatch.setattr(scaling, "processes", lambda setting, size, count: {"processes": count, **row})
     assert main(["scaling", *micro]) == 0
     found = json.loads((tmp_path / "out.json").read_text())
     assert [r["batch"] for r in found["batch"]] == [1, 2]
     assert found["length"][1]["tokens"] > found["length"][0]["tokens"]
     assert found["batch"][0]["tokens_per_second"] > 0
     assert {r["records"] for r in found["records"]["rows"]} >= {1000, 100_000, 1_000_000}
-    with Image.open(tmp_path / "out.png") as picture:
-        assert picture.size == (1000, 700)
-        assert len(picture.convert("L").getcolors()) > 20  # lines and letters, no empty sheet
-    said = capsys.readouterr().out
-    assert "| processes | threads each | samples/s |" in said
-    assert "| 1000000 | later |" in said
+    with Image.open(tmp_path / "out.png") as image:
+        assert image.size == (1000, 700)
+        assert len(image.convert("L").getcolors()) > 20  # lines and letters, no empty sheet
+    text = capsys.readouterr().out
+    assert "| processes | threads each | samples/s |" in text
+    assert "| 1000000 | later |" in text
 
 
 def test_one_process_of_several_prints_its_step(micro, capsys):

@@ -125,9 +125,9 @@ def test_write_split_records_files_and_reuse(tmp_path, monkeypatch):
         assert set(record) == KEYS
         path = manifest.parent / record["image"]
         assert hashlib.sha256(path.read_bytes()).hexdigest() == record["sha256"]
-        with Image.open(path) as picture:
-            assert picture.size == (64, 64)
-            assert not picture.getexif()
+        with Image.open(path) as image:
+            assert image.size == (64, 64)
+            assert not image.getexif()
         assert (manifest.parent / "masks" / f"{i:06d}.png").exists()
         assert record["case_id"] == f"phantom-train-{i:06d}"
         assert record["source"] == "phantoms"
@@ -163,8 +163,8 @@ def test_pool_and_serial_rendering_agree(tmp_path, monkeypatch):
 def test_known_concepts_withholds_a_share_and_nothing_else(tmp_path, monkeypatch):
     monkeypatch.setattr(splits, "render_phantom", lambda *a, **k: TINY)
     part = read(write_split(tmp_path / "part", "train", 150, seed=0, size=32, known_concepts=0.3))
-    kept = [r for r in part if r["concepts"] is not None]
-    assert 30 <= len(kept) <= 60
+    with_concepts = [r for r in part if r["concepts"] is not None]
+    assert 30 <= len(with_concepts) <= 60
     none = read(write_split(tmp_path / "none", "train", 10, seed=0, size=32, known_concepts=0.0))
     assert all(r["concepts"] is None for r in none)
 
@@ -174,8 +174,8 @@ TINY = render_phantom(0, "train", 0, size=32)
 
 def test_contact_sheet(tmp_path):
     path = contact_sheet("class", tmp_path / "sheet.png", columns=2, only=["herpes"])
-    with Image.open(path) as picture:
-        assert picture.width > 200
+    with Image.open(path) as image:
+        assert image.width > 200
 
 
 def test_help_says_what_phantoms_are(capsys):

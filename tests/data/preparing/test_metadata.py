@@ -37,8 +37,8 @@ def file_of(image, kind, **options):
 
 
 def assert_clean(data, suffix):
-    clean, found = without_metadata(data)
-    assert found == suffix
+    clean, actual_suffix = without_metadata(data)
+    assert actual_suffix == suffix
     assert SECRET not in clean
     assert np.array_equal(np.asarray(open_image(clean)), np.asarray(open_image(data)))
     info = Image.open(io.BytesIO(clean))

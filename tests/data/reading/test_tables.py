@@ -67,9 +67,11 @@ def test_a_missing_column_is_told_with_the_nearest(tmp_path):
     path.write_text("Image_ID,Plaques\n")
     with pytest.raises(SourceError) as raised:
         Table(path).need(["ImageID", ("Plaque", "Patch")])
-    told = str(raised.value)
-    assert "no column 'ImageID'; it has 'Image_ID'; no column 'Plaque' or 'Patch'; it has 'Plaques'" in told
-    assert "found 2 columns: 'Image_ID', 'Plaques'" in told
+    message = str(raised.value)
+    assert (
+        "no column 'ImageID'; it has 'Image_ID'; no column 'Plaque' or 'Patch'; it has 'Plaques'" in message
+    )
+    assert "found 2 columns: 'Image_ID', 'Plaques'" in message
 
 
 def test_of_many_missing_columns_few_are_named(tmp_path):
@@ -84,14 +86,14 @@ def test_of_many_missing_columns_few_are_named(tmp_path):
 @given(st.dictionaries(text, st.integers() | text))
 @settings(deadline=None)
 def test_a_disk_map_is_a_map(pairs):
-    kept = DiskMap()
+    disk_map = DiskMap()
     for key, value in pairs.items():
-        assert kept.add(key, value)
-        assert not kept.add(key, "another")
-    assert {key: kept.get(key) for key in kept} == pairs
-    assert list(kept) == sorted(pairs, key=lambda key: key.encode())
-    assert len(kept) == len(pairs)
-    assert "\0\0none" not in kept
+        assert disk_map.add(key, value)
+        assert not disk_map.add(key, "another")
+    assert {key: disk_map.get(key) for key in disk_map} == pairs
+    assert list(disk_map) == sorted(pairs, key=lambda key: key.encode())
+    assert len(disk_map) == len(pairs)
+    assert "\0\0none" not in disk_map
 
 
 def test_files_are_found_sorted_without_what_systems_leave(tmp_path):

@@ -10,7 +10,7 @@ from data.reading.rows import RowError
 from tests.support.downloads import (
     FIRST_HEADER,
     NEW_HEADER,
-    picture,
+    image_bytes,
     skincon_arguments,
     write_csv,
     write_dermnet,
@@ -84,10 +84,10 @@ def test_rows_of_skincon_are_refused_one_by_one(tmp_path):
     path.write_text("\n".join([*lines, lines[1], "4,000004.png,1"]) + "\n")
     records, rejected = run(["skincon", *skincon_arguments(folder)[7:]], tmp_path / "out")
     assert len(records) == 2
-    told = {r["row"]: (r["reason"], r["detail"]) for r in rejected}
-    assert told[4] == ("bad_value", "'Vesicle' is 'yes'; expected 0 or 1")
-    assert told[6] == ("listed_twice", "000001.png is in an earlier row")
-    assert told[7] == ("bad_row", "has 3 fields, the header has 51")
+    refusals = {r["row"]: (r["reason"], r["detail"]) for r in rejected}
+    assert refusals[4] == ("bad_value", "'Vesicle' is 'yes'; expected 0 or 1")
+    assert refusals[6] == ("listed_twice", "000001.png is in an earlier row")
+    assert refusals[7] == ("bad_row", "has 3 fields, the header has 51")
 
 
 def test_a_picture_that_is_not_there_is_refused_by_row(tmp_path):
@@ -101,30 +101,30 @@ def test_a_picture_that_is_not_there_is_refused_by_row(tmp_path):
 
 def test_what_skincon_cannot_be_read_from(tmp_path, capsys):
     folder, out = write_skincon(tmp_path / "in"), tmp_path / "out"
-    whole = skincon_arguments(folder)
+    complete = skincon_arguments(folder)
 
     def changed(option, value):
-        found = list(whole)
-        found[found.index(option) + 1] = str(value)
-        return found
+        arguments = list(complete)
+        arguments[arguments.index(option) + 1] = str(value)
+        return arguments
 
     assert "give --fitzpatrick17k CSV" in refused(["skincon"], out, capsys)
-    assert "go together" in refused(whole[:3], out, capsys)
+    assert "go together" in refused(complete[:3], out, capsys)
     assert "no such file" in refused(changed("--ddi", folder / "gone.csv"), out, capsys)
-    told = refused(changed("--ddi-images", folder / "gone"), out, capsys)
-    assert "is not there; expected the folder of ddi's pictures" in told
-    told = refused(changed("--ddi", folder / "annotations_fitzpatrick17k.csv"), out, capsys)
-    assert "ddi's are called like '000655.png'" in told
-    told = refused(changed("--ddi-metadata", folder / "fitzpatrick17k.csv"), out, capsys)
-    assert "no column 'DDI_file'" in told
-    assert "'md5hash', 'fitzpatrick_scale'" in told
+    message = refused(changed("--ddi-images", folder / "gone"), out, capsys)
+    assert "is not there; expected the folder of ddi's pictures" in message
+    message = refused(changed("--ddi", folder / "annotations_fitzpatrick17k.csv"), out, capsys)
+    assert "ddi's are called like '000655.png'" in message
+    message = refused(changed("--ddi-metadata", folder / "fitzpatrick17k.csv"), out, capsys)
+    assert "no column 'DDI_file'" in message
+    assert "'md5hash', 'fitzpatrick_scale'" in message
     path = folder / "annotations_ddi.csv"
     path.write_text(path.read_text().replace("Flat topped", "Flat-topped", 1))
-    assert "no column 'Flat topped'; it has 'Flat-topped'; found 51 columns" in refused(whole, out, capsys)
+    assert "no column 'Flat topped'; it has 'Flat-topped'; found 51 columns" in refused(complete, out, capsys)
     meta = folder / "ddi/ddi_metadata.csv"
     meta.write_text(meta.read_text().replace(",34,", ",7,"))
     path.write_text(path.read_text().replace("Flat-topped", "Flat topped", 1))
-    assert "ddi_metadata.csv, row 3: skin type '7' is none of" in refused(whole, out, capsys)
+    assert "ddi_metadata.csv, row 3: skin type '7' is none of" in refused(complete, out, capsys)
 
 
 # --- dermnet ----------------------------------------------------------------------------------------
@@ -166,9 +166,9 @@ def test_dermnets_diagnosis_is_the_files_only_where_it_fits_the_folder(tmp_path)
 def test_an_unknown_folder_of_dermnet_stops_with_the_nearest(tmp_path, capsys):
     folder = write_dermnet(tmp_path / "in")
     (folder / "train/Eczemas").mkdir()
-    (folder / "train/Eczemas/a.jpg").write_bytes(picture(1))
-    told = refused(["dermnet", folder], tmp_path / "out", capsys)
-    assert "'Eczemas' is none of Dermnet's 23 folders; the nearest is 'Eczema Photos'" in told
+    (folder / "train/Eczemas/a.jpg").write_bytes(image_bytes(1))
+    message = refused(["dermnet", folder], tmp_path / "out", capsys)
+    assert "'Eczemas' is none of Dermnet's 23 folders; the nearest is 'Eczema Photos'" in message
     records, rejected = run(["dermnet", folder, "--skip-unknown"], tmp_path / "out")
     assert len(records) == 7
     assert [r["reason"] for r in rejected] == ["unknown_folder"]
@@ -176,9 +176,9 @@ def test_an_unknown_folder_of_dermnet_stops_with_the_nearest(tmp_path, capsys):
 
 def test_a_folder_that_is_not_dermnets_root_says_what_it_holds(tmp_path, capsys):
     folder = write_dermnet(tmp_path / "in")
-    told = refused(["dermnet", folder / "test"], tmp_path / "out", capsys)
-    assert "expected the folders train/ and test/" in told
-    assert "found Acne and Rosacea Photos, Herpes" in told
+    message = refused(["dermnet", folder / "test"], tmp_path / "out", capsys)
+    assert "expected the folders train/ and test/" in message
+    assert "found Acne and Rosacea Photos, Herpes" in message
     assert "is not there" in refused(["dermnet", tmp_path / "gone"], tmp_path / "out", capsys)
 
 
@@ -186,15 +186,15 @@ def test_a_folder_that_is_not_dermnets_root_says_what_it_holds(tmp_path, capsys)
 
 
 @pytest.fixture
-def pictures(tmp_path):
+def images(tmp_path):
     folder = tmp_path / "pictures"
     folder.mkdir()
     for n in range(4):
-        (folder / f"{n}.jpg").write_bytes(picture(400 + n))
+        (folder / f"{n}.jpg").write_bytes(image_bytes(400 + n))
     return folder
 
 
-def test_notes_with_columns_of_ones_own(tmp_path, pictures):
+def test_notes_with_columns_of_ones_own(tmp_path, images):
     path = write_csv(
         tmp_path / "n.csv",
         ["file", "report", "dx", "concepts", "fitzpatrick", "patient_id", "age"],
@@ -203,7 +203,7 @@ def test_notes_with_columns_of_ones_own(tmp_path, pictures):
             ["1.jpg", "", "a rare thing", "", "", "p1", 60],
         ],
     )
-    arguments = ["notes", path, "--images", pictures, "--column", "image=file", "--column", "note=report"]
+    arguments = ["notes", path, "--images", images, "--column", "image=file", "--column", "note=report"]
     records, _ = run([*arguments, "--column", "diagnosis=dx", "--source", "clinic"], tmp_path / "out")
     assert {k: v for k, v in records[0].items() if v is not None and k not in ("sha256", "phash", "image")} == {
         "width": 40, "height": 32, "source": "clinic", "concepts": ["Plaque", "Scale"], "disease": "psoriasis",
@@ -212,7 +212,7 @@ def test_notes_with_columns_of_ones_own(tmp_path, pictures):
     assert (records[1]["class"], records[1]["concepts"], records[1]["note"]) == (None, None, None)
 
 
-def test_notes_as_jsonl_with_a_dialogue(tmp_path, pictures):
+def test_notes_as_jsonl_with_a_dialogue(tmp_path, images):
     turns = [{"question": "Is it contagious?", "answer": "No."}]
     rows = [
         {
@@ -229,29 +229,29 @@ def test_notes_as_jsonl_with_a_dialogue(tmp_path, pictures):
     ]
     path = tmp_path / "n.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows) + '{"image": "3.jp\n')
-    records, rejected = run(["notes", path, "--images", pictures], tmp_path / "out")
+    records, rejected = run(["notes", path, "--images", images], tmp_path / "out")
     assert len(records) == 1
     assert records[0]["class"] == "urticaria_hives"
     path.write_text(json.dumps(rows[0] | {"case_id": 7}) + "\n")
-    records, _ = run(["notes", path, "--images", pictures, "--column", "turns=turns"], tmp_path / "out")
+    records, _ = run(["notes", path, "--images", images, "--column", "turns=turns"], tmp_path / "out")
     assert records[0]["turns"] == turns
     assert records[0]["case_id"] == "7"
     path.write_text(
         '{"image": "0.jpg", "note": NaN, "diagnosis": "psoriasis", "fitzpatrick": NaN}\n'
     )  # as pandas
-    records, _ = run(["notes", path, "--images", pictures], tmp_path / "out")
+    records, _ = run(["notes", path, "--images", images], tmp_path / "out")
     assert (records[0]["note"], records[0]["fitzpatrick"]) == (None, None)
     assert [r["row"] for r in rejected] == [2, 3, 4, 5, 6]
     assert {r["reason"] for r in rejected} == {"bad_value", "bad_row"}
 
 
-def test_skincaps_columns_are_known(tmp_path, pictures):
+def test_skincaps_columns_are_known(tmp_path, images):
     path = write_csv(
         tmp_path / "skincap.csv",
         ["id", "skincap_file_path", "disease", "caption_en", "caption_zh_polish_en"],
         [[1, "0.jpg", "psoriasis", "first", "polished"]],
     )
-    records, _ = run(["notes", path, "--images", pictures, "--preset", "skincap"], tmp_path / "out")
+    records, _ = run(["notes", path, "--images", images, "--preset", "skincap"], tmp_path / "out")
     assert (records[0]["note"], records[0]["disease"]) == ("polished", "psoriasis")
 
 
@@ -259,25 +259,25 @@ SECRET = "Mr. John Smithers was seen, telephone 020 7946 0958."
 
 
 @pytest.mark.parametrize(("phi", "kept"), [("refuse", 1), ("redact", 2), ("allow", 2)])
-def test_what_identifies_a_person_is_refused_redacted_or_recorded(tmp_path, pictures, capsys, phi, kept):
+def test_what_identifies_a_person_is_refused_redacted_or_recorded(tmp_path, images, capsys, phi, kept):
     path = write_csv(tmp_path / "n.csv", ["image", "note"], [["0.jpg", SECRET], ["1.jpg", "A plaque."]])
-    records, rejected = run(["notes", path, "--images", pictures, "--phi", phi], tmp_path / "out")
+    records, rejected = run(["notes", path, "--images", images, "--phi", phi], tmp_path / "out")
     assert len(records) == kept
     assert records[-1]["phi"] is None
-    told = capsys.readouterr()
-    written = told.out + told.err + (tmp_path / "out/rejected.jsonl").read_text()
+    output = capsys.readouterr()
+    written = output.out + output.err + (tmp_path / "out/rejected.jsonl").read_text()
     if phi == "refuse":
         assert (rejected[0]["row"], rejected[0]["reason"]) == (2, "phi")
         assert "name" in rejected[0]["detail"]
     else:
         assert records[0]["phi"] == {"redact": "redacted", "allow": "allowed"}[phi]
         assert ("Smithers" in records[0]["note"]) == (phi == "allow")
-        assert f"identify a person, {records[0]['phi']}" in told.out
+        assert f"identify a person, {records[0]['phi']}" in output.out
     assert "Smithers" not in written
     assert "7946" not in written
 
 
-def test_values_that_nobody_knows_are_refused_with_the_nearest(tmp_path, pictures):
+def test_values_that_nobody_knows_are_refused_with_the_nearest(tmp_path, images):
     rows = [
         ["0.jpg", "eczema_and_rosacea", "", ""],
         ["1.jpg", "", "Plaqe", ""],
@@ -287,7 +287,7 @@ def test_values_that_nobody_knows_are_refused_with_the_nearest(tmp_path, picture
     ]
     path = write_csv(tmp_path / "n.csv", ["image", "class", "concepts", "fitzpatrick"], rows)
     out = tmp_path / "out"
-    assert prepare.main(["notes", str(path), "--images", str(pictures), "--out-dir", str(out)]) == 1
+    assert prepare.main(["notes", str(path), "--images", str(images), "--out-dir", str(out)]) == 1
     rejected = [json.loads(line) for line in (out / "rejected.jsonl").read_text().splitlines()]
     assert [r["reason"] for r in rejected] == [
         "unknown_class",
@@ -300,16 +300,16 @@ def test_values_that_nobody_knows_are_refused_with_the_nearest(tmp_path, picture
     assert "did you mean 'Plaque'?" in rejected[1]["detail"]
 
 
-def test_what_notes_cannot_be_read_from(tmp_path, pictures, capsys):
+def test_what_notes_cannot_be_read_from(tmp_path, images, capsys):
     out = tmp_path / "out"
     path = write_csv(tmp_path / "n.csv", ["picture", "text"], [["0.jpg", "x"]])
     assert "no column 'image'" in refused(["notes", path], out, capsys)
     assert "no column 'note' or 'diagnosis'" in refused(
         ["notes", path, "--column", "image=picture"], out, capsys
     )
-    told = refused(["notes", path, "--column", "imag=picture"], out, capsys)
-    assert "expected KEY=NAME" in told
-    assert "did you mean 'image'?" in told
+    message = refused(["notes", path, "--column", "imag=picture"], out, capsys)
+    assert "expected KEY=NAME" in message
+    assert "did you mean 'image'?" in message
     assert "no column 'pictur'; it has 'picture'" in refused(
         ["notes", path, "--column", "image=pictur"], out, capsys
     )
@@ -351,8 +351,8 @@ def test_folders_are_classes_diseases_or_what_the_map_says(tmp_path):
     root = tmp_path / "clinic"
     for n, name in enumerate(("acne_and_rosacea", "psoriasis", "Akne", "BCC pictures", "unsorted", "Warts")):
         (root / name / "deep").mkdir(parents=True)
-        (root / name / "deep/1.jpg").write_bytes(picture(n))
-    (root / "loose.jpg").write_bytes(picture(50))
+        (root / name / "deep/1.jpg").write_bytes(image_bytes(n))
+    (root / "loose.jpg").write_bytes(image_bytes(50))
     path = tmp_path / "map.yaml"
     path.write_text(
         "Akne: acne_and_rosacea\nBCC pictures: {class: malignant_lesions, disease: basal cell carcinoma}\n"
@@ -395,7 +395,7 @@ def test_what_folders_cannot_be_read_from(tmp_path, capsys):
         assert says in refused(arguments, out, capsys)
 
 
-def test_cases_have_a_record_for_every_picture(tmp_path, pictures, capsys):
+def test_cases_have_a_record_for_every_picture(tmp_path, images, capsys):
     rows = [
         {"id": "a", "images": ["0.jpg", "1.jpg"], "class": "herpes", "fitzpatrick": 5, "history": "Itches.",
          "reference": ["It is herpes.", "Vesicles."], "split": "cases"},
@@ -408,7 +408,7 @@ def test_cases_have_a_record_for_every_picture(tmp_path, pictures, capsys):
     ]  # fmt: skip
     path = tmp_path / "cases.jsonl"
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    arguments = ["cases", path, "--images", pictures]
+    arguments = ["cases", path, "--images", images]
     records, rejected = run(arguments, tmp_path / "out")
     assert [(r["case_id"], r["class"]) for r in records] == [
         ("a", "herpes"), ("a", "herpes"), ("2", "psoriasis_and_lichen_planus"),

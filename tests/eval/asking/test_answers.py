@@ -52,7 +52,7 @@ def test_the_first_of_two_lines_with_one_key_counts_and_foreign_cases_do_not(tmp
 
 def test_damage_in_the_middle_and_an_empty_folder_get_a_sentence(tmp_path):
     write(tmp_path, line(), tail="nonsense\n")
-    with pytest.raises(answers.AnswersError, match="line 2: is no answer"):
+    with pytest.raises(answers.AnswersError, match="line 2: is not an answer"):
         answers.read_run(tmp_path)
     with pytest.raises(answers.AnswersError, match=r"make them with python -m eval\.run"):
         answers.read_run(tmp_path / "nothing")

@@ -44,7 +44,7 @@ def card_of(folder):
 
 
 def test_the_picture_is_the_same_everywhere():
-    pixels = known_answer.picture()
+    pixels = known_answer.image()
     assert pixels.size == (256, 256)
     assert hashlib.sha256(pixels.tobytes()).hexdigest()[:16] == "f1622e9389720def"
 
@@ -104,26 +104,26 @@ def test_nan_never_passes(config, saved):
         load_projection(model, config, saved)
 
 
-def test_an_old_checkpoint_loads_with_a_notice(config, saved, tmp_path, capsys):
+def test_an_old_checkpoint_loads_with_a_notice(config, saved, tmp_path, caplog):
     old = tmp_path / "old"
     shutil.copytree(saved, old)
     card = card_of(old)
     del card["known_answer"]
     (old / checkpoint.CARD).write_text(json.dumps(card))
     load_model(config, old)
-    assert "without a known answer" in capsys.readouterr().err
+    assert "without a known answer" in caplog.text
 
 
-def test_kept_features_keep_the_self_test_s_queries_too(config, tmp_path, monkeypatch):
+def test_with_cached_features_the_self_test_s_queries_are_cached_too(config, tmp_path, monkeypatch):
     cached = replace(
         config,
         output_dir=str(tmp_path / "run"),
         data=replace(config.data, feature_cache=str(tmp_path / "cache"), augment=False),
     )
     saved = run(cached)
-    (kept,) = (tmp_path / "cache").glob("known-*.safetensors")
+    (file,) = (tmp_path / "cache").glob("known-*.safetensors")
     direct = known_answer.queries_of(build_encoder(cached), IMAGE_SIZE)
-    assert torch.equal(load_file(kept)["queries"], direct)
-    # Without its encoder a model is tested all the same, and no encoder is built for it.
+    assert torch.equal(load_file(file)["queries"], direct)
+    # A model without its encoder is tested as well, and no encoder is built for it.
     monkeypatch.setattr("skingpt4.model.build.build_encoder", lambda config: pytest.fail("built again"))
     load_model(cached, saved, with_encoder=False)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from skingpt4.checkpoints import checkpoint, repository
-from skingpt4.checkpoints.load import config_and_checkpoint, from_pretrained, load_model
+from skingpt4.checkpoints.load import from_pretrained, load_model, model_source
 from skingpt4.checkpoints.repository import HubError
 from skingpt4.cli import share
 from skingpt4.training.loop import run
@@ -65,6 +65,21 @@ def test_frozen_parts_are_named_and_not_copied(config, shared):
     assert frozen["encoder"]["vision"]["weights"] == config.vision.weights
 
 
+def test_bundled_weights_are_named_by_their_relative_path_from_any_folder(saved, tmp_path, monkeypatch):
+    name = "skingpt4/weights/bundled/qformer_tiny.safetensors"
+    shutil.copytree(saved, tmp_path / "saved")
+    path = tmp_path / "saved" / checkpoint.CARD
+    card = json.loads(path.read_text())
+    card["config"]["qformer"]["weights"] = name
+    path.write_text(json.dumps(card))
+    monkeypatch.chdir(tmp_path)
+    folder = repository.write_folder(tmp_path / "saved", tmp_path / "shared", "x")
+    described = json.loads((folder / "config.json").read_text())
+    assert described["frozen_parts"]["encoder"]["qformer"]["weights"] == name
+    assert f"`{name}`" in (folder / "README.md").read_text()
+    assert Path(repository.config_of(folder).qformer.weights).is_file()
+
+
 def test_the_card_is_one_the_hub_can_read(shared):
     card = huggingface_hub.ModelCard.load(shared / "README.md")
     assert card.data.license == "apache-2.0"
@@ -76,9 +91,9 @@ def test_the_card_is_one_the_hub_can_read(shared):
 
 
 def test_what_says_where_it_was_trained_stays_here(config, shared):
-    described = json.loads((shared / "config.json").read_text())["config"]
-    assert described["data"]["train"] == []
-    assert described["output_dir"] == "runs/shared"
+    description = json.loads((shared / "config.json").read_text())["config"]
+    assert description["data"]["train"] == []
+    assert description["output_dir"] == "runs/shared"
 
 
 def test_the_processor_is_complete(config, shared):
@@ -89,12 +104,12 @@ def test_the_processor_is_complete(config, shared):
     assert processor["tokenizer"] == config.language.model
 
 
-def test_parts_taken_along_are_read_from_the_folder(config, saved, tmp_path, monkeypatch):
+def test_included_parts_are_read_from_the_folder(config, saved, tmp_path, monkeypatch):
     folder = repository.write_folder(saved, tmp_path / "whole", "whole", include=repository.PARTS)
-    found, path = config_and_checkpoint(None, str(folder))
-    assert Path(found.vision.weights) == folder / "vision.safetensors"
-    assert Path(found.qformer.weights) == folder / "qformer.safetensors"
-    assert torch.equal(loss_of(load_model(found, path, CPU)), loss_of(load_model(config, saved, CPU)))
+    source = model_source(None, str(folder))
+    assert Path(source.config.vision.weights) == folder / "vision.safetensors"
+    assert Path(source.config.qformer.weights) == folder / "qformer.safetensors"
+    assert torch.equal(loss_of(source.load()), loss_of(load_model(config, saved, CPU)))
 
 
 def test_another_language_model_is_refused(config, shared, tmp_path):
@@ -111,9 +126,9 @@ def test_another_language_model_is_refused(config, shared, tmp_path):
 def test_missing_frozen_parts_are_named(shared, tmp_path):
     folder = tmp_path / "moved"
     shutil.copytree(shared, folder)
-    described = json.loads((folder / "config.json").read_text())
-    described["config"]["vision"]["weights"] = "weights/none.safetensors"
-    (folder / "config.json").write_text(json.dumps(described))
+    description = json.loads((folder / "config.json").read_text())
+    description["config"]["vision"]["weights"] = "weights/none.safetensors"
+    (folder / "config.json").write_text(json.dumps(description))
     with pytest.raises(HubError, match=r"vision.weights: weights/none.safetensors is not there"):
         from_pretrained(folder, CPU)
 
@@ -122,7 +137,7 @@ def test_a_damaged_folder_and_a_wrong_name_are_one_sentence(shared, tmp_path):
     with pytest.raises(HubError, match="no such folder"):
         from_pretrained(tmp_path / "none", CPU)
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(HubError, match="no description"):
+    with pytest.raises(HubError, match="is not a description"):
         from_pretrained(tmp_path, CPU)
 
 

@@ -17,7 +17,7 @@ VICUNA = ROOT / "configs/paper/step2_vicuna7b.yaml"
 NOTE = "This could be a skin disease. See a doctor soon. Keep the skin dry and clean."
 
 
-def test_none_is_ours_and_minigpt4_differs_in_everything_but_the_defaults_names():
+def test_none_is_ours_and_minigpt4_differs_in_every_field():
     assert BEHAVIOURS["none"] is OURS
     theirs = dataclasses.asdict(BEHAVIOURS["minigpt4"])
     assert all(value != theirs[key] for key, value in dataclasses.asdict(OURS).items())
@@ -39,7 +39,7 @@ def test_one_word_on_the_command_line_is_enough_for_the_papers_vicuna_runs():
         ("compat=minigpt", "'compat' is 'minigpt'; choose one of none, minigpt4"),
     ],
 )
-def test_what_does_not_go_together_is_refused(override, message):
+def test_contradictory_keys_are_refused(override, message):
     with pytest.raises(ConfigError, match=message):
         load_config(VICUNA, ["compat=minigpt4", override])
     if not override.startswith("compat"):
@@ -60,10 +60,10 @@ def answer_of(encoded, tokenizer):
 def test_a_long_answer_loses_its_end_only_in_the_originals_way(encoders):
     record = Record("a", note=NOTE)
     ours, theirs = (answer_of(e(record, "Q"), e.tokenizer) for e in encoders)
-    whole = encoders[0].tokenizer(NOTE + "###")["input_ids"]
-    assert len(whole) > 20
+    uncut = encoders[0].tokenizer(NOTE + "###")["input_ids"]
+    assert len(uncut) > 20
     assert ours == "This could be a skin disease.###"
-    assert theirs == encoders[0].tokenizer.decode(whole[:20])
+    assert theirs == encoders[0].tokenizer.decode(uncut[:20])
     assert not theirs.endswith("###")
 
 
@@ -72,7 +72,7 @@ def test_a_short_answer_is_the_same_either_way(encoders):
     assert encoders[0](record, "Q") == encoders[1](record, "Q")
 
 
-def test_a_question_is_shared_by_a_batch_and_drawn_anew_for_the_next(encoders):
+def test_a_question_is_shared_by_a_batch_and_drawn_again_for_the_next(encoders):
     records = [Record(str(n), note="Acne.") for n in range(5)]
 
     def texts(per_question, seed=0):

@@ -1,4 +1,4 @@
-"""Configuration: what extends what, what wins, and how each mistake is told; every shipped file loads."""
+"""Configuration: what extends what, what wins, and how each mistake is refused; every shipped file loads."""
 
 import re
 from pathlib import Path
@@ -65,7 +65,7 @@ def test_several_parents_and_another_folder(write):
     assert config.prompt.questions == ["Q"]  # a list is replaced, not extended
 
 
-def test_the_same_parent_twice_is_no_circle(write):
+def test_the_same_parent_twice_is_not_a_circle(write):
     write(BASE, "base.yaml")
     write("extends: base.yaml\nseed: 5", "a.yaml")
     write("extends: base.yaml", "b.yaml")
@@ -121,7 +121,7 @@ def test_environment_variables(write, monkeypatch):
         ("---\nseed: 1\n---\nseed: 2", r"c\.yaml: is not valid YAML"),
     ],
 )
-def test_mistakes_are_told_with_file_and_key(text, message, write):
+def test_mistakes_are_refused_with_file_and_key(text, message, write):
     path = write(BASE + text)
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(path)
@@ -214,7 +214,7 @@ def test_extends_of_a_wrong_type(value, write):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("prompt: {questions: []}", r"'prompt\.questions' is \[\]; it is empty; give at least one"),
+        ("prompt: {questions: []}", r"'prompt\.questions' is \[\]; give at least one"),
         (
             "prompt: {concepts_sentence: 'It shows {concept}.'}",
             r"'prompt\.concepts_sentence' .* no placeholder but \{concepts\}",
@@ -318,36 +318,30 @@ def test_from_dict_refuses_what_load_config_refuses(change, write):
         from_dict({**values, **change}, "checkpoint.json")
 
 
-# ---- paths
+# ---- bundled weights
 
 
-def test_missing_paths_are_listed_all_at_once(write, tmp_path, monkeypatch):
+def test_bundled_weights_are_found_from_any_folder_and_written_with_their_relative_path(
+    tmp_path, monkeypatch
+):
+    name = "skingpt4/weights/bundled/qformer_tiny.safetensors"
+    path, overrides = ROOT / "configs/tiny/step1.yaml", ["vision.weights=null", "data.train=[]"]
+    monkeypatch.chdir(ROOT)
+    here = load_config(path, overrides)
+    assert here.qformer.weights == name  # from the project's own folder nothing changes
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "there.jsonl").write_text("")
-    config = load_config(
-        write(
-            "step: step2\noutput_dir: runs/new\ninitial_checkpoint: runs/gone\n"
-            "language: {model: weights/lm}\nvision: {weights: v.safetensors}\nqformer: {weights: q.pth}\n"
-            "data: {train: [there.jsonl, t.jsonl], validation: [runs/phantoms/v.jsonl]}"
-        )
-    )
-    lines = missing_paths(config)
-    assert [line.split(" is not there")[0] for line in lines] == [
-        "vision.weights: v.safetensors",
-        "qformer.weights: q.pth",
-        "data.train: t.jsonl",
-        "data.validation: runs/phantoms/v.jsonl",
-        "initial_checkpoint: runs/gone",
-        "language.model: weights/lm",
-    ]
-    assert "skingpt4 weights list" in lines[-1]
-    assert "phantoms" in lines[3].split(" is not there")[1]
-    chat = missing_paths(config, for_training=False)
-    assert [line.split(":")[0] for line in chat] == ["vision.weights", "qformer.weights", "language.model"]
-
-
-def test_a_hub_name_is_no_path(write):
-    assert missing_paths(load_config(write(BASE.replace("weights/m", "lmsys/vicuna-7b-v1.5")))) == []
+    there = load_config(path, overrides)
+    assert Path(there.qformer.weights).samefile(ROOT / name)
+    assert not any("qformer.weights" in line for line in missing_paths(there))
+    assert to_dict(there) == to_dict(here)
+    assert to_yaml(there) == to_yaml(here)
+    assert from_dict(to_dict(there), "card") == there
+    old = to_dict(there)
+    old["qformer"]["weights"] = "skingpt4/assets/qformer_tiny.safetensors"  # as version 0.1 wrote it
+    assert from_dict(old, "card") == there
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()
+    assert load_config(path, overrides).qformer.weights == name  # a file of the working folder comes first
 
 
 # ---- the shipped files
@@ -388,6 +382,19 @@ def test_shipped_config(path, scratch, monkeypatch):
         assert not value.startswith(("/", "~")), f"{value}: paths in shipped configs are relative"
     scratch.write_text(to_yaml(config), encoding="utf-8")
     assert load_config(scratch) == config
+
+
+@pytest.mark.parametrize("folder", ["paper", "tiny"])
+def test_every_key_of_a_base_file_has_a_comment_above_it(folder):
+    lines = (ROOT / "configs" / folder / "base.yaml").read_text().splitlines()
+    keys = [number for number, line in enumerate(lines) if re.match(r" *\w+:", line)]
+    assert len(keys) > 15
+    assert [lines[number] for number in keys if not re.match(r" *# \w", lines[number - 1])] == []
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_every_file_begins_with_what_it_is(path):
+    assert re.match(r"# [A-Z]", path.read_text())
 
 
 def _strings(value):

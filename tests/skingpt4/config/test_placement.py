@@ -1,4 +1,4 @@
-"""Names of precisions and places in a configuration, and how each mistake is told."""
+"""Names of precisions and devices in a configuration, and how each mistake is refused."""
 
 import pytest
 
@@ -41,7 +41,7 @@ def path(tmp_path):
         ),
     ],
 )
-def test_mistakes_are_told_with_what_may_stand_there(overrides, message, path):
+def test_mistakes_are_refused_with_the_valid_values(overrides, message, path):
     with pytest.raises(ConfigError, match=message) as caught:
         load_config(path, [f"language.{text}" for text in overrides])
     assert "\n" not in str(caught.value)
@@ -54,7 +54,7 @@ def test_mistakes_are_told_with_what_may_stand_there(overrides, message, path):
         ("encoder.dtype=flaot16", r"'encoder\.dtype' is 'flaot16'; choose .*; did you mean 'float16'\?"),
     ],
 )
-def test_the_encoders_place_and_precision_are_checked_too(override, message, path):
+def test_the_encoders_device_and_precision_are_checked_too(override, message, path):
     with pytest.raises(ConfigError, match=message):
         load_config(path, [override])
     assert load_config(path, ["encoder.device=cuda:1"]).encoder.device == "cuda:1"
@@ -72,7 +72,7 @@ def test_the_encoders_place_and_precision_are_checked_too(override, message, pat
          {"model.layers.0": "disk", "model": "cuda:0", "lm_head": 1}, {}),
     ],
 )  # fmt: skip
-def test_places_are_read_and_survive_yaml_and_a_checkpoints_card(overrides, device_map, max_memory, path):
+def test_placement_survives_yaml_and_a_checkpoints_card(overrides, device_map, max_memory, path):
     config = load_config(path, [f"language.{text}" for text in overrides])
     assert (config.language.device_map, config.language.max_memory) == (device_map, max_memory)
     path.write_text(to_yaml(config))

@@ -72,7 +72,7 @@ def test_a_complete_configuration_passes(configure):
 
 
 def test_it_takes_no_memory_for_the_network(configure, monkeypatch):
-    """Nothing larger than the probe of one picture is ever allocated outside the meta device."""
+    """Nothing larger than the probe of one image is allocated outside the meta device."""
     largest = 0
     empty = torch.empty
 
@@ -187,6 +187,7 @@ def test_a_full_disk_stops_the_run(configure, monkeypatch):
 
 
 def test_a_parent_is_compared_without_loading_it(configure, folder, parent):
+    assert finding(configure(seed=7), "starts from").text == "an untrained projection (seed 7)"
     line = finding(configure(initial_checkpoint=parent), "starts from")
     assert line.state == OK, line
     other = finding(configure(initial_checkpoint=parent, prompt__template="llama2"), "starts from")
@@ -262,7 +263,7 @@ def test_records_shared_with_the_evaluation_stop_the_run_unless_allowed(configur
     assert "allowed by data.allow_overlap" in line.text
     line = finding(configure(data__evaluation=["later.jsonl"]), "data.evaluation")
     assert line.state == WARNING
-    assert "later.jsonl is not there, so overlap" in line.text
+    assert line.text.startswith("later.jsonl does not exist, so overlap")
     line = finding(configure(data__evaluation=[write_manifest(tmp_path / "b.jsonl", 1)]), "data.evaluation")
     assert line.state == OK
 

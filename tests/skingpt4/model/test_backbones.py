@@ -139,7 +139,7 @@ def test_mean_and_std_of_the_configuration_win_over_timms():
             {},
             64,
             {"block": 1},
-            r"vision\.block and norm: timm gives no single blocks",
+            r"vision\.block and norm: timm does not return single blocks",
         ),
         ("convnext_tiny", STAGES, 64, {"block": 1}, r"vision\.block, norm and norm_eps are for transformers"),
     ],

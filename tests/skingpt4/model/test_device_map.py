@@ -9,8 +9,9 @@ import torch
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.load import load_model
 from skingpt4.config.schema import ConfigError
-from skingpt4.model.language import DeviceError, LanguageModel
+from skingpt4.model.language import LanguageModel
 from skingpt4.model.network import SkinGPT4
+from skingpt4.model.precision import DeviceError
 from skingpt4.training.loop import run
 from skingpt4.weights.language_model import LanguageModelError
 from tests.support.tiny import (
@@ -136,7 +137,7 @@ def test_a_gpu_that_is_not_here_is_refused_by_its_key(tmp_path):
 
 @pytest.mark.usefixtures("one_chunk")
 def test_a_run_on_a_divided_model_equals_the_undivided_one(tmp_path):
-    kept = []
+    saved = []
     for name, changes in {
         "whole": {},
         "divided": {
@@ -145,8 +146,8 @@ def test_a_run_on_a_divided_model_equals_the_undivided_one(tmp_path):
         },
     }.items():
         config = tiny_config(tmp_path, output_dir=str(tmp_path / name), **changes)
-        kept.append((run(config) / checkpoint.TENSORS).read_bytes())
-    assert kept[0] == kept[1]
+        saved.append((run(config) / checkpoint.TENSORS).read_bytes())
+    assert saved[0] == saved[1]
 
 
 def test_several_processes_and_a_map_exclude_each_other(tmp_path, monkeypatch):

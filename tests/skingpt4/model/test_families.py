@@ -204,11 +204,11 @@ def expected_ids(tokenizer, text):
 def test_ids_and_mask_are_the_familys_dialogue_and_nothing_else(name, networks):
     model, family = networks(name), FAMILIES[name]
     tokenizer = model.tokenizer
-    found = encoded(model, Turn(QUESTION, ANSWER, 1))
+    result = encoded(model, Turn(QUESTION, ANSWER, 1))
     before = expected_ids(tokenizer, family.dialogue)
     answer = tokenizer(family.lead + ANSWER + family.end, add_special_tokens=False)["input_ids"]
-    assert found.input_ids == before + answer
-    assert found.supervised == [False] * len(before) + [True] * len(answer)
+    assert result.input_ids == before + answer
+    assert result.supervised == [False] * len(before) + [True] * len(answer)
     # every token of the template is one id, none is spelt out
     for token in (*family.tokens, family.end):
         assert tokenizer(token, add_special_tokens=False)["input_ids"] == [
@@ -223,12 +223,12 @@ def test_ids_and_mask_are_the_familys_dialogue_and_nothing_else(name, networks):
 def test_a_second_turn_follows_as_the_family_writes_it(name, networks):
     model, family = networks(name), FAMILIES[name]
     tokenizer = model.tokenizer
-    found = encoded(model, Turn(QUESTION, ANSWER, 1), Turn(QUESTION, "acne"))
+    result = encoded(model, Turn(QUESTION, ANSWER, 1), Turn(QUESTION, "acne"))
     first = encoded(model, Turn(QUESTION, ANSWER, 1))
     rest = expected_ids(tokenizer, family.following)
     last = tokenizer(family.lead + "acne" + family.end, add_special_tokens=False)["input_ids"]
-    assert found.input_ids == first.input_ids + rest + last
-    assert found.supervised == first.supervised + [False] * len(rest) + [True] * len(last)
+    assert result.input_ids == first.input_ids + rest + last
+    assert result.supervised == first.supervised + [False] * len(rest) + [True] * len(last)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -278,15 +278,15 @@ class _Says(LogitsProcessor):
 def test_an_answer_ends_at_the_familys_end_and_at_the_tokenizers(name, networks, tmp_path):
     model, family = networks(name), FAMILIES[name]
     tokenizer = model.tokenizer
-    said = tokenizer(ANSWER, add_special_tokens=False)["input_ids"]
+    answer_ids = tokenizer(ANSWER, add_special_tokens=False)["input_ids"]
     junk = tokenizer("Human", add_special_tokens=False)["input_ids"]
     for end in {family.end, tokenizer.eos_token}:
-        says = _Says([*said, tokenizer.convert_tokens_to_ids(end), *junk])
+        says = _Says([*answer_ids, tokenizer.convert_tokens_to_ids(end), *junk])
         stop = stop_strings(None, tokenizer)
         prompt = encoded(model, Turn(QUESTION, None, 1))
         text = model.generate([prompt], make_queries(1), stop, logits_processor=[says], max_new_tokens=50)
         assert text == [ANSWER]
-        assert says.calls == len(said) + 1  # it did not go on
+        assert says.calls == len(answer_ids) + 1  # it did not go on
     session = ChatSession(model, tiny_config(tmp_path, prompt__template=TOKENIZER_TEMPLATE))
     session.queries, session.waiting = [make_queries(1)], 1
     pieces = list(session.stream(QUESTION, Generation(max_new_tokens=8)))

@@ -65,7 +65,7 @@ def logits_and_gradient(model, dtype):
 @pytest.mark.parametrize("family", ["llama", "falcon", "gpt_neox", "qwen2"])
 def test_what_overflows_plain_fp16_is_as_in_fp32_when_guarded(family, place, folder):
     path = blown_up(folder, family, place)
-    wanted, wanted_gradient = logits_and_gradient(load_language_model(path), torch.float32)
+    expected, expected_gradient = logits_and_gradient(load_language_model(path), torch.float32)
     plain = AutoModelForCausalLM.from_pretrained(
         path, dtype=torch.float16, attn_implementation="eager"
     ).eval()
@@ -74,8 +74,8 @@ def test_what_overflows_plain_fp16_is_as_in_fp32_when_guarded(family, place, fol
     guarded = load_language_model(path, torch.float16, "eager")
     logits, gradient = logits_and_gradient(guarded, torch.float32)
     assert logits.dtype == torch.float32
-    assert (logits - wanted).norm() < 1e-2 * wanted.norm()
-    assert torch.cosine_similarity(gradient.flatten(), wanted_gradient.flatten(), 0) > 0.999
+    assert (logits - expected).norm() < 1e-2 * expected.norm()
+    assert torch.cosine_similarity(gradient.flatten(), expected_gradient.flatten(), 0) > 0.999
 
 
 @pytest.mark.parametrize("family", ["llama", "falcon", "gpt_neox"])
@@ -94,12 +94,12 @@ def test_attention_scores_past_fp16s_end_give_no_nan(family, folder):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_where_nothing_overflows_the_guarded_model_is_at_least_as_exact(family, folder):
     path = save_language_model(folder / family, family)
-    wanted, wanted_gradient = logits_and_gradient(load_language_model(path), torch.float32)
+    expected, expected_gradient = logits_and_gradient(load_language_model(path), torch.float32)
     plain = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float16).eval().requires_grad_(False)
     ordinary, _ = logits_and_gradient(plain, torch.float16)
     logits, gradient = logits_and_gradient(load_language_model(path, torch.float16), torch.float32)
-    assert (logits - wanted).norm() < 1.1 * (ordinary - wanted).norm() < 1e-2 * wanted.norm()
-    assert torch.cosine_similarity(gradient.flatten(), wanted_gradient.flatten(), 0) > 0.9999
+    assert (logits - expected).norm() < 1.1 * (ordinary - expected).norm() < 1e-2 * expected.norm()
+    assert torch.cosine_similarity(gradient.flatten(), expected_gradient.flatten(), 0) > 0.9999
 
 
 @settings(max_examples=40, deadline=None)
@@ -118,12 +118,12 @@ def test_a_linear_layer_keeps_fp16s_precision_for_rows_from_1e_minus_15_to_1e15_
     guard_linear(small)
     x = torch.randn(len(exponents), 16, generator=generator) * 10.0 ** torch.tensor(exponents)[:, None]
     a, b = x.clone().requires_grad_(), x.clone().requires_grad_()
-    wanted, got = plain(a), small(b)
+    expected, got = plain(a), small(b)
     reach = x.norm(dim=-1, keepdim=True) * plain.weight.norm()  # what an entry of W x may reach
     # fp16 ends at 6e-8 below, so the bound's looseness (sqrt of the sizes) may cost a few bits more
-    assert ((got - wanted).abs() <= 4e-3 * reach + 1e-6 * plain.bias.abs()).all()
-    incoming = torch.randn(wanted.shape, generator=generator) * 10.0 ** -torch.tensor(exponents)[:, None]
-    wanted.backward(incoming)
+    assert ((got - expected).abs() <= 4e-3 * reach + 1e-6 * plain.bias.abs()).all()
+    incoming = torch.randn(expected.shape, generator=generator) * 10.0 ** -torch.tensor(exponents)[:, None]
+    expected.backward(incoming)
     got.backward(incoming)
     reach = incoming.norm(dim=-1, keepdim=True) * plain.weight.norm()
     assert ((a.grad - b.grad).abs() <= 4e-3 * reach).all()

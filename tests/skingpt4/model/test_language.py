@@ -1,4 +1,4 @@
-"""The language model's interface, for every family: logits where they are wanted, and nothing else."""
+"""The language model's interface, for every family: logits where they are needed, and nowhere else."""
 
 import json
 
@@ -7,8 +7,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
-from skingpt4.model.language import choose_dtype
 from skingpt4.model.loss import supervised_loss
+from skingpt4.model.precision import choose_dtype
 from skingpt4.model.prompts import IGNORED
 from skingpt4.weights.language_model import LanguageModelError
 from tests.support.tiny import (
@@ -40,9 +40,9 @@ def test_the_loss_is_the_whole_models_at_supervised_positions(all_logits, family
         if all_logits:
             model.has_plain_head = False
         loss, count = supervised_loss(model, embeds, labels, attention_mask)
-    wanted = F.cross_entropy(whole[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
+    expected = F.cross_entropy(whole[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), reduction="sum")
     assert count == 5
-    torch.testing.assert_close(loss, wanted)
+    torch.testing.assert_close(loss, expected)
     if family == "gemma2":  # the cap must have been at work, or this shows nothing
         assert 1.0 < whole.abs().max() < 1.5
 

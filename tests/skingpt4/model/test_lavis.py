@@ -54,7 +54,7 @@ print(json.dumps({
 
 @pytest.fixture
 def fresh():
-    """Whatever was loaded before is loaded anew, and again for the next test."""
+    """Whatever was loaded before is loaded again here, and again for the next test."""
     lavis_classes.cache_clear()
     yield
     lavis_classes.cache_clear()
@@ -133,19 +133,19 @@ def test_the_config_picks_the_backend_and_its_identity_stays(tmp_path):
     assert isinstance(lavis.qformer, LavisQFormer)
     assert encoder_identity(ours) == encoder_identity(theirs)
     image = torch.randn(2, 3, IMAGE_SIZE, IMAGE_SIZE, generator=torch.Generator().manual_seed(0))
-    wanted, found = native(image), lavis(image)
-    assert found.dtype is torch.float32
+    expected, queries = native(image), lavis(image)
+    assert queries.dtype is torch.float32
     tolerance = (
         1e-5 if torch.get_autocast_dtype("cpu") is None else 2e-2
     )  # half precision where the CPU has it
-    torch.testing.assert_close(found, wanted, rtol=tolerance, atol=tolerance)
+    torch.testing.assert_close(queries, expected, rtol=tolerance, atol=tolerance)
     for name in ("mean", "std", "width", "num_tokens"):
         assert getattr(lavis.vision_encoder, name) == getattr(native.vision_encoder, name)
     assert (lavis.qformer.width, lavis.qformer.num_query_tokens) == (native.qformer.width, 4)
 
 
 @pytest.mark.parametrize(
-    ("config", "override", "found"),
+    ("config", "override", "message"),
     [
         ("tiny/step1", "vision.block=10", "vision.model: eva_giant_patch14_clip_224, found 'vit_small"),
         ("paper/step1_vicuna7b", "vision.norm_eps=1e-6", "vision.norm_eps: 1e-05, found 1e-06"),
@@ -153,9 +153,9 @@ def test_the_config_picks_the_backend_and_its_identity_stays(tmp_path):
         ("paper/step1_vicuna7b", "vision.norm=false", "vision.norm: true, found False"),
     ],
 )
-def test_a_config_that_lavis_does_not_fit_is_refused_before_anything_is_loaded(config, override, found):
+def test_a_config_that_lavis_does_not_fit_is_refused_before_anything_is_loaded(config, override, message):
     path = ROOT / f"configs/{config}.yaml"
-    with pytest.raises(ConfigError, match=rf"'encoder\.backend' lavis needs {found}"):
+    with pytest.raises(ConfigError, match=rf"'encoder\.backend' lavis needs {message}"):
         load_config(path, ["encoder.backend=lavis", override])
     load_config(path, [override])
 
@@ -182,7 +182,7 @@ def test_the_tensors_are_taken_over_not_copied():
 
 
 def test_what_lavis_does_not_have_is_refused():
-    with pytest.raises(LavisError, match="EVA-ViT-g alone"):
+    with pytest.raises(LavisError, match="EVA-ViT-g only"):
         LavisVision(VisionEncoder(VisionConfig("resnet10t", image_size=64)))
     for changes in ({"norm": False}, {"block": 1}, {"norm_eps": 1e-6}):
         eva = VisionEncoder(vision_config(**changes))

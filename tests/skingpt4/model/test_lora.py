@@ -181,5 +181,5 @@ def test_the_configuration_refuses_impossible_values(tmp_path):
     path = tmp_path / "c.yaml"
     for line in ("rank: -1", "alpha: 0", "dropout: 1.0"):
         path.write_text(f"step: step1\noutput_dir: x\nlanguage: {{model: x}}\nlora:\n  {line}\n")
-        with pytest.raises(ConfigError, match="'lora'"):
+        with pytest.raises(ConfigError, match=rf"'lora\.{line.split(':')[0]}'"):
             load_config(path)

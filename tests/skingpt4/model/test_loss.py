@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional as F
 
-from skingpt4.model.language import choose_attention
 from skingpt4.model.loss import head_loss
+from skingpt4.model.precision import choose_attention
 from skingpt4.model.prompts import IGNORED
 from skingpt4.training.batches import Collate, arrange, choose_batching
 from skingpt4.weights.language_model import LanguageModelError
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def golden(request, folder):
-    """(model, samples, wanted): the mean loss and the gradients by plain padding and all logits at once."""
+    """(model, samples, expected): the mean loss and the gradients by plain padding and all logits at once."""
     model = make_model(folder, request.param)
     rows = [conversation(model, "Why so?" * (1 + n % 2), answer) for n, answer in enumerate(ANSWERS)]
     queries = make_queries(len(rows))
@@ -77,15 +77,15 @@ def computed(model, groups):
 
 @pytest.mark.parametrize("chunk_bytes", [0, 1, 4000, 2**20])  # all through autograd, a row, some rows, all
 def test_chunks_of_logits(chunk_bytes, golden, monkeypatch):
-    model, samples, wanted = golden
+    model, samples, expected = golden
     monkeypatch.setattr("skingpt4.model.loss.LOSS_CHUNK_BYTES", chunk_bytes)
-    torch.testing.assert_close(computed(model, Collate()(samples)), wanted, **close)
+    torch.testing.assert_close(computed(model, Collate()(samples)), expected, **close)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 @pytest.mark.parametrize("batching", ["grouped", "packed"])
 def test_every_attention(attention, batching, golden):
-    model, samples, wanted = golden
+    model, samples, expected = golden
     if family_of(model) == "gemma2":
         pytest.skip(
             "transformers' sdpa leaves out Gemma 2's soft cap of the scores: another model, not a lever"
@@ -93,10 +93,10 @@ def test_every_attention(attention, batching, golden):
     before = model.language_model.config._attn_implementation
     model.language_model.model.set_attn_implementation(attention)
     try:
-        found = computed(model, Collate(batching, 150)(samples))
+        result = computed(model, Collate(batching, 150)(samples))
     finally:
         model.language_model.model.set_attn_implementation(before)
-    torch.testing.assert_close(found, wanted, **close)
+    torch.testing.assert_close(result, expected, **close)
 
 
 def test_attention_by_name_and_by_device():
@@ -110,12 +110,12 @@ def test_attention_by_name_and_by_device():
 @pytest.mark.parametrize("batching", ["padded", "grouped", "packed"])
 @pytest.mark.parametrize("budget", [1, 120, 10_000])
 def test_every_way_to_put_a_batch_together(batching, budget, golden):
-    model, samples, wanted = golden
+    model, samples, expected = golden
     groups = Collate(batching, budget)(samples)
     if batching == "packed":
         assert "position_ids" in groups[0] or budget == 1
         assert model.language_model.packing == OWN_MASK.get(family_of(model), "positions")
-    torch.testing.assert_close(computed(model, groups), wanted, **close)
+    torch.testing.assert_close(computed(model, groups), expected, **close)
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -191,11 +191,11 @@ def test_in_half_precision_the_loss_is_summed_in_fp32(dtype):
     weight, hidden = (torch.randn(n, 8, generator=generator).to(dtype) for n in (50, 300))
     targets = torch.randint(0, 50, (300,), generator=generator)
     head, whole, parts = linear(weight), hidden.clone().requires_grad_(), hidden.clone().requires_grad_()
-    wanted = F.cross_entropy(head(whole).float(), targets, reduction="sum")
+    expected = F.cross_entropy(head(whole).float(), targets, reduction="sum")
     loss = head_loss(head, parts, targets, 4000)
     assert loss.dtype == torch.float32
-    torch.testing.assert_close(loss, wanted, rtol=1e-5, atol=0.0)
-    (wanted / 300).backward()
+    torch.testing.assert_close(loss, expected, rtol=1e-5, atol=0.0)
+    (expected / 300).backward()
     (loss / 300).backward()
     torch.testing.assert_close(parts.grad, whole.grad, rtol=0.05, atol=1e-4)
 
@@ -259,7 +259,7 @@ def test_a_packed_batch_says_where_its_samples_begin(golden):
     (group,) = Collate("packed", 200)(samples)
     starts = group["position_ids"] == 0
     assert group["input_ids"].shape == group["position_ids"].shape
-    assert int(starts.sum()) - len(samples) <= len(group["input_ids"])  # each row's padding begins anew too
+    assert int(starts.sum()) - len(samples) <= len(group["input_ids"])  # each row's padding begins again too
     assert len(group["input_ids"]) < len(samples)
     assert "attention_mask" not in group
     assert (group["labels"][starts] == IGNORED).all()

@@ -72,9 +72,9 @@ def test_loss_and_gradient_equal_the_sum_written_out(family, folder):
     assert int(count) == sum(number for _, number in expected)
     torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-5)
     gradients = torch.autograd.grad(loss, list(model.projection.parameters()))
-    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
-        assert wanted.abs().max() > 1e-2
-        torch.testing.assert_close(gradient, wanted, rtol=1e-5, atol=1e-5)
+    for gradient, expected in zip(gradients, expected_gradients, strict=True):
+        assert expected.abs().max() > 1e-2
+        torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_what_stands_in_the_padding_does_not_matter(model):
@@ -171,8 +171,8 @@ def test_answers_of_a_batch_are_the_greedy_ones_of_each_row_alone(family, folder
 def test_each_row_stops_on_its_own_text(model):
     rows = [conversation(model, question) for question in QUESTIONS]
     free = model.generate(rows, make_queries(3), max_new_tokens=30, do_sample=False)
-    said = [free[0][start : start + 3] for start in range(2, 20)]
-    stop = next(text for text in said if not all(text in row for row in free))
+    pieces = [free[0][start : start + 3] for start in range(2, 20)]
+    stop = next(text for text in pieces if not all(text in row for row in free))
     stopped = model.generate(rows, make_queries(3), (stop,), max_new_tokens=30, do_sample=False)
     assert stopped == [row.split(stop)[0].strip() for row in free]
     assert stopped[0] != free[0]
@@ -219,8 +219,8 @@ def test_text_is_cut_at_the_first_of_the_stop_strings():
 # ---- the encoder's own precision and device
 
 
-@pytest.mark.parametrize(("precision", "most"), [("float16", 3e-3), ("bfloat16", 3e-2)])
-def test_an_encoder_in_half_precision_halves_its_matrices_and_keeps_residuals_in_fp32(precision, most):
+@pytest.mark.parametrize(("precision", "max_error"), [("float16", 3e-3), ("bfloat16", 3e-2)])
+def test_an_encoder_in_half_precision_halves_its_matrices_and_keeps_residuals_in_fp32(precision, max_error):
     whole, half = make_encoder(), make_encoder()
     whole.precision = "float32"  # auto is bf16 on a CPU that is fast in it
     half = ImageEncoder(half.vision_encoder, half.qformer, precision)
@@ -229,10 +229,10 @@ def test_an_encoder_in_half_precision_halves_its_matrices_and_keeps_residuals_in
     half.vision_encoder.backbone.blocks[1].register_forward_pre_hook(
         lambda m, args: residuals.append(args[0].dtype)
     )
-    wanted, queries = whole(image), half(image)
+    expected, queries = whole(image), half(image)
     assert queries.dtype == torch.float32
     assert residuals == [torch.float32]
-    assert 0 < (queries - wanted).norm() < most * wanted.norm()
+    assert 0 < (queries - expected).norm() < max_error * expected.norm()
     kinds = {type(m).__name__: p.dtype for m in half.modules() for p in m.parameters(recurse=False)}
     assert kinds["Linear"] == kinds["Conv2d"] == getattr(torch, precision)
     assert kinds["LayerNorm"] == kinds["Eva"] == torch.float32

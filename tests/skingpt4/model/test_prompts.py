@@ -278,8 +278,8 @@ def test_smollm2_template_several_turns(smollm2_tokenizer):
     learned = [i for i, s in zip(full.input_ids, full.supervised, strict=True) if s]
     assert smollm2_tokenizer.decode(learned) == "A.<|im_end|>B.<|im_end|>"
     assert all(full.supervised[cut:])
-    said = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A."}]
-    whole = smollm2_tokenizer.apply_chat_template(said, tokenize=False)
+    messages = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "A."}]
+    whole = smollm2_tokenizer.apply_chat_template(messages, tokenize=False)
     assert text_of(TOKENIZER_TEMPLATE, [Turn("Q", "A.")], smollm2_tokenizer) == whole.removesuffix("\n")
 
 

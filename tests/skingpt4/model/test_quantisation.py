@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from skingpt4.model.language import num_bytes
 from skingpt4.model.network import SkinGPT4
+from skingpt4.model.precision import num_bytes
 from skingpt4.model.quantisation import QuantisationError, require_quantised
 from skingpt4.training.loop import run
 from tests.support.tiny import (
@@ -30,8 +30,8 @@ from tests.support.tiny import (
 ROOT = Path(__file__).parents[3]
 SIZES = {"hidden_size": 128, "intermediate_size": 256, "initializer_range": 0.05}
 FAMILIES = ["llama", "falcon", "qwen2"]  # Qwen2's quantised layers have biases
-# The least cosine between the projection's gradients, through the quantised and through the whole model.
-LEAST = {"int8": 0.999, "nf4": 0.94, "torchao_int8": 0.999}
+# The smallest cosine between the projection's gradients through the quantised and the unquantised model.
+MIN_COSINE = {"int8": 0.999, "nf4": 0.94, "torchao_int8": 0.999}
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -72,7 +72,7 @@ def loss_and_gradient(model):
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("quantization", LEAST)
+@pytest.mark.parametrize("quantization", MIN_COSINE)
 def test_the_projections_gradient_passes_through(quantization, dtype, family, folder):
     require_kernels(quantization)
     whole_loss, whole = loss_and_gradient(network(folder, family))
@@ -82,7 +82,7 @@ def test_the_projections_gradient_passes_through(quantization, dtype, family, fo
     print(
         f"{family} {quantization} {dtype}: cosine {cosine:.5f}, loss {loss:.4f} instead of {whole_loss:.4f}"
     )
-    assert cosine > LEAST[quantization]
+    assert cosine > MIN_COSINE[quantization]
     assert loss == pytest.approx(whole_loss, rel=0.02)
     assert not any(p.requires_grad for p in model.language_model.parameters())
 
@@ -114,16 +114,16 @@ def test_bitsandbytes_is_imported_without_asking_a_hub_for_kernels(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_layer_that_stays_whole_is_refused_by_name(folder):
+def test_a_layer_that_stays_unquantised_is_refused_by_name(folder):
     model = network(folder, "llama").language_model
     with pytest.raises(
-        QuantisationError, match=r"nf4 leaves 14 of 14 .* llama whole, e\.g\. model\.layers\.0\."
+        QuantisationError, match=r"nf4 leaves 14 of 14 .* llama unquantised, e\.g\. model\.layers\.0\."
     ):
         require_quantised(model.model, "nf4")
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("quantization", LEAST)
+@pytest.mark.parametrize("quantization", MIN_COSINE)
 def test_what_is_quantised_takes_less_memory_and_says_so(quantization, family, folder):
     require_kernels(quantization)
     sizes = {}
@@ -133,8 +133,10 @@ def test_what_is_quantised_takes_less_memory_and_says_so(quantization, family, f
             m.weight for n, m in model.named_modules() if isinstance(m, nn.Linear) and n != "model.lm_head"
         ]
         sizes[name] = sum(map(num_bytes, matrices))
-    most = {"int8": 0.53, "torchao_int8": 0.54, "nf4": 0.30}[quantization]  # of two bytes a number
-    assert sizes[quantization] < most * sizes["none"]
+    max_ratio = {"int8": 0.53, "torchao_int8": 0.54, "nf4": 0.30}[
+        quantization
+    ]  # of two bytes for each number
+    assert sizes[quantization] < max_ratio * sizes["none"]
     assert model.describe_place().startswith(f"bfloat16, {quantization}, ")
     assert model.describe_place().endswith(" on cpu")
 
@@ -151,12 +153,12 @@ def test_int8_takes_activations_past_fp16s_end(folder):
     small = load_language_model(str(path), quantization="int8")
     embeds = torch.randn(1, 12, SIZES["hidden_size"], generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        wanted, got = whole(inputs_embeds=embeds).logits, small(inputs_embeds=embeds).logits
+        expected, got = whole(inputs_embeds=embeds).logits, small(inputs_embeds=embeds).logits
     assert got.isfinite().all()
-    assert F.cosine_similarity(got.flatten(), wanted.flatten(), 0) > 0.98
+    assert F.cosine_similarity(got.flatten(), expected.flatten(), 0) > 0.98
 
 
-@pytest.mark.parametrize("quantization", LEAST)
+@pytest.mark.parametrize("quantization", MIN_COSINE)
 def test_a_run_on_a_quantised_model_learns_and_answers(quantization, tmp_path):
     require_kernels(quantization)
     config = tiny_config(

@@ -143,6 +143,6 @@ def test_what_a_backbone_does_not_have_is_refused():
 
 
 def test_a_picture_that_is_no_multiple_of_the_patches_is_refused():
-    with pytest.raises(VisionError, match=r"image_size: .* 14 pixels, and 60 is no .*; choose 56 or 70"):
+    with pytest.raises(VisionError, match=r"image_size: .* 14 pixels, and 60 is not a .*; choose 56 or 70"):
         VisionEncoder(vision_config(image_size=60))
     VisionEncoder(VisionConfig("resnet10t", image_size=60))

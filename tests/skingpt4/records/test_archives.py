@@ -111,13 +111,13 @@ def test_the_index_of_a_large_archive_is_kept_beside_it(tmp_path, monkeypatch):
     monkeypatch.setattr(archives, "MIN_CACHED", 3)
     shard = write_tar(tmp_path / "a.tar", [(f"{n}", bytes([n])) for n in range(5)])
     assert read_bytes(shard / "4") == b"\4"
-    (kept,) = tmp_path.glob(".a.tar.*.npy")
+    (index_path,) = tmp_path.glob(".a.tar.*.npy")
     archives._index.cache_clear()
     monkeypatch.setattr(archives, "_read_headers", lambda *args: pytest.fail("read again"))
     assert read_bytes(shard / "3") == b"\3"
     monkeypatch.undo()
     archives._index.cache_clear()
-    kept.write_bytes(b"half of it")
+    index_path.write_bytes(b"half of it")
     assert read_bytes(shard / "3") == b"\3"
 
 
@@ -135,5 +135,5 @@ def test_a_folder_that_cannot_be_written_costs_only_the_index(tmp_path, monkeypa
 
 def test_processes_that_share_an_archive(shard):
     with multiprocessing.get_context("fork").Pool(2) as pool:
-        found = pool.map(read_bytes, [shard / f"images/{n}.bin" for n in range(40)])
-    assert found == [bytes([n]) * n for n in range(40)]
+        contents = pool.map(read_bytes, [shard / f"images/{n}.bin" for n in range(40)])
+    assert contents == [bytes([n]) * n for n in range(40)]

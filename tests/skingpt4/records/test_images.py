@@ -19,7 +19,7 @@ MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.2757
 ORIENTATION = 0x0112
 
 
-def picture(width=24, height=16, seed=0):
+def noise_image(width=24, height=16, seed=0):
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -64,7 +64,7 @@ def test_a_camera_jpeg_loses_its_metadata():
     exif = Image.Exif()
     exif[ORIENTATION] = 6
     exif.get_ifd(0x8825)[1] = "N"  # a GPS entry
-    result = open_image(file_of(picture(24, 16), "JPEG", exif=exif, comment=b"patient 17"))
+    result = open_image(file_of(noise_image(24, 16), "JPEG", exif=exif, comment=b"patient 17"))
     assert result.size == (16, 24)
     assert result.info == {}
     assert not result.getexif()
@@ -167,7 +167,7 @@ def test_orientation_of_telephones_formats(kind, orientation):
 def test_damaged_exif_data_costs_the_orientation_not_the_picture():
     exif = Image.Exif()
     exif[ORIENTATION] = 6
-    data = file_of(picture(24, 16), "JPEG", exif=exif.tobytes()[:20])
+    data = file_of(noise_image(24, 16), "JPEG", exif=exif.tobytes()[:20])
     assert open_image(data).size == (24, 16)
 
 
@@ -269,12 +269,12 @@ def test_every_mode_and_size_is_rgb_or_refused(mode, width, height):
 
 
 def test_the_given_picture_is_left_as_it_is():
-    image = picture()
+    image = noise_image()
     image.info["note"] = "mine"
     result = to_rgb(image)
     result.paste("black", (0, 0, 24, 16))
     assert image.info == {"note": "mine"}
-    assert pixels(image) == pixels(picture())
+    assert pixels(image) == pixels(noise_image())
 
 
 # ---- what is refused
@@ -299,11 +299,11 @@ def test_a_file_that_is_no_picture(content, tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF"])
-@pytest.mark.parametrize("kept", [0.3, 0.7])
-def test_a_truncated_file(kind, kept):
-    data = file_of(picture(64, 64), kind)
+@pytest.mark.parametrize("fraction", [0.3, 0.7])
+def test_a_truncated_file(kind, fraction):
+    data = file_of(noise_image(64, 64), kind)
     with pytest.raises(ImageError, match="upload 3: "):
-        open_image(data[: int(len(data) * kept)], "upload 3")
+        open_image(data[: int(len(data) * fraction)], "upload 3")
 
 
 @pytest.mark.parametrize("case", ["text chunk", "header", "path"])
@@ -311,7 +311,7 @@ def test_damage_that_pillow_reports_as_a_value_error(case):
     if case == "text chunk":  # a compressed comment that unfolds beyond Pillow's limit
         info = PngImagePlugin.PngInfo()
         info.add_text("comment", "x" * (2 << 20), zip=True)
-        source = file_of(picture(), pnginfo=info)
+        source = file_of(noise_image(), pnginfo=info)
     elif case == "header":
         source = b"P6\n2x4 16\n255\n" + bytes(24 * 16 * 3)
     else:
@@ -329,19 +329,19 @@ def test_too_many_pixels_are_refused_before_they_are_decoded(monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 24 * 16 - 1)
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(ImageError, match=r"24 x 16 pixels is more than 383"):
-        open_image(file_of(picture()))
+        open_image(file_of(noise_image()))
 
 
 def test_as_many_pixels_as_allowed(monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 24 * 16)
-    assert open_image(file_of(picture())).size == (24, 16)
+    assert open_image(file_of(noise_image())).size == (24, 16)
 
 
 @pytest.mark.parametrize("limit", [100, 300])  # Pillow's error and Pillow's warning
 def test_pillows_own_bomb_guard_is_told_as_ours(limit, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with pytest.raises(ImageError, match="bomb: has more than"):
-        open_image(file_of(picture()), "bomb")
+        open_image(file_of(noise_image()), "bomb")
 
 
 def refused(source, *args):
@@ -352,19 +352,19 @@ def refused(source, *args):
 
 
 def test_every_refusal_has_its_reason(tmp_path, monkeypatch):
-    whole = file_of(picture(64, 64), "JPEG")
+    jpeg = file_of(noise_image(64, 64), "JPEG")
     (tmp_path / "notes.jpg").write_text("words " * 90)
     assert refused(tmp_path / "gone.jpg") == "missing"
     assert refused(tmp_path) == "unreadable"
     assert refused("a\0b.png") == "unreadable"
     assert refused(tmp_path / "notes.jpg") == "not_an_image"
     assert refused(b"") == "not_an_image"
-    assert refused(whole[: len(whole) // 2]) == "damaged"
+    assert refused(jpeg[: len(jpeg) // 2]) == "damaged"
     assert refused(file_of(Image.new("RGB", (1, 1)))) == "too_small"
     monkeypatch.setattr(images, "MAX_BYTES", 100)
     assert refused(tmp_path / "notes.jpg") == "too_large"
     monkeypatch.setattr(images, "MAX_PIXELS", 64 * 64 - 1)
-    assert refused(whole) == "too_large"
+    assert refused(jpeg) == "too_large"
 
 
 def test_a_real_bomb_is_refused_without_unfolding_it():
@@ -382,9 +382,9 @@ def test_a_format_that_starts_a_program_is_no_picture():
 
 def test_a_truncated_heic_is_refused():
     images.register_heif()
-    data = file_of(picture(64, 64), "HEIF")
-    for kept in (0.3, 0.7, 0.95):
-        assert refused(data[: int(len(data) * kept)]) in ("damaged", "not_an_image")
+    data = file_of(noise_image(64, 64), "HEIF")
+    for fraction in (0.3, 0.7, 0.95):
+        assert refused(data[: int(len(data) * fraction)]) in ("damaged", "not_an_image")
 
 
 @given(data=st.binary(max_size=200), kind=st.sampled_from(["JPEG", "PNG", "GIF", "HEIF", "WEBP", "AVIF"]))
@@ -405,7 +405,7 @@ def test_damage_anywhere_is_a_picture_or_a_sentence(data, kind):
 
 @pytest.mark.parametrize("size", [(24, 16), (300, 224), (224, 224), (9, 500)])
 def test_tensor_equals_torchvisions(size):
-    image = picture(*size)
+    image = noise_image(*size)
     reference = transforms.Compose(
         [
             transforms.Resize((224, 224), transforms.InterpolationMode.BICUBIC, antialias=True),
@@ -419,7 +419,7 @@ def test_tensor_equals_torchvisions(size):
 
 
 def test_tensor_of_a_crop_is_that_of_the_cut_picture():
-    image = picture(60, 50)
+    image = noise_image(60, 50)
     box = (7, 5, 47, 45)
     cropped = to_tensor(image, 40, MEAN, STD, box)
     assert torch.equal(cropped, to_tensor(image.crop(box), 40, MEAN, STD))

@@ -43,14 +43,14 @@ def large(monkeypatch):
     monkeypatch.setattr(manifest, "BLOCK_BYTES", 3000)
 
 
-def kept(folder):
+def hidden_files(folder):
     return sorted(folder.glob(".*"))
 
 
 def test_the_map_gives_what_the_memory_gives(written, monkeypatch):
     path = written()
     small = read_manifest(path)
-    assert kept(path.parent) == []
+    assert hidden_files(path.parent) == []
     monkeypatch.setattr(manifest, "SMALL_BYTES", 0)
     monkeypatch.setattr(manifest, "BLOCK_BYTES", 3000)
     first, second = read_manifest(path), read_manifest(path)
@@ -72,7 +72,7 @@ def test_the_map_gives_what_the_memory_gives(written, monkeypatch):
 def test_the_second_reading_parses_nothing(written, large, monkeypatch):
     path = written()
     read_manifest(path)
-    (file,) = kept(path.parent)
+    (file,) = hidden_files(path.parent)
     assert file.name.startswith(".manifest.jsonl.")
     assert file.suffix == ".arrow"
     monkeypatch.setattr(manifest, "checked_batch", lambda *args: pytest.fail("parsed again"))
@@ -85,7 +85,7 @@ def test_a_changed_manifest_is_read_anew_and_the_old_map_goes(written, large):
     written(60)
     os.utime(path, ns=(1, 1))
     assert len(read_manifest(path)) == 60
-    assert len(kept(path.parent)) == 1
+    assert len(hidden_files(path.parent)) == 1
     assert held[49].case_id == "c49"  # who still reads the old one goes on
     os.utime(path, ns=(2, 2))
     assert len(read_manifest(path)) == 60
@@ -94,17 +94,17 @@ def test_a_changed_manifest_is_read_anew_and_the_old_map_goes(written, large):
 def test_another_version_of_the_reader_makes_it_anew(written, large, monkeypatch):
     path = written()
     read_manifest(path)
-    before = kept(path.parent)
+    before = hidden_files(path.parent)
     monkeypatch.setattr(manifest, "VERSION", manifest.VERSION + 1)
     read_manifest(path)
-    assert kept(path.parent) != before
+    assert hidden_files(path.parent) != before
 
 
 @pytest.mark.parametrize("damage", [b"", b"half of it", None])
 def test_a_damaged_map_is_made_anew(damage, written, large):
     path = written()
     read_manifest(path)
-    (file,) = kept(path.parent)
+    (file,) = hidden_files(path.parent)
     file.write_bytes(file.read_bytes()[:-100] if damage is None else damage)
     assert len(list(read_manifest(path))) == 50
 
@@ -114,7 +114,7 @@ def test_a_bad_line_is_named_and_nothing_is_left(written, large):
     line = path.read_text(encoding="utf-8").count("\n")
     with pytest.raises(RecordError, match=rf"manifest\.jsonl, line {line}: 'fitzpatrick'"):
         read_manifest(path)
-    assert kept(path.parent) == []
+    assert hidden_files(path.parent) == []
 
 
 def test_no_records_leave_nothing(tmp_path, large):
@@ -122,7 +122,7 @@ def test_no_records_leave_nothing(tmp_path, large):
     path.write_text("\n \n")
     with pytest.raises(RecordError, match="holds no records"):
         read_manifest(path)
-    assert kept(tmp_path) == []
+    assert hidden_files(tmp_path) == []
 
 
 def test_a_manifest_that_changes_while_it_is_read(written, large, monkeypatch):
@@ -137,7 +137,7 @@ def test_a_manifest_that_changes_while_it_is_read(written, large, monkeypatch):
     monkeypatch.setattr(manifest, "_batches", batches)
     with pytest.raises(RecordError, match="was changed while it was read"):
         read_manifest(path)
-    assert kept(path.parent) == []
+    assert hidden_files(path.parent) == []
 
 
 def test_a_folder_that_cannot_be_written(written, large, tmp_path, monkeypatch):
@@ -151,11 +151,11 @@ def test_a_folder_that_cannot_be_written(written, large, tmp_path, monkeypatch):
 
     monkeypatch.setattr(manifest.os, "open", refuse)
     assert len(read_manifest(path, tmp_path / "cache")) == 50
-    assert len(kept(tmp_path / "cache")) == 1
+    assert len(hidden_files(tmp_path / "cache")) == 1
     again = read_manifest(path)  # no cache named: a private folder that goes with the process
     place = again.parts[0].table_path.parent
     assert stat.S_IMODE(place.stat().st_mode) == 0o700
-    assert kept(path.parent) == []
+    assert hidden_files(path.parent) == []
     assert list(again) == list(read_manifest(path, tmp_path / "cache"))
 
 
@@ -163,7 +163,7 @@ def test_the_map_is_as_private_as_the_manifest(written, large):
     path = written()
     path.chmod(0o640)
     read_manifest(path)
-    (file,) = kept(path.parent)
+    (file,) = hidden_files(path.parent)
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
 
 
@@ -175,7 +175,7 @@ def test_processes_that_race_all_get_the_records(written, large):
     path = written(200)
     with multiprocessing.get_context("fork").Pool(4) as pool:
         assert pool.map(_count, [path] * 8) == [200] * 8
-    assert len(kept(path.parent)) == 1
+    assert len(hidden_files(path.parent)) == 1
 
 
 def test_threads_of_one_process_race_too(written, large):

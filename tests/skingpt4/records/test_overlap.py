@@ -57,16 +57,16 @@ def test_nothing_shared(manifest):
 def test_each_kind_is_found_with_both_places(kind, fields, manifest):
     train = manifest("train.jsonl", *map(row, range(5)))
     cases = manifest("cases.jsonl", row(8), row(9, **fields))
-    (found,) = find_overlaps(read_manifest(train), read_manifest(cases))
-    assert (found.kind, found.count) == (kind, 1)
-    assert (found.trained, found.evaluated) == (f"{train}, line 3", f"{cases}, line 2")
+    (overlap,) = find_overlaps(read_manifest(train), read_manifest(cases))
+    assert (overlap.kind, overlap.count) == (kind, 1)
+    assert (overlap.trained, overlap.evaluated) == (f"{train}, line 3", f"{cases}, line 2")
 
 
 def test_every_record_of_the_training_counts(manifest):
     train = manifest("train.jsonl", *(row(n, patient_id="p1") for n in range(7)), row(8))
     cases = manifest("cases.jsonl", row(20, patient_id="p1"), row(21, patient_id="p1"))
-    (found,) = find_overlaps(read_manifest(train), read_manifest(cases))
-    assert found.count == 7
+    (overlap,) = find_overlaps(read_manifest(train), read_manifest(cases))
+    assert overlap.count == 7
 
 
 def test_ids_of_another_source_are_other_ids(manifest):
@@ -86,8 +86,8 @@ def test_unknown_is_not_equal_to_unknown(manifest):
 def test_without_hashes_the_same_file_is_found(manifest):
     one = read_manifest(manifest("one/train.jsonl", {"image": "x.png"}, {"image": "../pictures/a.png"}))
     two = read_manifest(manifest("two/cases.jsonl", row(1, image="../pictures/./a.png")))
-    (found,) = find_overlaps(one, two)
-    assert (found.kind, found.count) == ("path", 1)
+    (overlap,) = find_overlaps(one, two)
+    assert (overlap.kind, overlap.count) == ("path", 1)
 
 
 def test_the_run_stops_with_count_and_pair(manifest):
@@ -96,9 +96,9 @@ def test_the_run_stops_with_count_and_pair(manifest):
     records = read_manifest(train)
     with pytest.raises(OverlapError) as caught:
         require_disjoint(records, [cases], allowed=False)
-    said = str(caught.value)
-    assert f"training shares records with {cases}: 2 by the same picture, first {train}, line 4" in said
-    assert said.endswith("data.allow_overlap=true")
+    message = str(caught.value)
+    assert f"training shares records with {cases}: 2 by the same picture, first {train}, line 4" in message
+    assert message.endswith("data.allow_overlap=true")
     (note,) = require_disjoint(records, [cases], allowed=True)
     assert "allowed by data.allow_overlap" in note
 
@@ -159,6 +159,8 @@ def test_hashes_say_nothing_of_ids_and_join_those_of_the_parent(manifest):
     odd = read_manifest(manifest("odd.jsonl", row(1, sha256="fedcba9876543210" * 4), row(2, sha256=None)))
     assert [n % 2**64 for n in image_hashes(odd)["sha256"].tolist()] == [0xFEDCBA9876543210]
     both = merge_hashes(one, two)
-    whole = image_hashes(chain([read_manifest(manifest("c.jsonl", *map(row, range(8))))]))
-    assert {key: value.tolist() for key, value in both.items()} == {k: v.tolist() for k, v in whole.items()}
+    all_hashes = image_hashes(chain([read_manifest(manifest("c.jsonl", *map(row, range(8))))]))
+    assert {key: value.tolist() for key, value in both.items()} == {
+        k: v.tolist() for k, v in all_hashes.items()
+    }
     assert merge_hashes({}, one)["phash"].tolist() == one["phash"].tolist()

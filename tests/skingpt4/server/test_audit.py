@@ -58,7 +58,7 @@ def test_a_line_is_neither_changed_nor_deleted(path, change):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (["DELETE FROM line WHERE id = 2"], "line 2 of the log were taken away"),
+        (["DELETE FROM line WHERE id = 2"], "line 2 of the log were removed"),
         (["DELETE FROM line WHERE id IN (2, 3)"], "lines 2 to 3"),
         (["DELETE FROM line WHERE id = 1"], "line 1 of"),
         (["DELETE FROM line WHERE id > 3"], "newest 2 lines"),
@@ -100,13 +100,13 @@ def test_no_free_text_unless_it_was_asked_for(path, tmp_path):
         "quality": {"score": 0.4, "problems": ["blurred"]},
     }  # fmt: skip
     AuditLog(path).append("asked", **facts)
-    kept = next(read(path)).facts
-    assert SECRET not in json.dumps(kept, ensure_ascii=False)
-    assert (kept["sha256"], kept["overridden"], kept["turns"][0]["seed"]) == ("ab" * 32, True, 3)
-    assert kept["quality"] == {"score": 0.4, "problems": ["blurred"]}
+    logged = next(read(path)).facts
+    assert SECRET not in json.dumps(logged, ensure_ascii=False)
+    assert (logged["sha256"], logged["overridden"], logged["turns"][0]["seed"]) == ("ab" * 32, True, 3)
+    assert logged["quality"] == {"score": 0.4, "problems": ["blurred"]}
     everything = b"".join(p.read_bytes() for p in tmp_path.iterdir())
     assert b"Anna" not in everything
-    with pytest.raises(AuditError, match="no audit line can"):
+    with pytest.raises(AuditError, match="what an audit line cannot"):
         AuditLog(path).append("shown", picture=b"\xff\xd8")
     opted = tmp_path / "opted.sqlite"
     AuditLog(opted, free_text=True).append("asked", **facts)
@@ -144,14 +144,14 @@ def test_what_is_no_log_is_said_in_a_sentence(path, tmp_path, capsys):
     assert audit.main([str(path)]) == 1
     path.write_text("no database, but a text that is long enough to be taken for one" * 10)
     assert audit.main([str(path)]) == 1
-    with pytest.raises(AuditError, match="damaged or no audit log"):
+    with pytest.raises(AuditError, match="damaged or not an audit log"):
         AuditLog(path)
     other = tmp_path / "other.sqlite"
     sqlite3.connect(other).execute("CREATE TABLE mine (a)")
-    with pytest.raises(AuditError, match="no audit log of this version"):
+    with pytest.raises(AuditError, match="not an audit log of this version"):
         AuditLog(other)
     assert audit.main([str(other)]) == 1
-    with pytest.raises(AuditError, match="cannot be made"):
+    with pytest.raises(AuditError, match="cannot be created"):
         AuditLog(tmp_path / "nowhere" / "audit.sqlite")
     errors = capsys.readouterr().err.splitlines()
     assert len(errors) == 3

@@ -82,10 +82,10 @@ def real_run(folder: Path) -> dict:
     script = [sys.executable, str(ROOT / "tests/support/privacy_run.py"), str(folder)]
     done = subprocess.run([*around, *script], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:] + (folder / "terminal").read_text()[-2000:]
-    found = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
-    found["addresses"] = [json.loads(line) for line in (folder / "addresses").read_text().splitlines()]
-    found["isolated"], found["folder"] = bool(around), folder
-    return found
+    outcome = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
+    outcome["addresses"] = [json.loads(line) for line in (folder / "addresses").read_text().splitlines()]
+    outcome["isolated"], outcome["folder"] = bool(around), folder
+    return outcome
 
 
 def test_real_servers_reach_nobody_and_leave_nothing(tmp_path):
@@ -93,8 +93,8 @@ def test_real_servers_reach_nobody_and_leave_nothing(tmp_path):
     outcome = real_run(tmp_path)
     # Both worked and ended cleanly.
     assert outcome["status"] == {"page": 0, "api": 0}
-    assert "What is" in outcome["page_said"]
-    assert outcome["api_said"]["choices"][0]["finish_reason"] in ("stop", "length")
+    assert "What is" in outcome["page_answer"]
+    assert outcome["api_answer"]["choices"][0]["finish_reason"] in ("stop", "length")
     assert outcome["exported"], "a case was exported"
     if outcome["isolated"]:
         assert outcome["interfaces"] == ["lo"]
@@ -129,7 +129,7 @@ def served(model, tmp_path_factory):
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     network, config = model
     address = Address(port=free_port(), max_upload_mb=1)
-    blocks = demo.launch(tools.tools(network, config, model_identity(config, None)), address)
+    blocks = demo.launch(tools.for_model(network, config, model_identity(config, None)), address)
     yield f"http://127.0.0.1:{address.port}", folder
     blocks.close(verbose=False)
     if before is None:
@@ -256,5 +256,5 @@ def test_telemetry_is_switched_off(monkeypatch):
     stay_local()
     assert "GRADIO_SHARE" not in os.environ
     assert "GRADIO_ALLOWED_PATHS" not in os.environ
-    wanted = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
-    assert {name: os.environ.get(name) for name in wanted} == wanted
+    expected = {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+    assert {name: os.environ.get(name) for name in expected} == expected

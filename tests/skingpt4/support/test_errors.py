@@ -3,6 +3,54 @@
 import subprocess
 import sys
 
+import pytest
+
+from skingpt4.support.errors import DEBUG, UserError, reported
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's class."""
+
+
+def fail_with_a_hidden_cause():
+    try:
+        {}["lost key"]
+    except KeyError:
+        raise UserError("config.yaml: has no key; add it") from None
+
+
+def out_of_memory():
+    raise OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize(
+    ("fail", "sentence", "deepest"),
+    [
+        (fail_with_a_hidden_cause, "error: config.yaml: has no key; add it", "KeyError: 'lost key'"),
+        (out_of_memory, "error: out of GPU memory", "OutOfMemoryError: CUDA out of memory"),
+    ],
+)
+@pytest.mark.parametrize("debug", [None, "0", "1"])
+def test_an_expected_failure_is_one_sentence_and_has_a_traceback_only_for_debugging(
+    fail, sentence, deepest, debug, monkeypatch, capsys
+):
+    monkeypatch.delenv(DEBUG, raising=False)
+    if debug is not None:
+        monkeypatch.setenv(DEBUG, debug)
+    with reported() as status:
+        fail()
+    first, *traceback = capsys.readouterr().err.splitlines()
+    assert (status.code, first.startswith(sentence)) == (1, True)
+    assert bool(traceback) is (debug == "1")
+    if debug == "1":
+        assert deepest in "\n".join(traceback)
+        assert fail.__name__ in "\n".join(traceback)
+
+
+def test_an_unexpected_failure_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError), reported():
+        1 / 0  # noqa: B018
+
 
 def test_a_reader_that_has_had_enough_ends_a_command_without_a_word():
     code = (

@@ -67,9 +67,9 @@ DDI = """
 
 def cases(name):
     """(sentence, class, outcome, whether the rules are known to miss it) of a file."""
-    found = yaml.safe_load((HERE / name).read_text(encoding="utf-8"))
-    assert {case[3] for case in found if len(case) > 3} <= {"missed"}
-    return [(*case[:3], len(case) > 3) for case in found]
+    cases = yaml.safe_load((HERE / name).read_text(encoding="utf-8"))
+    assert {case[3] for case in cases if len(case) > 3} <= {"missed"}
+    return [(*case[:3], len(case) > 3) for case in cases]
 
 
 NAMES_OF_FILES = ("cases", "heldout", "heldout2", "heldout3")
@@ -87,7 +87,7 @@ def test_the_sentences_are_many_different_and_of_all_kinds():
     texts = [text for text, *_ in SENTENCES]
     assert len(texts) == len(set(texts)) >= 350
     for outcome in free_text.OUTCOMES:
-        assert sum(said == outcome for _, _, said, _ in SENTENCES) >= 5
+        assert sum(expected == outcome for _, _, expected, _ in SENTENCES) >= 5
     assert {class_name for _, class_name, _, _ in SENTENCES if class_name} == {*CLASSES, "others"}
 
 

@@ -18,7 +18,7 @@ def test_sizes_of_the_published_vocabularies():
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "expected"),
     [
         ("Plaques with scale and erythema.", ["Scale", "Erythema"]),  # "Plaques" is another word
         ("PLAQUE, scale; Erythema", ["Plaque", "Scale", "Erythema"]),
@@ -30,8 +30,8 @@ def test_sizes_of_the_published_vocabularies():
         ("", []),
     ],
 )
-def test_concepts_are_whole_words_in_skincon_order(text, found):
-    assert find_concepts(text) == found
+def test_concepts_are_whole_words_in_skincon_order(text, expected):
+    assert find_concepts(text) == expected
 
 
 def test_a_longer_name_hides_a_shorter_one_only_inside_itself():
@@ -59,9 +59,9 @@ def test_every_listed_name_is_found_in_order(chosen, case):
 @given(text=st.text(), names=st.sets(st.text("ab /", min_size=1, max_size=4)))
 @settings(max_examples=60, deadline=None)
 def test_only_names_that_stand_in_the_text(text, names):
-    found = find_names(text, names)
-    assert len(found) == len(set(found))
-    assert all(name.lower() in text.lower() for name in found)
+    matches = find_names(text, names)
+    assert len(matches) == len(set(matches))
+    assert all(name.lower() in text.lower() for name in matches)
 
 
 @pytest.mark.parametrize(

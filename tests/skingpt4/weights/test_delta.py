@@ -23,14 +23,16 @@ def make_pair(folder, extra_rows=0, **changes):
     rows = len(make_tokenizer("llama"))
     save_language_model(base, dtype="float16", **changes)
     save_language_model(delta, dtype="float16", seed=1, **{**changes, "vocab_size": rows + extra_rows})
-    held = load_file(base / "model.safetensors")
+    base_tensors = load_file(base / "model.safetensors")
     differences = {n: (0.01 * t).half() for n, t in load_file(delta / "model.safetensors").items()}
-    save_file({n: t.half() for n, t in held.items()}, base / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {n: t.half() for n, t in base_tensors.items()}, base / "model.safetensors", metadata={"format": "pt"}
+    )
     save_file(differences, delta / "model.safetensors", metadata={"format": "pt"})
     total = {}
     for name, difference in differences.items():
         start = torch.zeros_like(difference)
-        start[: len(held[name])] = held[name].half()
+        start[: len(base_tensors[name])] = base_tensors[name].half()
         total[name] = start + difference
     return base, delta, total
 
@@ -66,9 +68,9 @@ def test_the_merge_is_the_sum_in_any_sharding(extra_rows, base_kind, delta_kind,
         if kind:
             reshard(folder, kind, per_file)
     out = merge(plan(base, delta, shard_bytes=20_000), tmp_path / "out", quiet=True)
-    found = merged_tensors(out)
-    assert found.keys() == total.keys()
-    assert all(torch.equal(found[n], t) and found[n].dtype == torch.float16 for n, t in total.items())
+    merged = merged_tensors(out)
+    assert merged.keys() == total.keys()
+    assert all(torch.equal(merged[n], t) and merged[n].dtype == torch.float16 for n, t in total.items())
     assert len(list(out.glob("*.safetensors"))) > 3
     assert not list(tmp_path.glob(".*"))
     model = load_language_model(str(out))
@@ -109,9 +111,9 @@ def test_what_another_merge_left_is_not_mixed_in(tmp_path, monkeypatch):
     tensors = load_file(delta / "model.safetensors")
     save_file({n: 2 * t for n, t in tensors.items()}, delta / "model.safetensors", metadata={"format": "pt"})
     merge(plan(base, delta, shard_bytes=20_000), tmp_path / "out", quiet=True)
-    found = merged_tensors(tmp_path / "out")
+    merged = merged_tensors(tmp_path / "out")
     base_tensors = load_file(base / "model.safetensors")
-    assert all(torch.equal(t, base_tensors[n] + 2 * tensors[n]) for n, t in found.items())
+    assert all(torch.equal(t, base_tensors[n] + 2 * tensors[n]) for n, t in merged.items())
 
 
 def test_no_room_is_told_before_anything_is_written(tmp_path, monkeypatch):
@@ -134,7 +136,7 @@ def test_the_command_tells_what_it_will_do_and_overwrites_nothing(tmp_path, caps
     assert not (tmp_path / "out").exists()
     assert main(args) == 0
     assert main(args) == 1
-    assert "out: is there already; name another --out" in capsys.readouterr().err
+    assert "out: exists already; name another --out" in capsys.readouterr().err
     AutoModelForCausalLM.from_pretrained(tmp_path / "out")
 
 
@@ -152,9 +154,9 @@ def test_another_size_is_refused_with_both_named(tmp_path):
 
 def test_what_is_no_base_or_no_delta_is_refused(tmp_path):
     base, delta, _ = make_pair(tmp_path)
-    with pytest.raises(DeltaError, match=r"is a whole model .* exchanged"):
+    with pytest.raises(DeltaError, match=r"is a complete model .* exchanged"):
         plan(delta, base)
-    with pytest.raises(DeltaError, match=r"--base .* is no LLaMA but: .*is a Vicuna delta"):
+    with pytest.raises(DeltaError, match=r"--base .* is not a LLaMA but: .*is a Vicuna delta"):
         plan(delta, delta)
     with pytest.raises(DeltaError, match="no such directory"):
         plan(tmp_path / "gone", delta)
@@ -191,11 +193,11 @@ def test_a_base_of_another_vocabulary_size_is_refused(base_rows, delta_rows, why
 def test_another_tokenizer_is_refused(tmp_path):
     base, delta, _ = make_pair(tmp_path)
     text = (base / "tokenizer.json").read_text()
-    held = json.loads(text)
-    vocabulary = held["model"]["vocab"]
+    tokenizer = json.loads(text)
+    vocabulary = tokenizer["model"]["vocab"]
     first, second = [token for token in vocabulary if len(token) == 1][:2]
     vocabulary[first], vocabulary[second] = vocabulary[second], vocabulary[first]
-    (base / "tokenizer.json").write_text(json.dumps(held))
+    (base / "tokenizer.json").write_text(json.dumps(tokenizer))
     with pytest.raises(DeltaError, match="its vocabulary is not the delta's"):
         plan(base, delta)
 

@@ -10,10 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from skingpt4.chat import export, session
-from skingpt4.cli import batch, http_api
+from skingpt4 import __main__ as console
 from skingpt4.model.build import build, build_encoder
-from skingpt4.server import audit
 from skingpt4.server.http.answering import Answerer
 from skingpt4.server.http.endpoints import Api, make_app
 from skingpt4.server.http.server import served
@@ -25,9 +23,9 @@ TEXT = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
 
 
 def example(language: str, url: str) -> str:
-    (found,) = re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
-    assert "http://127.0.0.1:8000" in found
-    return found.replace("http://127.0.0.1:8000", url)
+    (code,) = re.findall(rf"```{language}\n(.*?)```", TEXT, re.DOTALL)
+    assert "http://127.0.0.1:8000" in code
+    return code.replace("http://127.0.0.1:8000", url)
 
 
 @pytest.fixture(scope="module")
@@ -61,15 +59,11 @@ def test_curl_example(url, folder):
     assert json.loads(events[-2])["skingpt4"]["disclaimer"] == DISCLAIMER
 
 
-@pytest.mark.parametrize("module", [http_api, batch, session, audit, export])
-def test_options_named_in_the_text_exist(module, capsys):
+@pytest.mark.parametrize("command", ["http-api", "batch", "chat", "audit", "consultation-export"])
+def test_options_named_in_the_text_exist(command, capsys):
     with pytest.raises(SystemExit, match="0"):
-        module.main(["--help"])
+        console.main([command, "--help"])
     known = set(re.findall(r"--[a-z-]+", capsys.readouterr().out))
-    name = module.__name__
-    lines = [line for line in TEXT.splitlines() if f"python -m {name}" in line]
-    named = {
-        option for line in lines for option in re.findall(r"--[a-z-]+", line.split(name)[1].split("`")[0])
-    }
-    assert lines
-    assert named <= known
+    uses = re.findall(rf"skingpt4 {command} ([^`#\n]*)", TEXT)
+    assert uses
+    assert {option for use in uses for option in re.findall(r"--[a-z-]+", use)} <= known

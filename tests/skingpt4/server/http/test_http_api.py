@@ -93,20 +93,20 @@ def ask(client, *messages, **options):
 
 
 def test_the_openai_client_gets_the_sessions_answer(client, answerer):
-    said = ask(client, shown("What is it?", 1))
-    assert said.choices[0].message.content == alone(answerer, [("What is it?", 1, None)], [1]) != ""
-    assert said.choices[0].message.role == "assistant"
-    assert said.object == "chat.completion"
-    assert said.model == "skingpt4"
-    assert said.system_fingerprint == "fp_" + "ab" * 8
-    assert said.usage.completion_tokens == 12
-    assert said.choices[0].finish_reason == "length"
-    assert said.usage.total_tokens == said.usage.prompt_tokens + 12
-    extension = said.model_extra["skingpt4"]
+    reply = ask(client, shown("What is it?", 1))
+    assert reply.choices[0].message.content == alone(answerer, [("What is it?", 1, None)], [1]) != ""
+    assert reply.choices[0].message.role == "assistant"
+    assert reply.object == "chat.completion"
+    assert reply.model == "skingpt4"
+    assert reply.system_fingerprint == "fp_" + "ab" * 8
+    assert reply.usage.completion_tokens == 12
+    assert reply.choices[0].finish_reason == "length"
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + 12
+    extension = reply.model_extra["skingpt4"]
     assert (extension["disclaimer"], extension["not_a_diagnosis"]) == (DISCLAIMER, True)
     assert extension["model"]["caution"] == "Only drawn."
     other = ask(client, shown("What is it?", 2)).choices[0].message.content
-    assert other != said.choices[0].message.content, "the picture matters"
+    assert other != reply.choices[0].message.content, "the picture matters"
     text = ask(client, {"role": "user", "content": "What is it?"}).choices[0].message.content
     assert text == alone(answerer, [("What is it?", 0, None)])
 
@@ -135,8 +135,8 @@ def test_earlier_messages_are_turns(client, answerer):
     ]  # fmt: skip
     assert ask(client, *messages).choices[0].message.content == alone(answerer, talk, [1, 2, 3])
     system = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is it?"}]
-    said = ask(client, *system).choices[0].message.content
-    assert said == alone(answerer, [("Be brief.\nWhat is it?", 0, None)])
+    text = ask(client, *system).choices[0].message.content
+    assert text == alone(answerer, [("Be brief.\nWhat is it?", 0, None)])
 
 
 def test_sampling_is_repeatable_by_its_seed(client, answerer):
@@ -157,28 +157,28 @@ def test_sampling_is_repeatable_by_its_seed(client, answerer):
 def test_stop_strings_end_the_answer_and_are_cut_off(client):
     whole = ask(client, shown("What is it?", 1)).choices[0].message.content
     stop = whole[5:7]
-    said = ask(client, shown("What is it?", 1), stop=[stop, "zzzz"])
-    assert said.choices[0].message.content == whole[: whole.index(stop)].strip()
-    assert said.choices[0].finish_reason == "stop"
-    assert said.usage.completion_tokens < 12
+    reply = ask(client, shown("What is it?", 1), stop=[stop, "zzzz"])
+    assert reply.choices[0].message.content == whole[: whole.index(stop)].strip()
+    assert reply.choices[0].finish_reason == "stop"
+    assert reply.usage.completion_tokens < 12
     chunks = list(ask(client, shown("What is it?", 1), stop=stop, stream=True))
     text = "".join(c.choices[0].delta.content or "" for c in chunks)
     assert text == whole[: whole.index(stop)].strip()
 
 
 def test_quality_on_request(client):
-    said = ask(client, shown("What is it?", 1), extra_body={"skingpt4": {"quality": True}})
-    extension = said.model_extra["skingpt4"]
+    reply = ask(client, shown("What is it?", 1), extra_body={"skingpt4": {"quality": True}})
+    extension = reply.model_extra["skingpt4"]
     assert 0 <= extension["quality"][0]["score"] <= 1
     assert len(extension["picture_sha256"][0]) == 64
 
 
 def test_differential_on_request(client):
-    said = ask(client, shown("What is it?", 1), extra_body={"skingpt4": {"differential": True}})
-    found = said.model_extra["skingpt4"]["differential"]
-    assert len(found["ranked"]) == 15
-    assert sum(row["probability"] for row in found["ranked"]) == pytest.approx(1, abs=2e-3)
-    assert found["confident"] is False, "nothing was calibrated"
+    reply = ask(client, shown("What is it?", 1), extra_body={"skingpt4": {"differential": True}})
+    differential = reply.model_extra["skingpt4"]["differential"]
+    assert len(differential["ranked"]) == 15
+    assert sum(row["probability"] for row in differential["ranked"]) == pytest.approx(1, abs=2e-3)
+    assert differential["confident"] is False, "nothing was calibrated"
     with pytest.raises(openai.BadRequestError, match="no picture"):
         ask(client, {"role": "user", "content": "What?"}, extra_body={"skingpt4": {"differential": True}})
 
@@ -204,7 +204,7 @@ FILE = {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}
         ({"messages": [{"role": "user", "content": [FILE]}]}, "nothing is fetched here", "invalid_image_url"),
         ({"messages": [{"role": "user", "content": [NO_BASE64]}]}, "no valid base64", "invalid_image_url"),
         ({"messages": [{"role": "user", "content": [{"type": "text", "text": "?"}, BROKEN]}]},
-         "picture 1: is no picture", "invalid_image"),
+         "picture 1: is not a picture", "invalid_image"),
         ({"max_tokens": 5000}, "exceeds the model's 512", "context_length_exceeded"),
         ({"max_tokens": 0}, "must be a whole number from 1", None),
         ({"max_tokens": 1.5}, "must be a whole number", None),
@@ -301,11 +301,11 @@ def test_large_bodies_are_refused_also_without_a_length(answerer):
             assert b" 413 " in line.recv(200)
 
 
-def wait_until(true, seconds=300):
+def wait_until(condition, seconds=300):
     deadline = time.monotonic() + seconds
-    while not true() and time.monotonic() < deadline:
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.02)
-    return true()
+    return condition()
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -326,7 +326,7 @@ def test_a_client_that_leaves_ends_the_work(api, url, stream, answerer):
             head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
             line.sendall((head + f"Content-Length: {len(body)}\r\n\r\n").encode() + body)
             assert wait_until(lambda: len(steps) > 3)
-        assert wait_until(lambda: api.under_way == 0)
+        assert wait_until(lambda: api.num_running == 0)
         decoder = ChatSession(answerer.model, answerer.config).decoder
         assert wait_until(lambda: not decoder.is_busy)
         assert len(steps) < 200
@@ -335,29 +335,33 @@ def test_a_client_that_leaves_ends_the_work(api, url, stream, answerer):
 
 
 def test_too_many_at_once_are_told_to_come_back(answerer):
-    api = Api(answerer, Limits(max_requests=1), under_way=1)
+    api = Api(answerer, Limits(max_requests=1), num_running=1)
     with served(make_app(api)) as url:
         status, answer = post(url, WHAT)
         assert (status, answer["error"]["type"]) == (429, "rate_limit_error")
-        api.under_way = 0
+        api.num_running = 0
         assert post(url, WHAT)[0] == 200
-        assert api.under_way == 0
+        assert api.num_running == 0
 
 
 @pytest.mark.parametrize(
     ("error", "status", "words"),
     [(MemoryError(), 503, "out of memory"), (ZeroDivisionError("private"), 500, "ZeroDivisionError")],
 )
-def test_unexpected_failures_say_what_and_leak_nothing(url, api, monkeypatch, capsys, error, status, words):
+def test_unexpected_failures_say_what_and_leak_nothing(url, api, monkeypatch, caplog, error, status, words):
     def fail(*args, **kwargs):
         raise error
 
     monkeypatch.setattr(ChatSession, "stream", fail)
-    found, answer = post(url, WHAT)
-    assert (found, answer["error"]["type"]) == (status, "server_error")
+    actual, answer = post(url, WHAT)
+    assert (actual, answer["error"]["type"]) == (status, "server_error")
     assert words in answer["error"]["message"]
     assert "private" not in answer["error"]["message"]
-    assert api.under_way == 0
+    assert ("Traceback" in caplog.text) is (status == 500), (
+        "only what nobody expected is logged, with its traceback"
+    )
+    assert "What?" not in caplog.text, "and never the request"
+    assert api.num_running == 0
 
 
 def test_a_failure_in_the_middle_of_a_stream_reaches_the_client(client, monkeypatch):
@@ -383,13 +387,13 @@ def test_sixteen_conversations_at_once_are_whole_and_not_mixed(client, answerer)
         for question in (None, *first[1:], {"role": "user", "content": f"Why {number}?"}):
             messages += [question] if question else []
             options = {"stream": number % 2 == 0, "temperature": 1.5 * (number % 3 == 0), "seed": number}
-            said = ask(client, *messages, max_tokens=6 + number % 6, **options)
+            reply = ask(client, *messages, max_tokens=6 + number % 6, **options)
             if options["stream"]:
-                chunks = list(said)
+                chunks = list(reply)
                 text = "".join(c.choices[0].delta.content or "" for c in chunks)
                 assert chunks[-1].choices[0].finish_reason in ("stop", "length")
             else:
-                text = said.choices[0].message.content
+                text = reply.choices[0].message.content
             answers.append(text)
             messages.append({"role": "assistant", "content": text})
         return answers
@@ -399,9 +403,9 @@ def test_sixteen_conversations_at_once_are_whole_and_not_mixed(client, answerer)
     singly = [converse(number) for number in range(16)]
     assert together == singly
     assert len({tuple(answers) for answers in together}) == 16
-    said = [answer for answers in together for answer in answers]
-    assert len(said) == 40
-    assert sum(map(bool, said)) > 35, "a random network is silent now and then"
+    texts = [text for answers in together for text in answers]
+    assert len(texts) == 40
+    assert sum(map(bool, texts)) > 35, "a random network is silent now and then"
 
 
 def test_sixteen_sessions_at_once_are_whole_and_not_mixed(answerer):

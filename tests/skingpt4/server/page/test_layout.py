@@ -10,16 +10,19 @@ import demo
 
 demo.stay_local()
 
+import gradio as gr  # noqa: E402
+
 from skingpt4.chat.session import CLINICAL_PROMPTS  # noqa: E402
 from skingpt4.chat.texts import load  # noqa: E402
-from skingpt4.server.page import history_form, layout, views  # noqa: E402
-from skingpt4.server.page.desk import Desk  # noqa: E402
-from skingpt4.server.page.visit import Shown  # noqa: E402
+from skingpt4.server.address import Address  # noqa: E402
+from skingpt4.server.gradio_app import escape  # noqa: E402
+from skingpt4.server.page import layout, markup  # noqa: E402
+from skingpt4.server.page.handlers import Handlers  # noqa: E402
+from skingpt4.server.page.state import Update  # noqa: E402
 from skingpt4.taxonomy.taxonomy import CLASSES  # noqa: E402
 from tests.support.page_stub import (  # noqa: E402
     MODEL,
     QUESTIONS,
-    SETTINGS,
     Likely,
     Scored,
     Stub,
@@ -40,7 +43,7 @@ def test_page_says_what_it_must_in_each_language(code):
         texts["not_a_diagnosis"], texts["stay_here"], MODEL["checkpoint"], texts["banner.demonstration"],
         texts["welcome.accept"], *texts.lines("chat.prompts"), *QUESTIONS, texts["guidance.heading"],
     ):  # fmt: skip
-        assert views.text(words) in text or words in text, words
+        assert escape(words) in text or words in text, words
     named = ("textbox", "slider", "number", "image", "chatbot", "accordion", "radio", "checkbox", "dropdown")
     unnamed = [c["type"] for c in first if c["type"] in named and not c["props"].get("label")]
     assert unnamed == [], "every control has a label"
@@ -58,10 +61,10 @@ def test_the_camera_does_not_mirror():
 
 def test_page_says_where_pictures_go():
     texts = load("en")
-    other = str(layout.build(tools(), place=layout.Place(local=False)).get_config_file()["components"])
+    other = str(layout.build(tools(), address=Address("0.0.0.0")).get_config_file()["components"])
     assert texts["stay_there"] in other
     assert texts["stay_here"] not in other
-    shared = str(layout.build(tools(), place=layout.Place(shared=True)).get_config_file()["components"])
+    shared = str(layout.build(tools(), address=Address(share=True)).get_config_file()["components"])
     assert "Pictures leave this machine" in shared
     assert "Nothing is sent" not in shared
     assert "Pictures stay on" not in shared
@@ -80,38 +83,47 @@ def test_page_says_where_pictures_go():
     ],
 )
 def test_banner(changes, words):
-    banner = views.banner(MODEL | changes, load("en"))
+    banner = markup.banner(MODEL | changes, load("en"))
     for word in words:
         assert word in banner
+
+
+def click(blocks, elem_id: str):
+    """What a click on the first control of that name runs."""
+    number = next(block._id for block in blocks.blocks.values() if block.elem_id == elem_id)
+    return next(event for event in blocks.fns.values() if (number, "click") in event.targets)
 
 
 def test_buttons_ask_the_published_questions(tmp_path):
     stub = Stub()
     kit = tools(lambda: stub)
-    desk = Desk(kit, load("en"))
-    visit = desk.begin()
-    desk.add(visit, upload(tmp_path), "close")
+    page = Handlers(kit, load("en"))
+    state = page.begin()
+    page.add_image(state, upload(tmp_path), "close")
     blocks = layout.build(kit)
-    asking = [f.fn for f in blocks.fns.values() if getattr(f.fn, "keywords", {}).get("text")]
-    for fn in asking[: len(asking) // 2]:
-        chat = list(fn(visit, "half-typed", *SETTINGS, *history_form.empty(False)))[-1][0]
+    names = [f"study{number}" for number in range(4)] + ["trained0"]
+    for name in names:
+        event = click(blocks, name)
+        values = {part: part.value for part in event.inputs} | {event.inputs[0]: state}
+        *_, changes = event.fn(values)
     assert [question for question, _ in stub.asked] == [*CLINICAL_PROMPTS, *QUESTIONS]
+    (chat,) = [value for part, value in changes.items() if part.elem_id == "chat"]
     assert chat[-1]["content"] == "it is &lt;b&gt;red&lt;/b&gt;", "the chat shows text, never markup"
 
 
 def test_case_begins_only_when_accepted():
     blocks = layout.build(tools())
-    begin = next(f.fn for f in blocks.fns.values() if getattr(f.fn, "__name__", "") == "begin")
-    assert begin(True)[0] is not None
-    assert isinstance(begin(False)[0], dict), "skipped"
+    begin = click(blocks, "begin")
+    assert set(begin.fn(True)) == set(begin.outputs)
+    assert begin.fn(False) == gr.skip()
 
 
 def test_pictures_are_listed_with_their_faults_and_how_to_retake_them(tmp_path):
     texts = load("en")
-    desk = Desk(tools(assess=poor), texts)
-    visit = desk.begin()
-    desk.add(visit, upload(tmp_path), "far")
-    shown = views.gallery(visit, texts)
+    page = Handlers(tools(assess=poor), texts)
+    state = page.begin()
+    page.add_image(state, upload(tmp_path), "far")
+    shown = markup.gallery(state, texts)
     for words in (
         "Picture 1, far view",
         "30 x 40 pixels",
@@ -121,17 +133,17 @@ def test_pictures_are_listed_with_their_faults_and_how_to_retake_them(tmp_path):
         assert words in shown
     assert "defect: new_kind" in shown, "a fault without words of its own is named"
     assert 'alt="Picture 1, far view"' in shown
-    assert "use" not in views.gallery(None, texts)
+    assert "use" not in markup.gallery(None, texts)
 
 
 def scored(**changes) -> SimpleNamespace:
     ranked = tuple(Likely(name, 0.5 / 2**n) for n, name in enumerate(CLASSES))
-    return SimpleNamespace(scored=Scored(ranked, **changes), maps=["data:,"])
+    return SimpleNamespace(differential=Scored(ranked, **changes), heatmaps=["data:,"])
 
 
 def test_differential_ranks_and_says_how_sure():
     texts = load("en")
-    shown = views.differential(scored(), texts)
+    shown = markup.differential(scored(), texts)
     assert shown.count('class="track"') == len(CLASSES)
     assert "Not confident" in shown
     assert "below the threshold of 60 %" in shown
@@ -141,22 +153,21 @@ def test_differential_ranks_and_says_how_sure():
     assert "Plaque" in shown
     assert "Scale" not in shown, "an unlikely concept"
     assert "Grows &lt;fast&gt;" in shown
-    assert shown.count(views.text(texts["differential.heatmap_note"])) == 2, (
+    assert shown.count(escape(texts["differential.heatmap_note"])) == 2, (
         "as a sentence and for those who do not see it"
     )
-    sure = views.differential(scored(confident=True, calibration="300 phantoms"), texts)
+    sure = markup.differential(scored(confident=True, calibration="300 phantoms"), texts)
     assert "Not confident" not in sure
     assert "calibrated on: 300 phantoms" in sure
-    assert "no threshold is known" in views.differential(scored(threshold=1.0), texts)
+    assert "no threshold is known" in markup.differential(scored(threshold=1.0), texts)
 
 
-def test_updates_fill_every_part():
-    kit = tools()
-    blocks = layout.build(kit)
-    desk = Desk(kit, load("en"))
-    fresh, step = desk.delete(desk.begin())
-    edit = next(f for f in blocks.fns.values() if len(f.outputs) > 10 and len(f.inputs) == 1)
-    made = layout._Page(kit, load("en"), layout.Place(), {})
-    made.offered = [(None, q) for q in (*CLINICAL_PROMPTS, *QUESTIONS)]
-    assert len(made.updates(fresh, step)) == len(edit.outputs)
-    assert len(made.updates(None, Shown())) == len(edit.outputs)
+def test_an_update_changes_only_what_it_names_and_nothing_that_is_no_output():
+    kit, texts = tools(), load("en")
+    with gr.Blocks() as blocks:
+        page = layout.Layout(blocks, kit, texts, Address(), {"en": "./"})
+    fresh, everything = page.handlers.delete(page.handlers.begin())
+    assert set(page.changes(fresh, everything)) == set(page.updated)
+    assert page.changes(None, Update()) == {}
+    assert page.changes(None, Update("words")) == {page.note: "words"}
+    assert set(click(blocks, "delete-yes").fn(fresh)) == set(click(blocks, "delete-yes").outputs)

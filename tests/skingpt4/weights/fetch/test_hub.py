@@ -1,4 +1,4 @@
-"""Fetching from the web and from a hub, against a local server: whole, resumed, lied to, gated, offline."""
+"""Fetching from the web and from a hub, against a local server: complete, resumed, wrong data, gated, offline."""
 
 import hashlib
 import json
@@ -124,7 +124,7 @@ def test_too_little_space_is_told_before_anything(server, web, weights_dir, caps
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         (b"<html>Please log in</html>", "is a saved web page"),
         (
@@ -138,10 +138,10 @@ def test_too_little_space_is_told_before_anything(server, web, weights_dir, caps
         ({"strange": torch.ones(3)}, "no part of SkinGPT-4"),
     ],
 )
-def test_what_came_is_something_else(server, web, weights_dir, tmp_path, content, says):
+def test_what_came_is_something_else(server, web, weights_dir, tmp_path, content, message):
     content = content if isinstance(content, bytes) else pth(content, tmp_path / "other.pth")
     server.page("/toy.pth", content)
-    with pytest.raises(WeightsError, match=says):
+    with pytest.raises(WeightsError, match=message):
         fetch.fetch("toy", weights_dir)
     assert left(weights_dir) == []
 
@@ -284,21 +284,21 @@ def test_a_repository_of_another_model(server, model, add, weights_dir):
 
 
 @pytest.mark.parametrize(
-    ("token", "says"),
+    ("token", "message"),
     [(None, "no token is set"), ("hf_other", "the token that is set has no access")],
 )
-def test_a_gated_repository_says_what_to_accept(server, model, add, weights_dir, monkeypatch, token, says):
+def test_a_gated_repository_says_what_to_accept(server, model, add, weights_dir, monkeypatch, token, message):
     model.gated = "manual"
     add(Hub("org/model"), gate=Gate("the licence of it", "https://example.org/licence"))
     if token:
         monkeypatch.setenv("HF_TOKEN", token)
     with pytest.raises(DownloadError) as caught:
         fetch.fetch("toy", weights_dir)
-    message = str(caught.value)
-    assert f"org/model is gated and {says}" in message
-    assert "accept the licence of it at https://example.org/licence" in message
-    assert "`hf auth login`" in message
-    assert "HF_TOKEN" in message
+    error = str(caught.value)
+    assert f"org/model is gated and {message}" in error
+    assert "accept the licence of it at https://example.org/licence" in error
+    assert "`hf auth login`" in error
+    assert "HF_TOKEN" in error
     assert left(weights_dir) == [], "not a byte was begun"
     monkeypatch.setenv("HF_TOKEN", "hf_right")
     fetch.fetch("toy", weights_dir)

@@ -43,8 +43,8 @@ def write(tensors, path, legacy=False, inside=""):
     if path.suffix == ".safetensors":
         save_file(tensors, path)
     else:
-        held = {inside: tensors, "epoch": 3} if inside else tensors
-        torch.save(held, path, _use_new_zipfile_serialization=not legacy)
+        checkpoint = {inside: tensors, "epoch": 3} if inside else tensors
+        torch.save(checkpoint, path, _use_new_zipfile_serialization=not legacy)
     return path
 
 
@@ -96,9 +96,9 @@ def refused(path, kind):
 @pytest.mark.parametrize("kept", [0.02, 0.3, 0.5, 0.9, 0.999])
 def test_truncated(name, kept, tmp_path):
     path = write({"a": torch.ones(5000), "b": torch.ones(50, 50)}, tmp_path / name, legacy="legacy" in name)
-    whole = path.read_bytes()
-    path.write_bytes(whole[: int(len(whole) * kept)])
-    assert "get it anew" in refused(path, "truncated")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * kept)])
+    assert "get it again" in refused(path, "truncated")
 
 
 def test_code_is_refused_and_not_run(tmp_path):
@@ -111,7 +111,7 @@ def test_code_is_refused_and_not_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "kind", "says"),
+    ("content", "kind", "message"),
     [
         (b"", "empty", "is empty"),
         (POINTER.encode(), "lfs_pointer", "13477 MB file that it stands for; run `git lfs pull`"),
@@ -121,12 +121,12 @@ def test_code_is_refused_and_not_run(tmp_path):
         (b"short", "not_weights", "neither"),
         (struct.pack("<Q", 30) + b'{"a":{"dtype":"F32","shape":1}}', "not_weights", "header is damaged"),
         (struct.pack("<Q", 900) + b'{"a":{"dtype":"F32"', "truncated", "28 bytes of 908"[3:]),
-        (pickle.dumps([1, 2], protocol=2), "not_weights", "is a pickle, but no file of tensors"),
+        (pickle.dumps([1, 2], protocol=2), "not_weights", "is a pickle, but not a file of tensors"),
     ],
 )
-def test_what_is_something_else_is_told(content, kind, says, tmp_path):
+def test_what_is_something_else_is_named(content, kind, message, tmp_path):
     (tmp_path / "w.pth").write_bytes(content)
-    assert says in refused(tmp_path / "w.pth", kind)
+    assert message in refused(tmp_path / "w.pth", kind)
 
 
 def test_a_missing_file_an_unfinished_one_and_a_bare_tensor(tensors, tmp_path):

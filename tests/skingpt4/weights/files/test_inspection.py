@@ -1,4 +1,4 @@
-"""What files and directories are told to be, on small files with the published names and shapes."""
+"""What files and directories are said to be, on small files with the published names and shapes."""
 
 import json
 import struct
@@ -13,8 +13,8 @@ from skingpt4.checkpoints import checkpoint
 from skingpt4.config.schema import QFormerConfig
 from skingpt4.model.qformer import QFormer
 from skingpt4.weights.files.headers import UnreadableWeights
-from skingpt4.weights.files.inspect_file import KINDS
-from skingpt4.weights.files.inspection import describe, inspect
+from skingpt4.weights.files.inspect_directory import inspect
+from skingpt4.weights.files.inspection import KINDS, describe
 from tests.support import tiny
 
 
@@ -59,38 +59,38 @@ def lavis_qformer(width=32, encoder=48, layers=4):
 
 
 def test_eva_at_full_size_from_its_header(tmp_path):
-    found = inspect(meta_file(tmp_path / "eva.safetensors", eva_shapes()))
-    assert found.kind == "lavis_eva"
-    assert found.usable
+    inspection = inspect(meta_file(tmp_path / "eva.safetensors", eva_shapes()))
+    assert inspection.kind == "lavis_eva"
+    assert inspection.usable
     facts = {"family": "eva", "width": 1408, "num_layers": 39, "patch_size": 14, "image_size": 224}
-    assert found.details.items() >= facts.items()
-    assert found.num_bytes == pytest.approx(1.97e9, rel=0.01), "1 B parameters in half precision"
-    assert "configs/paper/base.yaml" in found.fits
+    assert inspection.details.items() >= facts.items()
+    assert inspection.num_bytes == pytest.approx(1.97e9, rel=0.01), "1 B parameters in half precision"
+    assert "configs/paper/base.yaml" in inspection.fits
 
 
 def test_the_names_are_timms_and_lavis_files_are_pth(tmp_path):
     state = timm.create_model(tiny.EVA, img_size=56, num_classes=0, **tiny.EVA_ARGS).state_dict()
     torch.save({k: v for k, v in state.items() if not k.startswith("norm.")}, tmp_path / "eva_vit_g.pth")
-    found = inspect(tmp_path / "eva_vit_g.pth")
-    assert (found.kind, found.usable, found.details["num_layers"]) == ("lavis_eva", True, 2)
+    inspection = inspect(tmp_path / "eva_vit_g.pth")
+    assert (inspection.kind, inspection.usable, inspection.details["num_layers"]) == ("lavis_eva", True, 2)
 
 
 def test_a_hole_and_a_short_end_are_named(tmp_path):
     shapes = eva_shapes(depth=37)
     del shapes["blocks.5.attn.q_bias"]
-    found = inspect(meta_file(tmp_path / "eva.safetensors", shapes))
-    assert found.missing == ("blocks.5.attn.q_bias", "blocks.37.*", "blocks.38.*")
-    assert not found.usable
+    inspection = inspect(meta_file(tmp_path / "eva.safetensors", shapes))
+    assert inspection.missing == ("blocks.5.attn.q_bias", "blocks.37.*", "blocks.38.*")
+    assert not inspection.usable
 
 
 def test_lavis_blip2(tmp_path):
     tensors = lavis_qformer() | {"t5_proj.weight": torch.ones(64, 32)}
     torch.save({"model": tensors}, tmp_path / "blip2.pth")
-    found = inspect(tmp_path / "blip2.pth")
-    assert (found.kind, found.usable) == ("lavis_blip2", True)
+    inspection = inspect(tmp_path / "blip2.pth")
+    assert (inspection.kind, inspection.usable) == ("lavis_blip2", True)
     facts = {"num_query_tokens": 4, "width": 32, "encoder_width": 48, "num_layers": 4}
-    assert found.details.items() >= facts.items()
-    assert found.details["trained_beside"] == "flan-t5 64 wide"
+    assert inspection.details.items() >= facts.items()
+    assert inspection.details["trained_beside"] == "flan-t5 64 wide"
     for gone in ("ln_vision.weight", "Qformer.bert.encoder.layer.2.crossattention.self.key.weight"):
         torch.save({"model": {k: v for k, v in tensors.items() if k != gone}}, tmp_path / "less.pth")
         assert inspect(tmp_path / "less.pth").missing == (gone,)
@@ -98,26 +98,30 @@ def test_lavis_blip2(tmp_path):
 
 def test_our_qformer(tmp_path):
     save_file(QFormer(QFormerConfig(None, 4, 32, 4, 2, 64), 48).state_dict(), tmp_path / "q.safetensors")
-    found = inspect(tmp_path / "q.safetensors")
-    assert (found.kind, found.usable) == ("qformer", True)
-    assert found.details["encoder_width"] == 48
+    inspection = inspect(tmp_path / "q.safetensors")
+    assert (inspection.kind, inspection.usable) == ("qformer", True)
+    assert inspection.details["encoder_width"] == 48
 
 
 @pytest.mark.parametrize(("width", "fits"), [(4096, "7B Llama"), (5120, "13B Llama"), (4544, "Falcon-7B")])
 def test_minigpt4_projection(width, fits, tmp_path):
     tensors = {"llama_proj.weight": torch.ones(width, 768), "llama_proj.bias": torch.ones(width)}
     torch.save({"model": tensors, "optimizer": {"lr": 1}, "epoch": 3}, tmp_path / "p.pth")
-    found = inspect(tmp_path / "p.pth")
-    assert (found.kind, found.usable, found.details["width"]) == ("minigpt4_projection", True, width)
-    assert fits in found.fits
-    assert "epoch (int)" in describe(found)
+    inspection = inspect(tmp_path / "p.pth")
+    assert (inspection.kind, inspection.usable, inspection.details["width"]) == (
+        "minigpt4_projection",
+        True,
+        width,
+    )
+    assert fits in inspection.fits
+    assert "epoch (int)" in describe(inspection)
 
 
 def test_the_later_llama2_projection_is_refused_by_name(tmp_path):
     torch.save({"model": {"llama_proj.weight": torch.ones(4096, 5632)}}, tmp_path / "p.pth")
-    found = inspect(tmp_path / "p.pth")
-    assert found.kind == "minigpt4_llama2_projection"
-    assert "MiniGPT-4's later projection for Llama-2 [4096, 5632]" in found.problem
+    inspection = inspect(tmp_path / "p.pth")
+    assert inspection.kind == "minigpt4_llama2_projection"
+    assert "MiniGPT-4's later projection for Llama-2 [4096, 5632]" in inspection.problem
 
 
 def test_our_checkpoint_and_run(tmp_path):
@@ -126,9 +130,9 @@ def test_our_checkpoint_and_run(tmp_path):
     card = {"step": "step1", "template": "smollm2", "language_model": {"name": "x", "family": "llama"}}
     checkpoint.save(folder, tensors, card)
     for path, kind in ((folder, "checkpoint"), (tmp_path, "run")):
-        found = inspect(path)
-        assert (found.kind, found.usable, found.details["template"]) == (kind, True, "smollm2")
-        assert "SmolLM2-135M" in found.fits
+        inspection = inspect(path)
+        assert (inspection.kind, inspection.usable, inspection.details["template"]) == (kind, True, "smollm2")
+        assert "SmolLM2-135M" in inspection.fits
     assert inspect(folder / "projection.safetensors").kind == "projection"
     (folder / "projection.safetensors").write_bytes(b"")
     assert "is empty" in inspect(folder).problem
@@ -145,10 +149,10 @@ def llama(tmp_path):
 
 
 def test_language_model(llama):
-    found = inspect(llama)
-    assert (found.kind, found.usable) == ("language_model", True)
+    inspection = inspect(llama)
+    assert (inspection.kind, inspection.usable) == ("language_model", True)
     facts = {"family": "llama", "width": 32, "num_layers": 2, "vocabulary": 60, "dtype": "float32"}
-    assert found.details.items() >= facts.items()
+    assert inspection.details.items() >= facts.items()
     shards = sorted(llama.glob("*.safetensors"))
     assert len(shards) > 1
     assert inspect(shards[0]).kind == "language_model_file"
@@ -177,8 +181,8 @@ def test_missing_shards_and_tokenizer_are_named(llama):
 
 def test_a_shard_that_broke_off_or_is_a_pointer(llama):
     shard = sorted(llama.glob("*.safetensors"))[0]
-    whole = shard.read_bytes()
-    shard.write_bytes(whole[:-10])
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-10])
     assert f"{shard}: is truncated" in inspect(llama).problem
     shard.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 99\n")
     assert "Git LFS pointer" in inspect(llama).problem
@@ -202,10 +206,10 @@ def scale_norm(folder, factor):
 
 def test_a_delta_by_its_norm_its_name_and_its_readme(llama, tmp_path):
     scale_norm(llama, 0.003)
-    found = inspect(llama)
-    assert found.kind == "vicuna_delta"
-    assert "merge it with its LLaMA first" in found.problem
-    assert found.details["delta_evidence"] == [
+    inspection = inspect(llama)
+    assert inspection.kind == "vicuna_delta"
+    assert "merge it with its LLaMA first" in inspection.problem
+    assert inspection.details["delta_evidence"] == [
         "its final norm is 0.003 on average, near zero as in a difference"
     ]
     (llama / "README.md").write_text("# Vicuna\nThese are delta weights.")
@@ -220,8 +224,8 @@ def test_a_model_merged_in_place_is_none(llama, tmp_path):
 def test_a_delta_whose_shards_are_away_is_told_by_its_name(llama, tmp_path):
     for shard in llama.glob("*.safetensors"):
         shard.unlink()
-    found = inspect(llama.rename(tmp_path / "vicuna-7b-delta-v0"))
-    assert found.details["delta_evidence"] == ["its name says delta"]
+    inspection = inspect(llama.rename(tmp_path / "vicuna-7b-delta-v0"))
+    assert inspection.details["delta_evidence"] == ["its name says delta"]
 
 
 def test_hf_blip2_needs_only_the_shards_of_the_image_side(tmp_path):
@@ -237,10 +241,10 @@ def test_hf_blip2_needs_only_the_shards_of_the_image_side(tmp_path):
     meta_file(tmp_path / "one.safetensors", image_side)
     index = dict.fromkeys(image_side, "one.safetensors") | {"language_model.shared.weight": "two.safetensors"}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-    found = inspect(tmp_path)
-    assert (found.kind, found.missing, found.problem) == ("hf_blip2", (), None)
+    inspection = inspect(tmp_path)
+    assert (inspection.kind, inspection.missing, inspection.problem) == ("hf_blip2", (), None)
     facts = {"vision_width": 1408, "vision_layers": 39, "encoder_width": 1408, "num_query_tokens": 32}
-    assert found.details.items() >= facts.items()
+    assert inspection.details.items() >= facts.items()
     (tmp_path / "one.safetensors").unlink()
     assert inspect(tmp_path).missing == ("one.safetensors",)
 
@@ -258,36 +262,40 @@ def test_hf_blip2_needs_only_the_shards_of_the_image_side(tmp_path):
 def test_other_directories(files, kind, tmp_path):
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    found = inspect(tmp_path)
-    assert found.kind == kind
-    assert str(tmp_path) in found.problem
+    inspection = inspect(tmp_path)
+    assert inspection.kind == kind
+    assert str(tmp_path) in inspection.problem
 
 
 def test_broken_files_are_answered_for_and_missing_ones_not(tmp_path):
     (tmp_path / "w.pth").write_bytes(b"<html>")
-    found = inspect(tmp_path / "w.pth")
-    assert (found.kind, found.usable) == ("web_page", False)
-    assert "refused" in describe(found)
+    inspection = inspect(tmp_path / "w.pth")
+    assert (inspection.kind, inspection.usable) == ("web_page", False)
+    assert "refused" in describe(inspection)
     with pytest.raises(UnreadableWeights, match=r"gone\.pth: no such file"):
         inspect(tmp_path / "gone.pth")
 
 
 def test_json_and_text(tmp_path):
     save_file({"strange": torch.ones(3, 2)}, tmp_path / "w.safetensors")
-    found = inspect(tmp_path / "w.safetensors")
-    plain = json.loads(json.dumps(found.to_json(with_tensors=True)))
+    inspection = inspect(tmp_path / "w.safetensors")
+    plain = json.loads(json.dumps(inspection.to_json(with_tensors=True)))
     assert plain["tensors"] == {"strange": {"shape": [3, 2], "dtype": "float32"}}
     assert (plain["kind"], plain["num_bytes"], plain["usable"]) == ("unknown_tensors", 24, False)
-    assert "tensors" not in found.to_json()
-    assert "strange float32   [3, 2]" in describe(found, with_tensors=True)
-    assert found.kind in KINDS
+    assert "tensors" not in inspection.to_json()
+    assert "strange float32   [3, 2]" in describe(inspection, with_tensors=True)
+    assert inspection.kind in KINDS
 
 
 @pytest.mark.default
 def test_the_bundled_default():
     from tests.conftest import ROOT
 
-    found = inspect(ROOT / "weights" / "smollm2-135m-instruct")
-    assert (found.kind, found.usable, found.details["vocabulary"]) == ("language_model", True, 49152)
+    inspection = inspect(ROOT / "weights" / "smollm2-135m-instruct")
+    assert (inspection.kind, inspection.usable, inspection.details["vocabulary"]) == (
+        "language_model",
+        True,
+        49152,
+    )
     assert inspect(ROOT / "weights" / "dinov2-vit-s14-reg4").details["width"] == 384
     assert inspect(ROOT / "skingpt4/weights/bundled/qformer_tiny.safetensors").details["encoder_width"] == 384

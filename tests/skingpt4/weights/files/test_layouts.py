@@ -72,10 +72,10 @@ def family(request, tmp_path_factory):
     """(model, its directory in one file, its directory in shards)."""
     model = published(request.param)
     folder = tmp_path_factory.mktemp(request.param)
-    model.save_pretrained(folder / "whole")
+    model.save_pretrained(folder / "single")
     model.save_pretrained(folder / "shards", max_shard_size="30KB")
     assert len(list((folder / "shards").glob("*.safetensors"))) > 3
-    return model, folder / "whole", folder / "shards"
+    return model, folder / "single", folder / "shards"
 
 
 def config_of(vision, qformer, **changes):
@@ -89,11 +89,11 @@ def config_of(vision, qformer, **changes):
     return config
 
 
-@pytest.mark.parametrize("form", ["whole", "shards"])
+@pytest.mark.parametrize("form", ["single", "shards"])
 @torch.no_grad()
 def test_a_hugging_face_directory_computes_what_transformers_computes(family, form, image):
-    model, whole, shards = family
-    folder = whole if form == "whole" else shards
+    model, single, shards = family
+    folder = single if form == "single" else shards
     encoder = build_encoder(config_of(folder, folder))
     tokens = model.get_submodule("vision_model")(image).last_hidden_state
     torch.testing.assert_close(encoder.vision_encoder(image), tokens, rtol=1e-4, atol=1e-5)
@@ -119,8 +119,8 @@ def test_the_shards_of_the_language_model_are_not_needed(family, tmp_path, image
 
 
 def test_a_bias_of_the_keys_is_refused(family, tmp_path):
-    _, whole, _ = family
-    tensors = load_file(whole / "model.safetensors")
+    _, single, _ = family
+    tensors = load_file(single / "model.safetensors")
     name = next(name for name in tensors if name.endswith("layers.1.self_attn.qkv.bias"))
     tensors[name] = tensors[name] + 1
     save_file(tensors, tmp_path / "model.safetensors")
@@ -129,8 +129,8 @@ def test_a_bias_of_the_keys_is_refused(family, tmp_path):
 
 
 def test_every_missing_and_unexpected_name_is_told(family, tmp_path):
-    _, whole, _ = family
-    tensors = load_file(whole / "model.safetensors")
+    _, single, _ = family
+    tensors = load_file(single / "model.safetensors")
     gone = sorted(n for n in tensors if ".attention.attention.key" in n)
     odd = {f"{gone[0].split('encoder')[0]}encoder.layer.0.odd{n}": torch.zeros(1) for n in range(6)}
     save_file({n: t for n, t in tensors.items() if n not in gone} | odd, tmp_path / "model.safetensors")

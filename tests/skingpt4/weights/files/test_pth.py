@@ -1,4 +1,4 @@
-"""A `.pth` becomes safetensors once, beside itself, whole or not at all."""
+"""A `.pth` becomes safetensors once, beside itself, complete or not at all."""
 
 import collections
 import os
@@ -15,31 +15,33 @@ from tests.skingpt4.weights.files.test_tensors import Payload
 
 @pytest.fixture
 def tensors():
-    whole = torch.arange(12.0).reshape(3, 4)
-    return {"w": whole, "tied": whole, "rows": whole[1:], "turned": whole.t(), "h": torch.ones(2).half(),
+    matrix = torch.arange(12.0).reshape(3, 4)
+    return {"w": matrix, "tied": matrix, "rows": matrix[1:], "turned": matrix.t(), "h": torch.ones(2).half(),
             "one": torch.tensor(7)}  # fmt: skip
 
 
 @pytest.mark.parametrize("zipped", [True, False])
-def test_converted_once_with_equal_values(zipped, tensors, tmp_path, capsys, monkeypatch):
+def test_converted_once_with_equal_values(zipped, tensors, tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO")
     path = tmp_path / "w.pth"
     torch.save({"model": tensors, "epoch": 3}, path, _use_new_zipfile_serialization=zipped)
     twin = safetensors_of(path)
     assert twin == tmp_path / "w.pth.safetensors"
-    found = load_file(twin)
-    assert found.keys() == tensors.keys()
-    assert all(torch.equal(found[k], v) and found[k].dtype == v.dtype for k, v in tensors.items())
+    converted = load_file(twin)
+    assert converted.keys() == tensors.keys()
+    assert all(torch.equal(converted[k], v) and converted[k].dtype == v.dtype for k, v in tensors.items())
     assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".lock")] in (
         [path.name, twin.name],
         [twin.name, path.name],
     )
-    assert capsys.readouterr().err.count("converting") == 1
+    assert caplog.text.count("converting") == 1
+    caplog.clear()
     monkeypatch.setattr(pth, "read_pth", None)  # not even opened again
     assert safetensors_of(path) == twin
-    assert capsys.readouterr().err == ""
+    assert caplog.text == ""
 
 
-def test_a_changed_pth_is_converted_anew(tensors, tmp_path):
+def test_a_changed_pth_is_converted_again(tensors, tmp_path):
     path = tmp_path / "w.pth"
     torch.save(tensors, path)
     twin = safetensors_of(path)
@@ -54,14 +56,14 @@ Usage = collections.namedtuple("Usage", "total used free")
 
 
 @pytest.mark.parametrize("what", ["no right", "no room", "room runs out"])
-def test_where_nothing_can_be_written_the_pth_itself_is_read(what, tensors, tmp_path, monkeypatch, capsys):
+def test_where_nothing_can_be_written_the_pth_itself_is_read(what, tensors, tmp_path, monkeypatch, caplog):
     path = tmp_path / "w.pth"
     torch.save(tensors, path)
 
     def refuse(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
-    def run_out(held, part, metadata):
+    def run_out(tensors, part, metadata):
         part.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
@@ -70,11 +72,11 @@ def test_where_nothing_can_be_written_the_pth_itself_is_read(what, tensors, tmp_
     elif what == "no room":
         monkeypatch.setattr(pth.shutil, "disk_usage", lambda path: Usage(10, 10, 0))
     else:
-        monkeypatch.setattr(pth, "save_file", lambda held, part, metadata: run_out(held, part, metadata))
+        monkeypatch.setattr(pth, "save_file", run_out)
     source = open_source(path)
     assert all(torch.equal(source.read(name), value) for name, value in tensors.items())
     assert [p.name for p in tmp_path.iterdir() if not p.name.endswith(".lock")] == ["w.pth"]
-    line = capsys.readouterr().err.splitlines()[-1]
+    line = caplog.messages[-1]
     assert "w.pth: read as it is, w.pth.safetensors cannot be written beside it (" in line
     assert {"no right": "Permission", "no room": "make room", "room runs out": "No space"}[what] in line
 

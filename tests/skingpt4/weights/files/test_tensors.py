@@ -1,4 +1,4 @@
-"""Files of weights: what is read, what is refused, and how differences are told."""
+"""Files of weights: what is read, what is refused, and how differences are reported."""
 
 import os
 import pickle
@@ -31,11 +31,11 @@ def tensors():
 def test_read_back_equal(name, tensors, tmp_path):
     path = tmp_path / name
     save_file(tensors, path) if path.suffix == ".safetensors" else torch.save(tensors, path)
-    found = load_tensors(path)
-    assert found.keys() == tensors.keys()
+    loaded = load_tensors(path)
+    assert loaded.keys() == tensors.keys()
     for key, value in tensors.items():
-        assert found[key].dtype == value.dtype
-        assert torch.equal(found[key], value)
+        assert loaded[key].dtype == value.dtype
+        assert torch.equal(loaded[key], value)
 
 
 @pytest.mark.parametrize("entry", ["model", "state_dict"])
@@ -86,14 +86,14 @@ def test_missing_file_and_no_names(tmp_path):
 
 
 def test_differences_are_all_named():
-    found = {"same": torch.ones(2), "extra": torch.ones(1), "shape": torch.ones(2, 3)}
-    wanted = {
+    loaded = {"same": torch.ones(2), "extra": torch.ones(1), "shape": torch.ones(2, 3)}
+    expected = {
         "same": torch.ones(2),
         "shape": torch.ones(3, 2),
         **{f"gone{n}": torch.ones(1) for n in range(6)},
     }
     with pytest.raises(WeightsMismatch) as caught:
-        require_same_tensors(found, wanted, "some/file.pth", "Q-Former")
+        require_same_tensors(loaded, expected, "some/file.pth", "Q-Former")
     assert str(caught.value) == (
         "some/file.pth does not fit this Q-Former; missing 6: gone0, gone1, gone2, gone3, ...; "
         "unexpected 1: extra; of another shape 1: shape (2, 3) instead of (3, 2)"

@@ -1,0 +1,33 @@
+"""How a failure reads on the page."""
+
+from __future__ import annotations
+
+import logging
+
+from skingpt4.chat.session import ContextFull
+from skingpt4.chat.texts import Texts
+from skingpt4.records.images import MAX_PIXELS, ImageError
+from skingpt4.server.gradio_app import note
+from skingpt4.support.errors import UserError, is_out_of_memory
+
+logger = logging.getLogger(__name__)
+
+
+class PageError(UserError):
+    """Something that cannot be done now; the message says why, in the page's language."""
+
+
+def failure(error: Exception, texts: Texts) -> str:
+    """The cause of a failure as the page's note; an unexpected one is logged with its traceback."""
+    if isinstance(error, ImageError):
+        cause = texts(f"errors.picture_{error.reason}", megapixels=MAX_PIXELS // 10**6)
+    elif isinstance(error, ContextFull):
+        cause = texts("errors.context_full", why=str(error).rstrip("."))
+    elif isinstance(error, UserError):
+        cause = str(error)
+    elif is_out_of_memory(error):
+        cause = texts["errors.out_of_memory"]
+    else:
+        logger.error("unexpected failure on the page", exc_info=error)
+        cause = texts("errors.unexpected", what=f"{type(error).__name__}: {error}")
+    return note(cause, failed=True)
