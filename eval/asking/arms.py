@@ -22,7 +22,7 @@ from skingpt4.config.schema import Config
 from skingpt4.records.manifest import Manifest
 from skingpt4.records.overlap import check_cases
 from skingpt4.support.errors import UserError
-from skingpt4.support.files import file_sha256, drop_truncated_line, write_text
+from skingpt4.support.files import drop_truncated_line, file_sha256, write_text
 from skingpt4.taxonomy import taxonomy
 
 UNTRAINED = "untrained"
