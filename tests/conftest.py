@@ -17,6 +17,20 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jo
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# What `make test-core` runs: from a prompt and an image to a loss, a step and an answer.
+CORE = (
+    "skingpt4/model/test_network.py", "skingpt4/model/test_vision.py", "skingpt4/model/test_qformer.py",
+    "skingpt4/model/test_language.py", "skingpt4/model/test_prompts.py", "skingpt4/training/test_batches.py",
+    "skingpt4/training/test_samples.py", "skingpt4/checkpoints/test_checkpoint.py", "skingpt4/config/test_load.py",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.relative_to(ROOT / "tests").as_posix() in CORE:
+            item.add_marker("core")
+
+
 @pytest.fixture(scope="session")
 def byte_tokenizer():
     """One token per byte (its value + 10), Falcon's end token as 0; no bos, as Falcon has none."""

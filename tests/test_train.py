@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM
 
 import train
 from skingpt4.config.load import to_yaml
-from tests.support.tiny import one_thread, tiny_config  # noqa: F401
+from tests.support.tiny import tiny_config
 
 
 @pytest.fixture(scope="module")

@@ -37,5 +37,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         )  # after the lines were shown: a log that is not whole is looked at too
         if args.hash and args.hash not in {START, *(line.hash for line in lines)}:
             raise AuditError(f"{args.log}: holds no line with the hash {args.hash}; lines were removed")
-        print(f"{count} lines, whole; newest hash {newest}", file=sys.stderr)
+        print(f"{count} lines, complete; newest hash {newest}", file=sys.stderr)
     return status.code

@@ -26,7 +26,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add_model_arguments(result)
-    add("--host", default="127.0.0.1", help="address to listen on (default: this machine alone)")
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=8000, help="default: %(default)s")
     add(
         "--api-key-env",

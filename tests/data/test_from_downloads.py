@@ -9,7 +9,7 @@ import train
 from data import prepare, split
 from skingpt4.config.load import load_config, to_yaml
 from tests.support.downloads import image_bytes, skincon_arguments, write_dermnet, write_skincon
-from tests.support.tiny import one_thread, tiny_config  # noqa: F401
+from tests.support.tiny import tiny_config
 
 ROOT = Path(__file__).parents[2]
 PARTS = ("train", "validation", "test")

@@ -19,7 +19,7 @@ from skingpt4.config.load import to_yaml
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.prompts import Turn
 from skingpt4.taxonomy.taxonomy import CLASSES
-from tests.support.tiny import one_thread, tiny_config  # noqa: F401
+from tests.support.tiny import tiny_config
 
 META = {
     "prompts": ["Describe it."], "probes": ["Which concepts?", "What is wrong?"], "repeats": 2,

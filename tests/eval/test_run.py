@@ -21,7 +21,7 @@ from eval.report import main as report
 from skingpt4.chat.session import CLINICAL_PROMPTS
 from skingpt4.config.load import to_yaml
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, version
-from tests.support.tiny import one_thread, tiny_config, write_manifest  # noqa: F401
+from tests.support.tiny import tiny_config, write_manifest
 
 
 @pytest.fixture(scope="module")

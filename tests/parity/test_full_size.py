@@ -10,7 +10,6 @@ from skingpt4.config.schema import QFormerConfig, VisionConfig
 from skingpt4.model.lavis import LavisQFormer, LavisVision
 from skingpt4.model.qformer import QFormer
 from skingpt4.model.vision import VisionEncoder
-from tests.support.tiny import one_thread  # noqa: F401
 
 pytestmark = pytest.mark.slow
 

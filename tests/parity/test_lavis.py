@@ -22,7 +22,6 @@ from tests.support.tiny import (
     batch_of,
     conversation,
     make_model,
-    one_thread,  # noqa: F401
 )
 
 NUMBERS = Path(__file__).with_name("lavis_reference.npz")

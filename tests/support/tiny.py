@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -54,15 +52,6 @@ _CORPUS = [
     "###Human: <Img></Img> What is wrong with my skin? ###Assistant: This is a skin disease image.###",
     "This could be a skin disease image of psoriasis. User: Assistant: plaque scale erythema ## # ####",
 ]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """For modules that import it: sums this small only get slower, up to tenfold, when threads share them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_tokenizer(family: str) -> PreTrainedTokenizerFast:

@@ -8,7 +8,6 @@ import torch
 
 from benchmarks.harness import hardware
 from benchmarks.harness.pairs import Comparison, Side, about, compare, write
-from tests.support.tiny import one_thread  # noqa: F401
 
 
 def test_both_run_in_turns_and_who_is_first_changes():

@@ -27,7 +27,6 @@ from tests.support.tiny import (
     make_encoder,
     make_model,
     make_picture,
-    one_thread,  # noqa: F401
     tiny_config,
 )
 

@@ -12,7 +12,7 @@ from benchmarks.speed.chat import Consultation, Passes
 from benchmarks.speed.serving import Crowd
 from skingpt4.doctor import memory
 from skingpt4.model.build import build, build_encoder
-from tests.support.tiny import one_thread, tiny_config  # noqa: F401
+from tests.support.tiny import tiny_config
 
 
 @pytest.fixture(scope="module")

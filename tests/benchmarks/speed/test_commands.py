@@ -8,7 +8,7 @@ import torch
 from benchmarks.__main__ import COMMANDS, main
 from benchmarks.harness import counts, shapes
 from skingpt4.doctor import memory
-from tests.support.tiny import EVA_ARGS, FAMILIES, QFORMER_ARGS, make_encoder, one_thread  # noqa: F401
+from tests.support.tiny import EVA_ARGS, FAMILIES, QFORMER_ARGS, make_encoder
 
 
 def result_of(argv):

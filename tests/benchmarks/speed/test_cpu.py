@@ -7,7 +7,6 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.speed import cpu
 from skingpt4.support.errors import UserError
-from tests.support.tiny import one_thread  # noqa: F401
 
 
 def test_answers_are_compared_up_to_the_first_word_that_differs():

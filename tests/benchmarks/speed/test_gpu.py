@@ -6,7 +6,6 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.speed import gpu
-from tests.support.tiny import one_thread  # noqa: F401
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ from PIL import Image
 
 from benchmarks.__main__ import main
 from benchmarks.speed import scaling
-from tests.support.tiny import one_thread  # noqa: F401
 
 
 def test_tables_and_plot_of_a_small_run(micro, tmp_path, monkeypatch, capsys):

@@ -17,7 +17,6 @@ from tests.support.tiny import (
     NUM_QUERIES,
     make_model,
     make_queries,
-    one_thread,  # noqa: F401
     tiny_config,
 )
 

@@ -17,7 +17,7 @@ from skingpt4.generation.sampling import Generation
 from skingpt4.model.build import build, build_encoder
 from skingpt4.support.errors import UserError
 from skingpt4.taxonomy.taxonomy import CLASSES
-from tests.support.tiny import make_picture, one_thread, tiny_config, write_manifest  # noqa: F401
+from tests.support.tiny import make_picture, tiny_config, write_manifest
 
 META = {"question": "What?"}
 

@@ -15,7 +15,7 @@ from skingpt4.config.load import to_yaml
 from skingpt4.records.manifest import read_manifest
 from skingpt4.records.overlap import image_hashes
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, class_disease
-from tests.support.tiny import make_encoder, make_model, one_thread, tiny_config, write_manifest  # noqa: F401
+from tests.support.tiny import make_encoder, make_model, tiny_config, write_manifest
 
 DISEASES = {name: class_disease(name) for name in CLASSES}
 

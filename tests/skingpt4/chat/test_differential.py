@@ -23,7 +23,7 @@ from skingpt4.checkpoints import checkpoint
 from skingpt4.generation.scoring import DIAGNOSIS_QUESTION, class_sentences, score_answers
 from skingpt4.model.prompts import Turn, encode_turns, get_template
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, class_disease
-from tests.support.tiny import make_model, make_queries, one_thread, tiny_config  # noqa: F401
+from tests.support.tiny import make_model, make_queries, tiny_config
 
 DISEASES = {name: class_disease(name) for name in CLASSES}
 CALIBRATION = Calibration(

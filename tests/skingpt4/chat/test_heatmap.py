@@ -13,7 +13,6 @@ from tests.support.tiny import (
     make_encoder,
     make_model,
     make_picture,
-    one_thread,  # noqa: F401
     qformer_config,
 )
 

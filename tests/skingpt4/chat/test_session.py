@@ -24,7 +24,6 @@ from tests.support.tiny import (
     NUM_QUERIES,
     make_picture,
     make_queries,
-    one_thread,  # noqa: F401
     tiny_config,
 )
 

@@ -19,7 +19,6 @@ from skingpt4.training.loop import run
 from tests.support.tiny import (
     IMAGE_SIZE,
     make_encoder,
-    one_thread,  # noqa: F401
     save_language_model,
     tiny_config,
 )

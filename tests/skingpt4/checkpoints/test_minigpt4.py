@@ -14,7 +14,6 @@ from tests.skingpt4.weights.files.test_tensors import Payload
 from tests.support.tiny import (
     QUERY_WIDTH,
     make_model,
-    one_thread,  # noqa: F401
     tiny_config,
 )
 

@@ -19,7 +19,6 @@ from tests.support.tiny import (
     batch_of,
     conversation,
     make_queries,
-    one_thread,  # noqa: F401
     save_language_model,
     tiny_config,
 )

@@ -16,7 +16,6 @@ from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts
 from skingpt4.training.loop import run
 from tests.support.tiny import (
     make_tokenizer,
-    one_thread,  # noqa: F401
     tiny_config,
     write_manifest,
 )

@@ -16,7 +16,6 @@ from skingpt4.model.loss import head_loss
 from tests.support.tiny import (
     FAMILIES,
     make_encoder,
-    one_thread,  # noqa: F401
     tiny_config,
 )
 

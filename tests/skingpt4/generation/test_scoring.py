@@ -11,7 +11,6 @@ from tests.support.tiny import (
     make_model,
     make_queries,
     make_tokenizer,
-    one_thread,  # noqa: F401
 )
 
 ANSWERS = (

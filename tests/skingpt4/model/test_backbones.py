@@ -11,7 +11,7 @@ from skingpt4.config.schema import Config, VisionConfig
 from skingpt4.model.build import build_vision
 from skingpt4.model.vision import VisionEncoder, VisionError
 from skingpt4.records.images import to_tensor
-from tests.support.tiny import make_picture, one_thread  # noqa: F401
+from tests.support.tiny import make_picture
 
 VIT = {"embed_dim": 64, "depth": 2, "num_heads": 2}
 STAGES = {"depths": (1, 1, 1, 1), "dims": (8, 16, 24, 32)}

@@ -34,7 +34,6 @@ from tests.support.tiny import (
     load_language_model,
     make_queries,
     make_tokenizer,
-    one_thread,  # noqa: F401
     tiny_config,
 )
 

@@ -20,7 +20,6 @@ from tests.support.tiny import (
     conversation,
     load_language_model,
     make_queries,
-    one_thread,  # noqa: F401
     save_language_model,
     tiny_config,
 )

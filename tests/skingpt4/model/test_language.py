@@ -15,7 +15,6 @@ from tests.support.tiny import (
     FAMILIES,
     load_language_model,
     make_tokenizer,
-    one_thread,  # noqa: F401
     save_language_model,
 )
 

@@ -20,7 +20,6 @@ from skingpt4.model.vision import VisionEncoder
 from tests.support.tiny import (
     IMAGE_SIZE,
     make_encoder,
-    one_thread,  # noqa: F401
     tiny_config,
     vision_config,
 )

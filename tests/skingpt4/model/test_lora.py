@@ -22,7 +22,6 @@ from tests.support.tiny import (
     conversation,
     make_model,
     make_queries,
-    one_thread,  # noqa: F401
     tiny_config,
 )
 

@@ -19,7 +19,6 @@ from tests.support.tiny import (
     load_language_model,
     make_model,
     make_queries,
-    one_thread,  # noqa: F401
     save_language_model,
 )
 

@@ -18,7 +18,6 @@ from tests.support.tiny import (
     make_encoder,
     make_model,
     make_queries,
-    one_thread,  # noqa: F401
     tiny_config,
 )
 

@@ -9,7 +9,6 @@ from skingpt4.weights.files.tensors import WeightsMismatch
 from tests.support.tiny import (
     EVA,
     IMAGE_SIZE,
-    one_thread,  # noqa: F401
     vision_config,
 )
 

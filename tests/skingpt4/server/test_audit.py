@@ -165,4 +165,4 @@ def test_the_command_shows_the_log_without_loading_torch(path):
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["facts"]["number"] for row in rows] == [3, 4]
-    assert done.stderr.startswith("5 lines, whole; newest hash ")
+    assert done.stderr.startswith("5 lines, complete; newest hash ")

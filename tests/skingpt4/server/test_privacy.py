@@ -28,7 +28,7 @@ from skingpt4.checkpoints.identity import model_identity  # noqa: E402
 from skingpt4.model.build import build, build_encoder  # noqa: E402
 from skingpt4.server.page import tools  # noqa: E402  (Gradio reads the environment when it is imported)
 from tests.support.gradio_page import Page  # noqa: E402
-from tests.support.tiny import make_picture, one_thread, tiny_config  # noqa: E402, F401
+from tests.support.tiny import make_picture, tiny_config  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
 EXIF_TEXT = "taken at home by Anna Example"

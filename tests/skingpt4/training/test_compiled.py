@@ -13,7 +13,6 @@ from tests.support.tiny import (
     conversation,
     make_model,
     make_queries,
-    one_thread,  # noqa: F401
     save_language_model,
     tiny_config,
 )

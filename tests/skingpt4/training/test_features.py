@@ -30,7 +30,6 @@ from tests.support.tiny import (
     IMAGE_SIZE,
     NUM_QUERIES,
     QUERY_WIDTH,
-    one_thread,  # noqa: F401
     save_encoder,
     tiny_config,
     write_manifest,

@@ -16,7 +16,7 @@ from skingpt4.server.http.answering import Answerer
 from skingpt4.server.http.endpoints import Api, make_app
 from skingpt4.server.http.server import served
 from skingpt4.support.cli import DISCLAIMER
-from tests.support.tiny import make_picture, one_thread, tiny_config  # noqa: F401
+from tests.support.tiny import make_picture, tiny_config
 
 ROOT = Path(__file__).parents[4]
 TEXT = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")

@@ -27,7 +27,7 @@ from skingpt4.server.http.answering import Answerer
 from skingpt4.server.http.endpoints import Api, Limits, make_app
 from skingpt4.server.http.server import served
 from skingpt4.support.cli import DISCLAIMER
-from tests.support.tiny import make_picture, one_thread, tiny_config  # noqa: F401
+from tests.support.tiny import make_picture, tiny_config
 
 IDENTITY = {"checkpoint": "run/1", "sha256": "ab" * 32, "demonstration": True, "caution": "Only drawn."}
 

@@ -14,7 +14,7 @@ from skingpt4.server.page import tools as page_tools
 from skingpt4.server.page.handlers import Handlers
 from skingpt4.server.page.state import PageState, Settings
 from tests.support.page_stub import MODEL, SETTINGS, Likely, Scored, Stub, tools, upload
-from tests.support.tiny import make_encoder, make_model, one_thread, tiny_config  # noqa: F401
+from tests.support.tiny import make_encoder, make_model, tiny_config
 
 TEXTS = load("en")
 

@@ -26,7 +26,6 @@ from tests.support.tiny import (
     NUM_QUERIES,
     QFORMER_ARGS,
     make_encoder,
-    one_thread,  # noqa: F401
     qformer_config,
     vision_config,
 )
