@@ -73,13 +73,13 @@ def read_password() -> str:
 
 def launch(tools: Tools, address: Address, language: str = "en", password: str | None = None) -> gr.Blocks:
     """Build the page and serve it from a thread of its own; `close()` ends it."""
-    from skingpt4.chat import texts as page_texts
+    from skingpt4.chat.texts import load as load_texts
     from skingpt4.server.page import layout
 
     def log_in(name: str, given: str) -> bool:
         return secrets.compare_digest(given.encode(), (password or "").encode())
 
-    texts, protected = page_texts.load(language), password is not None
+    texts, protected = load_texts(language), password is not None
     return gradio_app.launch(
         layout.build(tools, language, address),
         address,
@@ -105,10 +105,10 @@ def main(argv: list[str] | None = None) -> int:
         password = read_password() if args.password else None
         address.check(password is not None)
 
-        from skingpt4.chat import texts as page_texts
+        from skingpt4.chat.texts import load as load_texts
         from skingpt4.server.audit import AuditLog
 
-        page_texts.load(args.language)
+        load_texts(args.language)
         log = AuditLog(args.audit_log, args.audit_text).append if args.audit_log else None
 
         from skingpt4.server.page import tools as page_tools

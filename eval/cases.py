@@ -3,19 +3,18 @@
     python -m eval.cases sample runs/data/dermnet/test.jsonl --train runs/data/dermnet/train.jsonl --out cases.jsonl
     python -m eval.cases check cases.jsonl
 
-`sample` draws so many cases of each of the 15 classes by a seed, at most one from a cluster of pictures that belong
-together, and none from a cluster that holds a training picture. Research software, not a medical device.
+`sample` draws the same number of cases from each of the 15 classes, at most one from a cluster of related pictures
+and none from a cluster that holds a training picture.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from skingpt4.support.cli import setup_logging
+from skingpt4.support.cli import make_parser, setup_logging
 from skingpt4.support.errors import reported
 
 logger = logging.getLogger(__name__)
@@ -23,8 +22,7 @@ logger = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m eval.cases", description=__doc__, formatter_class=raw)
+    parser = make_parser(__doc__ or "", prog="python -m eval.cases")
     commands = parser.add_subparsers(dest="command", required=True)
     draw = commands.add_parser("sample", help="draw cases of each class from a manifest")
     draw.add_argument("manifest", type=Path)

@@ -6,26 +6,25 @@
 
 `width`: cases that make the interval of a share no wider than this. `paired`: cases that show a difference of two
 arms on the same cases (McNemar). `ratings`: the width of the interval of a share of ratings, by number of cases and
-raters; ratings of one case, and of one rater, are correlated. Research software, not a medical device.
+raters; ratings of one case, and of one rater, are correlated.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 
+from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import reported
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m eval.power", description=__doc__, formatter_class=raw)
+    parser = make_parser(__doc__ or "", prog="python -m eval.power")
     commands = parser.add_subparsers(dest="command", required=True)
     width = commands.add_parser("width", help="cases for an interval of a share")
     width.add_argument("--share", type=float, required=True, help="expected, 0 to 1")
-    width.add_argument("--points", type=float, required=True, help="width of the whole interval in points")
+    width.add_argument("--points", type=float, required=True, help="width of the complete interval in points")
     paired = commands.add_parser("paired", help="cases for a difference of two arms on the same cases")
     paired.add_argument("--better", type=float, required=True, help="share only the first arm has right")
     paired.add_argument("--worse", type=float, required=True, help="share only the second arm has right")

@@ -7,21 +7,19 @@ and of Table 2. With ratings of your own the same figures stand beside the print
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import reported
 from skingpt4.support.files import write_text
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.published", description=(__doc__ or "").split("\n\n")[0]
-    )
+    parser = make_parser(__doc__ or "", prog="python -m eval.published")
     parser.add_argument("--ratings", type=Path, help="your own ratings, as eval.review exports them")
     parser.add_argument("--arm", help="the arm of the ratings, where they hold several")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the audit as JSON")

@@ -1,12 +1,11 @@
-"""The main job on the bundled default, end to end: python -m eval.quickstart.
+"""The main job on the bundled default model, end to end: python -m eval.quickstart.
 
-Each stage is a command of its own that anybody can type; this file only prints, times and runs them in turn.
-A stage that was completed with the same command and configs is reused, an interrupted one goes on.
+Each stage is a command that you could type yourself; this file prints, times and runs one after the other. A stage
+that was completed with the same command and configs is reused; an interrupted one continues.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import resource
@@ -19,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skingpt4.support.cli import setup_logging
+from skingpt4.support.cli import make_parser, setup_logging
 from skingpt4.support.errors import UserError, reported
 from skingpt4.support.files import write_text
 
@@ -36,14 +35,14 @@ SHORT_PICTURES, SHORT_TRAINING = 30, ["optim.max_epoch=1", "optim.iters_per_epoc
 
 
 class StageError(UserError):
-    """A stage that failed; its own message stands above."""
+    """A stage that failed; its own message is printed above."""
 
 
 @dataclass(frozen=True)
 class Stage:
     """A command, the file that shows it is done, and how it is run again.
 
-    A `training` run can be resumed; `cheap` stages see for themselves what is there, so they always run.
+    A `training` run can be resumed; `cheap` stages check themselves what exists, so they always run.
     """
 
     name: str
@@ -54,31 +53,33 @@ class Stage:
 
 
 def stages(root: Path, phantoms: Path, short: bool, ablation: bool) -> list[Stage]:
-    """All stages in order. `short` takes the same path over less: a check of the software, not a result."""
+    """All stages in order. `short` runs the same stages on little data: a check of the software, not a result."""
     weights = ["smollm2-135m-instruct", "dinov2-vit-s14-reg4"]
-    found = [Stage("weights", ["-m", "skingpt4", "weights", "fetch", *weights], Path("weights"), cheap=True)]
+    planned = [
+        Stage("weights", ["-m", "skingpt4", "weights", "fetch", *weights], Path("weights"), cheap=True)
+    ]
     for split, (count, concepts, notes) in SPLITS.items():
         count = SHORT_PICTURES if short else count
         render = ["-m", "data.phantoms", "render", "--out-dir", str(phantoms), "--split", split]
         render += ["--count", str(count), "--known-concepts", str(concepts), "--known-notes", str(notes)]
-        found.append(Stage(f"render {split}", render, phantoms / split / "manifest.jsonl", cheap=True))
-    found += [_train("step1", root, phantoms, short), _train("step2", root, phantoms, short)]
+        planned.append(Stage(f"render {split}", render, phantoms / split / "manifest.jsonl", cheap=True))
+    planned += [_train("step1", root, phantoms, short), _train("step2", root, phantoms, short)]
     fit = ["-m", "skingpt4", "calibrate", "--checkpoint", f"{root}/step2"]
     for split in ("validation",) if short else ("validation", "validation_step2"):
         fit += ["--manifest", f"{phantoms}/{split}/manifest.jsonl"]
-    found.append(Stage("calibrate", fit, root / "step2" / "checkpoints"))
-    # The whole conversation is asked of the main arm; the others are there for their measures.
-    found.append(
+    planned.append(Stage("calibrate", fit, root / "step2" / "checkpoints"))
+    # Only the main arm is asked the complete conversation; the others are needed for their measures.
+    planned.append(
         _answer("answer the cases", root, phantoms, short, [f"two_step={root}/step2"], num_prompts=4)
     )
     others = [f"step1_only={root}/step1", "untrained", f"blank_image={root}/step2"]
-    found.append(_answer("answer the cases (other arms)", root, phantoms, short, others))
+    planned.append(_answer("answer the cases (other arms)", root, phantoms, short, others))
     if ablation:
-        found.append(_train("step2_only", root, phantoms, short))
-        found.append(
+        planned.append(_train("step2_only", root, phantoms, short))
+        planned.append(
             _answer("answer the cases (ablation)", root, phantoms, short, [f"step2_only={root}/step2_only"])
         )
-    return found
+    return planned
 
 
 def _train(step: str, root: Path, phantoms: Path, short: bool) -> Stage:
@@ -109,8 +110,8 @@ def _answer(
     return Stage(name, command, root / "answers" / f"{arms[-1].split('=')[0]}.jsonl")
 
 
-def run_stages(found: Sequence[Stage], ledger_path: Path) -> dict[str, Any]:
-    """Run what is not done yet; returns the ledger: per stage its command, key, seconds and peak memory.
+def run_stages(planned: Sequence[Stage], ledger_path: Path) -> dict[str, Any]:
+    """Run what is not done yet; returns the ledger: for each stage its command, key, seconds and peak memory.
 
     Raises:
         StageError: a stage ended with an error.
@@ -120,16 +121,16 @@ def run_stages(found: Sequence[Stage], ledger_path: Path) -> dict[str, Any]:
     ledger = json.loads(ledger_path.read_text()) if ledger_path.is_file() else {}
     made_of = b"".join(p.read_bytes() for p in [*sorted(Path("configs/tiny").glob("*.yaml")), QFORMER])
     made_of += str(RENDERER_VERSION).encode()
-    for number, stage in enumerate(found, 1):
+    for number, stage in enumerate(planned, 1):
         shown = shlex.join(["python", *stage.command])
         key = hashlib.sha256(shown.encode() + made_of).hexdigest()[:16]
-        print(f"\n[{number}/{len(found)}] {stage.name}\n$ {shown}", flush=True)
+        print(f"\n[{number}/{len(planned)}] {stage.name}\n$ {shown}", flush=True)
         done = ledger.get(stage.name)
         if done and done["key"] == key and stage.output.exists() and not stage.cheap:
             print(f"done before in {done['seconds']:.0f} s; reused", flush=True)
             continue
-        if done and done["key"] != key:  # made of something else: what follows from it is made anew too
-            for later in found[number:]:
+        if done and done["key"] != key:  # made of something else: later stages are run again too
+            for later in planned[number:]:
                 ledger.get(later.name, {})["key"] = "of an earlier stage's other result"
             write_text(ledger_path, json.dumps(ledger, indent=1) + "\n")
         again = ["--overwrite" if done else "--resume"] if stage.training else []
@@ -137,7 +138,7 @@ def run_stages(found: Sequence[Stage], ledger_path: Path) -> dict[str, Any]:
         status = _wait([sys.executable, *stage.command, *again])
         if status:
             raise StageError(
-                f"stage '{stage.name}' ended with status {status}; mend it and run the same again"
+                f"stage '{stage.name}' ended with status {status}; fix it and run the same command again"
             )
         peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
         ledger[stage.name] = {
@@ -159,12 +160,9 @@ def _wait(command: Sequence[str]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the main job and print the headline table; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=f"{__doc__}\nResearch software, not a medical device.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__ or "", prog="python -m eval.quickstart")
     parser.add_argument("--ablation", action="store_true", help="also train step 2 without step 1")
-    parser.add_argument("--short", action="store_true", help="the same path on a few pictures, in minutes")
+    parser.add_argument("--short", action="store_true", help="the same stages on a few pictures, in minutes")
     args = parser.parse_args(argv)
     root = Path("runs/quickstart-short" if args.short else "runs/quickstart")
     phantoms = root / "phantoms" if args.short else Path("runs/phantoms")
@@ -174,8 +172,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from eval.measures.results import headline, write_results
         from eval.page.report import write_report
 
-        found = stages(root, phantoms, args.short, args.ablation)
-        ledger = run_stages(found, root / "stages.json")
+        planned = stages(root, phantoms, args.short, args.ablation)
+        ledger = run_stages(planned, root / "stages.json")
         # The ablation is an extra: the main job's time and memory are those of its own stages.
         own = [ledger[stage.name] for stage in stages(root, phantoms, args.short, ablation=False)]
         results = write_results(

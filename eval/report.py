@@ -4,25 +4,19 @@
         [--show CASE ...]
 
 A table of the main results is printed too. Cases whose concepts are unknown take no part in the measures of concepts.
-Research software, not a medical device.
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from skingpt4.support.cli import setup_logging
+from skingpt4.support.cli import make_parser, setup_logging
 from skingpt4.support.errors import reported
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the files and print the headline; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.report",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = make_parser(__doc__ or "", prog="python -m eval.report")
     add = parser.add_argument
     add("--run-dir", type=Path, required=True, help="folder with answers/<arm>.jsonl")
     add("--ratings", type=Path, help="CSV of eval.review (default: RUN/ratings.csv if it is there)")

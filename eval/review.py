@@ -19,7 +19,7 @@ from eval.asking import answers
 from eval.rating import ratings
 from eval.rating.desk import Desk, ReviewError, select
 from eval.rating.store import FILE, Store
-from skingpt4.support.cli import setup_logging
+from skingpt4.support.cli import make_parser, setup_logging
 from skingpt4.support.errors import reported
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ EXAMPLES = """examples:
   python -m eval.review --run-dir runs/quickstart --status
   python -m eval.review --run-dir runs/quickstart --export ratings.csv
 
-The form is reachable from this machine only, unless --host is given. Research software, not a medical device."""
+The form is reachable from this machine only, unless --host is given."""
 
 
 def add_rater(store: Store, name: str, replace: bool) -> None:
@@ -106,10 +106,7 @@ def serve(desk: Desk, address: Address) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.review", description=__doc__, epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = make_parser(__doc__ or "", EXAMPLES, prog="python -m eval.review")
     add = parser.add_argument
     add("command", nargs="*", metavar="add-rater NAME", help="add a rater; the password is asked for")
     add("--run-dir", type=Path, required=True, help="the folder that eval.run wrote")

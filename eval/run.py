@@ -7,7 +7,7 @@ First the likelihood of each class is computed for all cases. Then each case is 
 published prompts, followed by two questions without that conversation, from which concepts and a class are read.
 Several cases are answered together. Every answer is written at once: to continue a stopped run, repeat the command.
 `accelerate launch -m eval.run ...` spreads the cases over processes and machines (on CPUs
-`python -m torch.distributed.run --nproc-per-node 2 -m eval.run ...`). Research software, not a medical device.
+`python -m torch.distributed.run --nproc-per-node 2 -m eval.run ...`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.asking.perturbations import CONTROLS, STANDARD
-from skingpt4.support.cli import setup_logging
+from skingpt4.support.cli import make_parser, setup_logging
 from skingpt4.support.errors import reported
 
 if TYPE_CHECKING:
@@ -31,10 +31,7 @@ EXAMPLE = """example:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m eval.run", description=__doc__, epilog=EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = make_parser(__doc__ or "", EXAMPLE, prog="python -m eval.run")
     add = parser.add_argument
     add("--config", required=True, help="its encoder, language model and template are used")
     add("--cases", required=True, type=Path, help="a manifest (JSONL) with classes, see eval.cases")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from skingpt4 import __version__
 from skingpt4.support.cli import NOT_A_DEVICE, setup_logging
 
-# Command: (module, what it does). A module is imported only when its command is called.
+# Command: (module or module:function, what it does). A module is imported only when its command is called.
 COMMANDS = {
     "chat": ("skingpt4.cli.chat", "ask about a picture in the terminal"),
     "batch": ("skingpt4.cli.batch", "ask about many pictures, one JSON line each"),
@@ -22,11 +22,11 @@ COMMANDS = {
     "delta": ("skingpt4.cli.delta", "merge a Vicuna delta with its base model"),
     "calibrate": ("skingpt4.cli.calibrate", "fit a checkpoint's probabilities on held-out records"),
     "share": ("skingpt4.cli.share", "write a checkpoint as a Hugging Face folder"),
-    "export": ("skingpt4.cli.export", "write a projection in MiniGPT-4's layout"),
+    "export": ("skingpt4.cli.share:export", "write a projection in MiniGPT-4's layout"),
     "consultation-export": ("skingpt4.cli.consultation_export", "make HTML or PDF of a saved consultation"),
     "audit": ("skingpt4.cli.audit", "show and verify an audit log"),
     "taxonomy": ("skingpt4.cli.taxonomy", "show which class a free text states"),
-    "pretrain-qformer": ("skingpt4.training.pretrain_qformer", "train the default's small Q-Former"),
+    "pretrain-qformer": ("skingpt4.cli.pretrain_qformer", "train the default's small Q-Former"),
 }
 HELP = (
     "usage: skingpt4 [--version] [--debug] COMMAND [--help] ...\n\n"
@@ -58,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     # An exception, unlike the default, lets a command clean up.
     signal.signal(signal.SIGTERM, lambda signum, frame: sys.exit(128 + signum))
     sys.argv = [f"skingpt4 {argv[0]}", *argv[1:]]  # argparse shows the first as the program's name
-    return importlib.import_module(COMMANDS[argv[0]][0]).main(argv[1:])
+    module, _, function = COMMANDS[argv[0]][0].partition(":")
+    return getattr(importlib.import_module(module), function or "main")(argv[1:])
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def ways(bench: Bench, setting: options.Setting, size: Size) -> dict[str, Way]:
 
     attention = model.language_model.config._attn_implementation
     other = "sdpa" if attention == "eager" else "eager"
-    found = {
+    ways = {
         ALL: of(own),
         "data.feature_cache=null": of(
             with_images(), lambda: changed(model, encoder=bench.encoder), encoder=True
@@ -107,15 +107,15 @@ def ways(bench: Bench, setting: options.Setting, size: Size) -> dict[str, Way]:
         f"language.attention={other}": of(own, lambda: attending(model.language_model, other)),
     }
     if bench.compile_seconds is not None:
-        found["language.compile=never"] = of(own, compiled.as_written)
+        ways["language.compile=never"] = of(own, compiled.as_written)
     if setting.dtype is not torch.float32 and setting.shape.language is None:
         config.language.dtype = "float32"
         in_fp32 = LanguageModel(config.language, setting.device)
         if bench.compile_seconds is not None:
             compile_in_time(in_fp32)
-        found["language.dtype=float32"] = of(own, lambda: changed(model, language_model=in_fp32))
-    found[ORIGINAL] = Way(bench.original_run(size.attention), bench.counted()[1])
-    return found
+        ways["language.dtype=float32"] = of(own, lambda: changed(model, language_model=in_fp32))
+    ways[ORIGINAL] = Way(bench.original_run(size.attention), bench.counted()[1])
+    return ways
 
 
 def measure(setting: options.Setting, size: Size, bench: Bench) -> dict[str, Any]:

@@ -1,13 +1,13 @@
-"""What a model fields: one JSON object a line, written ahead and read back; nothing is lost by a kill.
+"""What a model answered: one JSON object a line, written at once, so that a killed run loses nothing.
 
 `RUN/answers/ARM.jsonl` (and `ARM.rankK.jsonl` of further processes) hold lines of three kinds:
 
     turn    one prompt of the conversation and its answer
-    probe   a question with fresh state, from which concepts and a class are read
+    probe   a question outside the conversation, from which concepts and a class are read
     scores  log-probabilities of the closed sets: the 15 classes, and the 48 concepts where they were asked for
 
-A line says with what it was made (checkpoint, template, device); `RUN/answers/ARM.meta.json` says it in full, and
-`RUN/cases.jsonl` what the cases are.
+A line names what made it (checkpoint, template, device). `RUN/answers/ARM.meta.json` holds all settings of an arm,
+`RUN/cases.jsonl` the cases.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any
 from skingpt4.support.errors import UserError
 
 FOLDER, CASES = "answers", "cases.jsonl"
-# What is read off probes and scores.
+# What a report reads from probes and scores.
 READ = ("predicted_concepts", "text_class", "text_outcome", "text_mention", "class_scores", "concept_scores")
 
 
@@ -56,7 +56,7 @@ class Answer:
 
 @dataclass
 class ArmAnswers:
-    """Everything one arm fields."""
+    """All answers of one arm."""
 
     name: str
     meta: dict[str, Any]
@@ -93,7 +93,7 @@ def from_line(line: str) -> Answer:
     """The inverse of `to_line`.
 
     Raises:
-        ValueError, KeyError: it is no such line.
+        ValueError, KeyError, AttributeError: the line is something else.
     """
     row = json.loads(line)
     arm, kind = row.pop("arm"), row.pop("kind")
@@ -109,10 +109,10 @@ def arm_files(folder: Path, arm: str) -> list[Path]:
 
 
 def read_lines(paths: Iterable[Path]) -> Iterator[Answer]:
-    """All whole lines; one that a kill has torn (the last of a file) is passed over.
+    """All complete lines; a truncated last line of a file, which a killed run leaves, is skipped.
 
     Raises:
-        AnswersError: a line in the middle of a file is none of ours.
+        AnswersError: a complete line is not an answer of eval.run.
     """
     for path in paths:
         with path.open(encoding="utf-8", newline="\n") as file:
@@ -121,17 +121,17 @@ def read_lines(paths: Iterable[Path]) -> Iterator[Answer]:
                     yield from_line(line)
                 except (ValueError, KeyError, AttributeError):
                     if line.endswith("\n"):
-                        raise AnswersError(f"{path}, line {number}: is no answer of eval.run") from None
+                        raise AnswersError(f"{path}, line {number}: is not an answer of eval.run") from None
 
 
 def by_key(lines: Iterable[Answer]) -> dict[Key, Answer]:
     """The first of two lines with one key counts, but scores of the concepts before a line without them."""
-    found: dict[Key, Answer] = {}
+    answers: dict[Key, Answer] = {}
     for answer in lines:
-        before = found.setdefault(answer.key, answer)
+        before = answers.setdefault(answer.key, answer)
         if answer.fields.get("concept_scores") and not before.fields.get("concept_scores"):
-            found[answer.key] = answer
-    return found
+            answers[answer.key] = answer
+    return answers
 
 
 def read_run(folder: str | Path) -> Run:
@@ -155,7 +155,7 @@ def read_run(folder: str | Path) -> Run:
             name = path.name.removesuffix(".meta.json")
             arm = ArmAnswers(name, json.loads(path.read_text(encoding="utf-8")))
             lines = [a for a in read_lines(arm_files(folder, name)) if a.key.case_id in places]
-            # Which answer ended first is chance; no figure may depend on it.
+            # The order in which answers ended is chance; no figure may depend on it.
             arm.lines = by_key(sorted(lines, key=lambda a: places[a.key.case_id]))
             arms[name] = arm
     except (OSError, ValueError, KeyError) as error:
@@ -166,16 +166,16 @@ def read_run(folder: str | Path) -> Run:
 def case_lines(run: Run, arm: ArmAnswers) -> list[dict[str, Any]]:
     """The greedy, unchanged answers of an arm, one object a case, as `eval.report` reads them.
 
-    Cases that are not answered to the end are left out.
+    Cases with answers missing are left out.
     """
-    found: dict[str, dict[Key, Answer]] = {name: {} for name in run.cases}
+    by_case: dict[str, dict[Key, Answer]] = {name: {} for name in run.cases}
     for key, answer in arm.lines.items():
         if key.repeat == 0 and key.perturbation is None:
-            found[key.case_id][key] = answer
+            by_case[key.case_id][key] = answer
     lines = []
-    wanted = len(arm.meta["prompts"]) + len(arm.meta["probes"]) + 1
-    for name, fields in found.items():
-        if len(fields) < wanted:
+    num_expected = len(arm.meta["prompts"]) + len(arm.meta["probes"]) + 1
+    for name, answered in by_case.items():
+        if len(answered) < num_expected:
             continue
         case = run.cases[name]
         line: dict[str, Any] = {
@@ -185,7 +185,7 @@ def case_lines(run: Run, arm: ArmAnswers) -> list[dict[str, Any]]:
             "sha256": case["sha256"][0],
         }
         line |= {key: case[key] for key in ("class", "disease", "concepts", "fitzpatrick")}
-        ordered = sorted(fields.values(), key=lambda a: (a.key.kind, a.key.number))
+        ordered = sorted(answered.values(), key=lambda a: (a.key.kind, a.key.number))
         probes = [answer for answer in ordered if answer.key.kind == "probe"]
         turns = [answer for answer in ordered if answer.key.kind == "turn"]
         line["turns"] = [{"question": a.fields["question"], "answer": a.text} for a in probes]

@@ -22,7 +22,7 @@ from skingpt4.config.schema import Config
 from skingpt4.records.manifest import Manifest
 from skingpt4.records.overlap import check_cases
 from skingpt4.support.errors import UserError
-from skingpt4.support.files import file_sha256, mend, write_text
+from skingpt4.support.files import file_sha256, drop_truncated_line, write_text
 from skingpt4.taxonomy import taxonomy
 
 UNTRAINED = "untrained"
@@ -31,19 +31,19 @@ logger = logging.getLogger(__name__)
 
 
 class ArmError(UserError):
-    """An arm or case list that cannot be run; the message says why."""
+    """An arm or case list that cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """A named projection; an arm that is called like a control is shown the control's pictures."""
+    """A named projection; an arm named like a control is shown the control's pictures."""
 
     name: str
     checkpoint: str | None
 
     @property
     def control(self) -> str | None:
-        """The control that it is, if it is one."""
+        """The control that the arm is, or None."""
         return self.name if self.name in perturbations.CONTROLS else None
 
 
@@ -89,7 +89,7 @@ def meta_of(
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """Where answers are made, for the report's response times."""
+    """The machine and versions that make the answers; the report's response times depend on them."""
     cuda = device.type == "cuda"
     return {
         "device": torch.cuda.get_device_name(device) if cuda else _processor(),
@@ -108,13 +108,13 @@ def _processor() -> str:
 
 
 def check_folder(folder: Path, arms: Sequence[str], cases: Path, replace_old: bool) -> list[str]:
-    """Keep answers about another list of cases out of a run, whose one `cases.jsonl` says what is true of all arms.
+    """Refuse a run's folder with answers about another list of cases: its one `cases.jsonl` holds for all arms.
 
     Returns:
         Other arms than `arms` whose answers are about another list and may be deleted; `claim` checks `arms`.
 
     Raises:
-        ArmError: there are answers about another list, and `replace_old` is not set.
+        ArmError: such answers exist, and `replace_old` is not set.
     """
     own, stale = file_sha256(cases), []
     for path in sorted((folder / answers.FOLDER).glob("*.meta.json")):
@@ -137,10 +137,10 @@ def forget(folder: Path, arm: str) -> None:
 
 
 def claim(folder: Path, arm: Arm, meta: dict[str, Any], extra: dict[str, Any], replace_old: bool) -> None:
-    """Write the arm's meta file, or accept the one that is there.
+    """Write the arm's meta file, or accept the existing one.
 
     Raises:
-        ArmError: answers of another checkpoint, case list or setting are there.
+        ArmError: answers of another checkpoint, case list or setting exist, and `replace_old` is not set.
     """
     path = folder / answers.FOLDER / f"{arm.name}.meta.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -149,7 +149,7 @@ def claim(folder: Path, arm: Arm, meta: dict[str, Any], extra: dict[str, Any], r
         differing = [key for key, value in meta.items() if before.get(key) != value]
         if not differing:
             for file in answers.arm_files(folder, arm.name):
-                mend(file)
+                drop_truncated_line(file)
             extra = {"perturbations": sorted({*before.get("perturbations", []), *extra["perturbations"]})} | {
                 "repeats": max(before.get("repeats", 1), extra["repeats"])
             }

@@ -75,7 +75,9 @@ def _case(
         if len({json.dumps(row.get(key)) for row in rows}) > 1:
             raise CasesError(f"{path}: the pictures of case {name!r} have different values under '{key}'")
     if records[0].class_name is None and records[0].disease is None:
-        raise CasesError(f"{path}: case {name!r} has neither 'class' nor 'disease'; nothing could be judged")
+        raise CasesError(
+            f"{path}: case {name!r} has neither 'class' nor 'disease'; no answer could be judged"
+        )
     history, reference = rows[0].get("x_history"), rows[0].get("x_reference") or []
     reference = [reference] if isinstance(reference, str) else reference
     if not (history is None or isinstance(history, str)):
@@ -93,9 +95,9 @@ def check_pictures(cases: Sequence[Case]) -> None:
     Raises:
         CasesError: names the first that is missing, and how many are.
     """
-    gone = [r.image_path for case in cases for r in case.records if not r.image_path.is_file()]
-    if gone:
-        raise CasesError(f"{gone[0]}: no such picture ({len(gone)} missing)")
+    missing = [r.image_path for case in cases for r in case.records if not r.image_path.is_file()]
+    if missing:
+        raise CasesError(f"{missing[0]}: no such picture ({len(missing)} missing)")
 
 
 def sample(
@@ -106,11 +108,14 @@ def sample(
     classes: Sequence[str] = CLASSES,
     distance: int = duplicates.NEAR,
 ) -> list[int]:
-    """Rows of `records` that are drawn, in their order.
+    """Draw rows of `records`: at most one from each cluster of related pictures, none related to training.
+
+    Returns:
+        The drawn rows in ascending order.
 
     Args:
         records: where cases are drawn from.
-        training: pictures that none may belong together with.
+        training: pictures that no case may be related to.
         per_class: cases of each class.
         seed: of the draw.
         classes: to draw from.
@@ -134,7 +139,7 @@ def sample(
     if short:
         counts = ", ".join(f"{name} {count}" for name, count in short.items())
         raise CasesError(
-            f"{per_class} cases a class are wanted, but apart from training and each other there are only: "
+            f"{per_class} cases a class were asked for, but separate from training and each other there are only: "
             f"{counts}"
         )
     return sorted(row for rows in drawn.values() for row in rows)
@@ -142,10 +147,10 @@ def sample(
 
 def write_sample(manifest: Path, rows: Sequence[int], out: Path) -> None:
     """Write the chosen lines of a manifest as a manifest of cases, its pictures relative to the new place."""
-    wanted, lines = set(rows), list[str]()
+    chosen, lines = set(rows), list[str]()
     folder = os.path.relpath(manifest.parent, out.parent)
     for place, (_, line, _) in enumerate(manifest_lines(manifest)):
-        if place in wanted:
+        if place in chosen:
             row = json.loads(line)
             row["image"] = os.path.normpath(os.path.join(folder, row["image"]))
             row["case_id"] = row.get("case_id") or f"case-{len(lines) + 1:04d}"
@@ -156,7 +161,7 @@ def write_sample(manifest: Path, rows: Sequence[int], out: Path) -> None:
 
 
 def describe(cases: Sequence[Case]) -> str:
-    """Counts of a list of cases, for people."""
+    """A list of cases in numbers, for people."""
     lines = [f"{len(cases)} cases, {sum(len(case.records) for case in cases)} pictures"]
     for title, values in (
         ("class", [case.known.class_name or "unknown" for case in cases]),

@@ -28,10 +28,10 @@ def read_class(answer: str, form: str, scored: dict[str, str]) -> dict[str, Any]
             return {"text_class": class_name, "text_outcome": "asserted", "text_mention": None}
     result = free_text.classify(answer, form)
     mention = result.mention
-    said = mention and {
+    deciding = mention and {
         "text": mention.text,
         "span": [mention.start, mention.end],
         "status": mention.status,
         "cue": mention.cue,
     }
-    return {"text_class": result.class_name, "text_outcome": result.outcome, "text_mention": said}
+    return {"text_class": result.class_name, "text_outcome": result.outcome, "text_mention": deciding}

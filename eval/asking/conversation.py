@@ -1,7 +1,7 @@
-"""Cases through the published prompts: each case one conversation, many under way together, answers given at once.
+"""Cases through the published prompts: each case is one conversation, and many are answered together.
 
-A case's state is its own: the answers of a case are the only thing that its next prompt sees. Answers that are there
-already are not asked for again, whatever stopped the run before.
+A case's state is its own: the next prompt of a case sees only the answers of that case. Answers that exist already
+are not asked for again.
 """
 
 from __future__ import annotations
@@ -57,19 +57,19 @@ class Setting:
 
 
 @dataclass(eq=False)
-class _UnderWay:
+class _OpenCase:
     """A case whose answers are being decoded, one after the other."""
 
     case: Case
     queries: Tensor  # (pictures, q, d)
-    todo: deque[Key]  # the first of them is being answered
-    cache: ConversationCache  # what it has read; every answer of the case starts from what it shares with it
+    todo: deque[Key]  # the first one is being answered
+    cache: ConversationCache  # keys and values of what was read; an answer reuses the prefix that it shares
     question: str = ""
     decoded: DecodedAnswer | None = None
 
 
 class Asker:
-    """One arm's model, asking cases; yields every new answer as soon as it is there."""
+    """Asks one arm's model about cases; every answer is given as soon as it ends."""
 
     def __init__(
         self,
@@ -79,7 +79,7 @@ class Asker:
         arm: str,
         made_by: Mapping[str, Any] | None = None,
     ) -> None:
-        """Keep what is the same for all cases; `made_by` is put into every line."""
+        """Prepare what is the same for all cases; `made_by` is put into every line."""
         self.model, self.config, self.setting, self.arm = model, config, setting, arm
         self.made_by = dict(made_by or {})
         self.template = get_template(config.prompt.template)
@@ -94,18 +94,18 @@ class Asker:
         repeat: int = 0,
         perturbation: str | None = None,
     ) -> Iterator[Answer]:
-        """What `done` does not hold yet.
+        """Every answer that `done` does not hold yet.
 
-        First the closed sets of all cases, then the texts, so that a case is whole when its last text is there and
-        no text's time holds the scoring of others. Up to `batch_size` cases are under way at once; as soon as one's
-        answer has ended its next question takes its place, or the next case. So answers come in the order in which
-        they end, those of one case in the order of its questions.
+        First the closed sets of all cases, then the texts, so that a case is complete with its last text and no
+        text's time includes the scoring of others. Up to `batch_size` cases are answered together; as soon as an
+        answer ends, the next question of its case takes its place, or the next case. So answers come in the order in
+        which they end, those of one case in the order of its questions.
 
         Args:
-            cases: begun in this order.
+            cases: asked in this order.
             pictures: gives the queries of the cases with these numbers.
-            done: answers of earlier runs; every new one is put in.
-            repeat: number of this repeat, from 0; closed sets are scored in the first alone.
+            done: answers of earlier runs; every new one is added.
+            repeat: number of this repeat, from 0; closed sets are scored only in the first.
             perturbation: name of the change that `pictures` made.
         """
 
@@ -116,30 +116,30 @@ class Asker:
         if repeat == 0:
             yield from self._closed_sets(cases, see, done, perturbation)
         waiting = deque(range(len(cases)))
-        under_way: list[_UnderWay] = []
-        ended: SimpleQueue[_UnderWay] = SimpleQueue()
+        open_cases: list[_OpenCase] = []
+        ended: SimpleQueue[_OpenCase] = SimpleQueue()
         try:
             while True:
-                while waiting and len(under_way) < self.setting.batch_size:
+                while waiting and len(open_cases) < self.setting.batch_size:
                     place = waiting.popleft()
                     todo = deque(k for k in self._keys(cases[place], repeat, perturbation) if k not in done)
                     if todo:
-                        talk = _UnderWay(cases[place], see(place).float(), todo, self.decoder.new_cache())
-                        under_way.append(talk)
+                        talk = _OpenCase(cases[place], see(place).float(), todo, self.decoder.new_cache())
+                        open_cases.append(talk)
                         self._submit(talk, done, ended)
-                if not under_way:
+                if not open_cases:
                     return
                 talk = ended.get()
                 key = talk.todo.popleft()
-                answer = done[key] = Answer(self.arm, key, self._said(talk, key))
+                answer = done[key] = Answer(self.arm, key, self._fields(talk, key))
                 if talk.todo:
                     self._submit(talk, done, ended)
                 else:
                     talk.cache.close()
-                    under_way.remove(talk)
+                    open_cases.remove(talk)
                 yield answer
         finally:
-            for talk in under_way:
+            for talk in open_cases:
                 talk.cache.close()
                 if talk.decoded is not None:
                     talk.decoded.stop()
@@ -153,7 +153,7 @@ class Asker:
             for number in range(1, count + 1)
         ]
 
-    def _submit(self, talk: _UnderWay, done: dict[Key, Answer], ended: SimpleQueue[_UnderWay]) -> None:
+    def _submit(self, talk: _OpenCase, done: dict[Key, Answer], ended: SimpleQueue[_OpenCase]) -> None:
         """Have the first question of `todo` answered; `ended` gets the case when the answer is there."""
         key = talk.todo[0]
         turns = self._turns(talk.case, key, done)
@@ -180,7 +180,7 @@ class Asker:
             prompt = history.before(case.history, prompt)
         return [*turns, Turn(prompt, None, 0 if before else views)]
 
-    def _said(self, talk: _UnderWay, key: Key) -> dict[str, Any]:
+    def _fields(self, talk: _OpenCase, key: Key) -> dict[str, Any]:
         """The line of an answer that has ended.
 
         Raises:
@@ -210,7 +210,7 @@ class Asker:
         done: dict[Key, Answer],
         perturbation: str | None,
     ) -> Iterator[Answer]:
-        """The scores that are not there yet, batch by batch."""
+        """The scores that do not exist yet, batch by batch."""
         keys = [Key(case.id, 0, perturbation, "scores") for case in cases]
         for start in range(0, len(cases), self.setting.batch_size):
             places = range(start, min(start + self.setting.batch_size, len(cases)))
@@ -230,20 +230,20 @@ class Asker:
     def _scores(self, cases: Sequence[Case], queries: Sequence[Tensor]) -> list[dict[str, Any]]:
         """Log-probabilities of the published sentence for each class's disease, and for each single concept.
 
-        They sum over the tokens that tell the sentences apart.
+        They sum over the tokens in which the sentences differ.
         """
         diseases, prompt = self.setting.diseases, self.config.prompt
         sentences = class_sentences(prompt.disease_sentence, diseases)
-        found = [
+        lines = [
             {"class_scores": dict(zip(diseases, row, strict=True)), "concept_scores": None, **self.made_by}
             for row in self._likelihoods(DIAGNOSIS_QUESTION, cases, queries, sentences)
         ]
         if self.setting.with_concept_scores:
             sentences = concept_sentences(prompt.concepts_sentence)
             rows = self._likelihoods(CONCEPTS_QUESTION, cases, queries, sentences)
-            for line, row in zip(found, rows, strict=True):
+            for line, row in zip(lines, rows, strict=True):
                 line["concept_scores"] = dict(zip(CONCEPTS, row, strict=True))
-        return found
+        return lines
 
     def _likelihoods(
         self, question: str, cases: Sequence[Case], queries: Sequence[Tensor], sentences: Sequence[str]

@@ -1,4 +1,4 @@
-"""Changes of a picture at a stated strength, for the robustness of answers, and pictures that show no case.
+"""Changes of a picture at a stated strength, to test how robust answers are, and pictures that show no case.
 
 A change is named `KIND:STRENGTH`, for example `rotate:15` or `jpeg:20`; `python -m eval.run --perturb` takes it.
 """
@@ -15,7 +15,7 @@ from skingpt4.support.errors import UserError
 
 
 class PerturbationError(UserError):
-    """A change that does not exist or has a senseless strength; the message lists what there is."""
+    """A change that does not exist, or a strength out of range; the message lists what exists."""
 
 
 def _rotate(image: Image.Image, degrees: float) -> Image.Image:
@@ -70,7 +70,7 @@ def perturb(image: Image.Image, name: str) -> Image.Image:
     """
     kind, _, text = name.partition(":")
     if kind not in KINDS:
-        raise PerturbationError(f"{name!r} is no change of a picture; there are {', '.join(STANDARD)}")
+        raise PerturbationError(f"{name!r} is not a change of a picture; there are {', '.join(STANDARD)}")
     change, low, high, _ = KINDS[kind]
     try:
         strength = float(text)
@@ -95,10 +95,10 @@ def other_cases(classes: list[str | None], seed: int) -> list[int]:
     chosen = []
     for place, own in enumerate(classes):
         others = [i for i in range(count) if i != place]
-        apart = [i for i in others if classes[i] != own] or others
-        if not apart:
+        different = [i for i in others if classes[i] != own] or others
+        if not different:
             raise PerturbationError("other_image needs at least two cases")
-        choice = min(apart, key=lambda i: (shown[i], rng.random()))
+        choice = min(different, key=lambda i: (shown[i], rng.random()))
         shown[choice] += 1
         chosen.append(choice)
     return chosen

@@ -21,13 +21,13 @@ from skingpt4.training.feature_store import FeatureStore
 
 
 class Shown:
-    """Queries of what an arm is shown; the encoder is built only where no features are kept."""
+    """Queries of what an arm is shown; the encoder is built only for pictures without cached features."""
 
     def __init__(
-        self, cases: Sequence[Case], kept: Tensor | FeatureStore, config: Config, device: torch.device
+        self, cases: Sequence[Case], features: Tensor | FeatureStore, config: Config, device: torch.device
     ) -> None:
-        """Keep the features (n, q, d) of all pictures in the order of the manifest."""
-        self.cases, self.kept, self.config, self.device = cases, kept, config, device
+        """`features` (n, q, d) are those of all pictures in the order of the manifest."""
+        self.cases, self.features, self.config, self.device = cases, features, config, device
         self._encoder: ImageEncoder | None = None
 
     def pictures(
@@ -48,7 +48,7 @@ class Shown:
     ) -> Tensor:
         case = self.cases[number]
         if control == OTHER:
-            return self.kept[list(self.cases[others[number]].rows[:1]) * len(case.rows)]
+            return self.features[list(self.cases[others[number]].rows[:1]) * len(case.rows)]
         if control == BLANK:  # the encoder's mean colour
             size = self.config.vision.image_size
             return self._encode(lambda: torch.zeros(len(case.rows), 3, size, size))
@@ -58,7 +58,7 @@ class Shown:
                 [perturbations.noise((size, size), seed * 1_000_003 + row) for row in case.rows]
             )
         if perturbation is None:
-            return self.kept[list(case.rows)]
+            return self.features[list(case.rows)]
         return self._encode_images(
             [perturbations.perturb(open_image(record.image_path), perturbation) for record in case.records]
         )
@@ -71,7 +71,7 @@ class Shown:
         )
 
     def _encode(self, image: Callable[[], Tensor]) -> Tensor:
-        return in_own_thread(lambda: self.encoder()(image()).cpu().half())  # as features are kept
+        return in_own_thread(lambda: self.encoder()(image()).cpu().half())  # the dtype of cached features
 
     def encoder(self) -> ImageEncoder:
         """The encoder, built at its first use."""

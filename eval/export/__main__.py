@@ -2,19 +2,17 @@
 
 `lmms-eval` writes results and samples as lmms-eval 0.7 does, `vlmevalkit` a TSV of the cases (with their pictures as
 base64, or paths with --image-paths) and one of predictions for each arm. docs/evaluation.md describes the columns.
-The files hold what the run holds: answers, histories and, as TSV, the photographs. Research software, not a medical
-device.
+The files hold what the run holds: answers, histories and, as TSV, the photographs.
 """
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from eval.asking.answers import ArmAnswers, Run, read_run
-from skingpt4.support.cli import setup_logging
+from skingpt4.support.cli import make_parser, setup_logging
 from skingpt4.support.errors import UserError, reported
 
 FORMATS = ("lmms-eval", "vlmevalkit")
@@ -38,8 +36,7 @@ def _arms(run: Run, names: Sequence[str] | None) -> list[ArmAnswers]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Export a run; returns the exit status."""
-    raw = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(prog="python -m eval.export", description=__doc__, formatter_class=raw)
+    parser = make_parser(__doc__ or "", prog="python -m eval.export")
     parser.add_argument("--run-dir", type=Path, required=True, help="a folder that eval.run has filled")
     parser.add_argument("--format", choices=FORMATS, required=True)
     parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")

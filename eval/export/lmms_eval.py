@@ -42,17 +42,17 @@ def _tasks(arm: ArmAnswers) -> Iterator[tuple[str, list[Answer]]]:
 
 def _judged(answer: Answer, case: dict[str, Any]) -> tuple[Any, dict[str, float]]:
     """(target, metrics of one sample)."""
-    said = answer.fields
-    if "predicted_concepts" in said:
+    fields = answer.fields
+    if "predicted_concepts" in fields:
         known = case["concepts"]
         if known is None:
             return None, {}
-        return ", ".join(known), {"concept_f1": _f1(set(known), set(said["predicted_concepts"]))}
-    if "text_class" in said:
-        return case["class"], {"acc": float(said["text_class"] == case["class"])}
-    if "class_scores" in said:
-        choices = list(said["class_scores"])
-        return choices.index(case["class"]), {"acc": float(best_class(said) == case["class"])}
+        return ", ".join(known), {"concept_f1": _f1(set(known), set(fields["predicted_concepts"]))}
+    if "text_class" in fields:
+        return case["class"], {"acc": float(fields["text_class"] == case["class"])}
+    if "class_scores" in fields:
+        choices = list(fields["class_scores"])
+        return choices.index(case["class"]), {"acc": float(best_class(fields) == case["class"])}
     reference = case.get("reference") or []
     return reference[answer.key.number - 1] if len(reference) >= answer.key.number else "", {}
 
@@ -103,13 +103,13 @@ def _sample(run: Run, arm: ArmAnswers, number: int, answer: Answer) -> Sample:
 def samples(run: Run, arm: ArmAnswers) -> dict[str, list[Sample]]:
     """The samples of each task that has answers; `doc_id` is the case's place in the run's list."""
     places = {name: place for place, name in enumerate(run.cases)}
-    found = {}
+    by_task = {}
     for task, answers in _tasks(arm):
         rows = [_sample(run, arm, places[a.key.case_id], a) for a in answers]
         rows = [row for row in rows if row["target"] != "None"]
         if rows:
-            found[task] = sorted(rows, key=lambda row: row["doc_id"])
-    return found
+            by_task[task] = sorted(rows, key=lambda row: row["doc_id"])
+    return by_task
 
 
 def results(run: Run, arm: ArmAnswers, tasks: dict[str, list[Sample]]) -> dict[str, Any]:

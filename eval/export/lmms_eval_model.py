@@ -99,7 +99,7 @@ class SkinGPT4ForLmmsEval(lmms):
     @torch.no_grad()
     def loglikelihood(self, requests: list[Any]) -> list[tuple[float, bool]]:
         """(log-probability of the continuation, natural logarithm; whether greedy decoding would write it)."""
-        model, found = self.session.model, []
+        model, results = self.session.model, []
         for request in tqdm(requests, desc="skingpt4", disable=self.rank != 0):
             context, continuation, *place = request.args
             question = self._show(context, *place)
@@ -111,10 +111,10 @@ class SkinGPT4ForLmmsEval(lmms):
             queries = torch.cat(self.session.queries) if self.session.queries else None
             embeds = model.embed(ids, queries)
             logits = model.language_model(inputs_embeds=embeds, logits_to_keep=len(tail) + 1).logits[0, :-1]
-            said = torch.tensor(tail, device=logits.device)
-            log_p = logits.float().log_softmax(-1).gather(1, said[:, None])
-            found.append((float(log_p.sum()), bool((logits.argmax(-1) == said).all())))
-        return found
+            targets = torch.tensor(tail, device=logits.device)
+            log_p = logits.float().log_softmax(-1).gather(1, targets[:, None])
+            results.append((float(log_p.sum()), bool((logits.argmax(-1) == targets).all())))
+        return results
 
     def generate_until_multi_round(self, requests: list[Any]) -> list[str]:
         """Not supported: such tasks write their later questions from the model's answers."""

@@ -34,15 +34,15 @@ def _pictures(index: int, case: dict[str, Any], folder: Path, as_paths: bool) ->
 
     Beside base64 stand the names of the files that VLMEvalKit writes them to: it insists on them for a list.
     """
-    found = []
+    pictures = []
     for name in case["images"]:
         path = folder / name
         if not path.is_file():
             raise PictureError(f"{path}: no such picture; name the folder of the list of cases with --images")
-        found.append(str(path.resolve()) if as_paths else base64.b64encode(path.read_bytes()).decode())
-    columns = {"image_path": found} if as_paths else {"image": found}
+        pictures.append(str(path.resolve()) if as_paths else base64.b64encode(path.read_bytes()).decode())
+    columns = {"image_path": pictures} if as_paths else {"image": pictures}
     if not as_paths:
-        columns["image_path"] = [f"{index}_{number}.jpg" for number in range(1, len(found) + 1)]
+        columns["image_path"] = [f"{index}_{number}.jpg" for number in range(1, len(pictures) + 1)]
     return {key: each[0] if len(each) == 1 else repr(each) for key, each in columns.items()}
 
 

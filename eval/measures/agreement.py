@@ -1,7 +1,7 @@
 """How far repeated answers, and raters, agree: pure functions over tables of categories or scores.
 
-Libraries where they are kept up: statsmodels (Fleiss' kappa), krippendorff, pingouin
-(intraclass correlation). Gwet's AC2 is written out here: the one package that has it pins an old scipy.
+Libraries do it where maintained ones exist: statsmodels (Fleiss' kappa), krippendorff, pingouin (intraclass
+correlation). Gwet's AC2 is implemented here, because the one package that has it pins an old scipy.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pandas as pd
 import pingouin
 from statsmodels.stats.inter_rater import aggregate_raters, fleiss_kappa
 
-from eval.measures.intervals import RESAMPLES, Interval, ratio_interval
+from eval.measures.intervals import Interval
 
 
 def _codes(answers: Sequence[Sequence[str | None]]) -> np.ndarray:
@@ -54,11 +54,6 @@ def fleiss(answers: Sequence[Sequence[str | None]]) -> float:
     if codes.max(initial=0) == 0:
         return float("nan")
     return float(fleiss_kappa(aggregate_raters(codes)[0]))
-
-
-def mean_interval(per_case: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """Mean over cases with a 95 % bootstrap interval that draws cases."""
-    return ratio_interval(per_case, seed=seed, resamples=resamples)
 
 
 def statistic_interval(
@@ -142,26 +137,20 @@ def gwet_ac2(table: np.ndarray, scale: Sequence[int] = (1, 2, 3, 4, 5)) -> float
     return float((agree.mean() - chance) / (1 - chance))
 
 
-def icc_2k(table: np.ndarray) -> float:
-    """ICC(2,k), two-way random effects, absolute agreement of the raters' mean; cases with a gap are left out.
+def icc_interval(table: np.ndarray) -> Interval:
+    """ICC(2,k): two-way random effects, absolute agreement of the raters' mean, with an F-based interval.
 
-    NaN with fewer than 5 whole cases or 2 raters, or without variance (Shrout and Fleiss 1979,
-    doi 10.1037/0033-2909.86.2.420; McGraw and Wong's ICC(A,k)).
+    Shrout and Fleiss 1979, doi 10.1037/0033-2909.86.2.420; McGraw and Wong 1996 (their ICC(A,k)). Cases that a rater
+    left out take no part; NaN with fewer than 5 complete cases or 2 raters, or without variance.
     """
-    whole = table[~np.isnan(table).any(axis=1)]
-    if len(whole) < 5 or whole.shape[1] < 2 or np.ptp(whole) == 0:
-        return float("nan")
-    frame = pd.DataFrame(whole).reset_index().melt(id_vars="index", var_name="rater", value_name="score")
+    complete = table[~np.isnan(table).any(axis=1)]
+    undefined = Interval(float("nan"), float("nan"), float("nan"), len(complete))
+    if len(complete) < 5 or complete.shape[1] < 2 or np.ptp(complete) == 0:
+        return undefined
+    frame = pd.DataFrame(complete).reset_index().melt(id_vars="index", var_name="rater", value_name="score")
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")  # an F of infinity where raters agree wholly
-        found = pingouin.intraclass_corr(frame, targets="index", raters="rater", ratings="score")
-    return float(found.set_index("Type").loc["ICC(A,k)", "ICC"])
-
-
-# What a report shows of raters' agreement.
-MEASURES: dict[str, Callable[[np.ndarray], float]] = {
-    "quadratic-weighted kappa": weighted_kappa,
-    "Krippendorff's alpha, ordinal": krippendorff_ordinal,
-    "Gwet's AC2": gwet_ac2,
-    "ICC(2,k)": icc_2k,
-}
+        types = pingouin.intraclass_corr(frame, targets="index", raters="rater", ratings="score")
+    row = types.set_index("Type").loc["ICC(A,k)"]
+    bounds = row["CI95"] if "CI95" in row else row["CI95%"]
+    return Interval(float(row["ICC"]), float(bounds[0]), float(bounds[1]), len(complete))

@@ -41,8 +41,8 @@ def expected_error(
 ) -> dict[str, Any]:
     """Expected calibration error over equal-mass bins (Naeini et al. 2015; equal mass: Nixon et al. 2019).
 
-    It is above 0 by chance alone, so what a perfectly calibrated model of these confidences would show stands beside
-    it: the outcomes are drawn with the stated confidence (consistency resampling, Broecker and Smith 2007).
+    It is above 0 by chance alone, so the same error of a perfectly calibrated model with these confidences is given
+    too: the outcomes are drawn with the stated confidence (consistency resampling, Broecker and Smith 2007).
 
     Args:
         confidence: (n,) probability of the answer given.
@@ -87,28 +87,28 @@ def expected_error(
 def selective_risk(
     confidence: np.ndarray, right: np.ndarray, seed: int = 0, resamples: int = RESAMPLES
 ) -> dict[str, Any]:
-    """Share of wrong answers among those kept, as the least confident are left unanswered.
+    """Share of wrong answers among those given, as the least confident are left unanswered.
 
-    AURC is the mean risk over coverage (Geifman and El-Yaniv 2017); cases of equal confidence are kept together, so
+    AURC is the mean risk over coverage (Geifman and El-Yaniv 2017); cases of equal confidence stay together, so
     a model that is equally sure of everything has its plain error rate.
 
     Returns:
         `aurc`, `curve` (`coverage`, `risk`, `threshold`, one entry for each confidence, at most 200), `at` (for each
-        wished coverage: `threshold`, `coverage` and `risk` with a Wilson interval).
+        coverage of COVERAGES: `threshold`, `coverage` and `risk` with a Wilson interval).
     """
     n = len(confidence)
     order, starts, coverage, risk = risks_by_coverage(confidence, right)
     sizes = np.diff(np.append(0, coverage))
     weights = case_draws(n, resamples, seed)[:, order]
-    kept = np.add.reduceat(weights, starts, axis=1)
+    answered = np.add.reduceat(weights, starts, axis=1)
     wrong = np.add.reduceat(weights * (1 - right[order]), starts, axis=1)
-    sums = np.cumsum(kept, axis=1)
+    sums = np.cumsum(answered, axis=1)
     risks = np.divide(np.cumsum(wrong, axis=1), sums, out=np.zeros_like(sums), where=sums > 0)
-    drawn = (risks * kept).sum(axis=1) / n
+    drawn = (risks * answered).sum(axis=1) / n
     shown = np.unique(np.linspace(0, len(risk) - 1, min(len(risk), 200)).round().astype(int))
     at = []
-    for wished in COVERAGES:
-        place = min(int(np.searchsorted(coverage, wished - 1e-9)), len(coverage) - 1)
+    for target in COVERAGES:
+        place = min(int(np.searchsorted(coverage, target - 1e-9)), len(coverage) - 1)
         cases = round(coverage[place] * n)
         at.append(
             {
@@ -138,21 +138,22 @@ def not_confident(
 
     Returns:
         `target_risk`, `threshold` (from all cases; None: no threshold reaches the target), `coverage`, `risk` (None
-        where nothing is kept).
+        where nothing is answered).
     """
     n = len(confidence)
     folds = np.random.default_rng(seed).permutation(n) % min(FOLDS, n)
-    kept = np.zeros(n, dtype=bool)
+    answered = np.zeros(n, dtype=bool)
     for fold in range(FOLDS if n > 1 else 0):
-        apart = folds != fold
-        limit = choose_threshold(confidence[apart], right[apart], target)
+        others = folds != fold
+        limit = choose_threshold(confidence[others], right[others], target)
         if limit is not None:
-            kept |= ~apart & (confidence >= limit)
+            answered |= ~others & (confidence >= limit)
+    wrong = 1 - right[answered]
     return {
         "target_risk": target,
         "threshold": choose_threshold(confidence, right, target),
-        "coverage": proportion(int(kept.sum()), n).to_dict(),
-        "risk": proportion(int((1 - right[kept]).sum()), int(kept.sum())).to_dict() if kept.any() else None,
+        "coverage": proportion(len(wrong), n).to_dict(),
+        "risk": proportion(int(wrong.sum()), len(wrong)).to_dict() if len(wrong) else None,
     }
 
 

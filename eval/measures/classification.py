@@ -1,6 +1,6 @@
-"""How well a class is found: by the likelihood of the 15 sentences, and by what the written answer commits to.
+"""How well a class is recognised: by the likelihood of the 15 sentences, and by what the written answer commits to.
 
-Shares of cases have Wilson intervals; balanced accuracy and macro F1 a bootstrap that draws whole cases.
+Shares of cases have Wilson intervals; balanced accuracy and macro F1 a bootstrap that draws cases.
 """
 
 from __future__ import annotations
@@ -23,38 +23,30 @@ from eval.measures.intervals import (
     confusion,
     percentile_interval,
     proportion,
+    top_k,
 )
 from skingpt4.taxonomy.free_text import OUTCOMES
 
 NO_ANSWER = "no answer"  # the class of a text that commits to none
 
 
-def top_k(lines: Sequence[Line], k: int) -> Interval:
-    """Share of cases whose class is among the k with the highest score; equal scores stand in the line's order."""
-    found = 0
-    for line in lines:
-        scores: dict[str, float] = line["class_scores"]
-        found += line["class"] in sorted(scores, key=lambda name: -scores[name])[:k]
-    return proportion(found, len(lines))
-
-
 def _class_counts(truth: Sequence[str], predicted: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """The classes that have cases, and per case and class whether it is found, named, there: (n, classes, 3)."""
+    """The classes that have cases, and per case and class whether it is hit, named, present: (n, classes, 3)."""
     classes = sorted(set(truth))
-    there = np.asarray(truth)[:, None] == np.asarray(classes)
+    present = np.asarray(truth)[:, None] == np.asarray(classes)
     named = np.asarray(predicted)[:, None] == np.asarray(classes)
-    return classes, np.stack([there & named, named, there], axis=-1).astype(np.float64)
+    return classes, np.stack([present & named, named, present], axis=-1).astype(np.float64)
 
 
 def _macro(counts: np.ndarray, weight_named: int, seed: int, resamples: int) -> np.ndarray:
-    """Mean over classes of found / there (weight 0) or of F1 (weight 1), in each resample: (resamples,)."""
+    """Mean over classes of hit / present (weight 0) or of F1 (weight 1), in each resample: (resamples,)."""
     drawn = case_draws(len(counts), resamples, seed) @ counts.reshape(len(counts), -1)
-    found, named, there = np.moveaxis(drawn.reshape(resamples, -1, 3), -1, 0)
+    hit, named, present = np.moveaxis(drawn.reshape(resamples, -1, 3), -1, 0)
     with np.errstate(invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        shares = (1 + weight_named) * found / (there + weight_named * named)
+        shares = (1 + weight_named) * hit / (present + weight_named * named)
         # A class of which a resample drew no case takes no part in it.
-        return np.nanmean(np.where(there > 0, shares, np.nan), axis=1)
+        return np.nanmean(np.where(present > 0, shares, np.nan), axis=1)
 
 
 def balanced_accuracy(
@@ -69,7 +61,7 @@ def balanced_accuracy(
 def macro_f1(
     truth: Sequence[str], predicted: Sequence[str], seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval:
-    """Mean F1 of the classes that have cases; a class that is named and never there lowers no mean of its own."""
+    """Mean F1 of the classes that have cases; a class that is named but never present has no F1 of its own."""
     classes, counts = _class_counts(truth, predicted)
     value = f1_score(truth, predicted, labels=classes, average="macro", zero_division=0)
     return percentile_interval(value, _macro(counts, 1, seed, resamples), len(truth))
@@ -78,16 +70,16 @@ def macro_f1(
 def per_class(truth: Sequence[str], predicted: Sequence[str]) -> dict[str, dict[str, Figure | None]]:
     """Recall (of the cases that have the class) and precision (of the answers that name it), Wilson intervals.
 
-    Classes that are neither there nor named are left out; a share of nothing is None.
+    Classes that are neither present nor named are left out; a share of nothing is None.
     """
-    there, named = Counter(truth), Counter(predicted)
-    found = Counter(t for t, p in zip(truth, predicted, strict=True) if t == p)
+    present, named = Counter(truth), Counter(predicted)
+    hit = Counter(t for t, p in zip(truth, predicted, strict=True) if t == p)
     return {
         name: {
-            "recall": proportion(found[name], there[name]).to_dict() if there[name] else None,
-            "precision": proportion(found[name], named[name]).to_dict() if named[name] else None,
+            "recall": proportion(hit[name], present[name]).to_dict() if present[name] else None,
+            "precision": proportion(hit[name], named[name]).to_dict() if named[name] else None,
         }
-        for name in sorted({*there, *named} - {NO_ANSWER})
+        for name in sorted({*present, *named} - {NO_ANSWER})
     }
 
 
@@ -104,14 +96,14 @@ def by_likelihood(lines: Sequence[Line]) -> dict[str, Any]:
     """
     truth, predicted = [line["class"] for line in lines], [best_class(line) for line in lines]
     scored = list(lines[0]["class_scores"])
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         f"top{k}": top_k(lines, k).to_dict() for k in (1, 3, 5) if k == 1 or k < len(scored)
     }
-    found["balanced_accuracy"] = balanced_accuracy(truth, predicted).to_dict()
-    found["macro_f1"] = macro_f1(truth, predicted).to_dict()
-    found["per_class"] = per_class(truth, predicted)
-    found["confusion"] = _table(truth, predicted, scored)
-    return found
+    figures["balanced_accuracy"] = balanced_accuracy(truth, predicted).to_dict()
+    figures["macro_f1"] = macro_f1(truth, predicted).to_dict()
+    figures["per_class"] = per_class(truth, predicted)
+    figures["confusion"] = _table(truth, predicted, scored)
+    return figures
 
 
 def by_text(lines: Sequence[Line]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from eval.measures.intervals import (
     Line,
     concept_counts,
     concept_sets,
+    f1_of_counts,
     mcnemar,
     paired_difference,
     paired_f1_difference,
@@ -28,10 +29,10 @@ def shared_lines(first: Sequence[Line], second: Sequence[Line]) -> tuple[list[Li
         ValueError: there is none.
     """
     by_id = {line["case_id"]: line for line in second}
-    kept = [line for line in first if line["case_id"] in by_id]
-    if not kept:
+    shared = [line for line in first if line["case_id"] in by_id]
+    if not shared:
         raise ValueError("the two arms share no case")
-    return kept, [by_id[line["case_id"]] for line in kept]
+    return shared, [by_id[line["case_id"]] for line in shared]
 
 
 def f1_exchange_p(
@@ -47,15 +48,10 @@ def f1_exchange_p(
     """
     a, b = (concept_counts(truth, named).astype(np.float64) for named in (first, second))
 
-    def f1(sums: np.ndarray) -> np.ndarray:
-        found, added, missed = np.moveaxis(sums, -1, 0)
-        whole = 2 * found + added + missed
-        return np.divide(2 * found, whole, out=np.zeros_like(whole), where=whole > 0)
-
     swap = (np.random.default_rng(seed).random((resamples, len(a))) < 0.5).astype(np.float64)
     change = swap @ (b - a)
-    drawn = np.abs(f1(a.sum(0) + change) - f1(b.sum(0) - change))
-    true = abs(float(f1(a.sum(0)) - f1(b.sum(0))))
+    drawn = np.abs(f1_of_counts(a.sum(0) + change) - f1_of_counts(b.sum(0) - change))
+    true = abs(float(f1_of_counts(a.sum(0)) - f1_of_counts(b.sum(0))))
     return float((1 + (drawn >= true - 1e-12).sum()) / (1 + resamples))
 
 
@@ -82,16 +78,16 @@ def compare_pair(first: Sequence[Line], second: Sequence[Line]) -> dict[str, Any
     """
     a, b = shared_lines(first, second)
     text = [np.array([int(line["text_class"] == line["class"]) for line in lines]) for lines in (a, b)]
-    found = {"top1": _shares(top1_right(a), top1_right(b)), "top1_text": _shares(*text)}
+    figures = {"top1": _shares(top1_right(a), top1_right(b)), "top1_text": _shares(*text)}
     truth, named = concept_sets(a)
     if truth:
         other = concept_sets(b)[1]
-        found["concept_micro_f1"] = {
+        figures["concept_micro_f1"] = {
             **paired_f1_difference(truth, named, other).to_dict(),
             "p": f1_exchange_p(truth, named, other),
             "test": f"approximate randomisation, {RESAMPLES} exchanges",
         }
-    return found
+    return figures
 
 
 def correct(pairs: dict[str, dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""How well the 48 concepts are found: by name in the answer, and by the likelihood of each concept's sentence.
+"""How well the 48 concepts are recognised: by name in the answer, and by the likelihood of each concept's sentence.
 
 Cases whose concepts are unknown (null) take no part. Concepts that no case has are left out of the table and of macro
 means, and are listed; where an answer names one, it counts as wrong in the micro measures.
@@ -58,10 +58,10 @@ def _in_parts(draws: np.ndarray, items: int, measure: Callable[[np.ndarray], np.
 
 
 def _f1(drawn: np.ndarray) -> np.ndarray:
-    """F1 from sums of (found, added, missed) in the last axis; NaN where a concept is not there."""
-    found, added, missed = np.moveaxis(drawn, -1, 0)
+    """F1 from sums of (tp, fp, fn) in the last axis; NaN where a concept is not present."""
+    hit, added, missed = np.moveaxis(drawn, -1, 0)
     with np.errstate(invalid="ignore"):
-        return np.where(found + missed > 0, 2 * found / (2 * found + added + missed), np.nan)
+        return np.where(hit + missed > 0, 2 * hit / (2 * hit + added + missed), np.nan)
 
 
 def _nanmean(values: np.ndarray) -> np.ndarray:
@@ -77,16 +77,16 @@ def named_concepts(lines: Sequence[Line], seed: int = 0, resamples: int = RESAMP
         {} where no case has known concepts, else `micro` and `macro` (`precision`, `recall`, `f1`), `per_concept`
         (concept: `num_positive`, `num_named`, and the three figures) in the order of frequency, and `never_positive`.
         Precision of a concept that is never named is None. Per concept precision and recall have Wilson intervals,
-        all else draws whole cases; macro precision is over the concepts that are named.
+        all else draws cases; macro precision is over the concepts that are named.
     """
     truth, named = concept_sets(lines)
     if not truth:
         return {}
     rows = [row for row in per_concept(truth, named) if row.support]
     names = [row.concept for row in rows]
-    there = np.array([[name in case for name in names] for case in truth], dtype=np.float64)
-    said = np.array([[name in case for name in names] for case in named], dtype=np.float64)
-    counts = np.stack([there * said, said * (1 - there), there * (1 - said)], axis=-1)
+    present = np.array([[name in case for name in names] for case in truth], dtype=np.float64)
+    mentioned = np.array([[name in case for name in names] for case in named], dtype=np.float64)
+    counts = np.stack([present * mentioned, mentioned * (1 - present), present * (1 - mentioned)], axis=-1)
     counts = counts.reshape(len(truth), len(names), 3)
     drawn = case_draws(len(truth), resamples, seed) @ counts.reshape(len(truth), -1)
     drawn = drawn.reshape(resamples, len(names), 3)
@@ -138,32 +138,32 @@ def scored_concepts(lines: Sequence[Line], seed: int = 0, resamples: int = RESAM
         return {}
     names = list(known[0]["concept_scores"])
     scores = np.array([[line["concept_scores"][name] for name in names] for line in known], dtype=np.float64)
-    there = np.array([[name in line["concepts"] for name in names] for line in known], dtype=np.float64)
+    present = np.array([[name in line["concepts"] for name in names] for line in known], dtype=np.float64)
     draws = case_draws(len(known), resamples, seed)
-    usable = [i for i in range(len(names)) if 0 < there[:, i].sum() < len(known)]
+    usable = [i for i in range(len(names)) if 0 < present[:, i].sum() < len(known)]
     table, values, resampled = {}, [], []
     for i in usable:
-        column, label = scores[:, i], there[:, i]
+        column, label = scores[:, i], present[:, i]
         drawn = _in_parts(draws, len(known), lambda w, c=column, t=label: weighted_auroc(c, t, w))  # type: ignore[misc]
         values.append(float(roc_auc_score(label, column)))
         resampled.append(drawn)
         figure = percentile_interval(values[-1], drawn, len(known)).to_dict()
         table[names[i]] = {**figure, "num_positive": int(label.sum())}
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "num_cases": len(known),
         "per_concept": table,
         "left_out": [name for i, name in enumerate(names) if i not in usable],
     }
     if usable:
         macro = _nanmean(np.stack(resampled, axis=1))
-        found["macro"] = percentile_interval(float(np.mean(values)), macro, len(known)).to_dict()
-        flat, labels = scores.ravel(), there.ravel()
+        figures["macro"] = percentile_interval(float(np.mean(values)), macro, len(known)).to_dict()
+        flat, labels = scores.ravel(), present.ravel()
         micro = _in_parts(
             draws, flat.size, lambda w: weighted_auroc(flat, labels, np.repeat(w, len(names), axis=1))
         )
         value = float(roc_auc_score(labels, flat))
-        found["micro"] = percentile_interval(value, micro, len(known)).to_dict()
-    return found
+        figures["micro"] = percentile_interval(value, micro, len(known)).to_dict()
+    return figures
 
 
 def hallucinations(lines: Sequence[Line]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Does a model say the same of a picture when it is asked again, or when the picture is changed a little?
+"""Does a model give the same answer when it is asked again, or when the picture is changed a little?
 
 Repeats at a stated temperature are compared by the class that each answer commits to ("no answer" is a class of
 its own) and by the concepts that it names. Mean pairwise agreement is the share of equal pairs among a case's
@@ -32,10 +32,10 @@ from skingpt4.taxonomy.taxonomy import CLASSES
 
 # What a class is read from: the trained question about the diagnosis, and the first answer of the conversation.
 SOURCES = ("diagnosis probe", "turn 1")
-Said = dict[tuple[str, int, str | None], Any]  # (case, repeat, change) -> what is read of it
+Readings = dict[tuple[str, int, str | None], Any]  # (case, repeat, change) -> what is read of it
 
 
-def read_classes(arm: ArmAnswers, source: str) -> Said:
+def read_classes(arm: ArmAnswers, source: str) -> Readings:
     """The class that each answer commits to, None where it commits to none.
 
     Args:
@@ -43,7 +43,7 @@ def read_classes(arm: ArmAnswers, source: str) -> Said:
         source: one of SOURCES; the probe's class stands in its line, that of turn 1 is read here in the same way.
     """
     if source == "diagnosis probe":
-        return _said(
+        return _read(
             arm,
             lambda a: a.key.kind == "probe" and "text_class" in a.fields,
             lambda a: a.fields["text_class"],
@@ -57,22 +57,22 @@ def read_classes(arm: ArmAnswers, source: str) -> Said:
             read[answer.text] = read_class(answer.text, form, scored)["text_class"]
         return read[answer.text]
 
-    return _said(arm, lambda a: a.key.kind == "turn" and a.key.number == 1, class_of)
+    return _read(arm, lambda a: a.key.kind == "turn" and a.key.number == 1, class_of)
 
 
-def read_concepts(arm: ArmAnswers) -> Said:
+def read_concepts(arm: ArmAnswers) -> Readings:
     """The set of concepts that each answer to the question about them names."""
-    return _said(
+    return _read(
         arm, lambda a: "predicted_concepts" in a.fields, lambda a: frozenset(a.fields["predicted_concepts"])
     )
 
 
-def read_scored(arm: ArmAnswers) -> Said:
+def read_scored(arm: ArmAnswers) -> Readings:
     """The class with the highest likelihood."""
-    return _said(arm, lambda a: a.key.kind == "scores", lambda a: best_class(a.fields))
+    return _read(arm, lambda a: a.key.kind == "scores", lambda a: best_class(a.fields))
 
 
-def _said(arm: ArmAnswers, which: Callable[[Answer], bool], what: Callable[[Answer], Any]) -> Said:
+def _read(arm: ArmAnswers, which: Callable[[Answer], bool], what: Callable[[Answer], Any]) -> Readings:
     return {
         (key.case_id, key.repeat, key.perturbation): what(answer)
         for key, answer in arm.lines.items()
@@ -80,11 +80,11 @@ def _said(arm: ArmAnswers, which: Callable[[Answer], bool], what: Callable[[Answ
     }
 
 
-def repeats_table(said: Said, repeats: int) -> tuple[list[str], list[list[Any]]]:
+def repeats_table(readings: Readings, repeats: int) -> tuple[list[str], list[list[Any]]]:
     """(cases, their answers (cases, repeats)), of the cases that have all repeats on the unchanged picture."""
-    cases = [case for case, repeat, change in said if repeat == 0 and change is None]
-    whole = [case for case in cases if all((case, r, None) in said for r in range(repeats))]
-    return whole, [[said[case, r, None] for r in range(repeats)] for case in whole]
+    cases = [case for case, repeat, change in readings if repeat == 0 and change is None]
+    complete = [case for case in cases if all((case, r, None) in readings for r in range(repeats))]
+    return complete, [[readings[case, r, None] for r in range(repeats)] for case in complete]
 
 
 def fleiss_interval(
@@ -105,12 +105,12 @@ def fleiss_interval(
 
 
 def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
-    """Shared of all; 1 where both are empty, for then both say the same."""
+    """Shared concepts of all; 1 where both are empty, because then both say the same."""
     return len(first & second) / len(first | second) if first | second else 1.0
 
 
 def repeat_consistency(arm: ArmAnswers) -> dict[str, Any] | None:
-    """How far the repeats of each case agree; None where there is but one.
+    """How far the repeats of each case agree; None where there is only one.
 
     Returns:
         `repeats`, `temperature`, `trivial` (True at temperature 0, where `identical_texts` alone is given, as a
@@ -123,23 +123,23 @@ def repeat_consistency(arm: ArmAnswers) -> dict[str, Any] | None:
     repeats, temperature = len(numbers), arm.meta.get("decoding", {}).get("temperature")
     if repeats < 2:
         return None
-    found: dict[str, Any] = {"repeats": repeats, "temperature": temperature, "trivial": temperature == 0}
-    texts = _said(arm, lambda a: a.key.kind == "turn" and a.key.number == 1, lambda a: a.text)
-    texts = texts or _said(arm, lambda a: a.key.kind == "probe", lambda a: a.text)
+    figures: dict[str, Any] = {"repeats": repeats, "temperature": temperature, "trivial": temperature == 0}
+    texts = _read(arm, lambda a: a.key.kind == "turn" and a.key.number == 1, lambda a: a.text)
+    texts = texts or _read(arm, lambda a: a.key.kind == "probe", lambda a: a.text)
     _, rows = repeats_table(texts, repeats)
     if rows:
-        found["identical_texts"] = proportion(sum(len(set(row)) == 1 for row in rows), len(rows)).to_dict()
-    if found["trivial"]:
-        found["reason"] = (
+        figures["identical_texts"] = proportion(sum(len(set(row)) == 1 for row in rows), len(rows)).to_dict()
+    if figures["trivial"]:
+        figures["reason"] = (
             "greedy decoding draws nothing, so repeats are the same by construction: not a result"
         )
-        return found
+        return figures
     for source in SOURCES:
         cases, rows = repeats_table(read_classes(arm, source), repeats)
         if not rows:
             continue
         table = np.array([[name or "" for name in row] for row in rows])
-        found[source] = {
+        figures[source] = {
             "pairwise": ratio_interval(pairwise_agreement(rows)).to_dict(),
             "modal": ratio_interval(modal_agreement(rows)).to_dict(),
             "fleiss_kappa": fleiss_interval(rows).to_dict(),
@@ -151,8 +151,8 @@ def repeat_consistency(arm: ArmAnswers) -> dict[str, Any] | None:
     _, rows = repeats_table(read_concepts(arm), repeats)
     if rows:
         means = [float(np.mean([jaccard(a, b) for a, b in combinations(row, 2)])) for row in rows]
-        found["concepts_jaccard"] = ratio_interval(means).to_dict()
-    return found
+        figures["concepts_jaccard"] = ratio_interval(means).to_dict()
+    return figures
 
 
 def perturbation_consistency(run: Run, arm: ArmAnswers) -> dict[str, Any]:
@@ -165,15 +165,15 @@ def perturbation_consistency(run: Run, arm: ArmAnswers) -> dict[str, Any]:
         repeats: it is the ceiling.
     """
     changes = dict.fromkeys(key.perturbation for key in arm.lines if key.perturbation is not None)
-    read: dict[str, Said] = {"class_scored": read_scored(arm)}
+    read: dict[str, Readings] = {"class_scored": read_scored(arm)}
     read |= {source: read_classes(arm, source) for source in SOURCES}
     concepts = read_concepts(arm)
-    found: dict[str, Any] = {}
+    by_change: dict[str, Any] = {}
     for change in changes:
         kind, _, strength = change.partition(":")
         entry: dict[str, Any] = {"kind": kind, "strength": float(strength)}
-        for name, said in read.items():
-            both = _pairs(said, change)
+        for name, readings in read.items():
+            both = _pairs(readings, change)
             if both:
                 entry[name] = proportion(sum(a == b for _, a, b in both), len(both)).to_dict()
         both = _pairs(concepts, change)
@@ -187,24 +187,24 @@ def perturbation_consistency(run: Run, arm: ArmAnswers) -> dict[str, Any]:
             )
             entry["top1"] = proportion(int(after.sum()), len(after)).to_dict()
             entry["top1_change"] = paired_difference(after, before).to_dict()
-        found[change] = entry
-    return found
+        by_change[change] = entry
+    return by_change
 
 
-def _pairs(said: Said, change: str) -> list[tuple[str, Any, Any]]:
+def _pairs(readings: Readings, change: str) -> list[tuple[str, Any, Any]]:
     """(case, on the picture as it is, on the changed one) of the cases with both."""
     return [
-        (case, said[case, repeat, None], value)
-        for (case, repeat, name), value in said.items()
-        if name == change and repeat == 0 and (case, 0, None) in said
+        (case, readings[case, repeat, None], value)
+        for (case, repeat, name), value in readings.items()
+        if name == change and repeat == 0 and (case, 0, None) in readings
     ]
 
 
 def consistency(run: Run) -> dict[str, Any]:
     """For each arm `repeats` (or None) and `perturbations` (or {}); arms with neither are left out."""
-    found = {}
+    by_arm = {}
     for name, arm in run.arms.items():
         entry = {"repeats": repeat_consistency(arm), "perturbations": perturbation_consistency(run, arm)}
         if any(entry.values()):
-            found[name] = entry
-    return found
+            by_arm[name] = entry
+    return by_arm

@@ -1,6 +1,6 @@
 """Measures by class and by skin type, how far the groups lie apart, and whether chance alone does that.
 
-A measure is a share of sums over cases: right answers of all, or concept F1 (2 found of 2 found + added + missed). So
+A measure is a ratio of sums over cases: right answers of all, or concept F1 (2 tp of 2 tp + fp + fn). So
 one bootstrap and one permutation test serve all.
 """
 
@@ -50,7 +50,7 @@ def measures(lines: Sequence[Line]) -> dict[str, tuple[list[Line], Measured]]:
     """What is compared between groups: `top1`, `top1_text`, and `concept_micro_f1` of cases with known concepts."""
     ones = np.ones(len(lines))
     text = np.array([line["text_class"] == line["class"] for line in lines], dtype=np.float64)
-    found = {
+    compared = {
         "top1": (list(lines), Measured(top1_right(lines).astype(np.float64), ones, True)),
         "top1_text": (list(lines), Measured(text, ones, True)),
     }
@@ -60,8 +60,8 @@ def measures(lines: Sequence[Line]) -> dict[str, tuple[list[Line], Measured]]:
             [set(line["concepts"]) for line in known], [set(line["predicted_concepts"]) for line in known]
         )
         top = 2.0 * counts[:, 0]
-        found["concept_micro_f1"] = (known, Measured(top, top + counts[:, 1] + counts[:, 2], False))
-    return found
+        compared["concept_micro_f1"] = (known, Measured(top, top + counts[:, 1] + counts[:, 2], False))
+    return compared
 
 
 def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
@@ -82,19 +82,19 @@ def permutation_p(
     top, bottom = measured.top[cases], measured.bottom[cases]
     overall = _ratio(top.sum(), bottom.sum())
 
-    def apart(order: np.ndarray) -> np.ndarray:
+    def separation(order: np.ndarray) -> np.ndarray:
         values = _ratio(
             np.add.reduceat(top[order], starts, axis=-1), np.add.reduceat(bottom[order], starts, axis=-1)
         )
         return (sizes * (values - overall) ** 2).sum(axis=-1)
 
     rng = np.random.default_rng(seed)
-    true, as_far = apart(np.arange(len(cases))[None])[0], 0
+    true, as_far = separation(np.arange(len(cases))[None])[0], 0
     step = max(1, 1_000_000 // len(cases))
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
         orders = rng.permuted(np.tile(np.arange(len(cases)), (rows, 1)), axis=1)
-        as_far += int((apart(orders) >= true - 1e-9).sum())
+        as_far += int((separation(orders) >= true - 1e-9).sum())
     return (1 + as_far) / (1 + resamples)
 
 
@@ -118,22 +118,22 @@ def _compared(measured: Measured, labels: Sequence[str], order: Sequence[str]) -
     names += [UNKNOWN] if UNKNOWN in labels else []
     places = {name: np.flatnonzero(np.asarray(labels) == name) for name in names}
     values = {name: measured.interval(which) for name, which in places.items()}
-    found: dict[str, Any] = {"groups": {name: value.to_dict() for name, value in values.items()}}
+    figures: dict[str, Any] = {"groups": {name: value.to_dict() for name, value in values.items()}}
     counted = [name for name in names if name != UNKNOWN and len(places[name]) >= MIN_CASES]
     counted = [name for name in counted if measured.bottom[places[name]].sum() > 0]
-    found["in_test"] = counted
+    figures["in_test"] = counted
     if len(counted) < 2:
-        return {**found, "gap": None, "p": None}
+        return {**figures, "gap": None, "p": None}
     ranked = sorted(counted, key=lambda name: values[name].value)
     gap = difference(measured, places[ranked[-1]], places[ranked[0]])
-    found["gap"] = {"highest": ranked[-1], "lowest": ranked[0], **gap.to_dict()}
-    found["p"] = permutation_p(measured, [places[name] for name in counted])
+    figures["gap"] = {"highest": ranked[-1], "lowest": ranked[0], **gap.to_dict()}
+    figures["p"] = permutation_p(measured, [places[name] for name in counted])
     if LIGHT in counted and DARK in counted:
-        found["dark_minus_light"] = {
+        figures["dark_minus_light"] = {
             **difference(measured, places[DARK], places[LIGHT]).to_dict(),
             "p": permutation_p(measured, [places[DARK], places[LIGHT]]),
         }
-    return found
+    return figures
 
 
 def _skin_type(line: Line) -> str:
@@ -156,14 +156,14 @@ def by_groups(lines: Sequence[Line]) -> dict[str, Any]:
         "fitzpatrick": _skin_type,
         "fitzpatrick_pairs": lambda line: PAIRS.get(_skin_type(line), UNKNOWN),
     }
-    found: dict[str, Any] = {}
+    by_grouping: dict[str, Any] = {}
     for grouping, label in groupings.items():
         every = [label(line) for line in lines]
         if set(every) == {UNKNOWN}:
             continue
         order = sorted(set(every) - {UNKNOWN})
-        found[grouping] = {
+        by_grouping[grouping] = {
             name: _compared(measured, [label(line) for line in some], order)
             for name, (some, measured) in measures(lines).items()
         }
-    return found
+    return by_grouping

@@ -6,7 +6,7 @@ together, and two arms are compared on the same drawn cases.
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -35,7 +35,7 @@ class Interval:
         return {"value": value, "low": low, "high": high, "n": self.n}
 
     @classmethod
-    def from_dict(cls, data: dict[str, Any]) -> "Interval":
+    def from_dict(cls, data: Mapping[str, Any]) -> "Interval":
         """Reads back what `to_dict` wrote; further keys are left aside."""
         return cls(data["value"], data["low"], data["high"], data["n"])
 
@@ -72,7 +72,7 @@ def proportion(successes: int, n: int) -> Interval:
 def case_draws(num_cases: int, resamples: int = RESAMPLES, seed: int = 0) -> np.ndarray:
     """How often each case is drawn in each resample: (resamples, num_cases), every row sums to num_cases.
 
-    Whole numbers as fp64, for which matrix products are fast; kept, so not to be written to.
+    Integers as fp64, for which matrix products are fast. The array is cached and therefore read-only.
 
     Raises:
         ValueError: no case.
@@ -94,20 +94,20 @@ def percentile_interval(value: float, resampled: np.ndarray, n: int) -> Interval
 
 def ratio_interval(
     part: Sequence[float] | np.ndarray,
-    whole: Sequence[float] | np.ndarray | None = None,
+    total: Sequence[float] | np.ndarray | None = None,
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """Sum of `part` over sum of `whole`, with a percentile bootstrap over cases; NaN where `whole` is 0.
+    """Sum of `part` over sum of `total`, with a percentile bootstrap over cases; NaN where `total` is 0.
 
     Args:
         part: (num_cases,) one number a case.
-        whole: (num_cases,) likewise; None is 1 for each case, so that the result is the mean of `part`.
+        total: (num_cases,) likewise; None is 1 for each case, so that the result is the mean of `part`.
         seed: of the draws.
         resamples: number of draws.
     """
     top = np.asarray(part, dtype=np.float64)
-    bottom = np.ones(len(top)) if whole is None else np.asarray(whole, dtype=np.float64)
+    bottom = np.ones(len(top)) if total is None else np.asarray(total, dtype=np.float64)
     draws = case_draws(len(top), resamples, seed)
     with np.errstate(invalid="ignore", divide="ignore"):
         value, drawn = top.sum() / bottom.sum(), (draws @ top) / (draws @ bottom)
@@ -115,7 +115,7 @@ def ratio_interval(
 
 
 def concept_counts(truth: Sequence[set[str]], predicted: Sequence[set[str]]) -> np.ndarray:
-    """Concepts found, added and missed in each case: (num_cases, 3) true positives, false pos., false neg.
+    """True positives, false positives and false negatives of each case: (num_cases, 3).
 
     Raises:
         ValueError: when the two lists differ in length.
@@ -126,10 +126,10 @@ def concept_counts(truth: Sequence[set[str]], predicted: Sequence[set[str]]) -> 
     return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
-def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+def _share(part: np.ndarray, total: np.ndarray) -> np.ndarray:
     # Nothing to find and nothing named is 0/0; it counts as 0, so that silence is never rewarded.
-    part, whole = np.asarray(part, dtype=float), np.asarray(whole, dtype=float)
-    return np.divide(part, whole, out=np.zeros_like(whole), where=whole > 0)
+    part, total = np.asarray(part, dtype=float), np.asarray(total, dtype=float)
+    return np.divide(part, total, out=np.zeros_like(total), where=total > 0)
 
 
 def _precision(counts: np.ndarray) -> np.ndarray:
@@ -140,7 +140,8 @@ def _recall(counts: np.ndarray) -> np.ndarray:
     return _share(counts[..., 0], counts[..., 0] + counts[..., 2])
 
 
-def _f1(counts: np.ndarray) -> np.ndarray:
+def f1_of_counts(counts: np.ndarray) -> np.ndarray:
+    """F1 of counts (..., 3) of true positives, false positives and false negatives; 0 where all are 0."""
     return _share(2 * counts[..., 0], 2 * counts[..., 0] + counts[..., 1] + counts[..., 2])
 
 
@@ -159,27 +160,27 @@ def _micro(
 def micro_f1(
     truth: Sequence[set[str]], predicted: Sequence[set[str]], seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval:
-    """F1 over all (case, concept) pairs, with a percentile bootstrap over whole cases."""
-    return _micro(_f1, truth, predicted, seed, resamples)
+    """F1 over all (case, concept) pairs, with a percentile bootstrap over cases."""
+    return _micro(f1_of_counts, truth, predicted, seed, resamples)
 
 
 def micro_precision(
     truth: Sequence[set[str]], predicted: Sequence[set[str]], seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval:
-    """Share of the named concepts that are there, with a percentile bootstrap over whole cases."""
+    """Share of the named concepts that are present, with a percentile bootstrap over cases."""
     return _micro(_precision, truth, predicted, seed, resamples)
 
 
 def micro_recall(
     truth: Sequence[set[str]], predicted: Sequence[set[str]], seed: int = 0, resamples: int = RESAMPLES
 ) -> Interval:
-    """Share of the concepts there that are named, with a percentile bootstrap over whole cases."""
+    """Share of the present concepts that are named, with a percentile bootstrap over cases."""
     return _micro(_recall, truth, predicted, seed, resamples)
 
 
 @dataclass(frozen=True)
 class ConceptRow:
-    """How one concept fared: in how many cases it is there, how many name it, and the three shares."""
+    """One concept: how many cases have it, how many answers name it, and the three shares."""
 
     concept: str
     support: int
@@ -190,16 +191,16 @@ class ConceptRow:
 
 
 def per_concept(truth: Sequence[set[str]], predicted: Sequence[set[str]]) -> list[ConceptRow]:
-    """One row for each concept that is there or named at least once, most frequent first."""
+    """One row for each concept that is present or named at least once, most frequent first."""
     concept_counts(truth, predicted)  # refuses lists of different length
-    there = Counter(concept for case in truth for concept in case)
+    present = Counter(concept for case in truth for concept in case)
     named = Counter(concept for case in predicted for concept in case)
-    found = Counter(c for t, p in zip(truth, predicted, strict=True) for c in t & p)
+    hit = Counter(c for t, p in zip(truth, predicted, strict=True) for c in t & p)
     rows = []
-    for concept in sorted(set(there) | set(named), key=lambda name: (-there[name], name)):
-        hits, support, number = found[concept], there[concept], named[concept]
+    for concept in sorted(set(present) | set(named), key=lambda name: (-present[name], name)):
+        hits, support, number = hit[concept], present[concept], named[concept]
         counts = np.array([hits, number - hits, support - hits])
-        shares = (float(_precision(counts)), float(_recall(counts)), float(_f1(counts)))
+        shares = (float(_precision(counts)), float(_recall(counts)), float(f1_of_counts(counts)))
         rows.append(ConceptRow(concept, support, number, *shares))
     return rows
 
@@ -259,8 +260,10 @@ def paired_f1_difference(
     """Micro F1 of a minus micro F1 of b on the same cases, both computed on the same drawn cases."""
     counts_a, counts_b = concept_counts(truth, predicted_a), concept_counts(truth, predicted_b)
     draws = case_draws(len(counts_a), resamples, seed)
-    value = float(_f1(counts_a.sum(axis=0)) - _f1(counts_b.sum(axis=0)))
-    return percentile_interval(value, _f1(draws @ counts_a) - _f1(draws @ counts_b), len(counts_a))
+    value = float(f1_of_counts(counts_a.sum(axis=0)) - f1_of_counts(counts_b.sum(axis=0)))
+    return percentile_interval(
+        value, f1_of_counts(draws @ counts_a) - f1_of_counts(draws @ counts_b), len(counts_a)
+    )
 
 
 def confusion(truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> np.ndarray:
@@ -287,10 +290,14 @@ def best_class(line: Line) -> str:
     return max(scores, key=lambda name: scores[name])
 
 
-def _among_best(line: Line, k: int) -> bool:
-    # A sort that keeps the order of equals, so that k = 1 agrees with best_class.
-    scores: dict[str, float] = line["class_scores"]
-    return line["class"] in sorted(scores, key=lambda name: -scores[name])[:k]
+def top_k(lines: Sequence[Line], k: int) -> Interval:
+    """Share of cases whose class is among the k with the highest score; equal scores rank in the line's order."""
+    num_right = 0
+    for line in lines:
+        scores: dict[str, float] = line["class_scores"]
+        # A sort that keeps the order of equals, so that k = 1 agrees with best_class.
+        num_right += line["class"] in sorted(scores, key=lambda name: -scores[name])[:k]
+    return proportion(num_right, len(lines))
 
 
 def top1_right(lines: Iterable[Line]) -> np.ndarray:
@@ -309,12 +316,11 @@ def arm_summary(lines: Sequence[Line]) -> dict[str, Figure]:
 
     `concept_micro_f1` is over the cases whose concepts are known and missing where there is none.
     """
-    n = len(lines)
     summary = {
-        "top1": proportion(int(top1_right(lines).sum()), n),
-        "top3": proportion(sum(_among_best(line, 3) for line in lines), n),
+        "top1": top_k(lines, 1),
+        "top3": top_k(lines, 3),
         # An answer that commits to no class has text_class None and counts as wrong.
-        "top1_text": proportion(sum(line["text_class"] == line["class"] for line in lines), n),
+        "top1_text": proportion(sum(line["text_class"] == line["class"] for line in lines), len(lines)),
     }
     truth, named = concept_sets(lines)
     if truth:

@@ -18,7 +18,7 @@ class PowerError(UserError):
 
 
 def _first(enough: Callable[[int], bool], what: str) -> int:
-    """The smallest n for which a condition holds; found by doubling, then halving."""
+    """The smallest n for which a condition holds; searched by doubling, then halving."""
     high = 1
     while not enough(high):
         high *= 2
@@ -42,7 +42,7 @@ def cases_for_width(share: float, width: float) -> int:
 
     Args:
         share: expected, 0 to 1.
-        width: of the whole interval, 0 to 1.
+        width: of the complete interval, 0 to 1.
 
     Raises:
         PowerError: a number lies outside its range, or too many cases are needed.
@@ -81,7 +81,7 @@ def mcnemar_power(better: float, worse: float, n: int, alpha: float = 0.05) -> f
 
 
 def cases_for_difference(better: float, worse: float, power: float = 0.8, alpha: float = 0.05) -> int:
-    """Cases for the exact McNemar test to see the difference with the wanted power; see `mcnemar_power`.
+    """Cases for the exact McNemar test to see the difference with this power; see `mcnemar_power`.
 
     The exact test's power is not quite monotone in n, so a few cases more may do a little worse.
 

@@ -1,4 +1,4 @@
-"""What can be said of answers as texts, whatever is true in them: length, repetition, and answers all alike."""
+"""Statistics of answers as texts, whether true or not: length, repetition, and answers that are all alike."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def words(text: str) -> list[str]:
 
 def distinct(text: str, n: int) -> float | None:
     """Share of a text's n-grams of words that differ from each other; None where it has none (Li et al. 2016)."""
-    said = words(text)
-    grams = list(zip(*(said[i:] for i in range(n)), strict=False))
+    tokens = words(text)
+    grams = list(zip(*(tokens[i:] for i in range(n)), strict=False))
     return len(set(grams)) / len(grams) if grams else None
 
 
 def repeats_a_sentence(text: str) -> bool:
     """Does one sentence (of any words, punctuation and case aside) stand in it twice?"""
-    said = [tuple(words(text[start:end])) for start, end in sentences(text)]
-    counts = Counter(each for each in said if each)
+    each_sentence = [tuple(words(text[start:end])) for start, end in sentences(text)]
+    counts = Counter(each for each in each_sentence if each)
     return bool(counts) and max(counts.values()) > 1
 
 
@@ -57,7 +57,7 @@ def _about(answers: Sequence[Answer], limit: int | None) -> dict[str, Any]:
     tokens = [answer.fields["num_tokens"] for answer in answers if "num_tokens" in answer.fields]
     seconds = [answer.fields["seconds"] for answer in answers if "seconds" in answer.fields]
     counts = Counter(texts)
-    found: dict[str, Any] = {
+    figures: dict[str, Any] = {
         "words": ratio_interval([len(words(text)) for text in texts]).to_dict(),
         "empty": proportion(sum(not text.strip() for text in texts), len(texts)).to_dict(),
         "repeats_a_sentence": proportion(sum(map(repeats_a_sentence, texts)), len(texts)).to_dict(),
@@ -67,14 +67,14 @@ def _about(answers: Sequence[Answer], limit: int | None) -> dict[str, Any]:
     for n in (1, 2):
         shares = [share for share in (distinct(text, n) for text in texts) if share is not None]
         if shares:
-            found[f"distinct_{n}"] = ratio_interval(shares).to_dict()
+            figures[f"distinct_{n}"] = ratio_interval(shares).to_dict()
     if tokens:
-        found["tokens"] = ratio_interval(tokens).to_dict()
+        figures["tokens"] = ratio_interval(tokens).to_dict()
         if limit:
-            found["cut_by_limit"] = proportion(sum(t >= limit for t in tokens), len(tokens)).to_dict()
+            figures["cut_by_limit"] = proportion(sum(t >= limit for t in tokens), len(tokens)).to_dict()
     if seconds:
-        found["seconds"] = median(seconds).to_dict()
-    return found
+        figures["seconds"] = median(seconds).to_dict()
+    return figures
 
 
 def text_statistics(arm: ArmAnswers) -> dict[str, Any]:
@@ -94,8 +94,10 @@ def text_statistics(arm: ArmAnswers) -> dict[str, Any]:
             asked.setdefault((kind, answer.key.number), []).append(answer)
     return {
         f"{kind} {number}": {
-            "question": said[0].fields.get("prompt" if kind == "turn" else "question"),
-            **_about(said, limit),
+            "question": answers[0].fields.get("prompt" if kind == "turn" else "question"),
+            **_about(answers, limit),
         }
-        for (kind, number), said in sorted(asked.items(), key=lambda item: (item[0][0] != "turn", item[0][1]))
+        for (kind, number), answers in sorted(
+            asked.items(), key=lambda item: (item[0][0] != "turn", item[0][1])
+        )
     }

@@ -55,7 +55,7 @@ def facts(run: Run, results: dict[str, Any], num_losses: int) -> dict[str, bool]
     def all_say(key: str, among: list[dict[str, Any]] = metas) -> bool:
         return bool(among) and all(meta.get(key) not in (None, "", [], {}) for meta in among)
 
-    found = {
+    known = {
         "sources": all(case.get("source") for case in cases),
         "num_cases": bool(cases),
         "classes": all(case.get("class") for case in cases),
@@ -82,7 +82,7 @@ def facts(run: Run, results: dict[str, Any], num_losses: int) -> dict[str, bool]
     }
     same = ("cases_sha256", "language_model", "encoder", "prompts", "template", "decoding", "hardware",
             "git_revision", "taxonomy")  # fmt: skip
-    return {**found, **{key: all_say(key) for key in same}}
+    return {**known, **{key: all_say(key) for key in same}}
 
 
 def fill(guideline: dict[str, Any], known: dict[str, bool]) -> list[Topic]:

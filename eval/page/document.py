@@ -25,6 +25,7 @@ from eval.page.parts import (
     Figure,
     Pair,
     Part,
+    Row,
     Section,
     Table,
     Text,
@@ -68,18 +69,18 @@ TITLES = {
 }
 
 METHOD = """
-Every case is asked two questions, each in a fresh conversation: one for the concepts, one for the
-diagnosis. Right class (top-1) does not read the text: every class is scored by the log-probability that
-the model gives to an answer naming it, and the best-scored class must be the true one; for top 3 the true
-one must be among the best three. Right class in the text reads the class off the written answer with the
-project's list of disease names and phrases: the disease must be asserted, not ruled out or only weighed; an
-answer that asserts none, or diseases of several classes, counts as wrong. Concepts are measured on the cases
-whose concepts are known. Concept micro F1 pools all (case, concept) pairs: twice the
-concepts rightly named, divided by those named plus those annotated, 0 where there are neither. Shares
-have Wilson 95 % intervals. F1 and all differences have percentile bootstrap intervals over whole cases;
-in a difference both arms are computed on the same drawn cases. McNemar's exact test looks at the cases
-that only one arm got right. The intervals speak of the sampling of cases, not of training again with
-another seed; where no case differs a bootstrap interval has no width.
+Every case is asked two questions, each in a new conversation: one about the concepts, one about the
+diagnosis. Class top-1 does not read the text: every class is scored by the log-probability of an answer
+that names it, and the best-scored class must be the true one; for top 3 the true class must be among the
+best three. Class in text reads the class from the written answer with the project's list of disease names
+and phrases. The disease must be asserted, not ruled out or only considered; an answer that asserts none, or
+diseases of several classes, counts as wrong. Concepts are measured on the cases whose concepts are known.
+Concept micro F1 pools all (case, concept) pairs: twice the number of concepts rightly named, divided by
+those named plus those annotated, and 0 where there are neither. Shares have Wilson 95 % intervals. F1 and
+all differences have percentile bootstrap intervals that draw cases; a difference computes both arms on the
+same drawn cases. McNemar's exact test uses the cases that only one arm got right. The intervals describe
+the sampling of cases, not training again with another seed; where no case differs, a bootstrap interval
+has no width.
 """
 
 
@@ -111,7 +112,7 @@ def document(report: Report) -> Document:
     known = facts(report.answers, report.results, len(report.losses))
     consistency = report.results.get("consistency") or {}
     in_order = {arm: consistency[arm] for arm in report.arms if arm in consistency}
-    parts = {
+    parts: dict[str, list[Part]] = {
         "arms": _arms(report),
         "comparisons": _comparisons(report),
         "ratings": ratings_parts(rated, report.printed),
@@ -158,7 +159,7 @@ def _measure(figure: dict[str, Any] | None, n: int) -> Cell:
 
 def _arms(report: Report) -> list[Part]:
     arms = report.results["arms"]
-    rows = []
+    rows: list[Row] = []
     for name, summary in arms.items():
         n = summary["top1"]["n"]
         note = ARM_NOTES.get(name)
@@ -183,7 +184,9 @@ def _text_outcomes(report: Report) -> list[Part]:
     if not by_arm:
         return []
     names = [name for name in TEXT_OUTCOMES if any(name in counts for counts in by_arm.values())]
-    rows = [[plain(arm), *(str(counts.get(name, 0)) for name in names)] for arm, counts in by_arm.items()]
+    rows: list[Row] = [
+        [plain(arm), *(str(counts.get(name, 0)) for name in names)] for arm, counts in by_arm.items()
+    ]
     head = ["arm", *(TEXT_OUTCOMES[name] for name in names)]
     table = Table("Answers by what their text says", head, rows)
     return [Details("What the written answers commit to", [table])]
@@ -260,7 +263,7 @@ def _concepts(report: Report) -> list[Part]:
     if not concepts:
         return [Text("No concept is annotated or named in these cases.")]
     caption = f"{plain(arm)}: F1 of each concept; in brackets the cases that have it. Few cases say little."
-    rows = [
+    rows: list[Row] = [
         [
             row.concept,
             str(row.support),
@@ -283,7 +286,7 @@ def _groups(report: Report) -> list[Part]:
     groups: list[list[Part]] = []
     for shares, name, what in ((types, "fitzpatrick", "Fitzpatrick skin type"), (classes, "class", "class")):
         caption = f"{plain(arm)}: top-1 by {what}; at the right, right answers of all."
-        rows = [[key, share_cell(share.to_dict()), str(share.n)] for key, share in shares.items()]
+        rows: list[Row] = [[key, share_cell(share.to_dict()), str(share.n)] for key, share in shares.items()]
         table = Table(f"Top-1 by {what}", [what, "top-1", "n"], rows)
         figure = Figure(figures.groups_figure(shares, name), caption)
         groups.append([figure, Details(f"Numbers by {what}", [table])])

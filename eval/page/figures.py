@@ -222,7 +222,7 @@ def reliability_figure(bins: Sequence[dict[str, Any]]) -> Drawing:
 
 
 def coverage_figure(curve: dict[str, Sequence[float]]) -> Drawing:
-    """Risk (share wrong) against coverage (share kept)."""
+    """Risk (share wrong) against coverage (share answered)."""
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes(4.4, 4.6)
         coverage, risk = ([100 * x for x in curve[key]] for key in ("coverage", "risk"))

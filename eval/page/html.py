@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
 import jinja2
 
-from eval.page.parts import Cell, Document, Part
+from eval.page.parts import Cell, Document
 
 TEMPLATE, STYLE_SHEET = "report.html.j2", "report.css"
 
@@ -35,8 +34,3 @@ def page(document: Document) -> str:
     """The complete page."""
     style = Path(__file__).with_name(STYLE_SHEET).read_text(encoding="utf-8")
     return _template().render(document=document, style=style)
-
-
-def fragment(parts: Sequence[Part]) -> str:
-    """These parts alone, without a page around them."""
-    return str(_template().make_module({"document": None, "style": ""}).parts(parts))

@@ -16,6 +16,7 @@ from eval.page.parts import (
     Heading,
     Pair,
     Part,
+    Row,
     Table,
     Text,
     number_cell,
@@ -76,7 +77,7 @@ def at(data: Any, *keys: str) -> Any:
 
 def measures_parts(arms: dict[str, dict[str, Any]]) -> list[Part]:
     """Every further measure that the results hold, by arm; reliability and selective risk of the first arm."""
-    rows: list[list[Cell | str]] = []
+    rows: list[Row] = []
     for places, cell in ((SHARES, share_cell), (COEFFICIENTS, number_cell)):
         for place, words in places.items():
             figures = [at(arm, *place) for arm in arms.values()]
@@ -120,9 +121,9 @@ def _gaps(arms: dict[str, dict[str, Any]]) -> list[Part]:
     return [Heading("Gaps between groups"), tables[0], Text(GAPS, "soft"), *others]
 
 
-def _gap_rows(arm: dict[str, Any]) -> list[list[Cell | str]]:
+def _gap_rows(arm: dict[str, Any]) -> list[Row]:
     """One row for each grouping and measure of an arm."""
-    rows: list[list[Cell | str]] = []
+    rows: list[Row] = []
     for grouping, measures in (at(arm, "groups") or {}).items():
         for measure, compared in measures.items() if isinstance(measures, dict) else ():
             gap = at(compared, "gap")
@@ -173,7 +174,7 @@ def _repeats(arm: str, entry: dict[str, Any] | None) -> list[Part]:
         )
         return [Text(text)]
     parts: list[Part] = [Heading(plain(arm))]
-    rows = []
+    rows: list[Row] = []
     for source, words in SOURCES.items():
         if source not in entry:
             continue
@@ -206,7 +207,7 @@ def _changes(results: dict[str, Any]) -> list[Part]:
     ]
     tables = []
     for arm, entry in results.items():
-        rows = []
+        rows: list[Row] = []
         for change, data in (entry.get("perturbations") or {}).items():
             figures = (data.get(key) for key in ("class_scored", "diagnosis probe", "turn 1", "top1"))
             cells = [share_cell(figure) if figure else NOTHING for figure in figures]

@@ -51,6 +51,9 @@ class Cell:
     section: str = ""
 
 
+Row = Sequence[Cell | str]
+
+
 @dataclass(frozen=True)
 class Table:
     """A table whose first column heads its rows.
@@ -60,7 +63,7 @@ class Table:
 
     caption: str
     head: Sequence[str]
-    rows: Sequence[Sequence[Cell | str]]
+    rows: Sequence[Row]
     cells: Literal["number", "words", "code"] = "number"
 
 

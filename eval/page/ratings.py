@@ -7,11 +7,11 @@ from typing import Any
 from eval.page.figures_ratings import scale_figure
 from eval.page.parts import (
     NOTHING,
-    Cell,
     Details,
     Figure,
     Heading,
     Part,
+    Row,
     Table,
     Text,
     number_cell,
@@ -91,7 +91,9 @@ def ratings_parts(rated: dict[str, Any], printed: dict[str, Any]) -> list[Part]:
             f"{plain(arm)}: the five-point scale by item, n ratings each. Dot and line: agree or strongly "
             "agree with its 95 % interval (cases drawn with all their ratings). Diamonds: published."
         )
-        rows = [[ITEMS[item], *_item_cells(summary, shares[item])] for item, summary in items.items()]
+        rows: list[Row] = [
+            [ITEMS[item], *_item_cells(summary, shares[item])] for item, summary in items.items()
+        ]
         parts += [
             Heading(plain(arm)),
             Figure(scale_figure(by_words, points, f"scale-{arm}"), caption),
@@ -103,7 +105,7 @@ def ratings_parts(rated: dict[str, Any], printed: dict[str, Any]) -> list[Part]:
     return [*parts, *_hallucinations(rated), *_differences(rated)]
 
 
-def _item_cells(summary: dict[str, Any], shares: dict[str, float]) -> list[Cell | str]:
+def _item_cells(summary: dict[str, Any], shares: dict[str, float]) -> Row:
     over_raters = summary["agree_over_raters"]
     return [
         share_cell(summary["agree"]),
@@ -121,7 +123,9 @@ def _hallucinations(rated: dict[str, Any]) -> list[Part]:
     if not rated["hallucination"]:
         return []
     caption = "Answers that raters flagged for something that is not in the picture"
-    rows = [[plain(arm), share_cell(share), str(share["n"])] for arm, share in rated["hallucination"].items()]
+    rows: list[Row] = [
+        [plain(arm), share_cell(share), str(share["n"])] for arm, share in rated["hallucination"].items()
+    ]
     return [Table(caption, ["arm", "flagged", "n"], rows)]
 
 
@@ -130,7 +134,7 @@ def _differences(rated: dict[str, Any]) -> list[Part]:
     tables = []
     for name, items in rated["pairs"].items():
         first, _, second = name.partition("_minus_")
-        rows = [
+        rows: list[Row] = [
             [
                 ITEMS[item],
                 points_cell(pair["agree"]),
@@ -156,7 +160,7 @@ def agreement_parts(rated: dict[str, Any]) -> list[Part]:
         if not names:
             parts.append(Text(f"{plain(arm)}: no two raters rated the same case."))
             continue
-        rows = []
+        rows: list[Row] = []
         for item, summary in items.items():
             cells = [number_cell(summary["agreement"].get(name), "not defined") for name in names]
             rows.append([ITEMS[item], *cells, str(summary["num_cases"])])

@@ -124,15 +124,15 @@ def audit(printed: dict[str, Any], ratings: Sequence[Rating] = ()) -> dict[str, 
 def show(result: dict[str, Any]) -> str:
     """The audit for people."""
     lines = []
-    for version, found in result["questionnaire"].items():
-        best = found["best_denominator"]
+    for version, edition in result["questionnaire"].items():
+        best = edition["best_denominator"]
         lines += [
             "",
             f"Questionnaire, {version}: {STATED_CASES} cases are stated. {best} forms can produce "
-            f"{found['explains']} of the {found['of']} printed percentages.",
+            f"{edition['explains']} of the {edition['of']} printed percentages.",
             f"{'item':26}{'printed':>8}  {f'of {STATED_CASES}?':8}{f'of {best}':>8}  {'95 % interval':16}own ratings",
         ]
-        for row in found["rows"]:
+        for row in edition["rows"]:
             interval, own = row["interval_of_best"], row["own"]
             lines.append(
                 f"{row['item']:26}{row['percent']:>8.2f}  "

@@ -33,7 +33,7 @@ class ReviewError(UserError):
 
 @dataclass(frozen=True)
 class View:
-    """What is shown at place `k` (from 0) of `n`. `conversation` is empty until the own diagnosis is kept."""
+    """What is shown at place `k` (from 0) of `n`. `conversation` is empty until the own diagnosis is saved."""
 
     k: int
     n: int
@@ -69,16 +69,16 @@ def name_pattern(arms: Sequence[str], models: Sequence[str]) -> re.Pattern[str]:
 def select(
     run: Run, folder: Path, arms: Sequence[str] | None = None, num_cases: int | None = None
 ) -> Material:
-    """What of a run is shown: whole conversations alone, without the names of arms and models.
+    """What of a run is shown: only complete conversations, without the names of arms and models.
 
     Args:
         run: from `eval.asking.answers.read_run`.
         folder: what the pictures' paths are relative to (the folder of the list of cases).
         arms: only these.
-        num_cases: only so many, evenly spaced over the list: the same ones for every rater.
+        num_cases: only this many, evenly spaced over the list: the same ones for every rater.
 
     Raises:
-        ReviewError: an unknown arm, no whole conversation, or pictures that are not there.
+        ReviewError: an unknown arm, no complete conversation, or missing pictures.
     """
     chosen = tuple(dict.fromkeys(arms or run.arms))
     unknown = [arm for arm in chosen if arm not in run.arms]
@@ -87,8 +87,8 @@ def select(
     if num_cases is not None and num_cases < 1:
         raise ReviewError("--num-cases must be 1 or more")
     names = tuple(run.cases)
-    wanted = min(num_cases or len(names), len(names))
-    cases = tuple(names[place * len(names) // wanted] for place in range(wanted))
+    num_shown = min(num_cases or len(names), len(names))
+    cases = tuple(names[place * len(names) // num_shown] for place in range(num_shown))
     pattern = name_pattern(
         tuple(run.arms), [str(arm.meta.get("language_model", "")) for arm in run.arms.values()]
     )
@@ -96,19 +96,19 @@ def select(
     for arm in chosen:
         turns: dict[str, dict[int, tuple[str, str]]] = {}
         for answer in run.arms[arm].of("turn"):
-            said = (str(answer.fields["prompt"]), pattern.sub(NEUTRAL, answer.text))
-            turns.setdefault(answer.key.case_id, {})[answer.key.number] = said
-        whole = len(run.arms[arm].meta.get("prompts") or ()) or max(map(len, turns.values()), default=1)
+            turn = (str(answer.fields["prompt"]), pattern.sub(NEUTRAL, answer.text))
+            turns.setdefault(answer.key.case_id, {})[answer.key.number] = turn
+        num_prompts = len(run.arms[arm].meta.get("prompts") or ()) or max(map(len, turns.values()), default=1)
         for case in cases:
-            if len(turns.get(case, ())) >= whole:
-                conversations[arm, case] = tuple(said for _, said in sorted(turns[case].items()))
+            if len(turns.get(case, ())) >= num_prompts:
+                conversations[arm, case] = tuple(turn for _, turn in sorted(turns[case].items()))
     if not conversations:
-        raise ReviewError(f"{run.folder}: holds no whole conversation yet; finish eval.run first")
+        raise ReviewError(f"{run.folder}: holds no complete conversation yet; finish eval.run first")
     pictures = {case: tuple(folder / name for name in run.cases[case]["images"]) for case in cases}
-    gone = [path for paths in pictures.values() for path in paths if not exists(path)]
-    if gone:
+    missing = [path for paths in pictures.values() for path in paths if not exists(path)]
+    if missing:
         raise ReviewError(
-            f"{gone[0]}: no such picture ({len(gone)} missing); --cases names the list of cases beside its "
+            f"{missing[0]}: no such picture ({len(missing)} missing); --cases names the list of cases beside its "
             "pictures"
         )
     histories = {case: str(run.cases[case].get("history") or "") for case in cases}
@@ -128,7 +128,7 @@ class Desk:
         return [sheet for sheet in sheets if sheet[1:] in material.conversations]
 
     def open(self, rater: str, k: int | None = None) -> View:
-        """The sheet at place k, or the rater's first without a whole form."""
+        """The sheet at place k, or the rater's first without a complete form."""
         sheets, rated = self._sheets(rater), self.store.rated(rater)
         done = [sheet[1:] in rated for sheet in sheets]
         current = done.index(False) if False in done else len(sheets)
@@ -152,7 +152,7 @@ class Desk:
         )
 
     def diagnose(self, rater: str, k: int, text: str, seconds: float) -> View:
-        """Keep the rater's own diagnosis, then show the text. What is kept once is not changed by a second page.
+        """Save the rater's own diagnosis, then show the text. A second page does not change what is saved.
 
         Raises:
             ReviewError: it is empty.
@@ -170,10 +170,10 @@ class Desk:
         return view
 
     def rate(self, rater: str, k: int, values: Mapping[str, str], seconds: float) -> View:
-        """Keep a whole form, then show the first sheet that has none.
+        """Save a complete form, then show the first sheet without one.
 
         Raises:
-            ReviewError: an answer is missing, or the own diagnosis is; nothing is kept.
+            ReviewError: an answer is missing, or the own diagnosis is; nothing is saved.
             RatingsError: an answer that is not on its scale.
         """
         if self.open(rater, k).stage != RATE:
@@ -183,8 +183,8 @@ class Desk:
             numbers = [str([*ITEMS, FLAG].index(item) + 1) for item in missing]
             raise ReviewError(f"Still to be answered: {', '.join(numbers)}.")
         _, arm, case_id = self._sheets(rater)[k]
-        kept = {item: str(values[item]) for item in (*ITEMS, FLAG)}
-        self.store.save(rater, arm, case_id, kept | {"comment": str(values.get("comment") or "")}, seconds)
+        form = {item: str(values[item]) for item in (*ITEMS, FLAG)}
+        self.store.save(rater, arm, case_id, form | {"comment": str(values.get("comment") or "")}, seconds)
         return self.open(rater)
 
     def back(self, rater: str, k: int) -> View:

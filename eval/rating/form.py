@@ -21,7 +21,7 @@ from skingpt4.server.gradio_app import escape, note
 from skingpt4.support.errors import UserError
 
 TITLE = "Review of answers"
-DISCLAIMER = "Research software, not a medical device. The answers shown here are no diagnosis."
+DISCLAIMER = "Research software, not a medical device. The answers shown here are not a diagnosis."
 FLAG_TEXT = "Does the text state something that is not in the picture or is made up (a hallucination)?"
 SHOWN_SIDE = 1600  # pixels; a larger picture is shown as a copy of this size
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
@@ -78,7 +78,7 @@ def sheet(view: View, serial: str) -> str:
     )
     words = "".join(f"<span>{number} {SCALE[number]}</span>" for number in sorted(SCALE))
     scale = [(str(number), str(number), str(number), SCALE[number]) for number in sorted(SCALE)]
-    items = [_group(n, item, said, scale, view) for n, (item, said) in enumerate(ITEMS.items(), 1)]
+    items = [_group(n, item, statement, scale, view) for n, (item, statement) in enumerate(ITEMS.items(), 1)]
     yes_no = [("y", "1", "Yes", "yes"), ("n", "0", "No", "no")]
     items.append(_group(len(ITEMS) + 1, FLAG, FLAG_TEXT, yes_no, view))
     return (
@@ -93,7 +93,9 @@ def sheet(view: View, serial: str) -> str:
     )
 
 
-def _group(number: int, item: str, said: str, choices: list[tuple[str, str, str, str]], view: View) -> str:
+def _group(
+    number: int, item: str, statement: str, choices: list[tuple[str, str, str, str]], view: View
+) -> str:
     """One line of the questionnaire; choices are (key, value, label, spoken label)."""
     labels = "".join(
         f'<label title="{spoken}"><input type="radio" name="{item}" value="{value}" data-key="{key}" '
@@ -103,7 +105,7 @@ def _group(number: int, item: str, said: str, choices: list[tuple[str, str, str,
     )
     return (
         f'<div class="item" role="radiogroup" aria-labelledby="item-{item}">'
-        f'<p id="item-{item}">{number}. {escape(said)}</p>{labels}</div>'
+        f'<p id="item-{item}">{number}. {escape(statement)}</p>{labels}</div>'
     )
 
 
@@ -114,7 +116,7 @@ class Page:
         """Serve this desk to all raters."""
         self.desk = desk
 
-    def show(self, view: View, rater: str, said: str = "") -> list[Any]:
+    def show(self, view: View, rater: str, message: str = "") -> list[Any]:
         """Values of all components for a view."""
         since = time.monotonic()
         serial = f"{view.k}-{view.stage}-{since:.6f}"
@@ -131,13 +133,13 @@ class Page:
             gr.Button("Show the answers" if asking else "Save and go on", visible=view.stage != DONE),
             gr.Button(visible=view.k > 0),
             sheet(view, serial),
-            note(said),
+            note(message),
         ]
 
-    def _try(self, rater: str, act: Callable[[], View], said: str = "") -> list[Any]:
+    def _try(self, rater: str, act: Callable[[], View], message: str = "") -> list[Any]:
         """The next view, or only a note of why there is none; what the rater has entered stays."""
         try:
-            return self.show(act(), rater, said)
+            return self.show(act(), rater, message)
         except UserError as error:
             why = str(error)
         except Exception as error:
@@ -151,7 +153,7 @@ class Page:
         return self._try(rater, lambda: self.desk.open(rater))
 
     def go_on(self, now: tuple | None, own: str, collected: str, request: gr.Request) -> list[Any]:
-        """Keep the own diagnosis, or the form."""
+        """Save the own diagnosis, or the form."""
         rater = str(request.username)
 
         def act() -> View:

@@ -76,7 +76,7 @@ def check(rating: Rating, where: str) -> Rating:
         return rating
     else:
         raise RatingsError(
-            f"{where}: {rating.item!r} is no item; there are {', '.join([*ITEMS, FLAG, *TEXTS])}"
+            f"{where}: {rating.item!r} is not an item; there are {', '.join([*ITEMS, FLAG, *TEXTS])}"
         )
     if rating.value not in allowed:
         raise RatingsError(
@@ -86,7 +86,7 @@ def check(rating: Rating, where: str) -> Rating:
 
 
 def read_csv(path: str | Path) -> list[Rating]:
-    """Ratings of a long CSV; columns may stand in any order, further ones are left aside.
+    """Ratings of a long CSV; columns may stand in any order, others are ignored.
 
     Raises:
         RatingsError: missing file, missing column, a wrong line, or an answer given twice.
@@ -100,7 +100,7 @@ def read_csv(path: str | Path) -> list[Rating]:
                 raise RatingsError(
                     f"{path}: has no column {', '.join(missing)}; it needs {', '.join(needed)}"
                 )
-            found = [
+            ratings = [
                 check(
                     Rating(**{name: (row.get(name) or "").strip() for name in COLUMNS}),
                     f"{path}, line {reader.line_num}",
@@ -110,16 +110,16 @@ def read_csv(path: str | Path) -> list[Rating]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RatingsError(f"{path}: cannot be read ({error})") from None
     seen: set[tuple[str, ...]] = set()
-    for rating in found:
+    for rating in ratings:
         key = (rating.arm, rating.case_id, rating.rater, rating.item)
         if key in seen:
             raise RatingsError(
                 f"{path}: {rating.rater} answers {rating.item} twice for case {rating.case_id}"
             )
         seen.add(key)
-    if not found:
+    if not ratings:
         raise RatingsError(f"{path}: holds no ratings")
-    return found
+    return ratings
 
 
 def write_csv(ratings: Iterable[Rating], path: str | Path) -> None:

@@ -1,8 +1,8 @@
 """The ratings of a run in one SQLite file: raters, the order of their sheets, and every answer they ever gave.
 
-A sheet is one case under one arm. An answer is never changed: a newer one stands behind it and counts, so that the
-file is its own history. One form is one transaction, on disk before it is acknowledged (WAL, synchronous FULL);
-several raters and processes may write at once.
+A sheet is one case under one arm. An answer is never changed: a newer one is appended and counts, so the file is its
+own history. One form is one transaction, on disk before it is acknowledged (WAL, synchronous FULL). Several raters
+and processes may write at once.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ PRAGMA user_version = {VERSION};
 
 
 class StoreError(UserError):
-    """Ratings that cannot be read or kept; the message says why and what to do."""
+    """Ratings that cannot be read or saved; the message says why and what to do."""
 
 
 class Sheet(NamedTuple):
@@ -63,13 +63,13 @@ def _scrypt(password: str, salt: bytes) -> bytes:
 
 
 def clean(text: str) -> str:
-    """Free text as it is kept: no outer spaces, nothing that a UTF-8 CSV cannot carry."""
+    """Free text as it is saved: no outer spaces, nothing that a UTF-8 CSV cannot hold."""
     text = text.encode("utf-8", "ignore").decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc").strip()
 
 
 class Store:
-    """The file of one run; every method opens it anew, so it may be used from any thread."""
+    """The file of one run; every method opens it again, so it may be used from any thread."""
 
     def __init__(self, run_dir: Path | str) -> None:
         """Open the file, or make it.
@@ -97,9 +97,9 @@ class Store:
                         f"{self.path}: was not made by this version of eval.review; move it away"
                     )
                 connection.execute("COMMIT")
-                found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-                if found != "ok":
-                    raise sqlite3.DatabaseError(found)
+                state = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+                if state != "ok":
+                    raise sqlite3.DatabaseError(state)
             finally:
                 connection.close()
 
@@ -151,7 +151,7 @@ class Store:
     # Raters
 
     def add_rater(self, name: str, password: str, replace: bool = False) -> None:
-        """Add a rater, or (`replace`) give one a new password; it is kept as salted scrypt only.
+        """Add a rater, or (`replace`) give one a new password; only its salted scrypt hash is stored.
 
         Raises:
             StoreError: a name or password that does not do, a rater who is there already, or is not.
@@ -162,7 +162,7 @@ class Store:
             raise StoreError(f"the password of {name} needs at least {MIN_PASSWORD} characters")
         if (name in self.raters()) != replace:
             known = (
-                "is there already; --new-password changes the password" if not replace else "is not there yet"
+                "exists already; --new-password changes the password" if not replace else "does not exist yet"
             )
             raise StoreError(f"{self.path}: rater {name} {known}")
         salt = secrets.token_bytes(16)
@@ -178,9 +178,9 @@ class Store:
 
     def login(self, name: str, password: str) -> bool:
         """Whether the password is the rater's; an unknown name takes as long as a wrong password."""
-        found = self._rows("SELECT salt, hash FROM rater WHERE name = ?", name)
-        salt, kept = found[0] if found else (b"\0" * 16, b"")
-        return hmac.compare_digest(_scrypt(password, salt), kept)
+        rows = self._rows("SELECT salt, hash FROM rater WHERE name = ?", name)
+        salt, stored = rows[0] if rows else (b"\0" * 16, b"")
+        return hmac.compare_digest(_scrypt(password, salt), stored)
 
     # Sheets
 
@@ -190,23 +190,23 @@ class Store:
         Each round shows every case once, under an arm drawn for it, in a new order: so the arms are mixed, and a
         case comes back only in the next round. What a run gains later is put behind.
         """
-        wanted = {(arm, case) for arm in arms for case in cases}
+        needed = {(arm, case) for arm in arms for case in cases}
         query = "SELECT place, arm, case_id FROM sheet WHERE rater = ? ORDER BY place"
         rows = self._rows(query, rater)
-        if not wanted <= {row[1:] for row in rows}:
+        if not needed <= {row[1:] for row in rows}:
             with self._transaction() as connection:
                 there = connection.execute(query, (rater,)).fetchall()
                 first = there[-1][0] + 1 if there else 0
-                new = draw(rater, wanted - {row[1:] for row in there})
+                new = draw(rater, needed - {row[1:] for row in there})
                 connection.executemany(
                     "INSERT INTO sheet VALUES (?, ?, ?, ?)",
                     [(rater, place, *pair) for place, pair in enumerate(new, first)],
                 )
             rows = self._rows(query, rater)
-        return [Sheet(*row) for row in rows if row[1:] in wanted]
+        return [Sheet(*row) for row in rows if row[1:] in needed]
 
     def rated(self, rater: str) -> set[tuple[str, str]]:
-        """(arm, case_id) of the rater's whole forms: all seven items and the flag."""
+        """(arm, case_id) of the rater's complete forms: all seven items and the flag."""
         needed = (*ITEMS, FLAG)
         marks = ", ".join("?" * len(needed))
         rows = self._rows(
@@ -228,7 +228,7 @@ class Store:
         )
 
     def own_diagnosis(self, rater: str, case_id: str) -> str | None:
-        """What the rater said before the first text about the case was shown, under whichever arm that was."""
+        """What the rater wrote before the first text about the case was shown, under whichever arm that was."""
         rows = self._rows(
             "SELECT value FROM newest WHERE rater = ? AND case_id = ? AND item = 'own_diagnosis' ORDER BY id",
             rater, case_id,
@@ -240,10 +240,10 @@ class Store:
     def save(
         self, rater: str, arm: str, case_id: str, values: Mapping[str, str], seconds: float
     ) -> list[Rating]:
-        """Keep a form (or the own diagnosis) in one transaction; on disk when this returns.
+        """Save a form (or the own diagnosis) in one transaction; it is on disk when this returns.
 
         Raises:
-            RatingsError: a value that does not fit its item; nothing is kept.
+            RatingsError: a value that does not fit its item; nothing is saved.
             StoreError: the file cannot be written.
         """
         time = now()
@@ -267,13 +267,13 @@ class Store:
         return [Rating(*row) for row in rows]
 
     def add(self, rows: Sequence[Rating], overwrite: bool = False) -> int:
-        """Take ratings over from elsewhere, all or none; those that are there already are passed over.
+        """Import ratings, all or none; those that exist already are skipped.
 
         Returns:
             How many are new.
 
         Raises:
-            StoreError: an answer is there with another value, and `overwrite` is not set.
+            StoreError: an answer exists with another value, and `overwrite` is not set.
         """
         with self._transaction() as connection:
             there = {
@@ -285,8 +285,8 @@ class Store:
             if changed and not overwrite:
                 one = changed[0]
                 raise StoreError(
-                    f"{self.path}: {len(changed)} of the imported answers are there with another value, first: "
-                    f"{one.rater}, case {one.case_id}, {one.item}; nothing was taken over (--overwrite does it)"
+                    f"{self.path}: {len(changed)} of the imported answers exist with another value, first: "
+                    f"{one.rater}, case {one.case_id}, {one.item}; nothing was imported (--overwrite replaces them)"
                 )
             _insert(connection, new, "import")
         return len(new)

@@ -1,7 +1,7 @@
 """What dermatologists' ratings say: shares that agree, raters' agreement, and arms against each other.
 
 Pure functions from ratings to plain data; every figure as {"value", "low", "high", "n"}. A case is drawn with all its
-ratings, for the ratings of one case are no independent ones.
+ratings, because the ratings of one case are not independent.
 """
 
 from __future__ import annotations
@@ -12,12 +12,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pingouin
 from statsmodels.formula.api import mixedlm
 from statsmodels.stats.multitest import multipletests
 
-from eval.measures.agreement import gwet_ac2, krippendorff_ordinal, statistic_interval, weighted_kappa
-from eval.measures.intervals import Interval
+from eval.measures.agreement import (
+    gwet_ac2,
+    icc_interval,
+    krippendorff_ordinal,
+    statistic_interval,
+    weighted_kappa,
+)
+from eval.measures.intervals import Figure, Interval
 from eval.rating.ratings import AGREE, FLAG, ITEMS, SCALE, Rating
 
 RESAMPLES, COEFFICIENT_RESAMPLES = 2000, 200
@@ -48,11 +53,11 @@ def agrees(table: np.ndarray) -> np.ndarray:
 
 
 def mean_of(table: np.ndarray, draw_raters: bool, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """Mean of what is there of (cases, raters), with a 95 % percentile bootstrap.
+    """Mean of the known values of (cases, raters), with a 95 % percentile bootstrap.
 
     Args:
         table: values, NaN where there is none.
-        draw_raters: draw raters too, each on its own of the cases (the two-way or pigeonhole bootstrap, Owen 2007,
+        draw_raters: also draw raters, independently of the cases (the two-way or pigeonhole bootstrap, Owen 2007,
             doi 10.1214/07-AOAS122); its intervals are, if anything, too wide.
         seed: of the draws.
         resamples: number of draws.
@@ -75,36 +80,18 @@ def mean_of(table: np.ndarray, draw_raters: bool, seed: int = 0, resamples: int 
     return Interval(float(values.sum() / here.sum()), float(low), float(high), int(here.sum()))
 
 
-def icc_interval(table: np.ndarray) -> Interval:
-    """ICC(2,k), absolute agreement of the raters' mean, with the F-based interval of McGraw and Wong 1996.
-
-    Cases that a rater has left out are left out; NaN with fewer than 5 cases or 2 raters, or without variance.
-    """
-    whole = table[~np.isnan(table).any(axis=1)]
-    nothing = Interval(float("nan"), float("nan"), float("nan"), len(whole))
-    if len(whole) < 5 or whole.shape[1] < 2 or np.ptp(whole) == 0:
-        return nothing
-    frame = pd.DataFrame(whole).reset_index().melt(id_vars="index", var_name="rater", value_name="score")
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # an F of infinity where raters agree wholly
-        found = pingouin.intraclass_corr(frame, targets="index", raters="rater", ratings="score")
-    row = found.set_index("Type").loc["ICC(A,k)"]
-    bounds = row["CI95"] if "CI95" in row else row["CI95%"]
-    return Interval(float(row["ICC"]), float(bounds[0]), float(bounds[1]), len(whole))
-
-
-def coefficients(table: np.ndarray, resamples: int = COEFFICIENT_RESAMPLES) -> dict[str, dict[str, Any]]:
+def coefficients(table: np.ndarray, resamples: int = COEFFICIENT_RESAMPLES) -> dict[str, Figure]:
     """Agreement of the raters on one item; the first three with a bootstrap that draws cases."""
     twice = table[(~np.isnan(table)).sum(axis=1) > 1]
     if len(twice) < 2:
         return {}
-    found = {}
+    figures = {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # draws in which nothing is to disagree about
+        warnings.simplefilter("ignore", RuntimeWarning)  # draws without any disagreement
         for name, statistic in COEFFICIENTS.items():
-            found[name] = _figure(statistic_interval(twice, statistic, resamples=resamples))
-    found[ICC] = _figure(icc_interval(twice))
-    return found
+            figures[name] = statistic_interval(twice, statistic, resamples=resamples).to_dict()
+    figures[ICC] = icc_interval(twice).to_dict()
+    return figures
 
 
 def item_summary(table: np.ndarray, resamples: int = COEFFICIENT_RESAMPLES) -> dict[str, Any]:
@@ -124,9 +111,9 @@ def item_summary(table: np.ndarray, resamples: int = COEFFICIENT_RESAMPLES) -> d
         "counts": {number: int((rated == number).sum()) for number in SCALE},
         "num_cases": len(rated),
         "num_ratings": int((~np.isnan(rated)).sum()),
-        "agree": _figure(mean_of(share, draw_raters=False)),
-        "agree_over_raters": _figure(mean_of(share, draw_raters=True)) if table.shape[1] > 1 else None,
-        "mean": _figure(mean_of(rated, draw_raters=False)),
+        "agree": mean_of(share, draw_raters=False).to_dict(),
+        "agree_over_raters": mean_of(share, draw_raters=True).to_dict() if table.shape[1] > 1 else None,
+        "mean": mean_of(rated, draw_raters=False).to_dict(),
         "agreement": coefficients(rated, resamples) if table.shape[1] > 1 else {},
     }
 
@@ -134,8 +121,8 @@ def item_summary(table: np.ndarray, resamples: int = COEFFICIENT_RESAMPLES) -> d
 def mixed_model(first: np.ndarray, second: np.ndarray) -> dict[str, Any] | None:
     """First minus second arm's mean score: REML with a random effect of the case, raters as fixed (MixedLM).
 
-    Raters are fixed, for the variance among two or three of them cannot be told; the two-way bootstrap speaks of
-    others.
+    Raters are fixed, because the variance among two or three of them cannot be estimated; the two-way bootstrap
+    covers other raters.
 
     Args:
         first: (cases, raters) scores of the first arm, NaN where one is missing.
@@ -153,7 +140,7 @@ def mixed_model(first: np.ndarray, second: np.ndarray) -> dict[str, Any] | None:
         return None
     formula = "score ~ arm + C(rater)" if frame["rater"].nunique() > 1 else "score ~ arm"
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # whether it converged is asked below
+        warnings.simplefilter("ignore")  # whether it converged is checked below
         try:
             fit = mixedlm(formula, frame, groups=frame["index"].to_numpy()).fit(reml=True)
         except (np.linalg.LinAlgError, ValueError):
@@ -162,7 +149,7 @@ def mixed_model(first: np.ndarray, second: np.ndarray) -> dict[str, Any] | None:
     if not fit.converged or not np.isfinite([low, high]).all():
         return None
     interval = Interval(float(fit.params["arm"]), float(low), float(high), len(frame))
-    return {**_figure(interval), "p": float(fit.pvalues["arm"])}
+    return {**interval.to_dict(), "p": float(fit.pvalues["arm"])}
 
 
 def compare(first: np.ndarray, second: np.ndarray) -> dict[str, Any] | None:
@@ -186,15 +173,15 @@ def compare(first: np.ndarray, second: np.ndarray) -> dict[str, Any] | None:
     share = share[both.any(axis=1)]
     raters = first.shape[1] > 1
     return {
-        "agree": _figure(mean_of(share, raters)),
-        "mean": _figure(mean_of(difference, raters)),
+        "agree": mean_of(share, raters).to_dict(),
+        "mean": mean_of(difference, raters).to_dict(),
         "p": sign_flip(np.nansum(difference, axis=1)),
         "mixed_model": mixed_model(first, second),
     }
 
 
 def sign_flip(per_case: np.ndarray, seed: int = 0, resamples: int = 10_000) -> float:
-    """Two-sided p that a sum over cases is 0, by flipping the sign of whole cases (all raters of a case together)."""
+    """Two-sided p that a sum over cases is 0, by flipping signs of cases (all raters of a case together)."""
     rng = np.random.default_rng(seed)
     signs = rng.integers(0, 2, size=(resamples, len(per_case))) * 2 - 1
     return float((np.sum(np.abs(signs @ per_case) >= abs(per_case.sum()) - 1e-9) + 1) / (resamples + 1))
@@ -226,9 +213,9 @@ def summary(
     for other in arms[1:] if arms and arms[0] == first else []:
         for item in ITEMS:
             if (first, item) in tables and (other, item) in tables:
-                found = compare(tables[first, item], tables[other, item])
-                if found:
-                    pairs.setdefault(f"{first}_minus_{other}", {})[item] = found
+                pair_summary = compare(tables[first, item], tables[other, item])
+                if pair_summary:
+                    pairs.setdefault(f"{first}_minus_{other}", {})[item] = pair_summary
     tests = [entry for pair in pairs.values() for entry in pair.values()]
     for entry, p in zip(
         tests, multipletests([t["p"] for t in tests], method="holm")[1] if tests else (), strict=True
@@ -242,11 +229,8 @@ def summary(
         "arms": {
             a: {i: item_summary(tables[a, i], resamples) for i in ITEMS if (a, i) in tables} for a in arms
         },
-        "hallucination": {a: _figure(mean_of(t, False)) for a, t in flagged.items() if not np.isnan(t).all()},
+        "hallucination": {
+            a: mean_of(t, False).to_dict() for a, t in flagged.items() if not np.isnan(t).all()
+        },
         "pairs": pairs,
     }
-
-
-def _figure(interval: Interval) -> dict[str, Any]:
-    found = {"value": interval.value, "low": interval.low, "high": interval.high}
-    return {**{key: None if np.isnan(x) else x for key, x in found.items()}, "n": interval.n}

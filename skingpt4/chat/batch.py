@@ -33,7 +33,7 @@ from skingpt4.records.archives import StoreError, TooLarge, read_bytes
 from skingpt4.records.images import MAX_BYTES, ImageError, open_image
 from skingpt4.records.manifest import read_manifest
 from skingpt4.support.errors import UserError
-from skingpt4.support.files import mend, write_text
+from skingpt4.support.files import drop_truncated_line, write_text
 
 SUFFIXES = frozenset(
     (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm")
@@ -128,7 +128,7 @@ def _finished_names(output: Path) -> set[str]:
     Raises:
         BatchError: a line was not written by this program.
     """
-    mend(output)
+    drop_truncated_line(output)
     names = set()
     with output.open(encoding="utf-8", newline="\n") as file:
         for number, line in enumerate(file, 1):

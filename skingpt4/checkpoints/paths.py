@@ -11,7 +11,7 @@ from skingpt4.weights.fetch.catalogue import fetch_command
 HINTS = {
     "weights/": "see docs/weights.md for its origin, and `skingpt4 weights list` for what can be fetched",
     "runs/phantoms/": "make quickstart (renders the phantoms, trains on them and evaluates), or only render "
-    "them: python -m data.phantoms.splits render",
+    "them: python -m data.phantoms render",
     "runs/data/": "python -m data.prepare, then python -m data.split (data/README.md)",
     ".jsonl": "see data/README.md for how to write a manifest",
 }

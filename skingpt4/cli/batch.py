@@ -19,27 +19,29 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from skingpt4.support.cli import DISCLAIMER
+from skingpt4.support.cli import (
+    DISCLAIMER,
+    add_generation_arguments,
+    add_model_arguments,
+    generation_options,
+    make_parser,
+)
 from skingpt4.support.errors import reported
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        description="Ask about many pictures, each with fresh state; one JSON object a line.",
-        epilog="The same command goes on where a stopped run was. Research software, not a medical device.",
+    result = make_parser(
+        "Ask about many pictures, each with fresh state; one JSON object a line.",
+        "The same command goes on where a stopped run was.",
     )
     add = result.add_argument
     add("--images", required=True, help="a folder, with its subfolders, or a manifest (JSONL)")
     add("--output", required=True, type=Path, help="the file of lines, e.g. answers.jsonl")
-    add("--config", help="a YAML file; its output_dir's newest checkpoint is used")
-    add("--checkpoint", help="a checkpoint or a run's folder")
+    add_model_arguments(result)
     add("--question", action="append",
         help="ask this (default: the first clinical prompt); several are one conversation")  # fmt: skip
-    add("--max-new-tokens", type=int, default=160, help="of an answer (default: %(default)s)")
-    add("--temperature", type=float, default=0.0, help="0 is greedy (default)")
-    add("--beams", type=int, default=1)
-    add("--seed", type=int, default=0)
+    add_generation_arguments(result)
     add("--jobs", type=int, default=8, help="pictures under way at once (default: %(default)s)")
     add("--no-text", action="store_true", help="only classes and concepts, which is faster")
     add("--replace", action="store_true", help="delete earlier lines of the output and start again")
@@ -58,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.jobs < 1:
             raise batch.BatchError("--jobs must be at least 1")
         images = batch.find_images(args.images)
-        generation = Generation(args.max_new_tokens, args.temperature, num_beams=args.beams, seed=args.seed)
+        generation = Generation(**generation_options(args))
         generation.options()
         source = model_source(args.config, args.checkpoint)
         identity = source.identity

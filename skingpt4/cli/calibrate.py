@@ -6,7 +6,6 @@
 A temperature for the 15 classes, one slope and an intercept each for the concepts, and the lowest confidence whose
 answers are right as often as required. Written as calibration.json into the checkpoint. Give held-out validation
 manifests; those of the evaluation are refused, since its figures would be too good.
-Research software, not a medical device.
 """
 
 from __future__ import annotations
@@ -16,14 +15,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 
+from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import reported
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    result = make_parser(str(__doc__))
     add = result.add_argument
     add("--checkpoint", required=True, help="a checkpoint or a run's folder")
     add("--config", help="where the checkpoint does not know its own, or files are elsewhere")

@@ -1,7 +1,4 @@
-"""Write a checkpoint as a Hugging Face repository: skingpt4 share --checkpoint runs/... --out DIR.
-
-Nothing is sent anywhere; the command that would is printed.
-"""
+"""A checkpoint for others: skingpt4 share (a Hugging Face folder) and skingpt4 export (MiniGPT-4's layout)."""
 
 from __future__ import annotations
 
@@ -16,7 +13,7 @@ from skingpt4.support.errors import reported
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = make_parser(
-        "Write a checkpoint as a Hugging Face repository; nothing is sent.",
+        "Write a checkpoint as a Hugging Face repository. Nothing is sent; the command that would is printed.",
         "example: skingpt4 share --checkpoint runs/quickstart/step2 --out runs/shared/phantoms --include qformer",
     )
     result.add_argument("--checkpoint", required=True, help="a checkpoint or a run's folder")
@@ -51,4 +48,27 @@ def main(argv: Sequence[str] | None = None) -> int:
             f"{folder}: read {repository.MODEL_CARD} and complete its Data section before you share it, then"
         )
         print(f"  hf upload YOUR_NAME/{name} {folder}\n{NOT_A_DEVICE}")
+    return status.code
+
+
+def export(argv: Sequence[str] | None = None) -> int:
+    """Write a projection in the layout that the original's own demo reads; returns the exit status."""
+    result = make_parser(
+        "Write a trained projection in the layout that MiniGPT-4's and the published SkinGPT-4's own demo reads.",
+        "example: skingpt4 export --checkpoint runs/paper/vicuna13b/step2 --minigpt4 skingpt4_13b.pth",
+    )
+    result.add_argument("--checkpoint", required=True, help="a checkpoint or a run's folder")
+    result.add_argument("--minigpt4", required=True, metavar="OUT.pth", help="the file to write")
+    result.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    args = result.parse_args(argv)
+    with reported() as status:
+        from skingpt4.checkpoints import checkpoint, minigpt4
+
+        tensors, card = checkpoint.load(args.checkpoint)
+        out = minigpt4.export(args.minigpt4, tensors, card, args.overwrite)
+        width, query_width = minigpt4.shape_of(out)
+        print(
+            f"{out}: llama_proj [{width}, {query_width}] in fp32; it belongs to the language model, encoder and "
+            f"template of the checkpoint, which this layout does not record. {NOT_A_DEVICE}"
+        )
     return status.code

@@ -17,11 +17,11 @@ from skingpt4.taxonomy.free_text import OUTCOMES, Classified, classify
 def _describe(text: str, result: Classified, as_json: bool) -> str:
     mention = result.mention
     if as_json:
-        said = [{**asdict(m), "disease": m.term.usual, "class": m.class_name} for m in result.mentions]
-        for item in said:
+        mentions = [{**asdict(m), "disease": m.term.usual, "class": m.class_name} for m in result.mentions]
+        for item in mentions:
             del item["term"]
         return json.dumps(
-            {"text": text, "class": result.class_name, "outcome": result.outcome, "mentions": said},
+            {"text": text, "class": result.class_name, "outcome": result.outcome, "mentions": mentions},
             ensure_ascii=False,
         )
     parts = [f"{result.class_name or '-':27} {result.outcome:10}"]
@@ -53,6 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             counts[result.outcome] += 1
             print(_describe(text, result, args.json))
         if len(texts) > 1:
-            said = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
-            print(f"{len(texts)} texts: {said}", file=sys.stderr)
+            summary = ", ".join(f"{counts[name]} {name}" for name in OUTCOMES if counts[name])
+            print(f"{len(texts)} texts: {summary}", file=sys.stderr)
     return status.code

@@ -10,14 +10,6 @@ from pathlib import Path
 
 from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import reported
-from skingpt4.weights.fetch.catalogue import catalogue
-from skingpt4.weights.fetch.download import require_space
-from skingpt4.weights.fetch.fetch import fetch, verify
-from skingpt4.weights.fetch.plan import catalogue_table, plan
-from skingpt4.weights.fetch.plan import describe as describe_plans
-from skingpt4.weights.fetch.store import PRESENT, WeightsError, how_to_fetch, state
-from skingpt4.weights.files.inspect_directory import inspect
-from skingpt4.weights.files.inspection import describe
 
 
 def parser() -> argparse.ArgumentParser:
@@ -58,6 +50,9 @@ def parser() -> argparse.ArgumentParser:
 
 def _inspect(paths: list[Path], with_tensors: bool, as_json: bool) -> int:
     """Print what each path is; 1 if one of them cannot be used as it is."""
+    from skingpt4.weights.files.inspect_directory import inspect
+    from skingpt4.weights.files.inspection import describe
+
     usable = True
     for path in paths:
         inspection = inspect(path)
@@ -72,29 +67,46 @@ def main(argv: Sequence[str] | None = None) -> int:
     with reported() as status:
         if args.command == "inspect":
             return _inspect(args.paths, args.tensors, args.json)
+
+        from skingpt4.weights.fetch.catalogue import catalogue
+        from skingpt4.weights.fetch.plan import catalogue_table
+        from skingpt4.weights.fetch.store import PRESENT, state
+
         if args.command == "list":
             print(catalogue_table(args.weights_dir))
             return 0
-        names = catalogue().expand(args.names)
         if args.command == "fetch":
-            plans = [plan(name, args.weights_dir) for name in names]
-            if text := describe_plans(plans, args.weights_dir):
-                print(text, flush=True)
-            require_space(args.weights_dir, sum(item.disk_bytes for item in plans), "all of it")
-            for name in names:
-                if not args.dry_run:
-                    fetch(name, args.weights_dir, args.wheel_dir)
-                elif state(catalogue()[name], args.weights_dir) in PRESENT:
-                    print(f"{name}: already in {args.weights_dir}", file=sys.stderr)
+            _fetch(catalogue().expand(args.names), args.weights_dir, args.wheel_dir, args.dry_run)
             return 0
-        names = names or _present(args.weights_dir)
-        if not names:
-            raise WeightsError(f"{args.weights_dir} is empty; {how_to_fetch('tiny', args.weights_dir)}")
-        for name in names:
-            print(f"{name}: {verify(name, args.weights_dir)}")
+        usual = (*PRESENT, "outdated", "foreign")
+        present = [n for n, entry in catalogue().entries.items() if state(entry, args.weights_dir) in usual]
+        _verify(catalogue().expand(args.names) or present, args.weights_dir)
     return status.code
 
 
-def _present(weights_dir: Path) -> list[str]:
-    there = (*PRESENT, "outdated", "foreign")
-    return [n for n, entry in catalogue().entries.items() if state(entry, weights_dir) in there]
+def _fetch(names: Sequence[str], weights_dir: Path, wheel_dir: Path | None, dry_run: bool) -> None:
+    from skingpt4.weights.fetch.catalogue import catalogue
+    from skingpt4.weights.fetch.download import require_space
+    from skingpt4.weights.fetch.fetch import fetch
+    from skingpt4.weights.fetch.plan import describe, plan
+    from skingpt4.weights.fetch.store import PRESENT, state
+
+    plans = [plan(name, weights_dir) for name in names]
+    if text := describe(plans, weights_dir):
+        print(text, flush=True)
+    require_space(weights_dir, sum(item.disk_bytes for item in plans), "all of it")
+    for name in names:
+        if not dry_run:
+            fetch(name, weights_dir, wheel_dir)
+        elif state(catalogue()[name], weights_dir) in PRESENT:
+            print(f"{name}: already in {weights_dir}", file=sys.stderr)
+
+
+def _verify(names: Sequence[str], weights_dir: Path) -> None:
+    from skingpt4.weights.fetch.fetch import verify
+    from skingpt4.weights.fetch.store import WeightsError, how_to_fetch
+
+    if not names:
+        raise WeightsError(f"{weights_dir} is empty; {how_to_fetch('tiny', weights_dir)}")
+    for name in names:
+        print(f"{name}: {verify(name, weights_dir)}")

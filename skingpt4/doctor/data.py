@@ -56,7 +56,7 @@ def _overlap(facts: Facts, records: Manifest) -> Iterator[Finding]:
         yield Finding(name, MISSING, str(error))
         return
     for note in notes:
-        yield Finding(name, WARNING, note)
+        yield Finding(name, WARNING, note.removeprefix(f"{name}: "))
     if not notes:
         yield Finding(name, OK, f"shares no record with training or validation: {', '.join(data.evaluation)}")
 

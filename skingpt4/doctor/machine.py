@@ -11,12 +11,11 @@ import psutil
 import torch
 
 from skingpt4.config.load import to_yaml
-from skingpt4.config.placement import DEVICE_RULES, main_device
 from skingpt4.config.schema import Config
 from skingpt4.doctor import memory
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding
 from skingpt4.model.build import encoder_device
-from skingpt4.model.precision import require_device
+from skingpt4.model.language import require_devices
 from skingpt4.support.errors import UserError
 from skingpt4.training import run_folder
 
@@ -37,7 +36,8 @@ def machine(facts: Facts) -> Iterator[Finding]:
     else:
         yield Finding("device", OK, text)
     try:
-        _require_devices(config)
+        require_devices(config.language.device_map)
+        encoder_device(config, "cpu")
     except UserError as error:
         yield Finding("placement", MISSING, str(error), "auto, or a device that is here")
     if facts.shape and facts.encoder_parameters:
@@ -56,15 +56,6 @@ def _output_dir(config: Config) -> Finding:
         return Finding("output_dir", MISSING, str(error))
     state = "holds this run already; --resume continues it" if folder.exists() else "is free"
     return Finding("output_dir", OK, f"{folder}: {state}")
-
-
-def _require_devices(config: Config) -> None:
-    """Refuse devices that a configuration names and this machine lacks, as loading would."""
-    named = config.language.device_map
-    for device in named.values() if isinstance(named, dict) else [named]:
-        if device is not None and device not in ("disk", *DEVICE_RULES):
-            require_device(main_device(device, "cpu"), "language.device_map")
-    encoder_device(config, "cpu")
 
 
 def _memory(facts: Facts, free: int, spread: bool) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +17,6 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from skingpt4.config.schema import Config
-from skingpt4.model.build import build_qformer, build_vision
 from skingpt4.model.loss import LOSS_CHUNK_BYTES
 from skingpt4.model.precision import DTYPES, choose_attention
 from skingpt4.model.qformer import QFormer
@@ -267,11 +266,8 @@ def encoder_parameters(config: Config) -> int:
 
 def empty_encoder(config: Config) -> tuple[VisionEncoder, QFormer]:
     """Vision encoder and Q-Former of a configuration on the meta device, without weights."""
-    vision = built_without_memory(lambda: build_vision(replace(config.vision, weights=None), "meta"))
-    qformer = built_without_memory(
-        lambda: build_qformer(replace(config.qformer, weights=None), vision.width, "meta")
-    )
-    return vision, qformer
+    vision = built_without_memory(lambda: VisionEncoder(config.vision))
+    return vision, built_without_memory(lambda: QFormer(config.qformer, vision.width))
 
 
 def host_bytes(parts: dict[str, int]) -> int:

@@ -8,26 +8,22 @@ of every running answer, so a long prompt delays the others by a bounded time. E
 from __future__ import annotations
 
 import atexit
-import hashlib
 import threading
-import time
 import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
-from transformers.generation.streamers import BaseStreamer
 
-from skingpt4.generation.answer import Answer, Timing
+from skingpt4.generation.answer import Answer
 from skingpt4.generation.cache import CacheStore, ConversationCache, KVCache, can_cache
-from skingpt4.generation.sampling import Generation, Lookup, Sampler, knows_rules
+from skingpt4.generation.row import Row, answer_by_generate
+from skingpt4.generation.sampling import Generation, knows_rules
 from skingpt4.model.network import SkinGPT4
-from skingpt4.model.prompts import IMAGE_TOKEN, Encoded
+from skingpt4.model.prompts import Encoded
 from skingpt4.support.threads import fulfil
 
 T = TypeVar("T")
@@ -64,13 +60,13 @@ class Decoder:
         rules = model.language_model.generation_config
         self.uses_generate = not (can_cache(model.language_model.config) and knows_rules(rules))
         self._wake = threading.Condition()
-        self._waiting: deque[_Row] = deque()
+        self._waiting: deque[Row] = deque()
         self._jobs: deque[tuple[Future[Any], Callable[[], Any]]] = deque()
         self._thread: threading.Thread | None = None
         self._closing = False
         # Only the decoder's thread uses these.
-        self._reading: _Row | None = None
-        self._running: list[_Row] = []
+        self._reading: Row | None = None
+        self._running: list[Row] = []
         self._batch: KVCache | None = None  # of the running rows, in their order
         _OPEN.add(self)
         atexit.unregister(close_all)
@@ -125,7 +121,7 @@ class Decoder:
         generation.options()
         ends = model.end_tokens(stop)
         pads = filter(None, [model.tokenizer.pad_token])
-        row = _Row(
+        row = Row(
             answer=Answer(generation, model.tokenizer, (*stop, *ends, *pads), on_done),
             prompt=prompt,
             queries=queries,
@@ -214,10 +210,10 @@ class Decoder:
                     continue
                 if self.uses_generate or row.generation.num_beams > 1:
                     self._reading = None
-                    _answer_by_generate(model, row)
+                    answer_by_generate(model, row)
                     continue
                 if row.kv is None:
-                    self._begin(model, row)
+                    row.begin(model, self.caches)
                 length = self._read_part(model, row, left)
                 left = 0 if left is None else left - length
             except BaseException as error:
@@ -226,29 +222,14 @@ class Decoder:
                     self.caches.drop_all()
                 row.finish(error=error)
 
-    def _next(self) -> _Row | None:
+    def _next(self) -> Row | None:
         with self._wake:
             self.caches.drop_idle()
             if self._waiting and len(self._running) < self.max_rows:
                 return self._waiting.popleft()
         return None
 
-    def _begin(self, model: SkinGPT4, row: _Row) -> None:
-        """Embed the prompt and find out how much of it is cached."""
-        ids = row.prompt.input_ids
-        row.embeds = model.embed(torch.tensor([ids]), row.queries)
-        row.prompt_keys = _cache_keys(ids, row.embeds[0])
-        row.lookup = Lookup(row.prompt_keys)
-        row.sampler = Sampler(row.generation, model.language_model.generation_config, row.embeds.device)
-        kv, num_shared = self.caches.take(row.cache, row.prompt_keys)
-        num_shared = min(num_shared, len(ids) - 1)  # the last token must be read to know what follows
-        if kv is None or num_shared == 0:
-            kv = KVCache(len(ids) + 1)
-        else:
-            kv.truncate(num_shared)
-        row.kv, row.num_read = kv, len(ids) - num_shared
-
-    def _read_part(self, model: SkinGPT4, row: _Row, max_tokens: int | None) -> int:
+    def _read_part(self, model: SkinGPT4, row: Row, max_tokens: int | None) -> int:
         """Read part of a prompt; at its end the answer's first token is known. Returns the number of tokens read."""
         kv, embeds = row.kv, row.embeds
         assert kv is not None
@@ -266,7 +247,7 @@ class Decoder:
                 self._join(row, kv)
         return end - start
 
-    def _join(self, row: _Row, kv: KVCache) -> None:
+    def _join(self, row: Row, kv: KVCache) -> None:
         if self._batch is None:
             self._batch = kv
         else:
@@ -339,101 +320,6 @@ class Decoder:
             row.finish(error=error)
 
 
-@dataclass(eq=False)
-class _Row:
-    """What the decoder needs for one answer: its prompt, its cache, and how its tokens are chosen."""
-
-    answer: Answer
-    prompt: Encoded
-    queries: Tensor | None
-    cache: ConversationCache
-    tokenizer: Any
-    stop: tuple[str, ...]  # all strings that end the answer
-    end_ids: frozenset[int]  # tokens that end it
-    spelled_stops: tuple[str, ...]  # those of `stop` that are not a single token
-    # Set when reading begins.
-    embeds: Tensor | None = None  # (1, t, width), until the prompt has been read
-    kv: KVCache | None = None  # its own, until it joins the batch
-    prompt_keys: list[int] = field(default_factory=list)  # see `_cache_keys`
-    sampler: Sampler | None = None
-    lookup: Lookup = field(default_factory=lambda: Lookup(()))
-    likely_next: list[int] = field(default_factory=list)  # the guess at the next tokens, read ahead or not
-    num_guessed: int = 0  # tokens to read ahead in the next pass
-    num_read: int = 0
-    num_rows: int = 1
-    began: float = field(default_factory=time.perf_counter)
-    first_token_seconds: float = 0.0
-
-    @property
-    def generation(self) -> Generation:
-        return self.answer.generation
-
-    @property
-    def keys(self) -> list[int]:
-        """Of the conversation, the answer included, as `CacheStore` compares them."""
-        return [*self.prompt_keys, *self.answer.ids]
-
-    def add(self, token: int) -> bool:
-        """Add a token; returns whether it was the last."""
-        ids = self.answer.ids
-        if not ids:
-            self.first_token_seconds = time.perf_counter() - self.began
-        self.answer.add(token)
-        self.lookup.add(token)
-        if token in self.end_ids or len(ids) >= self.generation.max_new_tokens:
-            return True
-        return bool(self.spelled_stops) and self._spells_stop()
-
-    def _spells_stop(self) -> bool:
-        """Whether the text has come to a stop string; a token is at least one byte of it."""
-        longest = max(len(stop.encode()) for stop in self.spelled_stops)
-        tail = self.tokenizer.decode(self.answer.ids[-longest - 4 :])
-        return any(stop in tail for stop in self.spelled_stops)
-
-    def guess(self, max_tokens: int) -> list[int]:
-        """Tokens that may come next, never so many that the answer could pass its limit.
-
-        On a CPU a token read in vain costs up to half as much as a useful one. So nothing is read ahead until a
-        guess that cost nothing was right; then twice as many tokens after each pass whose guesses were all right, and
-        none after one with a wrong guess.
-        """
-        left = self.generation.max_new_tokens - len(self.answer.ids) - 1
-        self.likely_next = self.lookup.guess(min(max_tokens, left)) if max_tokens else []
-        return self.likely_next[: self.num_guessed]
-
-    def take(self, logits: Tensor, likeliest: Sequence[int], guessed: Sequence[int]) -> tuple[int, bool]:
-        """Choose tokens as long as each was the one guessed.
-
-        Args:
-            logits: (1 + guesses, vocabulary); each position's are those after the guesses before it.
-            likeliest: their argmax.
-            guessed: tokens that were read ahead.
-
-        Returns:
-            (how many were chosen, whether the answer has ended).
-        """
-        assert self.sampler is not None
-        for place, guess in enumerate([*guessed, None]):
-            greedy = self.sampler.is_argmax
-            token = likeliest[place] if greedy else self.sampler.choose(logits[place], self.answer.ids)
-            ended = self.add(token) or self.answer.stopped.is_set()
-            if ended or token != guess:
-                break
-        if place < len(guessed):
-            self.num_guessed = 0
-        elif self.likely_next and self.likely_next[place : place + 1] in ([], [token]):
-            self.num_guessed = min(max(1, 2 * self.num_guessed), 64)
-        return place + 1, ended
-
-    def finish(self, text: str | None = None, error: BaseException | None = None) -> None:
-        """End the answer and free what only its decoding needed."""
-        self.embeds = self.kv = self.queries = None
-        seconds = time.perf_counter() - self.began
-        num_tokens = len(self.answer.ids)
-        timing = Timing(self.first_token_seconds, seconds, num_tokens, self.num_read, self.num_rows)
-        self.answer.finish(timing, text, error)
-
-
 def close_all() -> None:
     """End all decoders' threads: when Python ends, it would tear them out of the libraries they compute in."""
     for decoder in list(_OPEN):
@@ -457,62 +343,5 @@ def _forward(model: SkinGPT4, kv: KVCache, length: int, **inputs: Any) -> Tensor
     return out.logits
 
 
-def _cache_keys(ids: Sequence[int], embeds: Tensor) -> list[int]:
-    """The ids, with a hash below 0 of the embedding where an image's vector stands."""
-    keys = list(ids)
-    for place, token in enumerate(ids):
-        if token == IMAGE_TOKEN:
-            content = embeds[place].float().cpu().numpy().tobytes()
-            keys[place] = -1 - int.from_bytes(hashlib.blake2b(content, digest_size=7).digest())
-    return keys
-
-
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)
-
-
-# ---- answers by transformers' own loop, one at a time
-
-
-def _answer_by_generate(model: SkinGPT4, row: _Row) -> None:
-    """Answer one prompt from its beginning; beams have no text before they end."""
-    row.num_read = len(row.prompt.input_ids)
-    has_beams = row.generation.num_beams > 1
-    with torch.random.fork_rng():
-        torch.manual_seed(row.generation.seed)
-        text = model.generate(
-            [row.prompt],
-            row.queries,
-            row.stop,
-            stopping_criteria=StoppingCriteriaList([_Stopped(row.answer.stopped)]),
-            streamer=None if has_beams else _Streamer(row),
-            **row.generation.options(),
-        )[0]
-    if has_beams:
-        row.answer.ids = row.tokenizer(text, add_special_tokens=False)["input_ids"]
-        row.first_token_seconds = time.perf_counter() - row.began
-    row.finish(text)
-
-
-class _Streamer(BaseStreamer):
-    """Passes the tokens of `generate` on to a row; its first call shows the prompt."""
-
-    def __init__(self, row: _Row) -> None:
-        self.row, self.has_prompt = row, False
-
-    def put(self, value: Tensor) -> None:
-        if self.has_prompt:
-            for token in value.flatten().tolist():
-                self.row.add(token)
-        self.has_prompt = True
-
-    def end(self) -> None:
-        """`_Row.finish` follows."""
-
-
-class _Stopped(StoppingCriteria):
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
-
-    def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)

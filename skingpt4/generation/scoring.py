@@ -1,4 +1,4 @@
-"""Closed-set scoring: how likely the model finds each of some fixed answers to a question about a picture."""
+"""Closed-set scoring: the likelihood of each of some fixed answers to a question about images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from skingpt4.records.record import Record
 from skingpt4.taxonomy import taxonomy
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 
-# Asked with fresh state: what the two steps were trained to answer, from which concepts and a class are read.
+# Asked with fresh state. They are what the two steps were trained to answer; concepts and a class are read from them.
 CONCEPTS_QUESTION = "Could you describe the medical concepts of skin disease in this image for me?"
 DIAGNOSIS_QUESTION = "What is wrong with my skin?"
 
@@ -23,9 +23,8 @@ DIAGNOSIS_QUESTION = "What is wrong with my skin?"
 def scored_diseases(records: Iterable[Record]) -> dict[str, str]:
     """One disease for each of the 15 classes: the closed set whose sentences are scored.
 
-    Where all cases of a class carry one and the same disease it is that one, in their own wording (the phantoms
-    do); else the one that the taxonomy names for the class. So no case's own name is favoured over others of
-    its class.
+    If all cases of a class have the same disease, as the phantoms do, it is that one in their own wording; otherwise
+    the one that the taxonomy gives for the class, so that no case's own name is favoured over others of its class.
     """
     names: dict[str, set[str | None]] = {}
     for record in records:
@@ -33,8 +32,8 @@ def scored_diseases(records: Iterable[Record]) -> dict[str, str]:
             names.setdefault(record.class_name, set()).add(record.disease)
     chosen = {}
     for class_name in CLASSES:
-        carried = names.get(class_name, set())
-        only = next(iter(carried)) if len(carried) == 1 else None
+        diseases = names.get(class_name, set())
+        only = next(iter(diseases)) if len(diseases) == 1 else None
         chosen[class_name] = only or taxonomy.class_disease(class_name)
     return chosen
 
@@ -45,15 +44,15 @@ def class_sentences(form: str, diseases: dict[str, str]) -> list[str]:
 
 
 def concept_sentences(form: str) -> list[str]:
-    """The concepts' sentence with each of the 48 alone, in SKINCON's order."""
+    """The concepts' sentence with each of the 48 concepts, in SKINCON's order."""
     return [form.format(concepts=concept) for concept in CONCEPTS]
 
 
 def split_candidates(tokenizer: Any, answers: Sequence[str]) -> tuple[list[int], list[list[int]]]:
-    """(the ids that all answers begin with, what is left of each).
+    """(the ids that all answers begin with, the remaining ids of each).
 
-    The answers are tokenised whole and split by ids, so that no token boundary is invented. At least one id
-    of every answer stays in its own part.
+    The complete answers are tokenised and split by ids, so that no token boundary is invented. At least one id of
+    every answer remains.
     """
     rows = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
     shared = _num_shared(rows)
@@ -61,7 +60,7 @@ def split_candidates(tokenizer: Any, answers: Sequence[str]) -> tuple[list[int],
 
 
 def _num_shared(rows: Sequence[Sequence[int]]) -> int:
-    """How many ids all rows begin with, at least one of each left over."""
+    """How many ids all rows begin with; at least one of each row is left over."""
     shared = 0
     while all(len(row) > shared + 1 for row in rows) and len({row[shared] for row in rows}) == 1:
         shared += 1
@@ -78,22 +77,22 @@ def score_answers(
 ) -> Tensor:
     """Log-probabilities (prompts, answers), fp32, summed over each answer's tokens after their shared beginning.
 
-    Each prompt and picture is read once, and so is what several answers begin with: see `Tree`.
+    Each prompt and image is read once, and so is the common beginning of several answers: see `Tree`.
 
     Args:
         model: the network.
         prompts: rendered conversations whose last answer is open.
-        queries: (pictures, q, d) of all prompts in order; None without pictures.
+        queries: (images, q, d) of all prompts in order; None without images.
         answers: the closed set; the softmax over it is a distribution over the answers.
-        max_tokens: read in one pass, which bounds the memory; at least one prompt with all answers is.
+        max_tokens: read in one pass, which bounds the memory; one prompt with all answers may exceed it.
     """
     shared, tails = split_candidates(model.tokenizer, answers)
     trees, first = [], 0
     for prompt in prompts:
         start = [*prompt.input_ids, *shared]
         count = start.count(IMAGE_TOKEN) // (1 if queries is None else queries.shape[1])
-        shown = None if queries is None else queries[first : first + count]
-        trees.append(Tree([[*start, *tail] for tail in tails], [len(start)] * len(tails), shown))
+        own_queries = None if queries is None else queries[first : first + count]
+        trees.append(Tree([[*start, *tail] for tail in tails], [len(start)] * len(tails), own_queries))
         first += count
     return torch.stack(_read(model, trees, max_tokens))
 
@@ -105,15 +104,15 @@ def score_sets(
     queries: Tensor | None,
     sets: Sequence[Sequence[str]],
 ) -> list[Tensor]:
-    """Several closed sets about the same pictures: for each its log-probabilities (answers,), fp32.
+    """Several closed sets about the same images: for each its log-probabilities (answers,), fp32.
 
-    As `score_answers` of each prompt with its own set, in one pass: what prompts begin with (the pictures, as a rule)
-    is read once for all.
+    The result is that of `score_answers` for each prompt with its own set, in one pass: the common beginning of the
+    prompts (usually the images) is read only once.
 
     Args:
         model: the network.
-        prompts: one for each set, with an open answer, over the same pictures.
-        queries: (pictures, q, d); None without pictures.
+        prompts: one for each set, with an open answer, over the same images.
+        queries: (images, q, d); None without images.
         sets: the answers that are scored after each prompt.
     """
     rows, starts = [], []
@@ -126,21 +125,19 @@ def score_sets(
 
 
 class Tree:
-    """Texts that begin alike, as one row: what several begin with stands there once.
+    """Texts with common beginnings, merged into one row that contains each beginning once.
 
-    Each token sees its own text alone, through the mask, at its own place in it. So the row's outputs are those of
-    the texts read one by one, with neither padding nor copies of a cache (tree attention, as in SpecInfer,
+    The mask lets each token see only its own text, and its position is that in its text. So the row's outputs are
+    those of the texts read one by one, without padding or copies of a cache (tree attention, as in SpecInfer,
     arXiv 2305.09781).
+
+    Args:
+        texts: token ids, IMAGE_TOKEN where an image's vectors stand.
+        starts: of each text, its first token whose probability counts (not 0).
+        queries: (images, q, d) shown in each text; None without images.
     """
 
     def __init__(self, texts: Sequence[Sequence[int]], starts: Sequence[int], queries: Tensor | None) -> None:
-        """Merge.
-
-        Args:
-            texts: token ids, IMAGE_TOKEN where a picture's vectors stand.
-            starts: of each text, its first token whose probability counts (not 0).
-            queries: (pictures, q, d) shown in each text; None without pictures.
-        """
         self.starts, self._queries = starts, queries
         self.ids: list[int] = []
         self.parents: list[int] = []  # of each token the one before it, -1 at the root
@@ -161,7 +158,7 @@ class Tree:
 
     @property
     def vectors(self) -> Tensor | None:
-        """(vectors, d) at the places of pictures, in the row's order."""
+        """(vectors, d) at the places of images, in the row's order."""
         if self._queries is None:
             return None
         order: dict[int, int] = {}
@@ -170,21 +167,21 @@ class Tree:
         return self._queries.flatten(0, 1)[[order[n] for n in sorted(order)]]
 
     def sees(self) -> Tensor:
-        """(n, n) bool: a token sees itself and what stands before it in its text."""
+        """(n, n) bool: a token sees itself and the tokens before it in its text."""
         seen = torch.eye(len(self.ids), dtype=torch.bool)
         for node, parent in enumerate(self.parents):
             if parent >= 0:
                 seen[node] |= seen[parent]
         return seen
 
-    def sums(self, found: Tensor) -> Tensor:
+    def sums(self, log_probs: Tensor) -> Tensor:
         """(texts,) sums of the log-probabilities (tokens in `counted`,)."""
         place = {node: number for number, node in enumerate(self.counted)}
         each = [[place[n] for n in path[s:]] for path, s in zip(self.paths, self.starts, strict=True)]
-        return torch.stack([found[numbers].sum() for numbers in each])
+        return torch.stack([log_probs[numbers].sum() for numbers in each])
 
     def texts(self) -> list[Tree]:
-        """Each text as a tree of its own."""
+        """Each text as its own tree."""
         rows = [[self.ids[n] for n in path] for path in self.paths]
         return [Tree([row], [start], self._queries) for row, start in zip(rows, self.starts, strict=True)]
 
@@ -193,14 +190,15 @@ def _read(model: SkinGPT4, trees: Sequence[Tree], max_tokens: int = 2048) -> lis
     """The sums of each tree's texts, fp32 on the CPU."""
     window = getattr(model.language_model.config.get_text_config(decoder=True), "sliding_window", None)
     deepest = max(max(tree.depths) for tree in trees)
-    if model.language_model.takes_mask and not (window and deepest >= window):
-        parts = _batches(trees, max_tokens)
-        return [t.sums(row) for part in parts for t, row in zip(part, _pass(model, part, True), strict=True)]
-    # The family keeps branches apart by no mask (ALiBi, flash attention) or looks back through a window: each text
-    # is a row, and what is padded on the right is seen by nobody.
-    alone = [text for tree in trees for text in tree.texts()]
-    parts = _batches(alone, max_tokens)
-    sums = [t.sums(row) for part in parts for t, row in zip(part, _pass(model, part, False), strict=True)]
+    # Without a mask that separates branches (ALiBi, flash attention), or with a window that looks back through other
+    # branches, each text is a row of its own; no token sees the padding on its right.
+    masked = model.language_model.takes_mask and not (window and deepest >= window)
+    rows = trees if masked else [text for tree in trees for text in tree.texts()]
+    sums = [
+        row.sums(log_probs)
+        for batch in _batches(rows, max_tokens)
+        for row, log_probs in zip(batch, _pass(model, batch, masked), strict=True)
+    ]
     return list(torch.cat(sums).split([len(tree.paths) for tree in trees]))
 
 
@@ -217,15 +215,16 @@ def _pass(model: SkinGPT4, trees: Sequence[Tree], masked: bool) -> list[Tensor]:
     ids = torch.tensor([[*tree.ids, *[0] * (length - len(tree.ids))] for tree in trees])
     vectors = [tree.vectors for tree in trees if tree.vectors is not None]
     embeds = model.embed(ids, torch.cat(vectors)[None] if vectors else None)
-    given: dict[str, Any] = {}
+    inputs: dict[str, Any] = {}
     if masked:
         seen = torch.eye(length, dtype=torch.bool).repeat(len(trees), 1, 1)
         for row, tree in zip(seen, trees, strict=True):
             row[: len(tree.ids), : len(tree.ids)] = tree.sees()
         mask = torch.zeros(seen.shape, dtype=embeds.dtype).masked_fill(~seen, torch.finfo(embeds.dtype).min)
         depths = torch.tensor([[*tree.depths, *[0] * (length - len(tree.ids))] for tree in trees])
-        given = {"attention_mask": mask[:, None].to(device), "position_ids": depths.to(device)}
-    wanted = [(row, tree.parents[n], tree.ids[n]) for row, tree in enumerate(trees) for n in tree.counted]
-    rows, columns, tokens = torch.tensor(wanted).T
-    found = log_probabilities(lm, embeds, rows, columns, tokens, **given).cpu()
-    return list(found.split([len(tree.counted) for tree in trees]))
+        inputs = {"attention_mask": mask[:, None].to(device), "position_ids": depths.to(device)}
+    # A token's probability is given by the output at the token before it.
+    counted = [(row, tree.parents[n], tree.ids[n]) for row, tree in enumerate(trees) for n in tree.counted]
+    rows, columns, tokens = torch.tensor(counted).T
+    log_probs = log_probabilities(lm, embeds, rows, columns, tokens, **inputs).cpu()
+    return list(log_probs.split([len(tree.counted) for tree in trees]))

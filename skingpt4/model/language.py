@@ -244,7 +244,7 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
 
 def _load(config: LanguageConfig, device: torch.device) -> tuple[Any, Any]:
     """(model, tokenizer) as `LanguageModel` says."""
-    _require_devices(config.device_map)
+    require_devices(config.device_map)
     _require_files(config.model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.model)
@@ -300,7 +300,12 @@ def _require_files(name: str) -> None:
         require_complete(name)
 
 
-def _require_devices(device_map: Any) -> None:
+def require_devices(device_map: Any) -> None:
+    """Refuse devices of `language.device_map` that this machine lacks.
+
+    Raises:
+        DeviceError: names the device.
+    """
     places = device_map.values() if isinstance(device_map, dict) else [device_map]
     for place in places:
         if place is not None and place not in ("disk", *DEVICE_RULES):

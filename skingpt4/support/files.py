@@ -11,8 +11,8 @@ from typing import Any
 import yaml
 
 
-def mend(path: Path) -> None:
-    """Take away a last line that a kill has torn, so that the next one begins a line of its own."""
+def drop_truncated_line(path: Path) -> None:
+    """Remove a last line that was not written completely, so that the next one starts a line of its own."""
     if path.is_file():
         content = path.read_bytes()
         if content and not content.endswith(b"\n"):

@@ -8,12 +8,10 @@ saw in cell i of a grid over the image. The heads are discarded afterwards.
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import ClassVar
 
@@ -24,14 +22,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from skingpt4.config.load import load_config
 from skingpt4.config.schema import Config
 from skingpt4.model.build import build_qformer, build_vision
 from skingpt4.model.precision import half_precision
 from skingpt4.model.qformer import QFormer
 from skingpt4.records.manifest import read_manifest
 from skingpt4.records.record import Record
-from skingpt4.support.errors import reported
 from skingpt4.support.files import file_sha256
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 from skingpt4.training.samples import image_files
@@ -187,37 +183,10 @@ def train(
     return qformer.eval(), figures
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse the command line, train, and write weights and figures; returns the exit status."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--config", default="configs/tiny/step1.yaml")
-    parser.add_argument("--train", type=Path, default=Path("runs/phantoms/qformer/manifest.jsonl"))
-    parser.add_argument("--held-out", type=Path, default=Path("runs/phantoms/validation/manifest.jsonl"))
-    parser.add_argument("--out", type=Path, default=Path("skingpt4/weights/bundled/qformer_tiny.safetensors"))
-    parser.add_argument("--cache", type=Path, default=Path("runs/qformer_cache"))
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    args = parser.parse_intermixed_args(argv)
-    with reported() as status:
-        config = load_config(args.config, args.overrides)
-        qformer, figures = train(
-            config, args.train, args.held_out, args.epochs, args.batch_size, args.rate, args.cache
-        )
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        part = args.out.with_suffix(".part")
-        save_file({k: v.half().contiguous() for k, v in qformer.state_dict().items()}, part)
-        os.replace(part, args.out)
-        card = {
-            "vision": asdict(config.vision),
-            "qformer": asdict(config.qformer),
-            "epochs": args.epochs, "batch_size": args.batch_size, "rate": args.rate, "seed": config.seed,
-            "records": len(read_manifest(args.train)),
-            "held_out_linear_read_outs": figures,
-        }  # fmt: skip
-        args.out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")
-        print(f"wrote {args.out}, {args.out.stat().st_size / 1e6:.1f} MB")
-    return status.code
+def save(out: Path, qformer: QFormer, card: dict[str, object]) -> None:
+    """Write weights in fp16 and, beside them, how they were made and what they reach."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_suffix(".part")
+    save_file({k: v.half().contiguous() for k, v in qformer.state_dict().items()}, part)
+    os.replace(part, out)
+    out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")

@@ -13,9 +13,9 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from skingpt4.chat import texts as page_texts
 from skingpt4.chat.session import CLINICAL_PROMPTS
-from skingpt4.chat.texts import Texts
+from skingpt4.chat.texts import FIRST, Texts, languages
+from skingpt4.chat.texts import load as load_texts
 from skingpt4.generation.sampling import Generation
 from skingpt4.server import uploads
 from skingpt4.server.address import Address
@@ -48,7 +48,7 @@ CAMERA = gr.WebcamOptions(
 )
 
 
-def build(tools: Tools, language: str = page_texts.FIRST, address: Address = LOCAL) -> gr.Blocks:
+def build(tools: Tools, language: str = FIRST, address: Address = LOCAL) -> gr.Blocks:
     """Lay the page out in every language, `language` at / and each other at /CODE; connect the controls.
 
     Args:
@@ -59,14 +59,14 @@ def build(tools: Tools, language: str = page_texts.FIRST, address: Address = LOC
     Raises:
         TextError: no such language.
     """
-    first = page_texts.load(language)
-    others = [code for code in page_texts.languages() if code != language]
+    first = load_texts(language)
+    others = [code for code in languages() if code != language]
     paths = {language: "./"} | {code: f"./{code}" for code in others}
     with gr.Blocks(title=first["title"], analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         gr.Navbar(visible=False)
         Layout(blocks, tools, first, address, paths)
     for code in others:
-        texts = page_texts.load(code)
+        texts = load_texts(code)
         with blocks.route(texts["language"], code):
             gr.Navbar(visible=False)
             Layout(blocks, tools, texts, address, paths)
@@ -282,19 +282,20 @@ class Layout:
         state, typed = values[self.state], ready_question is None
         question = values[self.question] if ready_question is None else ready_question
         settings, history = self._settings_in(values), self.history.entry(values)
-        for update in self.handlers.ask(state, question, settings, history, typed):
-            yield self.changes(state, update) or gr.skip()
+        yield from self._each(state, self.handlers.ask(state, question, settings, history, typed))
 
     def _regenerate(self, values: Values) -> Iterator[Changes]:
         state = values[self.state]
-        for update in self.handlers.regenerate(state, self._settings_in(values)):
-            yield self.changes(state, update) or gr.skip()
+        yield from self._each(state, self.handlers.regenerate(state, self._settings_in(values)))
 
     def _settings_in(self, values: Values) -> Settings:
         return Settings(**{name: values[field] for name, field in self.settings.items()})
 
     def _score(self, state: PageState | None) -> Iterator[Changes]:
-        for update in self.handlers.score(state):
+        yield from self._each(state, self.handlers.score(state))
+
+    def _each(self, state: PageState | None, updates: Iterator[Update]) -> Iterator[Changes]:
+        for update in updates:
             yield self.changes(state, update) or gr.skip()
 
     def _save(self, kind: str, values: Values) -> Changes:

@@ -139,9 +139,9 @@ def test_each_difference_shows_in_the_result(field, tmp_path, monkeypatch):
     changes = {"optim__max_grad_norm": 0.05, "optim__weight_decay": 0.0}
     tensors, _ = checkpoint.load(run(compat_config(tmp_path, "llama", **changes)))
     theirs = BEHAVIOURS["minigpt4"]
-    mended = dataclasses.replace(theirs, **{field: not getattr(theirs, field)})
-    monkeypatch.setitem(BEHAVIOURS, "minigpt4", mended)
-    config = compat_config(tmp_path, "llama", output_dir=str(tmp_path / "mended"), **changes)
+    changed = dataclasses.replace(theirs, **{field: not getattr(theirs, field)})
+    monkeypatch.setitem(BEHAVIOURS, "minigpt4", changed)
+    config = compat_config(tmp_path, "llama", output_dir=str(tmp_path / "changed"), **changes)
     ours, _ = checkpoint.load(run(config))
     assert (ours["weight"] - tensors["weight"]).abs().max() > 1e-4
 

@@ -4,7 +4,7 @@ import pytest
 
 from eval.asking import answers
 from eval.asking.answers import Answer, Key
-from skingpt4.support.files import mend
+from skingpt4.support.files import drop_truncated_line
 
 
 def line(case="c1", kind="turn", number=1, **said):
@@ -34,13 +34,13 @@ def test_lines_of_several_processes_are_one_run(tmp_path):
     assert run.cases["c2"]["class"] == "herpes"
 
 
-def test_a_torn_last_line_is_passed_over_and_mended(tmp_path):
+def test_a_torn_last_line_is_removed(tmp_path):
     write(tmp_path, line(), tail='{"arm": "two_step", "case_id": "c2", "ans')
     assert len(answers.read_run(tmp_path).arms["two_step"].lines) == 1
     path = tmp_path / "answers" / "two_step.jsonl"
-    mend(path)
+    drop_truncated_line(path)
     assert path.read_text() == answers.to_line(line())
-    mend(path)
+    drop_truncated_line(path)
     assert path.read_text() == answers.to_line(line())
 
 
@@ -52,7 +52,7 @@ def test_the_first_of_two_lines_with_one_key_counts_and_foreign_cases_do_not(tmp
 
 def test_damage_in_the_middle_and_an_empty_folder_get_a_sentence(tmp_path):
     write(tmp_path, line(), tail="nonsense\n")
-    with pytest.raises(answers.AnswersError, match="line 2: is no answer"):
+    with pytest.raises(answers.AnswersError, match="line 2: is not an answer"):
         answers.read_run(tmp_path)
     with pytest.raises(answers.AnswersError, match=r"make them with python -m eval\.run"):
         answers.read_run(tmp_path / "nothing")

@@ -11,7 +11,7 @@ from PIL import Image
 from eval.asking.answers import read_run
 from eval.measures.results import ReportError
 from eval.page import checklists, measures, pdf, report
-from eval.page.html import fragment
+from eval.page.html import page as write_page
 from eval.page.parts import Document, Drawing, Figure, Heading, Section, Text
 from eval.page.ratings import printed_shares
 from eval.page.report import write_report
@@ -182,6 +182,12 @@ def test_paper_gets_what_the_page_holds(rated, monkeypatch, tmp_path):
     assert bullets
     assert len(bullets) == names.count("li") - 15, "the links to the sections lead nowhere on paper"
     assert all(text.strip("• ") for text in bullets)
+
+
+def fragment(parts):
+    """What the page makes of these parts, without the rest of it."""
+    page = write_page(Document("title", [], [Section("key", "title", parts)]))
+    return page.split("</h2>")[1].split("</section>\n")[0]
 
 
 def test_text_of_a_part_never_becomes_an_element():

@@ -154,7 +154,7 @@ def test_passwords(tmp_path):
     for name, password, words in (("x", "short", "8 characters"), ("a b", "long enough", "letters, digits")):
         with pytest.raises(StoreError, match=words):
             store.add_rater(name, password)
-    with pytest.raises(StoreError, match="is not there yet"):
+    with pytest.raises(StoreError, match="does not exist yet"):
         store.add_rater("nobody", "long enough", replace=True)
 
 

@@ -33,19 +33,19 @@ def drawn(n: int, temperature: float, seed: int = 0):
 def test_a_planted_temperature_and_threshold_are_found():
     scores, truth, concept_scores, present = drawn(1500, 3.0)
     assert fit_temperature(scores, truth) == pytest.approx(3.0, rel=0.1)
-    found = fit(scores, truth, concept_scores, present, np.ones(1500, bool), DISEASES, 0.7)
-    m = found.measures
+    fitted = fit(scores, truth, concept_scores, present, np.ones(1500, bool), DISEASES, 0.7)
+    m = fitted.measures
     assert m["nll_after"] < m["nll_before"] - 0.3
     assert m["ece_after"] < 0.05 < 0.2 < m["ece_before"]
-    probability = found.class_probabilities(scores).max(axis=1)
+    probability = fitted.class_probabilities(scores).max(axis=1)
     right = scores.argmax(axis=1) == truth
-    kept = probability >= found.threshold
-    assert right[kept].mean() >= 0.7
-    assert (m["kept_at_threshold"], m["right_at_threshold"]) == (kept.sum(), right[kept].sum())
+    confident = probability >= fitted.threshold
+    assert right[confident].mean() >= 0.7
+    assert (m["kept_at_threshold"], m["right_at_threshold"]) == (confident.sum(), right[confident].sum())
     # On new draws too, as nearly as 1500 pictures tell.
     scores, truth, *_ = drawn(1500, 3.0, seed=1)
-    kept = found.class_probabilities(scores).max(axis=1) >= found.threshold
-    assert (scores.argmax(axis=1) == truth)[kept].mean() == pytest.approx(0.7, abs=0.06)
+    confident = fitted.class_probabilities(scores).max(axis=1) >= fitted.threshold
+    assert (scores.argmax(axis=1) == truth)[confident].mean() == pytest.approx(0.7, abs=0.06)
 
 
 def test_planted_slopes_of_concepts_are_found_and_beat_the_frequencies():
@@ -55,8 +55,8 @@ def test_planted_slopes_of_concepts_are_found_and_beat_the_frequencies():
     assert platts["Papule"].slope == pytest.approx(0.9, rel=0.1)
     assert platts["Papule"].intercept == pytest.approx(8.1, rel=0.15)
     assert platts["Papule"].positives == present[:, CONCEPTS.index("Papule")].sum()
-    found = fit(*drawn(200, 1.0), np.ones(200, bool), DISEASES)
-    assert found.measures["concept_nll_after"] < found.measures["concept_nll_share_alone"] - 0.1
+    fitted = fit(*drawn(200, 1.0), np.ones(200, bool), DISEASES)
+    assert fitted.measures["concept_nll_after"] < fitted.measures["concept_nll_share_alone"] - 0.1
 
 
 def test_rare_concepts_and_scores_without_meaning_get_no_probability():
@@ -73,10 +73,10 @@ def test_rare_concepts_and_scores_without_meaning_get_no_probability():
 def test_chance_gets_no_threshold_and_too_little_no_calibration():
     scores, _, concept_scores, present = drawn(100, 1.0)
     wrong = (scores.argmax(axis=1) + 1) % 15
-    found = fit(scores, wrong, concept_scores, present, np.zeros(100, bool), DISEASES)
-    assert found.threshold is None
-    assert found.concepts == {}
-    assert "not confident" in calibration_fit.report(found)
+    fitted = fit(scores, wrong, concept_scores, present, np.zeros(100, bool), DISEASES)
+    assert fitted.threshold is None
+    assert fitted.concepts == {}
+    assert "not confident" in calibration_fit.report(fitted)
     with pytest.raises(CalibrationError, match="too few"):
         fit(scores[:29], wrong[:29], concept_scores[:29], present[:29], np.ones(29, bool), DISEASES)
     scores[0, 0] = np.nan
@@ -117,20 +117,20 @@ def test_the_command_writes_beside_the_checkpoint_what_the_chat_reads(run, capsy
     assert calibration.load("run") is None
     assert calibrate.main(given) == 0
     assert "n = 8 pictures" in capsys.readouterr().out
-    found = calibration.load("run")
-    assert found.n == 8
-    assert found.data["manifest"] == "held_out.jsonl"
-    assert found.data["sources"] == ["made"]
-    assert {"nll_before", "nll_after", "ece_before", "ece_after"} <= set(found.measures)
-    assert found.describe() == "held_out.jsonl, n = 8"
+    fitted = calibration.load("run")
+    assert fitted.n == 8
+    assert fitted.data["manifest"] == "held_out.jsonl"
+    assert fitted.data["sources"] == ["made"]
+    assert {"nll_before", "nll_after", "ece_before", "ece_after"} <= set(fitted.measures)
+    assert fitted.describe() == "held_out.jsonl, n = 8"
 
 
 @pytest.mark.parametrize(
-    ("manifest", "said"), [("train.jsonl", "training shares"), ("evaluation.jsonl", "evaluation's")]
+    ("manifest", "message"), [("train.jsonl", "training shares"), ("evaluation.jsonl", "evaluation's")]
 )
-def test_pictures_of_training_or_evaluation_are_refused(run, manifest, said, capsys):
+def test_pictures_of_training_or_evaluation_are_refused(run, manifest, message, capsys):
     assert calibrate.main(["--checkpoint", "run", "--manifest", manifest]) == 1
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert calibration.load("run") is None
 
 

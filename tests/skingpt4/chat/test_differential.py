@@ -50,20 +50,20 @@ def scores_of(**given: float) -> np.ndarray:
 def test_a_differential_is_the_softmax_of_the_sentences_likelihoods(tiny):
     model, config = tiny
     queries = make_queries(1)
-    found = differential(model, config, [queries])
+    ranking = differential(model, config, [queries])
     prompt = encode_turns(
         get_template(config.prompt.template), [Turn(DIAGNOSIS_QUESTION, None, 1)], model.tokenizer, 4
     )
     sentences = class_sentences(config.prompt.disease_sentence, DISEASES)
     logits = score_answers(model, [prompt], queries, sentences)[0]
     expected = dict(zip(CLASSES, logits.softmax(-1).tolist(), strict=True))
-    assert {row.class_name: row.probability for row in found.ranked} == pytest.approx(expected, abs=1e-5)
-    assert [row.class_name for row in found.ranked] == sorted(expected, key=lambda name: -expected[name])
-    assert sum(row.probability for row in found.ranked) == pytest.approx(1)
-    assert found.calibration == "none"
-    assert not found.confident
-    assert found.threshold == NEVER
-    assert found.concepts == ()  # a likelihood alone is not a probability
+    assert {row.class_name: row.probability for row in ranking.ranked} == pytest.approx(expected, abs=1e-5)
+    assert [row.class_name for row in ranking.ranked] == sorted(expected, key=lambda name: -expected[name])
+    assert sum(row.probability for row in ranking.ranked) == pytest.approx(1)
+    assert ranking.calibration == "none"
+    assert not ranking.confident
+    assert ranking.threshold == NEVER
+    assert ranking.concepts == ()  # a likelihood alone is not a probability
 
 
 def test_several_views_are_scored_together(tiny):
@@ -107,8 +107,8 @@ def test_images_have_scores_for_all_classes_and_concepts(tiny):
 
 
 def test_to_dict_is_json():
-    found = from_scores(scores_of(herpes=3.0), CONCEPT_SCORES, DISEASES, CALIBRATION)
-    data = json.loads(json.dumps(found.to_dict()))
+    ranking = from_scores(scores_of(herpes=3.0), CONCEPT_SCORES, DISEASES, CALIBRATION)
+    data = json.loads(json.dumps(ranking.to_dict()))
     assert set(data) == {
         "ranked", "concepts", "confident", "threshold", "red_flags", "next_steps", "calibration",
     }  # fmt: skip
@@ -195,17 +195,17 @@ def test_a_calibration_is_saved_beside_its_checkpoint(run):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"tensors_sha256": "0" * 64}, "other weights"),
         ({"temperature": 0.0}, "damaged"),
         ({"temperature": float("nan")}, "damaged"),
     ],
 )
-def test_a_calibration_of_other_weights_or_nonsense_is_refused(run, change, said):
+def test_a_calibration_of_other_weights_or_nonsense_is_refused(run, change, message):
     own = replace(CALIBRATION, tensors_sha256=calibrations.weights_sha256(run))
     calibrations.save(replace(own, **change), run)
-    with pytest.raises(CalibrationError, match=said):
+    with pytest.raises(CalibrationError, match=message):
         calibrations.load(run)
 
 

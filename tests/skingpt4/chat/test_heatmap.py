@@ -71,9 +71,9 @@ def test_the_map_lies_where_the_attention_is_planted():
 
 
 def test_the_weights_are_the_layers_own(eva):
-    """Against the weights that the library returns where it is told to compute attention without fusing."""
+    """Against the weights that the library returns if it computes attention without fusing."""
     picture = make_picture(1)
-    found = attention_map(eva, picture)
+    attention = attention_map(eva, picture)
     weights = []
     config = eva.qformer.model.config
     before = config._attn_implementation
@@ -84,13 +84,13 @@ def test_the_weights_are_the_layers_own(eva):
     ]
     config._attn_implementation = "eager"
     try:
-        assert attention_map(eva, picture) == pytest.approx(found, abs=1e-5)
+        assert attention_map(eva, picture) == pytest.approx(attention, abs=1e-5)
     finally:
         config._attn_implementation = before
         for hook in hooks:
             hook.remove()
     patches = torch.stack(weights).mean((0, 1, 2, 3))[1:]  # without the class token
-    assert found.ravel() == pytest.approx((patches / patches.mean()).numpy(), rel=0.02)
+    assert attention.ravel() == pytest.approx((patches / patches.mean()).numpy(), rel=0.02)
 
 
 def test_even_attention_leaves_the_picture_as_it_is():
@@ -123,9 +123,9 @@ def test_the_map_is_fp32_in_every_precision_of_the_encoder(eva, precision, monke
     """Whichever this machine multiplies fast in: a map in half precision is no numpy array."""
     full = attention_map(eva, make_picture(7))
     monkeypatch.setattr(eva, "precision", precision)  # the weights stay fp32, as with auto
-    found = attention_map(eva, make_picture(7))
-    assert found.dtype == np.float32
-    assert found == pytest.approx(full, rel=0.1)
+    attention = attention_map(eva, make_picture(7))
+    assert attention.dtype == np.float32
+    assert attention == pytest.approx(full, rel=0.1)
 
 
 def test_the_model_is_left_as_it_was_and_the_picture_too(eva, tmp_path):

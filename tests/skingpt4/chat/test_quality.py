@@ -10,7 +10,7 @@ from skingpt4.chat import quality
 from skingpt4.chat.quality import KINDS, Problem, Quality, assess, limits
 
 HELD_OUT = 2_024  # calibration used seed 11
-# What must at least be found of the faults that are worth finding, with 12 pictures each; all can fail. Light skin
+# Minimum detection rates of the faults that matter, with 12 pictures each; all can fail. Light skin
 # four stops too dark is as bright as the darkest skin in good light, which is never to be called dark: a low floor.
 FLOORS = {
     ("blurred", "sigma 3"): 0.9, ("blurred", "shaken by 16"): 0.8, ("blurred", "enlarged from 64"): 0.9,
@@ -24,8 +24,8 @@ def phantoms():
     return list(clean_phantoms(HELD_OUT, 2))
 
 
-def kinds(found: Quality) -> set[str]:
-    return {problem.kind for problem in found.problems}
+def kinds(result: Quality) -> set[str]:
+    return {problem.kind for problem in result.problems}
 
 
 def test_clean_pictures_of_every_skin_type_pass(phantoms):
@@ -41,16 +41,16 @@ def test_detection_rate_of_each_fault_on_held_out_pictures(phantoms):
     rates = {}
     for fault in FAULTS:
         if (fault.kind, fault.strength) in FLOORS:
-            found = [fault.kind in kinds(assess(photograph(fault.apply(v), rng))) for _, v in phantoms]
-            rates[fault.kind, fault.strength] = float(np.mean(found))
+            detected = [fault.kind in kinds(assess(photograph(fault.apply(v), rng))) for _, v in phantoms]
+            rates[fault.kind, fault.strength] = float(np.mean(detected))
     for (kind, strength), rate in rates.items():
-        print(f"{kind:13} {strength:18} found on {rate:.0%} of {len(phantoms)}")
+        print(f"{kind:13} {strength:18} detected on {rate:.0%} of {len(phantoms)}")
     assert set(rates) == set(FLOORS)
     assert {key: rate for key, rate in rates.items() if rate < FLOORS[key]} == {}
 
 
 @pytest.mark.parametrize("name", ["white wall", "grey wall", "document", "plant", "blue cloth"])
-def test_what_is_no_skin_is_found(name):
+def test_what_is_not_skin_is_detected(name):
     rng = np.random.default_rng(3)
     assert "no_skin" in kinds(assess(photograph(NO_SKIN[name](rng), rng)))
 
@@ -60,9 +60,9 @@ def test_faults_tell_as_themselves(phantoms):
     darkest = next(values for tone, values in phantoms if tone == 6)
     rng = np.random.default_rng(4)
     dark = next(f for f in FAULTS if f.strength == "-5 stops")
-    found = kinds(assess(photograph(dark.apply(darkest), rng)))
-    assert "too_dark" in found
-    assert "no_skin" not in found  # colours cannot be judged in the dark
+    problems = kinds(assess(photograph(dark.apply(darkest), rng)))
+    assert "too_dark" in problems
+    assert "no_skin" not in problems  # colours cannot be judged in the dark
     assert "too_dark" not in kinds(assess(photograph(darkest, rng)))
 
 
@@ -97,10 +97,10 @@ def test_resolution_counts_both_sides_either_way_up():
 @pytest.mark.parametrize("size", [(1, 1), (8, 8), (9, 4000), (31, 33)])
 def test_odd_sizes_and_empty_pictures_have_finite_measures(size):
     for colour in ("black", "white", (200, 150, 120)):
-        found = assess(Image.new("RGB", size, colour))
-        assert all(np.isfinite(value) for value in found.measures.values())
-        assert not found.acceptable
-        assert 0 <= found.score < 0.5
+        result = assess(Image.new("RGB", size, colour))
+        assert all(np.isfinite(value) for value in result.measures.values())
+        assert not result.acceptable
+        assert 0 <= result.score < 0.5
 
 
 def test_the_score_is_half_at_every_threshold_and_data_are_whole(phantoms, monkeypatch):
@@ -115,14 +115,14 @@ def test_the_score_is_half_at_every_threshold_and_data_are_whole(phantoms, monke
         measures[limit["measure"]] = edge
         assert assess(Image.new("RGB", (8, 8))).score == pytest.approx(0.5)
         measures[limit["measure"]] = edge * (0.99 if low else 1.01)
-        found = assess(Image.new("RGB", (8, 8)))
-        assert [problem.kind for problem in found.problems] == [kind]
-        assert found.score < 0.5
+        result = assess(Image.new("RGB", (8, 8)))
+        assert [problem.kind for problem in result.problems] == [kind]
+        assert result.score < 0.5
 
 
 def test_to_dict_is_json_and_says_why():
-    found = Quality(0.3, (Problem("blurred", 0.123456, 0.24),), {"focus": 0.123456})
-    assert json.loads(json.dumps(found.to_dict())) == {
+    quality_result = Quality(0.3, (Problem("blurred", 0.123456, 0.24),), {"focus": 0.123456})
+    assert json.loads(json.dumps(quality_result.to_dict())) == {
         "score": 0.3,
         "acceptable": False,
         "problems": [{"kind": "blurred", "measure": 0.1235, "threshold": 0.24}],

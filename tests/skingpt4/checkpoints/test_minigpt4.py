@@ -7,7 +7,7 @@ import torch
 
 from skingpt4.checkpoints import checkpoint, minigpt4
 from skingpt4.checkpoints.load import LoadError, load_model, load_projection, model_source
-from skingpt4.cli import export
+from skingpt4.cli.share import export
 from skingpt4.training.loop import run
 from skingpt4.weights.files.tensors import WeightsMismatch
 from tests.skingpt4.weights.files.test_tensors import Payload
@@ -113,7 +113,7 @@ def saved(tmp_path):
 def test_an_export_is_what_the_original_demo_reads(saved, tmp_path, capsys):
     folder, tensors = saved
     out = tmp_path / "new" / "out.pth"
-    assert export.main(["--checkpoint", str(folder), "--minigpt4", str(out)]) == 0
+    assert export(["--checkpoint", str(folder), "--minigpt4", str(out)]) == 0
     assert f"{out}: llama_proj [3, 5]" in capsys.readouterr().out
     held = torch.load(out, map_location="cpu", weights_only=True)
     assert list(held["model"]) == ["llama_proj.weight", "llama_proj.bias"]
@@ -134,7 +134,7 @@ def test_an_export_overwrites_nothing_unasked_and_leaves_nothing_half_written(
     out = tmp_path / "out.pth"
     out.write_bytes(b"mine")
     args = ["--checkpoint", str(folder), "--minigpt4", str(out)]
-    assert export.main(args) == 1
+    assert export(args) == 1
     assert "exists already; name another file or add --overwrite" in capsys.readouterr().err
 
     def full_disk(value, file):
@@ -143,11 +143,11 @@ def test_an_export_overwrites_nothing_unasked_and_leaves_nothing_half_written(
 
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", full_disk)
-        assert export.main([*args, "--overwrite"]) == 1
+        assert export([*args, "--overwrite"]) == 1
     assert "cannot be written" in capsys.readouterr().err
     assert out.read_bytes() == b"mine"
     assert not list(tmp_path.glob(".out*"))
-    assert export.main([*args, "--overwrite"]) == 0
+    assert export([*args, "--overwrite"]) == 0
     assert minigpt4.shape_of(out) == (3, 5)
 
 
@@ -155,8 +155,8 @@ def test_what_the_layout_cannot_hold_is_not_exported(saved, tmp_path, capsys):
     folder, _ = saved
     card = json.loads((folder / checkpoint.CARD).read_text())
     (folder / checkpoint.CARD).write_text(json.dumps({**card, "lora": {"rank": 2}}))
-    assert export.main(["--checkpoint", str(folder), "--minigpt4", str(tmp_path / "out.pth")]) == 1
+    assert export(["--checkpoint", str(folder), "--minigpt4", str(tmp_path / "out.pth")]) == 1
     assert "was trained with LoRA" in capsys.readouterr().err
-    assert export.main(["--checkpoint", str(tmp_path / "gone"), "--minigpt4", str(tmp_path / "out.pth")]) == 1
-    assert export.main(["--checkpoint", str(folder), "--minigpt4", str(tmp_path / "out.bin")]) == 1
+    assert export(["--checkpoint", str(tmp_path / "gone"), "--minigpt4", str(tmp_path / "out.pth")]) == 1
+    assert export(["--checkpoint", str(folder), "--minigpt4", str(tmp_path / "out.bin")]) == 1
     assert not (tmp_path / "out.pth").exists()

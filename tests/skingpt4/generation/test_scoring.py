@@ -1,4 +1,4 @@
-"""Scores of a closed set of answers against each answer read whole, one by one."""
+"""Scores of a closed set of answers against each complete answer, read one by one."""
 
 import pytest
 import torch
@@ -61,14 +61,14 @@ def test_scores_equal_each_answer_read_alone(family, answers, folder):
 
 @pytest.mark.parametrize("num_images", [0, 1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_sets_that_share_their_pictures_score_as_each_on_its_own(family, num_images, folder):
+def test_sets_that_share_their_images_score_as_each_on_its_own(family, num_images, folder):
     model = make_model(folder, family)
     questions = ("What is it?", "What are the plaques?", "Which?")
     prompts = [conversation(model, question, num_images=num_images) for question in questions]
     queries = make_queries(num_images) if num_images else None
     sets = [ANSWERS[:3], ("Acne.", "Psoriasis is it.", "no"), ANSWERS[:2]]
-    found = score_sets(model, prompts, queries, sets)
-    for prompt, answers, scores in zip(prompts, sets, found, strict=True):
+    scores_of_sets = score_sets(model, prompts, queries, sets)
+    for prompt, answers, scores in zip(prompts, sets, scores_of_sets, strict=True):
         alone = score_answers(model, [prompt], queries, answers)[0]
         torch.testing.assert_close(scores, alone, rtol=1e-4, atol=1e-4)
 
@@ -83,8 +83,8 @@ def test_families_that_take_no_tree_read_each_text_as_a_row(reason, folder, monk
     else:
         monkeypatch.setattr(model.language_model.config, "sliding_window", 8, raising=False)
     monkeypatch.setattr(scoring.Tree, "sees", lambda tree: pytest.fail("a tree was read"))
-    found = score_answers(model, prompts, make_queries(3), ANSWERS, max_tokens=100)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    scores = score_answers(model, prompts, make_queries(3), ANSWERS, max_tokens=100)
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_sets_are_read_in_one_pass_and_what_they_share_once(folder, monkeypatch):
@@ -127,10 +127,10 @@ def test_answers_of_one_token_need_no_second_pass(folder):
 @pytest.mark.parametrize("family", ["llama", "falcon"])
 def test_candidates_are_split_by_ids_and_each_keeps_one(family):
     tokenizer = make_tokenizer(family)
-    whole = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in ANSWERS]
+    complete = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in ANSWERS]
     shared, tails = split_candidates(tokenizer, ANSWERS[:3])
     assert len(shared) > 3
-    assert [shared + tail for tail in tails] == whole[:3]
+    assert [shared + tail for tail in tails] == complete[:3]
     assert len({tail[0] for tail in tails}) > 1
     acne = tokenizer("acne", add_special_tokens=False)["input_ids"]
     both = tokenizer("acne~", add_special_tokens=False)["input_ids"]
