@@ -32,46 +32,6 @@ class VisionError(UserError):
     """A backbone that cannot be built as asked; the message says which key and why."""
 
 
-def _check_patches(model: str, image_size: int, args: dict[str, Any]) -> None:
-    """Refuse an image size that the patches do not fill; timm would silently drop the rest."""
-    patch = re.search(r"patch(\d+)", model)
-    side = args.get("patch_size", int(patch[1]) if patch else 1)
-    if image_size % side:
-        below = max(1, image_size // side) * side
-        raise VisionError(
-            f"vision.image_size: {model} cuts pictures into squares of {side} pixels, and {image_size} is not a "
-            f"multiple of that; choose {below} or {below + side}"
-        )
-
-
-def _gives_blocks(backbone: Any) -> bool:
-    """Whether timm can return one block's tokens with those that precede the patches."""
-    method = getattr(backbone, "forward_intermediates", None)
-    return method is not None and "return_prefix_tokens" in inspect.signature(method).parameters
-
-
-def _create(model: str, image_size: int, args: dict[str, Any]) -> Any:
-    """The timm model; transformers fix their positions to an image size, CNNs do not take that argument."""
-    sizes: tuple[dict[str, Any], ...] = ({"img_size": image_size}, {})
-    for size in sizes:
-        try:
-            return timm.create_model(model, **size, **args)
-        except TypeError as error:  # the one that timm raises for an argument it does not know
-            problem: Exception = error
-        except (
-            KeyError,
-            ValueError,
-            AssertionError,
-            RuntimeError,
-        ) as error:  # a family's own, for any argument
-            problem = error
-            break
-    raise VisionError(
-        f"vision.model_args: {model} cannot be built with them at {image_size} pixels "
-        f"({type(problem).__name__}: {str(problem).splitlines()[0][:200] if str(problem) else 'no reason given'})"
-    )
-
-
 class VisionEncoder(nn.Module):
     """A timm backbone without its classifier.
 
@@ -92,44 +52,38 @@ class VisionEncoder(nn.Module):
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        model, image_size, block, norm = config.model, config.image_size, config.block, config.norm
-        args = {"num_classes": 0, **config.model_args}
-        if not timm.is_model(model):
-            near = timm.list_models(f"*{model.split('_')[0]}*")[:5]
-            raise VisionError(
-                f"vision.model: timm has no '{model}'{'; near: ' + ', '.join(near) if near else ''}"
-            )
-        _check_patches(model, image_size, args)
-        self.backbone: Any = _create(model, image_size, args)
-        self.block, self.norm, self.image_size = block, norm, image_size
+        self.backbone: Any = _create(config)
+        self.block, self.norm, self.image_size = config.block, config.norm, config.image_size
         self.has_norm_weights = True  # False between LAVIS's EVA file and the ln_vision of the Q-Former's
-        if block is not None or not norm or config.norm_eps is not None:
-            if not hasattr(self.backbone, "norm") or not hasattr(self.backbone, "blocks"):
-                raise VisionError(f"vision.block, norm and norm_eps are for transformers; {model} is not one")
-            if (block is not None or not norm) and not _gives_blocks(self.backbone):
-                raise VisionError(
-                    f"vision.block and norm: timm does not return single blocks of {model}; leave them out"
-                )
-            if block is not None and not 1 <= block <= len(self.backbone.blocks):
-                raise VisionError(
-                    f"vision.block: {model} has blocks 1 to {len(self.backbone.blocks)}, not {block}"
-                )
-        if config.norm_eps is not None:
-            self.backbone.norm.eps = config.norm_eps
         self.mean = tuple(config.mean or self.backbone.pretrained_cfg["mean"])
         self.std = tuple(config.std or self.backbone.pretrained_cfg["std"])
         with torch.no_grad():
-            self.num_tokens, self.width = self._probe(image_size)
+            self.num_tokens, self.width = self._probe()
 
-    def _probe(self, image_size: int) -> tuple[int, int]:
-        """Number and width of the tokens."""
-        meta = any(p.is_meta for p in self.parameters())
-        # Shapes need no memory; buffers are real even on the meta device, so a copy of them is converted.
-        probed = copy.deepcopy(self).to("meta") if meta else self
-        training = self.training
-        tokens = probed.eval()(torch.zeros(1, 3, image_size, image_size, device="meta" if meta else "cpu"))
-        self.train(training)
-        return tokens.shape[1], tokens.shape[2]
+    @property
+    def num_prefix(self) -> int:
+        """How many tokens precede those of the patches: the class token, if there is one."""
+        return int(getattr(self.backbone, "cls_token", None) is not None)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map images (b, 3, h, w), normalised, to tokens (b, n, d)."""
+        backbone = self.backbone
+        if self.block is None and self.norm:
+            tokens = backbone.forward_features(image)
+            if tokens.dim() == 4:  # a feature map: (b, d, h, w), or (b, h, w, d) in Swin and others
+                width_last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
+                return tokens.flatten(1, 2) if width_last else tokens.flatten(2).transpose(1, 2)
+            num_prefix = getattr(backbone, "num_prefix_tokens", 0)
+            prefix, patches = tokens[:, :num_prefix], tokens[:, num_prefix:]
+        else:
+            last_block = (len(backbone.blocks) if self.block is None else self.block) - 1
+            (of_block,) = backbone.forward_intermediates(
+                image, indices=[last_block], norm=self.norm, stop_early=True, output_fmt="NLC",
+                intermediates_only=True, return_prefix_tokens=True,
+            )  # fmt: skip
+            patches, prefix = of_block if isinstance(of_block, tuple) else (of_block, of_block[:, :0])
+        # Registers are scratch space of the backbone; of the prefix only a class token describes the image.
+        return torch.cat([prefix[:, : self.num_prefix], patches], dim=1)
 
     def load(
         self,
@@ -201,27 +155,76 @@ class VisionEncoder(nn.Module):
         load_into(self.backbone.norm, source, recipes, "ln_vision", device, dtype)
         self.has_norm_weights = True
 
-    @property
-    def num_prefix(self) -> int:
-        """How many tokens precede those of the patches: the class token, if there is one."""
-        return int(getattr(self.backbone, "cls_token", None) is not None)
+    def _probe(self) -> tuple[int, int]:
+        """Number and width of the tokens."""
+        meta = any(p.is_meta for p in self.parameters())
+        # Shapes need no memory; buffers are real even on the meta device, so a copy of them is converted.
+        probed = copy.deepcopy(self).to("meta") if meta else self
+        training = self.training
+        side = self.image_size
+        tokens = probed.eval()(torch.zeros(1, 3, side, side, device="meta" if meta else "cpu"))
+        self.train(training)
+        return tokens.shape[1], tokens.shape[2]
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Map images (b, 3, h, w), normalised, to tokens (b, n, d)."""
-        backbone = self.backbone
-        if self.block is None and self.norm:
-            tokens = backbone.forward_features(image)
-            if tokens.dim() == 4:  # a feature map: (b, d, h, w), or (b, h, w, d) in Swin and others
-                width_last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
-                return tokens.flatten(1, 2) if width_last else tokens.flatten(2).transpose(1, 2)
-            num_prefix = getattr(backbone, "num_prefix_tokens", 0)
-            prefix, patches = tokens[:, :num_prefix], tokens[:, num_prefix:]
-        else:
-            last_block = (len(backbone.blocks) if self.block is None else self.block) - 1
-            (of_block,) = backbone.forward_intermediates(
-                image, indices=[last_block], norm=self.norm, stop_early=True, output_fmt="NLC",
-                intermediates_only=True, return_prefix_tokens=True,
-            )  # fmt: skip
-            patches, prefix = of_block if isinstance(of_block, tuple) else (of_block, of_block[:, :0])
-        # Registers are scratch space of the backbone; of the prefix only a class token describes the image.
-        return torch.cat([prefix[:, : self.num_prefix], patches], dim=1)
+
+def _create(config: VisionConfig) -> Any:
+    """The timm model with random weights, once it is known to do what the configuration asks for."""
+    model = config.model
+    args = {"num_classes": 0, **config.model_args}
+    if not timm.is_model(model):
+        near = timm.list_models(f"*{model.split('_')[0]}*")[:5]
+        raise VisionError(
+            f"vision.model: timm has no '{model}'{'; near: ' + ', '.join(near) if near else ''}"
+        )
+    _require_patches(model, config.image_size, args)
+    backbone = _create_model(model, config.image_size, args)
+    _require_blocks(config, backbone)
+    if config.norm_eps is not None:
+        backbone.norm.eps = config.norm_eps
+    return backbone
+
+
+def _require_patches(model: str, image_size: int, args: dict[str, Any]) -> None:
+    """Refuse an image size that is not a number of patches; timm would silently drop the rest."""
+    patch = re.search(r"patch(\d+)", model)
+    side = args.get("patch_size", int(patch[1]) if patch else 1)
+    if image_size % side:
+        below = max(1, image_size // side) * side
+        raise VisionError(
+            f"vision.image_size: {model} cuts pictures into squares of {side} pixels, and {image_size} is not a "
+            f"multiple of that; choose {below} or {below + side}"
+        )
+
+
+def _create_model(model: str, image_size: int, args: dict[str, Any]) -> Any:
+    """The timm model; transformers fix their positions to an image size, CNNs do not take that argument."""
+    sizes: tuple[dict[str, Any], ...] = ({"img_size": image_size}, {})
+    for size in sizes:
+        try:
+            return timm.create_model(model, **size, **args)
+        except TypeError as error:  # the one that timm raises for an argument it does not know
+            problem: Exception = error
+        except (KeyError, ValueError, AssertionError, RuntimeError) as error:  # each family raises its own
+            problem = error
+            break
+    raise VisionError(
+        f"vision.model_args: {model} cannot be built with them at {image_size} pixels "
+        f"({type(problem).__name__}: {str(problem).splitlines()[0][:200] if str(problem) else 'no reason given'})"
+    )
+
+
+def _require_blocks(config: VisionConfig, backbone: Any) -> None:
+    """Refuse what `block`, `norm` and `norm_eps` cannot mean for this backbone."""
+    block, single = config.block, config.block is not None or not config.norm
+    if not single and config.norm_eps is None:
+        return
+    if not hasattr(backbone, "norm") or not hasattr(backbone, "blocks"):
+        raise VisionError(f"vision.block, norm and norm_eps are for transformers; {config.model} is not one")
+    # Whether timm can return one block's tokens with those that precede the patches.
+    method = getattr(backbone, "forward_intermediates", None)
+    if single and (method is None or "return_prefix_tokens" not in inspect.signature(method).parameters):
+        raise VisionError(
+            f"vision.block and norm: timm does not return single blocks of {config.model}; leave them out"
+        )
+    if block is not None and not 1 <= block <= len(backbone.blocks):
+        raise VisionError(f"vision.block: {config.model} has blocks 1 to {len(backbone.blocks)}, not {block}")
