@@ -258,7 +258,7 @@ def test_greedy_continuation_is_called_greedy(ours):
     request = Request("What is it?", "GREEDY", pictures, 0, "task", "test")
     real = session.model.tokenizer
     for ids, greedy in ((written, True), ([written[0], (written[1] + 1) % 50, written[2]], False)):
-        session.model.tokenizer = Says(real, ids)
+        session.model.language_model.tokenizer = Says(real, ids)
         assert ours.loglikelihood([request])[0][1] is greedy
 
 

@@ -325,7 +325,7 @@ def test_one_run_has_one_list_of_cases(root, tmp_path, capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--perturb", "tilt:3"], "'tilt:3' is no change"),
+        (["--perturb", "tilt:3"], "'tilt:3' is not a change"),
         (["--arm", "two_step"], "write NAME=CHECKPOINT"),
         (["--arm", "untrained"], "arm 'untrained' is named twice"),
         (["--arm", "a/b=x"], "letters, digits"),
