@@ -10,7 +10,17 @@ import skingpt4
 from skingpt4.__main__ import COMMANDS, main
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "transformers", "gradio", "matplotlib", "scipy", "pandas", "uvicorn")
+HEAVY = (
+    "torch",
+    "transformers",
+    "gradio",
+    "matplotlib",
+    "scipy",
+    "statsmodels",
+    "pandas",
+    "pyarrow",
+    "imagehash",
+)
 EVAL = ("run", "report", "review", "cases", "published", "power", "quickstart", "export")
 DATA = ("prepare", "split", "stats", "validate", "pack", "phi", "phantoms")
 # Runs --help in this process and says which heavy modules that imported.
