@@ -334,5 +334,5 @@ def _set_up(config: Config, resume: bool, overwrite: bool) -> Trainer:
         run_folder.claim(folder, text, resume, overwrite)
     accelerator.wait_for_everyone()
     optimizer = accelerator.prepare_optimizer(make_optimizer(prepared.model, config.optim))
-    start = restore(config, prepared, optimizer, accelerator.device) if resume else 0
+    start = restore(config, prepared, optimizer) if resume else 0
     return Trainer(config, prepared, optimizer, accelerator, start)

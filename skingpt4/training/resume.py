@@ -43,7 +43,7 @@ def save_checkpoint(
     return path
 
 
-def restore(config: Config, prepared: Prepared, optimizer: Any, device: torch.device) -> int:
+def restore(config: Config, prepared: Prepared, optimizer: Any) -> int:
     """Load the run's newest checkpoint, if it has one; returns the number of iterations done.
 
     Raises:
@@ -61,7 +61,8 @@ def restore(config: Config, prepared: Prepared, optimizer: Any, device: torch.de
     lora_settings = lora.settings_of(model.language_model)
     lora.restore(model.language_model, lora_settings, checkpoint.load_lora(path, card), str(path))
     known_answer.check(model, prepared.known_queries, card, str(path))
-    state = torch.load(path / checkpoint.STATE, map_location=device, weights_only=True)
+    # To the CPU: torch.load does not know accelerate's device `cpu:0`, and the optimiser moves its state itself.
+    state = torch.load(path / checkpoint.STATE, map_location="cpu", weights_only=True)
     optimizer.load_state_dict(state["optimizer"])
     return card["iteration"]
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -217,6 +218,20 @@ os._exit(code)
 """
 
 
+def launch_two(folder, config, *arguments):
+    """Run a configuration in two processes, as `accelerate launch` does; returns their output."""
+    (folder / "two.yaml").write_text(to_yaml(config))
+    (folder / "launched.py").write_text(LAUNCHED)
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
+         str(folder / "launched.py"), "--config", str(folder / "two.yaml"), *arguments],
+        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=900,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
 def two_processes(folder):
     """A run of two processes with half the batch each, features made together: its configuration and output."""
@@ -228,16 +243,7 @@ def two_processes(folder):
         optim__batch_size=2,
         data__validation=[str(folder / "train.jsonl")],
     )
-    (folder / "two.yaml").write_text(to_yaml(config))
-    (folder / "launched.py").write_text(LAUNCHED)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
-         str(folder / "launched.py"), "--config", str(folder / "two.yaml")],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return config, done.stdout
+    return config, launch_two(folder, config)
 
 
 def test_two_processes_equal_one(two_processes, tmp_path):
@@ -272,6 +278,16 @@ def test_processes_share_the_work_of_making_features(two_processes, configure):
 def test_processes_leave_their_group_when_they_are_done(two_processes):
     _, printed = two_processes
     assert printed.count("CLOSED") == 2
+
+
+def test_two_processes_resumed_equal_two_in_one_piece(two_processes, folder, tmp_path):
+    two, _ = two_processes
+    whole = dataclasses.replace(two, output_dir=str(tmp_path / "whole"))
+    shutil.copytree(two.output_dir, whole.output_dir)
+    shutil.rmtree(Path(two.output_dir) / "checkpoints" / "iteration_0000004")
+    launch_two(folder, two, "--resume")
+    assert losses_of(two) == losses_of(whole)
+    assert_same_projection(two.output_dir, whole.output_dir)
 
 
 def test_the_feature_cache_changes_nothing_but_the_rounding(configure, tmp_path, monkeypatch):
