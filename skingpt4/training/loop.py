@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -45,11 +45,20 @@ def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
     """Train one step as configured; returns the last checkpoint's folder.
 
     Raises:
-        RunDirError: `output_dir` holds another run.
+        RunDirError: `output_dir` holds another run, or one that is in progress.
         Stopped: interrupted by Ctrl-C or SIGTERM, after saving.
         RunError: the loss is not finite, or a batch has nothing to learn from.
     """
-    trainer = _set_up(config, resume, overwrite)
+    accelerator = _make_accelerator(config)
+    folder = Path(config.output_dir)
+    run_folder.check(folder, to_yaml(config), resume, overwrite)
+    with run_folder.locked(folder) if accelerator.is_main_process else nullcontext():
+        return _train(_set_up(config, accelerator, resume, overwrite))
+
+
+def _train(trainer: Trainer) -> Path:
+    """The iterations that are left; returns the last checkpoint's folder."""
+    config = trainer.config
     try:
         if trainer.iteration >= trainer.num_iterations:
             trainer.print(
@@ -316,8 +325,12 @@ class Trainer:
             self.print(f"note: language.compile: {problem}; continuing without" if problem else "compiled")
 
 
-def _set_up(config: Config, resume: bool, overwrite: bool) -> Trainer:
-    """Check everything, build the network, take the output folder and load the checkpoint to resume from."""
+def _make_accelerator(config: Config) -> Accelerator:
+    """The processes and devices of this run.
+
+    Raises:
+        ConfigError: the configuration cannot run like this, or names files that are missing.
+    """
     accelerator = Accelerator(mixed_precision="no")  # in fp16 neither: `float16` scales inside the model
     if config.language.device_map is not None and accelerator.num_processes > 1:
         raise ConfigError(
@@ -326,12 +339,15 @@ def _set_up(config: Config, resume: bool, overwrite: bool) -> Trainer:
     missing = missing_paths(config)
     if missing:
         raise ConfigError("missing: " + "; ".join(missing))
-    folder, text = Path(config.output_dir), to_yaml(config)
-    run_folder.check(folder, text, resume, overwrite)
+    return accelerator
+
+
+def _set_up(config: Config, accelerator: Accelerator, resume: bool, overwrite: bool) -> Trainer:
+    """Build the network, take the output folder and load the checkpoint to resume from."""
     team = Team(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
     prepared = prepare(config, accelerator.device, team)
     if accelerator.is_main_process:  # an old run is deleted only when nothing can refuse the new one
-        run_folder.claim(folder, text, resume, overwrite)
+        run_folder.claim(Path(config.output_dir), to_yaml(config), resume, overwrite)
     accelerator.wait_for_everyone()
     optimizer = accelerator.prepare_optimizer(make_optimizer(prepared.model, config.optim))
     start = restore(config, prepared, optimizer) if resume else 0

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
+import logging
 import math
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +23,12 @@ from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
 
 CONFIG, METRICS, CHECKPOINTS, BOARD = "config.yaml", "metrics.jsonl", "checkpoints", "tensorboard"
+LOCK = ".lock"  # there while a run is in progress; a killed run leaves it behind, unlocked
 # Keys that may change when a run is resumed: how often it logs and saves, and what it must not overlap with.
 MAY_CHANGE = ("log.", "data.evaluation", "data.allow_overlap")
+
+
+logger = logging.getLogger(__name__)
 
 
 class RunError(UserError):
@@ -43,7 +53,7 @@ def check(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None
     """
     if folder.exists() and not folder.is_dir():
         raise RunDirError(f"{folder}: is a file; name another output_dir")
-    if not folder.is_dir() or not any(folder.iterdir()):
+    if not folder.is_dir() or all(path.name == LOCK for path in folder.iterdir()):
         return
     saved = _saved_config(folder)
     if saved is None:
@@ -62,6 +72,61 @@ def check(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None
             f"{folder}: holds a run with another configuration ({', '.join(differing[:6])} differ); "
             "name another output_dir, or add --overwrite"
         )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep every other run out of the folder, which is created if missing. The lock ends with its process.
+
+    Afterwards a folder that was created here and is still empty is removed.
+
+    Raises:
+        RunDirError: another run holds the folder, or it cannot be written.
+    """
+    is_new = not folder.exists()
+    try:
+        file = _lock(folder)
+    except BlockingIOError:
+        raise RunDirError(
+            f"{folder}: another run is in progress there; wait for it, or name another output_dir"
+        ) from None
+    except OSError as error:
+        raise RunDirError(f"{folder}: cannot be written ({error.strerror})") from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            (folder / LOCK).unlink()  # while it is locked: `_lock` notices that its file is gone
+        os.close(file)
+        if is_new:
+            with suppress(OSError):
+                folder.rmdir()
+
+
+def _lock(folder: Path) -> int:
+    """Create and lock the folder's lock file; returns its descriptor.
+
+    Raises:
+        BlockingIOError: another process holds the lock.
+        OSError: the folder cannot be written.
+    """
+    path = folder / LOCK
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            # Not flock: forked loader workers would share it and hold it after the run was killed.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                os.close(file)
+                raise BlockingIOError(*error.args) from None
+            logger.warning("%s: this file system has no locks; start no second run there", folder)
+            return file
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                return file
+        os.close(file)  # the run that held the lock has just ended and removed the file
 
 
 def claim(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None:

@@ -23,11 +23,12 @@ from skingpt4.config.schema import ConfigError, OptimConfig
 from skingpt4.records import manifest as manifests
 from skingpt4.records.overlap import OverlapError
 from skingpt4.records.record import RecordError
-from skingpt4.training import batches, features, loop, prepare
+from skingpt4.training import batches, features, loop, prepare, run_folder
 from skingpt4.training.feature_store import FeatureStore
 from skingpt4.training.loop import Stopped, learning_rate, make_optimizer, run, train_step
 from skingpt4.training.run_folder import RunDirError, RunError
 from skingpt4.weights.files.tensors import load_tensors
+from tests.support.locking import lock_elsewhere
 from tests.support.tiny import (
     batch_of,
     conversation,
@@ -403,6 +404,31 @@ def test_a_folder_with_another_run_is_refused_and_overwritten_only_when_asked(co
     before = projection_of(saved)
     run(configure(optim__max_epoch=1, seed=3), overwrite=True)
     assert not torch.equal(projection_of(config.output_dir)["weight"], before["weight"])
+
+
+@pytest.mark.parametrize("how", [{}, {"resume": True}, {"overwrite": True}])
+def test_a_second_start_is_refused_while_a_run_is_in_progress(how, configure):
+    config = configure(optim__max_epoch=1)
+    folder = Path(config.output_dir)
+    if how:
+        run(config)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with lock_elsewhere(folder) as first:
+        assert first.stdout.readline() == "locked\n"
+        with pytest.raises(RunDirError, match="another run is in progress there"):
+            run(config, **how)
+        first.stdin.close()
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_locks_its_folder_from_before_the_features_to_its_end(configure, monkeypatch):
+    config, seen = configure(optim__max_epoch=1), []
+    lock = Path(config.output_dir) / run_folder.LOCK
+    monkeypatch.setattr(loop, "prepare", lambda *args: seen.append(lock.exists()) or prepare.prepare(*args))
+    monkeypatch.setattr(loop, "train_step", lambda *args: seen.append(lock.exists()) or train_step(*args))
+    run(config)
+    assert seen == [True] * 3
+    assert not lock.exists()
 
 
 def test_a_run_does_not_go_on_with_other_data(configure, tmp_path):

@@ -8,6 +8,7 @@ import yaml
 from skingpt4.support import files
 from skingpt4.training import run_folder
 from skingpt4.training.run_folder import CHECKPOINTS, CONFIG, METRICS, Metrics, RunDirError
+from tests.support.locking import lock_elsewhere
 
 CONFIG_TEXT = yaml.safe_dump(
     {
@@ -149,6 +150,45 @@ def test_resume_with_a_damaged_config(run):
     (run / CONFIG).write_text("")
     with pytest.raises(RunDirError, match=CONFIG):
         run_folder.claim(run, CONFIG_TEXT, resume=True, overwrite=False)
+
+
+# ---- one run a folder
+
+
+def test_a_locked_folder_takes_no_second_run(run):
+    before = everything(run)
+    with lock_elsewhere(run) as other:
+        assert other.stdout.readline() == "locked\n"
+        with pytest.raises(RunDirError, match="another run is in progress there"), run_folder.locked(run):
+            pytest.fail("locked twice")
+        other.stdin.close()
+        assert other.wait(60) == 0
+    assert everything(run) == before
+    with run_folder.locked(run):
+        answer, _ = lock_elsewhere(run).communicate(timeout=60)
+        assert "another run is in progress there" in answer
+        assert run_folder.LOCK in everything(run)  # the refused process has not removed it
+    assert everything(run) == before
+
+
+def test_a_killed_run_leaves_its_folder_free(run):
+    with lock_elsewhere(run) as other:
+        assert other.stdout.readline() == "locked\n"
+        other.kill()
+    assert (run / run_folder.LOCK).exists()
+    with run_folder.locked(run):
+        pass
+
+
+def test_a_lock_alone_leaves_a_folder_free_and_nothing_behind(tmp_path):
+    folder = tmp_path / "runs" / "a"
+    with run_folder.locked(folder):
+        run_folder.check(folder, CONFIG_TEXT, resume=False, overwrite=False)
+    assert not folder.exists()
+    folder.mkdir()
+    with run_folder.locked(folder):
+        pass
+    assert folder.is_dir()  # the user's own
 
 
 def test_write_text_replaces_whole_or_not_at_all(tmp_path, monkeypatch):
