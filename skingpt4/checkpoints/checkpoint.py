@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pickle
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from skingpt4.checkpoints import minigpt4
 from skingpt4.support.errors import UserError
-from skingpt4.support.files import file_sha256
+from skingpt4.support.files import file_sha256, sync
 from skingpt4.weights.files.tensors import load_tensors
 
 TENSORS, CARD, STATE = "projection.safetensors", "checkpoint.json", "training_state.pt"
@@ -50,12 +51,12 @@ def save(
     lora: Mapping[str, Tensor] | None = None,
     seen: Mapping[str, Tensor] | None = None,
 ) -> Path:
-    """Write a checkpoint folder, completely or not at all.
+    """Write a checkpoint folder, completely or not at all, also after a power cut.
 
     Args:
         folder: where to write it; replaced if it exists.
         tensors: the projection's tensors by name.
-        card: JSON-able description; `format` and `tensors_sha256` (and `lora_sha256`) are added.
+        card: JSON-able description; `format` and `tensors_sha256` (and those of the other files) are added.
         state: optimiser state for resuming, or None.
         lora: the tensors of LoRA on the language model, if it has any.
         seen: hashes of the training images (see skingpt4/records/overlap.py), for an evaluation elsewhere.
@@ -64,9 +65,10 @@ def save(
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     _write(tensors, part / TENSORS)
+    card = {"format": FORMAT, **card, "tensors_sha256": file_sha256(part / TENSORS)}
     if state is not None:
         torch.save(state, part / STATE)
-    card = {"format": FORMAT, **card, "tensors_sha256": file_sha256(part / TENSORS)}
+        card["state_sha256"] = file_sha256(part / STATE)
     if lora:
         _write(lora, part / LORA)
         card["lora_sha256"] = file_sha256(part / LORA)
@@ -74,14 +76,18 @@ def save(
         _write(seen, part / SEEN)
         card["seen_sha256"] = file_sha256(part / SEEN)
     (part / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    for path in (*part.iterdir(), part):
+        sync(path)
     if folder.exists():  # the old one is moved first, so that a killed process leaves at least one of them
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
         os.replace(part, folder)
+        sync(folder.parent)
         shutil.rmtree(old)
     else:
         os.replace(part, folder)
+        sync(folder.parent)
     return folder
 
 
@@ -126,7 +132,7 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         return minigpt4.read(folder)
     try:
         card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not UTF-8
         raise CheckpointError(f"{folder / CARD}: is damaged ({error})") from None
     if not isinstance(card, dict) or not isinstance(card.get("tensors_sha256"), str):
         raise CheckpointError(f"{folder / CARD}: is not a checkpoint's description")
@@ -153,11 +159,33 @@ def load_seen(path: str | Path, card: dict[str, Any]) -> dict[str, Tensor]:
     return _verified(find(path) / SEEN, card["seen_sha256"]) if card.get("seen_sha256") else {}
 
 
+def load_state(path: str | Path, card: dict[str, Any]) -> dict[str, Any]:
+    """The `state` that a checkpoint was saved with, on the CPU; cards before 0.2 have no checksum of it.
+
+    Raises:
+        CheckpointError: damaged or missing.
+    """
+    file = find(path) / STATE
+    if not file.is_file():
+        raise CheckpointError(f"{file}: is missing")
+    if "state_sha256" in card:
+        _require_sha256(file, card["state_sha256"])
+    try:
+        # To the CPU: torch.load does not know accelerate's device `cpu:0`, and the optimiser moves its state itself.
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError):
+        raise CheckpointError(f"{file}: is damaged") from None
+
+
 def _verified(path: Path, sha256: str | None) -> dict[str, Tensor]:
     tensors = load_tensors(path)
+    _require_sha256(path, sha256)
+    return tensors
+
+
+def _require_sha256(path: Path, sha256: str | None) -> None:
     if file_sha256(path) != sha256:
         raise CheckpointError(f"{path}: its checksum is not the one in {CARD}; it was changed or damaged")
-    return tensors
 
 
 def require_fit(card: dict[str, Any], identity: dict[str, Any], where: str | Path) -> None:
@@ -180,6 +208,13 @@ def require_fit(card: dict[str, Any], identity: dict[str, Any], where: str | Pat
             differences.append(f"its {key} is {theirs}, here it is {here}")
     if differences:
         raise CheckpointError(f"checkpoint {where} does not fit this run: {'; '.join(differences)}")
+
+
+def set_aside(folder: Path) -> None:
+    """Hide a damaged checkpoint from `saved`, under a name beginning with a dot; nothing in it is deleted."""
+    hidden = folder.with_name(f".{folder.name}.damaged")
+    shutil.rmtree(hidden, ignore_errors=True)
+    os.replace(folder, hidden)
 
 
 def prune(run_folder: Path, keep: int) -> None:

@@ -27,10 +27,24 @@ def read_yaml(path: Path) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that it is there whole or not at all."""
+    """Write a text file so that it is there whole or not at all, also after a power cut."""
     part = path.with_name(f".{path.name}.part")
     part.write_text(text, encoding="utf-8")
+    sync(part)
     os.replace(part, path)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file's content, or a folder's list of names, is on the disk.
+
+    Without it a power cut may keep a later rename and lose the content that was written before.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def file_sha256(path: str | Path) -> str:

@@ -350,5 +350,5 @@ def _set_up(config: Config, accelerator: Accelerator, resume: bool, overwrite: b
         run_folder.claim(Path(config.output_dir), to_yaml(config), resume, overwrite)
     accelerator.wait_for_everyone()
     optimizer = accelerator.prepare_optimizer(make_optimizer(prepared.model, config.optim))
-    start = restore(config, prepared, optimizer) if resume else 0
+    start = restore(config, prepared, optimizer, accelerator) if resume else 0
     return Trainer(config, prepared, optimizer, accelerator, start)

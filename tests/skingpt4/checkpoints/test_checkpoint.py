@@ -1,13 +1,16 @@
 """Checkpoints: whole or absent, verified when read, refused where they do not fit."""
 
 import json
+import os
 import types
+from pathlib import Path
 
 import pytest
 import torch
 
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.checkpoint import CARD, STATE, TENSORS, CheckpointError
+from skingpt4.support.files import write_text
 from skingpt4.weights.files.tensors import WeightsMismatch
 
 LANGUAGE = {"name": "weights/a", "family": "llama", "width": 64, "num_layers": 2, "vocabulary": "0123"}
@@ -51,6 +54,49 @@ def test_a_failed_save_leaves_the_old_one_whole(where, tensors, tmp_path, monkey
     assert card["iteration"] == 2
     assert loaded.keys() == {"weight"}
     assert not (folder / STATE).exists()  # nothing of the old one is left in the new
+
+
+def test_everything_is_on_the_disk_before_it_gets_its_name(tensors, tmp_path, monkeypatch):
+    events = []
+    fsync, replace = os.fsync, os.replace
+
+    def record_sync(descriptor):
+        events.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")))
+        fsync(descriptor)
+
+    def record_replace(source, target):
+        events.append("renamed")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(os, "replace", record_replace)
+    checkpoint.save(tmp_path / "c", tensors, {"iteration": 1}, {"lr": 1})
+    part = tmp_path / ".c.part"
+    assert set(events[: events.index("renamed")]) == {part, part / TENSORS, part / STATE, part / CARD}
+    assert events[events.index("renamed") :] == ["renamed", tmp_path]
+    events.clear()
+    write_text(tmp_path / "text", "text")
+    assert events == [tmp_path / ".text.part", "renamed", tmp_path]
+
+
+def test_the_state_is_verified(tensors, tmp_path):
+    folder = checkpoint.save(tmp_path / "c", tensors, {}, {"moments": torch.ones(1000)})
+    card = json.loads((folder / CARD).read_text())
+    older = {key: value for key, value in card.items() if key != "state_sha256"}
+    for described in (card, older):
+        assert torch.equal(checkpoint.load_state(folder, described)["moments"], torch.ones(1000))
+    content = bytearray((folder / STATE).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / STATE).write_bytes(content)
+    with pytest.raises(CheckpointError, match=rf"{STATE}: its checksum"):
+        checkpoint.load_state(folder, card)
+    for damage in (content[:900], b"", b"cposix\nsystem\n(S'false'\ntR."):
+        (folder / STATE).write_bytes(damage)
+        with pytest.raises(CheckpointError, match=rf"{STATE}: is damaged"):
+            checkpoint.load_state(folder, older)
+    (folder / STATE).unlink()
+    with pytest.raises(CheckpointError, match=rf"{STATE}: is missing"):
+        checkpoint.load_state(folder, older)
 
 
 def test_changed_tensors_are_refused(tensors, tmp_path):

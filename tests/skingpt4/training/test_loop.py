@@ -187,6 +187,73 @@ def test_a_run_in_two_parts_equals_one_in_a_piece(configure):
     assert run(parts, resume=True) == saved  # nothing is left to do
 
 
+@pytest.fixture(scope="module")
+def complete_run(folder):
+    """A complete run of three iterations, all of them saved: its configuration."""
+    config = tiny_config(
+        folder, output_dir=str(folder / "complete"), optim__max_epoch=1, optim__iters_per_epoch=3,
+        log__checkpoint_every=1, log__keep_checkpoints=9,
+    )  # fmt: skip
+    run(config)
+    return config
+
+
+def _truncate(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 64
+    path.write_bytes(content)
+
+
+def _without_iteration(path):
+    path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "iteration"}))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        (checkpoint.STATE, _truncate),
+        (checkpoint.STATE, _flip_a_bit),
+        (checkpoint.STATE, Path.unlink),
+        (checkpoint.TENSORS, _truncate),
+        (checkpoint.TENSORS, _flip_a_bit),
+        (checkpoint.TENSORS, Path.unlink),
+        (checkpoint.CARD, _truncate),
+        (checkpoint.CARD, _without_iteration),
+        (checkpoint.CARD, Path.unlink),
+    ],
+)
+def test_a_damaged_newest_checkpoint_is_passed_over(name, damage, complete_run, tmp_path, caplog):
+    whole = dataclasses.replace(complete_run, output_dir=str(tmp_path / "whole"))
+    shutil.copytree(complete_run.output_dir, whole.output_dir)
+    newest = Path(complete_run.output_dir) / "checkpoints" / "iteration_0000003"
+    damage(newest / name)
+    saved = run(complete_run, resume=True)
+    (line,) = (record.getMessage() for record in caplog.records if "continuing from" in record.getMessage())
+    assert str(newest) in line
+    assert line.endswith("iteration_0000002")
+    assert saved == newest
+    assert_same_projection(saved, whole.output_dir)
+    assert losses_of(complete_run) == losses_of(whole)
+    assert sorted(p.name for p in newest.parent.glob(".*")) == [".iteration_0000003.damaged"]
+
+
+def test_a_run_without_an_intact_checkpoint_is_refused(complete_run, tmp_path):
+    folder = Path(complete_run.output_dir)
+    saved = tmp_path / "saved"
+    shutil.copytree(folder, saved)
+    for path in folder.glob("checkpoints/iteration_*"):
+        _truncate(path / checkpoint.STATE)
+    with pytest.raises(RunError, match=r"none of its checkpoints is intact; start again with --overwrite"):
+        run(complete_run, resume=True)
+    assert len(list(folder.glob("checkpoints/iteration_*"))) == 3  # nothing was renamed
+    shutil.rmtree(folder)
+    saved.rename(folder)
+
+
 def test_a_batch_in_parts_equals_the_batch(configure):
     whole = configure("whole", optim__batch_size=8)
     parts = configure("parts", optim__batch_size=2, optim__accumulation=4)
