@@ -8,11 +8,13 @@ import os
 import pickle
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -60,24 +62,26 @@ def save(
         state: optimiser state for resuming, or None.
         lora: the tensors of LoRA on the language model, if it has any.
         seen: hashes of the training images (see skingpt4/records/overlap.py), for an evaluation elsewhere.
+
+    Raises:
+        OSError: it cannot be written, for instance because the disk is full.
     """
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    _write(tensors, part / TENSORS)
-    card = {"format": FORMAT, **card, "tensors_sha256": file_sha256(part / TENSORS)}
-    if state is not None:
-        torch.save(state, part / STATE)
-        card["state_sha256"] = file_sha256(part / STATE)
-    if lora:
-        _write(lora, part / LORA)
-        card["lora_sha256"] = file_sha256(part / LORA)
-    if seen:
-        _write(seen, part / SEEN)
-        card["seen_sha256"] = file_sha256(part / SEEN)
-    (part / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-    for path in (*part.iterdir(), part):
-        sync(path)
+    with _new_folder(folder.with_name(f".{folder.name}.part")) as part:
+        _write(tensors, part / TENSORS)
+        card = {"format": FORMAT, **card, "tensors_sha256": file_sha256(part / TENSORS)}
+        if state is not None:
+            with _as_os_error(part / STATE):
+                torch.save(state, part / STATE)
+            card["state_sha256"] = file_sha256(part / STATE)
+        if lora:
+            _write(lora, part / LORA)
+            card["lora_sha256"] = file_sha256(part / LORA)
+        if seen:
+            _write(seen, part / SEEN)
+            card["seen_sha256"] = file_sha256(part / SEEN)
+        (part / CARD).write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+        for path in (*part.iterdir(), part):
+            sync(path)
     if folder.exists():  # the old one is moved first, so that a killed process leaves at least one of them
         old = folder.with_name(f".{folder.name}.old")
         shutil.rmtree(old, ignore_errors=True)
@@ -91,8 +95,31 @@ def save(
     return folder
 
 
+@contextmanager
+def _new_folder(part: Path) -> Iterator[Path]:
+    """An empty folder to write to, which is removed if that fails."""
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    try:
+        yield part
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def _as_os_error(path: Path) -> Iterator[None]:
+    """Torch and safetensors raise errors of their own where a disk is full."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        raise OSError(f"{path}: cannot be written ({error})") from error
+
+
 def _write(tensors: Mapping[str, Tensor], path: Path) -> None:
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path)
+    on_cpu = {key: value.detach().cpu().contiguous() for key, value in tensors.items()}
+    with _as_os_error(path):
+        save_file(on_cpu, path)
 
 
 def find(path: str | Path) -> Path:
@@ -172,9 +199,10 @@ def load_state(path: str | Path, card: dict[str, Any]) -> dict[str, Any]:
         _require_sha256(file, card["state_sha256"])
     try:
         # To the CPU: torch.load does not know accelerate's device `cpu:0`, and the optimiser moves its state itself.
-        return torch.load(file, map_location="cpu", weights_only=True)
+        state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError):
         raise CheckpointError(f"{file}: is damaged") from None
+    return state
 
 
 def _verified(path: Path, sha256: str | None) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run between two iterations, after a checkpoint."""
+"""Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 end a run between two iterations, after a checkpoint."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
+# SIGHUP: the terminal was closed. SIGUSR1: what Slurm's --signal usually sends before the time limit.
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+
 
 class StopSignal:
-    """Notes the first Ctrl-C or SIGTERM, so that the iteration in progress is finished; the second acts as usual."""
+    """Notes the first of these signals, so that the iteration in progress is finished; the second acts as usual."""
 
     def __enter__(self) -> StopSignal:
         self._received = False
         self._handlers: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            numbers = (signal.SIGINT, signal.SIGTERM)
+            ignores_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # started by nohup
+            numbers = (n for n in STOPPING if not (n == signal.SIGHUP and ignores_hangup))
             self._handlers = {number: signal.signal(number, self._receive) for number in numbers}
         return self
 
@@ -39,6 +43,7 @@ class StopSignal:
 
 
 def ignore_interrupt(worker: int) -> None:
-    """For the loader's worker processes: Ctrl-C reaches the whole group, only the main process acts on it."""
+    """For the loader's worker processes: some signals reach the whole group, only the main process acts on them."""
     del worker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +19,22 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from skingpt4.checkpoints import checkpoint
-from skingpt4.checkpoints.paths import missing_paths
 from skingpt4.config.compat import BEHAVIOURS, OURS, Behaviour
 from skingpt4.config.load import to_yaml
-from skingpt4.config.schema import Config, ConfigError, OptimConfig
+from skingpt4.config.schema import Config, OptimConfig
 from skingpt4.model.network import SkinGPT4
+from skingpt4.support.errors import UserError
 from skingpt4.training import compiled, run_folder
 from skingpt4.training.batches import Collate, batches, make_collate
 from skingpt4.training.features import Team
 from skingpt4.training.interrupt import StopSignal
-from skingpt4.training.prepare import Prepared, prepare
-from skingpt4.training.resume import restore, save_checkpoint
+from skingpt4.training.prepare import Prepared, make_accelerator, prepare
+from skingpt4.training.resume import restore, save_after_failure, save_checkpoint
 from skingpt4.training.run_folder import RunError
 from skingpt4.training.samples import HeldOutSamples
+from skingpt4.training.schedule import learning_rate
+
+logger = logging.getLogger(__name__)
 
 MAX_SKIPPED = 20  # consecutive iterations without a finite gradient before a run gives up
 
@@ -46,10 +50,10 @@ def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
 
     Raises:
         RunDirError: `output_dir` holds another run, or one that is in progress.
-        Stopped: interrupted by Ctrl-C or SIGTERM, after saving.
-        RunError: the loss is not finite, or a batch has nothing to learn from.
+        Stopped: interrupted by Ctrl-C, SIGTERM, SIGHUP or SIGUSR1, after saving.
+        RunError: the loss is not finite, a batch has nothing to learn from, or a file cannot be read or written.
     """
-    accelerator = _make_accelerator(config)
+    accelerator = make_accelerator(config)
     folder = Path(config.output_dir)
     run_folder.check(folder, to_yaml(config), resume, overwrite)
     with run_folder.locked(folder) if accelerator.is_main_process else nullcontext():
@@ -157,21 +161,6 @@ def held_out_loss(
     return float(sums[0] / sums[1])
 
 
-def learning_rate(iteration: int, optim: OptimConfig, behaviour: Behaviour = OURS) -> float:
-    """Linear warm-up by iteration, then cosine counted from iteration 0, as in LAVIS.
-
-    Args:
-        iteration: from 0, over all epochs.
-        optim: `warmup_lr`, `init_lr`, `min_lr`, `warmup_steps` and the run's length.
-        behaviour: whether the warm-up restarts with each epoch.
-    """
-    if iteration < optim.warmup_steps:
-        warm = iteration % optim.iters_per_epoch if behaviour.warmup_restarts else iteration
-        return optim.warmup_lr + (optim.init_lr - optim.warmup_lr) * warm / optim.warmup_steps
-    done = iteration / (optim.max_epoch * optim.iters_per_epoch)
-    return optim.min_lr + (optim.init_lr - optim.min_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
-
-
 def make_optimizer(model: SkinGPT4, optim: OptimConfig) -> torch.optim.AdamW:
     """AdamW on the trainable parameters; weight decay on matrices, none on biases."""
     parameters = [p for p in model.parameters() if p.requires_grad]
@@ -197,7 +186,7 @@ class Trainer:
         self.optimizer, self.accelerator, self.iteration = optimizer, accelerator, iteration
         self.num_iterations = config.optim.max_epoch * config.optim.iters_per_epoch
         self.behaviour = BEHAVIOURS[config.compat]
-        self.checkpoint_path = Path(config.output_dir)
+        self.checkpoint_path, self.saved_iteration = Path(config.output_dir), iteration
         self.print = accelerator.print
         self.smoothed_loss = math.nan
         self.num_skipped = 0  # consecutive iterations
@@ -227,7 +216,8 @@ class Trainer:
     def batches(self) -> Iterator[list[dict[str, Tensor]]]:
         """The micro-batches of each iteration that is left."""
         samples, stop = self.prepared.training, self.num_iterations
-        return batches(self.config, samples, self.collate, self.accelerator, self.iteration, stop)
+        with self._saved_on_failure():
+            yield from batches(self.config, samples, self.collate, self.accelerator, self.iteration, stop)
 
     def set_learning_rate(self) -> None:
         """Give the optimiser the rate of this iteration."""
@@ -274,12 +264,17 @@ class Trainer:
         held_out = self.prepared.held_out
         if held_out is None or not self._is_due(self.config.log.validate_every):
             return
-        with compiled.as_written():
-            loss = held_out_loss(
-                self.model, held_out, self.config.optim.batch_size, self.accelerator, self.collate
-            )
-        if self.metrics:
-            self.metrics.write("validation", self.iteration, loss=loss)
+        batch_size = self.config.optim.batch_size
+        try:
+            with compiled.as_written():
+                loss = held_out_loss(self.model, held_out, batch_size, self.accelerator, self.collate)
+        except UserError:  # a checkpoint now would leave its held-out loss out of the metrics for good
+            logger.warning("note: iteration %d is not saved, its held-out loss is missing", self.iteration)
+            raise
+        if not self.metrics:
+            return
+        self.metrics.write("validation", self.iteration, loss=loss)
+        with suppress(OSError):  # the terminal is gone after SIGHUP
             self.bar.write(f"iteration {self.iteration}: held-out loss {loss:.3f} ({len(held_out)} records)")
 
     def save(self) -> None:
@@ -290,15 +285,33 @@ class Trainer:
         """
         stopping = self.stop_signal.received(self.accelerator)
         if stopping or self._is_due(self.config.log.checkpoint_every):
-            with compiled.as_written():
-                self.checkpoint_path = save_checkpoint(
-                    self.config, self.prepared, self.optimizer, self.accelerator, self.iteration
-                )
+            with self._saved_on_failure():
+                self._save()
         if stopping and self.iteration < self.num_iterations:
             raise Stopped(
                 f"stopped after iteration {self.iteration} of {self.num_iterations}; saved in "
                 f"{self.checkpoint_path}; continue with --resume"
             )
+
+    def _save(self) -> Path:
+        with compiled.as_written():
+            self.checkpoint_path = save_checkpoint(
+                self.config, self.prepared, self.optimizer, self.accelerator, self.iteration
+            )
+        self.saved_iteration = self.iteration
+        return self.checkpoint_path
+
+    @contextmanager
+    def _saved_on_failure(self) -> Iterator[None]:
+        """Around what happens between two iterations, when the state is complete: if it fails, save (again)."""
+        try:
+            yield
+        except (UserError, OSError) as error:
+            if self.iteration > self.saved_iteration:
+                save_after_failure(self._save, self.iteration, self.accelerator)
+            if isinstance(error, UserError):
+                raise
+            raise RunError(f"{error}; once this is fixed, continue with --resume") from error
 
     def _is_due(self, every: int) -> bool:
         last = self.iteration == self.num_iterations
@@ -323,23 +336,6 @@ class Trainer:
             self.print("compiling the layers, up to a minute (language.compile) ...")
             problem = compiled.compile_layers(language_model)
             self.print(f"note: language.compile: {problem}; continuing without" if problem else "compiled")
-
-
-def _make_accelerator(config: Config) -> Accelerator:
-    """The processes and devices of this run.
-
-    Raises:
-        ConfigError: the configuration cannot run like this, or names files that are missing.
-    """
-    accelerator = Accelerator(mixed_precision="no")  # in fp16 neither: `float16` scales inside the model
-    if config.language.device_map is not None and accelerator.num_processes > 1:
-        raise ConfigError(
-            "language.device_map: spreads one process over devices; start it without accelerate"
-        )
-    missing = missing_paths(config)
-    if missing:
-        raise ConfigError("missing: " + "; ".join(missing))
-    return accelerator
 
 
 def _set_up(config: Config, accelerator: Accelerator, resume: bool, overwrite: bool) -> Trainer:

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from torch import Tensor
 
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.identity import identity
 from skingpt4.checkpoints.known_answer import queries_of
 from skingpt4.checkpoints.load import known_queries, load_projection, require_projection_width
+from skingpt4.checkpoints.paths import missing_paths
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config, ConfigError
 from skingpt4.model import lora
@@ -48,6 +50,23 @@ class Prepared:
     known_queries: Tensor  # (1, q, d), of the self-test's image
     seen: dict[str, Tensor]  # hashes of all images trained on, the parent's included
     notes: list[str]  # what the user should know before the run starts
+
+
+def make_accelerator(config: Config) -> Accelerator:
+    """The processes and devices of this run.
+
+    Raises:
+        ConfigError: the configuration cannot run like this, or names files that are missing.
+    """
+    accelerator = Accelerator(mixed_precision="no")  # in fp16 neither: `float16` scales inside the model
+    if config.language.device_map is not None and accelerator.num_processes > 1:
+        raise ConfigError(
+            "language.device_map: spreads one process over devices; start it without accelerate"
+        )
+    missing = missing_paths(config)
+    if missing:
+        raise ConfigError("missing: " + "; ".join(missing))
+    return accelerator
 
 
 def prepare(config: Config, device: torch.device, team: Team | None = None) -> Prepared:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from skingpt4.checkpoints.checkpoint import CheckpointError
 from skingpt4.config.load import to_dict
 from skingpt4.config.schema import Config
 from skingpt4.model import lora
+from skingpt4.support.errors import UserError
 from skingpt4.training.prepare import Prepared
 from skingpt4.training.run_folder import CHECKPOINTS, RunError
 from skingpt4.weights.files.tensors import WeightsMismatch
@@ -48,6 +50,25 @@ def save_checkpoint(
         checkpoint.prune(run_dir, config.log.keep_checkpoints)
     accelerator.wait_for_everyone()
     return path
+
+
+def save_after_failure(save: Callable[[], Path], iteration: int, accelerator: Accelerator) -> None:
+    """Save a run that failed between two iterations, and report where, or why that is not possible.
+
+    Args:
+        save: saves the run, returns the checkpoint's folder.
+        iteration: iterations that are done.
+        accelerator: of the run.
+    """
+    if accelerator.num_processes > 1:  # saving takes all of them
+        logger.warning("note: iteration %d is not saved, all processes would have to take part", iteration)
+        return
+    try:
+        path = save()
+    except (OSError, UserError) as error:
+        logger.warning("note: iteration %d could not be saved (%s)", iteration, error)
+    else:
+        logger.warning("note: saved after iteration %d in %s", iteration, path)
 
 
 def restore(config: Config, prepared: Prepared, optimizer: Any, accelerator: Accelerator) -> int:

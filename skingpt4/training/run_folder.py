@@ -214,16 +214,28 @@ class Metrics:
             self.board = SummaryWriter(str(folder / BOARD), purge_step=start)
 
     def write(self, kind: str, iteration: int, **values: float) -> None:
-        """Add one line, e.g. ``write("train", 10, loss=2.3)``; NaN and infinity, which JSON lacks, become null."""
+        """Add one line, e.g. ``write("train", 10, loss=2.3)``; NaN and infinity, which JSON lacks, become null.
+
+        Raises:
+            RunError: it cannot be written; the iteration must not be saved, or its line would be missing for good.
+        """
         finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
-        self.file.write(json.dumps({"kind": kind, "iteration": iteration, **finite}, allow_nan=False) + "\n")
-        self.file.flush()
+        line = json.dumps({"kind": kind, "iteration": iteration, **finite}, allow_nan=False)
+        try:
+            self.file.write(line + "\n")
+            self.file.flush()
+        except OSError as error:
+            raise RunError(
+                f"{self.file.name}: cannot be written ({error.strerror}), so iteration {iteration} is not saved; "
+                "once this is fixed, continue with --resume"
+            ) from None
         if self.board:
             for key, value in values.items():
                 self.board.add_scalar(f"{kind}/{key}", value, iteration)
 
     def close(self) -> None:
         """Flush and close everything."""
-        self.file.close()
+        with suppress(OSError):  # of a line that could not be written, which is reported already
+            self.file.close()
         if self.board:
             self.board.close()

@@ -3,12 +3,14 @@
 import dataclasses
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
 import time
+import types
 import weakref
 from pathlib import Path
 
@@ -23,10 +25,13 @@ from skingpt4.config.schema import ConfigError, OptimConfig
 from skingpt4.records import manifest as manifests
 from skingpt4.records.overlap import OverlapError
 from skingpt4.records.record import RecordError
+from skingpt4.support.errors import UserError
 from skingpt4.training import batches, features, loop, prepare, run_folder
 from skingpt4.training.feature_store import FeatureStore
-from skingpt4.training.loop import Stopped, learning_rate, make_optimizer, run, train_step
+from skingpt4.training.interrupt import StopSignal
+from skingpt4.training.loop import Stopped, make_optimizer, run, train_step
 from skingpt4.training.run_folder import RunDirError, RunError
+from skingpt4.training.schedule import learning_rate
 from skingpt4.weights.files.tensors import load_tensors
 from tests.support.locking import lock_elsewhere
 from tests.support.tiny import (
@@ -252,6 +257,86 @@ def test_a_run_without_an_intact_checkpoint_is_refused(complete_run, tmp_path):
     assert len(list(folder.glob("checkpoints/iteration_*"))) == 3  # nothing was renamed
     shutil.rmtree(folder)
     saved.rename(folder)
+
+
+def test_a_deleted_picture_loses_nothing(configure, tmp_path, monkeypatch, caplog):
+    """Saved where no save was due, and continued bit for bit once the picture is back."""
+    manifest = write_manifest(tmp_path / "own.jsonl", 3)
+    whole, cut = (configure(name, data__train=[manifest], optim__iters_per_epoch=4) for name in "ab")
+    run(whole)
+    pictures = {path: path.read_bytes() for path in tmp_path.glob("own_*.png")}
+    calls = iter(range(10))
+
+    def delete(*args):
+        result = train_step(*args)
+        if next(calls) == 1:
+            for path in pictures:
+                path.unlink()
+        return result
+
+    monkeypatch.setattr(loop, "train_step", delete)
+    with pytest.raises(UserError, match=r"own_\d\.png"):
+        run(cut)
+    assert "saved after iteration 2 in " in caplog.text
+    assert checkpoint.find(cut.output_dir).name == "iteration_0000002"
+    for path, content in pictures.items():
+        path.write_bytes(content)
+    run(cut, resume=True)
+    assert losses_of(cut) == losses_of(whole)
+    assert_same_projection(cut.output_dir, whole.output_dir)
+
+
+def test_a_full_disk_at_a_save_is_a_sentence_and_loses_nothing(configure, monkeypatch):
+    changes = {"optim__max_epoch": 1, "optim__iters_per_epoch": 3, "log__checkpoint_every": 1}
+    whole, cut = configure("whole", **changes), configure("cut", **changes)
+    run(whole)
+    save_checkpoint, sizes = loop.save_checkpoint, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_the_disk(*args):
+        if args[-1] < 2:
+            return save_checkpoint(*args)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3000, sizes[1]))
+        try:
+            return save_checkpoint(*args)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, sizes)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", fill_the_disk)
+        with pytest.raises(
+            RunError, match=r"cannot be written .*; once this is fixed, continue with --resume"
+        ):
+            run(cut)
+    (saved,) = (Path(cut.output_dir) / "checkpoints").iterdir()
+    assert saved.name == "iteration_0000001"
+    run(cut, resume=True)
+    assert losses_of(cut) == losses_of(whole)
+    assert_same_projection(cut.output_dir, whole.output_dir)
+
+
+def test_a_line_of_metrics_that_cannot_be_written_ends_the_run_unsaved(configure, monkeypatch):
+    config = configure(log__checkpoint_every=1)
+    metrics_class = run_folder.Metrics
+
+    def on_a_full_disk(*args):
+        metrics = metrics_class(*args)
+        metrics.file.close()
+        metrics.file = Path("/dev/full").open("w")  # noqa: SIM115
+        return metrics
+
+    monkeypatch.setattr(run_folder, "Metrics", on_a_full_disk)
+    with pytest.raises(RunError, match=r"No space left on device\), so iteration 1 is not saved"):
+        run(config)
+    assert not (Path(config.output_dir) / "checkpoints").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
+    configure, tmp_path, monkeypatch
+):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(loop, "prepare", lambda *args: pytest.fail("computed first"))
+    with pytest.raises(RunDirError, match="cannot be written"):
+        run(configure("file/run"))
 
 
 def test_a_batch_in_parts_equals_the_batch(configure):
@@ -651,7 +736,7 @@ def test_gradients_that_stay_infinite_end_the_run(configure, monkeypatch):
     assert all(value.isfinite().all() for value in saved.values())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
 def test_a_signal_in_the_process_saves_and_puts_the_handlers_back(configure, number, monkeypatch):
     config = configure(optim__iters_per_epoch=50)
     before = signal.getsignal(number)
@@ -667,6 +752,20 @@ def test_a_signal_in_the_process_saves_and_puts_the_handlers_back(configure, num
         run(config)
     assert checkpoint.find(config.output_dir).name == "iteration_0000001"
     assert signal.getsignal(number) == before
+
+
+def test_a_run_started_by_nohup_outlives_its_terminal():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    alone = types.SimpleNamespace(num_processes=1)
+    try:
+        with StopSignal() as stop_signal:
+            signal.raise_signal(signal.SIGHUP)
+            assert not stop_signal.received(alone)
+            signal.raise_signal(signal.SIGUSR1)
+            assert stop_signal.received(alone)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_a_second_ctrl_c_ends_the_run_at_once(configure, monkeypatch):
