@@ -118,8 +118,8 @@ def train_step(
     loss_sum = torch.zeros((), device=accelerator.device)
     for batch in micro_batches:
         loss, batch_tokens = model(**_on(accelerator.device, batch))
-        own_mean = float(batch_tokens) * accelerator.num_processes
-        accelerator.backward(loss / (own_mean if behaviour.mean_of_means else num_tokens))
+        divisor = float(batch_tokens) * accelerator.num_processes if behaviour.mean_of_means else num_tokens
+        (loss / divisor).backward()  # accelerator.backward divides by the launcher's accumulation too
         loss_sum += loss.detach()
     parameters = [p for p in model.parameters() if p.requires_grad]
     if accelerator.num_processes > 1:  # the trained part is small: one sum per tensor, no wrapper needed

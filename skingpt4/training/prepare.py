@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,13 @@ from skingpt4.training.samples import (
     image_files,
 )
 
+# What a launcher's environment asks for and accelerate would accept without sharding anything here.
+SHARDING = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
+}
 MAX_CHECKED_IMAGES = 20_000  # a file takes microseconds to find on a disk, milliseconds over a network
 
 
@@ -56,8 +64,14 @@ def make_accelerator(config: Config) -> Accelerator:
     """The processes and devices of this run.
 
     Raises:
-        ConfigError: the configuration cannot run like this, or names files that are missing.
+        ConfigError: the configuration cannot run as it was launched, or names files that are missing.
     """
+    for variable, name in SHARDING.items():
+        if os.environ.get(variable, "false").lower() == "true":
+            raise ConfigError(
+                f"{variable}: the model is frozen, and {name} does not shard it; launch without it, and where a card "
+                "does not hold the model set language.device_map=auto and start one process"
+            )
     accelerator = Accelerator(mixed_precision="no")  # in fp16 neither: `float16` scales inside the model
     if config.language.device_map is not None and accelerator.num_processes > 1:
         raise ConfigError(

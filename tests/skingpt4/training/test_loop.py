@@ -349,6 +349,25 @@ def test_a_batch_in_parts_equals_the_batch(configure):
     assert norms[1] == pytest.approx(norms[0], rel=1e-4)
 
 
+def test_the_launcher_s_accumulation_changes_nothing(configure, monkeypatch):
+    plain, launched = configure("plain", optim__max_epoch=1), configure("launched", optim__max_epoch=1)
+    run(plain)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "8")
+    run(launched)
+    norms = [[line["gradient_norm"] for line in metrics_of(config)] for config in (plain, launched)]
+    assert norms[0] == norms[1]
+    assert_same_projection(plain.output_dir, launched.output_dir)
+
+
+@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"])
+def test_sharding_asked_for_by_the_launcher_is_refused(name, configure, monkeypatch):
+    config = configure()
+    monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
+    with pytest.raises(ConfigError, match=rf"ACCELERATE_USE_{name}: .*language\.device_map=auto"):
+        run(config)
+    assert not Path(config.output_dir).exists()
+
+
 @pytest.mark.parametrize("batching", ["grouped", "packed"])
 def test_a_run_does_not_depend_on_how_its_batches_are_put_together(batching, configure, monkeypatch):
     monkeypatch.setattr(batches, "GROUP_TOKENS", 180)
