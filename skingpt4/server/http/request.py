@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from skingpt4.model.prompts import IMAGE
+from skingpt4.model.prompts import PromptError, refuse_placeholder
 from skingpt4.support.errors import UserError
 
 MODEL = "skingpt4"
@@ -246,8 +246,10 @@ def _content(content: Any, where: str, images_allowed: bool) -> tuple[str, tuple
             known = "text or image_url" if images_allowed else "text"
             raise ApiError(f"{place}: a part here is of type {known}, found {kind!r}", place)
     text = "\n".join(filter(None, texts))
-    if IMAGE in text:
-        raise ApiError(f"{where}: a text cannot hold {IMAGE}; send the picture as an image_url part", where)
+    try:
+        refuse_placeholder(text)
+    except PromptError as error:
+        raise ApiError(f"{where}: {error}", where) from None
     return text, tuple(images)
 
 
