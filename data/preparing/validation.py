@@ -38,7 +38,8 @@ class Checked:
     """The result for one manifest.
 
     `answers` counts the good records with an answer under the configuration, `supervised_tokens` the tokens of these
-    answers that are learned; both are None without a configuration. `stopped_by` says why a training would stop.
+    answers that are learned, `with_marks` the records whose texts hold marks of the prompt, and `marks` lists these;
+    all are None or empty without a configuration. `stopped_by` says why a training would stop.
     """
 
     path: str
@@ -47,6 +48,8 @@ class Checked:
     known: dict[str, int] = field(default_factory=dict)  # records that have each key
     answers: int | None = None
     supervised_tokens: int | None = None
+    with_marks: int | None = None
+    marks: list[str] = field(default_factory=list)
     stopped_by: str | None = None
 
     @property
@@ -66,7 +69,7 @@ def check(path: Path, check_images: bool, encoder: SampleEncoder | None, workers
     """
     checked = Checked(str(path))
     if encoder:
-        checked.answers = checked.supervised_tokens = 0
+        checked.answers = checked.supervised_tokens = checked.with_marks = 0
     first: str | None = None
     rows = _good_lines(path, checked)
     for (line, row), measures in (
@@ -86,6 +89,9 @@ def check(path: Path, check_images: bool, encoder: SampleEncoder | None, workers
                 continue
             checked.answers = (checked.answers or 0) + bool(text)
             checked.supervised_tokens = (checked.supervised_tokens or 0) + tokens
+            marks = encoder.marks_in(record_of(row, path.parent))
+            checked.with_marks = (checked.with_marks or 0) + bool(marks)
+            checked.marks += [mark for mark in marks if mark not in checked.marks]
         checked.good += 1
         for key, value in row.items():
             if value not in (None, []):
@@ -176,6 +182,11 @@ def describe(checked: Checked) -> str:
     if checked.answers is not None:
         lines.append(
             f"  with an answer in this step: {checked.answers}; {checked.supervised_tokens} tokens supervised"
+        )
+    if checked.with_marks:
+        marks = ", ".join(map(repr, checked.marks))
+        lines.append(
+            f"  with marks of the prompt ({marks}): {checked.with_marks}; taught as text, with a space in each"
         )
     if checked.stopped_by:
         lines.append(f"  {checked.stopped_by}")

@@ -22,7 +22,7 @@ from skingpt4.chat.session import ChatSession
 from skingpt4.checkpoints.load import load_model, model_source
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import cut_at
-from skingpt4.model.prompts import IMAGE, Turn
+from skingpt4.model.prompts import Turn, without_placeholders
 
 try:
     from lmms_eval.api.model import lmms
@@ -77,7 +77,7 @@ class SkinGPT4ForLmmsEval(lmms):
         doc = self.task_dict[task][split][doc_id]
         for picture in (doc_to_visual(doc) if callable(doc_to_visual) else None) or ():
             self.session.add_image(picture)
-        return context.replace(IMAGE, "").replace("<image>", "").strip()
+        return without_placeholders(context.replace("<image>", ""))
 
     def generate_until(self, requests: list[Any]) -> list[str]:
         """An answer for each request, cut at the first of its stop strings."""

@@ -17,7 +17,15 @@ from skingpt4.generation.answer import Timing
 from skingpt4.generation.decoder import Decoder
 from skingpt4.generation.sampling import ChatError, Generation
 from skingpt4.model.network import SkinGPT4
-from skingpt4.model.prompts import IMAGE, Encoded, Turn, encode_turns, get_template, shorten, stop_strings
+from skingpt4.model.prompts import (
+    Encoded,
+    Turn,
+    encode_turns,
+    get_template,
+    refuse_placeholder,
+    shorten,
+    stop_strings,
+)
 from skingpt4.records.images import open_image, to_rgb, to_tensor
 
 # The four questions asked about every case of the published evaluation (Nature Communications 2024, 15:5649).
@@ -165,11 +173,11 @@ class ChatSession:
         Raises:
             ContextFull: the question and its longest answer do not fit into the model's context.
             ChatError: an empty question, or a setting outside its range.
+            PromptError: the question holds the image placeholder.
         """
         if not question.strip():
             raise ChatError("the question is empty")
-        if IMAGE in question:
-            raise ChatError(f"a question cannot contain {IMAGE}; add the picture itself")
+        refuse_placeholder(question)
         turn = Turn(question.strip(), None, self.waiting)
         prompt = self.encode([*self.turns, turn])
         limit = self.context().limit

@@ -14,9 +14,10 @@ from skingpt4.model.language import LanguageModel
 from skingpt4.model.lavis import LavisQFormer, LavisVision
 from skingpt4.model.loss import supervised_loss
 from skingpt4.model.precision import DTYPES, describe_precision, half_precision, num_bytes
-from skingpt4.model.prompts import IMAGE_TOKEN, Encoded, special_tokens
+from skingpt4.model.prompts import IMAGE_TOKEN, Encoded
 from skingpt4.model.qformer import QFormer
 from skingpt4.model.vision import VisionEncoder
+from skingpt4.support.marks import special_tokens
 
 
 class ImageEncoder(nn.Module):

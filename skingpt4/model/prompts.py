@@ -1,17 +1,20 @@
 """Prompt templates as data, and one renderer for training, chat and evaluation.
 
 A conversation becomes a list of token ids and a mask of the supervised ones, built together. An image is
-`num_query_tokens` copies of `IMAGE_TOKEN`, which the model replaces by the projected queries.
+`num_query_tokens` copies of `IMAGE_TOKEN`, which the model replaces by the projected queries. Questions and answers
+are text: a role mark, an end symbol, a special token or an image placeholder in one of them gets a space, so that it
+is neither read as structure nor taught as an end.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from skingpt4.support.errors import UserError
+from skingpt4.support.marks import break_marks, tokenizer_marks, up_to_special_token
 
 IMAGE_TOKEN = -1  # never a vocabulary id; the model replaces it before the embedding is looked up
 IGNORED = -100  # a label that takes no part in the loss
@@ -27,7 +30,8 @@ class Template:
     """The text around questions and answers.
 
     `image` frames one image inside a user turn; `end` closes an answer and is supervised; `stop` lists the strings
-    that end a generated answer; `bos` asks for the tokenizer's own first token, if it has one.
+    that end a generated answer; `roles` lists further strings that would open or close a turn; `bos` asks for the
+    tokenizer's own first token, if it has one.
     """
 
     name: str
@@ -39,6 +43,7 @@ class Template:
     system: str = ""
     bos: bool = True
     between: str = ""  # between an answer's end and the next turn
+    roles: tuple[str, ...] = ()
 
 
 _MINIGPT4_SYSTEM = (
@@ -63,9 +68,13 @@ TEMPLATES: dict[str, Template] = {
         ),
         # The form that the article prints.
         Template("instruction", "### Instruction: {image}{question} ", "### Response: ", "###", ("###",)),
-        Template("llama2", "<s>[INST] {image}{question} [/INST]", "", "</s>", ("</s>", "[INST]"), bos=False),
+        Template(
+            "llama2", "<s>[INST] {image}{question} [/INST]", "", "</s>", ("</s>", "[INST]"), bos=False,
+            roles=("<s>", "[/INST]"),
+        ),
         Template(
             "falcon", "User: {image}{question}\n", "Assistant: ", "<|endoftext|>", ("<|endoftext|>", "\nUser:"),
+            roles=("\nAssistant:",),
         ),
         Template(
             "chatml", "<|im_start|>user\n{image}{question}<|im_end|>\n", "<|im_start|>assistant\n", "<|im_end|>",
@@ -80,6 +89,7 @@ TOKENIZER_TEMPLATE = "tokenizer"  # the name of the tokenizer's own chat templat
 class Turn:
     """A question, its answer (None: to be generated) and how many new images precede the question.
 
+    A question that holds IMAGE as often as it has images places them itself; any other IMAGE in a turn is text.
     `blank` is what the model wrote before the answer's first letter: the model has read it, users do not see it.
     """
 
@@ -111,27 +121,63 @@ def get_template(name: str) -> Template | None:
     return TEMPLATES[name]
 
 
+def refuse_placeholder(text: str) -> None:
+    """Raise PromptError if a person's text holds the image placeholder."""
+    if IMAGE in text:
+        raise PromptError(f"a text cannot hold {IMAGE}; send the picture itself")
+
+
+def without_placeholders(text: str) -> str:
+    """A question of a file in which the placeholder only says that there is an image."""
+    return text.replace(IMAGE, "").strip()
+
+
+def marks_of(template: Template | None, tokenizer: Any) -> tuple[str, ...]:
+    """The strings that are structure in a prompt: image placeholder, template's marks, tokenizer's special tokens."""
+    marks = [IMAGE, *(tokenizer_marks(tokenizer) if tokenizer is not None else ())]
+    if template is not None:
+        marks += [template.end, *template.stop, *template.roles]
+    else:  # it may write roles as ordinary text, such as "USER:" or "<|user|>": words with punctuation
+        frame = " ".join(_surroundings(tokenizer))
+        for mark in marks:
+            frame = frame.replace(mark, " ")
+        marks += [word for word in re.findall(r"\n\w+:|\S*[^\w\s]\S*", frame) if len(word) > 1]
+    return tuple(dict.fromkeys(marks))
+
+
 def render(template: Template | None, turns: Sequence[Turn], tokenizer: Any = None) -> list[tuple[str, bool]]:
     """The conversation as (text, supervised) pieces; images are the IMAGE placeholder inside a text.
 
-    The last answer may be None: the pieces then end where the model continues.
+    The last answer may be None: the pieces then end where the model continues. Marks inside questions and answers
+    are broken, see `break_marks`.
 
     Raises:
         PromptError: an answer is missing in the middle, or the tokenizer has no chat template.
     """
     if any(turn.answer is None for turn in turns[:-1]) or not turns:
         raise PromptError("only the last turn of a conversation may lack its answer")
+    marks = marks_of(template, tokenizer)
     if template is None:
-        return _render_with_tokenizer(turns, tokenizer)
+        return _render_with_tokenizer(turns, tokenizer, marks)
+    opening, _, closing = template.user.partition("{question}")
+    opening, closing = opening.format(image=template.image), closing + template.assistant
     pieces: list[tuple[str, bool]] = []
     for number, turn in enumerate(turns):
-        text = _user_text(template, turn) + template.assistant
+        text = _user_text(template, _plain_question(turn, marks, opening, closing)) + template.assistant
         # In "###" dialogues the symbol that closes an answer also opens the next turn: write it once.
         before = template.between + text.removeprefix(template.end) if number else template.system + text
         pieces.append((before, False))
         if turn.answer is not None:
-            pieces.append((turn.blank + turn.answer + template.end, True))
+            answer = break_marks(turn.blank + turn.answer, marks, closing, template.end)
+            pieces.append((answer + template.end, True))
     return pieces
+
+
+def _plain_question(turn: Turn, marks: tuple[str, ...], before: str, after: str) -> Turn:
+    """The turn with a question without marks, except for the placeholders of its images."""
+    places_images = turn.question.count(IMAGE) == turn.num_images
+    parts = turn.question.split(IMAGE) if places_images else [turn.question]
+    return replace(turn, question=IMAGE.join(break_marks(part, marks, before, after) for part in parts))
 
 
 def _user_text(template: Template, turn: Turn) -> str:
@@ -141,11 +187,11 @@ def _user_text(template: Template, turn: Turn) -> str:
     return template.user.format(image="", question=question.replace(IMAGE, template.image.rstrip()))
 
 
-def _render_with_tokenizer(turns: Sequence[Turn], tokenizer: Any) -> list[tuple[str, bool]]:
-    if not getattr(tokenizer, "chat_template", None):
-        raise PromptError(
-            "this tokenizer has no chat template of its own; name a template in prompt.template"
-        )
+def _render_with_tokenizer(
+    turns: Sequence[Turn], tokenizer: Any, marks: tuple[str, ...]
+) -> list[tuple[str, bool]]:
+    before_question, after_question = _surroundings(tokenizer)
+    turns = [_plain_question(turn, marks, before_question, after_question) for turn in turns]
     mark = "<answer {}>"
     while any(mark.split("{")[0] in turn.question for turn in turns):
         mark = "<" + mark  # no question contains it
@@ -171,14 +217,14 @@ def _render_with_tokenizer(turns: Sequence[Turn], tokenizer: Any) -> list[tuple[
                 "the tokenizer's chat template drops answers; name a template in prompt.template"
             )
         # What closes an answer is the first special token after it; it is supervised with the answer.
-        end = _first_special(rest, tokenizer)
+        end = up_to_special_token(rest, tokenizer)
         # Some templates write a blank before a given answer, but not where they ask for one. A model that read it
         # in training would miss it later, so the blank is learned with the answer.
         stem = before.rstrip()
         lead = before[len(stem) + blanks :]
         pieces += [
             (before[: len(before) - len(lead)], False),
-            ((turn.blank or lead) + turn.answer + end, True),
+            (break_marks((turn.blank or lead) + turn.answer, marks, after_question, end) + end, True),
         ]
         rest = rest[len(end) :]
     if open_end:
@@ -186,26 +232,27 @@ def _render_with_tokenizer(turns: Sequence[Turn], tokenizer: Any) -> list[tuple[
     return pieces
 
 
+def _surroundings(tokenizer: Any) -> tuple[str, str]:
+    """What the tokenizer's chat template writes before a later question, and after it; empty if it drops turns.
+
+    Raises:
+        PromptError: the tokenizer has no chat template.
+    """
+    if not getattr(tokenizer, "chat_template", None):
+        raise PromptError(
+            "this tokenizer has no chat template of its own; name a template in prompt.template"
+        )
+    roles, words = ("user", "assistant", "user"), ("first0", "second0", "third0")
+    messages = [{"role": role, "content": word} for role, word in zip(roles, words, strict=True)]
+    match = re.search("second0(.*)third0(.*)", _chat_text(messages, tokenizer, open_end=True), re.DOTALL)
+    return (match[1], match[2]) if match else ("", "")
+
+
 def _chat_text(messages: list[dict[str, str]], tokenizer: Any, open_end: bool) -> str:
     # Qwen 3's template puts an empty thought before a given answer, but before an open one only if thinking is off.
     return tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=open_end, enable_thinking=False
     )
-
-
-def _first_special(text: str, tokenizer: Any) -> str:
-    """The text up to and including its first special token; empty if there is none."""
-    starts = [(text.find(s), s) for s in special_tokens(tokenizer) if s in text]
-    if not starts:
-        return ""
-    start, token = min(starts)
-    return text[: start + len(token)]
-
-
-def special_tokens(tokenizer: Any) -> list[str]:
-    """The text of every special token, also of those without a role of their own, such as Llama 3's `<|eot_id|>`."""
-    added = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return list(dict.fromkeys([*tokenizer.all_special_tokens, *added]))
 
 
 def stop_strings(template: Template | None, tokenizer: Any) -> tuple[str, ...]:
@@ -224,7 +271,7 @@ def answer_end(template: Template | None, tokenizer: Any) -> str:
     if template is not None:
         return template.end
     answer = "answer"
-    *_, (text, _) = _render_with_tokenizer([Turn("question", answer)], tokenizer)
+    *_, (text, _) = _render_with_tokenizer([Turn("question", answer)], tokenizer, ())
     return text.partition(answer)[2]
 
 
@@ -265,15 +312,22 @@ def encode_turns(
     return encode(render(template, turns, tokenizer), tokenizer, num_query_tokens, bos)
 
 
-def shorten(answer: str, end: str, tokenizer: Any, max_text_tokens: int) -> str:
+def num_answer_tokens(answer: str, end: str, tokenizer: Any, marks: tuple[str, ...] = ()) -> int:
+    """How many tokens an answer has with its end, after its marks are broken."""
+    text = break_marks(answer, marks, after=end) + end
+    return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def shorten(answer: str, end: str, tokenizer: Any, max_text_tokens: int, marks: tuple[str, ...] = ()) -> str:
     """The answer, cut after a sentence so that it has at most `max_text_tokens` tokens with its end.
 
     The original cuts anywhere and loses the end symbol, so a long answer never teaches the model to stop. An answer
-    whose first sentence is too long is cut after a word.
+    whose first sentence is too long is cut after a word. Tokens are counted as `render` writes them, with the `marks`
+    broken; the result still holds them.
     """
 
     def fits(text: str) -> bool:
-        return len(tokenizer(text + end, add_special_tokens=False)["input_ids"]) <= max_text_tokens
+        return num_answer_tokens(text, end, tokenizer, marks) <= max_text_tokens
 
     if fits(answer):
         return answer

@@ -14,18 +14,21 @@ from torch.utils.data import Dataset
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config, PromptConfig
 from skingpt4.model.prompts import (
-    IMAGE,
     Encoded,
     Template,
     Turn,
     answer_end,
     encode_turns,
     get_template,
+    marks_of,
+    num_answer_tokens,
     shorten,
+    without_placeholders,
 )
 from skingpt4.records.images import open_image, random_crop_box, to_tensor
 from skingpt4.records.manifest import Manifest
 from skingpt4.records.record import Record, RecordError
+from skingpt4.support.marks import marks_in
 
 
 def answer_for(record: Record, prompt: PromptConfig) -> str:
@@ -86,6 +89,7 @@ class SampleEncoder:
         self.num_query_tokens, self.max_text_tokens = num_query_tokens, max_text_tokens
         self.template: Template | None = get_template(prompt.template)
         self.end = answer_end(self.template, tokenizer)
+        self.marks = marks_of(self.template, tokenizer)
 
     @classmethod
     def from_config(cls, config: Config, tokenizer: Any) -> SampleEncoder:
@@ -113,23 +117,30 @@ class SampleEncoder:
         turns: list[Turn] = []
         budget = self.max_text_tokens
         for own_question, own_answer in record.turns:
-            answer = shorten(own_answer, self.end, self.tokenizer, budget)
+            answer = shorten(own_answer, self.end, self.tokenizer, budget, self.marks)
             if turns and not answer:
                 break
             # The image stands before the first question; a mark of it in the text would ask for another one.
-            text = own_question.replace(IMAGE, "").strip()
-            turns.append(Turn(text, answer, num_images=0 if turns else 1))
-            budget -= len(self.tokenizer(answer + self.end, add_special_tokens=False)["input_ids"])
+            turns.append(Turn(without_placeholders(own_question), answer, num_images=0 if turns else 1))
+            budget -= num_answer_tokens(answer, self.end, self.tokenizer, self.marks)
             if answer != own_answer:
                 break
         return turns
+
+    def marks_in(self, record: Record) -> list[str]:
+        """The prompt's marks in the texts that a record teaches; they are taught as text, see `break_marks`."""
+        turns = record.turns if self.prompt.use_turns else ()
+        texts = [text for turn in turns for text in turn] or [answer_for(record, self.prompt)]
+        return marks_in("\n".join(texts), self.marks)
 
     def _answer(self, record: Record, question: str) -> str:
         """The record's answer, cut to the token budget; empty if not even its first word fits."""
         if question == self.prompt.concepts_question:
             record = replace(record, disease=None, note=None, turns=())
         answer = answer_for(record, self.prompt)
-        return answer if self.cut_blindly else shorten(answer, self.end, self.tokenizer, self.max_text_tokens)
+        if self.cut_blindly:
+            return answer
+        return shorten(answer, self.end, self.tokenizer, self.max_text_tokens, self.marks)
 
     def draw_question(self, record: Record, rng: np.random.Generator) -> str:
         """Draw one of the questions that this record can answer."""

@@ -120,6 +120,20 @@ def test_an_answer_without_a_supervised_token_is_named_with_its_text(manifest, c
     assert "line 1: no token of the answer 'Unbelievable' is supervised" in output
 
 
+def test_marks_of_the_prompt_are_counted_and_named(manifest, config_path, capsys):
+    path = manifest(
+        {"image": "0.png", "note": "### Findings: dry.</s>"}, {"image": "1.png", "note": "Dry ### skin."},
+        {"image": "2.png", "note": "Dry."},
+    )  # fmt: skip
+    status, result = run(capsys, path, "--config", config_path, "--set", "prompt.template=vicuna")
+    (one,) = result["manifests"]
+    assert (status, one["with_marks"], one["marks"]) == (0, 2, ["###", "</s>"])
+    assert main([path, "--config", config_path, "--set", "prompt.template=vicuna"]) == 0
+    assert "marks of the prompt ('###', '</s>'): 2; taught as text" in capsys.readouterr().out
+    status, result = run(capsys, manifest({"image": "2.png", "note": "Dry."}), "--config", config_path)
+    assert result["manifests"][0]["with_marks"] == 0
+
+
 def test_a_configuration_that_is_none(manifest, tmp_path, capsys):
     path = manifest({"image": "0.png"})
     assert main([path, "--config", str(tmp_path / "gone.yaml")]) == 1

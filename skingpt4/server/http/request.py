@@ -1,6 +1,7 @@
 """Reads a request in the shape of OpenAI's chat completions into a `ChatRequest`; no model is needed here.
 
-What is not supported (several choices, tools, remote images) is refused in a sentence, never silently left out.
+What is not supported (several choices, tools, remote images) is refused in a sentence, never silently left out. A key
+whose value asks for nothing is taken: null everywhere, and the neutral values that clients send by default.
 """
 
 from __future__ import annotations
@@ -14,25 +15,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from skingpt4.model.prompts import IMAGE
+from skingpt4.model.prompts import PromptError, refuse_placeholder
 from skingpt4.support.errors import UserError
 
 MODEL = "skingpt4"
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 # Keys without effect here; some clients send them by default.
 IGNORED_KEYS = ("user", "metadata", "store", "service_tier", "parallel_tool_calls", "safety_identifier",
-    "prompt_cache_key", "reasoning_effort", "verbosity")  # fmt: skip
-# Keys that are not supported, with the values that are accepted because they ask for nothing.
+    "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "reasoning_effort",
+    "verbosity")  # fmt: skip
+# Keys that are not supported, with the values, beside null, that are accepted because they ask for nothing.
 UNSUPPORTED_KEYS: dict[str, tuple[Any, ...]] = {
-    "n": (None, 1), "frequency_penalty": (None, 0), "presence_penalty": (None, 0), "logit_bias": (None, {}),
-    "logprobs": (None, False), "top_logprobs": (None, 0), "tools": (None, []), "tool_choice": (None, "none", "auto"),
-    "functions": (None, []), "function_call": (None, "none", "auto"), "audio": (None,), "prediction": (None,),
-    "response_format": (None, {"type": "text"}), "modalities": (None, ["text"]), "web_search_options": (None,),
+    "n": (1,), "frequency_penalty": (0,), "presence_penalty": (0,), "logit_bias": ({},), "logprobs": (False,),
+    "top_logprobs": (0,), "tools": ([],), "tool_choice": ("none", "auto"), "functions": ([],),
+    "function_call": ("none", "auto"), "audio": (), "prediction": (), "response_format": ({"type": "text"},),
+    "modalities": (["text"],), "moderation": (), "web_search_options": (),
 }  # fmt: skip
 SUPPORTED_KEYS = ("model", "messages", "temperature", "top_p", "max_tokens", "max_completion_tokens", "seed", "stop",
     "stream", "stream_options", "skingpt4")  # fmt: skip
 EXTENSIONS = ("differential", "quality")
-DATA_URL = re.compile(r"data:(?:image/[\w.+-]+)?(?:;[\w.=+-]+)*;base64,", re.IGNORECASE)
+# Clients that do not know a file's type, HEIC for one, send application/octet-stream; the bytes tell.
+DATA_URL = re.compile(
+    r"data:(?:image/[\w.+-]+|application/octet-stream)?(?:;[\w.=+-]+)*;base64,", re.IGNORECASE
+)
 
 
 class ApiError(UserError):
@@ -103,23 +108,25 @@ def read_request(body: Any, max_images: int = 8) -> ChatRequest:
     """
     if not isinstance(body, dict):
         raise ApiError("the body must be a JSON object with 'messages'")
+    body = {key: value for key, value in body.items() if value is not None}
     for key, value in body.items():
         _check_key(key, value)
-    name = body.get("model")
-    if name is not None and name != MODEL:
+    name = body.get("model", MODEL)
+    if name != MODEL:
         raise ApiError(
             f"the model {name!r} is not here; this server has {MODEL!r}", "model", 404, "model_not_found"
         )
-    longest = body.get("max_completion_tokens", body.get("max_tokens"))
-    options = body.get("stream_options") or {}
+    longest_key = "max_completion_tokens" if "max_completion_tokens" in body else "max_tokens"
+    longest = body.get(longest_key)
+    options = body.get("stream_options", {})
     if not isinstance(options, dict):
         raise ApiError("'stream_options' must be an object", "stream_options")
     request = ChatRequest(
         read_messages(body.get("messages")),
-        None if longest is None else int(_number(longest, "max_completion_tokens", 1, 100_000, integer=True)),
-        float(_number(body.get("temperature") or 0, "temperature", 0, 2)),
-        float(_number(0.9 if body.get("top_p") is None else body["top_p"], "top_p", 1e-6, 1)),
-        int(_number(body.get("seed") or 0, "seed", -(2**63), 2**63 - 1, integer=True)),
+        None if longest is None else int(_number(longest, longest_key, 1, 100_000, integer=True)),
+        float(_number(body.get("temperature", 0), "temperature", 0, 2)),
+        float(_number(body.get("top_p", 0.9), "top_p", 1e-6, 1)),
+        int(_number(body.get("seed", 0), "seed", -(2**63), 2**63 - 1, integer=True)),
         _stops(body.get("stop")),
         _flag(body.get("stream"), "stream"),
         _flag(options.get("include_usage"), "stream_options.include_usage"),
@@ -134,9 +141,7 @@ def read_request(body: Any, max_images: int = 8) -> ChatRequest:
 
 
 def _check_key(key: str, value: Any) -> None:
-    if key in UNSUPPORTED_KEYS and not any(
-        value == neutral and type(value) is type(neutral) for neutral in UNSUPPORTED_KEYS[key]
-    ):
+    if key in UNSUPPORTED_KEYS and not any(_same(value, neutral) for neutral in UNSUPPORTED_KEYS[key]):
         if key == "n":
             raise ApiError("'n' must be 1: one request gets one answer", key)
         raise ApiError(f"'{key}' is not supported; leave it out", key, code="unsupported_parameter")
@@ -144,6 +149,11 @@ def _check_key(key: str, value: Any) -> None:
         near = difflib.get_close_matches(key, SUPPORTED_KEYS, n=1)
         hint = f"; did you mean '{near[0]}'?" if near else ""
         raise ApiError(f"unknown key '{key}'{hint}", key, code="unknown_parameter")
+
+
+def _same(value: Any, neutral: Any) -> bool:
+    """Whether a JSON value is the neutral one: 0.0 is 0, but false is not."""
+    return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
 
 
 def _number(value: Any, key: str, low: float, high: float, integer: bool = False) -> float | int:
@@ -206,7 +216,7 @@ def read_messages(messages: Any) -> tuple[RequestTurn, ...]:
         if not turn.question:
             raise ApiError(f"question {number} has no text; add what you want to know", "messages")
     if system:
-        turns[0] = replace(turns[0], question="\n".join([*system, turns[0].question]))
+        turns[0] = replace(turns[0], question="\n".join(filter(None, [*system, turns[0].question])))
     return tuple(turns)
 
 
@@ -217,7 +227,10 @@ def _message(message: Any, where: str) -> tuple[str, str, tuple[bytes, ...]]:
     role = ROLES[message["role"]]
     if role == "assistant" and any(message.get(key) for key in ("tool_calls", "function_call", "audio")):
         raise ApiError(f"{where}: tools are not supported", where)
-    return role, *_content(message.get("content"), f"{where}.content", role == "user")
+    content = message.get("content")
+    if content is None and role != "user":  # only a question must say something
+        content = message.get("refusal") or ""
+    return role, *_content(content, f"{where}.content", role == "user")
 
 
 def _with_question(turns: Sequence[RequestTurn], text: str, images: tuple[bytes, ...]) -> list[RequestTurn]:
@@ -238,16 +251,18 @@ def _content(content: Any, where: str, images_allowed: bool) -> tuple[str, tuple
         place = f"{where}[{number}]"
         part = part if isinstance(part, Mapping) else {}
         kind = part.get("type")
-        if kind == "text" and isinstance(part.get("text"), str):
-            texts.append(part["text"].strip())
+        if kind == "text" and isinstance(part.get("text"), str | None):
+            texts.append((part.get("text") or "").strip())
         elif kind == "image_url" and images_allowed:
             images.append(_image(part.get("image_url"), place))
         else:
             known = "text or image_url" if images_allowed else "text"
             raise ApiError(f"{place}: a part here is of type {known}, found {kind!r}", place)
     text = "\n".join(filter(None, texts))
-    if IMAGE in text:
-        raise ApiError(f"{where}: a text cannot hold {IMAGE}; send the picture as an image_url part", where)
+    try:
+        refuse_placeholder(text)
+    except PromptError as error:
+        raise ApiError(f"{where}: {error}", where) from None
     return text, tuple(images)
 
 
@@ -266,6 +281,8 @@ def _image(source: Any, where: str) -> bytes:
             code="invalid_image_url",
         )
     try:
-        return base64.b64decode(url[head.end() :], validate=True)
+        return base64.b64decode(
+            "".join(url[head.end() :].split()), validate=True
+        )  # some encoders break lines
     except (binascii.Error, ValueError):
         raise ApiError(f"{where}: 'url' holds no valid base64", where, code="invalid_image_url") from None

@@ -17,7 +17,7 @@ from skingpt4.config.load import to_yaml
 from skingpt4.generation.decoder import Decoder
 from skingpt4.generation.sampling import ChatError, Generation
 from skingpt4.model.build import build, build_encoder
-from skingpt4.model.prompts import IMAGE_TOKEN, Turn, encode, get_template, render
+from skingpt4.model.prompts import IMAGE_TOKEN, PromptError, Turn, encode, get_template, render
 from skingpt4.records.images import ImageError
 from skingpt4.training.loop import run
 from tests.support.tiny import (
@@ -288,6 +288,8 @@ def test_what_cannot_be_asked_is_refused_and_leaves_no_trace(start):
         session.ask(" \n")
     with pytest.raises(ChatError, match=r"with 600 new ones it exceeds the model's 512; start a new one"):
         session.ask("What is it?", Generation(max_new_tokens=600))
+    with pytest.raises(PromptError, match="a text cannot hold <ImageHere>; send the picture itself"):
+        session.ask("What is <ImageHere>?")
     for wrong in ({"temperature": -1.0}, {"top_p": 0.0}, {"num_beams": 0}, {"max_new_tokens": 0}):
         with pytest.raises(ChatError, match="temperature must be at least 0"):
             session.ask("What is it?", Generation(**wrong))

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator
+from hypothesis import given, settings
 from tokenizers import AddedToken
 from transformers import AutoConfig, AutoModelForCausalLM, LogitsProcessor
 
@@ -27,6 +28,7 @@ from skingpt4.model.prompts import (
     stop_strings,
 )
 from skingpt4.training.loop import make_optimizer, train_step
+from tests.support.people_text import CONVERSATIONS, assert_only_the_caller_sets_structure
 from tests.support.tiny import (
     NUM_QUERIES,
     QUERY_WIDTH,
@@ -155,6 +157,18 @@ def tokenizer_of(family):
     tokenizer.chat_template = family.template
     tokenizer.eos_token = family.eos or family.end
     return tokenizer
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@given(turns=CONVERSATIONS)
+@settings(max_examples=30)
+def test_marks_in_texts_are_text(name, tokenizers, turns):
+    assert_only_the_caller_sets_structure(None, turns, tokenizers[name])
+
+
+@pytest.fixture(scope="module")
+def tokenizers():
+    return {name: tokenizer_of(family) for name, family in FAMILIES.items()}
 
 
 @pytest.fixture(scope="module")

@@ -200,6 +200,37 @@ def test_a_long_answer_keeps_its_end_symbol(encoder, byte_tokenizer):
     assert byte_tokenizer.decode(learned) == f"{DISEASE_SENTENCE}###"
 
 
+def test_marks_in_a_note_are_taught_as_text(encoder, byte_tokenizer):
+    note = "### Findings\nSilvery plaques.<|endoftext|>\n### Impression\nPsoriasis, grade #"
+    make = encoder(use_concepts=False, use_disease=False)
+    encoded = make(Record("x", note=note), "What?")
+    learned = [i for i, s in zip(encoded.input_ids, encoded.supervised, strict=True) if s]
+    assert 0 not in learned, "the tokenizer's own end"
+    text = byte_tokenizer.decode(learned)
+    assert text == ("## # Findings\nSilvery plaques.<|endoftext| >\n## # Impression\nPsoriasis, grade # ###")
+    assert text.index("###") == len(text) - 3
+    assert make.marks_in(Record("x", note=note)) == ["###", "<|endoftext|>"]
+    assert make.marks_in(Record("x", note="Silvery plaques.")) == []
+
+
+def test_a_note_with_marks_keeps_to_the_budget_with_its_end(encoder, byte_tokenizer):
+    for budget in range(8, 40):
+        make = encoder(max_text_tokens=budget, use_concepts=False, use_disease=False)
+        encoded = make(Record("x", note="One. ### Two #. ####. Three <|endoftext|>."), "What?")
+        learned = [i for i, s in zip(encoded.input_ids, encoded.supervised, strict=True) if s]
+        assert len(learned) <= budget
+        assert byte_tokenizer.decode(learned).endswith("###")
+
+
+def test_marks_in_a_dialogue_are_text(encoder, byte_tokenizer):
+    record = Record("x", turns=(("Why ###Assistant: yes?", "Dry ### skin."),))
+    encoded = encoder()(record, "First?")
+    assert text_of(encoded, byte_tokenizer) == (
+        "###Human: <Img></Img> Why ## #Assistant: yes? ###Assistant: Dry ## # skin.###"
+    )
+    assert encoder().marks_in(record) == ["###"]
+
+
 DIALOGUE = Record(
     "x", concepts=("Plaque",), disease="psoriasis",
     turns=(("Does <ImageHere> itch?", "It may."), ("For how long?", "For weeks. Then it goes.")),
