@@ -23,7 +23,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m data.split", description=(__doc__ or "").split("\n\n")[0]
     )
     parser.add_argument("manifests", nargs="+", type=Path, metavar="MANIFEST")
-    parser.add_argument("--out-dir", type=Path, required=True, help="gets NAME.jsonl for each share")
+    parser.add_argument("--out-dir", type=Path, required=True, help="gets NAME.jsonl for each split")
     parser.add_argument("--shares", default="train=0.8,validation=0.1,test=0.1", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(

@@ -25,7 +25,7 @@ import PIL
 
 from skingpt4.records.archives import StoreError, read_bytes, split_path
 from skingpt4.records.images import ImageError, open_image
-from skingpt4.support.errors import UserError
+from skingpt4.support.errors import UserError, reason_of
 
 T = TypeVar("T")
 VERSION = f"1, imagehash {imagehash.__version__}, pillow {PIL.__version__}"  # another one measures again
@@ -65,7 +65,7 @@ def measure(path: str) -> ImageMeasures:
     except ImageError as error:
         return ImageMeasures(reason=error.reason, detail=str(error))
     except (OSError, StoreError) as error:  # gone in between
-        return ImageMeasures(reason="unreadable", detail=f"{name}: cannot be read ({error})")
+        return ImageMeasures(reason="unreadable", detail=f"{name}: cannot be read ({reason_of(error)})")
     return ImageMeasures(digest, str(imagehash.phash(image)), image.width, image.height)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import phonenumbers
 
-from skingpt4.support.errors import UserError
+from skingpt4.support.errors import UserError, reason_of
 
 KINDS = (
     "name", "date_of_birth", "date", "phone", "email", "record_number", "national_id", "address", "url",
@@ -181,7 +181,7 @@ def read_lines(path: str | Path) -> list[str]:
     try:
         return Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise PhiError(f"{path}: cannot be read ({error})") from None
+        raise PhiError(f"{path}: cannot be read ({reason_of(error)})") from None
 
 
 @dataclass(frozen=True)

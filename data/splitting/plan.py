@@ -163,7 +163,7 @@ def _conflicts(exact: np.ndarray, classes: np.ndarray) -> int:
 
 
 def bare_names(records: Manifest) -> dict[str, int]:
-    """What would have vanished had records been keyed on the bare file name, as the paper's Dermnet seems to be."""
+    """What would have been lost had records been keyed on the bare file name, as the paper's Dermnet seems to be."""
     names = pc.binary_join_element_wise(records.column("image"), "", "").combine_chunks()
     bare = pc.replace_substring_regex(names, r"^.*/", "").dictionary_encode()
     numbers = bare.indices.to_numpy(zero_copy_only=False)
@@ -227,7 +227,7 @@ def describe(report: dict[str, Any]) -> str:
         lines.append(f"leak of {name}: {leaked['any']} of {leaked['outside_training']} held out ({kinds})")
     bare = report["bare_file_names"]
     lines.append(
-        f"keyed on the bare file name {bare['lost']} records would have vanished; "
+        f"keyed on the bare file name, {bare['lost']} records would have been lost; "
         f"{bare['repeated_under_different_classes']} of the repeated names are in different classes"
     )
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from skingpt4.support.errors import UserError
+from skingpt4.support.errors import UserError, reason_of
 
 FOLDER, CASES = "answers", "cases.jsonl"
 # What a report reads from probes and scores.
@@ -159,7 +159,7 @@ def read_run(folder: str | Path) -> Run:
             arm.lines = by_key(sorted(lines, key=lambda a: places[a.key.case_id]))
             arms[name] = arm
     except (OSError, ValueError, KeyError) as error:
-        raise AnswersError(f"{folder}: cannot be read ({error})") from None
+        raise AnswersError(f"{folder}: cannot be read ({reason_of(error)})") from None
     return Run(folder, cases, arms)
 
 

@@ -27,7 +27,10 @@ from skingpt4.model.prompts import Turn, without_placeholders
 try:
     from lmms_eval.api.model import lmms
 except ImportError as error:
-    raise ImportError(f"lmms-eval is not installed here ({error}); pip install lmms-eval") from error
+    text = f"lmms-eval is not installed here ({error}); pip install lmms-eval"
+    if __name__ == "__main__":
+        sys.exit(f"error: {text}")
+    raise ImportError(text) from error
 
 NAME = "skingpt4"
 

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from skingpt4.support.errors import UserError
+from skingpt4.support.errors import UserError, reason_of
 
 # The statements of the published questionnaire, for a model whose name is not shown.
 ITEMS: dict[str, str] = {
@@ -108,7 +108,7 @@ def read_csv(path: str | Path) -> list[Rating]:
                 for row in reader
             ]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RatingsError(f"{path}: cannot be read ({error})") from None
+        raise RatingsError(f"{path}: cannot be read ({reason_of(error)})") from None
     seen: set[tuple[str, ...]] = set()
     for rating in ratings:
         key = (rating.arm, rating.case_id, rating.rater, rating.item)

@@ -32,7 +32,7 @@ from skingpt4.model.network import SkinGPT4
 from skingpt4.records.archives import StoreError, TooLarge, read_bytes
 from skingpt4.records.images import MAX_BYTES, ImageError, open_image
 from skingpt4.records.manifest import read_manifest
-from skingpt4.support.errors import UserError
+from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import drop_truncated_line, write_text
 
 SUFFIXES = frozenset(
@@ -149,7 +149,7 @@ def _describe(image: NamedImage, answer: Callable[[Image.Image], Line]) -> Line:
     except TooLarge as error:
         return _failed(image, "too_large", str(error))
     except (StoreError, OSError, ValueError) as error:
-        return _failed(image, "unreadable", str(getattr(error, "strerror", None) or error))
+        return _failed(image, "unreadable", reason_of(error))
     began = time.perf_counter()
     sha256 = hashlib.sha256(data).hexdigest()
     try:

@@ -10,8 +10,8 @@ from skingpt4.weights.fetch.catalogue import fetch_command
 # Prefix or suffix of a path, and the command or the page that helps to get it; the first match counts.
 HINTS = {
     "weights/": "see docs/weights.md for its origin, and `skingpt4 weights list` for what can be fetched",
-    "runs/phantoms/": "make quickstart (renders the phantoms, trains on them and evaluates), or only render "
-    "them: python -m data.phantoms render",
+    "runs/phantoms/": "make quickstart (the complete job), or only draw the phantoms: "
+    "python -m data.phantoms render --out-dir runs/phantoms --split NAME --count N",
     "runs/data/": "python -m data.prepare, then python -m data.split (data/README.md)",
     ".jsonl": "see data/README.md for how to write a manifest",
 }

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from skingpt4.support.cli import make_parser
-from skingpt4.support.errors import reported
+from skingpt4.support.errors import reason_of, reported
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,7 +45,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 part.replace(path)
                 print(path)
         except (OSError, UnicodeDecodeError) as error:
-            raise ConsultationError(
-                f"{getattr(error, 'filename', None) or args.consultation}: cannot be read or written ({error})"
-            ) from None
+            path = getattr(error, "filename", None) or args.consultation
+            raise ConsultationError(f"{path}: cannot be read or written ({reason_of(error)})") from None
     return status.code

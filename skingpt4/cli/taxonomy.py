@@ -10,7 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from skingpt4.support.cli import make_parser
-from skingpt4.support.errors import UserError, reported
+from skingpt4.support.errors import UserError, reason_of, reported
 from skingpt4.taxonomy.free_text import OUTCOMES, Classified, classify
 
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             try:
                 texts += args.file.read_text(encoding="utf-8").splitlines()
             except (OSError, UnicodeDecodeError) as error:
-                raise UserError(f"{args.file}: cannot be read as text ({error})") from None
+                raise UserError(f"{args.file}: cannot be read as text ({reason_of(error)})") from None
         if not texts:
             raise UserError("nothing to classify; give texts or --file")
         counts: Counter[str] = Counter()

@@ -17,6 +17,7 @@ from skingpt4.config.rules import did_you_mean
 from skingpt4.config.schema import Config, ConfigError
 from skingpt4.config.upgrade import removal, upgraded
 from skingpt4.config.validate import check_values
+from skingpt4.support.errors import reason_of
 
 
 class _Loader(yaml.SafeLoader):
@@ -93,10 +94,10 @@ def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[st
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError:
-        near = sorted(str(p) for p in path.parent.glob("*.yaml")) if path.parent.is_dir() else []
+        near = sorted(str(p) for p in path.parent.glob("[!.]*.yaml")) if path.parent.is_dir() else []
         raise ConfigError(f"{path}: no such config{_nearest(str(path), near)}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read ({error})") from None
+        raise ConfigError(f"{path}: cannot be read ({reason_of(error)})") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path}: is not valid YAML ({' '.join(str(error).split())})") from None
     values = {} if values is None else values

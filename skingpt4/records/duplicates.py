@@ -7,12 +7,13 @@ few bits. benchmarks/records/near_duplicates.py measures which copies a distance
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow.compute as pc
 from tqdm import tqdm
 
-from skingpt4.records.manifest import Manifest
+if TYPE_CHECKING:
+    from skingpt4.records.manifest import Manifest
 
 HASH_BITS = 64
 NEAR = 6  # bits; see benchmarks/records/near_duplicates.py
@@ -61,7 +62,7 @@ def _close(hashes: np.ndarray, rows: np.ndarray, distance: int) -> list[np.ndarr
 
 def components(count: int, pairs: np.ndarray) -> np.ndarray:
     """The cluster number (count,) int64 of each row when the rows of every pair belong together."""
-    # Here, because commands read the constants of this file for their --help.
+    # Here and in `codes`, so that a --help that reads the constants of this file imports nothing heavy.
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -77,11 +78,13 @@ def codes(records: Manifest, key: str, per_source: bool = False) -> np.ndarray:
         key: such as ``sha256``.
         per_source: equal values of two sources are different (a case number is its source's own).
     """
+    import pyarrow.compute as pc
+
     column = records.column(key)
     if per_source:
-        source = pc.fill_null(records.column("source"), "")
+        source = records.column("source").fill_null("")
         column = pc.binary_join_element_wise(source, column, "\x1f")
-    numbers = pc.fill_null(column.combine_chunks().dictionary_encode().indices, -1)
+    numbers = column.combine_chunks().dictionary_encode().indices.fill_null(-1)
     return numbers.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
@@ -92,7 +95,7 @@ def perceptual_hashes(records: Manifest) -> tuple[np.ndarray, np.ndarray]:
     """
     encoded = records.column("phash").combine_chunks().dictionary_encode()
     values = np.array([int(text, 16) for text in encoded.dictionary.to_pylist()], dtype=np.uint64)
-    places = pc.fill_null(encoded.indices, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    places = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     unique, inverse = np.unique(values, return_inverse=True)
     if not len(unique):
         return unique, places

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from skingpt4.records.archives import StoreError, TooLarge, read_bytes
-from skingpt4.support.errors import UserError
+from skingpt4.support.errors import UserError, reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -82,8 +82,7 @@ def _read(path: str | Path, name: str) -> bytes:
     except StoreError as error:
         raise ImageError(f"{name}: cannot be read ({error})", "unreadable") from None
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ImageError(f"{name}: cannot be read ({reason})", "unreadable") from None
+        raise ImageError(f"{name}: cannot be read ({reason_of(error)})", "unreadable") from None
 
 
 @functools.cache

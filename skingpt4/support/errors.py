@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator
@@ -22,6 +23,12 @@ class UserError(Exception):
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether the machine's or a GPU's memory ran out; torch's class is known by name, not imported."""
     return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+
+
+def reason_of(error: BaseException) -> str:
+    """Why something failed, without the system's `[Errno 2]` and without a file's name, which the sentence has."""
+    text = getattr(error, "strerror", None) or re.sub(r"^\[Errno -?\d+\] ", "", str(error))
+    return text or type(error).__name__
 
 
 @dataclass

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
+from skingpt4.support.errors import reason_of
 from skingpt4.weights.delta_files import DeltaError, ModelFiles, open_pair
 from skingpt4.weights.files.headers import INDEXES
 from skingpt4.weights.language_model import LanguageModelError, require_complete
@@ -100,9 +101,8 @@ def merge(planned: Merge, out: str | Path, quiet: bool = False) -> Path:
         (part / PLAN).unlink()
         os.replace(part, out)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
         raise DeltaError(
-            f"{out}: cannot be written ({reason}); make room, then run the same command again: the "
+            f"{out}: cannot be written ({reason_of(error)}); make room, then run the same command again: the "
             f"{len(list(part.glob('model-*.safetensors')))} files that are merged already are kept"
         ) from None
     except LanguageModelError as error:

@@ -21,7 +21,7 @@ from typing import IO
 import httpx
 from tqdm import tqdm
 
-from skingpt4.support.errors import UserError
+from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import file_sha256
 
 _MARGIN = 64 << 20  # bytes that shall stay free on the disk
@@ -95,7 +95,7 @@ def remote_file(url: str, name: str, sha256: str | None = None) -> RemoteFile:
     try:
         response = httpx.head(url, follow_redirects=True, timeout=_TIMEOUT_SECONDS)
     except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise DownloadError(f"{url}: cannot be reached ({error}); check the network") from error
+        raise DownloadError(f"{url}: cannot be reached ({reason_of(error)}); check the network") from error
     if response.status_code != 200:
         raise DownloadError(f"{url}: the server answered {response.status_code}")
     length = response.headers.get("content-length", "")
@@ -159,7 +159,7 @@ def _transfer(file: RemoteFile, part: Path, headers: Mapping[str, str]) -> None:
         ) from error
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise DownloadError(
-            f"{file.name}: {file.url} cannot be reached or broke off ({str(error) or type(error).__name__}); check "
+            f"{file.name}: {file.url} cannot be reached or broke off ({reason_of(error)}); check "
             f"the network and run it again, {part.stat().st_size:,} bytes are kept"
         ) from error
     finally:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from skingpt4.support.errors import reason_of
 from skingpt4.weights.files.headers import INDEXES, WeightsMismatch, read_header, read_index
 from skingpt4.weights.files.tensors import read_pth, require_same_tensors
 
@@ -244,8 +245,9 @@ def safetensors_of(path: Path) -> Path | None:
             finally:
                 part.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        logger.warning("%s: read as it is, %s cannot be written beside it (%s)", path, twin.name, reason)
+        logger.warning(
+            "%s: read as it is, %s cannot be written beside it (%s)", path, twin.name, reason_of(error)
+        )
         return None
     return twin
 

@@ -39,6 +39,7 @@ def test_missing_paths_are_listed_all_at_once(tmp_path, monkeypatch):
         ("weights/dinov2-vit-s14-reg4/model.safetensors", "skingpt4 weights fetch tiny"),
         ("weights/unknown.pth", "skingpt4 weights list"),
         ("runs/phantoms/step1/manifest.jsonl", "make quickstart"),
+        ("runs/phantoms/step1/manifest.jsonl", "--out-dir runs/phantoms --split NAME --count N"),
         ("runs/data/skincon/train.jsonl", "python -m data.prepare"),
         ("elsewhere/manifest.jsonl", "data/README.md"),
     ],

@@ -189,6 +189,12 @@ def test_a_missing_file_names_its_neighbour(write):
         load_config(path.with_name("stpe1.yaml"))
 
 
+def test_a_missing_file_is_not_offered_a_hidden_one(tmp_path):
+    (tmp_path / ".tool.yaml").write_text("")
+    with pytest.raises(ConfigError, match=r"none\.yaml: no such config$"):
+        load_config(tmp_path / "none.yaml")
+
+
 def test_a_longer_circle_is_named(write):
     write("extends: b.yaml", "a.yaml")
     path = write("extends: a.yaml", "b.yaml")

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from skingpt4.support.errors import DEBUG, UserError, reported
+from skingpt4.support.errors import DEBUG, UserError, reason_of, reported
 
 
 class OutOfMemoryError(RuntimeError):
@@ -66,3 +66,16 @@ def test_a_reader_that_has_had_enough_ends_a_command_without_a_word():
     assert process.stderr.read() == ""
     assert process.wait() == 141
     process.stderr.close()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (FileNotFoundError(2, "No such file or directory", "notes.csv"), "No such file or directory"),
+        (ConnectionError("[Errno -2] Name or service not known"), "Name or service not known"),
+        (ValueError("line 3 is empty"), "line 3 is empty"),
+        (TimeoutError(), "TimeoutError"),
+    ],
+)
+def test_a_reason_is_the_systems_words_alone(error, words):
+    assert reason_of(error) == words
