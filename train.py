@@ -31,8 +31,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
     args = parser.parse_intermixed_args(argv)
 
+    from skingpt4.support.cli import setup_logging
     from skingpt4.support.errors import reported
 
+    setup_logging()
     with reported() as status:
         from skingpt4.config.load import load_config
 

@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 import train
@@ -110,3 +112,10 @@ def test_a_run_names_its_checkpoint_and_goes_on_only_when_asked(config_path, tmp
     assert train.main(["--config", config_path, "--resume", "optim.batch_size=3"]) == 0
     assert "nothing to do" in capsys.readouterr().out
     assert train.main(["--config", config_path, "--overwrite"]) == 0
+
+
+def test_a_conversion_of_weights_is_announced(config_path, folder, tmp_path, capsys):
+    weights = tmp_path / "vision.pth"
+    torch.save(load_file(folder / "vision0.safetensors"), weights)
+    assert train.main(["--config", config_path, f"vision.weights={weights}", "optim.max_epoch=1"]) == 0
+    assert f"converting {weights} to vision.pth.safetensors once" in capsys.readouterr().err

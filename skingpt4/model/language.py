@@ -156,9 +156,8 @@ class LanguageModel(nn.Module):
         for name, parameter in self.model.named_parameters():
             owners = [key for key in self.device_map if not key or name == key or name.startswith(f"{key}.")]
             place = self.device_map[max(owners, key=len)] if owners else parameter.device
-            sizes[str(torch.device("cuda", place) if isinstance(place, int) else place)] += num_bytes(
-                parameter
-            )
+            place = torch.device("cuda", place) if isinstance(place, int) else place
+            sizes[str(place)] += num_bytes(parameter)
         precision = str(self.dtype).removeprefix("torch.")
         parts = [precision + (" (guarded)" if self.dtype is torch.float16 else "")]
         parts += [self.quantization] if self.quantization != "none" else []
@@ -279,12 +278,11 @@ def _load_model(config: LanguageConfig, dtype: torch.dtype, device: torch.device
                 quantization_config=quantiser(config.quantization, dtype),
                 **_placement(config, device),
             )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise cannot_load(config.model, error) from None
     model, report = loaded
-    if missing := sorted(
-        report["missing_keys"]
-    ):  # transformers fills them with random numbers and only logs it
+    # transformers fills them with random numbers and only logs it
+    if missing := sorted(report["missing_keys"]):
         raise LanguageModelError(
             f"language.model: {config.model} lacks {len(missing)} tensors: {', '.join(missing[:4])}"
         )

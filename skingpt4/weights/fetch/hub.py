@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,8 +14,8 @@ import httpx
 
 from skingpt4.weights.fetch.catalogue import Entry, Repository
 from skingpt4.weights.fetch.download import DownloadError, RemoteFile, download, require_online
+from skingpt4.weights.files.headers import INDEXES, UnreadableWeights, read_index
 
-INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 # Beside the tensors: configuration, tokenizer, chat template, and what the licence asks to keep.
 _SMALL = [
     "*.json", "*.txt", "*.jinja", "tokenizer.model", "*.tiktoken", "README.md", "LICENSE*", "USE_POLICY*",
@@ -120,8 +119,8 @@ def _with_tensors(
         path = Path(folder) / index
         fetch_file(entry, source, files[index], path)
         try:
-            shard_of: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))["weight_map"]
-        except (ValueError, KeyError):
+            shard_of = read_index(path)
+        except UnreadableWeights:
             raise DownloadError(
                 f"{entry.name}: {index} of {source.repo} is damaged; tell its authors"
             ) from None
