@@ -50,6 +50,6 @@ def test_from_downloads_to_training(downloads, tmp_path, monkeypatch, capsys, st
     capsys.readouterr()
     assert train.main(["--config", "config.yaml", "--dry-run"]) == 0, capsys.readouterr().err
     shown = capsys.readouterr().out
-    assert f"{counts[0]}, of which {counts[0]} have an answer in this step" in shown
+    assert f"{counts[0]} of {counts[0]} records have an answer in {step}" in " ".join(shown.split())
     first = json.loads((folder / "train.jsonl").read_text().splitlines()[0])
     assert (first["concepts"] is not None) == (step == "step1")
