@@ -73,9 +73,7 @@ def _require_text(name: str, text: str | None) -> None:
         raise HistoryError(f"{name}: is one line of words, not {text!r}")
     if len(text) > MAX_LENGTH:
         raise HistoryError(f"{name}: has {len(text)} characters; at most {MAX_LENGTH} are allowed")
-    if IMAGE in text or re.search(
-        r"<\|?[^<>]*\|?>|###", text
-    ):  # markers of turns and images in some template
+    if IMAGE in text or re.search(r"<\|?[^<>]*\|?>|###", text):  # of turns and images in some template
         raise HistoryError(f"{name}: cannot contain a prompt template's markers; leave out <...> and ###")
 
 

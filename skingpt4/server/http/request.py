@@ -57,9 +57,7 @@ class ApiError(UserError):
         kind = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(
             self.status_code, "invalid_request_error" if self.status_code < 500 else "server_error"
         )
-        return {
-            "error": {"message": str(self), "type": kind, "param": self.param, "code": self.code},
-        }
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
 @dataclass(frozen=True)
@@ -127,8 +125,7 @@ def read_request(body: Any, max_images: int = 8) -> ChatRequest:
     )
     if len(request.images) > max_images:
         raise ApiError(
-            f"the conversation has {len(request.images)} pictures; at most {max_images} are read",
-            "messages",
+            f"the conversation has {len(request.images)} pictures; at most {max_images} are read", "messages"
         )
     return request
 
