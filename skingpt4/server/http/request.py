@@ -36,19 +36,18 @@ DATA_URL = re.compile(r"data:(?:image/[\w.+-]+)?(?:;[\w.=+-]+)*;base64,", re.IGN
 
 
 class ApiError(UserError):
-    """A request that is refused, in the terms of OpenAI's error object."""
+    """A request that is refused, in the terms of OpenAI's error object.
+
+    Args:
+        message: a sentence.
+        param: the key of the request that it is about.
+        status_code: of the HTTP response.
+        code: for programs.
+    """
 
     def __init__(
         self, message: str, param: str | None = None, status_code: int = 400, code: str | None = None
     ):
-        """A refusal.
-
-        Args:
-            message: a sentence.
-            param: the key of the request that it is about.
-            status_code: of the HTTP response.
-            code: for programs.
-        """
         super().__init__(message)
         self.param, self.status_code, self.code = param, status_code, code
 
@@ -189,7 +188,7 @@ def read_messages(messages: Any) -> tuple[RequestTurn, ...]:
         role, text, images = _message(message, where)
         if role == "system":
             if turns:
-                raise ApiError(f"{where}: a system message stands before the first question", where)
+                raise ApiError(f"{where}: a system message must come before the first question", where)
             system.append(text)
         elif role == "user":
             turns = _with_question(turns, text, images)
