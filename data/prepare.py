@@ -21,7 +21,7 @@ DOWNLOAD = "fitzpatrick17k-images"
 DRY_ROWS = 5  # that --dry-run shows
 DESCRIPTION = """Turn a source of pictures into a manifest of checked records, all.jsonl, and list everything that was
 refused with file, row and reason in rejected.jsonl. Pictures stay where they are and as they are. A run that was
-stopped goes on where it was when the same command is given again."""
+stopped continues where it was when the same command is given again."""
 NOTICE = "Research software, not a medical device."
 EXAMPLES = """from downloads to training:
   python -m data.prepare dermnet downloads/dermnet
@@ -119,7 +119,7 @@ def run_source(rows: Rows, running: Running) -> None:
     try:
         summary = write_manifest(rows, out_dir, running.workers or num_cores(), limit, running.fresh)
     except KeyboardInterrupt:
-        print("what was measured is saved: the same command goes on from here", file=sys.stderr)
+        print("what was measured is saved; the same command continues from here", file=sys.stderr)
         raise
     print(table(summary, out_dir))
     if not summary.records:

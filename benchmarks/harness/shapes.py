@@ -44,9 +44,7 @@ class Shape:
 
     name: str
     config: str  # under configs/
-    language: (
-        tuple[str, dict[str, Any]] | None
-    )  # family and sizes of a random language model; None: the real one
+    language: tuple[str, dict[str, Any]] | None  # family and sizes of a random model; None: the real one
 
 
 SHAPES = {

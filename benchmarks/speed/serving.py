@@ -97,10 +97,7 @@ def measure_crowd(
     )  # fmt: skip
     print(f"{users} users")
     sides: dict[str, Any] = {}
-    for key, rows, side in (
-        ("ours", max_rows, comparison.ours),
-        (pairs.BASELINE, 1, comparison.baseline),
-    ):
+    for key, rows, side in (("ours", max_rows, comparison.ours), (pairs.BASELINE, 1, comparison.baseline)):
         tokens, passes = crowd.num_tokens[rows], statistics.median(crowd.passes[rows])
         line = hardware.roofline(top, side.median(), read_bytes=read_bytes * passes)
         rate = tokens / side.median()

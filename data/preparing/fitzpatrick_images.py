@@ -22,7 +22,7 @@ HELP = "Fitzpatrick17k's pictures, downloaded from the urls of fitzpatrick17k.cs
 EPILOG = """example:
   python -m data.prepare fitzpatrick17k-images fitzpatrick17k.csv --out-dir downloads/fitzpatrick17k
 The pictures belong to the atlases that show them; read their terms first. A picture is kept only if its MD5 is the
-listed one. A run that was stopped goes on when the same command is given again; missing.csv says what is missing."""
+listed one. The same command continues a run that was stopped; missing.csv says what is missing."""
 
 
 @dataclass(frozen=True)

@@ -193,12 +193,7 @@ def _put_in(
 
 
 def run_arm(
-    asker: Asker,
-    arm: Arm,
-    cases: Sequence[Case],
-    shown: Shown,
-    state: PartialState,
-    settings: RunSettings,
+    asker: Asker, arm: Arm, cases: Sequence[Case], shown: Shown, state: PartialState, settings: RunSettings
 ) -> None:
     """Answer what is not answered yet, of the cases that fall to this process."""
     done = answers.by_key(answers.read_lines(answers.arm_files(settings.run_dir, arm.name)))

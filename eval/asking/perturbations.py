@@ -23,9 +23,8 @@ def _rotate(image: Image.Image, degrees: float) -> Image.Image:
     angle = np.deg2rad(abs(degrees) % 180)
     sine, cosine = abs(np.sin(angle)), abs(np.cos(angle))
     width, height = image.size
-    scale = min(
-        width / (width * cosine + height * sine), height / (width * sine + height * cosine)
-    )  # of a part with the picture's own shape
+    # of a part with the image's own shape
+    scale = min(width / (width * cosine + height * sine), height / (width * sine + height * cosine))
     turned = image.rotate(degrees, Image.Resampling.BICUBIC, expand=True)
     left, top = (turned.width - width * scale) / 2, (turned.height - height * scale) / 2
     return turned.crop((round(left), round(top), round(left + width * scale), round(top + height * scale)))

@@ -37,10 +37,7 @@ COLOURS = {
 }
 PICTURE_WIDTH, FIGURE_WIDTH, WIDE_WIDTH = 32.0, 125.0, 150.0  # mm
 NATURAL_WIDTH = 72 * WIDTH  # of a figure on the page, in its own units
-CAPTION_ROOM, FIGURE_CAPTION_ROOM = (
-    28.0,
-    18.0,
-)  # mm that a table's caption and head, and a figure's caption, take
+CAPTION_ROOM, FIGURE_CAPTION_ROOM = 28.0, 18.0  # mm of a table's caption and head, and of a figure's caption
 
 
 def svg_file(drawing: Drawing) -> str:

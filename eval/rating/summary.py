@@ -188,9 +188,7 @@ def sign_flip(per_case: np.ndarray, seed: int = 0, resamples: int = 10_000) -> f
 
 
 def summary(
-    ratings: Sequence[Rating],
-    first: str = "two_step",
-    resamples: int = COEFFICIENT_RESAMPLES,
+    ratings: Sequence[Rating], first: str = "two_step", resamples: int = COEFFICIENT_RESAMPLES
 ) -> dict[str, Any]:
     """Everything about a run's ratings.
 

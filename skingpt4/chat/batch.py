@@ -1,7 +1,7 @@
 """Answers about many images, each with fresh state, as lines of JSON.
 
-A line is written as soon as it and those before it are there, in the order of the images, so a stopped run goes on
-where it was. An image that cannot be used gets a line with the reason, and the others are answered.
+Lines are written in the order of the images, each as soon as it and those before it are ready, so a stopped run
+continues where it was. An image that cannot be used gets a line with the reason, and the others are answered.
 `OUTPUT.meta.json` says which model answered which questions how; a run with other settings is refused, so that lines
 do not mix.
 """

@@ -32,9 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(
                     f"{line.id:6d}  {line.time}  {line.event:12s} {json.dumps(line.facts, ensure_ascii=False)}"
                 )
-        count, newest = verify(
-            args.log
-        )  # after the lines were shown: a log that is not whole is looked at too
+        count, newest = verify(args.log)  # last, so that the lines of an incomplete log are shown too
         if args.hash and args.hash not in {START, *(line.hash for line in lines)}:
             raise AuditError(f"{args.log}: holds no line with the hash {args.hash}; lines were removed")
         print(f"{count} lines, complete; newest hash {newest}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Ask about many pictures, each with fresh state: skingpt4 batch --images FOLDER --output answers.jsonl.
 
-Writes one JSON object per line, in the order of the pictures, as soon as it is there; the same command goes on where
-a stopped run was. A picture that cannot be used gets a line with the reason, and the others are answered.
+Writes one JSON object per line, in the order of the pictures, as soon as it is ready; the same command continues
+a stopped run. A picture that cannot be used gets a line with the reason, and the others are answered.
 
     {"image": "a.jpg", "sha256": "9f86...", "class": "acne_and_rosacea", "confident": false,
      "probabilities": {"acne_and_rosacea": 0.31, ...}, "concepts": {"Papule": 0.8, ...}, "quality": {...},
@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = make_parser(
         "Ask about many pictures, each with fresh state; one JSON object a line.",
-        "The same command goes on where a stopped run was.",
+        "The same command continues a stopped run.",
     )
     add = result.add_argument
     add("--images", required=True, help="a folder, with its subfolders, or a manifest (JSONL)")

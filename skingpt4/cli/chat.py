@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from skingpt4.generation.sampling import Generation
 
 HELP = (
-    "Type a question; /image PATH shows another picture, /condense goes on from a summary, /clear starts again, "
+    "Type a question; /image PATH shows another picture, /condense continues from a summary, /clear starts again, "
     "/quit or Ctrl-D ends."
 )
 
@@ -97,7 +97,7 @@ def _converse(session: ChatSession, generation: Generation) -> None:
         try:
             _obey(session, line, generation)
         except ContextFull as error:
-            print(f"error: {error}; /condense goes on from a summary")
+            print(f"error: {error}; /condense continues from a summary")
         except UserError as error:
             print(f"error: {error}")
 

@@ -32,12 +32,7 @@ def parser() -> argparse.ArgumentParser:
         default=Path("runs/phantoms/validation/manifest.jsonl"),
         help="default: %(default)s",
     )
-    add(
-        "--out",
-        type=Path,
-        default=OUT,
-        help="default: %(default)s",
-    )
+    add("--out", type=Path, default=OUT, help="default: %(default)s")
     add("--cache", type=Path, default=Path("runs/qformer_cache"), help="default: %(default)s")
     add("--epochs", type=int, default=12, help="default: %(default)s")
     add("--batch-size", type=int, default=64, help="default: %(default)s")

@@ -20,9 +20,7 @@ class Behaviour:
     cut_blindly: bool = False  # a long answer ends at the last token that fits, without an end symbol
     warmup_restarts: bool = False  # the warm-up starts again with each epoch
     clips: bool = True  # the gradient is clipped to optim.max_grad_norm
-    mean_of_means: bool = (
-        False  # each batch's mean loss has equal weight; accumulation adds them up undivided
-    )
+    mean_of_means: bool = False  # batches' mean losses have equal weight; accumulation adds them undivided
     chat_template: str | None = None  # a prompt for the chat that differs from the one in training
     needs: tuple[tuple[str, Any], ...] = ()
 

@@ -20,7 +20,7 @@ REMOVED: dict[str, Any] = {
 def upgraded(values: dict[str, Any]) -> dict[str, Any]:
     """A copy of a stored configuration's values, with today's paths and without removed keys at their fixed value.
 
-    A removed key with another value stays, so that whoever reads the values refuses it by name.
+    A removed key with another value stays, so that reading the values refuses it by name.
     """
     return _upgraded(values, "")
 

@@ -126,11 +126,7 @@ def tokenizer(facts: Facts) -> Iterator[Finding]:
     name = facts.config.language.model
     try:
         facts.tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=not facts.online)
-    except (
-        OSError,
-        ValueError,
-        ImportError,
-    ) as error:  # ImportError: sentencepiece or tiktoken is not installed
+    except (OSError, ValueError, ImportError) as error:  # the last without sentencepiece or tiktoken
         if is_local(name) and Path(name).is_dir():
             yield Finding(
                 "tokenizer", MISSING, f"{name}: cannot be read ({first_line(error)})", how_to_get(name)

@@ -65,12 +65,7 @@ def _memory(facts: Facts, free: int, spread: bool) -> Iterator[Finding]:
     needs = {}
     if config.step != "none":
         needs["memory, training"] = memory.training(
-            config,
-            shape,
-            facts.dtype,
-            facts.encoder_parameters,
-            facts.num_images,
-            quantization=quantization,
+            config, shape, facts.dtype, facts.encoder_parameters, facts.num_images, quantization=quantization
         )
     needs["memory, chat"] = memory.chat(
         config, shape, facts.dtype, facts.encoder_parameters, quantization=quantization

@@ -51,15 +51,10 @@ class LanguageShape:
     head_width: int
     mlp_width: int
     vocabulary: int
-    matrices: dict[
-        tuple[str, int, int], int
-    ]  # (last part of the name, in, out) of layers' matrices -> how many
+    matrices: dict[tuple[str, int, int], int]  # (last part of the name, in, out) to how many there are
     num_others: int  # embeddings, head, norms, biases
     gated: bool  # an MLP of three matrices, as Llama's
-    rms_norm: (
-        bool  # RMSNorm stores its input in fp32 for the backward pass, LayerNorm in the model's precision
-    )
-    max_positions: int | None
+    rms_norm: bool  # which stores its input in fp32 for the backward pass; LayerNorm in the model's precision
     num_norms: int = 2  # in a layer, as wide as the model: Gemma has four, Falcon-7B one
     plain_head: bool = True  # False where the model changes logits after the head, so that all are computed
 
@@ -111,7 +106,6 @@ def language_shape(config: Any) -> LanguageShape:
         >= 2 * layers
         or any(i == width and o == 2 * down for (_, i, o) in matrices),
         rms_norm=any("RMSNorm" in type(m).__name__ for m in model.modules()),
-        max_positions=getattr(text, "max_position_embeddings", None),
         num_norms=max(1, sum(_is_norm(m, width) for m in model.modules()) // layers),
         plain_head=all(getattr(text, key, None) in (None, 1.0) for key in _CHANGES_LOGITS),
     )

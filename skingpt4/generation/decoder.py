@@ -24,6 +24,7 @@ from skingpt4.generation.row import Row, answer_by_generate
 from skingpt4.generation.sampling import Generation, knows_rules
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Encoded
+from skingpt4.support.errors import is_out_of_memory
 from skingpt4.support.threads import fulfil
 
 T = TypeVar("T")
@@ -218,7 +219,7 @@ class Decoder:
                 left = 0 if left is None else left - length
             except BaseException as error:
                 self._reading = None
-                if _is_out_of_memory(error):
+                if is_out_of_memory(error):
                     self.caches.drop_all()
                 row.finish(error=error)
 
@@ -307,7 +308,7 @@ class Decoder:
         """
         assert self._batch is not None
         self._batch.discard_pending()
-        if _is_out_of_memory(error) and self.caches.drop_all():
+        if is_out_of_memory(error) and self.caches.drop_all():
             return
         row = self._running[-1]
         self._remove(len(self._running) - 1, put_back=False)
@@ -341,7 +342,3 @@ def _forward(model: SkinGPT4, kv: KVCache, length: int, **inputs: Any) -> Tensor
     )
     kv.advance(length)
     return out.logits
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in str(error)

@@ -142,7 +142,7 @@ class Lookup:
         self.ids.append(token)
 
     def guess(self, max_tokens: int) -> list[int]:
-        """At most `max_tokens` tokens that may come next; a phrase that repeats itself goes on repeating."""
+        """At most `max_tokens` tokens that may come next; a repeated phrase is assumed to repeat again."""
         for size in self.SIZES:
             place = self._next_places.get(tuple(self.ids[-size:]))
             if place is None:

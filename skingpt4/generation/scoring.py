@@ -99,10 +99,7 @@ def score_answers(
 
 @torch.no_grad()
 def score_sets(
-    model: SkinGPT4,
-    prompts: Sequence[Encoded],
-    queries: Tensor | None,
-    sets: Sequence[Sequence[str]],
+    model: SkinGPT4, prompts: Sequence[Encoded], queries: Tensor | None, sets: Sequence[Sequence[str]]
 ) -> list[Tensor]:
     """Several closed sets about the same images: for each its log-probabilities (answers,), fp32.
 

@@ -45,9 +45,8 @@ class _HeadLoss(torch.autograd.Function):
         with_gradient = ctx.needs_input_grad[0]
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradients = []
-        for rows, ids in zip(
-            hidden.split(num_rows), targets.split(num_rows), strict=True
-        ):  # (rows, d), (rows,)
+        # (rows, d), (rows,)
+        for rows, ids in zip(hidden.split(num_rows), targets.split(num_rows), strict=True):
             value, gradient = of_chunk(head, rows, ids, with_gradient)
             loss += value
             if gradient is not None:

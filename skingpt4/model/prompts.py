@@ -276,10 +276,7 @@ def answer_end(template: Template | None, tokenizer: Any) -> str:
 
 
 def encode(
-    pieces: Sequence[tuple[str, bool]],
-    tokenizer: Any,
-    num_query_tokens: int,
-    bos: bool = False,
+    pieces: Sequence[tuple[str, bool]], tokenizer: Any, num_query_tokens: int, bos: bool = False
 ) -> Encoded:
     """Token ids and the supervised mask of rendered pieces.
 

@@ -21,8 +21,10 @@ class UserError(Exception):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the machine's or a GPU's memory ran out; torch's class is known by name, not imported."""
-    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    """Whether the machine's or a GPU's memory ran out."""
+    # torch's class for GPUs is known by name, not imported; its allocator for CPUs raises a plain RuntimeError.
+    names_memory = "not enough memory" in str(error)
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or names_memory
 
 
 def reason_of(error: BaseException) -> str:
@@ -57,7 +59,7 @@ def reported() -> Iterator[Status]:
         print("stopped", file=sys.stderr)
         status.code = 130
     except Exception as error:
-        if isinstance(error, MemoryError) or not is_out_of_memory(error):
+        if type(error).__name__ != "OutOfMemoryError":
             raise
         _print_error(
             "out of GPU memory; lower optim.batch_size (and raise optim.accumulation) or --batch-size, "

@@ -17,9 +17,7 @@ from torch import nn
 
 from skingpt4.model.language import LanguageModel
 
-PAYS_AFTER = (
-    200  # iterations; compiling takes 20 to 50 s and saves a third of a second in a step of eight answers
-)
+PAYS_AFTER = 200  # iterations; compiling takes 20 to 50 s and saves 0.3 s in a step of eight answers
 TRIAL_TOKENS = 24
 
 

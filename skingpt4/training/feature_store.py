@@ -98,7 +98,6 @@ class FeatureStore:
         )
 
     def __len__(self) -> int:
-        """Number of images."""
         return self.shape.num_pictures
 
     def __getitem__(self, row: int | Sequence[int]) -> Tensor:

@@ -175,12 +175,7 @@ class Trainer:
     """A run in progress; `iteration` counts the iterations that are done."""
 
     def __init__(
-        self,
-        config: Config,
-        prepared: Prepared,
-        optimizer: Any,
-        accelerator: Accelerator,
-        iteration: int,
+        self, config: Config, prepared: Prepared, optimizer: Any, accelerator: Accelerator, iteration: int
     ) -> None:
         self.config, self.prepared, self.model = config, prepared, prepared.model
         self.optimizer, self.accelerator, self.iteration = optimizer, accelerator, iteration

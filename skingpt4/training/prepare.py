@@ -27,13 +27,7 @@ from skingpt4.records.manifest import Manifest, chain, image_paths, read_manifes
 from skingpt4.records.overlap import image_hashes, merge_hashes, require_disjoint
 from skingpt4.support.files import file_sha256
 from skingpt4.training.features import Team, cached_images, cached_queries
-from skingpt4.training.samples import (
-    HeldOutSamples,
-    ImageSource,
-    SampleEncoder,
-    TrainingSamples,
-    image_files,
-)
+from skingpt4.training.samples import HeldOutSamples, ImageSource, SampleEncoder, TrainingSamples, image_files
 
 # What a launcher's environment asks for and accelerate would accept without sharding anything here.
 SHARDING = {

@@ -336,7 +336,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(clinic, tmp_path, how, stat
     out = tmp_path / "out"
     ended = run_apart(DIES.format(how=how), clinic, tmp_path)
     assert ended.returncode == status, ended.stderr
-    assert ("the same command goes on from here" in ended.stderr) == (status == 130)
+    assert ("the same command continues from here" in ended.stderr) == (status == 130)
     assert not {"all.jsonl", "rejected.jsonl"} & {path.name for path in out.iterdir()}
     wait_for_end([int(pid) for pid in ended.stdout.split()])
     capsys.readouterr()

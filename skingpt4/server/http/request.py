@@ -41,19 +41,18 @@ DATA_URL = re.compile(
 
 
 class ApiError(UserError):
-    """A request that is refused, in the terms of OpenAI's error object."""
+    """A request that is refused, in the terms of OpenAI's error object.
+
+    Args:
+        message: a sentence.
+        param: the key of the request that it is about.
+        status_code: of the HTTP response.
+        code: for programs.
+    """
 
     def __init__(
         self, message: str, param: str | None = None, status_code: int = 400, code: str | None = None
     ):
-        """A refusal.
-
-        Args:
-            message: a sentence.
-            param: the key of the request that it is about.
-            status_code: of the HTTP response.
-            code: for programs.
-        """
         super().__init__(message)
         self.param, self.status_code, self.code = param, status_code, code
 
@@ -62,9 +61,7 @@ class ApiError(UserError):
         kind = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}.get(
             self.status_code, "invalid_request_error" if self.status_code < 500 else "server_error"
         )
-        return {
-            "error": {"message": str(self), "type": kind, "param": self.param, "code": self.code},
-        }
+        return {"error": {"message": str(self), "type": kind, "param": self.param, "code": self.code}}
 
 
 @dataclass(frozen=True)
@@ -134,8 +131,7 @@ def read_request(body: Any, max_images: int = 8) -> ChatRequest:
     )
     if len(request.images) > max_images:
         raise ApiError(
-            f"the conversation has {len(request.images)} pictures; at most {max_images} are read",
-            "messages",
+            f"the conversation has {len(request.images)} pictures; at most {max_images} are read", "messages"
         )
     return request
 
@@ -202,7 +198,7 @@ def read_messages(messages: Any) -> tuple[RequestTurn, ...]:
         role, text, images = _message(message, where)
         if role == "system":
             if turns:
-                raise ApiError(f"{where}: a system message stands before the first question", where)
+                raise ApiError(f"{where}: a system message must come before the first question", where)
             system.append(text)
         elif role == "user":
             turns = _with_question(turns, text, images)

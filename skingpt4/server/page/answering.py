@@ -57,9 +57,7 @@ class AnswerWriter:
             turn.seconds = round(time.monotonic() - started, 3)
             last = Update(self._finish(state, turn), state.messages(), busy=False, images=True, full=False)
         except Exception as error:
-            if (
-                state.ended
-            ):  # deleted or closed meanwhile, images and all: no failure, and nobody to report it to
+            if state.ended:  # deleted or closed meanwhile, with its images: that is not a failure
                 return
             _put_back(state, turn, replaced)
             self.tools.log("answer_failed", id=record.id, kind=type(error).__name__)
@@ -71,11 +69,11 @@ class AnswerWriter:
             session.stop()  # nothing more is computed, also when the page was closed meanwhile
             state.answering = False
         state.answer_note = last.note or ""
-        if not state.ended:  # what was deleted meanwhile no longer belongs to any page
+        if not state.ended:  # a deleted case no longer belongs to any page
             yield last
 
     def _prompt(self, state: PageState, question: str) -> str | None:
-        """The question as the model reads it, if a history stands before it."""
+        """The question as the model reads it, if a history comes before it."""
         if state.history is None or state.session.turns or self.tools.render_history is None:
             return None
         return f"{self.tools.render_history(state.history)} {question}".strip()

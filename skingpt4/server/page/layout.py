@@ -39,11 +39,7 @@ NUM_TRAINED = 3  # trained questions that get a button
 CAMERA = gr.WebcamOptions(
     mirror=False,
     constraints={
-        "video": {
-            "width": {"ideal": 1920},
-            "height": {"ideal": 1440},
-            "facingMode": {"ideal": "environment"},
-        }
+        "video": {"width": {"ideal": 1920}, "height": {"ideal": 1440}, "facingMode": {"ideal": "environment"}}
     },
 )
 

@@ -216,8 +216,5 @@ _RULES: tuple[tuple[Callable[[Tensors], bool], Callable[[Path, Tensors], Inspect
     (_has(r"model\.encoder\.layer\.\d+\.(attention|crossattention)\."), _qformer),
     (_has(r"patch_embed\.proj\.weight|conv_stem\.weight|stem\."), _vision_encoder),
     (_has(r"(model\.layers|transformer\.h|gpt_neox\.layers)\.\d+\."), _language_model_file),
-    (
-        lambda tensors: set(tensors) == {"weight", "bias"} and len(tensors["weight"].shape) == 2,
-        _projection,
-    ),
+    (lambda tensors: set(tensors) == {"weight", "bias"} and len(tensors["weight"].shape) == 2, _projection),
 )

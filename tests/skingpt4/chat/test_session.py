@@ -435,7 +435,7 @@ def test_a_full_conversation_in_the_terminal_goes_on_from_a_summary(trained, fol
     lines = capsys.readouterr().out.splitlines()
     full = [line for line in lines if line.startswith("error: the conversation has")]
     assert full
-    assert all(line.endswith("; /condense goes on from a summary") for line in full)
+    assert all(line.endswith("; /condense continues from a summary") for line in full)
     assert lines[-2].startswith("kept: ")
     assert not lines[-1].startswith("error: ")
 

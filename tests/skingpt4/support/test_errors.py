@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from skingpt4.support.errors import DEBUG, UserError, reason_of, reported
+from skingpt4.support.errors import DEBUG, UserError, is_out_of_memory, reason_of, reported
 
 
 class OutOfMemoryError(RuntimeError):
@@ -50,6 +50,15 @@ def test_an_expected_failure_is_one_sentence_and_has_a_traceback_only_for_debugg
 def test_an_unexpected_failure_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError), reported():
         1 / 0  # noqa: B018
+
+
+def test_out_of_memory_is_recognised_on_gpu_and_cpu_but_only_a_gpus_has_a_sentence():
+    cpu = RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 99 bytes.")
+    assert all(map(is_out_of_memory, (OutOfMemoryError(), MemoryError(), cpu)))
+    assert not is_out_of_memory(RuntimeError("shape mismatch"))
+    for error in (cpu, MemoryError()):
+        with pytest.raises(type(error)), reported():
+            raise error
 
 
 def test_a_reader_that_has_had_enough_ends_a_command_without_a_word():
