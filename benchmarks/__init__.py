@@ -1,1 +1,1 @@
-"""Measurements: whole commands that print ratios, tables and benchmarks/results/*.json."""
+"""Measurements: commands that print ratios, tables and benchmarks/results/*.json."""

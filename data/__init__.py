@@ -1,1 +1,1 @@
-"""What makes training records: the bundled phantoms."""
+"""From collections of images to manifests: sources, splits, checks, counts, and the bundled phantoms."""

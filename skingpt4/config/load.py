@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from skingpt4.config.bundled import portable, resolved
 from skingpt4.config.rules import did_you_mean
@@ -59,6 +59,9 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
 def _finished(merged: Any, where: str) -> Config:
     try:
         config = OmegaConf.to_object(merged)
+    except MissingMandatoryValue as error:
+        text = f"{where}: '{error.full_key}' is not set; set it, or name a config that extends this one"
+        raise ConfigError(text) from None
     except OmegaConfBaseException as error:
         raise ConfigError(f"{where}: {_first_line(error)}") from None
     assert isinstance(config, Config)

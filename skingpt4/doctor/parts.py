@@ -151,4 +151,5 @@ def trainable(facts: Facts) -> Iterator[Finding]:
         total = num_trained + facts.shape.num_parameters + facts.encoder_parameters
         rank = facts.config.lora.rank
         parts = "1 linear layer" + (f" and LoRA of rank {rank} on the language model" if rank else "")
-        yield Finding("trained", OK, f"{parts}: {num_trained / 1e6:.2f} M of {total / 1e6:,.0f} M parameters")
+        text = f"{parts}: {num_trained / 1e6:.2f} M of {total / 1e6:,.0f} M parameters, encoder included"
+        yield Finding("trained", OK, text)

@@ -171,10 +171,11 @@ def test_a_file_without_keys(text, write):
 
 
 @pytest.mark.parametrize(
-    ("text", "key"), [("", "step"), ("step: step1", "output_dir"), ("step: step1\noutput_dir: o", "model")]
+    ("text", "key"),
+    [("", "step"), ("step: step1", "output_dir"), ("step: step1\noutput_dir: o", "language.model")],
 )
 def test_required_values(text, key, write):
-    with pytest.raises(ConfigError, match=rf"c\.yaml: .*missing mandatory value: {key}"):
+    with pytest.raises(ConfigError, match=rf"c\.yaml: '{key}' is not set; .* extends this one"):
         load_config(write(text))
 
 
