@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise UserError("--audit-text says what goes into the audit log; add --audit-log FILE")
 
         from skingpt4.server.http.answering import load_answerer
-        from skingpt4.server.http.endpoints import Api, Limits, make_app
+        from skingpt4.server.http.routes import Api, Limits, make_app
         from skingpt4.server.http.server import until_ended
 
         answerer = load_answerer(args.config, args.checkpoint, args.audit_log, args.audit_text)

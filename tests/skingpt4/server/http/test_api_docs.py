@@ -13,7 +13,7 @@ import torch
 from skingpt4 import __main__ as console
 from skingpt4.model.build import build, build_encoder
 from skingpt4.server.http.answering import Answerer
-from skingpt4.server.http.endpoints import Api, make_app
+from skingpt4.server.http.routes import Api, make_app
 from skingpt4.server.http.server import served
 from skingpt4.support.cli import DISCLAIMER
 from tests.support.tiny import make_picture, tiny_config

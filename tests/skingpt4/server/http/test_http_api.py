@@ -24,7 +24,7 @@ from skingpt4.model.build import build, build_encoder
 from skingpt4.model.prompts import Turn
 from skingpt4.server.audit import AuditLog, read
 from skingpt4.server.http.answering import Answerer
-from skingpt4.server.http.endpoints import Api, Limits, make_app
+from skingpt4.server.http.routes import Api, Limits, make_app
 from skingpt4.server.http.server import served
 from skingpt4.support.cli import DISCLAIMER
 from tests.support.tiny import make_picture, tiny_config
