@@ -51,7 +51,7 @@ def read_cases(path: str | Path) -> list[Case]:
 
     Raises:
         CasesError: pictures of one case contradict each other, or a case has no class or disease.
-        RecordError: a line is no record.
+        RecordError: a line is not a record.
     """
     path = Path(path)
     rows: dict[str, list[dict[str, Any]]] = {}

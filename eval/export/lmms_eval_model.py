@@ -1,4 +1,4 @@
-"""Our model for lmms-eval, which is no dependency of ours.
+"""Our model for lmms-eval, which is not a dependency of ours.
 
 After pip install lmms-eval:
 

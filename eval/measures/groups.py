@@ -1,4 +1,4 @@
-"""Measures by class and by skin type, how far the groups lie apart, and whether chance alone does that.
+"""Measures by class and by skin type, how far apart the groups are, and whether chance alone explains it.
 
 A measure is a ratio of sums over cases: right answers of all, or concept F1 (2 tp of 2 tp + fp + fn). So
 one bootstrap and one permutation test serve all.
@@ -71,7 +71,7 @@ def _ratio(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
 def permutation_p(
     measured: Measured, groups: Sequence[np.ndarray], seed: int = 0, resamples: int = RESAMPLES
 ) -> float:
-    """Share of random divisions into groups of these sizes that lie as far apart as the true one.
+    """Fraction of random divisions into groups of these sizes that are as far apart as the true one.
 
     How far: the sum over groups of n (value - overall value)^2, which for shares is Pearson's chi-square up to
     a factor that all divisions share. The true division counts as one of them, so p is never 0.

@@ -34,8 +34,9 @@ def language_model(facts: Facts) -> Iterator[Finding]:
     try:
         facts.language_config = AutoConfig.from_pretrained(name, local_files_only=not facts.online)
         facts.shape = memory.language_shape(facts.language_config)
-    except (OSError, ValueError) as error:
-        facts.shape = memory.shape_of(name)
+    except (OSError, ValueError, KeyError) as error:  # KeyError: a part that this transformers does not know
+        facts.language_config = None
+        facts.shape = None if isinstance(error, KeyError) else memory.shape_of(name)
         if is_local(name):
             yield Finding(
                 "language model", MISSING, f"{name}: its config.json is not usable ({first_line(error)})"

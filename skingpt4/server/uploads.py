@@ -94,7 +94,7 @@ def vouched(upload: dict[str, Any], request: gr.Request) -> bool:
 
 
 def take(path: str, read: bool = True) -> bytes | None:
-    """Return an uploaded file's content and delete the file; None, deleting nothing, if it is no regular file.
+    """Return an uploaded file's content and delete the file; None, deleting nothing, if it is not a regular file.
 
     Args:
         path: an upload that `vouched` accepted.

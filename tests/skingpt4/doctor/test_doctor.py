@@ -133,6 +133,16 @@ def test_a_lost_shard_of_the_language_model_is_named(configure, tmp_path):
     assert "model.norm.weight" in line.text
 
 
+def test_a_language_model_with_an_unknown_part_is_named(configure, tmp_path):
+    path = tmp_path / "lm"
+    shutil.copytree(configure().language.model, path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"hidden_act": "no_such_activation"}))
+    *_, line = [f for f in examined(configure(language__model=str(path))) if f.name == "language model"]
+    assert line.state == MISSING
+    assert "its config.json is not usable ('no_such_activation')" in line.text
+
+
 def test_a_tokenizer_of_another_model_is_refused(configure, tmp_path):
     shutil.copytree(configure().language.model, tmp_path / "lm")
     make_tokenizer("falcon").save_pretrained(tmp_path / "lm")  # 300 tokens for a table of fewer
