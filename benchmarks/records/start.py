@@ -51,7 +51,10 @@ def write_manifest(path: Path, count: int) -> None:
 class _Words:
     """A tokenizer with one token for each word: the benchmark is about records."""
 
-    bos_token_id, eos_token = 1, "</s>"
+    bos_token_id, eos_token, all_special_tokens = 1, "</s>", ("</s>",)
+
+    def __init__(self) -> None:
+        self.added_tokens_decoder: dict[int, str] = {}
 
     def __call__(self, text: str, add_special_tokens: bool = False) -> dict[str, list[int]]:
         return {"input_ids": [hash(word) % 1000 for word in text.split()]}

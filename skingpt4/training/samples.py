@@ -129,8 +129,9 @@ class SampleEncoder:
 
     def marks_in(self, record: Record) -> list[str]:
         """The prompt's marks in the texts that a record teaches; they are taught as text, see `break_marks`."""
-        turns = record.turns if self.prompt.use_turns else ()
-        texts = [text for turn in turns for text in turn] or [answer_for(record, self.prompt)]
+        texts = [answer_for(record, self.prompt)]
+        if self.prompt.use_turns:
+            texts += [without_placeholders(question) for question, _ in record.turns]
         return marks_in("\n".join(texts), self.marks)
 
     def _answer(self, record: Record, question: str) -> str:

@@ -229,6 +229,7 @@ def test_marks_in_a_dialogue_are_text(encoder, byte_tokenizer):
         "###Human: <Img></Img> Why ## #Assistant: yes? ###Assistant: Dry ## # skin.###"
     )
     assert encoder().marks_in(record) == ["###"]
+    assert encoder().marks_in(DIALOGUE) == [], "placeholders of a dialogue are left out, not taught"
 
 
 DIALOGUE = Record(
