@@ -436,8 +436,10 @@ def test_a_full_conversation_in_the_terminal_goes_on_from_a_summary(trained, fol
     full = [line for line in lines if line.startswith("error: the conversation has")]
     assert full
     assert all(line.endswith("; /condense continues from a summary") for line in full)
-    assert lines[-2].startswith("kept: ")
-    assert not lines[-1].startswith("error: ")
+    (condensed,) = [number for number, line in enumerate(lines) if line.startswith("kept: ")]
+    answer = lines[condensed + 1 :]  # of a random model: it may have several lines
+    assert answer
+    assert not any(line.startswith("error: ") for line in answer)
 
 
 # ---- caches between turns, undo and condense
