@@ -193,13 +193,22 @@ def test_a_run_in_two_parts_equals_one_in_a_piece(configure):
 
 
 @pytest.fixture(scope="module")
-def complete_run(folder):
-    """A complete run of three iterations, all of them saved: its configuration."""
+def shared_run(folder):
+    """A complete run of three iterations, all of them saved: its configuration and a copy of its folder."""
     config = tiny_config(
         folder, output_dir=str(folder / "complete"), optim__max_epoch=1, optim__iters_per_epoch=3,
         log__checkpoint_every=1, log__keep_checkpoints=9,
     )  # fmt: skip
     run(config)
+    return config, shutil.copytree(config.output_dir, folder / "complete_copy")
+
+
+@pytest.fixture
+def complete_run(shared_run):
+    """The configuration of `shared_run`, its folder as the run left it."""
+    config, copy = shared_run
+    shutil.rmtree(config.output_dir)
+    shutil.copytree(copy, config.output_dir)
     return config
 
 
@@ -231,9 +240,8 @@ def _without_iteration(path):
         (checkpoint.CARD, Path.unlink),
     ],
 )
-def test_a_damaged_newest_checkpoint_is_passed_over(name, damage, complete_run, tmp_path, caplog):
-    whole = dataclasses.replace(complete_run, output_dir=str(tmp_path / "whole"))
-    shutil.copytree(complete_run.output_dir, whole.output_dir)
+def test_a_damaged_newest_checkpoint_is_passed_over(name, damage, complete_run, shared_run, caplog):
+    whole = dataclasses.replace(complete_run, output_dir=str(shared_run[1]))
     newest = Path(complete_run.output_dir) / "checkpoints" / "iteration_0000003"
     damage(newest / name)
     saved = run(complete_run, resume=True)
@@ -246,17 +254,13 @@ def test_a_damaged_newest_checkpoint_is_passed_over(name, damage, complete_run, 
     assert sorted(p.name for p in newest.parent.glob(".*")) == [".iteration_0000003.damaged"]
 
 
-def test_a_run_without_an_intact_checkpoint_is_refused(complete_run, tmp_path):
+def test_a_run_without_an_intact_checkpoint_is_refused(complete_run):
     folder = Path(complete_run.output_dir)
-    saved = tmp_path / "saved"
-    shutil.copytree(folder, saved)
     for path in folder.glob("checkpoints/iteration_*"):
         _truncate(path / checkpoint.STATE)
     with pytest.raises(RunError, match=r"none of its checkpoints is intact; start again with --overwrite"):
         run(complete_run, resume=True)
     assert len(list(folder.glob("checkpoints/iteration_*"))) == 3  # nothing was renamed
-    shutil.rmtree(folder)
-    saved.rename(folder)
 
 
 def test_a_deleted_picture_loses_nothing(configure, tmp_path, monkeypatch, caplog):
