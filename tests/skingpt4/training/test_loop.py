@@ -812,6 +812,7 @@ def test_ctrl_c_saves_and_the_run_goes_on(configure, tmp_path):
         "optim__iters_per_epoch": 100_000,
         "data__num_workers": 1,
         "optim__batch_size": 1,
+        "language__compile": "never",  # minutes, and nothing that a stop depends on
     }
     config = configure(**changes)
     (tmp_path / "run.yaml").write_text(to_yaml(config))
