@@ -19,8 +19,7 @@ from transformers.utils import logging as transformers_logging
 
 from skingpt4.config.placement import DEVICE_RULES, main_device
 from skingpt4.config.schema import LOCAL, LanguageConfig
-from skingpt4.model.float16 import guard, guard_linear
-from skingpt4.model.precision import choose_attention, choose_dtype, num_bytes, require_device
+from skingpt4.model import precision
 from skingpt4.model.quantisation import plain_linears, quantiser, require_quantised
 from skingpt4.weights.language_model import (
     LanguageModelError,
@@ -52,7 +51,7 @@ class LanguageModel(nn.Module):
 
         Args:
             config: name, precision, attention, quantisation and placement; fp16 is guarded against overflow
-                (see `float16`).
+                (see `precision`).
             device: of the run, which the model takes unless `config.device_map` says otherwise.
             loaded: a model and its tokenizer, to be used as they are in place of those that `config` names.
 
@@ -157,9 +156,9 @@ class LanguageModel(nn.Module):
             owners = [key for key in self.device_map if not key or name == key or name.startswith(f"{key}.")]
             place = self.device_map[max(owners, key=len)] if owners else parameter.device
             place = torch.device("cuda", place) if isinstance(place, int) else place
-            sizes[str(place)] += num_bytes(parameter)
-        precision = str(self.dtype).removeprefix("torch.")
-        parts = [precision + (" (guarded)" if self.dtype is torch.float16 else "")]
+            sizes[str(place)] += precision.num_bytes(parameter)
+        dtype = str(self.dtype).removeprefix("torch.")
+        parts = [dtype + (" (guarded)" if self.dtype is torch.float16 else "")]
         parts += [self.quantization] if self.quantization != "none" else []
         return ", ".join([*parts, *(f"{size / 2**30:.2g} GiB on {place}" for place, size in sizes.items())])
 
@@ -250,18 +249,18 @@ def _load(config: LanguageConfig, device: torch.device) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise cannot_load(config.model, error) from None
     require_vocabulary(config.model, tokenizer)
-    dtype = choose_dtype(config.dtype, torch.device(main_device(config.device_map, str(device))))
+    dtype = precision.choose_dtype(config.dtype, torch.device(main_device(config.device_map, str(device))))
     model = _load_model(config, dtype, device)
     if config.attention == "auto" and getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # the others leave Gemma 2's cap of the scores out
     if config.quantization != "none":
         require_quantised(model, config.quantization)
     if dtype is torch.float16:
-        guard(model)
+        precision.guard(model)
     elif config.quantization == "int8":  # bitsandbytes turns its input into fp16 whatever it was
         for module in model.modules():
             if type(module).__name__ == "Linear8bitLt":
-                guard_linear(module, grow=False)
+                precision.guard_linear(module, grow=False)
     return model, tokenizer
 
 
@@ -273,7 +272,7 @@ def _load_model(config: LanguageConfig, dtype: torch.dtype, device: torch.device
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 config.model,
                 dtype=dtype,
-                attn_implementation=choose_attention(config.attention, dtype, device),
+                attn_implementation=precision.choose_attention(config.attention, dtype, device),
                 output_loading_info=True,
                 quantization_config=quantiser(config.quantization, dtype),
                 **_placement(config, device),
@@ -307,7 +306,7 @@ def require_devices(device_map: Any) -> None:
     places = device_map.values() if isinstance(device_map, dict) else [device_map]
     for place in places:
         if place is not None and place not in ("disk", *DEVICE_RULES):
-            require_device(main_device(place, "cpu"), "language.device_map")
+            precision.require_device(main_device(place, "cpu"), "language.device_map")
 
 
 def _placement(config: LanguageConfig, device: torch.device) -> dict[str, Any]:

@@ -62,7 +62,7 @@ class _HeadLoss(torch.autograd.Function):
 
 
 def _is_plain(head: nn.Module) -> bool:
-    """A `Linear` with its own forward: not guarded (`float16`), quantised or hooked by accelerate."""
+    """A `Linear` with its own forward: not guarded (`precision.guard`), quantised or hooked by accelerate."""
     own = {"forward", "_old_forward"} & vars(head).keys()
     return type(head) is nn.Linear and not own
 

@@ -14,6 +14,7 @@ from skingpt4.model.language import LanguageModel
 from skingpt4.model.lavis import LavisQFormer, LavisVision
 from skingpt4.model.loss import supervised_loss
 from skingpt4.model.precision import DTYPES, describe_precision, half_precision, num_bytes
+from skingpt4.model.projection import Projection
 from skingpt4.model.prompts import IMAGE_TOKEN, Encoded
 from skingpt4.model.qformer import QFormer
 from skingpt4.model.vision import VisionEncoder
@@ -77,7 +78,7 @@ class SkinGPT4(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.language_model = language_model
-        self.projection = nn.Linear(query_width, language_model.get_input_embeddings().weight.shape[1])
+        self.projection = Projection(query_width, language_model.get_input_embeddings().weight.shape[1])
         self.config: Config | None = None  # only of a model `from_pretrained`
 
     @property
@@ -119,9 +120,7 @@ class SkinGPT4(nn.Module):
             )
         if queries is None:
             return embeds
-        with torch.autocast(embeds.device.type, enabled=False):  # the projection stays in fp32
-            queries = queries.to(self.projection.weight.device).float()
-            projected = self.projection(queries)  # (images, q, width)
+        projected = self.projection(queries)  # (images, q, width)
         return embeds.masked_scatter(is_image[..., None], projected.flatten(0, 1).to(embeds))
 
     def forward(

@@ -66,7 +66,9 @@ def make_accelerator(config: Config) -> Accelerator:
                 f"{variable}: the model is frozen, and {name} does not shard it; launch without it, and where a card "
                 "does not hold the model set language.device_map=auto and start one process"
             )
-    accelerator = Accelerator(mixed_precision="no")  # in fp16 neither: `float16` scales inside the model
+    accelerator = Accelerator(
+        mixed_precision="no"
+    )  # in fp16 neither: `precision.guard` scales inside the model
     if config.language.device_map is not None and accelerator.num_processes > 1:
         raise ConfigError(
             "language.device_map: spreads one process over devices; start it without accelerate"

@@ -168,7 +168,7 @@ def test_the_loss_and_its_gradient_are_cross_entropys(kind, chunk_bytes):
     weight, hidden = (torch.randn(n, 8, generator=generator) for n in (50, 23))
     targets = torch.randint(0, 50, (23,), generator=generator)
     head = Doubled(weight) if kind == "other" else linear(weight, kind == "trained", kind == "bias")
-    if kind == "wrapped":  # as accelerate and `float16` do
+    if kind == "wrapped":  # as accelerate and `precision.guard` do
         inner = head.forward
         head.forward = lambda x: 3 * inner(x)
     results = []

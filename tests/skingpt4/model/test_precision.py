@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from skingpt4.model.float16 import Float16Error, guard, guard_linear
 from skingpt4.model.network import SkinGPT4
+from skingpt4.model.precision import Float16Error, guard, guard_linear
 from skingpt4.training.loop import run
 from tests.support.tiny import (
     FAMILIES,
