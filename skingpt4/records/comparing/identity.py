@@ -165,21 +165,24 @@ def _compute(records: Manifest) -> dict[int, Hashes]:
 def resolved_path(path: str) -> str:
     """A path without links in its folders, `.` and `..`; of an archive's member, the archive's own too."""
     folder, name = os.path.split(path)
-    return os.path.join(_real_folder(folder), name)
+    return f"{_real_folder(folder)}/{name}"
 
 
 _real_folder = functools.lru_cache(maxsize=4096)(os.path.realpath)
 
 
 def _paths(records: Manifest) -> pa.ChunkedArray:
-    """The resolved paths: folders are resolved once each, since a million files are in few of them."""
-    pieces = []
+    """The resolved paths. Folders are resolved once each, since a million files are in few of them."""
+    chunks = []
     for part in records.parts:
-        for batch in part.batches:
-            images = batch.column("image")
-            folders = pc.replace_substring_regex(images, r"(?s)[^/]*$", "").dictionary_encode()
-            names = pc.replace_substring_regex(images, r"(?s)^.*/", "")
-            real = [_real_folder(part.path.parent / folder) for folder in folders.dictionary.to_pylist()]
-            parents = pa.array(real, pa.string()).take(folders.indices)
-            pieces.append(pc.binary_join_element_wise(parents, names, "/"))
-    return pa.chunked_array(pieces, pa.string())
+        images = Manifest([part]).column("image")
+        inside = pc.binary_join_element_wise(str(part.path.parent), images, "/")
+        pieces = pc.split_pattern(
+            pc.if_else(pc.starts_with(images, "/"), images, inside), "/", max_splits=1, reverse=True
+        )
+        folders = pc.list_element(pieces, 0)
+        different = pc.unique(folders)
+        real = pa.array([os.path.realpath(folder) for folder in different.to_pylist()], pa.string())
+        found = real.take(pc.index_in(folders, value_set=different).combine_chunks())
+        chunks.append(pc.binary_join_element_wise(found, pc.list_element(pieces, 1).combine_chunks(), "/"))
+    return pa.chunked_array(chunks, pa.string())
