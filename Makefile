@@ -7,7 +7,7 @@ PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 .DEFAULT_GOAL := help
 
-.PHONY: help setup weights quickstart ablation demo test test-core lint format package-check clean lavis-reference parity-full
+.PHONY: help setup weights quickstart ablation demo test test-core soak lint format package-check clean lavis-reference parity-full
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
@@ -45,6 +45,9 @@ test: weights lint ## lint and the complete test suite
 
 test-core: setup ## the network, its prompts and the training step, in under a minute
 	$(PY) -m pytest -m core
+
+soak: weights ## kills, hostile clients and random inputs, for an hour or more; figures go to runs/soak
+	$(PY) -m pytest -m soak -s
 
 package-check: ## build the wheel, install it with the locked requirements into a new environment, run it elsewhere
 	$(PYTHON) tests/support/package_check.py
