@@ -302,7 +302,8 @@ _LLAMA_13B = _LLAMA_7B | {
     "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40,
     "num_key_value_heads": 40,
 }  # fmt: skip
-# Published sizes of the paper's language models by their names in the catalogue of weights, so that a run can be planned before 80 GB are downloaded.
+# Published sizes of the paper's language models, by their names in the catalogue of weights: a run can be planned
+# before 80 GB are downloaded.
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "vicuna-7b-v0": ("llama", _LLAMA_7B | {"vocab_size": 32001}),
     "vicuna-13b-v0": ("llama", _LLAMA_13B | {"vocab_size": 32001}),

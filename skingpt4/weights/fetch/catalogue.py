@@ -173,7 +173,7 @@ def fetch_command(path: str) -> str | None:
         path: e.g. `weights/eva_vit_g.pth`, `weights/dinov2-vit-s14-reg4/model.safetensors`, `lmsys/vicuna-7b-v1.5`.
 
     Returns:
-        None where nothing in the catalogue is meant. For a merged Vicuna it is two commands: the delta, and the merge.
+        None where nothing in the catalogue is meant. For a merged Vicuna: the fetch of its delta, and the merge.
     """
     known, parts = catalogue(), Path(path).parts
     for entry in known.entries.values():
