@@ -5,6 +5,9 @@ VENV := .venv
 LAVIS := .venv-lavis/bin/python
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
+# An index of other builds of the locked torch and torchvision: for a CPU, or CUDA 12.6 for a V100 (docs/placement.md).
+TORCH_INDEX ?=
+TORCH := $(shell sed -n 's/^\(torch\|torchvision\)==\([0-9.]*\).*/\1==\2/p' requirements.lock)
 .DEFAULT_GOAL := help
 
 .PHONY: help setup weights quickstart ablation demo test test-core soak lint format package-check clean lavis-reference parity-full
@@ -15,7 +18,13 @@ help: ## show this list
 $(VENV)/installed: requirements.lock requirements-lavis.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
+ifeq ($(TORCH_INDEX),)
 	$(PIP) install --require-hashes -r requirements.lock
+else
+	awk '/^[a-z]/ {skip = /^(torch|torchvision|triton)==|^(nvidia|cuda)-/} !skip' requirements.lock > $(VENV)/others.txt
+	$(PIP) install --index-url $(TORCH_INDEX) $(TORCH)
+	$(PIP) install --require-hashes --no-deps -r $(VENV)/others.txt
+endif
 	$(PIP) install --require-hashes --no-deps -r requirements-lavis.txt
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@

@@ -13,6 +13,7 @@ from skingpt4.cli import doctor
 from skingpt4.config.load import to_yaml
 from skingpt4.doctor.examine import examine
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts
+from skingpt4.doctor.machine import kernels
 from skingpt4.training.loop import run
 from skingpt4.weights.fetch.catalogue import fetch_command
 from tests.support.tiny import (
@@ -206,6 +207,26 @@ def test_too_little_memory_stops_and_says_what_helps(configure, monkeypatch):
     line = finding(configure(), "memory, training")
     assert line.state == MISSING
     assert "optim.batch_size" in line.fix
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "state"),
+    [
+        ((7, 0), ["sm_75", "sm_80", "sm_90a", "compute_120"], MISSING),
+        ((7, 0), ["sm_50", "sm_70", "sm_90"], None),
+        ((9, 0), ["sm_75", "sm_90a"], None),
+        ((7, 0), [], None),
+    ],
+)
+def test_a_card_without_kernels_in_this_torch_is_named(capability, built_for, state, monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "Tesla V100")
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: built_for)
+    lines = list(kernels())
+    assert [line.state for line in lines] == ([state] if state else [])
+    if lines:
+        assert "Tesla V100 has capability 7.0" in lines[0].text
+        assert "TORCH_INDEX" in lines[0].fix
 
 
 def test_a_full_disk_stops_the_run(configure, monkeypatch):
