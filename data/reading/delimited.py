@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import codecs
 import csv
+import io
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import TextIO
@@ -16,7 +17,7 @@ from data.reading.rows import SourceError
 MAX_FIELD = 16 * 2**20  # characters of one field; more is a quote that was never closed
 DELIMITERS = ",;\t|"  # of equally likely ones the first counts
 BLOCK = 2**20
-SAMPLE_RECORDS = 20  # that decide about the delimiter
+SAMPLE = 2**16  # characters that decide about the delimiter
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*')  # Excel's first line: which delimiter follows
 
 UTF_8, WINDOWS_1252 = "utf-8-sig", "cp1252"
@@ -180,15 +181,20 @@ class Delimited:
 
     def _likeliest(self) -> str:
         """The delimiter that splits the header into columns, and the first records into as many."""
-        return max(DELIMITERS, key=self._fit)
+        with opened_text(self.path, self.encoding) as text:
+            sample = text.read(SAMPLE)
+        return max(DELIMITERS, key=lambda delimiter: _fit(sample, delimiter))
 
-    def _fit(self, delimiter: str) -> tuple[bool, bool, float, int]:
-        try:
-            with opened_text(self.path, self.encoding) as text:
-                records = islice(filter(any, self._records(text, delimiter)), SAMPLE_RECORDS)
-                header = next(records, [])
-                alike = [len(record) == len(header) for record in records]
-        except SourceError:  # of the right delimiter the reader will say so
-            return (False, False, 0.0, 0)
-        unquoted = not any('"' in name for name in header)
-        return (len(header) > 1, unquoted, sum(alike) / max(1, len(alike)), len(header))
+
+def _fit(sample: str, delimiter: str) -> tuple[bool, bool, float, int]:
+    """How well a delimiter fits the beginning of a file; the larger the better."""
+    records: list[list[str]] = []
+    with suppress(csv.Error):  # the sample ends inside a record, or the file is damaged there
+        for record in csv.reader(io.StringIO(sample, newline=""), delimiter=delimiter, strict=True):
+            if any(record):
+                records.append(record)
+    if not records:
+        return (False, False, 0.0, 0)
+    header = records[0]
+    alike = sum(len(record) == len(header) for record in records) / len(records)
+    return (len(header) > 1, not any('"' in name for name in header), alike, len(header))
