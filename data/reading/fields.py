@@ -73,7 +73,7 @@ class Row:
         if name is not None and name not in CLASS_NAMES:
             raise RowError(
                 "unknown_class",
-                f"class {name[:MAX_SHOWN]!r} is none of the paper's{did_you_mean(name, CLASS_NAMES)}",
+                f"class {name[:MAX_SHOWN]!r} is none of the paper's{did_you_mean(name[:MAX_SHOWN], CLASS_NAMES)}",
             )
         return name
 
@@ -90,7 +90,7 @@ class Row:
             if spelled is None:
                 raise RowError(
                     "unknown_concept",
-                    f"{name[:MAX_SHOWN]!r} is none of SKINCON's 48 concepts{did_you_mean(name, CONCEPTS)}",
+                    f"{name[:MAX_SHOWN]!r} is none of SKINCON's 48 concepts{did_you_mean(name[:MAX_SHOWN], CONCEPTS)}",
                 )
             known.add(spelled)
         return None if names is None else [name for name in CONCEPTS if name in known]

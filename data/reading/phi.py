@@ -159,7 +159,7 @@ def _candidates(text: str, regions: Sequence[str]) -> Iterator[tuple[str, int, i
 
 
 def _is_described(text: str, start: int, end: int) -> bool:
-    """Whether what stands in a name's place says who the patient is or has (Female, Unknown, Psoriasis), not a name."""
+    """Whether what stands in a name's place describes the patient (Female, Unknown, Psoriasis)."""
     place, after = text[start:end], text[end:].split()[:1]
     words = place.casefold().replace(",", " ").split()
     beside = {word.strip(".,;:") for word in after}

@@ -43,7 +43,7 @@ def whole_number(text: str) -> int | None:
 _QUOTED = r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\""
 _ITEM = re.compile(rf"{_QUOTED}|None|nan", re.DOTALL)
 # Python's list, tuple or set of texts; numpy puts no commas between them, and Python would join such texts to one.
-_QUOTED_LIST = re.compile(rf"[\[({{](?:[\s,]|{_ITEM.pattern})*[\])}}]", re.DOTALL)
+_QUOTED_LIST = re.compile(rf"[\[({{](?:[\s,]|{_ITEM.pattern})*+[\])}}]", re.DOTALL)
 
 
 def literal(text: str) -> Any:
@@ -105,7 +105,7 @@ UNREADABLE = "with a skin type that is neither 1 to 6 nor I to VI, read as unkno
 CONFLICTING = "with skin types that are neither one type nor one of DDI's pairs, read as unknown"
 _ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5, "vi": 6}
 _PAIRS = {12: {1, 2}, 34: {3, 4}, 56: {5, 6}}
-_SKIN_WORDS = re.compile(r"fitzpatrick|skin|photo|haut|type?|fst|scale|tone|[_:.()]+(?![0-9])")
+_SKIN_WORDS = re.compile(r"fitzpatrick|skin|photo|haut|type?|fst|scale|tone|[_:()]|\.(?![0-9])")
 _ONE = r"([0-9]+(?:[.,]0+)?|[iv]{1,3})"
 _RANGE = re.compile(rf"{_ONE}(?:\s*(?:-|–|—|/|&|to|bis|or|oder|and|und)\s*{_ONE})?")
 
