@@ -88,9 +88,10 @@ class Row:
         for name in names or ():
             spelled = concept(name)
             if spelled is None:
+                name = name[:MAX_SHOWN]
                 raise RowError(
                     "unknown_concept",
-                    f"{name[:MAX_SHOWN]!r} is none of SKINCON's 48 concepts{did_you_mean(name[:MAX_SHOWN], CONCEPTS)}",
+                    f"{name!r} is none of SKINCON's 48 concepts{did_you_mean(name, CONCEPTS)}",
                 )
             known.add(spelled)
         return None if names is None else [name for name in CONCEPTS if name in known]

@@ -34,7 +34,10 @@ class Workbook:
 
         self.path = path
         try:
-            with calamine.load_workbook(path) as book:
+            with (
+                path.open("rb") as file,
+                calamine.load_workbook(file) as book,
+            ):  # of a path, the suffix would count
                 hidden = {
                     sheet.name
                     for sheet in book.sheets_metadata
