@@ -148,11 +148,6 @@ class Delimited:
         self._skipped = 1 if first else 0  # Excel does not show that line either
         self.delimiter = first[1] if first else self._likeliest()
 
-    @property
-    def remark(self) -> str | None:
-        """How the file was read, where that is not certain."""
-        return f"read as {NAMES[self.encoding]}" if self.encoding in NAMES else None
-
     def rows(self) -> Iterator[tuple[int, list[str]]]:
         """(row from 1, cells); blank rows count, as in a spreadsheet.
 

@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from data.reading.delimited import Delimited, encoding_of, opened_bytes, opened_text
+from data.reading.delimited import UTF_8, WINDOWS_1252, Delimited, encoding_of, opened_bytes, opened_text
 from data.reading.rows import SourceError
 from data.reading.workbooks import Workbook, is_workbook
 from skingpt4.records.record import distinct_keys
 from skingpt4.taxonomy.taxonomy import nearest
 
-Grid = Delimited | Workbook
 MORE_CELLS = "a comma (or other delimiter) inside a text needs quotation marks around the text"
 MAX_MISSING = 3  # columns that a message names
 
@@ -120,7 +120,8 @@ class Table:
         self._num_short = 0
         with opened_bytes(self.path) as file:
             head = file.read(8)
-        self._grid: Grid | None = None
+        self._grid: Delimited | Workbook | None = None
+        self._encoding: str | None = None
         if self.is_json:
             self._encoding = encoding_of(self.path)
             first = next(self._objects(), None)
@@ -131,6 +132,7 @@ class Table:
             columns = None if first is None else list(first[1])
         else:
             self._grid = Workbook(self.path) if is_workbook(head) else Delimited(self.path)
+            self._encoding = self._grid.encoding
             header = next(filter(_is_filled, self._grid.rows()), None)
             self._header_row = header[0] if header else 0
             columns = None if header is None else self._headings(header[1])
@@ -140,21 +142,21 @@ class Table:
 
     def _headings(self, cells: list[str]) -> list[str]:
         names = [" ".join(cell.split()) for cell in cells]
-        for name in names:
-            places = [str(place) for place, other in enumerate(names, 1) if other == name]
-            if name and len(places) > 1:
-                raise SourceError(
-                    f"{self.path}: the heading {name!r} stands over columns {' and '.join(places)}; "
-                    "rename all but the one to read"
-                )
+        double = next((name for name, count in Counter(names).items() if name and count > 1), None)
+        if double is not None:
+            places = [str(place) for place, name in enumerate(names, 1) if name == double]
+            raise SourceError(
+                f"{self.path}: the heading {double!r} stands over columns {' and '.join(places)}; "
+                "rename all but the one to read"
+            )
         return names
 
     @property
     def remarks(self) -> list[str]:
         """How the rows of the last iteration were read, where that is not certain; for people."""
         remarks = []
-        if self._grid is not None and self._grid.remark:
-            remarks.append(f"{self.path.name}: {self._grid.remark}; save it as UTF-8 if letters are wrong")
+        if self._encoding == WINDOWS_1252:  # the only one that is a guess
+            remarks.append(f"{self.path.name}: read as Windows-1252; save it as UTF-8 if letters are wrong")
         if self._num_short:
             remarks.append(
                 f"{self.path.name}: {self._num_short:,} rows have fewer cells than there are headings; the missing "
@@ -218,7 +220,7 @@ class Table:
             yield number, dict(zip(self.columns, cells[:width], strict=True))
 
     def _objects(self) -> Iterator[tuple[int, dict[str, Any] | str]]:
-        with opened_text(self.path, self._encoding) as text:
+        with opened_text(self.path, self._encoding or UTF_8) as text:
             for number, line in enumerate(text, 1):
                 if line.strip():
                     try:

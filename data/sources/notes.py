@@ -66,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_table_arguments(parser: argparse.ArgumentParser, keys: tuple[str, ...]) -> None:
     """The arguments of every source that is a table of one's own."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="a .csv, .tsv or .jsonl file, UTF-8")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="a table: .csv, .tsv, .xlsx, .xls, .ods or .jsonl"
+    )
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="what image paths are relative to (default: FILE's folder)"
     )
