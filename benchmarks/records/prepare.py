@@ -12,7 +12,6 @@ resident memory (VmHWM) of itself and of its largest worker.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import subprocess
@@ -25,6 +24,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from skingpt4.support.spreadsheets import csv_line
 
 SIZE, SMALL_SIZE = (720, 480), (64, 48)
 LINKS = 100  # files that the small images link to
@@ -69,11 +70,9 @@ def write_links(folder: Path, count: int) -> None:
 def write_table(path: Path, names: Iterator[str]) -> Path:
     """Write a CSV of image, note and diagnosis."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "note", "diagnosis"])
-        writer.writerows(
-            [name, f"Scaly plaque number {n} on the elbow.", "psoriasis"] for n, name in enumerate(names)
-        )
+        file.write(csv_line(["image", "note", "diagnosis"]))
+        for number, name in enumerate(names):
+            file.write(csv_line([name, f"Scaly plaque number {number} on the elbow.", "psoriasis"]))
     return path
 
 
