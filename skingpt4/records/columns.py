@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
+from skingpt4.records.naming import storable
 from skingpt4.records.record import parse_line
 from skingpt4.records.schema import FIELDS, KEYS, Choice, Hex, Kind, Plain
 from skingpt4.taxonomy.taxonomy import CONCEPTS
@@ -42,7 +43,7 @@ MAX_BLOCK = 2**30  # bytes; Arrow's texts count in 32 bits
 
 
 def checked_batch(block: bytes, first: int, path: str) -> pa.RecordBatch:
-    """Complete lines of a manifest as a batch of `COLUMNS`; blank lines are left out.
+    """Complete lines of a manifest as a batch of `COLUMNS`; blank lines are left out. Names of images are `storable`.
 
     Args:
         block: the lines; the last one may lack its end.
@@ -56,14 +57,14 @@ def checked_batch(block: bytes, first: int, path: str) -> pa.RecordBatch:
     if rows is not None:
         lines = pa.array(np.arange(first, first + len(rows), dtype=np.int64))
         return pa.RecordBatch.from_arrays([lines, *rows.columns], schema=COLUMNS)
-    return pa.RecordBatch.from_pylist(
-        [
-            {"line": number, **parse_line(line, f"{path}, line {number}")}
-            for number, line in enumerate(io.BytesIO(block), first)
-            if line.strip()
-        ],
-        schema=COLUMNS,
-    )
+    checked = [
+        {"line": number, **parse_line(line, f"{path}, line {number}")}
+        for number, line in enumerate(io.BytesIO(block), first)
+        if line.strip()
+    ]
+    for row in checked:
+        row["image"] = storable(row["image"])
+    return pa.RecordBatch.from_pylist(checked, schema=COLUMNS)
 
 
 def _at_once(block: bytes) -> pa.RecordBatch | None:
