@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
 from skingpt4.records.images import FORMATS, register_heif
-from skingpt4.records.naming import has_image_suffix
+from skingpt4.records.manifest import image_paths, read_manifest
+from skingpt4.records.naming import has_image_suffix, hint, name_of
+from skingpt4.support.errors import UserError
 
 SYSTEM = "files that macOS and Windows add (._*, __MACOSX, .DS_Store, Thumbs.db, desktop.ini)"
 HIDDEN = "hidden files and folders"
@@ -26,6 +29,18 @@ OTHERS = "files that are not pictures"
 
 _SYSTEM_NAMES = frozenset(("__macosx", ".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini"))
 _FOLDER, _FILE = "folder", "file"
+
+
+class FolderError(UserError):
+    """A folder without images, or a path that is none; the message says which."""
+
+
+@dataclass(frozen=True)
+class NamedImage:
+    """An image file, and the name of the image in its line."""
+
+    name: str
+    path: Path
 
 
 class Files:
@@ -82,6 +97,39 @@ def image_files(files: Files) -> Iterator[str]:
             yield name
         else:
             files.left_out[OTHERS] += 1
+
+
+def find_images(source: str | Path, left_out: Counter[str] | None = None) -> list[NamedImage]:
+    """The images of a folder and its subfolders by name, or of a manifest in its order, or a single image.
+
+    Args:
+        source: which of these it is, is seen from what is there; `is_image` says which files are images.
+        left_out: counts what in a folder is no image, by reason.
+
+    Raises:
+        FolderError: none of these, or a folder without images.
+        RecordError: a manifest with a line that is not a record.
+    """
+    source = Path(source)
+    if source.is_dir():
+        files = Files(source)
+        names = sorted(image_files(files), key=lambda name: name.split("/"))
+        if not names:
+            raise FolderError("; ".join([f"{source}: holds no pictures", *left_out_lines(files.left_out)]))
+        if left_out is not None:
+            left_out.update(files.left_out)
+        return [NamedImage(name, source / name) for name in names]
+    if not source.is_file():
+        raise FolderError(f"{source}: is neither a folder with pictures nor a manifest{hint(source)}")
+    if source.suffix.lower() != ".jsonl" and is_image(source):
+        return [NamedImage(source.name, source)]
+    unique = {name_of(path, source.parent): path for path in image_paths(read_manifest(source))}
+    return [NamedImage(name, path) for name, path in unique.items()]
+
+
+def left_out_lines(left_out: Mapping[str, int]) -> list[str]:
+    """What was left out of a folder, for people: a line for each reason."""
+    return [f"left out: {reason}: {count:,}" for reason, count in sorted(left_out.items())]
 
 
 def is_image(path: Path) -> bool:
