@@ -22,8 +22,9 @@ def test_what_was_written_as_csv_is_read(tmp_path_factory, rows, delimiter):
         writer.writerows(rows)
     table = Table(path)
     assert table.columns == ["image", "note"]
-    assert list(table) == [(n, {"image": a, "note": b}) for n, (a, b) in enumerate(rows, 2)]
-    assert table.count() == len(rows)
+    filled = [(n, row) for n, row in enumerate(rows, 2) if "".join(row).strip()]
+    assert list(table) == [(n, {"image": a, "note": b}) for n, (a, b) in filled]
+    assert table.count() == len(filled)
 
 
 def test_excels_csv_has_a_mark_semicolons_and_blank_lines(tmp_path):
@@ -31,7 +32,7 @@ def test_excels_csv_has_a_mark_semicolons_and_blank_lines(tmp_path):
     path.write_bytes("\ufeffimage;note\r\n\r\na.jpg;Größe, 2\r\nb.jpg\r\n".encode())
     assert list(Table(path)) == [
         (3, {"image": "a.jpg", "note": "Größe, 2"}),
-        (4, "has 1 fields, the header has 2"),
+        (4, {"image": "b.jpg", "note": ""}),
     ]
 
 
