@@ -32,14 +32,11 @@ from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import SkinGPT4
 from skingpt4.records.archives import StoreError, TooLarge, read_bytes
 from skingpt4.records.folders import NamedImage
-from skingpt4.records.images import MAX_BYTES, ImageError, open_image
+from skingpt4.records.images import MAX_BYTES, PASSING, ImageError, open_image
 from skingpt4.records.naming import hint, readable
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import drop_truncated_line, write_text
 from skingpt4.support.locks import lock
-
-PASSING = ("missing", "unreadable")  # failures of an image that may be read the next time
-
 
 Line = dict[str, Any]  # one JSON object
 

@@ -26,6 +26,7 @@ MIN_SIDE = 8
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 # Why an image is refused, for programs; the message says it for people.
 REASONS = ("missing", "unreadable", "not_an_image", "damaged", "too_large", "too_small")
+PASSING = ("missing", "unreadable")  # a file that is away, a time-out: the next run tries again
 
 
 class ImageError(UserError):

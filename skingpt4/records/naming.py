@@ -37,10 +37,10 @@ _MAX_SHOWN = 3  # names in a message
 
 
 class Located(NamedTuple):
-    """Where a name leads, and how the file's own name differs from it (None: not at all, or there is no file)."""
+    """Where a name leads, and how the file's own name differs from it, if it is there and does."""
 
     path: Path
-    remark: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def has_image_suffix(name: str) -> bool:
@@ -134,8 +134,8 @@ def locate(folder: Path, written: str) -> Located:
     """
     path = image_path(folder, written)
     if exists(path):
-        return Located(path, None if path == folder / written else SLASHES)
-    remark, here = None, Path(folder)
+        return Located(path, () if path == folder / written else (SLASHES,))
+    remark, here = "", Path(folder)
     *parents, last = PurePath(written.replace("\\", "/")).parts or ("",)
     for parent in parents:
         if not (here / parent).is_dir():
@@ -151,7 +151,7 @@ def locate(folder: Path, written: str) -> Located:
     ):
         files = [name for name in names if (here / name).is_file()]
         if files:
-            return Located(here / files[0], how) if len(files) == 1 else Located(path)
+            return Located(here / files[0], (how,)) if len(files) == 1 else Located(path)
     return Located(path)
 
 

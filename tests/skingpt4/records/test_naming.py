@@ -66,7 +66,7 @@ def test_a_manifest_of_any_names_leads_to_the_files(tmp_path_factory, names):
     assert image_paths(records) == [records.image_path(row) for row in range(len(names))]
     assert all(path.read_bytes() == os.fsencode(path.name) for path in image_paths(records))
     assert [name_of(path, folder) for path in image_paths(records)] == names
-    assert [locate(folder, name) for name in names] == [(folder / name, None) for name in names]
+    assert [locate(folder, name) for name in names] == [(folder / name, ()) for name in names]
 
 
 def test_a_manifest_may_hold_bytes_that_are_not_utf8_but_no_other_half_of_a_surrogate_pair(tmp_path):
@@ -129,7 +129,7 @@ def folder(tmp_path):
     ],
 )
 def test_a_name_in_a_table_finds_its_file(folder, written, name, remark):
-    assert locate(folder, written) == (folder / name, remark)
+    assert locate(folder, written) == (folder / name, (remark,) if remark else ())
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_a_name_in_a_table_finds_its_file(folder, written, name, remark):
 )
 def test_a_name_that_means_no_file_or_several_has_a_hint(folder, written, said):
     located = locate(folder, written)
-    assert located == (folder / written, None)
+    assert located == (folder / written, ())
     assert hint(located.path).startswith(said)
     assert bool(hint(located.path)) == bool(said)
 
@@ -160,13 +160,13 @@ def test_the_message_about_a_missing_picture_has_the_hint(folder):
 
 
 def test_absolute_names_and_members_of_archives(folder):
-    assert locate(Path("elsewhere"), str(folder / "images/a.jpg")) == (folder / "images/a.jpg", None)
-    assert locate(Path("elsewhere"), str(folder / "images/A.jpg")) == (folder / "images/a.jpg", LETTERS)
+    assert locate(Path("elsewhere"), str(folder / "images/a.jpg")) == (folder / "images/a.jpg", ())
+    assert locate(Path("elsewhere"), str(folder / "images/A.jpg")) == (folder / "images/a.jpg", (LETTERS,))
     with tarfile.open(folder / "s.tar", "w") as tar:
         tar.add(folder / "images/a.jpg", "in/a.jpg")
-    assert locate(folder, "s.tar/in/a.jpg") == (folder / "s.tar/in/a.jpg", None)
-    assert locate(folder, "s.tar\\in\\a.jpg") == (folder / "s.tar/in/a.jpg", SLASHES)
-    assert locate(folder, "s.tar/in/b.jpg") == (folder / "s.tar/in/b.jpg", None)
+    assert locate(folder, "s.tar/in/a.jpg") == (folder / "s.tar/in/a.jpg", ())
+    assert locate(folder, "s.tar\\in\\a.jpg") == (folder / "s.tar/in/a.jpg", (SLASHES,))
+    assert locate(folder, "s.tar/in/b.jpg") == (folder / "s.tar/in/b.jpg", ())
     assert hint(folder / "s.tar/in/b.jpg") == "; the archive has no such member"
 
 
@@ -174,7 +174,7 @@ def test_a_file_that_arrives_later_is_found(folder):
     assert locate(folder, "late").path == folder / "late"
     make_files(folder, ["late.jpg"])
     os.utime(folder)
-    assert locate(folder, "late") == (folder / "late.jpg", SUFFIX)
+    assert locate(folder, "late") == (folder / "late.jpg", (SUFFIX,))
 
 
 def test_names_in_a_manifest_with_slashes_of_windows(folder):
