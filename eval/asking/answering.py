@@ -36,6 +36,7 @@ from skingpt4.model import lora
 from skingpt4.model.build import build_encoder
 from skingpt4.model.network import SkinGPT4
 from skingpt4.records.manifest import read_manifest
+from skingpt4.records.naming import name_of
 from skingpt4.support.files import write_text
 from skingpt4.support.threads import in_own_thread
 from skingpt4.taxonomy.taxonomy import CLASSES
@@ -160,13 +161,13 @@ def check_classes(cases: Sequence[Case], path: Path) -> None:
 
 
 def _write_cases(cases: Sequence[Case], settings: RunSettings) -> None:
-    """Write what a report needs of the cases; paths are relative to the list of cases."""
+    """Write what a report needs of the cases; pictures are named as in the list of cases."""
     folder, lines = settings.cases_path.parent, []
     for case in cases:
         known = case.known
         row = {
             "id": case.id,
-            "images": [record.image_path.relative_to(folder).as_posix() for record in case.records],
+            "images": [name_of(record.image_path, folder) for record in case.records],
             "sha256": [record.sha256 for record in case.records],
             "class": known.class_name,
             "disease": known.disease,
