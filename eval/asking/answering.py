@@ -114,7 +114,7 @@ def answer_cases(settings: RunSettings) -> None:
                 "cases": str(settings.cases_path), "num_cases": len(cases), "repeats": settings.repeats,
                 "perturbations": list(settings.perturbations),
                 "num_processes": state.num_processes, "hardware": hardware(state.device),
-                "git_revision": checkpoint.git_revision(), "overlap_with_training": overlaps[arm.name],
+                "git_revision": checkpoint.git_revision(), **overlaps[arm.name],
             }  # fmt: skip
             claim(run_dir, arm, meta, extra, settings.replace_old)
             _write_cases(cases, settings)

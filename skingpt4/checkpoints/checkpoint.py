@@ -61,7 +61,7 @@ def save(
         card: JSON-able description; `format` and `tensors_sha256` (and those of the other files) are added.
         state: optimiser state for resuming, or None.
         lora: the tensors of LoRA on the language model, if it has any.
-        seen: hashes of the training images (see skingpt4/records/overlap.py), for an evaluation elsewhere.
+        seen: hashes of the training images (see skingpt4/records/comparing/overlap.py), for an evaluation elsewhere.
 
     Raises:
         OSError: it cannot be written, for instance because the disk is full.

@@ -23,9 +23,9 @@ from skingpt4.model import lora
 from skingpt4.model.build import build, build_encoder
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.records.archives import exists
+from skingpt4.records.comparing.overlap import image_hashes, merge_hashes, require_disjoint
 from skingpt4.records.manifest import Manifest, chain, image_paths, read_manifest
 from skingpt4.records.naming import hint
-from skingpt4.records.overlap import image_hashes, merge_hashes, require_disjoint
 from skingpt4.support.files import file_sha256
 from skingpt4.training.features import Team, cached_images, cached_queries
 from skingpt4.training.samples import HeldOutSamples, ImageSource, SampleEncoder, TrainingSamples, image_files

@@ -322,8 +322,12 @@ def test_records_shared_with_the_evaluation_stop_the_run_unless_allowed(configur
     line = finding(configure(data__evaluation=["later.jsonl"]), "data.evaluation")
     assert line.state == WARNING
     assert line.text.startswith("later.jsonl does not exist, so overlap")
-    line = finding(configure(data__evaluation=[write_manifest(tmp_path / "b.jsonl", 1)]), "data.evaluation")
-    assert line.state == OK
+    separate = write_manifest(tmp_path / "b.jsonl", 1, first=100)
+    assert finding(configure(data__evaluation=[separate]), "data.evaluation").state == OK
+    copied = write_manifest(tmp_path / "c.jsonl", 1)  # neither side has hashes: they are computed
+    line = finding(configure(data__evaluation=[copied]), "data.evaluation")
+    assert line.state == MISSING
+    assert "1 by the same picture, first " in line.text
 
 
 def test_records_without_an_answer_stop_the_run(configure, tmp_path):
