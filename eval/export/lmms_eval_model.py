@@ -23,6 +23,7 @@ from skingpt4.checkpoints.load import load_model, model_source
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import cut_at
 from skingpt4.model.prompts import Turn, without_placeholders
+from skingpt4.support.files import private_files
 
 try:
     from lmms_eval.api.model import lmms
@@ -143,7 +144,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     MODEL_REGISTRY_V2.register_manifest(manifest(), overwrite=True)
     if argv is not None:
         sys.argv[1:] = argv
-    cli_evaluate()
+    with private_files():  # lmms-eval logs answers and paths of pictures
+        cli_evaluate()
 
 
 if __name__ == "__main__":

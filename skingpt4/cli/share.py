@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and write the folder; returns the exit status."""
     args = parser().parse_args(argv)
-    with reported() as status:
+    with reported(for_others=True) as status:
         from skingpt4.checkpoints import repository
 
         name = args.name or args.out.name
@@ -61,7 +61,7 @@ def export(argv: Sequence[str] | None = None) -> int:
     result.add_argument("--minigpt4", required=True, metavar="OUT.pth", help="the file to write")
     result.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     args = result.parse_args(argv)
-    with reported() as status:
+    with reported(for_others=True) as status:
         from skingpt4.checkpoints import checkpoint, minigpt4
 
         tensors, card = checkpoint.load(args.checkpoint)
