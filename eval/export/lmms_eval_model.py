@@ -71,7 +71,7 @@ class SkinGPT4ForLmmsEval(lmms):
         if int(batch_size) != 1:
             raise ValueError("skingpt4 answers lmms-eval's requests one at a time; leave --batch_size at 1")
         source = model_source(config, checkpoint)
-        model = load_model(source.config, source.checkpoint_path, torch.device(device) if device else None)
+        model = load_model(source.loadable, source.checkpoint_path, torch.device(device) if device else None)
         self.session = ChatSession(model, source.config)
         self.max_new_tokens = max_new_tokens
 

@@ -42,8 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         width = max(len(file.name) for file in files)
         for file in files:
             print(f"  {file.name:{width}}  {file.stat().st_size:>12,} bytes")
-        for path in repository.absolute_paths(folder):
-            print(f"note: {repository.CONFIG} names {path}, a path of this machine; others need their own")
+        for key, name in repository.renamed_paths(folder, args.checkpoint):
+            print(
+                f"note: {key} is named {name}, without the folders of this machine; whoever loads it puts it there"
+            )
         print(
             f"{folder}: read {repository.MODEL_CARD} and complete its Data section before you share it, then"
         )

@@ -111,6 +111,23 @@ def from_dict(values: dict[str, Any], where: str) -> Config:
     return _finished(upgraded(values), where)
 
 
+def from_card(values: dict[str, Any], where: str) -> Config:
+    """The configuration that a checkpoint brings, which somebody else may have written; otherwise as `from_dict`.
+
+    Folders that are written to are taken from it only where they are in the working folder.
+    """
+    values = {**values}
+    for group, key in (("language", "offload_dir"), ("data", "feature_cache")):
+        part = values.get(group)
+        if isinstance(part, dict) and isinstance(folder := part.get(key), str) and _leads_out(folder):
+            values[group] = {**part, key: None}
+    return from_dict(values, where)
+
+
+def _leads_out(folder: str) -> bool:
+    return not Path(folder).resolve().is_relative_to(Path.cwd().resolve())
+
+
 def _escaped(value: Any) -> Any:
     """The same with `${` in texts as `\\${`, which OmegaConf reads as the text itself."""
     if isinstance(value, dict):

@@ -251,7 +251,24 @@ def test_extends_of_a_wrong_type(value, write):
             "prompt: {disease_sentence: 'It is {}.'}",
             r"'prompt\.disease_sentence' .* no placeholder but \{disease\}",
         ),
+        (
+            "prompt: {disease_sentence: 'It is {disease.__class__}.'}",
+            r"'prompt\.disease_sentence' .* no placeholder but \{disease\}",
+        ),
+        (
+            "prompt: {disease_sentence: 'It is {disease:>9999999999}.'}",
+            r"'prompt\.disease_sentence' .* no placeholder but \{disease\}",
+        ),
         ("seed: -1", r"'seed' is -1; it must not be negative"),
+        (
+            "vision: {model_args: {pretrained: true}}",
+            r"model_args' is .*; 'pretrained' loads weights; name their",
+        ),
+        ("vision: {model_args: {checkpoint_path: /x}}", r"'checkpoint_path' loads weights"),
+        ("vision: {model_args: {depth: 1000000000}}", r"its numbers must be at most 100,000"),
+        ("vision: {model_args: {depth: 50000}}", r"its depth must be at most 1,000"),
+        ("vision: {image_size: 1000000}", r"'vision\.image_size' is 1000000; it must be at most 4,096"),
+        ("qformer: {num_layers: 1000000}", r"'qformer\.num_layers' is 1000000; it must be at most 1,000"),
     ],
 )
 def test_values_that_no_run_can_use(text, message, write):
