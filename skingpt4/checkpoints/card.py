@@ -85,7 +85,9 @@ _CARD = TypeAdapter(Card)
 
 
 def problem(card: dict[str, Any]) -> str | None:
-    """The name of the first value of a wrong type; None where all are right."""
+    """The name of the first value that is missing or of a wrong type; None where all are right."""
+    if "tensors_sha256" not in card:
+        return "tensors_sha256"
     try:
         _CARD.validate_python(card, strict=True)
     except ValidationError as error:

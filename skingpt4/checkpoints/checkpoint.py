@@ -165,13 +165,10 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise CheckpointError(f"{folder / CARD}: is damaged ({reason_of(error)})") from None
     if card.get("format") != FORMAT:
         raise CheckpointError(f"{folder}: has format {card.get('format')}, this software reads {FORMAT}")
-    if "tensors_sha256" not in card or (wrong := problem(card)):
-        why = (
-            "tensors_sha256 is missing"
-            if "tensors_sha256" not in card
-            else f"its {wrong!r} is missing or of another type"
+    if wrong := problem(card):
+        raise CheckpointError(
+            f"{folder / CARD}: is not a checkpoint's description ({wrong!r} is missing or wrong)"
         )
-        raise CheckpointError(f"{folder / CARD}: is not a checkpoint's description ({why})")
     return _verified(folder / TENSORS, card["tensors_sha256"]), card
 
 

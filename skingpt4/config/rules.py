@@ -61,7 +61,7 @@ one_per_channel = _rule(
 
 
 def up_to(most: int) -> Rule:
-    """A number above 0 and at most this, which is far above any network's: a wrong one neither hangs nor fills memory."""
+    """A number above 0 and at most this, far above any network's: a wrong one neither hangs nor fills memory."""
     return lambda value: positive(value) or (None if value <= most else f"it must be at most {most:,}")
 
 

@@ -145,7 +145,8 @@ def test_a_card_of_wrong_types_is_one_sentence_for_every_reader(key, value, conf
         lambda path: load_model(config, path),
     ):
         with pytest.raises(
-            checkpoint.CheckpointError, match=rf"not a checkpoint's description \(its '{key}.* type"
+            checkpoint.CheckpointError,
+            match=rf"not a checkpoint's description \('{key}.* is missing or wrong",
         ):
             read(folder)
     assert share.main(["--checkpoint", str(folder), "--out", str(tmp_path / "o")]) == 1
