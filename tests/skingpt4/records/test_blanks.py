@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from skingpt4.records.comparing.duplicates import clusters, links
 
 import skingpt4.chat
 from skingpt4.records.blanks import BLANK_WORDS, is_blank, text_or_none
+from skingpt4.records.comparing.duplicates import clusters, links
 from skingpt4.records.manifest import read_manifest
 from skingpt4.records.record import RecordError, parse_line
 from skingpt4.taxonomy.taxonomy import CONCEPTS, lexicon
