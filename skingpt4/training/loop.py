@@ -300,13 +300,17 @@ class Trainer:
             )
 
     def _save(self) -> Path:
-        self.team.by_first(lambda: self.metrics and self.metrics.sync())
+        self.team.by_first(self._sync_metrics)
         with compiled.as_written():
             self.checkpoint_path = save_checkpoint(
                 self.config, self.prepared, self.optimizer, self.team, self.iteration
             )
         self.saved_iteration = self.iteration
         return self.checkpoint_path
+
+    def _sync_metrics(self) -> None:
+        if self.metrics:
+            self.metrics.sync()
 
     @contextmanager
     def _saved_on_failure(self) -> Iterator[None]:

@@ -54,11 +54,7 @@ def make_accelerator(config: Config) -> Accelerator:
         dynamo_backend="no",
         cpu=num_asked > 1 and not torch.cuda.is_available(),
     )
-    if accelerator.num_processes != num_asked:
-        raise ConfigError(
-            f"the launcher was asked for {num_asked} processes, and {accelerator.num_processes} would train; "
-            "start them with torchrun --nproc-per-node"
-        )
+    require_started(num_asked, accelerator.num_processes)
     if config.language.device_map is not None and accelerator.num_processes > 1:
         raise ConfigError(
             "language.device_map: spreads one process over devices; start it without accelerate"
@@ -96,6 +92,19 @@ def require_launched(num_gpus: int) -> int:
             f"start torchrun with --nproc-per-node {num_gpus}"
         )
     return max(1, int(size))
+
+
+def require_started(num_asked: int, num_started: int) -> None:
+    """Refuse a number of processes that know each other which is not what `require_launched` returned.
+
+    Raises:
+        ConfigError: has both numbers.
+    """
+    if num_started != num_asked:
+        raise ConfigError(
+            f"the launcher was asked for {num_asked} processes, and here {num_started} would compute; "
+            "start them with torchrun --nproc-per-node"
+        )
 
 
 @dataclass

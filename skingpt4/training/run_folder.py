@@ -100,7 +100,7 @@ def locked(folder: Path) -> Iterator[None]:
         file = _lock(folder)
     except BlockingIOError:
         raise BusyError(
-            f"{folder}: another run is in progress there; wait for it, or name another output_dir"
+            f"{folder}: another run is in progress there; wait for it, or name another folder"
         ) from None
     except OSError as error:
         raise RunDirError(f"{folder}: cannot be written ({error.strerror})") from None
