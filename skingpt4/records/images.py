@@ -58,7 +58,7 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
         ImageError: missing, not an image, truncated, too large or too small.
     """
     name = name or ("the picture" if isinstance(source, bytes) else str(source))
-    data = source if isinstance(source, bytes) else _read(source, name)
+    data = source if isinstance(source, bytes) else read_picture(source, name)
     with _header(data, name) as opened:
         if opened.width * opened.height > MAX_PIXELS:
             opened.draft(None, (opened.width // 2, opened.height // 2))
@@ -107,13 +107,18 @@ def _header(data: bytes, name: str) -> Iterator[Image.Image]:
         raise ImageError(f"{name}: the picture is damaged ({error})", "damaged") from None
 
 
-def _read(path: str | Path, name: str) -> bytes:
+def read_picture(path: str | Path, name: str) -> bytes:
+    """The bytes of a picture's file or of an archive's member, at most MAX_BYTES.
+
+    Raises:
+        ImageError: it is missing, too large, or cannot be read.
+    """
     try:
         return read_bytes(path, MAX_BYTES)
     except FileNotFoundError:
         raise ImageError(f"{name}: no such picture", "missing") from None
-    except TooLarge as error:
-        raise ImageError(str(error), "too_large") from None
+    except TooLarge:
+        raise ImageError(f"{name}: has more than {MAX_BYTES} bytes", "too_large") from None
     except StoreError as error:
         raise ImageError(f"{name}: cannot be read ({error})", "unreadable") from None
     except (OSError, ValueError) as error:
@@ -137,6 +142,13 @@ def to_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
     """
     _require_min_side(image, name)
     return flattened(_upright(image))
+
+
+def clean_rgb(image: Image.Image) -> Image.Image:
+    """The image itself if it is as `open_image` returns one; otherwise a copy, see `to_rgb`."""
+    if image.mode != "RGB" or image.info or min(image.size) < MIN_SIDE:
+        return to_rgb(image)
+    return image
 
 
 def _require_min_side(image: Image.Image, name: str) -> None:
