@@ -121,7 +121,7 @@ def run_source(rows: Rows, running: Running) -> None:
     except KeyboardInterrupt:
         print("what was measured is saved; the same command continues from here", file=sys.stderr)
         raise
-    print(table(summary, out_dir))
+    print(table(summary, rows, out_dir))
     if not summary.records:
         raise PreparationError(
             f"no record was kept; {out_dir / REJECTED} says why. {out_dir / MANIFEST} "

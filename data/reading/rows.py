@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +66,16 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Rows:
-    """A source's `total` rows, in an order that never changes."""
+    """A source's `total` rows, in an order that never changes.
+
+    While they are read, `blanks` counts by key the cells in which a word stands for nothing; `remarks()` then says
+    how the tables were read, where that is not certain.
+    """
 
     rows: Iterable[Candidate | Refusal]
     total: int
+    blanks: Counter[str] = field(default_factory=Counter)
+    remarks: Callable[[], Sequence[str]] = tuple
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

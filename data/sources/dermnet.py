@@ -11,7 +11,7 @@ from pathlib import Path
 
 from data.reading.rows import Candidate, Refusal, Rows, SourceError
 from data.reading.tables import DiskMap, find_files, need_folder, some_names
-from skingpt4.taxonomy.taxonomy import DermnetFolder, UnknownName, dermnet_folder, disease
+from skingpt4.taxonomy.taxonomy import DermnetFolder, UnknownName, dermnet_folder, disease, written_out
 
 HELP = "Dermnet's 23 folders of diagnoses in the Kaggle layout (step 2)"
 EPILOG = """DIR holds train/ and test/ (one of them will do), each with Dermnet's class folders. A record's case is
@@ -137,5 +137,5 @@ def _finer(stem: str, class_name: str | None) -> str | None:
         name = " ".join(words[:length])
         term = disease(name)
         if term is not None and term.group == class_name:
-            return name
+            return written_out(name)
     return None

@@ -12,8 +12,9 @@ import yaml
 
 from data.reading.rows import Candidate, Refusal, Rows, SourceError, did_you_mean
 from data.reading.tables import DiskMap, find_files, need_folder
+from skingpt4.records.blanks import text_or_none
 from skingpt4.records.schema import CLASS_NAMES
-from skingpt4.taxonomy.taxonomy import disease, disease_class, lexicon
+from skingpt4.taxonomy.taxonomy import disease, disease_class, lexicon, written_out
 
 HELP = "any folder of class folders (step 2)"
 EPILOG = """DIR/NAME/... holds the pictures of NAME: a class of the paper (acne_and_rosacea, others, ...) or a disease
@@ -91,7 +92,7 @@ def label_of(name: str) -> dict[str, str | None] | None:
     if name in CLASS_NAMES:
         return {"class": name, "disease": None}
     known = disease(name) or disease(_spaced(name))
-    return {"class": known.group, "disease": _spaced(name)} if known else None
+    return {"class": known.group, "disease": written_out(_spaced(name))} if known else None
 
 
 def _spaced(name: str) -> str:
@@ -110,14 +111,36 @@ def read_class_map(path: Path) -> dict[str, dict[str, str | None]]:
         SourceError: a missing file, one that is not a YAML map, or an unknown class.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), TextLoader)
     except FileNotFoundError:
         raise SourceError(f"{path}: no such file") from None
+    except RecursionError:
+        raise SourceError(f"{path}: is nested too deep for a map of folders") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SourceError(f"{path}: is not readable YAML ({' '.join(str(error).split())})") from None
     if not isinstance(content, dict) or not content:
         raise SourceError(f"{path}: expected lines such as 'folder name: acne_and_rosacea'")
-    return {str(name): _label(value, f"{path}, {name!r}") for name, value in content.items()}
+    return {name: _label(value, f"{path}, {name!r}") for name, value in content.items()}
+
+
+class TextLoader(yaml.BaseLoader):
+    """Reads every word of a YAML file as the text that it is: folders may be called `no`, `off`, `01` or `1e3`.
+
+    A key that stands twice is an error; other loaders take the last.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node.
+
+        Raises:
+            yaml.constructor.ConstructorError: one key twice, or one that is not a text.
+        """
+        mapping = super().construct_mapping(node, deep=deep)
+        if len(mapping) < len(node.value):
+            names = [str(key.value) for key, _ in node.value]
+            name = next(name for name in names if names.count(name) > 1)
+            raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands twice", node.start_mark)
+        return mapping
 
 
 def _label(value: Any, where: str) -> dict[str, str | None]:
@@ -125,16 +148,16 @@ def _label(value: Any, where: str) -> dict[str, str | None]:
     for key, text in label.items():
         if key not in ("class", "disease"):
             raise SourceError(f"{where}: {key!r} is neither 'class' nor 'disease'")
-        if not isinstance(text, str | None):
-            raise SourceError(f"{where}: {key!r} must be a text, found {text!r}")
-    name, disease = label.get("class"), label.get("disease")
+        if not isinstance(text, str):
+            raise SourceError(f"{where}: {key!r} must be a text, found a {type(text).__name__}")
+    name, disease = text_or_none(label.get("class")), text_or_none(label.get("disease"))
     if name is not None and name not in CLASS_NAMES:
         raise SourceError(
             f"{where}: {name!r} is none of the paper's classes{did_you_mean(name, CLASS_NAMES)}"
         )
     if name is None and disease:
         name = disease_class(disease)
-    return {"class": name, "disease": disease}
+    return {"class": name, "disease": disease and written_out(disease)}
 
 
 def _rows(

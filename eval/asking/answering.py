@@ -51,7 +51,7 @@ class RunSettings:
     run_dir: Path
     arms: tuple[Arm, ...]
     batch_size: int = 50
-    max_new_tokens: int = 48
+    max_new_tokens: int | None = None
     num_prompts: int = 4
     repeats: int = 1
     temperature: float = 0.0
@@ -64,9 +64,8 @@ class RunSettings:
 
     def setting(self, cases: Sequence[Case]) -> Setting:
         """What is asked about these cases, and how answers are drawn."""
-        generation = Generation(
-            max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed
-        )
+        length = self.config.data.max_text_tokens if self.max_new_tokens is None else self.max_new_tokens
+        generation = Generation(max_new_tokens=length, temperature=self.temperature, seed=self.seed)
         generation.options()  # refuses what cannot be drawn, before anything heavy is loaded
         return Setting(
             scored_diseases(case.known for case in cases),

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from skingpt4.records import duplicates
+from skingpt4.records.blanks import text_or_none
 from skingpt4.records.manifest import Manifest, manifest_lines, read_manifest
 from skingpt4.records.record import Record, check_row
 from skingpt4.support.errors import UserError
@@ -60,7 +61,7 @@ def read_cases(path: str | Path) -> list[Case]:
     manifest = read_manifest(path)
     for place, (record, (number, line, _)) in enumerate(zip(manifest, manifest_lines(path), strict=True)):
         row = json.loads(line)
-        check_row(row, f"{path}, line {number}")
+        row |= check_row(row, f"{path}, line {number}")
         name = record.case_id or row["image"]
         rows.setdefault(name, []).append(row)
         records.setdefault(name, []).append(record)
@@ -86,7 +87,10 @@ def _case(
         raise CasesError(
             f"{path}: 'x_reference' of case {name!r} must be text or a list of texts, found {reference!r}"
         )
-    return Case(name, tuple(records), tuple(places), history, tuple(reference))
+    reference = tuple(text_or_none(text) or "" for text in reference)  # one for each prompt, in their order
+    return Case(
+        name, tuple(records), tuple(places), text_or_none(history), reference if any(reference) else ()
+    )
 
 
 def check_pictures(cases: Sequence[Case]) -> None:

@@ -9,8 +9,6 @@ none; `prediction_scored`: that of the likeliest class; and `text`: the answer a
 from __future__ import annotations
 
 import base64
-import csv
-import io
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
@@ -18,6 +16,7 @@ from typing import Any
 from eval.asking.answers import ArmAnswers, Run, case_lines
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
+from skingpt4.support.spreadsheets import csv_text
 from skingpt4.taxonomy.taxonomy import CLASSES, class_title
 
 NAME = "skin_cases"
@@ -60,11 +59,8 @@ def _row(index: int, case: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, list(rows[0]), delimiter="\t", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    header = list(rows[0])
+    return csv_text(header, ([row[key] for key in header] for row in rows), delimiter="\t")
 
 
 def write(run: Run, out: Path, arms: list[ArmAnswers], images: Path, as_paths: bool = False) -> list[Path]:

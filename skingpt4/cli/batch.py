@@ -60,9 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.jobs < 1:
             raise batch.BatchError("--jobs must be at least 1")
         images = batch.find_images(args.images)
-        generation = Generation(**generation_options(args))
-        generation.options()
         source = model_source(args.config, args.checkpoint)
+        generation = Generation(**generation_options(args, source.config.data.max_text_tokens))
+        generation.options()
         identity = source.identity
         questions = [] if args.no_text else args.question or [CLINICAL_PROMPTS[0]]
         meta = {

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from skingpt4.records.columns import COLUMNS, checked_batch
 from skingpt4.records.record import Record, RecordError, record_of
 
-VERSION = 1  # of the reader and of the Arrow file's columns; a file of another version is written again
+VERSION = 2  # of the reader and of the Arrow file's columns; a file of another version is written again
 SMALL_BYTES = 4 * 2**20  # below, parsing takes a fraction of a second and no file is written
 BLOCK_BYTES = 4 * 2**20  # of a batch of records: some thousand
 BOM = b"\xef\xbb\xbf"
