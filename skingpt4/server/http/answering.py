@@ -18,8 +18,8 @@ from skingpt4.config.schema import Config
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn
-from skingpt4.records.images import open_image
 from skingpt4.server.audit import AuditLog
+from skingpt4.server.decoding import decoded
 from skingpt4.server.http.request import ChatRequest
 from skingpt4.server.http.response import Usage
 from skingpt4.support.cli import DISCLAIMER
@@ -82,11 +82,11 @@ class Answer:
             ImageError, ChatError: an unusable image or conversation, before anything was answered.
         """
         for number, data in enumerate(self.request.images, 1):
-            image = open_image(data, f"picture {number}")
-            self.image_sha256.append(hashlib.sha256(data).hexdigest())
-            if "quality" in self.request.extensions:
-                self.quality.append(assess(image).to_dict())
-            self.session.add_image(image)
+            with decoded(data, f"picture {number}") as image:
+                self.image_sha256.append(hashlib.sha256(data).hexdigest())
+                if "quality" in self.request.extensions:
+                    self.quality.append(assess(image).to_dict())
+                self.session.add_image(image)
         *before, last = self.request.turns
         self.session.turns = [Turn(turn.question, turn.answer, len(turn.images)) for turn in before]
         self.session.waiting = len(last.images)
