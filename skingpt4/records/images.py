@@ -72,6 +72,31 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
         raise ImageError(f"{name}: the picture is damaged ({error})", "damaged") from None
 
 
+def num_pixels(data: bytes, name: str = "the picture") -> int:
+    """How many pixels a picture has, from its header alone.
+
+    Raises:
+        ImageError: not an image, or too large.
+    """
+    register_heif()
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+            if opened.width * opened.height > MAX_PIXELS:
+                raise ImageError(
+                    f"{name}: {opened.width} x {opened.height} pixels is more than {MAX_PIXELS}", "too_large"
+                )
+            return opened.width * opened.height
+    except UnidentifiedImageError:
+        raise ImageError(
+            f"{name}: is not a picture that can be read (JPEG, PNG, WebP, HEIC, AVIF, ... are)",
+            "not_an_image",
+        ) from None
+    except Image.DecompressionBombError:
+        raise ImageError(f"{name}: has more than {MAX_PIXELS} pixels", "too_large") from None
+    except (OSError, SyntaxError, EOFError, ValueError, RuntimeError) as error:  # Pillow's, of damaged files
+        raise ImageError(f"{name}: the picture is damaged ({error})", "damaged") from None
+
+
 def _read(path: str | Path, name: str) -> bytes:
     try:
         return read_bytes(path, MAX_BYTES)
