@@ -8,17 +8,17 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
 
 import anyio
 import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from skingpt4.server.address import Address
+from skingpt4.server.guard import Guard
 from skingpt4.server.http.request import MODEL, ApiError, read_request
 from skingpt4.server.http.response import Reply, event
 from skingpt4.support.errors import UserError, is_out_of_memory
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 NUM_THREADS = 400  # so that no request waits for a thread
-LOCAL_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")
+LOCAL = Address()
 Result = TypeVar("Result")
 
 
@@ -133,14 +133,11 @@ class Api:
             answer.end()
 
     def _authorise(self, request: Request) -> None:
-        """Refuse clients without the key, and pages of other sites in a browser of this machine.
+        """Refuse clients without the key.
 
         Raises:
-            ApiError: 401 or 403.
+            ApiError: 401.
         """
-        origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).hostname not in LOCAL_NAMES:
-            raise ApiError("pages of other sites may not ask this server", None, 403, "foreign_origin")
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if self.key and not (
             scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.key.encode())
@@ -236,9 +233,8 @@ async def _not_found(request: Request, error: Exception) -> Response:
     )
 
 
-def make_app(api: Api, local: bool = True) -> Starlette:
-    """The ASGI application; `local` accepts only this machine's names as Host."""
-    names = list(LOCAL_NAMES) if local else ["*"]
+def make_app(api: Api, address: Address = LOCAL) -> Starlette:
+    """The ASGI application for a server at this address."""
     return Starlette(
         routes=[
             Route("/health", api.health),
@@ -246,6 +242,6 @@ def make_app(api: Api, local: bool = True) -> Starlette:
             Route("/v1/models/{name:path}", _reported(api.models)),
             Route("/v1/chat/completions", _reported(api.completions), methods=["POST"]),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=names)],
+        middleware=[Middleware(Guard, address=address)],
         exception_handlers={404: _not_found, 405: _not_found},
     )

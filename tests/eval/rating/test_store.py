@@ -151,7 +151,11 @@ def test_passwords(tmp_path):
     store.add_rater("anna", "battery staple", replace=True)
     assert store.login("anna", "battery staple")
     assert not store.login("anna", "correct horse")
-    for name, password, words in (("x", "short", "8 characters"), ("a b", "long enough", "letters, digits")):
+    for name, password, words in (
+        ("x", "short", "8 to 1000 characters"),
+        ("x", "l" * 1001, "8 to 1000"),
+        ("a b", "long enough", "letters, digits"),
+    ):
         with pytest.raises(StoreError, match=words):
             store.add_rater(name, password)
     with pytest.raises(StoreError, match="does not exist yet"):
