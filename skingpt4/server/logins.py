@@ -55,7 +55,8 @@ class _Failures:
             self.count = 0
         if self.count < NUM_FREE:
             return 0.0
-        return self.last + min(2.0 ** (self.count - NUM_FREE), MAX_WAIT_SECONDS) - now
+        seconds = MAX_WAIT_SECONDS if self.count > NUM_FREE + 10 else 2 ** (self.count - NUM_FREE)
+        return self.last + min(seconds, MAX_WAIT_SECONDS) - now
 
 
 class Logins:
