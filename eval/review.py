@@ -72,7 +72,7 @@ def take_over(store: Store, run: answers.Run, path: Path, overwrite: bool) -> tu
     Raises:
         RatingsError, ReviewError, StoreError: a wrong line, an arm or case that is not in the run, or a conflict.
     """
-    rows = ratings.read_csv(path)
+    rows = ratings.read_ratings(path)
     for row in rows:
         for kind, name, known in (("arm", row.arm, run.arms), ("case", row.case_id, run.cases)):
             if name not in known:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from skingpt4.support.errors import UserError
 from skingpt4.support.threads import in_own_thread
 from skingpt4.weights.files.tensors import load_tensors, require_same_tensors
 from skingpt4.weights.language_model import configuration
+
+logger = logging.getLogger(__name__)
 
 NUM_PARTS = 3  # image encoder, language model, projection
 
@@ -198,13 +201,17 @@ def load_projection(
 def require_projection_width(config: Config, path: str | Path) -> None:
     """Refuse a MiniGPT-4 `.pth` of another width by headers alone, before anything heavy is loaded.
 
+    Warns where the widths fit but the language model is not the Vicuna that MiniGPT-4 was trained with.
+
     Raises:
         WeightsMismatch: names both widths; or no projection of this kind.
         LanguageModelError: the language model's configuration cannot be read.
     """
     if checkpoint.is_minigpt4(path):
-        width = configuration(config.language.model).hidden_size
-        minigpt4.require_width(path, width, config.qformer.width)
+        language_model = configuration(config.language.model)
+        minigpt4.require_width(path, language_model.hidden_size, config.qformer.width)
+        if mismatch := minigpt4.mismatched_vicuna(language_model.hidden_size, language_model.vocab_size):
+            logger.warning("%s: %s", path, mismatch)
 
 
 def known_queries(config: Config, get_encoder: Callable[[], ImageEncoder]) -> Tensor:

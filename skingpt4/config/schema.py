@@ -149,7 +149,7 @@ class DataConfig:
     max_text_tokens: int = ruled(positive, 160)
     augment: bool = True
     num_workers: int = ruled(not_negative, 2)
-    batching: str = ruled(one_of("auto", "padded", "grouped", "packed"), "auto")
+    batching: str = ruled(one_of("auto", "padded", "grouped"), "auto")
     feature_cache: str | None = None
     feature_views: int = ruled(positive, 1)
 

@@ -13,6 +13,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from skingpt4.records.archives import StoreError, TooLarge, read_bytes
+from skingpt4.records.naming import hint
 from skingpt4.support.errors import UserError, reason_of
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ MIN_SIDE = 8
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 # Why an image is refused, for programs; the message says it for people.
 REASONS = ("missing", "unreadable", "not_an_image", "damaged", "too_large", "too_small")
+PASSING = ("missing", "unreadable")  # a file that is away, a time-out: the next run tries again
 
 
 class ImageError(UserError):
@@ -76,7 +78,7 @@ def _read(path: str | Path, name: str) -> bytes:
     try:
         return read_bytes(path, MAX_BYTES)
     except FileNotFoundError:
-        raise ImageError(f"{name}: no such picture", "missing") from None
+        raise ImageError(f"{name}: no such picture{hint(path)}", "missing") from None
     except TooLarge as error:
         raise ImageError(str(error), "too_large") from None
     except StoreError as error:

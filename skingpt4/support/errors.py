@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -47,6 +48,7 @@ def reported() -> Iterator[Status]:
     With SKINGPT4_DEBUG=1 in the environment, the traceback of the failure and of its causes follows the sentence.
     """
     status = Status()
+    _print_any_name()
     try:
         yield status
     except UserError as error:
@@ -67,6 +69,13 @@ def reported() -> Iterator[Status]:
             error,
         )
         status.code = 1
+
+
+def _print_any_name() -> None:
+    """A character that the terminal's encoding lacks, or a byte of a file name, is printed with a backslash."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _print_error(sentence: str, error: Exception) -> None:

@@ -24,6 +24,7 @@ from skingpt4.model.build import build, build_encoder
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.records.archives import exists
 from skingpt4.records.manifest import Manifest, chain, image_paths, read_manifest
+from skingpt4.records.naming import hint
 from skingpt4.records.overlap import image_hashes, merge_hashes, require_disjoint
 from skingpt4.support.files import file_sha256
 from skingpt4.training.features import Team, cached_images, cached_queries
@@ -145,6 +146,7 @@ def _require_images(manifest: Manifest) -> None:
         of = f" of {len(paths)} looked for" if len(paths) < len(manifest) else ""
         raise ConfigError(
             f"{manifest.parts[0].path}: {len(missing)} pictures{of} are missing, the first is {missing[0]}"
+            f"{hint(missing[0])}"
         )
 
 

@@ -61,7 +61,9 @@ class Answer:
         self.session = ChatSession(answerer.model, answerer.config)
         self.session.further_stops = request.stop
         self.generation = Generation(
-            Generation().max_new_tokens if request.max_new_tokens is None else request.max_new_tokens,
+            tokens
+            if (tokens := request.max_new_tokens) is not None
+            else answerer.config.data.max_text_tokens,
             request.temperature,
             request.top_p,
             seed=request.seed % 2**32,

@@ -155,7 +155,7 @@ class Layout:
             self.condense = gr.Button(texts["chat.condense"], size="sm", visible=False, elem_id="condense")
 
     def _lay_out_settings(self) -> None:
-        texts, start = self.texts, Generation()
+        texts, start = self.texts, Generation(max_new_tokens=self.tools.answer_tokens)
 
         def words(key: str) -> dict[str, Any]:
             return {"label": texts[f"settings.{key}"], "info": texts[f"settings.{key}_info"]}

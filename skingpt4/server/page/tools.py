@@ -14,6 +14,7 @@ from skingpt4.chat.session import ChatSession
 from skingpt4.checkpoints.load import model_source
 from skingpt4.config.schema import Config
 from skingpt4.generation.decoder import Decoder
+from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import SkinGPT4
 
 
@@ -45,6 +46,7 @@ class Tools:
         exports: by kind (html, pdf, json), what writes a case as a file, with or without its images.
         render_history: a history as plain words.
         trained_history: whether the model was trained with histories.
+        answer_tokens: of an answer at first, as many as in training; a clinician may choose another number.
         log: takes an event and its facts; see `AuditLog.append`.
     """
 
@@ -59,6 +61,7 @@ class Tools:
     )
     render_history: Callable[[history.History], str] | None = None
     trained_history: bool = False
+    answer_tokens: int = Generation.max_new_tokens
     log: Callable[..., object] = ignore
 
 
@@ -98,5 +101,6 @@ def for_model(
         exports={"html": as_html, "pdf": export.to_pdf, "json": as_json},
         render_history=history.render,
         trained_history=history.trained(config),
+        answer_tokens=config.data.max_text_tokens,
         log=log or ignore,
     )

@@ -224,7 +224,7 @@ def test_csv_round_trip_and_conflicts(tmp_path):
     one.save("anna", "a", "c1", {"own_diagnosis": 'acne, or "rosacea"\nperhaps'}, 8.0)
     one.save("anna", "a", "c1", FORM, 30.0)
     ratings.write_csv(one.current(), tmp_path / "r.csv")
-    rows = ratings.read_csv(tmp_path / "r.csv")
+    rows = ratings.read_ratings(tmp_path / "r.csv")
     assert rows == one.current()
     assert two.add(rows) == len(FORM) + 1
     assert two.current() == one.current()

@@ -1,5 +1,6 @@
 """How a command ends when it cannot go on."""
 
+import os
 import subprocess
 import sys
 
@@ -88,3 +89,11 @@ def test_a_reader_that_has_had_enough_ends_a_command_without_a_word():
 )
 def test_a_reason_is_the_systems_words_alone(error, words):
     assert reason_of(error) == words
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_any_name_is_printed(encoding):
+    code = "from skingpt4.support.errors import reported\nwith reported(): print('L\\udce4sion 皮疹 é')"
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    printed = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True).stdout
+    assert printed.decode(encoding).startswith("L\\udce4sion ")
