@@ -13,9 +13,12 @@ from typing import Any
 
 import numpy as np
 
+from skingpt4.records.archives import exists
+from skingpt4.records.blanks import text_or_none
 from skingpt4.records.comparing import duplicates
 from skingpt4.records.comparing.identity import Keys, comparable, require_compared
 from skingpt4.records.manifest import manifest_lines, read_manifest
+from skingpt4.records.naming import hint, readable
 from skingpt4.records.record import Record, check_row
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
@@ -64,8 +67,8 @@ def read_cases(path: str | Path) -> list[Case]:
     manifest = read_manifest(path)
     for place, (record, (number, line, _)) in enumerate(zip(manifest, manifest_lines(path), strict=True)):
         row = json.loads(line)
-        check_row(row, f"{path}, line {number}")
-        name = record.case_id or row["image"]
+        row |= check_row(row, f"{path}, line {number}")
+        name = record.case_id or readable(row["image"])
         rows.setdefault(name, []).append(row)
         records.setdefault(name, []).append(record)
         places.setdefault(name, []).append(place)
@@ -90,7 +93,10 @@ def _case(
         raise CasesError(
             f"{path}: 'x_reference' of case {name!r} must be text or a list of texts, found {reference!r}"
         )
-    return Case(name, tuple(records), tuple(places), history, tuple(reference))
+    reference = tuple(text_or_none(text) or "" for text in reference)  # one for each prompt, in their order
+    return Case(
+        name, tuple(records), tuple(places), text_or_none(history), reference if any(reference) else ()
+    )
 
 
 def check_pictures(cases: Sequence[Case]) -> None:
@@ -99,9 +105,9 @@ def check_pictures(cases: Sequence[Case]) -> None:
     Raises:
         CasesError: names the first that is missing, and how many are.
     """
-    missing = [r.image_path for case in cases for r in case.records if not r.image_path.is_file()]
+    missing = [r.image_path for case in cases for r in case.records if not exists(r.image_path)]
     if missing:
-        raise CasesError(f"{missing[0]}: no such picture ({len(missing)} missing)")
+        raise CasesError(f"{missing[0]}: no such picture ({len(missing)} missing){hint(missing[0])}")
 
 
 def sample(

@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise calibration.CalibrationError(
                 "--target-accuracy: is a fraction between 0 and 1, such as 0.8"
             )
-        config = model_source(args.config, args.checkpoint).config
+        source = model_source(args.config, args.checkpoint)
+        config = source.config
         _, card = checkpoint.load(args.checkpoint)
         manifests = [read_manifest(path) for path in args.manifest]
         notes = [
@@ -73,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             cached_queries(path, manifest, config, cache, lambda: build_encoder(config))
             for path, manifest in zip(args.manifest, manifests, strict=True)
         ]
-        model = load_model(config, args.checkpoint, with_encoder=False)
+        model = load_model(source.loadable, args.checkpoint, with_encoder=False)
         queries = torch.cat([store[range(len(store))] for store in stores])
         fitted = calibrate(model, config, chain(manifests), queries, args.target_accuracy)
         sources = {name for manifest in manifests for name in manifest.column("source").to_pylist() if name}

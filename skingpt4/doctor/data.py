@@ -10,6 +10,7 @@ from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding
 from skingpt4.records.archives import exists
 from skingpt4.records.comparing.overlap import require_disjoint
 from skingpt4.records.manifest import Manifest, chain, read_manifest
+from skingpt4.records.naming import hint
 from skingpt4.support.errors import UserError
 from skingpt4.training.samples import SampleEncoder, TrainingSamples, rows_with_answer
 
@@ -44,7 +45,7 @@ def _manifest(key: str, path: str, manifests: dict[str, Manifest]) -> Finding:
     gone = [image for image in checked if not exists(image)]
     if gone:
         text = f"{path}: {len(gone)} of its first {len(checked)} pictures are not there, e.g. {gone[0]}"
-        return Finding(key, MISSING, text)
+        return Finding(key, MISSING, f"{text}{hint(gone[0])}")
     return Finding(key, OK, f"{path}: {len(records):,} records")
 
 
