@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from skingpt4.records import naming
 from skingpt4.records.comparing.hashes import Hashes, file_hashes
 from skingpt4.records.manifest import Manifest
 from skingpt4.support.errors import UserError
@@ -162,27 +164,32 @@ def _compute(records: Manifest) -> dict[int, Hashes]:
     return dict(zip(rows.tolist(), file_hashes(records.parts[0].path, images, paths), strict=True))
 
 
-def resolved_path(path: str) -> str:
-    """A path without links in its folders, `.` and `..`; of an archive's member, the archive's own too."""
-    folder, name = os.path.split(path)
-    return f"{_real_folder(folder)}/{name}"
-
-
-_real_folder = functools.lru_cache(maxsize=4096)(os.path.realpath)
-
-
 def _paths(records: Manifest) -> pa.ChunkedArray:
-    """The resolved paths. Folders are resolved once each, since a million files are in few of them."""
+    """The resolved paths, `storable`. Folders are resolved once each, since a million files are in few of them."""
     chunks = []
     for part in records.parts:
-        images = Manifest([part]).column("image")
-        inside = pc.binary_join_element_wise(str(part.path.parent), images, "/")
+        folder = part.path.parent
+        images = _with_slashes(Manifest([part]).column("image"), folder)
+        inside = pc.binary_join_element_wise(naming.storable(str(folder)), images, "/")
         pieces = pc.split_pattern(
             pc.if_else(pc.starts_with(images, "/"), images, inside), "/", max_splits=1, reverse=True
         )
         folders = pc.list_element(pieces, 0)
         different = pc.unique(folders)
-        real = pa.array([os.path.realpath(folder) for folder in different.to_pylist()], pa.string())
-        found = real.take(pc.index_in(folders, value_set=different).combine_chunks())
-        chunks.append(pc.binary_join_element_wise(found, pc.list_element(pieces, 1).combine_chunks(), "/"))
+        real = [os.path.realpath(naming.from_storable(text)) for text in different.to_pylist()]
+        places = pc.index_in(folders, value_set=different).combine_chunks()
+        parents = pa.array(map(naming.storable, real), pa.string()).take(places)
+        chunks.append(pc.binary_join_element_wise(parents, pc.list_element(pieces, 1).combine_chunks(), "/"))
     return pa.chunked_array(chunks, pa.string())
+
+
+def _with_slashes(images: pa.ChunkedArray, folder: Path) -> pa.ChunkedArray:
+    """The names, those with a backslash as the file is called that they lead to."""
+    backslash = pc.match_substring(images, "\\")
+    if not pc.any(backslash, min_count=0).as_py():
+        return images
+    names = [
+        naming.storable(naming.name_of(naming.image_path(folder, name), folder)) if "\\" in name else name
+        for name in images.to_pylist()
+    ]
+    return pa.chunked_array([pa.array(names, pa.string())])

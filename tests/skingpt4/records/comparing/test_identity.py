@@ -21,7 +21,6 @@ from skingpt4.records.comparing.identity import (
     comparable,
     not_compared,
     require_compared,
-    resolved_path,
 )
 from skingpt4.records.manifest import chain, read_manifest
 
@@ -180,7 +179,19 @@ def test_a_path_is_resolved_as_the_system_does(tmp_path_factory, parts):
         path = folder / f"{name}.jsonl"
         path.write_text(json.dumps({"image": written}) + "\n")
         assert Keys(read_manifest(path)).column("path").to_pylist() == [expected]
-    assert resolved_path(os.path.join(folder, image)) == expected
+
+
+def test_odd_names_of_one_file_are_one_path(keys_of, tmp_path):
+    odd = os.fsdecode(b"\xe4.jpg")
+    (tmp_path / "f").mkdir()
+    for name in (odd, "a.jpg"):
+        (tmp_path / "f" / name).write_bytes(b"x")
+    rows = [{"image": name} for name in (f"f/{odd}", f"./f/{odd}", "f\\a.jpg", "f/a.jpg", "f\\gone.jpg")]
+    keys = keys_of(*rows)
+    column = keys.column("path").to_pylist()
+    assert column[0] == column[1] != column[2] == column[3]
+    assert column[4] == str(tmp_path.resolve() / "f\\gone.jpg")
+    assert [bool(kinds) for kinds in keys.content] == [True] * 4 + [False]
 
 
 def test_a_linked_folder_is_its_target(keys_of, tmp_path):
