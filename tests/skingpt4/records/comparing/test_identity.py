@@ -22,6 +22,7 @@ from skingpt4.records.comparing.identity import (
     not_compared,
     require_compared,
 )
+from skingpt4.records.comparing.overlap import find_overlaps
 from skingpt4.records.manifest import chain, read_manifest
 
 
@@ -48,17 +49,29 @@ def keys_of(tmp_path):
     return make
 
 
+@pytest.fixture(scope="module")
+def keys_of_one_file(tmp_path_factory):
+    """As `keys_of`, for hypothesis: always the same file."""
+    path = tmp_path_factory.mktemp("one") / "m.jsonl"
+
+    def make(*rows):
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return Keys(read_manifest(path))
+
+    return make
+
+
 def test_missing_hashes_are_computed_and_known_ones_are_not(photograph, keys_of):
     path = photograph("p/a.png")
     sha256, phash = hashlib.sha256(path.read_bytes()).hexdigest(), hashes_of(path).phash
     keys = keys_of(
         {"image": "p/a.png"},
         {"image": "p/a.png", "sha256": "f" * 64},  # what a record says is taken
-        {"image": "p/gone.png", "phash": "0" * 16},
+        {"image": "p/gone.png", "phash": "0f" * 8},
         {"image": "p/gone.png"},
     )
     assert keys.column("sha256").to_pylist() == [sha256, "f" * 64, None, None]
-    assert keys.column("phash").to_pylist() == [phash, phash, "0" * 16, None]
+    assert keys.column("phash").to_pylist() == [phash, phash, "0f" * 8, None]
     assert keys.content.tolist() == [3, 3, 2, 0]
     assert keys.missing_hashes(0) == {"sha256": sha256, "phash": phash}
     assert keys.missing_hashes(1) == {"phash": phash}
@@ -98,6 +111,26 @@ def test_what_is_no_readable_file_has_no_hashes(name, tmp_path):
 def test_a_file_that_is_no_image_is_still_compared_by_its_bytes(tmp_path):
     (tmp_path / "a.jpg").write_bytes(b"truncated")
     assert hashes_of(tmp_path / "a.jpg") == Hashes(hashlib.sha256(b"truncated").hexdigest(), None)
+
+
+SPARSE = st.sets(st.integers(0, 63), max_size=9).map(lambda bits: sum(1 << bit for bit in bits))
+
+
+@given(st.lists(st.integers(0, 2**64 - 1) | SPARSE, min_size=1))
+def test_a_perceptual_hash_of_few_bits_says_nothing(keys_of_one_file, values):
+    rows = [{"image": "gone.png", "phash": f"{value:016x}"} for value in values]
+    keys = keys_of_one_file(*rows)
+    expected = [f"{value:016x}" if value.bit_count() >= 8 else None for value in values]
+    assert keys.column("phash").to_pylist() == expected
+    assert [kinds == 2 for kinds in keys.content] == [text is not None for text in expected]
+
+
+def test_pictures_of_one_colour_are_not_one_picture(keys_of, tmp_path):
+    for number in range(2):
+        Image.new("RGB", (20, 10), (number, 90, 90)).save(tmp_path / f"{number}.png")
+    one, other = (keys_of({"image": f"{number}.png"}, name=f"{number}.jsonl") for number in range(2))
+    assert find_overlaps(one, other) == []
+    assert one.content.tolist() == [1]
 
 
 # ---- the cache
