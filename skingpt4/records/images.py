@@ -14,9 +14,9 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from skingpt4.records.archives import StoreError, TooLarge, read_bytes
-from skingpt4.records.deep_colour import brighten, has_deep_colour, is_dark
 from skingpt4.records.naming import hint
-from skingpt4.records.rgb import flattened
+from skingpt4.records.pixels.deep_colour import brighten, has_deep_colour, is_dark
+from skingpt4.records.pixels.rgb import flattened
 from skingpt4.support.errors import UserError, reason_of
 
 if TYPE_CHECKING:
