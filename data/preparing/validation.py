@@ -16,7 +16,10 @@ from typing import Any
 from tqdm import tqdm
 
 from data.preparing.images import ImageMeasures, MeasureCache, Measurer
-from skingpt4.records.manifest import manifest_lines
+from skingpt4.records.comparing import duplicates
+from skingpt4.records.comparing.identity import KINDS, PICTURE, Keys, not_compared
+from skingpt4.records.comparing.overlap import find_overlaps
+from skingpt4.records.manifest import manifest_lines, read_manifest
 from skingpt4.records.naming import image_path
 from skingpt4.records.record import RecordError, parse_line, record_of
 from skingpt4.training.samples import SampleEncoder, answer_for
@@ -39,7 +42,8 @@ class Checked:
 
     `answers` counts the good records with an answer under the configuration, `supervised_tokens` the tokens of these
     answers that are learned, `with_marks` the records whose texts hold marks of the prompt, and `marks` lists these;
-    all are None or empty without a configuration. `stopped_by` says why a training would stop.
+    all are None or empty without a configuration. `stopped_by` says why a training would stop. `remarks` say which
+    records repeat others, and which could not be compared; see `compare`.
     """
 
     path: str
@@ -51,6 +55,7 @@ class Checked:
     with_marks: int | None = None
     marks: list[str] = field(default_factory=list)
     stopped_by: str | None = None
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -104,6 +109,30 @@ def check(path: Path, check_images: bool, encoder: SampleEncoder | None, workers
     return checked
 
 
+def compare(results: Sequence[Checked]) -> None:
+    """Add the remarks on records that repeat another of their manifest, or of a manifest before it.
+
+    Hashes that a manifest lacks are computed from the pictures.
+    """
+    before: list[tuple[str, Keys]] = []
+    for checked in results:
+        if any(bad.kind == "record" for bad in checked.bad):
+            checked.remarks.append("duplicates: not looked for; correct the bad lines first")
+            continue
+        try:
+            keys = Keys(read_manifest(checked.path))
+        except RecordError:  # `stopped_by` says it
+            continue
+        numbers = {kind: duplicates.repeats(duplicates.codes(keys.column(kind))) for kind in PICTURE}
+        repeated = ", ".join(f"{rows.sum()} by {KINDS[kind]}" for kind, rows in numbers.items() if rows.any())
+        checked.remarks.append(f"duplicates: {repeated or 'none'}")
+        for path, other in before:
+            shared = "; ".join(map(str, find_overlaps(keys, other)))
+            checked.remarks.append(f"shared with {path}: {shared or 'nothing'}")
+        checked.remarks += not_compared(keys.content, keys.content, "the manifest")
+        before.append((checked.path, keys))
+
+
 def _good_lines(path: Path, checked: Checked) -> Iterator[Row]:
     size = path.stat().st_size if path.is_file() else 0
     before = 0
@@ -134,6 +163,10 @@ def _image_problem(row: dict[str, Any], measures: ImageMeasures) -> str | None:
     for key in ("sha256", "width", "height"):
         if row[key] is not None and row[key] != getattr(measures, key):
             return f"'{key}' is {row[key]} in the record, the picture's is {getattr(measures, key)}"
+    if row["phash"] and measures.phash:
+        bits = (int(row["phash"], 16) ^ int(measures.phash, 16)).bit_count()
+        if bits > duplicates.NEAR:  # another version of Pillow may decode a picture a little differently
+            return f"'phash' is {row['phash']} in the record, the picture's is {measures.phash}"
     return None
 
 
@@ -182,6 +215,7 @@ def describe(checked: Checked) -> str:
         lines.append(
             f"  with marks of the prompt ({marks}): {checked.with_marks}; taught as text, with a space in each"
         )
+    lines += [f"  {remark}" for remark in checked.remarks]
     if checked.stopped_by:
         lines.append(f"  {checked.stopped_by}")
     return "\n".join(lines)
