@@ -159,8 +159,8 @@ class Table:
             remarks.append(f"{self.path.name}: read as Windows-1252; save it as UTF-8 if letters are wrong")
         if self._num_short:
             remarks.append(
-                f"{self.path.name}: {self._num_short:,} rows have fewer cells than there are headings; the missing "
-                "last ones were read as empty"
+                f"{self.path.name}: rows with fewer cells than headings: {self._num_short:,}; the missing last cells "
+                "were read as empty"
             )
         return remarks
 

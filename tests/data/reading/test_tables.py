@@ -159,7 +159,7 @@ def test_headings_are_read_as_people_see_them(tmp_path):
     ]
     assert rows[7].startswith("has 5 cells, the header has 4; a comma")
     assert table.remarks == [
-        "t.csv: 1 rows have fewer cells than there are headings; the missing last ones were read as empty"
+        "t.csv: rows with fewer cells than headings: 1; the missing last cells were read as empty"
     ]
     assert table.count() == 4
 
