@@ -157,7 +157,7 @@ def write_sample(manifest: Path, rows: Sequence[int], out: Path) -> None:
         if place in chosen:
             row = json.loads(line)
             row["image"] = os.path.normpath(os.path.join(folder, row["image"]))
-            row["case_id"] = row.get("case_id") or f"case-{len(lines) + 1:04d}"
+            row["case_id"] = text_or_none(row.get("case_id")) or f"case-{len(lines) + 1:04d}"
             row["split"] = "cases"
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -315,6 +315,17 @@ def test_what_is_not_a_file_is_refused_at_once(tmp_path):
             Table(path)
 
 
+def test_the_columns_of_jsonl_are_the_keys_of_its_first_rows(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"image": "a.jpg"}\n{"image": "b.jpg", "report": "Plaques."}\n')
+    assert Table(path).columns == ["image", "report"]
+    path.write_text('[{"image": "a.jpg"}]')
+    with pytest.raises(
+        SourceError, match=r"line 1: is not a JSON object; expected .*orient='records', lines=True"
+    ):
+        Table(path)
+
+
 def test_a_key_that_a_row_has_twice_is_refused(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text('{"image": "a.jpg"}\n{"image": "b.jpg", "note": "Silvery plaques.", "note": ""}\n')
