@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from eval.rating.ratings import FLAG, ITEMS, Rating, check
+from skingpt4.records.blanks import is_blank
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import now
 from skingpt4.support.sqlite import WAIT_SECONDS, private_file, write_ahead
@@ -156,8 +157,10 @@ class Store:
         Raises:
             StoreError: a name or password that does not do, a rater who is there already, or is not.
         """
-        if not NAME.fullmatch(name):
-            raise StoreError(f"rater {name!r}: use up to 40 letters, digits, '.', '_' and '-'")
+        if not NAME.fullmatch(name) or is_blank(name):
+            raise StoreError(
+                f"rater {name!r}: use up to 40 letters, digits, '.', '_' and '-', and no word for nothing (na, none)"
+            )
         if len(password) < MIN_PASSWORD:
             raise StoreError(f"the password of {name} needs at least {MIN_PASSWORD} characters")
         if (name in self.raters()) != replace:

@@ -151,7 +151,11 @@ def test_passwords(tmp_path):
     store.add_rater("anna", "battery staple", replace=True)
     assert store.login("anna", "battery staple")
     assert not store.login("anna", "correct horse")
-    for name, password, words in (("x", "short", "8 characters"), ("a b", "long enough", "letters, digits")):
+    for name, password, words in (
+        ("x", "short", "8 characters"),
+        ("a b", "long enough", "letters, digits"),
+        ("NA", "long enough", "no word for"),
+    ):
         with pytest.raises(StoreError, match=words):
             store.add_rater(name, password)
     with pytest.raises(StoreError, match="does not exist yet"):
