@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 
 from skingpt4.records.comparing.hashes import Hashes, file_hashes
 from skingpt4.records.manifest import Manifest
+from skingpt4.records.naming import from_storable, image_path, name_of, storable
 from skingpt4.support.errors import UserError
 
 # What is compared, and its name in messages. Cases and patients count within a source only.
@@ -176,10 +178,21 @@ def _paths(records: Manifest) -> pa.ChunkedArray:
     pieces = []
     for part in records.parts:
         for batch in part.batches:
-            images = batch.column("image")
+            images = _with_slashes(batch.column("image"), part.path.parent)
             folders = pc.replace_substring_regex(images, r"(?s)[^/]*$", "").dictionary_encode()
             names = pc.replace_substring_regex(images, r"(?s)^.*/", "")
-            real = [_real_folder(part.path.parent / folder) for folder in folders.dictionary.to_pylist()]
+            real = [
+                storable(_real_folder(part.path.parent / from_storable(folder)))
+                for folder in folders.dictionary.to_pylist()
+            ]
             parents = pa.array(real, pa.string()).take(folders.indices)
             pieces.append(pc.binary_join_element_wise(parents, names, "/"))
     return pa.chunked_array(pieces, pa.string())
+
+
+def _with_slashes(images: pa.Array, folder: Path) -> pa.Array:
+    """The names as they are found: those with Windows' slashes, of which hardly any manifest has one, with /."""
+    if not pc.any(pc.match_substring(images, "\\"), min_count=0).as_py():
+        return images
+    names = [storable(name_of(image_path(folder, name), folder)) for name in images.to_pylist()]
+    return pa.array(names, pa.string())
