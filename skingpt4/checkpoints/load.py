@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -24,6 +26,7 @@ from skingpt4.model import lora
 from skingpt4.model.build import build, build_encoder
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.support.errors import UserError
+from skingpt4.support.files import sync
 from skingpt4.support.threads import in_own_thread
 from skingpt4.weights.files.tensors import load_tensors, require_same_tensors
 from skingpt4.weights.language_model import configuration, local_folder
@@ -237,10 +240,13 @@ def known_queries(config: Config, get_encoder: Callable[[], ImageEncoder]) -> Te
     """
     folder = Path(config.data.feature_cache or "runs/features")
     path = folder / f"known-{encoder_identity(config)}.safetensors"
-    if not path.is_file():
-        queries = known_answer.queries_of(get_encoder(), config.vision.image_size)
+    if path.is_file():
+        return load_tensors(path)["queries"]
+    queries = known_answer.queries_of(get_encoder(), config.vision.image_size).contiguous()
+    with suppress(OSError, SafetensorError):  # not cached: the next start computes one picture again
         folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
-        save_file({"queries": queries.contiguous()}, part)
+        save_file({"queries": queries}, part)
+        sync(part)
         os.replace(part, path)
-    return load_tensors(path)["queries"]
+    return queries

@@ -25,7 +25,6 @@ from skingpt4.config.rules import (
 from skingpt4.support.errors import UserError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-LOCAL = (".", "/", "weights/", "runs/")  # prefixes that make a language model's name a path, not a hub id
 
 
 class ConfigError(UserError):

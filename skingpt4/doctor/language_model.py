@@ -19,7 +19,8 @@ from skingpt4.model.prompts import get_template
 from skingpt4.support.errors import UserError
 from skingpt4.weights.fetch.catalogue import fetch_command
 from skingpt4.weights.files.inspect_directory import inspect
-from skingpt4.weights.language_model import LanguageModelError, is_local, read_configuration, read_tokenizer
+from skingpt4.weights.language_model import LanguageModelError, read_configuration, read_tokenizer
+from skingpt4.weights.names import is_local
 
 
 def language_model(facts: Facts) -> Iterator[Finding]:

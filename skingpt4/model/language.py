@@ -18,7 +18,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from skingpt4.config.placement import DEVICE_RULES, main_device
-from skingpt4.config.schema import LOCAL, LanguageConfig
+from skingpt4.config.schema import LanguageConfig
 from skingpt4.model import precision
 from skingpt4.model.quantisation import plain_linears, quantiser, require_quantised
 from skingpt4.weights.language_model import (
@@ -28,6 +28,7 @@ from skingpt4.weights.language_model import (
     require_complete,
     require_vocabulary,
 )
+from skingpt4.weights.names import LOCAL
 
 
 class LanguageModel(nn.Module):

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from skingpt4.records.overlap import check_cases
 
 from skingpt4.checkpoints import checkpoint, repository
 from skingpt4.checkpoints.card import SHARED_KEYS
@@ -16,6 +15,7 @@ from skingpt4.checkpoints.load import from_pretrained, load_model, model_source
 from skingpt4.checkpoints.repository import HubError
 from skingpt4.cli import batch, calibrate, chat, share
 from skingpt4.config.load import to_dict, to_yaml
+from skingpt4.records.comparing.overlap import check_cases
 from skingpt4.records.manifest import read_manifest
 from skingpt4.training.loop import run
 from skingpt4.weights.files.inspect_directory import inspect
