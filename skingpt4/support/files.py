@@ -10,6 +10,8 @@ from typing import Any
 
 import yaml
 
+from skingpt4.support.regular import open_regular, read_regular_text
+
 
 def drop_truncated_line(path: Path) -> None:
     """Remove a last line that was not written completely, so that the next one starts a line of its own."""
@@ -23,7 +25,7 @@ def drop_truncated_line(path: Path) -> None:
 def read_yaml(path: Path) -> Any:
     """A YAML file of the package, by the parser in C where there is one (it is ten times as fast)."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding="utf-8"), loader)
+    return yaml.load(read_regular_text(path), loader)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -49,7 +51,7 @@ def sync(path: Path) -> None:
 
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes as hex, read in pieces."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
