@@ -37,7 +37,8 @@ def _require(status: os.stat_result, path: str | os.PathLike[str]) -> None:
     if kind == stat.S_IFDIR:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
     if kind != stat.S_IFREG:
-        raise OSError(errno.EINVAL, f"is {_KINDS.get(kind, 'something')} and not a file; name a file", os.fspath(path))
+        what = _KINDS.get(kind, "something")
+        raise OSError(errno.EINVAL, f"is {what} and not a file; name a file", os.fspath(path))
 
 
 class _Unchanging(io.FileIO):
