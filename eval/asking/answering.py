@@ -37,6 +37,7 @@ from skingpt4.model import lora
 from skingpt4.model.build import build_encoder
 from skingpt4.model.network import SkinGPT4
 from skingpt4.records.manifest import read_manifest
+from skingpt4.records.naming import name_of
 from skingpt4.support.files import write_text
 from skingpt4.support.threads import in_own_thread
 from skingpt4.taxonomy.taxonomy import CLASSES
@@ -54,7 +55,7 @@ class RunSettings:
     run_dir: Path
     arms: tuple[Arm, ...]
     batch_size: int = 50
-    max_new_tokens: int = 48
+    max_new_tokens: int | None = None
     num_prompts: int = 4
     repeats: int = 1
     temperature: float = 0.0
@@ -67,9 +68,8 @@ class RunSettings:
 
     def setting(self, cases: Sequence[Case]) -> Setting:
         """What is asked about these cases, and how answers are drawn."""
-        generation = Generation(
-            max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed
-        )
+        length = self.config.data.max_text_tokens if self.max_new_tokens is None else self.max_new_tokens
+        generation = Generation(max_new_tokens=length, temperature=self.temperature, seed=self.seed)
         generation.options()  # refuses what cannot be drawn, before anything heavy is loaded
         return Setting(
             scored_diseases(case.known for case in cases),
@@ -122,7 +122,7 @@ def answer_cases(settings: RunSettings) -> None:
                     "cases": str(settings.cases_path), "num_cases": len(cases), "repeats": settings.repeats,
                     "perturbations": list(settings.perturbations),
                     "num_processes": state.num_processes, "hardware": hardware(state.device),
-                    "git_revision": checkpoint.git_revision(), "overlap_with_training": overlaps[arm.name],
+                    "git_revision": checkpoint.git_revision(), **overlaps[arm.name],
                 }  # fmt: skip
                 claim(run_dir, arm, meta, extra, settings.replace_old)
                 _write_cases(cases, settings)
@@ -169,13 +169,13 @@ def check_classes(cases: Sequence[Case], path: Path) -> None:
 
 
 def _write_cases(cases: Sequence[Case], settings: RunSettings) -> None:
-    """Write what a report needs of the cases; paths are relative to the list of cases."""
+    """Write what a report needs of the cases; pictures are named as in the list of cases."""
     folder, lines = settings.cases_path.parent, []
     for case in cases:
         known = case.known
         row = {
             "id": case.id,
-            "images": [record.image_path.relative_to(folder).as_posix() for record in case.records],
+            "images": [name_of(record.image_path, folder) for record in case.records],
             "sha256": [record.sha256 for record in case.records],
             "class": known.class_name,
             "disease": known.disease,

@@ -21,8 +21,9 @@ from skingpt4.model import lora
 from skingpt4.model.build import build, build_encoder
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.records.archives import exists
+from skingpt4.records.comparing.overlap import image_hashes, merge_hashes, require_disjoint
 from skingpt4.records.manifest import Manifest, chain, image_paths, read_manifest
-from skingpt4.records.overlap import image_hashes, merge_hashes, require_disjoint
+from skingpt4.records.naming import hint
 from skingpt4.support.files import file_sha256
 from skingpt4.training.features import cached_images, cached_queries
 from skingpt4.training.processes import Team
@@ -130,6 +131,7 @@ def _require_images(manifest: Manifest) -> None:
         of = f" of {len(paths)} looked for" if len(paths) < len(manifest) else ""
         raise ConfigError(
             f"{manifest.parts[0].path}: {len(missing)} pictures{of} are missing, the first is {missing[0]}"
+            f"{hint(missing[0])}"
         )
 
 
