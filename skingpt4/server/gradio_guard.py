@@ -46,7 +46,7 @@ HEARTBEAT = re.compile(r"/gradio_api/heartbeat/([^/]+)")
 RUN = re.compile(r"/gradio_api/(?:queue/join|run/[^/]+|cancel|reset)")
 QUEUE, DATA, UPLOAD = "/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/upload"
 MAX_BODY = 256 * 2**10  # bytes of what runs a function: texts and settings
-BODY_SECONDS, UPLOAD_SECONDS = 30, 300
+BODY_SECONDS, UPLOAD_SECONDS = 30, 120
 MAX_PENDING = 16  # results of one page that it has not fetched yet
 
 
@@ -179,15 +179,19 @@ class GradioGuard:
                 raise self._refusal(404, "no_such_address")
             await self.app(request.scope, request.receive, send)
         elif request.method == "GET" and (heartbeat := HEARTBEAT.fullmatch(path)):
-            self.server.sessions.use(heartbeat[1], owner)
-            with self.server.sessions.held_open(heartbeat[1]):
-                await self.app(request.scope, request.receive, send)
+            await self._connect(request, send, owner, [heartbeat[1]], while_open=True)
         elif request.method == "GET" and path == DATA:
-            names = request.query_params.getlist("session_hash")
-            self.server.sessions.use(names[0] if len(names) == 1 else None, owner)
-            await self.app(request.scope, request.receive, send)
+            await self._connect(request, send, owner, request.query_params.getlist("session_hash"))
         else:
             raise self._refusal(404, "no_such_address")
+
+    async def _connect(
+        self, request: Request, send: Any, owner: Owner, names: list[str], while_open: bool = False
+    ) -> None:
+        name = names[0] if len(names) == 1 else ""
+        self.server.sessions.use(name, owner)
+        with self.server.sessions.connected(name, while_open):
+            await self.app(request.scope, request.receive, send)
 
     # ---- log-ins
 

@@ -9,7 +9,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,21 @@ def locked(folder) -> Iterator[str]:
     blocks.close(verbose=False)
 
 
+def wait_until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def open_page(page: Page) -> tuple[Any, Any]:
+    """What the browser holds for as long as a page is open."""
+    stream = page.http.stream("GET", f"/gradio_api/heartbeat/{page.session}")
+    lines = stream.__enter__().iter_lines()
+    next(lines)
+    return stream, lines
+
+
 def client(url: str) -> httpx.Client:
     """A browser that has loaded the page."""
     opened = httpx.Client(base_url=url, trust_env=False, timeout=60)
@@ -130,10 +145,7 @@ def test_the_page_that_is_one_too_many_gets_a_sentence(folder, monkeypatch):
         pages = [Page(url) for _ in range(4)]
         alive = []
         for page in pages[:3]:
-            stream = page.http.stream("GET", f"/gradio_api/heartbeat/{page.session}")
-            lines = stream.__enter__().iter_lines()
-            next(lines)
-            alive.append((stream, lines))  # the page is open as long as they are not closed
+            alive.append(open_page(page))
             page.begin()
         refused = pages[3].send(pages[3].body("begin", "click", accept=True)[0])
         assert (refused.status_code, refused.json()["detail"]) == (429, EN["server.too_many_pages"])
@@ -141,10 +153,7 @@ def test_the_page_that_is_one_too_many_gets_a_sentence(folder, monkeypatch):
         held = blocks.state_holder.session_data
         assert {page.session for page in pages[:3]} == set(held), "nothing is held for it"
         alive[0][0].__exit__(None, None, None)
-        deadline = time.monotonic() + 60
-        while pages[3].send(pages[3].body("begin", "click", accept=True)[0]).status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: pages[3].send(pages[3].body("begin", "click", accept=True)[0]).status_code == 200)
         assert pages[1].call("save-json", "click"), "nobody's page was taken away"
         for stream, _ in alive[1:]:
             stream.__exit__(None, None, None)
@@ -152,14 +161,30 @@ def test_the_page_that_is_one_too_many_gets_a_sentence(folder, monkeypatch):
         blocks.close(verbose=False)
 
 
-def test_many_made_up_sessions_hold_no_memory(served):
+def test_many_made_up_sessions_hold_no_memory(folder):
+    blocks, url = serve()
+    try:
+        page = Page(url)
+        body, _ = page.body("begin", "click", accept=True)
+        for number in range(3 * sessions.MAX_PAGES_OF_ONE):
+            while page.send(body | {"session_hash": f"made-up-{number}"}).status_code == 503:
+                time.sleep(0.05)  # the queue is full
+        wait_until(lambda: len(blocks.state_holder.session_data) <= sessions.MAX_PAGES_OF_ONE)
+        another = Page(url)
+        another.begin()
+        assert another.add(png())["gallery"].count("data:image") == 1
+    finally:
+        blocks.close(verbose=False)
+
+
+def test_a_page_opens_only_so_many_connections(served):
     page = Page(served)
-    body, _ = page.body("begin", "click", accept=True)
-    for number in range(3 * sessions.MAX_PAGES_OF_ONE):
-        assert page.send(body | {"session_hash": f"made-up-{number}"}).status_code == 200
-    another = Page(served)
-    another.begin()
-    assert another.add(png())["gallery"].count("data:image") == 1
+    page.begin()
+    alive = [open_page(page) for _ in range(sessions.MAX_CONNECTIONS)]
+    assert page.http.get(f"/gradio_api/heartbeat/{page.session}").status_code == 429
+    assert page.http.get(f"/gradio_api/queue/data?session_hash={page.session}").status_code == 429
+    for stream, _ in alive:
+        stream.__exit__(None, None, None)
 
 
 def test_what_a_page_does_not_fetch_is_bounded(served):
@@ -269,10 +294,7 @@ def test_an_upload_that_nobody_uses_is_deleted(served, monkeypatch):
     monkeypatch.setattr(uploads, "EXPIRE_SECONDS", 0.2)
     page = Page(served)
     path = Path(page.upload(png(), "photo.png").json()[0])
-    deadline = time.monotonic() + 60
-    while path.parent.parent.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not path.parent.parent.exists())
     body, _ = page.body("picture", "input", picture={"path": str(path)})
     assert page.send(body).status_code == 403
 
@@ -304,10 +326,7 @@ def test_nothing_is_left_of_an_upload_that_fails(served, folder):
         kind = "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 100000\r\n\r\n"
         line.sendall((head + kind + part).encode())
         time.sleep(0.3)
-    deadline = time.monotonic() + 60
-    while sorted(folder.rglob("*")) != before:  # the client that left in the middle too
-        assert time.monotonic() < deadline, sorted(folder.rglob("*"))
-        time.sleep(0.05)
+    wait_until(lambda: sorted(folder.rglob("*")) == before)  # of the client that left in the middle too
 
 
 def test_odd_file_names_stay_in_their_folder(served, folder):
