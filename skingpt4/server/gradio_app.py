@@ -94,6 +94,7 @@ def launch(
         takes_uploads=takes_uploads,
         logins=Logins(check_password) if check_password else None,
         message=login_message,
+        functions=frozenset(blocks.fns),
         num_pending=lambda session: len(blocks._queue.pending_event_ids_session.get(session, ())),
     )
 
@@ -105,7 +106,9 @@ def launch(
         app.middleware_stack = Guard(GradioGuard(app.middleware_stack, server), address, server.pages, names)
         yield
 
-    blocks.queue(max_size=MAX_QUEUED)
+    blocks.queue(
+        max_size=MAX_QUEUED, api_open=False
+    )  # what has to wait for its turn cannot be called directly
     blocks.launch(
         server_name=f"[{address.ip}]" if ":" in address.ip else address.ip,
         server_port=address.port,

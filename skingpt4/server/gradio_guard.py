@@ -43,7 +43,7 @@ STATIC = re.compile(r"/(?:assets|static)/.+|/theme\.css|/favicon\.ico|/manifest\
 OPEN = re.compile(r"/health|/gradio_api/startup-events")  # to everybody, also where others log in
 READ = re.compile(r"/config|/gradio_api/app_id")
 HEARTBEAT = re.compile(r"/gradio_api/heartbeat/([^/]+)")
-RUN = re.compile(r"/gradio_api/(?:queue/join|run/[^/]+|cancel|reset)")
+RUN = re.compile(r"/gradio_api/(?:queue/join|run/[^/]+|cancel)")
 QUEUE, DATA, UPLOAD = "/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/upload"
 MAX_BODY = 256 * 2**10  # bytes of what runs a function: texts and settings
 BODY_SECONDS, UPLOAD_SECONDS = 30, 120
@@ -63,6 +63,7 @@ class GradioServer:
         takes_uploads: whether its pages have a control for files.
         logins: None where nobody logs in.
         message: HTML above the log-in's form.
+        functions: the numbers of what its pages can call.
         num_pending: how many results of a session wait to be fetched.
     """
 
@@ -74,6 +75,7 @@ class GradioServer:
     takes_uploads: bool
     logins: Logins | None
     message: str
+    functions: Collection[int]
     num_pending: Callable[[str], int]
 
 
@@ -292,7 +294,10 @@ class GradioGuard:
             raise self._refusal(403, "foreign_file") from None
         except (ValueError, RecursionError):
             raise self._refusal(400, "no_json") from None
-        session = body.get("session_hash") if isinstance(body, dict) else None
+        function = body.get("fn_index") if isinstance(body, dict) else None
+        if not isinstance(function, int) or function not in self.server.functions:
+            raise self._refusal(400, "no_json")
+        session = body.get("session_hash")
         self.server.sessions.use(session, owner)
         if request.scope["path"] == QUEUE and self.server.num_pending(str(session)) >= MAX_PENDING:
             raise self._refusal(429, "queue_full_here")

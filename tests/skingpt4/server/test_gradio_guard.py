@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import demo
-from skingpt4.chat.texts import load
+from skingpt4.chat.texts import languages, load
 from skingpt4.server import address as server_address
 from skingpt4.server import gradio_guard, logins, sessions, uploads
 
@@ -121,6 +121,30 @@ def test_a_request_names_one_session(served, name):
         assert page.send(body | {"session_hash": name}, route).status_code == 400
     for query in ("", "session_hash=", f"session_hash={page.session}&session_hash=other"):
         assert page.http.get(f"/gradio_api/queue/data?{query}").status_code == 400
+
+
+@pytest.mark.parametrize("number", [None, "0", -1, 10**9, 1.5, [0]])
+def test_only_what_the_page_can_call_is_called(served, number):
+    page = Page(served)
+    body, _ = page.body("begin", "click", accept=True)
+    for route in ("queue/join", "run/x", "cancel"):
+        assert page.send(body | {"fn_index": number}, route).status_code == 400
+
+
+def test_what_has_to_wait_for_its_turn_cannot_be_called_directly(served):
+    page = Page(served)
+    page.begin()
+    for control in ("ask", "regenerate", "save-json", "delete-yes"):
+        assert page.send(page.body(control, "click")[0], "run/x").status_code == 404
+    assert page.send(page.body("stop", "click")[0], "run/x").status_code == 200
+
+
+@pytest.mark.parametrize("upload", [{}, {"orig_name": "x"}, {"meta": {"_type": "gradio.FileData"}}])
+def test_what_is_no_upload_is_no_picture(served, upload):
+    page = Page(served)
+    page.begin()
+    shown = page.call("picture", "input", picture=upload)
+    assert any(load(code)["errors.picture_missing"] in shown["note"] for code in languages())
 
 
 def test_a_request_without_the_page_s_cookie_does_nothing(served, folder):
