@@ -190,6 +190,8 @@ class GradioGuard:
     async def _connect(
         self, request: Request, send: Any, owner: Owner, names: list[str], while_open: bool = False
     ) -> None:
+        if not owner[1]:  # another site's page may ask too where a browser does not say who asks
+            raise self._refusal(403, "no_cookie")
         name = names[0] if len(names) == 1 else ""
         self.server.sessions.use(name, owner)
         with self.server.sessions.connected(name, while_open):

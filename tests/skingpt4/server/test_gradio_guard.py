@@ -158,6 +158,8 @@ def test_a_request_without_the_page_s_cookie_does_nothing(served, folder):
         page.http.cookies.clear()
         answer = page.http.post("/gradio_api/upload", files={"files": ("a.png", png())}, headers=headers)
         assert answer.status_code == 403
+        for path in (f"heartbeat/{page.session}", f"queue/data?session_hash={page.session}"):
+            assert page.http.get(f"/gradio_api/{path}", headers=headers).status_code == 403
     assert sorted(folder.rglob("*")) == before
 
 
