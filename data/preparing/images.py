@@ -30,7 +30,7 @@ from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.locks import has_locks, warn
 
 T = TypeVar("T")
-VERSION = f"1, imagehash {imagehash.__version__}, pillow {PIL.__version__}"  # another one measures again
+VERSION = f"2, imagehash {imagehash.__version__}, pillow {PIL.__version__}"  # another one measures again
 CHUNK = 16  # images that a worker takes at once
 CHUNKS_PER_WORKER = 4  # in flight, so that memory does not grow with the source
 COMMIT_SECONDS = 2.0

@@ -19,7 +19,6 @@ from data.preparing.images import ImageMeasures, MeasureCache, Measurer
 from skingpt4.records.manifest import manifest_lines
 from skingpt4.records.naming import image_path
 from skingpt4.records.record import RecordError, parse_line, record_of
-from skingpt4.support.errors import UserError
 from skingpt4.training.samples import SampleEncoder, answer_for
 
 MAX_SHOWN = 200  # characters of a text in a message
@@ -160,18 +159,12 @@ def load_encoder(path: str, overrides: Sequence[str]) -> SampleEncoder:
         ConfigError: the configuration cannot be used.
         UserError: the tokenizer cannot be loaded.
     """
-    from transformers import AutoTokenizer  # slow to import, and not needed without --config
-
-    from skingpt4.config.load import load_config
+    from skingpt4.config.load import load_config  # slow to import, and not needed without --config
     from skingpt4.training.samples import SampleEncoder
+    from skingpt4.weights.language_model import read_tokenizer
 
     config = load_config(path, overrides)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(config.language.model)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"language.model: no tokenizer in {config.language.model} ({reason})") from None
-    return SampleEncoder.from_config(config, tokenizer)
+    return SampleEncoder.from_config(config, read_tokenizer(config.language.model))
 
 
 def describe(checked: Checked) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from skingpt4.records.images import FORMATS, register_heif
+from skingpt4.records.images import FORMATS, prepare_pillow
 from skingpt4.records.manifest import image_paths, read_manifest
 from skingpt4.records.naming import has_image_suffix, hint, name_of
 from skingpt4.support.errors import UserError
@@ -136,7 +136,7 @@ def is_image(path: Path) -> bool:
     """Whether a file is called like a picture or begins like one; one that cannot be read now may be a picture."""
     if has_image_suffix(path.name):
         return True
-    register_heif()
+    prepare_pillow()
     try:
         with Image.open(path, formats=FORMATS):
             return True

@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Files and folders that are made in this block, also by processes started in it, are for this user alone.
+
+    Questions, histories, notes and file names of patients are in nearly all that is written: 0600 under 0700.
+    """
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def drop_truncated_line(path: Path) -> None:

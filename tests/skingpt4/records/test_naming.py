@@ -13,7 +13,7 @@ from PIL import Image
 
 from skingpt4.records import naming
 from skingpt4.records.folders import is_image
-from skingpt4.records.images import FORMATS, ImageError, open_image, register_heif
+from skingpt4.records.images import FORMATS, ImageError, open_image, prepare_pillow
 from skingpt4.records.manifest import image_paths, read_manifest
 from skingpt4.records.naming import (
     LETTERS,
@@ -221,7 +221,7 @@ def test_behind_a_link_two_dots_mean_the_real_parent(tmp_path):
 
 
 def test_the_suffixes_are_those_of_the_formats():
-    register_heif()
+    prepare_pillow()
     known = {suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS}
     assert known == naming.SUFFIXES - {".hif"} | (known & {".hif"})
     assert is_image(Path("nowhere/a.JFIF"))
