@@ -72,10 +72,10 @@ def launch(
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
+    from skingpt4.server.access.logins import Logins
+    from skingpt4.server.access.sessions import Sessions
     from skingpt4.server.gradio_guard import USER, GradioGuard, GradioServer
     from skingpt4.server.guard import Guard
-    from skingpt4.server.logins import Logins
-    from skingpt4.server.sessions import Sessions
     from skingpt4.server.uploads import Uploads
 
     def answer_health(request: Request) -> JSONResponse:

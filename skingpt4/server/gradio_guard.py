@@ -22,10 +22,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 from skingpt4.chat.texts import Texts
-from skingpt4.server import login_page
+from skingpt4.server.access import login_page
+from skingpt4.server.access.logins import MAX_SECONDS, Logins, TooSoon
+from skingpt4.server.access.sessions import Owner, SessionRefused, Sessions
 from skingpt4.server.guard import refusal
-from skingpt4.server.logins import MAX_SECONDS, Logins, TooSoon
-from skingpt4.server.sessions import Owner, SessionRefused, Sessions
 from skingpt4.server.uploads import NAMED, ForeignFileError, UploadRefused, Uploads
 
 BROWSER = "skingpt4-browser"

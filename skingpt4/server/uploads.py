@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from skingpt4.server.sessions import Owner
+from skingpt4.server.access.sessions import Owner
 
 if TYPE_CHECKING:
     import gradio as gr

@@ -20,7 +20,8 @@ from PIL import Image
 import demo
 from skingpt4.chat.texts import languages, load
 from skingpt4.server import address as server_address
-from skingpt4.server import gradio_guard, logins, sessions, uploads
+from skingpt4.server import gradio_guard, uploads
+from skingpt4.server.access import logins, sessions
 
 server_address.stay_local()
 

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from skingpt4.server.sessions import MAX_CONNECTIONS, SessionRefused, Sessions
+from skingpt4.server.access.sessions import MAX_CONNECTIONS, SessionRefused, Sessions
 
 ANNA, BERT = ("", "anna's browser"), ("", "bert's browser")
 
