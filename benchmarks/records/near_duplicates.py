@@ -21,7 +21,7 @@ from PIL import Image, ImageEnhance
 from scipy.stats import binomtest
 from tqdm import tqdm
 
-from benchmarks.harness.pairs import about, write
+from benchmarks.harness.results import about, write
 from skingpt4.records.images import open_image
 from skingpt4.records.manifest import read_manifest
 from skingpt4.support.errors import reported
@@ -102,8 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     with reported() as status:
         result = measure([open_image(record.image_path) for record in read_manifest(args.manifest)])
-        write({**about(["near-duplicates", str(args.manifest)]), **result}, args.out)
-        print(args.out.read_text())
+        print(write({**about(["near-duplicates", str(args.manifest)]), **result}, args.out).read_text())
     return status.code
 
 

@@ -26,7 +26,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from benchmarks.harness import counts, hardware, options, shapes, workload
-from benchmarks.harness.pairs import RESULTS
+from benchmarks.harness.results import RESULTS
 from benchmarks.speed.train import compile_in_time
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn, encode_turns, get_template

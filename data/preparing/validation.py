@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from data.preparing.images import ImageMeasures, MeasureCache, Measurer
 from skingpt4.records.manifest import manifest_lines
+from skingpt4.records.naming import image_path
 from skingpt4.records.record import RecordError, parse_line, record_of
 from skingpt4.training.samples import SampleEncoder, answer_for
 
@@ -124,7 +125,7 @@ def _with_measures(
     rows: Iterator[Row], folder: Path, workers: int
 ) -> Iterator[tuple[Row, ImageMeasures | None]]:
     with closing(MeasureCache(":memory:")) as cache, closing(Measurer(cache, workers)) as measurer:
-        yield from measurer(rows, lambda row: folder / row[1]["image"], str)
+        yield from measurer(rows, lambda row: image_path(folder, row[1]["image"]), str)
 
 
 def _image_problem(row: dict[str, Any], measures: ImageMeasures) -> str | None:

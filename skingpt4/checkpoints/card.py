@@ -14,7 +14,7 @@ from typing_extensions import TypedDict
 from skingpt4.config.bundled import portable
 from skingpt4.config.load import to_dict
 from skingpt4.config.schema import Config
-from skingpt4.weights.language_model import is_local
+from skingpt4.weights.names import is_local
 
 
 class KnownAnswer(TypedDict):

@@ -63,7 +63,7 @@ def save(
         card: JSON-able description; `format` and `tensors_sha256` (and those of the other files) are added.
         state: optimiser state for resuming, or None.
         lora: the tensors of LoRA on the language model, if it has any.
-        seen: hashes of the training images (see skingpt4/records/overlap.py), for an evaluation elsewhere.
+        seen: hashes of the training images (see skingpt4/records/comparing/overlap.py), for an evaluation elsewhere.
 
     Raises:
         OSError: it cannot be written, for instance because the disk is full.
@@ -256,13 +256,17 @@ def prune(run_folder: Path, keep: int) -> None:
 
 
 def git_revision() -> str | None:
-    """The commit of the source tree, followed by '+changes' if it is not clean; None outside a checkout."""
+    """The commit of the source tree, followed by '+changes' if it is not clean; None outside a checkout.
+
+    Measurements and evaluations in `results/` are no source: writing one leaves the tree clean for the next.
+    """
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *args]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+        changed = git("status", "--porcelain", "-uall", "--", ":/", ":(top,exclude)*/results/*")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -23,9 +26,12 @@ from skingpt4.model import lora
 from skingpt4.model.build import build, build_encoder
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.support.errors import UserError
+from skingpt4.support.files import sync
 from skingpt4.support.threads import in_own_thread
 from skingpt4.weights.files.tensors import load_tensors, require_same_tensors
 from skingpt4.weights.language_model import configuration, local_folder
+
+logger = logging.getLogger(__name__)
 
 NUM_PARTS = 3  # image encoder, language model, projection
 
@@ -214,13 +220,17 @@ def load_projection(
 def require_projection_width(config: Config, path: str | Path) -> None:
     """Refuse a MiniGPT-4 `.pth` of another width by headers alone, before anything heavy is loaded.
 
+    Warns where the widths fit but the language model is not the Vicuna that MiniGPT-4 was trained with.
+
     Raises:
         WeightsMismatch: names both widths; or no projection of this kind.
         LanguageModelError: the language model's configuration cannot be read.
     """
     if checkpoint.is_minigpt4(path):
-        width = configuration(config.language.model).hidden_size
-        minigpt4.require_width(path, width, config.qformer.width)
+        language_model = configuration(config.language.model)
+        minigpt4.require_width(path, language_model.hidden_size, config.qformer.width)
+        if mismatch := minigpt4.mismatched_vicuna(language_model.hidden_size, language_model.vocab_size):
+            logger.warning("%s: %s", path, mismatch)
 
 
 def known_queries(config: Config, get_encoder: Callable[[], ImageEncoder]) -> Tensor:
@@ -230,10 +240,13 @@ def known_queries(config: Config, get_encoder: Callable[[], ImageEncoder]) -> Te
     """
     folder = Path(config.data.feature_cache or "runs/features")
     path = folder / f"known-{encoder_identity(config)}.safetensors"
-    if not path.is_file():
-        queries = known_answer.queries_of(get_encoder(), config.vision.image_size)
+    if path.is_file():
+        return load_tensors(path)["queries"]
+    queries = known_answer.queries_of(get_encoder(), config.vision.image_size).contiguous()
+    with suppress(OSError, SafetensorError):  # not cached: the next start computes one picture again
         folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
-        save_file({"queries": queries.contiguous()}, part)
+        save_file({"queries": queries}, part)
+        sync(part)
         os.replace(part, path)
-    return load_tensors(path)["queries"]
+    return queries

@@ -21,12 +21,13 @@ from timm.models import get_pretrained_cfg
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.card import public_card, public_config
 from skingpt4.config.load import from_card, from_dict
-from skingpt4.config.schema import LOCAL, Config
+from skingpt4.config.schema import Config
 from skingpt4.model.prompts import TOKENIZER_TEMPLATE, get_template
 from skingpt4.support.cli import DISCLAIMER
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
 from skingpt4.support.parse import read_json_object
+from skingpt4.weights.names import LOCAL
 
 CONFIG, PROCESSOR, MODEL_CARD = "config.json", "preprocessor_config.json", "README.md"
 MODEL_CARD_TEMPLATE = Path(__file__).with_name("model_card.md.j2")

@@ -51,12 +51,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from skingpt4.generation.sampling import Generation
         from skingpt4.records.images import open_image
 
-        generation = Generation(**generation_options(args))
-        generation.options()
         for path in args.image:
             open_image(path)  # a bad picture is reported before the model is loaded
         source = model_source(args.config, args.checkpoint)
         checkpoint_path = source.checkpoint_path
+        generation = Generation(**generation_options(args, source.config.data.max_text_tokens))
+        generation.options()
         print(f"{DISCLAIMER}\nloading {checkpoint_path or 'an untrained projection'} ...", file=sys.stderr)
         model = load_model(source.loadable, checkpoint_path)
         places = [f"language model: {model.language_model.describe_place()}"]

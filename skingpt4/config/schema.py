@@ -25,7 +25,6 @@ from skingpt4.config.rules import (
 from skingpt4.support.errors import UserError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-LOCAL = (".", "/", "weights/", "runs/")  # prefixes that make a language model's name a path, not a hub id
 
 
 class ConfigError(UserError):
@@ -151,7 +150,7 @@ class DataConfig:
     max_text_tokens: int = ruled(positive, 160)
     augment: bool = True
     num_workers: int = ruled(not_negative, 2)
-    batching: str = ruled(one_of("auto", "padded", "grouped", "packed"), "auto")
+    batching: str = ruled(one_of("auto", "padded", "grouped"), "auto")
     feature_cache: str | None = None
     feature_views: int = ruled(positive, 1)
 

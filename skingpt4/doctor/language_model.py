@@ -17,8 +17,10 @@ from skingpt4.doctor import memory
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding, first_line
 from skingpt4.model.prompts import get_template
 from skingpt4.support.errors import UserError
+from skingpt4.weights.fetch.catalogue import fetch_command
 from skingpt4.weights.files.inspect_directory import inspect
-from skingpt4.weights.language_model import LanguageModelError, is_local, read_configuration, read_tokenizer
+from skingpt4.weights.language_model import LanguageModelError, read_configuration, read_tokenizer
+from skingpt4.weights.names import is_local
 
 
 def language_model(facts: Facts) -> Iterator[Finding]:
@@ -28,6 +30,8 @@ def language_model(facts: Facts) -> Iterator[Finding]:
         yield _hub_model(facts, name)
     elif not (Path(name) / "config.json").is_file():
         yield Finding("language model", MISSING, f"{name}: {_why_no_folder(Path(name))}", how_to_get(name))
+        facts.shape = memory.shape_of(name)
+        yield _sizes(facts)
         return
     else:
         yield _local_model(name)
@@ -41,15 +45,20 @@ def language_model(facts: Facts) -> Iterator[Finding]:
             yield Finding("language model", MISSING, f"its config.json is not usable: {text}")
     if facts.language_config is not None and is_local(name):
         yield from _missing_tensors(facts, name)
-    if facts.shape:
-        s = facts.shape
-        origin = "" if facts.language_config else " (published sizes)"
-        text = f"{s.family}, {s.num_layers} layers of {s.width}, {s.num_parameters / 1e6:,.0f} M parameters{origin}"
-        yield Finding("family and sizes", OK, text)
-    else:
-        yield Finding(
+    yield _sizes(facts)
+
+
+def _sizes(facts: Facts) -> Finding:
+    s = facts.shape
+    if s is None:
+        return Finding(
             "family and sizes", WARNING, "unknown until config.json is here; what follows is partial"
         )
+    origin = "" if facts.language_config else " (published sizes)"
+    text = (
+        f"{s.family}, {s.num_layers} layers of {s.width}, {s.num_parameters / 1e6:,.0f} M parameters{origin}"
+    )
+    return Finding("family and sizes", OK, text)
 
 
 def _local_model(name: str) -> Finding:
@@ -92,6 +101,8 @@ def _hub_model(facts: Facts, name: str) -> Finding:
     if isinstance(try_to_load_from_cache(name, "config.json"), str):
         return Finding("language model", OK, f"{name}: in the hub's cache")
     fetch = f"hf download {name}"
+    if command := fetch_command(name):
+        fetch = f"{command}, then language.model=weights/{command.split()[-1]}"
     shape = memory.shape_of(name)
     facts.download_bytes = memory.weight_bytes(shape, "float16") if shape else 0
     size = f"about {facts.download_bytes / 1e9:.0f} GB" if shape else "size unknown offline"

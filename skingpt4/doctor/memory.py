@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -288,13 +289,17 @@ def shape_of(name: str) -> LanguageShape | None:
     """The shape of a language model in a directory or in the hub's cache, or the published one; else None.
 
     Nothing is downloaded.
+
+    Args:
+        name: a hub id, or a folder, which for a published model has its name in the catalogue of weights.
     """
     try:
         return language_shape(read_configuration(name, local_only=True))
     except LanguageModelError:
-        if name not in PUBLISHED:
+        published = Path(name).name.lower().removesuffix("-hf")
+        if published not in PUBLISHED:
             return None
-        family, sizes = PUBLISHED[name]
+        family, sizes = PUBLISHED[published]
         return language_shape(AutoConfig.for_model(family, **sizes))
 
 
@@ -306,13 +311,16 @@ _LLAMA_13B = _LLAMA_7B | {
     "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40,
     "num_key_value_heads": 40,
 }  # fmt: skip
-# Published sizes of the paper's language models, so that a run can be planned before 80 GB are downloaded.
+# Published sizes of the paper's language models, by their names in the catalogue of weights: a run can be planned
+# before 80 GB are downloaded.
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
-    "lmsys/vicuna-7b-v1.5": ("llama", _LLAMA_7B),
-    "lmsys/vicuna-13b-v1.5": ("llama", _LLAMA_13B),
-    "meta-llama/Llama-2-7b-chat-hf": ("llama", _LLAMA_7B),
-    "meta-llama/Llama-2-13b-chat-hf": ("llama", _LLAMA_13B),
-    "tiiuae/falcon-7b-instruct": (
+    "vicuna-7b-v0": ("llama", _LLAMA_7B | {"vocab_size": 32001}),
+    "vicuna-13b-v0": ("llama", _LLAMA_13B | {"vocab_size": 32001}),
+    "vicuna-7b-v1.5": ("llama", _LLAMA_7B),
+    "vicuna-13b-v1.5": ("llama", _LLAMA_13B),
+    "llama-2-7b-chat": ("llama", _LLAMA_7B),
+    "llama-2-13b-chat": ("llama", _LLAMA_13B),
+    "falcon-7b-instruct": (
         "falcon",
         {
             "hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71, "vocab_size": 65024,
@@ -320,7 +328,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
             "alibi": False, "max_position_embeddings": 2048,
         },
     ),
-    "tiiuae/falcon-40b-instruct": (
+    "falcon-40b-instruct": (
         "falcon",
         {
             "hidden_size": 8192, "num_hidden_layers": 60, "num_attention_heads": 128, "num_kv_heads": 8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
@@ -54,6 +55,7 @@ def reported(for_others: bool = False) -> Iterator[Status]:
             are as readable as the user's umask makes them.
     """
     status = Status()
+    _print_any_name()
     try:
         with ExitStack() as stack:
             if not for_others:
@@ -77,6 +79,13 @@ def reported(for_others: bool = False) -> Iterator[Status]:
             error,
         )
         status.code = 1
+
+
+def _print_any_name() -> None:
+    """A character that the terminal's encoding lacks, or a byte of a file name, is printed with a backslash."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _print_error(sentence: str, error: Exception) -> None:

@@ -44,7 +44,8 @@ def read_yaml(path: Path) -> Any:
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that it is there whole or not at all, also after a power cut."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
+    # In JSON the backslashes are those of the same text, so a file name that is not UTF-8 is read back as it was.
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")
     sync(part)
     os.replace(part, path)
     sync(path.parent)

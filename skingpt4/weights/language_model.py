@@ -19,10 +19,10 @@ from huggingface_hub.errors import (
 )
 from transformers import AutoConfig, AutoTokenizer
 
-from skingpt4.config.schema import LOCAL
 from skingpt4.support.errors import UserError
 from skingpt4.weights.files.inspect_directory import inspect
 from skingpt4.weights.files.inspection import KINDS
+from skingpt4.weights.names import is_local
 
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "intermediate_size")
 MAX_SIZE, MAX_LAYERS = 10_000_000, 1000  # far above any model's, and small enough that nothing hangs
@@ -48,11 +48,6 @@ def require_complete(folder: str | Path) -> None:
     missing = [name for name in inspection.missing if re.search(r"\.(safetensors|bin)$", name)]
     if missing:
         raise LanguageModelError(f"language.model: {folder} lacks {', '.join(missing[:3])}; fetch it again")
-
-
-def is_local(name: str) -> bool:
-    """Whether a language model's name is a path, and not the id of a repository of the hub."""
-    return name.startswith(LOCAL) or Path(name).is_dir()
 
 
 def local_folder(name: str) -> str:

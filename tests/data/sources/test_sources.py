@@ -5,8 +5,6 @@ import json
 import pytest
 
 from data import prepare
-from data.reading.fields import parse_skin_type
-from data.reading.rows import RowError
 from tests.support.downloads import (
     FIRST_HEADER,
     NEW_HEADER,
@@ -87,7 +85,7 @@ def test_rows_of_skincon_are_refused_one_by_one(tmp_path):
     refusals = {r["row"]: (r["reason"], r["detail"]) for r in rejected}
     assert refusals[4] == ("bad_value", "'Vesicle' is 'yes'; expected 0 or 1")
     assert refusals[6] == ("listed_twice", "000001.png is in an earlier row")
-    assert refusals[7] == ("bad_row", "has 3 fields, the header has 51")
+    assert refusals[7] == ("listed_twice", "000004.png is in an earlier row")
 
 
 def test_a_picture_that_is_not_there_is_refused_by_row(tmp_path):
@@ -124,7 +122,12 @@ def test_what_skincon_cannot_be_read_from(tmp_path, capsys):
     meta = folder / "ddi/ddi_metadata.csv"
     meta.write_text(meta.read_text().replace(",34,", ",7,"))
     path.write_text(path.read_text().replace("Flat-topped", "Flat topped", 1))
-    assert "ddi_metadata.csv, row 3: skin type '7' is none of" in refused(complete, out, capsys)
+    records, _ = run(complete, out)
+    assert [r["fitzpatrick"] for r in records if r["source"] == "ddi"] == [12, 56, 12]
+    meta.write_text(meta.read_text().replace("56,", "9,"))
+    records, _ = run(complete, out)
+    assert [r["fitzpatrick"] for r in records if r["source"] == "ddi"] == [12, None, 12]
+    assert "1  with a skin type that is neither" in capsys.readouterr().out
 
 
 # --- dermnet ----------------------------------------------------------------------------------------
@@ -292,7 +295,7 @@ def test_values_that_nobody_knows_are_refused_with_the_nearest(tmp_path, images)
     assert [r["reason"] for r in rejected] == [
         "unknown_class",
         "unknown_concept",
-        "bad_value",
+        "no_label",
         "bad_row",
         "no_label",
     ]
@@ -319,29 +322,6 @@ def test_what_notes_cannot_be_read_from(tmp_path, images, capsys):
     path.write_text("[\n{}\n]")
     broken = path.rename(tmp_path / "n.json")
     assert "expected one JSON object a line" in refused(["notes", broken], out, capsys)
-
-
-@pytest.mark.parametrize(
-    ("text", "means"),
-    [
-        ("3", 3),
-        ("III", 3),
-        ("Type vi", 6),
-        ("2.0", 2),
-        ("-1", None),
-        ("", None),
-        ("unknown", None),
-        ("34", 34),
-    ],
-)
-def test_skin_types(text, means):
-    assert parse_skin_type(text) == means
-
-
-@pytest.mark.parametrize("text", ["0", "7", "VII", "3-4", "dark", "13", "²"])
-def test_what_is_no_skin_type(text):
-    with pytest.raises(RowError, match="skin type"):
-        parse_skin_type(text)
 
 
 # --- folders and cases ------------------------------------------------------------------------------
@@ -388,7 +368,7 @@ def test_what_folders_cannot_be_read_from(tmp_path, capsys):
         ("- a", "expected lines such as"),
         ("herpis: herpe", "did you mean 'herpes'?"),
         ("herpis: {klass: herpes}", "neither 'class' nor 'disease'"),
-        ("herpis: 3", "must be a text"),
+        ("herpis: 3", "'3' is none of the paper's classes"),
         ("herpes: herpes", "did you mean 'herpis'?"),
     ):
         path.write_text(text)

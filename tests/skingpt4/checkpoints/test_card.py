@@ -15,8 +15,8 @@ from skingpt4.checkpoints.load import from_pretrained, load_model, model_source
 from skingpt4.checkpoints.repository import HubError
 from skingpt4.cli import batch, calibrate, chat, share
 from skingpt4.config.load import to_dict, to_yaml
+from skingpt4.records.comparing.overlap import check_cases
 from skingpt4.records.manifest import read_manifest
-from skingpt4.records.overlap import check_cases
 from skingpt4.training.loop import run
 from skingpt4.weights.files.inspect_directory import inspect
 from skingpt4.weights.language_model import LanguageModelError

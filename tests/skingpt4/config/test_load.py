@@ -421,6 +421,14 @@ def test_a_removed_key_is_refused_in_a_users_file_and_passed_over_in_an_old_card
         from_dict(old, "checkpoint.json")
 
 
+def test_a_removed_value_is_read_as_what_computes_the_same(write):
+    with pytest.raises(ConfigError, match="packed"):
+        load_config(write(BASE), ["data.batching=packed"])
+    old = to_dict(load_config(write(BASE)))
+    old["data"]["batching"] = "packed"
+    assert from_dict(old, "checkpoint.json").data.batching == "auto"
+
+
 @pytest.mark.parametrize("change", [{"step": "???"}, {"step": "step3"}])
 def test_from_dict_refuses_what_load_config_refuses(change, write):
     values = to_dict(load_config(write(BASE)))

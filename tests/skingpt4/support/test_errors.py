@@ -92,6 +92,14 @@ def test_a_reason_is_the_systems_words_alone(error, words):
     assert reason_of(error) == words
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_any_name_is_printed(encoding):
+    code = "from skingpt4.support.errors import reported\nwith reported(): print('L\\udce4sion 皮疹 é')"
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    printed = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True).stdout
+    assert printed.decode(encoding).startswith("L\\udce4sion ")
+
+
 def test_what_a_command_writes_is_for_its_user_alone_unless_it_is_meant_for_others(tmp_path):
     before = os.umask(0o022)
     try:
