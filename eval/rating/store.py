@@ -24,6 +24,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from eval.rating.ratings import FLAG, ITEMS, Rating, check
+from skingpt4.records.blanks import is_blank
 from skingpt4.server.logins import MAX_LENGTH
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import now
@@ -184,8 +185,10 @@ class Store:
         Raises:
             StoreError: a name or password that does not do, a rater who is there already, or is not.
         """
-        if not NAME.fullmatch(name):
-            raise StoreError(f"rater {name!r}: use up to 40 letters, digits, '.', '_' and '-'")
+        if not NAME.fullmatch(name) or is_blank(name):
+            raise StoreError(
+                f"rater {name!r}: use up to 40 letters, digits, '.', '_' and '-', and no word for nothing (na, none)"
+            )
         if not MIN_PASSWORD <= len(password) <= MAX_LENGTH:
             raise StoreError(f"the password of {name} needs {MIN_PASSWORD} to {MAX_LENGTH} characters")
         if (name in self.raters()) != replace:
