@@ -50,6 +50,7 @@ class Checked:
     good: int = 0
     bad: list[BadRow] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)  # records that have each key
+    blanks: dict[str, int] = field(default_factory=dict)  # records with a word for nothing under each key
     answers: int | None = None
     supervised_tokens: int | None = None
     with_marks: int | None = None
@@ -141,9 +142,23 @@ def _good_lines(path: Path, checked: Checked) -> Iterator[Row]:
             bar.update(done - before)
             before = done
             try:
-                yield number, parse_line(line, "")
+                row = parse_line(line, "")
             except RecordError as error:
                 checked.bad.append(BadRow(number, "record", str(error).removeprefix(": ")))
+                continue
+            for key in _blank_keys(json.loads(line), row):
+                checked.blanks[key] = checked.blanks.get(key, 0) + 1
+            yield number, row
+
+
+def _blank_keys(written: dict[str, Any], row: dict[str, Any]) -> list[str]:
+    """Keys whose values hold a word for nothing, by what a line says and how it was read."""
+    return [
+        key
+        for key, value in written.items()
+        if (isinstance(value, str) and value.strip() and row.get(key, value) is None)
+        or (key == "turns" and value and len(value) > len(row[key]))
+    ]
 
 
 def _unmeasured(rows: Iterator[Row]) -> Iterator[tuple[Row, None]]:
@@ -206,6 +221,9 @@ def describe(checked: Checked) -> str:
     lines += [f"  line {bad.line}: {bad.reason}" for bad in checked.bad]
     if checked.known:
         lines.append("  known: " + ", ".join(f"{key} {count}" for key, count in checked.known.items()))
+    if checked.blanks:
+        blanks = ", ".join(f"{key} {count}" for key, count in checked.blanks.items())
+        lines.append(f"  words for nothing (nan, unknown, -, ...), read as empty: {blanks}")
     if checked.answers is not None:
         lines.append(
             f"  with an answer in this step: {checked.answers}; {checked.supervised_tokens} tokens supervised"

@@ -46,6 +46,23 @@ def test_good_rows_are_counted(manifest, capsys):
     assert "m.jsonl: 2 good, 0 bad" in capsys.readouterr().out
 
 
+def test_words_for_nothing_are_counted_and_not_known(manifest, capsys):
+    turns = [{"question": "Why?", "answer": "nan"}]
+    path = manifest(
+        {"image": "0.png", "note": "nan", "patient_id": "unknown", "turns": turns},
+        {"image": "1.png", "note": "n/a"},
+    )
+    status, result = run(capsys, path)
+    (one,) = result["manifests"]
+    assert (status, one["known"], one["blanks"]) == (
+        0,
+        {"image": 2},
+        {"note": 2, "patient_id": 1, "turns": 1},
+    )
+    assert main([path]) == 0
+    assert "read as empty: note 2, patient_id 1, turns 1" in capsys.readouterr().out
+
+
 def test_every_bad_row_is_named(manifest, capsys):
     path = manifest(
         {"image": "0.png"}, "{", "", {"image": "a", "fitzpatrick": 9}, {"image": "1.png", "diseas": "x"}

@@ -45,6 +45,29 @@ def test_several_pictures_make_one_case_with_history_and_reference(tmp_path):
     assert found[0].known.class_name == "herpes"
 
 
+def test_words_for_nothing_make_no_case_and_contradict_nothing(tmp_path):
+    path = manifest(
+        tmp_path / "cases.jsonl",
+        [
+            {
+                "case_id": "a",
+                "class": "herpes",
+                "disease": "nan",
+                "x_history": "n/a",
+                "x_reference": ["nan", "two"],
+            },
+            {"case_id": "a", "class": "herpes", "disease": None},
+            {"case_id": "unknown", "class": "herpes", "x_reference": ["nan", "-"]},
+            {"case_id": "unknown", "disease": "psoriasis"},
+        ],
+    )
+    read = cases.read_cases(path)
+    assert [case.id for case in read] == ["a", "p/2.jpg", "p/3.jpg"]
+    assert (read[0].history, read[0].reference, read[1].reference) == (None, ("", "two"), ())
+    cases.write_sample(path, [2, 3], tmp_path / "drawn/cases.jsonl")
+    assert [row["case_id"] for row in rows_of(tmp_path / "drawn/cases.jsonl")] == ["case-0001", "case-0002"]
+
+
 @pytest.mark.parametrize(
     ("rows", "sentence"),
     [
