@@ -1,9 +1,8 @@
-"""Tables and folders of any size: rows of CSV, TSV, JSONL and workbooks, sorted files, a map on disk."""
+"""Tables of any size: rows of CSV, TSV, JSONL and workbooks; a map on disk."""
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,6 +13,7 @@ from typing import Any
 from data.reading.delimited import UTF_8, WINDOWS_1252, Delimited, encoding_of, opened_bytes, opened_text
 from data.reading.rows import SourceError
 from data.reading.workbooks import Workbook, is_workbook
+from skingpt4.records.naming import from_storable, storable
 from skingpt4.records.record import distinct_keys
 from skingpt4.taxonomy.taxonomy import nearest
 
@@ -23,7 +23,7 @@ MAX_MISSING = 3  # columns that a message names
 
 
 class DiskMap:
-    """Texts to JSON values in a temporary SQLite file, so that memory stays flat however many there are.
+    """Texts or file names to JSON values in a temporary SQLite file, so that memory stays flat.
 
     The file has no name and goes with the object.
     """
@@ -38,15 +38,16 @@ class DiskMap:
     def add(self, key: str, value: Any = None) -> bool:
         """Store the value under a new key; False, and nothing changes, if the key exists already."""
         text = None if value is None else json.dumps(value)
-        return self._base.execute("INSERT OR IGNORE INTO map VALUES (?, ?)", (key, text)).rowcount == 1
+        values = (storable(key), text)
+        return self._base.execute("INSERT OR IGNORE INTO map VALUES (?, ?)", values).rowcount == 1
 
     def get(self, key: str) -> Any:
         """The value; None for an unknown key."""
-        row = self._base.execute("SELECT value FROM map WHERE key = ?", (key,)).fetchone()
+        row = self._base.execute("SELECT value FROM map WHERE key = ?", (storable(key),)).fetchone()
         return None if row is None or row[0] is None else json.loads(row[0])
 
     def __contains__(self, key: str) -> bool:
-        return self._base.execute("SELECT 1 FROM map WHERE key = ?", (key,)).fetchone() is not None
+        return self._base.execute("SELECT 1 FROM map WHERE key = ?", (storable(key),)).fetchone() is not None
 
     def __len__(self) -> int:
         return int(self._base.execute("SELECT COUNT(*) FROM map").fetchone()[0])
@@ -54,7 +55,7 @@ class DiskMap:
     def __iter__(self) -> Iterator[str]:
         """Keys in the order of their UTF-8 bytes."""
         for (key,) in self._base.execute("SELECT key FROM map ORDER BY key"):
-            yield key
+            yield from_storable(key)
 
 
 def need_folder(path: Path, what: str) -> Path:
@@ -73,36 +74,6 @@ def some_names(names: Iterable[str], count: int = 6) -> str:
     """The first few names in order, for a message; hidden ones are left out."""
     known = sorted(name for name in names if not name.startswith("."))
     return (", ".join(known[:count]) or "nothing") + (" ..." if len(known) > count else "")
-
-
-def find_files(folder: Path) -> DiskMap:
-    """Every file under a folder as its path relative to it (with /); hidden files and folders are left out.
-
-    Raises:
-        SourceError: a folder cannot be read.
-    """
-    files = DiskMap()
-    waiting = [""]
-    while waiting:
-        inner = waiting.pop()
-        try:
-            with os.scandir(folder / inner) as entries:
-                for entry in entries:
-                    if entry.name.startswith(".") or entry.name in ("Thumbs.db", "desktop.ini", "__MACOSX"):
-                        continue
-                    name = f"{inner}/{entry.name}" if inner else entry.name
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(name)
-                    else:
-                        files.add(_storable(name))
-        except OSError as error:
-            raise SourceError(f"{folder / inner}: cannot be read ({error.strerror})") from None
-    return files
-
-
-def _storable(name: str) -> str:
-    """A file name as text; bytes that are not UTF-8 are shown as \\x.., which names no file."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 class Table:

@@ -14,6 +14,7 @@ from data.reading.rows import Candidate, Refusal, RowError, Rows
 from data.reading.tables import DiskMap, Table, need_folder
 from data.sources.notes import TableOptions as Options
 from data.sources.notes import add_table_arguments, fields_of, find_columns
+from skingpt4.records.naming import locate
 
 HELP = "cases of a clinical evaluation: CSV, workbook or JSONL"
 EPILOG = """FILE has a row for each case. Its columns are `id`, `image` or `images` (several views: a list, or
@@ -83,7 +84,8 @@ def _rows(
                 yield Refusal(file, number, name, error.reason, str(error))
             continue
         for name in names:
-            yield Candidate(file, number, images / name, fields, remarks)
+            place = locate(images, name)
+            yield Candidate(file, number, place.path, fields, (*remarks, *place.remarks))
 
 
 def _case(row: Row, phi: str) -> tuple[dict[str, Any], tuple[str, ...]]:

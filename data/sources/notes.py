@@ -12,6 +12,7 @@ from typing import Any
 from data.reading.fields import Row, treat_phi
 from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError, did_you_mean
 from data.reading.tables import Table, need_folder
+from skingpt4.records.naming import locate
 
 HELP = "in-house pictures with notes: CSV, workbook or JSONL (step 2)"
 EPILOG = """FILE has a row for each picture. Its columns are `image` (relative to --images), `note`, and, where known,
@@ -155,7 +156,8 @@ def _rows(
             if not any(fields[key] for key in ("note", "disease", "class", "concepts", "turns")):
                 raise RowError("no_label", "has no note, diagnosis, class or concept")
             remarks = (*row.remarks, *treat_phi(fields, options.phi))
-            yield Candidate(file, number, images / image, fields, remarks)
+            place = locate(images, image)
+            yield Candidate(file, number, place.path, fields, (*remarks, *place.remarks))
         except RowError as error:
             yield Refusal(file, number, image, error.reason, str(error))
 

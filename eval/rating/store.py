@@ -7,6 +7,7 @@ and processes may write at once.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import hmac
 import random
@@ -19,8 +20,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+
 from eval.rating.ratings import FLAG, ITEMS, Rating, check
 from skingpt4.records.blanks import is_blank
+from skingpt4.server.logins import MAX_LENGTH
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import now
 from skingpt4.support.sqlite import WAIT_SECONDS, private_file, write_ahead
@@ -59,8 +64,31 @@ class Sheet(NamedTuple):
     case_id: str
 
 
-def _scrypt(password: str, salt: bytes) -> bytes:
-    return hashlib.scrypt(password.encode(), salt=salt, n=2**14, r=8, p=1, dklen=32)
+@functools.cache
+def hasher() -> PasswordHasher:
+    """Argon2id at the cost that its library recommends today."""
+    return PasswordHasher()
+
+
+@functools.cache
+def nobodys_hash() -> bytes:
+    """A hash that no password has, for names that do not exist."""
+    return _hash(secrets.token_urlsafe(32))
+
+
+def _hash(password: str) -> bytes:
+    return hasher().hash(_encoded(password)).encode("ascii")
+
+
+def _is_scrypt_of(password: str, salt: bytes, stored: bytes) -> bool:
+    """Whether a hash as it was stored before Argon2 is this password's."""
+    return hmac.compare_digest(
+        hashlib.scrypt(_encoded(password), salt=salt, n=2**14, r=8, p=1, dklen=32), stored
+    )
+
+
+def _encoded(password: str) -> bytes:
+    return password.encode("utf-8", "surrogatepass")
 
 
 def clean(text: str) -> str:
@@ -152,7 +180,7 @@ class Store:
     # Raters
 
     def add_rater(self, name: str, password: str, replace: bool = False) -> None:
-        """Add a rater, or (`replace`) give one a new password; only its salted scrypt hash is stored.
+        """Add a rater, or (`replace`) give one a new password; only its Argon2id hash is stored.
 
         Raises:
             StoreError: a name or password that does not do, a rater who is there already, or is not.
@@ -161,18 +189,18 @@ class Store:
             raise StoreError(
                 f"rater {name!r}: use up to 40 letters, digits, '.', '_' and '-', and no word for nothing (na, none)"
             )
-        if len(password) < MIN_PASSWORD:
-            raise StoreError(f"the password of {name} needs at least {MIN_PASSWORD} characters")
+        if not MIN_PASSWORD <= len(password) <= MAX_LENGTH:
+            raise StoreError(f"the password of {name} needs {MIN_PASSWORD} to {MAX_LENGTH} characters")
         if (name in self.raters()) != replace:
             known = (
                 "exists already; --new-password changes the password" if not replace else "does not exist yet"
             )
             raise StoreError(f"{self.path}: rater {name} {known}")
-        salt = secrets.token_bytes(16)
-        with self._transaction() as connection:
+        with (
+            self._transaction() as connection
+        ):  # the hash holds its own salt; those from before Argon2 do not
             connection.execute(
-                "INSERT OR REPLACE INTO rater VALUES (?, ?, ?, ?)",
-                (name, salt, _scrypt(password, salt), now()),
+                "INSERT OR REPLACE INTO rater VALUES (?, ?, ?, ?)", (name, b"", _hash(password), now())
             )
 
     def raters(self) -> list[str]:
@@ -180,10 +208,26 @@ class Store:
         return [name for (name,) in self._rows("SELECT name FROM rater ORDER BY name")]
 
     def login(self, name: str, password: str) -> bool:
-        """Whether the password is the rater's; an unknown name takes as long as a wrong password."""
+        """Whether the password is the rater's; an unknown name takes as long as a wrong password.
+
+        A hash from before Argon2, or of another cost than today's, is replaced once the password is known.
+        """
         rows = self._rows("SELECT salt, hash FROM rater WHERE name = ?", name)
-        salt, stored = rows[0] if rows else (b"\0" * 16, b"")
-        return hmac.compare_digest(_scrypt(password, salt), stored)
+        salt, stored = rows[0] if rows else (b"", nobodys_hash())
+        if salt and _is_scrypt_of(password, salt, stored):
+            outdated = True
+        else:
+            try:
+                hasher().verify(nobodys_hash() if salt else stored, _encoded(password))
+            except (VerificationError, InvalidHashError):
+                return False
+            outdated = hasher().check_needs_rehash(stored)
+        if outdated:
+            with suppress(StoreError), self._transaction() as connection:  # it can wait for the next log-in
+                connection.execute(
+                    "UPDATE rater SET salt = ?, hash = ? WHERE name = ?", (b"", _hash(password), name)
+                )
+        return True
 
     # Sheets
 

@@ -16,7 +16,7 @@ from skingpt4.config.schema import Config
 from skingpt4.generation.answer import Timing
 from skingpt4.generation.decoder import Decoder
 from skingpt4.generation.sampling import ChatError, Generation
-from skingpt4.model.network import SkinGPT4
+from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.prompts import (
     Encoded,
     Turn,
@@ -26,7 +26,7 @@ from skingpt4.model.prompts import (
     shorten,
     stop_strings,
 )
-from skingpt4.records.images import open_image, to_rgb, to_tensor
+from skingpt4.records.images import clean_rgb, open_image, to_tensor
 
 # The four questions asked about every case of the published evaluation (Nature Communications 2024, 15:5649).
 CLINICAL_PROMPTS = (
@@ -48,6 +48,11 @@ class Context:
 
     used: int
     limit: int | None
+
+
+def context_limit(model: SkinGPT4) -> int | None:
+    """Tokens that a model can read; None if it sets no limit."""
+    return getattr(model.language_model.config, "max_position_embeddings", None)
 
 
 class ChatSession:
@@ -93,24 +98,46 @@ class ChatSession:
         self._cache.close()
         self._cache = self.decoder.new_cache()
 
-    def add_image(self, image: Image.Image | str | Path | bytes) -> None:
+    def add_image(self, image: Image.Image | str | Path | bytes | Tensor) -> None:
         """Show one more image with the next question.
+
+        Args:
+            image: an image, its file, or what `pixels` returned for it.
 
         Raises:
             ImageError: the image cannot be used.
             ChatError: the model has no image encoder.
         """
-        rgb = to_rgb(image) if isinstance(image, Image.Image) else open_image(image)
-        if self.model.encoder is None:
-            raise ChatError("this model was loaded without its image encoder")
-        vision = self.model.encoder.vision_encoder
+        if isinstance(image, str | Path | bytes):
+            image = open_image(image)
+        shown = image
 
         def encode() -> Tensor:
-            pixels = to_tensor(rgb, self.config.vision.image_size, vision.mean, vision.std)
+            pixels = shown if isinstance(shown, Tensor) else self._to_tensor(shown)
             return self.model.encode_images(pixels[None])
 
+        self._require_encoder()
         self.queries.append(self.decoder.run(encode))
         self.waiting += 1
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """All that the encoder sees of an image, (3, h, w) fp32, for `add_image` when the image itself is gone.
+
+        Raises:
+            ImageError: the image is too small.
+            ChatError: the model has no image encoder.
+        """
+        self._require_encoder()
+        return self.decoder.run(lambda: self._to_tensor(image))
+
+    def _to_tensor(self, image: Image.Image) -> Tensor:
+        vision = self._require_encoder().vision_encoder
+        return to_tensor(clean_rgb(image), self.config.vision.image_size, vision.mean, vision.std)
+
+    def _require_encoder(self) -> ImageEncoder:
+        if self.model.encoder is None:
+            raise ChatError("this model was loaded without its image encoder")
+        return self.model.encoder
 
     def ask(self, question: str, generation: Generation = GREEDY) -> str:
         """Answer a question; the turn becomes part of the conversation."""
@@ -142,8 +169,7 @@ class ChatSession:
     def context(self) -> Context:
         """How much of the model's context this conversation takes, without waiting images."""
         used = len(self.encode(self.turns).input_ids) if self.turns else 0
-        limit = getattr(self.model.language_model.config, "max_position_embeddings", None)
-        return Context(used, limit)
+        return Context(used, context_limit(self.model))
 
     def condense(self) -> str:
         """Make room: one turn with all images, the first question, and the first and last answers.
@@ -159,7 +185,7 @@ class ChatSession:
         self._require_idle()
         if len(self.turns) < 2:
             raise ChatError("there is nothing to leave out; start a new conversation")
-        longest = (self.context().limit or 4096) // 8
+        longest = (context_limit(self.model) or 4096) // 8
         answers = [self.turns[0].answer or "", self.turns[-1].answer or ""]
         parts = [shorten(text, "", self.model.tokenizer, longest) for text in answers]
         summary = " ".join(dict.fromkeys(filter(None, parts)))
@@ -167,29 +193,45 @@ class ChatSession:
         self.turns = [Turn(self.turns[0].question, summary, num_images)]
         return summary
 
-    def stream(self, question: str, generation: Generation = GREEDY) -> Iterator[str]:
-        """Yield the answer piece by piece. What was yielded when `stop` is called stays as the answer.
+    def prompt(self, question: str, generation: Generation = GREEDY) -> Encoded:
+        """The conversation with a new question and the waiting images, as the model reads it.
 
         Raises:
             ContextFull: the question and its longest answer do not fit into the model's context.
-            ChatError: an empty question, or a setting outside its range.
+            ChatError: an empty question.
             PromptError: the question holds the image placeholder.
         """
         if not question.strip():
             raise ChatError("the question is empty")
         refuse_placeholder(question)
-        turn = Turn(question.strip(), None, self.waiting)
-        prompt = self.encode([*self.turns, turn])
-        limit = self.context().limit
+        prompt = self.encode([*self.turns, Turn(question.strip(), None, self.waiting)])
+        limit = context_limit(self.model)
         if limit and len(prompt.input_ids) + generation.max_new_tokens > limit:
             raise ContextFull(
                 f"the conversation has {len(prompt.input_ids)} tokens; with {generation.max_new_tokens} new ones "
                 f"it exceeds the model's {limit}; start a new one or ask for a shorter answer"
             )
+        return prompt
+
+    def stream(
+        self, question: str, generation: Generation = GREEDY, stopped: threading.Event | None = None
+    ) -> Iterator[str]:
+        """Yield the answer piece by piece. What was yielded when `stop` is called stays as the answer.
+
+        Args:
+            question: a text.
+            generation: how the answer is drawn.
+            stopped: ends the answer when it is set, also before the first piece.
+
+        Raises:
+            ChatError, PromptError: see `prompt`; or a setting outside its range.
+        """
+        prompt = self.prompt(question, generation)
+        turn = Turn(question.strip(), None, self.waiting)
         turns, pieces = self.turns, []
         queries = torch.cat(self.queries) if self.queries else None
         stops = (*stop_strings(self.template, self.model.tokenizer), *self.further_stops)
-        answer = self.decoder.submit(prompt, queries, generation, stops, self._cache)
+        answer = self.decoder.submit(prompt, queries, generation, stops, self._cache, stopped=stopped)
         stop = self._stop = answer.stopped
         try:
             for piece in answer:

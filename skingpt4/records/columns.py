@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from skingpt4.records.blanks import MAX_BYTES, is_blank
+from skingpt4.records.naming import storable
 from skingpt4.records.record import parse_line
 from skingpt4.records.schema import FIELDS, KEYS, Choice, Hex, Kind, Plain
 from skingpt4.taxonomy.taxonomy import CONCEPTS
@@ -43,7 +44,7 @@ MAX_BLOCK = 2**30  # bytes; Arrow's texts count in 32 bits
 
 
 def checked_batch(block: bytes, first: int, path: str) -> pa.RecordBatch:
-    """Complete lines of a manifest as a batch of `COLUMNS`; blank lines are left out.
+    """Complete lines of a manifest as a batch of `COLUMNS`; blank lines are left out. Names of images are `storable`.
 
     Args:
         block: the lines; the last one may lack its end.
@@ -62,14 +63,14 @@ def checked_batch(block: bytes, first: int, path: str) -> pa.RecordBatch:
             for kind, column in zip(kinds, rows.columns, strict=True)
         ]
         return pa.RecordBatch.from_arrays([lines, *columns], schema=COLUMNS)
-    return pa.RecordBatch.from_pylist(
-        [
-            {"line": number, **parse_line(line, f"{path}, line {number}")}
-            for number, line in enumerate(io.BytesIO(block), first)
-            if line.strip()
-        ],
-        schema=COLUMNS,
-    )
+    checked = [
+        {"line": number, **parse_line(line, f"{path}, line {number}")}
+        for number, line in enumerate(io.BytesIO(block), first)
+        if line.strip()
+    ]
+    for row in checked:
+        row["image"] = storable(row["image"])
+    return pa.RecordBatch.from_pylist(checked, schema=COLUMNS)
 
 
 def _at_once(block: bytes) -> pa.RecordBatch | None:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 import skingpt4.chat
 from skingpt4.records.blanks import BLANK_WORDS, is_blank, text_or_none
-from skingpt4.records.duplicates import clusters, links
+from skingpt4.records.comparing.duplicates import clusters, links
+from skingpt4.records.comparing.identity import Keys
 from skingpt4.records.manifest import read_manifest
 from skingpt4.records.record import RecordError, parse_line
 from skingpt4.taxonomy.taxonomy import CONCEPTS, lexicon
@@ -78,7 +79,7 @@ def test_a_manifest_teaches_no_word_for_nothing_and_ties_nothing_by_it(tmp_path)
     assert {(r.note, r.disease, r.patient_id) for r in records} == {(None, None, None)}
     assert [r.case_id for r in records] == [None, None, "7", "7"]
     assert {r.turns for r in records} == {(("Itch?", "Yes."),)}
-    numbers = clusters(links(records)).tolist()
+    numbers = clusters(links(Keys(records))).tolist()
     assert numbers[0] != numbers[1]
     assert numbers[2] == numbers[3]
 
