@@ -31,7 +31,7 @@ FORMULA_ERRORS = (
 MAX_BYTES = 48  # of a text in UTF-8 without outer spaces; a longer one says something
 
 _WORDS = frozenset(word for words in BLANK_WORDS.values() for word in words)
-_MARKS = " \"'`“”„‘’«»()[]{}<>#*.,;:!?…-‐‑–—_=~|/\\"  # <NA>, #N/A, (none), "unknown", N.A., --, ???
+_MARKS = " \"'`“”„‘’«»()[]{}<>#*.,;:!?…-‐‑–—_=~|/\\\u200b\u2060\ufeff"  # <NA>, #N/A, (none), "unknown", N.A., --, ???
 
 
 def is_blank(text: str) -> bool:
