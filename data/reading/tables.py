@@ -23,7 +23,7 @@ MORE_CELLS = "a comma (or other delimiter) inside a text needs quotation marks a
 INVISIBLE = dict.fromkeys(
     map(ord, "\u200b\u2060\ufeff")
 )  # spaces without width, left in headings by web pages
-AS_TEXT = re.compile(r'="([^"]*)"')  # how programs keep spreadsheets from reading 00123 as a number
+AS_TEXT = re.compile(r'\A="([^"]*)"\Z')  # how programs keep spreadsheets from reading 00123 as a number
 HTML = re.compile(rb"\s*<(?:!doctype|html|head|meta|table|\?xml)", re.IGNORECASE)  # what some export as .xls
 FIRST_ROWS = 1000  # of a JSONL file, which say what columns it has
 MAX_MISSING = 3  # columns that a message names
@@ -180,7 +180,9 @@ class Table:
         Raises:
             SourceError: the file cannot be read to its end.
         """
-        return sum(1 for _ in self)
+        if self._grid is None:
+            return sum(1 for _ in self._objects())
+        return sum(number > self._header_row for number, _ in filter(_is_filled, self._grid.rows()))
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any] | str]]:
         """(row, values by column), or (row, what is wrong with it); in a spreadsheet the first row is 1.
@@ -198,13 +200,15 @@ class Table:
         for number, cells in filter(_is_filled, self._grid.rows()):
             if number <= self._header_row:
                 continue
-            if any(cell.strip() for cell in cells[width:]):
-                yield number, f"has {len(cells)} cells, the header has {width}; {MORE_CELLS}"
-                continue
-            self._num_short += len(cells) < width
-            cells += [""] * (width - len(cells))
-            texts = [AS_TEXT.sub(r"\1", cell) if cell.startswith('="') else cell for cell in cells[:width]]
-            yield number, dict(zip(self.columns, texts, strict=True))
+            if len(cells) != width:
+                if any(map(str.strip, cells[width:])):
+                    yield number, f"has {len(cells)} cells, the header has {width}; {MORE_CELLS}"
+                    continue
+                self._num_short += len(cells) < width
+                cells = [*cells[:width], *[""] * (width - len(cells))]
+            if any(cell[:2] == '="' for cell in cells):
+                cells = [AS_TEXT.sub(r"\1", cell) for cell in cells]
+            yield number, dict(zip(self.columns, cells, strict=True))
 
     def _objects(self) -> Iterator[tuple[int, dict[str, Any] | str]]:
         with opened_text(self.path, self._encoding or UTF_8) as text:
@@ -217,7 +221,7 @@ class Table:
 
 
 def _is_filled(row: tuple[int, list[str]]) -> bool:
-    return any(cell.strip() for cell in row[1])
+    return any(map(str.strip, row[1]))
 
 
 def json_object(line: str) -> dict[str, Any]:
