@@ -104,6 +104,7 @@ def folder(tmp_path):
         tmp_path, ["images/a.jpg", "ISIC_1.jpg", "two.jpg", "two.png", "Upper.JPG", "e\u0301.png", "x.json"]
     )
     make_files(tmp_path, ["same.jpg", "SAME.JPG", " blank.jpg", "lit\\eral.jpg", "x.tiff", "img.01.jpg"])
+    make_files(tmp_path, ["L\udce4sion.jpg", "\udc9abersicht.jpg"])
     return tmp_path
 
 
@@ -124,6 +125,9 @@ def folder(tmp_path):
         ("Images/a.jpg", "images/a.jpg", LETTERS),
         ("\u00e9.png", "e\u0301.png", LETTERS),
         ("blank.jpg", " blank.jpg", LETTERS),
+        ("Läsion.jpg", "L\udce4sion.jpg", LETTERS),
+        ("Läsion", "L\udce4sion.jpg", SUFFIX),
+        ("Übersicht.jpg", "\udc9abersicht.jpg", LETTERS),
         ("same.jpg", "same.jpg", None),
         ("SAME.JPG", "SAME.JPG", None),
     ],
