@@ -94,8 +94,8 @@ def plan(
     ties = {kind: numbers[:count] for kind, numbers in ties.items()}
     held_out, cluster = cluster[count:], cluster[:count]
     reason = np.full(count, "", dtype=object)
-    reason[_is_repeated(ties["file"])] = "the same file"
-    reason[_is_repeated(ties["exact"])] = "equal bytes"
+    reason[duplicates.repeats(ties["file"])] = "the same file"
+    reason[duplicates.repeats(ties["exact"])] = "equal bytes"
     reason[np.isin(cluster, held_out)] = "tied to a record of --exclude"
 
     classes = duplicates.codes(keys.records.column("class"))[:count]
@@ -149,14 +149,6 @@ def _empty_splits(
         f"{text}: one cluster holds {size} of {total} records ({size / total:.0%}; tied: {tied}) and cannot be "
         "divided; correct what ties them (an id such as 'unknown' is no patient), or give other --shares"
     )
-
-
-def _is_repeated(exact: np.ndarray) -> np.ndarray:
-    """Whether an earlier record has the same bytes: (n,) bool."""
-    count = len(exact)
-    first = np.full(exact.max(initial=-1) + 1, count)
-    np.minimum.at(first, exact[exact >= 0], np.flatnonzero(exact >= 0))
-    return (exact >= 0) & (np.arange(count) != first[exact])
 
 
 def _deal(cluster: np.ndarray, classes: np.ndarray, fractions: np.ndarray, seed: int) -> np.ndarray:

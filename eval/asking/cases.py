@@ -173,7 +173,7 @@ def write_sample(manifest: Path, keys: Keys, rows: Sequence[int], out: Path) -> 
         if place in chosen:
             row = json.loads(line) | keys.missing_hashes(place)
             row["image"] = relative.renamed(row["image"], manifest.parent)
-            row["case_id"] = row.get("case_id") or f"case-{len(lines) + 1:04d}"
+            row["case_id"] = text_or_none(row.get("case_id")) or f"case-{len(lines) + 1:04d}"
             row["split"] = "cases"
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -19,11 +19,12 @@ LANGUAGES = {path.stem for path in (Path(skingpt4.chat.__file__).parent / "langu
 WRITTEN = [
     "nan", "NaN", "NaT", "None", "null", "NULL", "n/a", "N/A", "n. a.", "#N/A", "<NA>", "NA", "-", "--", "—", "?",
     "???", "...", "unknown", "Unknown.", "(unknown)", "not known", "UNK", "", "  ", "[]", "~", "unbekannt", "k. A.",
-    "k.A.", "keine Angabe", "ENTFÄLLT", "entfa\u0308llt",
+    "k.A.", "keine Angabe", "ENTFÄLLT", "#NV", "#REF!", "#DIV/0!",
+    "#name?", "entfa\u0308llt",
 ]  # fmt: skip
 SAYING = [
-    "0", "-1", "no", "No", "nein", "KA", "OA", "AN", "Nana", "nan1", "none of these", "unknown primary", "a", "皮",
-    "\N{GRINNING FACE}", "?x", "unknown" * 20,
+    "0", "-1", "nv", "name", "value", "0/0", "no", "No", "nein", "KA", "OA", "AN", "Nana", "nan1", "none of these",
+    "unknown primary", "a", "皮", "\N{GRINNING FACE}", "?x", "unknown" * 20,
 ]  # fmt: skip
 
 
