@@ -144,8 +144,8 @@ def locate(folder: Path, written: str) -> Located:
     remark, here = "", Path(folder)
     *parents, last = PurePath(written.replace("\\", "/")).parts or ("",)
     for parent in parents:
-        if not (here / parent).is_dir():
-            folders = [name for name in _same_name(here, parent) if (here / name).is_dir()]
+        if not os.path.isdir(here / parent):  # which is also False for a path that is too long
+            folders = [name for name in _same_name(here, parent) if os.path.isdir(here / name)]
             if len(folders) != 1:
                 return Located(path)
             parent, remark = folders[0], LETTERS
@@ -155,7 +155,7 @@ def locate(folder: Path, written: str) -> Located:
         (_same_name(here, last), LETTERS),
         (_same_stem(here, last), remark or SUFFIX),
     ):
-        files = [name for name in names if (here / name).is_file()]
+        files = [name for name in names if os.path.isfile(here / name)]
         if files:
             return Located(here / files[0], (how,)) if len(files) == 1 else Located(path)
     return Located(path)
@@ -175,7 +175,7 @@ def hint(path: str | Path) -> str:
         return "; it is a path of a Windows computer: write names relative to the folder of the pictures"
     if split_path(path)[1]:
         return "; the archive has no such member"
-    return "" if here.is_dir() else "; its folder is not there"
+    return "" if os.path.isdir(here) else "; its folder is not there"
 
 
 def _same_name(folder: Path, name: str) -> tuple[str, ...]:
