@@ -146,3 +146,12 @@ def test_only_a_regular_file_of_a_bounded_size_is_read(tmp_path):
     with pytest.raises(OSError, match="larger than"):
         read_text(tmp_path / "large", 99)
     assert MAX_TEXT > 1 << 20
+
+
+def test_a_file_name_may_hold_bytes_that_are_not_utf8_where_names_are_read():
+    assert parse_json('"L\\udce4sion"', file_names=True) == "L\udce4sion"
+    for text in ('"L\\udce4sion"', '"\\ud83d"'):
+        with pytest.raises(ParseError, match="half of a surrogate pair"):
+            parse_json(text)
+    with pytest.raises(ParseError, match="half of a surrogate pair"):
+        parse_json('"\\ud83d"', file_names=True)
