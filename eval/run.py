@@ -51,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--concept-scores", action="store_true", help="also score each of the 48 concepts")
     add("--with-history", action="store_true",
         help="put a case's history before the first prompt; the model was not trained for it")  # fmt: skip
-    add("--allow-overlap", action="store_true", help="answer cases that a checkpoint was trained on too")
+    add("--allow-overlap", action="store_true",
+        help="answer cases that a checkpoint was trained on too, or where that cannot be checked")  # fmt: skip
     add("--replace", action="store_true", help="delete answers that were made with other settings")
     add("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
     return parser

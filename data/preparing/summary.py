@@ -24,6 +24,7 @@ def table(summary: Summary, rows: Rows, out_dir: Path) -> str:
     known = REASONS | IMAGE_REASONS
     for reason, number in summary.refused.most_common():
         lines.append(f"         {number:>9,}  {reason}: {known.get(reason, '')}")
+    lines += [f"left out {number:>9,}  {reason}" for reason, number in sorted(rows.left_out.items())]
     remarks = dict(summary.remarks.most_common())
     if summary.duplicates:
         remarks["with the same bytes as an earlier one; data.split keeps one of them"] = summary.duplicates

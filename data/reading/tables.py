@@ -1,27 +1,29 @@
-"""Tables and folders of any size: rows of CSV, TSV, JSONL and workbooks, sorted files, a map on disk."""
+"""Tables of any size: rows of CSV, TSV, JSONL and workbooks; a map on disk."""
 
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from data.reading.delimited import UTF_8, WINDOWS_1252, Delimited, encoding_of, opened_bytes, opened_text
 from data.reading.rows import SourceError
 from data.reading.workbooks import Workbook, is_workbook
+from skingpt4.records.naming import from_storable, storable
 from skingpt4.records.record import distinct_keys
 from skingpt4.taxonomy.taxonomy import nearest
 
 MORE_CELLS = "a comma (or other delimiter) inside a text needs quotation marks around the text"
+FIRST_ROWS = 1000  # of a JSONL file, which say what columns it has
 MAX_MISSING = 3  # columns that a message names
 
 
 class DiskMap:
-    """Texts to JSON values in a temporary SQLite file, so that memory stays flat however many there are.
+    """Texts or file names to JSON values in a temporary SQLite file, so that memory stays flat.
 
     The file has no name and goes with the object.
     """
@@ -36,15 +38,16 @@ class DiskMap:
     def add(self, key: str, value: Any = None) -> bool:
         """Store the value under a new key; False, and nothing changes, if the key exists already."""
         text = None if value is None else json.dumps(value)
-        return self._base.execute("INSERT OR IGNORE INTO map VALUES (?, ?)", (key, text)).rowcount == 1
+        values = (storable(key), text)
+        return self._base.execute("INSERT OR IGNORE INTO map VALUES (?, ?)", values).rowcount == 1
 
     def get(self, key: str) -> Any:
         """The value; None for an unknown key."""
-        row = self._base.execute("SELECT value FROM map WHERE key = ?", (key,)).fetchone()
+        row = self._base.execute("SELECT value FROM map WHERE key = ?", (storable(key),)).fetchone()
         return None if row is None or row[0] is None else json.loads(row[0])
 
     def __contains__(self, key: str) -> bool:
-        return self._base.execute("SELECT 1 FROM map WHERE key = ?", (key,)).fetchone() is not None
+        return self._base.execute("SELECT 1 FROM map WHERE key = ?", (storable(key),)).fetchone() is not None
 
     def __len__(self) -> int:
         return int(self._base.execute("SELECT COUNT(*) FROM map").fetchone()[0])
@@ -52,7 +55,7 @@ class DiskMap:
     def __iter__(self) -> Iterator[str]:
         """Keys in the order of their UTF-8 bytes."""
         for (key,) in self._base.execute("SELECT key FROM map ORDER BY key"):
-            yield key
+            yield from_storable(key)
 
 
 def need_folder(path: Path, what: str) -> Path:
@@ -73,42 +76,12 @@ def some_names(names: Iterable[str], count: int = 6) -> str:
     return (", ".join(known[:count]) or "nothing") + (" ..." if len(known) > count else "")
 
 
-def find_files(folder: Path) -> DiskMap:
-    """Every file under a folder as its path relative to it (with /); hidden files and folders are left out.
-
-    Raises:
-        SourceError: a folder cannot be read.
-    """
-    files = DiskMap()
-    waiting = [""]
-    while waiting:
-        inner = waiting.pop()
-        try:
-            with os.scandir(folder / inner) as entries:
-                for entry in entries:
-                    if entry.name.startswith(".") or entry.name in ("Thumbs.db", "desktop.ini", "__MACOSX"):
-                        continue
-                    name = f"{inner}/{entry.name}" if inner else entry.name
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(name)
-                    else:
-                        files.add(_storable(name))
-        except OSError as error:
-            raise SourceError(f"{folder / inner}: cannot be read ({error.strerror})") from None
-    return files
-
-
-def _storable(name: str) -> str:
-    """A file name as text; bytes that are not UTF-8 are shown as \\x.., which names no file."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
 class Table:
     """A CSV, TSV, JSONL or workbook file: `columns`, and on every iteration its rows as texts.
 
     What the file is shows in its bytes, only JSONL in its name (.jsonl, .ndjson, .json). Headings are read without
     outer spaces, a line break in one as a space. Values of a JSONL file that are not texts stay what they are; its
-    columns are the keys of its first row.
+    columns are the keys of its first rows.
 
     Raises:
         SourceError: the file is missing, empty, in an unknown encoding, or has the same heading twice.
@@ -124,12 +97,14 @@ class Table:
         self._encoding: str | None = None
         if self.is_json:
             self._encoding = encoding_of(self.path)
-            first = next(self._objects(), None)
-            if first is not None and isinstance(first[1], str):
+            first = list(islice(self._objects(), FIRST_ROWS))
+            if first and isinstance(first[0][1], str):
                 raise SourceError(
-                    f"{self.path}, line {first[0]}: {first[1]}; expected one JSON object a line"
+                    f"{self.path}, line {first[0][0]}: {first[0][1]}; expected one JSON object a line "
+                    "(pandas: to_json(..., orient='records', lines=True))"
                 )
-            columns = None if first is None else list(first[1])
+            keys = [key for _, row in first if isinstance(row, dict) for key in row]
+            columns = list(dict.fromkeys(keys)) if first else None
         else:
             self._grid = Workbook(self.path) if is_workbook(head) else Delimited(self.path)
             self._encoding = self._grid.encoding
@@ -159,8 +134,8 @@ class Table:
             remarks.append(f"{self.path.name}: read as Windows-1252; save it as UTF-8 if letters are wrong")
         if self._num_short:
             remarks.append(
-                f"{self.path.name}: {self._num_short:,} rows have fewer cells than there are headings; the missing "
-                "last ones were read as empty"
+                f"{self.path.name}: rows with fewer cells than headings: {self._num_short:,}; the missing last cells "
+                "were read as empty"
             )
         return remarks
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +11,12 @@ from typing import Any
 
 import yaml
 
+from data.reading.files import find_files
 from data.reading.rows import Candidate, Refusal, Rows, SourceError, did_you_mean
-from data.reading.tables import DiskMap, find_files, need_folder
+from data.reading.tables import DiskMap, need_folder
 from skingpt4.records.blanks import text_or_none
+from skingpt4.records.folders import class_folders
+from skingpt4.records.naming import readable
 from skingpt4.records.schema import CLASS_NAMES
 from skingpt4.support.errors import reason_of
 from skingpt4.support.regular import read_regular_text
@@ -63,7 +67,7 @@ def read(options: Options) -> Rows:
     """
     root = need_folder(options.folder, "the class folders")
     mapped = read_class_map(options.class_map) if options.class_map else {}
-    folders = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    folders = class_folders(root)
     if not folders:
         raise SourceError(f"{root}: expected a folder for each class; found none")
     for name in mapped:
@@ -81,12 +85,13 @@ def read(options: Options) -> Rows:
             f"{did_you_mean(_spaced(unknown[0]), _known_names())}"
         )
     fields = {
-        "source": options.source or root.resolve().name,
+        "source": options.source or readable(root.resolve().name),
         "split": options.split,
         "licence": options.licence,
     }
-    files = find_files(root)
-    return Rows(_rows(root, files, labels, fields), len(files))
+    left_out: Counter[str] = Counter()
+    files = find_files(root, left_out)
+    return Rows(_rows(root, files, labels, fields), len(files), folders=tuple(labels), left_out=left_out)
 
 
 def label_of(name: str) -> dict[str, str | None] | None:
@@ -175,4 +180,4 @@ def _rows(
             )
             yield Refusal(str(path), None, str(path), "unknown_folder", detail)
         else:
-            yield Candidate(str(path), None, path, {**fields, **labels[folder]})
+            yield Candidate(str(path), None, path, {**fields, **labels[folder]}, folder=folder)

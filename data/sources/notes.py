@@ -1,4 +1,4 @@
-"""In-house images with doctors' notes (step 2): a CSV or JSONL file whose columns can be named."""
+"""In-house images with doctors' notes (step 2): a table whose columns can be named."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from typing import Any
 from data.reading.fields import Row, treat_phi
 from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError, did_you_mean
 from data.reading.tables import Table, need_folder
+from skingpt4.records.naming import locate
 
-HELP = "in-house pictures with notes, CSV or JSONL (step 2)"
+HELP = "in-house pictures with notes: CSV, workbook or JSONL (step 2)"
 EPILOG = """FILE has a row for each picture. Its columns are `image` (relative to --images), `note`, and, where known,
 `diagnosis`, `class`, `concepts` (names separated by ; or , or |), `fitzpatrick`, `body_site`, `case_id`,
-`patient_id`, `split`, `licence`; in JSONL also `turns`, a list of {"question", "answer"}. Name others with --column;
-other columns are not read.
+`patient_id`, `split`, `licence`, `turns` (a list of {"question", "answer"}). Name others with --column; other columns
+are not read. data/README.md says in one table how cells are read: words for nothing, lists, skin types, codes.
 
 Every text that goes into a record is scanned for what identifies a person. Such rows are refused unless --phi says
 otherwise; the scan finds what is written in a usual form and no more (data/README.md says what it misses).
@@ -128,6 +129,7 @@ def find_columns(
             raise SourceError(
                 f"--column {text}: expected KEY=NAME with KEY one of {', '.join(keys)}{did_you_mean(key, keys)}"
             )
+        name = name if table.is_json else " ".join(name.split())  # as the headings are read
         names[key] = (name,)
         table.need([name])
     columns = {key: next((name for name in names[key] if name in table.columns), None) for key in keys}
@@ -154,7 +156,8 @@ def _rows(
             if not any(fields[key] for key in ("note", "disease", "class", "concepts", "turns")):
                 raise RowError("no_label", "has no note, diagnosis, class or concept")
             remarks = (*row.remarks, *treat_phi(fields, options.phi))
-            yield Candidate(file, number, images / image, fields, remarks)
+            place = locate(images, image)
+            yield Candidate(file, number, place.path, fields, (*remarks, *place.remarks))
         except RowError as error:
             yield Refusal(file, number, image, error.reason, str(error))
 

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from data.reading.fields import Row
+from data.reading.files import find_files
 from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError
-from data.reading.tables import DiskMap, Table, find_files, need_folder
+from data.reading.tables import DiskMap, Table, need_folder
 from data.reading.values import class_of, whole_number
 from skingpt4.records.blanks import is_blank
+from skingpt4.records.naming import has_image_suffix, locate
 from skingpt4.taxonomy.taxonomy import CONCEPTS
 
 HELP = "SKINCON's 48 concepts on Fitzpatrick17k and DDI (step 1)"
@@ -126,10 +126,10 @@ def read(options: Options) -> Rows:
         for _, row in part.table:
             num_rows += 1
             if isinstance(row, dict):
-                listed.add(str(part.images / row["ImageID"]))
-    strays = DiskMap()
+                listed.add(str(locate(part.images, row["ImageID"]).path))
+    strays, left_out = DiskMap(), Counter[str]()
     for folder in {part.images: None for part in opened}:
-        for name in find_files(folder):
+        for name in find_files(folder, left_out):
             if _is_stray(name) and str(folder / name) not in listed:
                 strays.add(str(folder / name))
     remarks = [part.remarks for part in opened]
@@ -138,6 +138,7 @@ def read(options: Options) -> Rows:
         num_rows + len(strays),
         blanks,
         lambda: [text for each in remarks for text in each()],
+        left_out=left_out,
     )
 
 
@@ -221,7 +222,8 @@ def _candidate(part: _Opened, file: str, number: int, row: dict[str, Any]) -> Ca
         "fitzpatrick": skin,
         "licence": half.licence,
     }
-    return Candidate(file, number, part.images / name, fields, tuple(remarks))
+    place = locate(part.images, name)
+    return Candidate(file, number, place.path, fields, (*remarks, *place.remarks))
 
 
 def is_set(row: dict[str, Any], column: str) -> bool:
@@ -239,5 +241,4 @@ def is_set(row: dict[str, Any], column: str) -> bool:
 
 def _is_stray(name: str) -> bool:
     """Whether a file is an image that is not named like the many of Fitzpatrick17k that SKINCON left out."""
-    known = Path(name).suffix.lower() in Image.registered_extensions()
-    return known and not HALVES["fitzpatrick17k"].name.fullmatch(name)
+    return has_image_suffix(name) and not HALVES["fitzpatrick17k"].name.fullmatch(name)

@@ -14,6 +14,8 @@ from string import ascii_uppercase
 from typing import Any
 
 from eval.asking.answers import ArmAnswers, Run, case_lines
+from skingpt4.records.archives import exists, read_bytes, split_path
+from skingpt4.records.naming import hint, image_path, readable
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
 from skingpt4.support.spreadsheets import csv_text
@@ -35,14 +37,30 @@ def _pictures(index: int, case: dict[str, Any], folder: Path, as_paths: bool) ->
     """
     pictures = []
     for name in case["images"]:
-        path = folder / name
-        if not path.is_file():
-            raise PictureError(f"{path}: no such picture; name the folder of the list of cases with --images")
-        pictures.append(str(path.resolve()) if as_paths else base64.b64encode(path.read_bytes()).decode())
+        path = image_path(folder, name)
+        if not exists(path):
+            raise PictureError(
+                f"{path}: no such picture{hint(path)}; name the folder of the list of cases with --images"
+            )
+        pictures.append(_plain_path(path) if as_paths else base64.b64encode(read_bytes(path)).decode())
     columns = {"image_path": pictures} if as_paths else {"image": pictures}
     if not as_paths:
         columns["image_path"] = [f"{index}_{number}.jpg" for number in range(1, len(pictures) + 1)]
     return {key: each[0] if len(each) == 1 else repr(each) for key, each in columns.items()}
+
+
+def _plain_path(path: Path) -> str:
+    """The absolute path, if another program can open it.
+
+    Raises:
+        PictureError: it is in an archive, or a table cannot hold its name.
+    """
+    name = str(path.resolve())
+    if split_path(path)[1] or readable(name) != name:
+        raise PictureError(
+            f"{path}: is in an archive, or its name is no text, so VLMEvalKit cannot open it; leave out --image-paths"
+        )
+    return name
 
 
 def _row(index: int, case: dict[str, Any]) -> dict[str, Any]:

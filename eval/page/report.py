@@ -16,6 +16,7 @@ from eval.page.pdf import write_pdf
 from eval.rating.ratings import Rating, read_ratings
 from eval.rating.summary import summary as rating_summary
 from skingpt4.support.files import file_sha256, write_text
+from skingpt4.support.parse import ParseError, parse_json
 from skingpt4.taxonomy.published import published
 
 PAGE, RATINGS = "report.html", "ratings.csv"
@@ -143,8 +144,8 @@ def read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
         if not text.strip():
             continue
         try:
-            row = json.loads(text)
-        except json.JSONDecodeError as error:
+            row = parse_json(text)
+        except ParseError as error:
             raise ReportError(f"{path}:{number}: not valid JSON ({error})") from error
         if not isinstance(row, dict):
             raise ReportError(f"{path}:{number}: expected an object, found {type(row).__name__}")

@@ -24,6 +24,7 @@ from skingpt4.records.images import clean_rgb, open_image
 from skingpt4.support.cli import DISCLAIMER
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import now
+from skingpt4.support.parse import parse_json
 
 FORMAT = "skingpt4.consultation/1"
 MAX_SIDE = 1200  # pixels of an image's longer side inside an export
@@ -178,7 +179,7 @@ def from_json(text: str, where: str = "the consultation") -> Consultation:
         ConsultationError: it is not such a record.
     """
     try:
-        row = dict(json.loads(text))
+        row = dict(parse_json(text))
     except (TypeError, ValueError):
         row = {}
     if row.get("format") != FORMAT:

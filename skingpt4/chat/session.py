@@ -50,6 +50,11 @@ class Context:
     limit: int | None
 
 
+def context_limit(model: SkinGPT4) -> int | None:
+    """Tokens that a model can read; None if it sets no limit."""
+    return getattr(model.language_model.config, "max_position_embeddings", None)
+
+
 class ChatSession:
     """Images and turns of one conversation. A session is used by one person; models are shared.
 
@@ -164,8 +169,7 @@ class ChatSession:
     def context(self) -> Context:
         """How much of the model's context this conversation takes, without waiting images."""
         used = len(self.encode(self.turns).input_ids) if self.turns else 0
-        limit = getattr(self.model.language_model.config, "max_position_embeddings", None)
-        return Context(used, limit)
+        return Context(used, context_limit(self.model))
 
     def condense(self) -> str:
         """Make room: one turn with all images, the first question, and the first and last answers.
@@ -181,7 +185,7 @@ class ChatSession:
         self._require_idle()
         if len(self.turns) < 2:
             raise ChatError("there is nothing to leave out; start a new conversation")
-        longest = (self.context().limit or 4096) // 8
+        longest = (context_limit(self.model) or 4096) // 8
         answers = [self.turns[0].answer or "", self.turns[-1].answer or ""]
         parts = [shorten(text, "", self.model.tokenizer, longest) for text in answers]
         summary = " ".join(dict.fromkeys(filter(None, parts)))
@@ -189,29 +193,45 @@ class ChatSession:
         self.turns = [Turn(self.turns[0].question, summary, num_images)]
         return summary
 
-    def stream(self, question: str, generation: Generation = GREEDY) -> Iterator[str]:
-        """Yield the answer piece by piece. What was yielded when `stop` is called stays as the answer.
+    def prompt(self, question: str, generation: Generation = GREEDY) -> Encoded:
+        """The conversation with a new question and the waiting images, as the model reads it.
 
         Raises:
             ContextFull: the question and its longest answer do not fit into the model's context.
-            ChatError: an empty question, or a setting outside its range.
+            ChatError: an empty question.
             PromptError: the question holds the image placeholder.
         """
         if not question.strip():
             raise ChatError("the question is empty")
         refuse_placeholder(question)
-        turn = Turn(question.strip(), None, self.waiting)
-        prompt = self.encode([*self.turns, turn])
-        limit = self.context().limit
+        prompt = self.encode([*self.turns, Turn(question.strip(), None, self.waiting)])
+        limit = context_limit(self.model)
         if limit and len(prompt.input_ids) + generation.max_new_tokens > limit:
             raise ContextFull(
                 f"the conversation has {len(prompt.input_ids)} tokens; with {generation.max_new_tokens} new ones "
                 f"it exceeds the model's {limit}; start a new one or ask for a shorter answer"
             )
+        return prompt
+
+    def stream(
+        self, question: str, generation: Generation = GREEDY, stopped: threading.Event | None = None
+    ) -> Iterator[str]:
+        """Yield the answer piece by piece. What was yielded when `stop` is called stays as the answer.
+
+        Args:
+            question: a text.
+            generation: how the answer is drawn.
+            stopped: ends the answer when it is set, also before the first piece.
+
+        Raises:
+            ChatError, PromptError: see `prompt`; or a setting outside its range.
+        """
+        prompt = self.prompt(question, generation)
+        turn = Turn(question.strip(), None, self.waiting)
         turns, pieces = self.turns, []
         queries = torch.cat(self.queries) if self.queries else None
         stops = (*stop_strings(self.template, self.model.tokenizer), *self.further_stops)
-        answer = self.decoder.submit(prompt, queries, generation, stops, self._cache)
+        answer = self.decoder.submit(prompt, queries, generation, stops, self._cache, stopped=stopped)
         stop = self._stop = answer.stopped
         try:
             for piece in answer:

@@ -11,7 +11,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from skingpt4.server.address import Address, AddressError, stay_local
+from skingpt4.server.address import Address, AddressError, add_name_argument, stay_local
 from skingpt4.support.cli import add_model_arguments, make_parser
 from skingpt4.support.errors import UserError, reported
 
@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     add_model_arguments(result)
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=8000, help="default: %(default)s")
+    add_name_argument(result)
     add(
         "--api-key-env",
         default=KEY,
@@ -39,8 +40,9 @@ def parser() -> argparse.ArgumentParser:
         "--max-requests",
         type=int,
         default=64,
-        help="under way at once; more are refused (default: %(default)s)",
+        help="answered at once; as many wait, more are refused (default: %(default)s)",
     )
+    add("--max-seconds", type=int, default=600, help="for one answer (default: %(default)s)")
     add(
         "--audit-log", metavar="FILE", help="append each request to this audit log, without pictures and text"
     )
@@ -53,15 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     stay_local()
     with reported() as status:
-        address = Address(args.host, args.port, args.max_body_mb)
+        address = Address(args.host, args.port, args.max_body_mb, names=tuple(args.name))
         key = os.environ.get(args.api_key_env) or None
         if not address.local and not key:
             raise AddressError(
                 f"--host {args.host} opens the API to other machines: set a key in {args.api_key_env} first"
             )
         address.check(password=bool(key))
-        if args.max_requests < 1:
-            raise AddressError("--max-requests must be at least 1")
+        if args.max_requests < 1 or args.max_seconds < 1:
+            raise AddressError("--max-requests and --max-seconds must be at least 1")
         if args.audit_text and not args.audit_log:
             raise UserError("--audit-text says what goes into the audit log; add --audit-log FILE")
 
@@ -70,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from skingpt4.server.http.server import until_ended
 
         answerer = load_answerer(args.config, args.checkpoint, args.audit_log, args.audit_text)
-        limits = Limits(args.max_body_mb * 2**20, max_requests=args.max_requests)
-        until_ended(make_app(Api(answerer, limits, key), address.local), address)
+        limits = Limits(
+            args.max_body_mb * 2**20, max_requests=args.max_requests, max_seconds=args.max_seconds
+        )
+        until_ended(make_app(Api(answerer, limits, key), address), address)
     return status.code

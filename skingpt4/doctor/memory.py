@@ -24,6 +24,7 @@ from skingpt4.model.qformer import QFormer
 from skingpt4.model.quantisation import import_bitsandbytes
 from skingpt4.model.vision import VisionEncoder
 from skingpt4.weights.files.source import built_without_memory
+from skingpt4.weights.language_model import LanguageModelError, cannot_load, read_configuration
 
 GIB = 2.0**30
 ACTIVATIONS = "activations for the backward pass"
@@ -74,17 +75,26 @@ def language_shape(config: Any) -> LanguageShape:
     """Read the shape from a transformers configuration; the network is built on the meta device, without data.
 
     Args:
-        config: a `PretrainedConfig` of a causal language model, e.g. from `AutoConfig.from_pretrained`.
+        config: a `PretrainedConfig` of a causal language model, e.g. from `read_configuration`.
+
+    Raises:
+        LanguageModelError: no network can be built from it.
     """
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return _shape_of_network(model, config.get_text_config())
+    except Exception as error:  # sizes that do not fit together fail anywhere in transformers
+        raise cannot_load(config.name_or_path, error) from None
+
+
+def _shape_of_network(model: Any, text: Any) -> LanguageShape:
     head = model.get_output_embeddings()
     linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
     matrices = Counter((n.rpartition(".")[2], m.in_features, m.out_features) for n, m in linear)
     total = sum(p.numel() for p in model.parameters())  # tied ones once
     inside = sum(i * o * n for (_, i, o), n in matrices.items())
     width, vocabulary = model.get_input_embeddings().weight.shape[::-1]
-    text = config.get_text_config()
     heads = text.num_attention_heads
     kv_heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_kv_heads", None) or heads
     if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
@@ -284,14 +294,13 @@ def shape_of(name: str) -> LanguageShape | None:
         name: a hub id, or a folder, which for a published model has its name in the catalogue of weights.
     """
     try:
-        config = AutoConfig.from_pretrained(name, local_files_only=True)
-    except (OSError, ValueError):
+        return language_shape(read_configuration(name, local_only=True))
+    except LanguageModelError:
         published = Path(name).name.lower().removesuffix("-hf")
         if published not in PUBLISHED:
             return None
         family, sizes = PUBLISHED[published]
-        config = AutoConfig.for_model(family, **sizes)
-    return language_shape(config)
+        return language_shape(AutoConfig.for_model(family, **sizes))
 
 
 _LLAMA_7B = {

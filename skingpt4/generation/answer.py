@@ -44,13 +44,14 @@ class Answer:
         tokenizer: Any,
         cut_strings: tuple[str, ...],
         on_done: Callable[[Answer], None] | None = None,
+        stopped: threading.Event | None = None,
     ) -> None:
         self.generation = generation
         self.ids: list[int] = []
         self.text: str | None = None
         self.error: BaseException | None = None
         self.timing: Timing | None = None
-        self.stopped = threading.Event()
+        self.stopped = stopped or threading.Event()
         self._tokenizer, self._cut_strings, self._on_done = tokenizer, cut_strings, on_done
         self._tokens: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # None at the end
         self._done = threading.Event()

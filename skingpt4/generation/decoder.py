@@ -1,8 +1,9 @@
 """Decodes the answers of several conversations together.
 
-One thread owns the decoding of a language model. Each of its steps reads a part of one new prompt and then one token
-of every running answer, so a long prompt delays the others by a bounded time. Each answer has the tokens that
-`SkinGPT4.generate` gives for its prompt alone. A conversation's cache is kept between its turns.
+One thread owns the decoding of a language model. Each of its rounds does one job, such as encoding an image, reads a
+part of one new prompt, and then decodes one token of every running answer. So nothing delays the others for long.
+Each answer has the tokens that `SkinGPT4.generate` gives for its prompt alone. A conversation's cache is kept between
+its turns. An answer by beam search is given by `generate` itself; between two of its tokens the others get a round.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class Decoder:
         # Only the decoder's thread uses these.
         self._reading: Row | None = None
         self._running: list[Row] = []
+        self._generating: Row | None = None  # by `generate`, one at a time
+        self._set_aside: deque[Row] = deque()  # wait for `generate`
         self._batch: KVCache | None = None  # of the running rows, in their order
         _OPEN.add(self)
         atexit.unregister(close_all)
@@ -88,7 +91,8 @@ class Decoder:
     @property
     def is_busy(self) -> bool:
         """Whether any answer is under way."""
-        return bool(self._waiting or self._reading or self._running)
+        parts = (self._waiting, self._reading, self._running, self._generating, self._set_aside)
+        return any(parts)
 
     @property
     def cached_bytes(self) -> int:
@@ -103,6 +107,7 @@ class Decoder:
         stop: Sequence[str] = (),
         cache: ConversationCache | None = None,
         on_done: Callable[[Answer], None] | None = None,
+        stopped: threading.Event | None = None,
     ) -> Answer:
         """Start answering a prompt.
 
@@ -113,6 +118,7 @@ class Decoder:
             stop: strings that end it and are cut off.
             cache: the conversation's. What the prompt shares with it is not read again.
             on_done: called by the decoder's thread when the answer has ended; must be quick.
+            stopped: the answer's; whoever has it may end the answer before it is submitted.
 
         Raises:
             ChatError: a setting outside its range.
@@ -123,7 +129,7 @@ class Decoder:
         ends = model.end_tokens(stop)
         pads = filter(None, [model.tokenizer.pad_token])
         row = Row(
-            answer=Answer(generation, model.tokenizer, (*stop, *ends, *pads), on_done),
+            answer=Answer(generation, model.tokenizer, (*stop, *ends, *pads), on_done, stopped),
             prompt=prompt,
             queries=queries,
             cache=cache or ConversationCache(),
@@ -157,7 +163,8 @@ class Decoder:
         """End the thread, and running answers after their present token; a later `submit` starts it again."""
         with self._wake:
             self._closing, thread = True, self._thread
-            for row in [*self._waiting, *self._running, *filter(None, [self._reading])]:
+            single = filter(None, [self._reading, self._generating])
+            for row in [*self._waiting, *self._set_aside, *self._running, *single]:
                 row.answer.stop()
             self._wake.notify()
         if thread is not None:
@@ -185,19 +192,32 @@ class Decoder:
             model = self._model()
             try:
                 with torch.no_grad():
-                    while self._waiting or self._reading or self._running or self._jobs:
-                        while self._jobs:
-                            fulfil(*self._jobs.popleft())
+                    while self.is_busy or self._jobs:
                         assert model is not None
-                        self._read(model)
-                        self._step(model)
+                        self._round(model)
             except BaseException as error:  # a bug of ours: nobody may wait forever
                 self._fail_all(error)
             del model
 
+    def _round(self, model: SkinGPT4) -> None:
+        """Let everybody go on by a step."""
+        self._end_stopped()
+        if self._jobs:
+            fulfil(*self._jobs.popleft())
+        self._read(model)
+        self._step(model)
+
+    def _end_stopped(self) -> None:
+        """End the waiting answers that nobody wants any more."""
+        for waiting in (self._waiting, self._set_aside):
+            for row in [row for row in list(waiting) if row.answer.stopped.is_set()]:
+                with self._wake:
+                    waiting.remove(row)
+                row.finish()
+
     def _read(self, model: SkinGPT4) -> None:
         """Read new prompts; if answers are running, only a bounded number of tokens."""
-        left = self.prefill_tokens if self._running else None
+        left = self.prefill_tokens if self._running or self._generating else None
         while left is None or left > 0:
             row = self._reading = self._reading or self._next()
             if row is None:
@@ -209,10 +229,10 @@ class Decoder:
                         self.caches.put_back(row.cache, row.keys, row.kv)
                     row.finish()
                     continue
-                if self.uses_generate or row.generation.num_beams > 1:
+                if self._needs_generate(row):
                     self._reading = None
-                    answer_by_generate(model, row)
-                    continue
+                    self._generate(model, row)
+                    return
                 if row.kv is None:
                     row.begin(model, self.caches)
                 length = self._read_part(model, row, left)
@@ -223,9 +243,29 @@ class Decoder:
                     self.caches.drop_all()
                 row.finish(error=error)
 
+    def _needs_generate(self, row: Row) -> bool:
+        return self.uses_generate or row.generation.num_beams > 1
+
+    def _generate(self, model: SkinGPT4, row: Row) -> None:
+        """Answer by `generate`; between two of its tokens the other answers get a round."""
+        if self._generating is not None:
+            self._set_aside.append(row)
+            return
+        self._generating = row
+        try:
+            answer_by_generate(model, row, lambda: self._round(model))
+        except BaseException as error:
+            if is_out_of_memory(error):
+                self.caches.drop_all()
+            row.finish(error=error)
+        finally:
+            self._generating = None
+
     def _next(self) -> Row | None:
         with self._wake:
             self.caches.drop_idle()
+            if self._set_aside and self._generating is None:
+                return self._set_aside.popleft()
             if self._waiting and len(self._running) < self.max_rows:
                 return self._waiting.popleft()
         return None
@@ -315,8 +355,9 @@ class Decoder:
         row.finish(error=error)
 
     def _fail_all(self, error: BaseException) -> None:
-        rows = [*self._running, *filter(None, [self._reading])]
+        rows = [*self._running, *self._set_aside, *filter(None, [self._reading])]
         self._running, self._reading, self._batch = [], None, None
+        self._set_aside.clear()
         for row in rows:
             row.finish(error=error)
 

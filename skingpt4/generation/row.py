@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -142,8 +142,14 @@ def _cache_keys(ids: Sequence[int], embeds: Tensor) -> list[int]:
     return keys
 
 
-def answer_by_generate(model: SkinGPT4, row: Row) -> None:
-    """Answer one prompt by transformers' own loop, from its beginning; beams have no text before they end."""
+def answer_by_generate(model: SkinGPT4, row: Row, on_token: Callable[[], None]) -> None:
+    """Answer one prompt by transformers' own loop, from its beginning; beams have no text before they end.
+
+    Args:
+        model: the network.
+        row: of the answer.
+        on_token: called after each token.
+    """
     row.num_read = len(row.prompt.input_ids)
     has_beams = row.generation.num_beams > 1
     with torch.random.fork_rng():
@@ -152,7 +158,7 @@ def answer_by_generate(model: SkinGPT4, row: Row) -> None:
             [row.prompt],
             row.queries,
             row.stop,
-            stopping_criteria=StoppingCriteriaList([_Stopped(row.answer.stopped)]),
+            stopping_criteria=StoppingCriteriaList([_AfterToken(row.answer.stopped, on_token)]),
             streamer=None if has_beams else _Streamer(row),
             **row.generation.options(),
         )[0]
@@ -178,9 +184,12 @@ class _Streamer(BaseStreamer):
         """`Row.finish` follows."""
 
 
-class _Stopped(StoppingCriteria):
-    def __init__(self, event: threading.Event) -> None:
-        self.event = event
+class _AfterToken(StoppingCriteria):
+    """`generate` calls it after each token, to learn whether to stop."""
+
+    def __init__(self, stopped: threading.Event, on_token: Callable[[], None]) -> None:
+        self.stopped, self.on_token = stopped, on_token
 
     def __call__(self, input_ids: Tensor, scores: Tensor, **kwargs: Any) -> Tensor:
-        return torch.full((len(input_ids),), self.event.is_set(), device=input_ids.device)
+        self.on_token()
+        return torch.full((len(input_ids),), self.stopped.is_set(), device=input_ids.device)

@@ -14,19 +14,21 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from skingpt4.config.placement import DEVICE_RULES, main_device
-from skingpt4.config.schema import LOCAL, LanguageConfig
+from skingpt4.config.schema import LanguageConfig
 from skingpt4.model import precision
 from skingpt4.model.quantisation import plain_linears, quantiser, require_quantised
 from skingpt4.weights.language_model import (
     LanguageModelError,
     cannot_load,
+    read_tokenizer,
     require_complete,
     require_vocabulary,
 )
+from skingpt4.weights.names import LOCAL
 
 
 class LanguageModel(nn.Module):
@@ -217,10 +219,7 @@ def _load(config: LanguageConfig, device: torch.device) -> tuple[Any, Any]:
     """(model, tokenizer) as `LanguageModel` says."""
     require_devices(config.device_map)
     _require_files(config.model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(config.model)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise cannot_load(config.model, error) from None
+    tokenizer = read_tokenizer(config.model)
     require_vocabulary(config.model, tokenizer)
     dtype = precision.choose_dtype(config.dtype, torch.device(main_device(config.device_map, str(device))))
     model = _load_model(config, dtype, device)
@@ -248,6 +247,7 @@ def _load_model(config: LanguageConfig, dtype: torch.dtype, device: torch.device
                 attn_implementation=precision.choose_attention(config.attention, dtype, device),
                 output_loading_info=True,
                 quantization_config=quantiser(config.quantization, dtype),
+                trust_remote_code=False,
                 **_placement(config, device),
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:

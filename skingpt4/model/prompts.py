@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from skingpt4.support.errors import UserError
-from skingpt4.support.marks import break_marks, tokenizer_marks, up_to_special_token
+from skingpt4.support.marks import break_marks, special_tokens, tokenizer_marks, up_to_special_token
 
 IMAGE_TOKEN = -1  # never a vocabulary id; the model replaces it before the embedding is looked up
 IGNORED = -100  # a label that takes no part in the loss
@@ -192,9 +192,7 @@ def _render_with_tokenizer(
 ) -> list[tuple[str, bool]]:
     before_question, after_question = _surroundings(tokenizer)
     turns = [_plain_question(turn, marks, before_question, after_question) for turn in turns]
-    mark = "<answer {}>"
-    while any(mark.split("{")[0] in turn.question for turn in turns):
-        mark = "<" + mark  # no question contains it
+    mark = _unused_mark([turn.question for turn in turns])
     messages = []
     for number, turn in enumerate(turns):
         question = (
@@ -207,17 +205,19 @@ def _render_with_tokenizer(
     text = _chat_text(messages, tokenizer, open_end)
     opened = _chat_text(messages[:1], tokenizer, open_end=True)
     blanks = len(opened) - len(opened.rstrip())
-    pieces, rest = [], text
+    pieces, place = [], 0
+    specials = tuple(special_tokens(tokenizer))
     for number, turn in enumerate(turns):
         if turn.answer is None:
             break
-        before, matched, rest = rest.partition(mark.format(number))
-        if not matched:
+        at = text.find(mark.format(number), place)
+        if at < 0:
             raise PromptError(
                 "the tokenizer's chat template drops answers; name a template in prompt.template"
             )
+        before, place = text[place:at], at + len(mark.format(number))
         # What closes an answer is the first special token after it; it is supervised with the answer.
-        end = up_to_special_token(rest, tokenizer)
+        end = up_to_special_token(text, specials, place)
         # Some templates write a blank before a given answer, but not where they ask for one. A model that read it
         # in training would miss it later, so the blank is learned with the answer.
         stem = before.rstrip()
@@ -226,10 +226,17 @@ def _render_with_tokenizer(
             (before[: len(before) - len(lead)], False),
             (break_marks((turn.blank or lead) + turn.answer, marks, after_question, end) + end, True),
         ]
-        rest = rest[len(end) :]
+        place += len(end)
     if open_end:
-        pieces.append((rest, False))
+        pieces.append((text[place:], False))
     return pieces
+
+
+def _unused_mark(questions: Sequence[str]) -> str:
+    """`<answer {}>`, or with so many more `<` that no question contains it."""
+    before = [part for question in questions for part in question.split("answer ")[:-1]]
+    longest = max((len(part) - len(part.rstrip("<")) for part in before), default=0)
+    return "<" * (longest + 1) + "answer {}>"
 
 
 def _surroundings(tokenizer: Any) -> tuple[str, str]:

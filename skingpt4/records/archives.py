@@ -6,6 +6,7 @@ member. Each archive's headers are read once per process; a member is then one s
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -122,7 +123,8 @@ def _index(archive: str, size: int, modified: int) -> _Index:
                 np.save(file, table)
             os.replace(part, index_path)
         except OSError:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
     return _Index(*table)
 
 

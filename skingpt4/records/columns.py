@@ -14,6 +14,7 @@ import pyarrow.compute as pc
 import pyarrow.json
 
 from skingpt4.records.blanks import MAX_LENGTH, is_blank
+from skingpt4.records.naming import storable
 from skingpt4.records.record import parse_line
 from skingpt4.records.schema import FIELDS, KEYS, Choice, Hex, Kind, Plain
 from skingpt4.taxonomy.taxonomy import CONCEPTS
@@ -44,7 +45,7 @@ MAX_BLOCK = 2**30  # bytes; Arrow's texts count in 32 bits
 
 
 def checked_batch(block: bytes, first: int, path: str) -> pa.RecordBatch:
-    """Complete lines of a manifest as a batch of `COLUMNS`; blank lines are left out.
+    """Complete lines of a manifest as a batch of `COLUMNS`; blank lines are left out. Names of images are `storable`.
 
     Args:
         block: the lines; the last one may lack its end.
@@ -63,14 +64,14 @@ def checked_batch(block: bytes, first: int, path: str) -> pa.RecordBatch:
             for kind, column in zip(kinds, rows.columns, strict=True)
         ]
         return pa.RecordBatch.from_arrays([lines, *columns], schema=COLUMNS)
-    return pa.RecordBatch.from_pylist(
-        [
-            {"line": number, **parse_line(line, f"{path}, line {number}")}
-            for number, line in enumerate(io.BytesIO(block), first)
-            if line.strip()
-        ],
-        schema=COLUMNS,
-    )
+    checked = [
+        {"line": number, **parse_line(line, f"{path}, line {number}")}
+        for number, line in enumerate(io.BytesIO(block), first)
+        if line.strip()
+    ]
+    for row in checked:
+        row["image"] = storable(row["image"])
+    return pa.RecordBatch.from_pylist(checked, schema=COLUMNS)
 
 
 def _at_once(block: bytes) -> pa.RecordBatch | None:
@@ -149,10 +150,10 @@ def _without_blanks(texts: pa.Array) -> pa.Array:
 
 
 def _blanks(texts: pa.Array) -> list[str]:
-    """The different ones of the texts that say nothing; only short ones without a digit are looked at."""
+    """The different ones of the texts that say nothing; only short ones without a digit from 1 are looked at."""
     trimmed = pc.utf8_trim_whitespace(texts)
     short = pc.less_equal(pc.binary_length(trimmed), MAX_UTF8 * MAX_LENGTH)
-    candidates = texts.filter(pc.and_(short, pc.invert(pc.match_substring_regex(texts, "[0-9]"))))
+    candidates = texts.filter(pc.and_(short, pc.invert(pc.match_substring_regex(texts, "[1-9]"))))
     return [text for text in pc.unique(candidates).to_pylist() if is_blank(text)]
 
 

@@ -14,8 +14,9 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from skingpt4.records.archives import StoreError, TooLarge, read_bytes
-from skingpt4.records.deep_colour import brighten, has_deep_colour, is_dark
-from skingpt4.records.rgb import flattened
+from skingpt4.records.naming import hint
+from skingpt4.records.pixels.deep_colour import brighten, has_deep_colour, is_dark
+from skingpt4.records.pixels.rgb import flattened
 from skingpt4.support.errors import UserError, reason_of
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ MIN_SIDE = 8
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 # Why an image is refused, for programs; the message says it for people.
 REASONS = ("missing", "unreadable", "not_an_image", "damaged", "too_large", "too_small")
+PASSING = ("missing", "unreadable")  # a file that is away, a time-out: the next run tries again
 
 
 class ImageError(UserError):
@@ -116,7 +118,7 @@ def read_picture(path: str | Path, name: str) -> bytes:
     try:
         return read_bytes(path, MAX_BYTES)
     except FileNotFoundError:
-        raise ImageError(f"{name}: no such picture", "missing") from None
+        raise ImageError(f"{name}: no such picture{hint(path)}", "missing") from None
     except TooLarge:
         raise ImageError(f"{name}: has more than {MAX_BYTES} bytes", "too_large") from None
     except StoreError as error:

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from skingpt4.records.blanks import is_blank, text_or_none
+from skingpt4.records.naming import image_path
 from skingpt4.records.schema import FIELDS, KEYS, Plain, problem
 from skingpt4.support.errors import UserError
 
@@ -75,7 +76,7 @@ def parse_line(line: bytes, where: str) -> dict[str, Any]:
         raise RecordError(f"{where}: is not JSON ({error.msg})") from None
     except (RecursionError, ValueError) as error:  # nested too deep, or a number of thousands of digits
         raise RecordError(f"{where}: is not JSON that can be read ({type(error).__name__})") from None
-    if b"\\u" in line and not _is_text(row):
+    if b"\\u" in line and isinstance(row, dict) and not _is_text({**row, "image": ""}):
         raise RecordError(f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is not text")
     return check_row(row, where)
 
@@ -137,10 +138,10 @@ def _is_text(row: Any) -> bool:
 
 
 def record_of(row: Mapping[str, Any], folder: Path) -> Record:
-    """A checked row as a `Record`; the path of its image is relative to `folder`."""
+    """A checked row as a `Record`; the name of its image is relative to `folder`."""
     concepts, turns = row["concepts"], row["turns"]
     return Record(
-        image_path=folder / row["image"],
+        image_path=image_path(folder, row["image"]),
         class_name=row["class"],
         concepts=None if concepts is None else tuple(concepts),
         turns=tuple((turn["question"], turn["answer"]) for turn in turns or ()),

@@ -65,10 +65,12 @@ def tokenizer_marks(tokenizer: Any) -> list[str]:
     return [token for token in tokens if len(token.strip(" \n\t\r▁")) > 1]
 
 
-def up_to_special_token(text: str, tokenizer: Any) -> str:
-    """The text up to and including its first special token; empty if there is none."""
-    starts = [(text.find(s), s) for s in special_tokens(tokenizer) if s in text]
-    if not starts:
-        return ""
-    start, token = min(starts)
-    return text[: start + len(token)]
+def up_to_special_token(text: str, specials: tuple[str, ...], place: int = 0) -> str:
+    """The text from a place up to and including the first special token after it; empty if there is none."""
+    match = _first_of(specials).search(text, place)
+    return text[place : match.end()] if match else ""
+
+
+@lru_cache(maxsize=32)
+def _first_of(specials: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, sorted(specials))) or "(?!)")

@@ -20,7 +20,7 @@ from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config
 from skingpt4.model.language import LanguageModel
 from skingpt4.model.prompts import IGNORED
-from skingpt4.training.interrupt import ignore_interrupt
+from skingpt4.training.processes import ignore_interrupt
 from skingpt4.training.samples import TrainingSamples
 
 GROUP_TOKENS = 384  # the activations of one group are in memory at a time

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import threading
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,14 +13,16 @@ from skingpt4.chat import calibration
 from skingpt4.chat.calibration import Calibration
 from skingpt4.chat.differential import differential
 from skingpt4.chat.quality import assess
-from skingpt4.chat.session import ChatSession
+from skingpt4.chat.session import ChatSession, context_limit
 from skingpt4.checkpoints.load import model_source
 from skingpt4.config.schema import Config
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn
+from skingpt4.records.images import num_pixels
 from skingpt4.server.audit import AuditLog
 from skingpt4.server.decoding import decoded
+from skingpt4.server.http.failures import ApiError
 from skingpt4.server.http.request import ChatRequest
 from skingpt4.server.http.response import Usage
 from skingpt4.support.cli import DISCLAIMER
@@ -48,6 +51,11 @@ class Answerer:
         """What every response says."""
         return {"disclaimer": DISCLAIMER, "not_a_diagnosis": True, "model": self.identity}
 
+    @property
+    def context(self) -> int | None:
+        """Tokens that the model can read; None if it sets no limit."""
+        return context_limit(self.model)
+
     def new_answer(self, request: ChatRequest) -> Answer:
         """An answer that has not started yet."""
         return Answer(self, request)
@@ -57,9 +65,15 @@ class Answer:
     """The answer to one request, in a session of its own; `stop` may be called from another thread at any time."""
 
     def __init__(self, answerer: Answerer, request: ChatRequest) -> None:
-        self.answerer, self.request = answerer, request
+        self.answerer = answerer
+        self.stream, self.include_usage = request.stream, request.include_usage
+        self.extensions = request.extensions
+        self.images = [image for turn in request.turns for image in turn.images]  # until they are encoded
+        *before, last = request.turns
+        self.question, self.num_new_images = last.question, len(last.images)
         self.session = ChatSession(answerer.model, answerer.config)
         self.session.further_stops = request.stop
+        self.session.turns = [Turn(turn.question, turn.answer, len(turn.images)) for turn in before]
         self.generation = Generation(
             tokens
             if (tokens := request.max_new_tokens) is not None
@@ -73,36 +87,59 @@ class Answer:
         self.pieces: list[str] = []
         self.image_sha256: list[str] = []
         self.quality: list[dict[str, Any]] = []
-        self.stopped = self.ended = False
+        self.stopped = threading.Event()
+        self.timed_out = self.ended = False
 
-    def start(self) -> Iterator[str]:
-        """Show the images and begin; the returned iterator yields the answer's pieces.
+    def num_pixels(self) -> int:
+        """Of all images together, by their headers.
 
         Raises:
-            ImageError, ChatError: an unusable image or conversation, before anything was answered.
+            ImageError: an unusable image.
         """
-        for number, data in enumerate(self.request.images, 1):
-            with decoded(data, f"picture {number}") as image:
-                self.image_sha256.append(hashlib.sha256(data).hexdigest())
-                if "quality" in self.request.extensions:
-                    self.quality.append(assess(image).to_dict())
-                self.session.add_image(image)
-        *before, last = self.request.turns
-        self.session.turns = [Turn(turn.question, turn.answer, len(turn.images)) for turn in before]
-        self.session.waiting = len(last.images)
-        turns = [*self.session.turns, Turn(last.question.strip(), None, len(last.images))]
-        self.num_prompt_tokens = len(self.session.encode(turns).input_ids)
-        pieces = self.session.stream(last.question, self.generation)
-        # A conversation that cannot be answered fails here, before a response begins.
+        return sum(num_pixels(data, f"picture {number}") for number, data in enumerate(self.images, 1))
+
+    def prepare(self) -> None:
+        """Check that the conversation fits, then encode the images and forget them.
+
+        Raises:
+            ChatError: it does not fit into the model's context.
+            ImageError: an unusable image.
+        """
+        self.session.waiting = self.num_new_images
+        self.num_prompt_tokens = len(self.session.prompt(self.question, self.generation).input_ids)
+        self.images.reverse()
+        for number in range(1, len(self.images) + 1):
+            if self.stopped.is_set():
+                return
+            self._encode(self.images.pop(), f"picture {number}")
+        self.session.waiting = self.num_new_images
+
+    def _encode(self, data: bytes, name: str) -> None:
+        with decoded(data, name) as image:
+            self.image_sha256.append(hashlib.sha256(data).hexdigest())
+            if "quality" in self.extensions:
+                self.quality.append(assess(image).to_dict())
+            self.session.add_image(image)
+
+    def start(self) -> Iterator[str]:
+        """Begin to answer; the returned iterator yields the answer's pieces.
+
+        Raises:
+            UserError: the answer cannot be given.
+        """
+        if self.stopped.is_set():
+            return iter(())
+        pieces = self.session.stream(self.question, self.generation, self.stopped)
+        # What cannot be answered fails here, before a response begins.
         first = next(pieces, "")
         return self._recorded(first, pieces)
 
     def _recorded(self, first: str, rest: Iterator[str]) -> Iterator[str]:
-        if first and not self.stopped:
+        if first and not self.stopped.is_set():
             self.pieces.append(first)
             yield first
         for piece in rest:
-            if self.stopped:
+            if self.stopped.is_set():
                 return
             self.pieces.append(piece)
             yield piece
@@ -127,9 +164,9 @@ class Answer:
         if timing is not None:
             fields["seconds_to_first_token"] = round(timing.seconds_to_first_token, 4)
             fields["seconds"] = round(timing.seconds, 4)
-        if "quality" in self.request.extensions:
+        if "quality" in self.extensions:
             fields["quality"] = self.quality
-        if "differential" in self.request.extensions:
+        if "differential" in self.extensions:
             fields["differential"] = self._differential()
         return fields
 
@@ -140,8 +177,17 @@ class Answer:
 
     def stop(self) -> None:
         """End after the present token; nobody is listening any more."""
-        self.stopped = True
-        self.session.stop()
+        self.stopped.set()
+
+    def time_out(self) -> None:
+        """End after the present token; the answer took too long."""
+        self.timed_out = True
+        self.stop()
+
+    def check_time(self) -> None:
+        """Raise ApiError if the answer took too long."""
+        if self.timed_out:
+            raise ApiError("the answer took too long; ask for a shorter one", None, 504, "timeout")
 
     def end(self) -> None:
         """Forget images and turns; write the request into the audit log."""
@@ -149,7 +195,7 @@ class Answer:
             return
         self.ended = True
         timing = self.session.last_timing
-        finish = self.finish_reason if timing else "stopped" if self.stopped else "failed"
+        finish = self.finish_reason if timing else "stopped" if self.stopped.is_set() else "failed"
         self.stop()
         self.session.reset()
         if self.answerer.audit is not None:
@@ -162,7 +208,7 @@ class Answer:
                 seconds=round(timing.seconds, 3) if timing else None,
                 finish=finish,
                 checkpoint_sha256=self.answerer.identity.get("sha256"),
-                question=self.request.turns[-1].question,
+                question=self.question,
                 answer="".join(self.pieces),
             )
 

@@ -1,44 +1,55 @@
-"""The routes of the HTTP API: GET /health, GET /v1/models, POST /v1/chat/completions (`make_app` lists them)."""
+"""The routes of the HTTP API: GET /health, GET /v1/models, POST /v1/chat/completions (`make_app` lists them).
+
+A request goes through stages, each of which holds only what it needs: memory for its body, before any of it is read;
+a place among the answers; a turn at preparation, where JSON is parsed and pictures are decoded. The event loop itself
+computes nothing, so it always answers.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import hmac
-import json
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeVar
-from urllib.parse import urlsplit
+from typing import TYPE_CHECKING, Any
 
 import anyio
-import anyio.to_thread
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from skingpt4.server.http.request import MODEL, ApiError, read_request
+from skingpt4.server.address import Address
+from skingpt4.server.guard import Guard
+from skingpt4.server.http.admission import Hold, Pool
+from skingpt4.server.http.body import declared_bytes, parse_json, read_body
+from skingpt4.server.http.failures import ApiError, as_api_error
+from skingpt4.server.http.messages import ConversationLimits
+from skingpt4.server.http.request import MODEL, ChatRequest, read_request
 from skingpt4.server.http.response import Reply, event
-from skingpt4.support.errors import UserError, is_out_of_memory
+from skingpt4.server.http.work import in_thread, while_connected
 
 if TYPE_CHECKING:
     from skingpt4.server.http.answering import Answer, Answerer
 
-logger = logging.getLogger(__name__)
-NUM_THREADS = 400  # so that no request waits for a thread
-LOCAL_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")
-Result = TypeVar("Result")
+LOCAL = Address()
+# What a stage takes, roughly; see `Pool` for what it is used for.
+BODY_BYTES_PER_SECOND = 200_000
+PIXELS_PER_SECOND = 10_000_000
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much one request may contain, and how many are answered at once."""
+    """How much one request may contain and take, and how much all of them together."""
 
     max_body_bytes: int = 20 * 2**20
     max_images: int = 8
-    max_requests: int = 64
+    max_requests: int = 64  # answered at once; as many wait
+    max_wait_seconds: float = 60.0  # in one line
+    max_seconds: float = 600.0  # for an answer
+    max_bytes_held: int = 160 * 2**20  # of all bodies, until their pictures are encoded
+    max_prepared: int = 2  # requests whose JSON is parsed or pictures are decoded at once
 
 
 @dataclass
@@ -48,7 +59,18 @@ class Api:
     answerer: Answerer
     limits: Limits = field(default_factory=Limits)
     key: str | None = None
-    num_running: int = 0
+
+    def __post_init__(self) -> None:
+        limits = self.limits
+        self.bodies = Pool(max(limits.max_bytes_held, limits.max_body_bytes))
+        self.places = Pool(limits.max_requests)
+        self.turns = Pool(limits.max_prepared)
+        self.conversation = ConversationLimits.of_context(self.answerer.context, limits.max_images)
+
+    @property
+    def num_running(self) -> int:
+        """Requests that are being answered."""
+        return self.places.capacity - self.places.free
 
     async def health(self, request: Request) -> Response:
         """Whether the server answers, without a key."""
@@ -69,78 +91,76 @@ class Api:
     async def completions(self, request: Request) -> Response:
         """Answer a conversation, in one object or as a stream."""
         self._authorise(request)
-        chat_request = read_request(await self._json(request), self.limits.max_images)
-        if self.num_running >= self.limits.max_requests:
-            raise ApiError(
-                f"{self.num_running} requests are under way; try again in a moment", None, 429, "busy"
-            )
-        self.num_running += 1
-        answer = self.answerer.new_answer(chat_request)
+        num_bytes = declared_bytes(request, self.limits.max_body_bytes)
+        if self.places.num_waiting >= self.limits.max_requests:
+            raise self._busy()
+        with await self._admitted(self.bodies, num_bytes, num_bytes / BODY_BYTES_PER_SECOND) as memory:
+            body = await read_body(request, self.limits.max_body_bytes)
+            place = await while_connected(request, self._admitted(self.places))
+            answer = None
+            try:
+                chat_request = await self._parsed(request, body)
+                del body
+                answer = self.answerer.new_answer(chat_request)
+                return await self._response(request, answer, memory, place)
+            except BaseException:
+                await _end(answer, place)
+                raise
+
+    async def _parsed(self, request: Request, body: bytearray) -> ChatRequest:
+        def read() -> ChatRequest:
+            return read_request(parse_json(body, self.conversation.max_values), self.conversation)
+
+        with await while_connected(request, self._admitted(self.turns)):
+            return await while_connected(request, in_thread(read), lambda: None)  # it ends by itself
+
+    async def _response(self, request: Request, answer: Answer, memory: Hold, place: Hold) -> Response:
+        """Prepare and answer. Memory for the body is given back once its pictures are encoded."""
+        timer = asyncio.get_running_loop().call_later(self.limits.max_seconds, answer.time_out)
         try:
-            pieces = await self._while_connected(request, answer, answer.start)
-            if chat_request.stream:
-                return _Events(self._events(answer, pieces), lambda: self._end(answer))
-            text = await self._while_connected(request, answer, lambda: "".join(pieces))
-            extension = await self._while_connected(request, answer, answer.extension)
+            seconds = await in_thread(answer.num_pixels) / PIXELS_PER_SECOND
+            with await while_connected(request, self._admitted(self.turns, 1, seconds)):
+                await while_connected(request, in_thread(answer.prepare), answer.stop)
+            memory.release()
+            pieces = await while_connected(request, in_thread(answer.start), answer.stop)
+            answer.check_time()
             reply = Reply(self.answerer.fingerprint)
-            response = JSONResponse(reply.complete(text, answer.finish_reason, answer.usage, extension))
+            if answer.stream:
+
+                async def end() -> None:
+                    timer.cancel()
+                    await _end(answer, place)
+
+                return _Events(_events(answer, pieces, reply), answer.stop, end)
+            text = await while_connected(request, in_thread(lambda: "".join(pieces)), answer.stop)
+            answer.check_time()
+            extension = await while_connected(request, in_thread(answer.extension), answer.stop)
         except BaseException:
-            self._end(answer)
+            timer.cancel()
             raise
-        self._end(answer)
+        timer.cancel()
+        response = JSONResponse(reply.complete(text, answer.finish_reason, answer.usage, extension))
+        await _end(answer, place)
         return response
 
-    async def _events(self, answer: Answer, pieces: Iterator[str]) -> AsyncIterator[str]:
-        """Server-sent events; a failure after the first is one of them."""
-        reply, first = Reply(self.answerer.fingerprint), True
+    async def _admitted(self, pool: Pool, amount: int = 1, expected_seconds: float = 0.0) -> Hold:
         try:
-            while (piece := await _in_thread(lambda: next(pieces, None))) is not None:
-                yield reply.piece(piece, first)
-                first = False
-            if first:
-                yield reply.piece("", True)
-            extension = await _in_thread(answer.extension)
-            usage = answer.usage if answer.request.include_usage else None
-            yield reply.end(answer.finish_reason, extension, usage)
-        except Exception as error:
-            yield event(as_api_error(error).to_dict())
+            with anyio.fail_after(self.limits.max_wait_seconds):
+                return await pool.hold(amount, expected_seconds)
+        except TimeoutError:
+            raise self._busy() from None
 
-    async def _while_connected(self, request: Request, answer: Answer, work: Callable[[], Result]) -> Result:
-        """Do blocking work; the answer is stopped when the client leaves."""
-        results: list[Result] = []
-        async with anyio.create_task_group() as group:
-
-            async def watch() -> None:
-                while (await request.receive())["type"] != "http.disconnect":
-                    pass
-                answer.stop()
-
-            group.start_soon(watch)
-            try:
-                results.append(await _in_thread(work))
-            except Exception as error:  # raised below: a task group would wrap it into an ExceptionGroup
-                failure: Exception | None = error
-            else:
-                failure = None
-            group.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        return results[0]
-
-    def _end(self, answer: Answer) -> None:
-        if not answer.ended:
-            self.num_running -= 1
-            answer.end()
+    def _busy(self) -> ApiError:
+        return ApiError(
+            f"{self.num_running} requests are under way; try again in a moment", None, 429, "busy"
+        )
 
     def _authorise(self, request: Request) -> None:
-        """Refuse clients without the key, and pages of other sites in a browser of this machine.
+        """Refuse clients without the key.
 
         Raises:
-            ApiError: 401 or 403.
+            ApiError: 401.
         """
-        origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).hostname not in LOCAL_NAMES:
-            raise ApiError("pages of other sites may not ask this server", None, 403, "foreign_origin")
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if self.key and not (
             scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.key.encode())
@@ -152,64 +172,51 @@ class Api:
                 "invalid_api_key",
             )
 
-    async def _json(self, request: Request) -> Any:
-        if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
-            raise ApiError("send the body as application/json", None, 415)
-        limit, body = self.limits.max_body_bytes, bytearray()
-        too_large = ApiError(
-            f"the body is larger than {limit} bytes; send smaller pictures", None, 413, "too_large"
-        )
-        length = request.headers.get("content-length", "")
-        if length.isdigit() and int(length) > limit:
-            raise too_large
-        async for part in request.stream():
-            body += part
-            if len(body) > limit:
-                raise too_large
+
+async def _end(answer: Answer | None, place: Hold) -> None:
+    """Forget an answer, then let another take its place. The audit log is a file: it may take time."""
+    with anyio.CancelScope(shield=True):
         try:
-            return json.loads(body)
-        except (ValueError, RecursionError):
-            raise ApiError("the body is not JSON") from None
+            if answer is not None:
+                await in_thread(answer.end)
+        finally:
+            place.release()
+
+
+async def _events(answer: Answer, pieces: Iterator[str], reply: Reply) -> AsyncIterator[str]:
+    """Server-sent events; a failure after the first is one of them."""
+    first = True
+    try:
+        while (piece := await in_thread(lambda: next(pieces, None))) is not None:
+            yield reply.piece(piece, first)
+            first = False
+        answer.check_time()
+        if first:
+            yield reply.piece("", True)
+        extension = await in_thread(answer.extension)
+        usage = answer.usage if answer.include_usage else None
+        yield reply.end(answer.finish_reason, extension, usage)
+    except Exception as error:
+        yield event(as_api_error(error).to_dict())
 
 
 class _Events(StreamingResponse):
-    """Server-sent events that end their answer however the response ends, also when nobody listens any more."""
+    """Server-sent events. If the client leaves, the answer is stopped; at the end it is ended, however it ends."""
 
-    def __init__(self, events: AsyncIterator[str], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self, events: AsyncIterator[str], on_leave: Callable[[], None], on_end: Callable[[], Awaitable[None]]
+    ) -> None:
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
         super().__init__(events, media_type="text/event-stream", headers=headers)
-        self.on_end = on_end
+        self.on_leave, self.on_end = on_leave, on_end
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
-            await super().__call__(scope, receive, send)
+            await while_connected(Request(scope, receive), self.stream_response(send), self.on_leave)
+        except ClientDisconnect:
+            pass
         finally:
-            self.on_end()
-
-
-async def _in_thread(work: Callable[[], Result]) -> Result:
-    """Do blocking work in a thread; it is left running when the request is cancelled."""
-    limiter = anyio.to_thread.current_default_thread_limiter()
-    limiter.total_tokens = max(limiter.total_tokens, NUM_THREADS)
-    return await anyio.to_thread.run_sync(work, abandon_on_cancel=True, limiter=limiter)
-
-
-def as_api_error(error: Exception) -> ApiError:
-    """Any failure in OpenAI's terms; an unexpected one is logged with its traceback, without the request."""
-    if isinstance(error, ApiError):
-        return error
-    if isinstance(error, UserError):
-        kind = type(error).__name__
-        codes = {"ContextFull": "context_length_exceeded", "ImageError": "invalid_image"}
-        return ApiError(str(error), "messages", 400, codes.get(kind))
-    if is_out_of_memory(error):
-        return ApiError(
-            "out of memory: ask for a shorter answer, or try again later", None, 503, "out_of_memory"
-        )
-    logger.error("unexpected failure of a request", exc_info=error)
-    return ApiError(
-        f"something unexpected failed ({type(error).__name__}); the server's terminal shows where", None, 500
-    )
+            await self.on_end()
 
 
 def _reported(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
@@ -222,8 +229,7 @@ def _reported(endpoint: Callable[[Request], Awaitable[Response]]) -> Callable[[R
             return Response(status_code=499)  # nobody reads it
         except Exception as error:
             failure = as_api_error(error)
-            headers = {"retry-after": "2"} if failure.status_code in (429, 503) else {}
-            return JSONResponse(failure.to_dict(), failure.status_code, headers)
+            return JSONResponse(failure.to_dict(), failure.status_code, failure.headers)
 
     return answer
 
@@ -236,9 +242,8 @@ async def _not_found(request: Request, error: Exception) -> Response:
     )
 
 
-def make_app(api: Api, local: bool = True) -> Starlette:
-    """The ASGI application; `local` accepts only this machine's names as Host."""
-    names = list(LOCAL_NAMES) if local else ["*"]
+def make_app(api: Api, address: Address = LOCAL) -> Starlette:
+    """The ASGI application for a server at this address."""
     return Starlette(
         routes=[
             Route("/health", api.health),
@@ -246,6 +251,6 @@ def make_app(api: Api, local: bool = True) -> Starlette:
             Route("/v1/models/{name:path}", _reported(api.models)),
             Route("/v1/chat/completions", _reported(api.completions), methods=["POST"]),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=names)],
+        middleware=[Middleware(Guard, address=address)],
         exception_handlers={404: _not_found, 405: _not_found},
     )

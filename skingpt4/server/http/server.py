@@ -12,7 +12,9 @@ import uvicorn
 from starlette.applications import Starlette
 
 from skingpt4.server.address import Address
+from skingpt4.server.http.connections import Connection
 
+BACKLOG = 256  # connections that wait to be accepted
 GRACE_SECONDS = 5  # for running answers when the server is asked to end
 
 
@@ -22,8 +24,8 @@ def served(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[s
     with socket.create_server((host, port), family=Address(host, port).family) as listening:
         port = listening.getsockname()[1]
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, server_header=False, lifespan="off",
-            timeout_graceful_shutdown=GRACE_SECONDS,
+            app, log_level="error", access_log=False, server_header=False, lifespan="off", http=Connection,
+            ws="none", backlog=BACKLOG, timeout_graceful_shutdown=GRACE_SECONDS,
         )  # fmt: skip
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
@@ -40,7 +42,7 @@ def until_ended(app: Starlette, address: Address) -> None:
     ended = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: ended.set())
-    with served(app, address.host, address.port) as url:
+    with served(app, address.ip, address.port) as url:
         print(f"listening on {url}/v1; Ctrl-C ends", flush=True)
         ended.wait()
     print("stopped", flush=True)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from data.reading.delimited import Delimited
 from data.reading.rows import SourceError
-from data.reading.tables import DiskMap, Table, find_files
+from data.reading.tables import DiskMap, Table
 
 text = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\0\r"), max_size=20)
 
@@ -159,7 +159,7 @@ def test_headings_are_read_as_people_see_them(tmp_path):
     ]
     assert rows[7].startswith("has 5 cells, the header has 4; a comma")
     assert table.remarks == [
-        "t.csv: 1 rows have fewer cells than there are headings; the missing last ones were read as empty"
+        "t.csv: rows with fewer cells than headings: 1; the missing last cells were read as empty"
     ]
     assert table.count() == 4
 
@@ -315,6 +315,17 @@ def test_what_is_not_a_file_is_refused_at_once(tmp_path):
             Table(path)
 
 
+def test_the_columns_of_jsonl_are_the_keys_of_its_first_rows(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"image": "a.jpg"}\n{"image": "b.jpg", "report": "Plaques."}\n')
+    assert Table(path).columns == ["image", "report"]
+    path.write_text('[{"image": "a.jpg"}]')
+    with pytest.raises(
+        SourceError, match=r"line 1: is not a JSON object; expected .*orient='records', lines=True"
+    ):
+        Table(path)
+
+
 def test_a_key_that_a_row_has_twice_is_refused(tmp_path):
     path = tmp_path / "t.jsonl"
     path.write_text('{"image": "a.jpg"}\n{"image": "b.jpg", "note": "Silvery plaques.", "note": ""}\n')
@@ -353,10 +364,3 @@ def test_a_disk_map_is_a_map(pairs):
     assert list(disk_map) == sorted(pairs, key=lambda key: key.encode())
     assert len(disk_map) == len(pairs)
     assert "\0\0none" not in disk_map
-
-
-def test_files_are_found_sorted_without_what_systems_leave(tmp_path):
-    for name in ("b/2.jpg", "b/10.jpg", "a.jpg", ".DS_Store", "b/Thumbs.db", "__MACOSX/._a.jpg", ".git/x"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    assert list(find_files(tmp_path)) == ["a.jpg", "b/10.jpg", "b/2.jpg"]

@@ -203,9 +203,9 @@ def test_the_model_reads_the_complete_conversation(start, monkeypatch):
     session, seen = start(), []
     submit = Decoder.submit
 
-    def watched(self, prompt, queries, *rest):
+    def watched(self, prompt, queries, *rest, **options):
         seen.append((prompt, queries))
-        return submit(self, prompt, queries, *rest)
+        return submit(self, prompt, queries, *rest, **options)
 
     monkeypatch.setattr(Decoder, "submit", watched)
     session.add_image(make_picture(1))

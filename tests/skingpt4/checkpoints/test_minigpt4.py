@@ -165,7 +165,9 @@ def test_an_export_overwrites_nothing_unasked_and_leaves_nothing_half_written(
 def test_what_the_layout_cannot_hold_is_not_exported(saved, tmp_path, capsys):
     folder, _ = saved
     card = json.loads((folder / checkpoint.CARD).read_text())
-    (folder / checkpoint.CARD).write_text(json.dumps({**card, "lora": {"rank": 2}}))
+    (folder / checkpoint.CARD).write_text(
+        json.dumps({**card, "lora": {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["q_proj"]}})
+    )
     assert export(["--checkpoint", str(folder), "--minigpt4", str(tmp_path / "out.pth")]) == 1
     assert "was trained with LoRA" in capsys.readouterr().err
     assert export(["--checkpoint", str(tmp_path / "gone"), "--minigpt4", str(tmp_path / "out.pth")]) == 1

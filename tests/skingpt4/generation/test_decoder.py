@@ -265,6 +265,72 @@ def test_a_long_prompt_does_not_hold_the_others_up(folder):
     assert first.result() == alone(model, prompt, None, Generation(60), ())[1]
 
 
+def test_beams_do_not_hold_the_others_up(folder):
+    model = make_model(folder)
+    decoder = Decoder(model)
+    prompt, beams = encoded(model, Turn(QUESTION)), Generation(100, num_beams=3)
+    expected = [alone(model, prompt, None, generation, ())[1] for generation in (beams, Generation(20))]
+    first, second = [decoder.submit(prompt, None, beams, ()) for _ in range(2)]
+    others = [decoder.submit(prompt, None, Generation(20), ()) for _ in range(2)]
+    assert [answer.result() for answer in others] == [expected[1]] * 2
+    assert decoder.run(lambda: "done") == "done"
+    left = decoder.submit(prompt, None, beams, ())
+    left.stop()
+    left.result()
+    assert first.timing is second.timing is None
+    assert decoder.is_busy
+    assert [first.result(), second.result()] == [expected[0]] * 2
+
+
+def test_stopped_beams_end_and_let_the_next_begin(folder):
+    model = make_model(folder)
+    decoder = Decoder(model)
+    prompt, beams = encoded(model, Turn(QUESTION)), Generation(400, num_beams=3)
+    answers = [decoder.submit(prompt, None, beams, ()) for _ in range(3)]
+    for answer in answers:
+        answer.stop()
+        answer.result()
+    wait_until(lambda: not decoder.is_busy)
+
+
+def test_beams_that_fail_let_the_next_begin(folder, monkeypatch):
+    model = make_model(folder)
+    decoder = Decoder(model)
+    prompt, beams = encoded(model, Turn(QUESTION)), Generation(10, num_beams=3)
+    expected = alone(model, prompt, None, beams, ())[1]
+    generate, others = model.language_model.generate, []
+
+    def fail_once(*args, **options):
+        model.language_model.generate = generate
+        others.append(decoder.submit(prompt, None, beams, ()))
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(model.language_model, "generate", fail_once)
+    with pytest.raises(ZeroDivisionError):
+        decoder.submit(prompt, None, beams, ()).result()
+    assert others[0].result() == expected
+
+
+def test_jobs_take_turns_with_tokens(folder):
+    """A stream of images to encode does not keep answers from going on."""
+    model = make_model(folder)
+    decoder = Decoder(model)
+    answer = decoder.submit(encoded(model, Turn(QUESTION)), None, Generation(40), ())
+    wait_until(lambda: len(answer.ids) > 2)
+    counts = []
+
+    def job():
+        counts.append(len(answer.ids))
+        if len(counts) < 10:
+            threading.Thread(target=decoder.run, args=(job,)).start()
+            time.sleep(0.05)  # the next one is there before this one ends
+
+    decoder.run(job)
+    answer.result()
+    wait_until(lambda: len(counts) == 10)
+    assert counts == sorted(set(counts))
+
+
 def test_out_of_memory_reaches_who_caused_it_alone(folder):
     model = make_model(folder)
     decoder = Decoder(model)

@@ -278,7 +278,9 @@ def test_other_refusals_have_their_status(url):
     assert post(url, WHAT | {"model": "gpt-4o"})[0] == 404
     assert post(url, WHAT, Content_Type="text/plain")[0] == 415
     assert post(url, WHAT, Origin="https://elsewhere.example")[0] == 403
-    assert post(url, WHAT, Origin="http://localhost:7860")[0] == 200
+    assert post(url, WHAT, Origin="http://localhost:7860")[0] == 403, "another port is another site"
+    assert post(url, WHAT, Sec_Fetch_Site="same-site")[0] == 403
+    assert post(url, WHAT, Origin=url)[0] == 200
     assert post(url, WHAT, Host="elsewhere.example")[0] == 400
     assert post(url, WHAT, path="/v1/embeddings")[0] == 404
     assert post(url, WHAT, path="/v1/models")[0] == 405
@@ -344,11 +346,12 @@ def test_a_client_that_leaves_ends_the_work(api, url, stream, answerer):
 
 
 def test_too_many_at_once_are_told_to_come_back(answerer):
-    api = Api(answerer, Limits(max_requests=1), num_running=1)
+    api = Api(answerer, Limits(max_requests=1, max_wait_seconds=0.2))
+    api.places.free = 0
     with served(make_app(api)) as url:
         status, answer = post(url, WHAT)
         assert (status, answer["error"]["type"]) == (429, "rate_limit_error")
-        api.num_running = 0
+        api.places.free = 1
         assert post(url, WHAT)[0] == 200
         assert api.num_running == 0
 
@@ -374,7 +377,7 @@ def test_unexpected_failures_say_what_and_leak_nothing(url, api, monkeypatch, ca
 
 
 def test_a_failure_in_the_middle_of_a_stream_reaches_the_client(client, monkeypatch):
-    def fail(self, question, generation):
+    def fail(self, question, *rest):
         yield "It "
         raise MemoryError
 

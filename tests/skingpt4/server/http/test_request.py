@@ -6,7 +6,9 @@ import inspect
 import openai
 import pytest
 
-from skingpt4.server.http.request import ApiError, RequestTurn, read_messages, read_request
+from skingpt4.server.http.failures import ApiError
+from skingpt4.server.http.messages import RequestTurn, read_messages
+from skingpt4.server.http.request import read_request
 
 HELLO = {"messages": [{"role": "user", "content": "What is it?"}]}
 DATA = bytes(range(256))

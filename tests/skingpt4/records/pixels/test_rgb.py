@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from skingpt4.records import rgb
 from skingpt4.records.images import open_image
-from skingpt4.records.rgb import flattened, white_of
+from skingpt4.records.pixels import rgb
+from skingpt4.records.pixels.rgb import flattened, white_of
 
 MODES = ["1", "L", "P", "RGB", "RGBA", "RGBa", "CMYK", "YCbCr", "HSV", "LA", "PA", "I;16", "I;16B", "I", "F"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from skingpt4.records.rgb import MAX_UNSCALED, strips, white_of
+from skingpt4.records.pixels.rgb import MAX_UNSCALED, strips, white_of
 
 # Pillow's names of how values are stored, and of the opposite order of bytes.
 _OPPOSITE = {"L": "B", "B": "L", "N": "B" if sys.byteorder == "little" else "L"}
@@ -28,7 +28,7 @@ def has_deep_colour(opened: Image.Image) -> bool:
 
 def is_dark(loaded: Image.Image) -> bool:
     """Whether no colour needs more than 14 of its 16 bits; Pillow has read the high byte of each."""
-    return all(high <= MAX_UNSCALED >> 8 for _, high in loaded.getextrema()[:3])
+    return all(high <= MAX_UNSCALED >> 8 for _, high in loaded.getextrema()[:3])  # type: ignore[misc]
 
 
 def brighten(loaded: Image.Image, opened: Image.Image) -> None:

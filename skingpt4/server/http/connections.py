@@ -1,0 +1,112 @@
+"""Connections that cost little whatever their clients do: each step of a client has a time limit, and a size.
+
+uvicorn ends a connection only some seconds after an answer, and only if the client is silent. Here one is also ended
+if a request's head does not come in time, if an answer is not read, and if others need its place. h11 takes time for
+each header and each chunk of a body, so both are limited before it reads more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import h11
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+MAX_CONNECTIONS = 512
+MAX_HEAD_BYTES = 16 * 2**10
+HEAD_SECONDS = 10.0  # from the connection, or the last answer, to the end of the next request's head
+WRITE_SECONDS = 30.0  # for which a client may leave an answer unread
+# After the first chunks of a body, their mean size must be at least this.
+FREE_CHUNKS, MIN_CHUNK_BYTES = 200, 256
+
+
+class _Parser(h11.Connection):
+    """h11's parser, which refuses bodies of a great many tiny chunks."""
+
+    num_chunks = num_body_bytes = 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self.num_chunks = self.num_body_bytes = 0
+        elif isinstance(event, h11.Data):
+            self.num_chunks += event.chunk_start
+            self.num_body_bytes += len(event.data)
+            if self.num_chunks > FREE_CHUNKS and self.num_body_bytes < self.num_chunks * MIN_CHUNK_BYTES:
+                raise h11.RemoteProtocolError("the chunks of the body are too small")
+        return event
+
+
+class Connection(H11Protocol):
+    """One client's connection."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.conn = _Parser(h11.SERVER, MAX_HEAD_BYTES)
+        self.idle_since = self.loop.time()
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether no request is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """If there are too many, the one that has been idle for longest makes room."""
+        super().connection_made(transport)
+        if len(self.connections) > MAX_CONNECTIONS:
+            idle = [other for other in self.connections if isinstance(other, Connection) and other.is_idle]
+            min(idle, key=lambda connection: connection.idle_since).abort()
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timers."""
+        for timer in filter(None, [self._head_timer, self._write_timer]):
+            timer.cancel()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse in pieces, so that a head is never larger than its limit, however it arrives."""
+        for start in range(0, len(data), MAX_HEAD_BYTES):
+            if not self.transport.is_closing():
+                super().data_received(data[start : start + MAX_HEAD_BYTES])
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is not HTTP; without words if an answer has begun."""
+        try:
+            super().send_400_response(msg)
+        except h11.LocalProtocolError:
+            self.abort()
+
+    def on_response_complete(self) -> None:
+        """Expect the next request."""
+        self._await_head()
+        super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        """The client does not read as fast as it is answered."""
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(WRITE_SECONDS, self.abort)
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        super().resume_writing()
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def _await_head(self) -> None:
+        self.idle_since = self.loop.time()
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+        self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)
+
+    def _head_is_late(self) -> None:
+        if self.is_idle:
+            self.abort()
