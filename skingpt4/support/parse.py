@@ -7,9 +7,7 @@ digits, halves of surrogate pairs and files that are no files of text are refuse
 from __future__ import annotations
 
 import json
-import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +16,10 @@ from typing import Any
 
 import yaml
 
+from skingpt4.support.regular import MAX_TEXT, read_regular
+
 MAX_DEPTH = 60
 MAX_VALUES = 100_000  # of a YAML file, with each alias counted as often as it is used
-MAX_TEXT = 16 << 20  # bytes of a file that is read as a whole
 HALF_A_PAIR = "half of a surrogate pair, \\ud800 to \\udfff, is not text"
 
 
@@ -35,13 +34,7 @@ def read_text(path: Path, max_bytes: int = MAX_TEXT) -> str:
         OSError: it cannot be read, is not a regular file (a pipe or a device may never end), or is too large.
         UnicodeDecodeError: it is not UTF-8.
     """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(f"{path}: is not a regular file")
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise OSError(f"{path}: is larger than {max_bytes >> 20} MiB")
-    return content.decode("utf-8-sig")
+    return read_regular(path, max_bytes).decode("utf-8-sig")
 
 
 def parse_json(text: str | bytes, file_names: bool = False) -> Any:

@@ -20,6 +20,7 @@ from skingpt4.checkpoints import checkpoint
 from skingpt4.config.upgrade import upgraded
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
+from skingpt4.support.regular import read_regular_text
 from skingpt4.training import same_run
 
 CONFIG, METRICS, CHECKPOINTS, BOARD = "config.yaml", "metrics.jsonl", "checkpoints", "tensorboard"
@@ -169,7 +170,7 @@ def _saved_config(folder: Path) -> dict[str, Any] | None:
         RunDirError: the file is damaged.
     """
     try:
-        saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+        saved = yaml.safe_load(read_regular_text(folder / CONFIG))
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
