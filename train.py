@@ -12,8 +12,8 @@ EXAMPLES = """examples:
   torchrun --nproc-per-node 2 train.py --config configs/paper/step1_vicuna13b.yaml
   python train.py --config configs/tiny/step2.yaml --resume
 
-exit status: 0 complete, 1 refused or failed, 2 wrong arguments, 74 a file could not be read or written, 75 stopped by a
-signal or the folder is in use (start again with --resume), 130 Ctrl-C; after 74, 75 and 130 what was done is saved.
+exit status: 0 complete, 1 refused or failed, 2 wrong arguments, 74 a file could not be read or written, 75 stopped
+by a signal or the folder is in use (start again with --resume), 130 Ctrl-C; see docs/slurm.md
 
 Research software, not a medical device."""
 
