@@ -1,6 +1,6 @@
 """Kills at random moments of what runs for hours: each command, given again, ends as if nothing had happened.
 
-Minutes: `make soak` runs them; SKINGPT4_SEED draws other moments. Training's are in tests/skingpt4/training/test_kills.py.
+Minutes: `make soak` runs them; SKINGPT4_SEED draws other moments. Training's are in training/test_kills.py.
 """
 
 import json
