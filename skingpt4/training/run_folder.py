@@ -18,15 +18,15 @@ import yaml
 
 from skingpt4.checkpoints import checkpoint
 from skingpt4.config.upgrade import upgraded
-from skingpt4.support.errors import UserError
+from skingpt4.support.errors import FILE_FAILED, UserError
 from skingpt4.support.files import write_text
 from skingpt4.training import same_run
 
 CONFIG, METRICS, CHECKPOINTS, BOARD = "config.yaml", "metrics.jsonl", "checkpoints", "tensorboard"
 LOCK = ".lock"  # there while a run is in progress; a killed run leaves it behind, unlocked
-# Exit statuses, as in sysexits.h, for schedulers (docs/slurm.md).
-TRY_AGAIN = 75  # EX_TEMPFAIL: saved, or another run is in progress; --resume continues
-FILE_FAILED = 74  # EX_IOERR
+TRY_AGAIN = (
+    75  # EX_TEMPFAIL, an exit status for schedulers: saved or in use, --resume continues (docs/slurm.md)
+)
 
 logger = logging.getLogger(__name__)
 
