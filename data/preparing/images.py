@@ -24,6 +24,7 @@ import imagehash
 import PIL
 
 from skingpt4.records.archives import StoreError, read_bytes, split_path
+from skingpt4.records.comparing.hashes import perceptual_hash
 from skingpt4.records.images import PASSING, ImageError, open_image
 from skingpt4.records.naming import readable, storable
 from skingpt4.support.errors import UserError, reason_of
@@ -69,7 +70,7 @@ def measure(path: str) -> ImageMeasures:
         return ImageMeasures(reason=error.reason, detail=str(error))
     except (OSError, StoreError) as error:  # gone in between
         return ImageMeasures(reason="unreadable", detail=f"{name}: cannot be read ({reason_of(error)})")
-    return ImageMeasures(digest, str(imagehash.phash(image)), image.width, image.height)
+    return ImageMeasures(digest, perceptual_hash(image), image.width, image.height)
 
 
 class MeasureCache:

@@ -14,12 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import imagehash
 from tqdm import tqdm
 
 from data.preparing.files import complete_file, write_line
 from data.preparing.metadata import without_metadata
 from skingpt4.records.archives import StoreError, read_bytes
+from skingpt4.records.comparing.hashes import perceptual_hash
 from skingpt4.records.images import ImageError, open_image
 from skingpt4.records.manifest import manifest_lines, read_manifest
 from skingpt4.records.naming import hint, image_path
@@ -154,6 +154,6 @@ def _clean_image(where: str, record: dict[str, Any], folder: Path) -> tuple[byte
     if clean != data:
         record["x_original_sha256"] = hashlib.sha256(data).hexdigest()
     record["sha256"] = hashlib.sha256(clean).hexdigest()
-    record["phash"] = record["phash"] or str(imagehash.phash(image))
+    record["phash"] = record["phash"] or perceptual_hash(image)
     record["width"], record["height"] = image.size
     return clean, suffix

@@ -6,6 +6,7 @@ import json
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from skingpt4.records.record import distinct_keys
 from skingpt4.taxonomy.taxonomy import nearest
 
 MORE_CELLS = "a comma (or other delimiter) inside a text needs quotation marks around the text"
+FIRST_ROWS = 1000  # of a JSONL file, which say what columns it has
 MAX_MISSING = 3  # columns that a message names
 
 
@@ -79,7 +81,7 @@ class Table:
 
     What the file is shows in its bytes, only JSONL in its name (.jsonl, .ndjson, .json). Headings are read without
     outer spaces, a line break in one as a space. Values of a JSONL file that are not texts stay what they are; its
-    columns are the keys of its first row.
+    columns are the keys of its first rows.
 
     Raises:
         SourceError: the file is missing, empty, in an unknown encoding, or has the same heading twice.
@@ -95,12 +97,14 @@ class Table:
         self._encoding: str | None = None
         if self.is_json:
             self._encoding = encoding_of(self.path)
-            first = next(self._objects(), None)
-            if first is not None and isinstance(first[1], str):
+            first = list(islice(self._objects(), FIRST_ROWS))
+            if first and isinstance(first[0][1], str):
                 raise SourceError(
-                    f"{self.path}, line {first[0]}: {first[1]}; expected one JSON object a line"
+                    f"{self.path}, line {first[0][0]}: {first[0][1]}; expected one JSON object a line "
+                    "(pandas: to_json(..., orient='records', lines=True))"
                 )
-            columns = None if first is None else list(first[1])
+            keys = [key for _, row in first if isinstance(row, dict) for key in row]
+            columns = list(dict.fromkeys(keys)) if first else None
         else:
             self._grid = Workbook(self.path) if is_workbook(head) else Delimited(self.path)
             self._encoding = self._grid.encoding
@@ -130,8 +134,8 @@ class Table:
             remarks.append(f"{self.path.name}: read as Windows-1252; save it as UTF-8 if letters are wrong")
         if self._num_short:
             remarks.append(
-                f"{self.path.name}: {self._num_short:,} rows have fewer cells than there are headings; the missing "
-                "last ones were read as empty"
+                f"{self.path.name}: rows with fewer cells than headings: {self._num_short:,}; the missing last cells "
+                "were read as empty"
             )
         return remarks
 

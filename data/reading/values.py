@@ -6,6 +6,7 @@ import ast
 import functools
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,19 +66,31 @@ def literal(text: str) -> Any:
 
 
 def list_of_texts(value: Any) -> list[Any] | None:
-    """The items of a list, or of a text that is a list of texts in JSON, Python's or numpy's notation; else None."""
+    """The items of a list, or of a text that is a list in JSON, Python's or numpy's notation; else None."""
     if isinstance(value, list):
         return value
-    if not isinstance(value, str) or not _QUOTED_LIST.fullmatch(text := value.strip()):
+    text = value.strip() if isinstance(value, str) else ""
+    if not text.endswith(("]", ")", "}")):
+        return None
+    if _QUOTED_LIST.fullmatch(text):
+        return [_unquoted(item[0]) for item in _ITEM.finditer(text)]
+    if not text.startswith("["):
         return None
     try:
-        items = json.loads(text)
-    except (ValueError, RecursionError):
-        items = [
-            ast.literal_eval(item[0]) if item[0] not in ("None", "nan") else None
-            for item in _ITEM.finditer(text)
-        ]
+        items = literal(text)
+    except ValueError:
+        return None
     return items if isinstance(items, list) else None
+
+
+def _unquoted(item: str) -> str | None:
+    """The text of an item of a list: JSON's where it is that, for its escapes are not Python's."""
+    if item in ("None", "nan"):
+        return None
+    for read in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError):
+            return read(item)
+    return item[1:-1]  # with a line break or a backslash as no notation has it
 
 
 def listed(key: str, value: Any, separators: str = ";|") -> list[str] | None:
@@ -107,7 +120,7 @@ _ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5, "vi": 6}
 _PAIRS = {12: {1, 2}, 34: {3, 4}, 56: {5, 6}}
 _SKIN_WORDS = re.compile(r"fitzpatrick|skin|photo|haut|type?|fst|scale|tone|[_:()]|\.(?![0-9])")
 _ONE = r"([0-9]+(?:[.,]0+)?|[iv]{1,3})"
-_RANGE = re.compile(rf"{_ONE}(?:\s*(?:-|–|—|/|&|to|bis|or|oder|and|und)\s*{_ONE})?")
+_RANGE = re.compile(rf"{_ONE}(?:\s*(?:-|–|—|/|&|,(?=\s)|to|bis|or|oder|and|und)\s*{_ONE})?")
 
 
 def parse_skin_type(value: Any) -> tuple[int | None, str | None]:

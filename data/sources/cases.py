@@ -1,4 +1,4 @@
-"""The cases of a clinical evaluation, CSV or JSONL: one record per image, all images of a case under its id."""
+"""The cases of a clinical evaluation, a table: one record per image, all images of a case under its id."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from data.sources.notes import TableOptions as Options
 from data.sources.notes import add_table_arguments, fields_of, find_columns
 from skingpt4.records.naming import locate
 
-HELP = "cases of a clinical evaluation, CSV or JSONL"
-EPILOG = """FILE has a row for each case. Its columns are `id`, `image` or `images` (several views, separated by ; or
-by |, in JSONL a list), `class` or `disease`, and, where known, `concepts`, `fitzpatrick`, `body_site`, `source`,
-`split`, `patient_id`, `licence`, `history` and `reference` (a text, or in JSONL a list: one answer for each
-question). History and reference answers become the record's x_history and x_reference.
+HELP = "cases of a clinical evaluation: CSV, workbook or JSONL"
+EPILOG = """FILE has a row for each case. Its columns are `id`, `image` or `images` (several views: a list, or
+separated by ; or |), `class` or `disease`, and, where known, `concepts`, `fitzpatrick`, `body_site`, `source`,
+`split`, `patient_id`, `licence`, `history` and `reference` (a text, or a list: one answer for each question). History
+and reference answers become the record's x_history and x_reference.
 
   python -m data.prepare cases cases.jsonl --images photographs"""
 

@@ -1,4 +1,4 @@
-"""In-house images with doctors' notes (step 2): a CSV or JSONL file whose columns can be named."""
+"""In-house images with doctors' notes (step 2): a table whose columns can be named."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError, d
 from data.reading.tables import Table, need_folder
 from skingpt4.records.naming import locate
 
-HELP = "in-house pictures with notes, CSV or JSONL (step 2)"
+HELP = "in-house pictures with notes: CSV, workbook or JSONL (step 2)"
 EPILOG = """FILE has a row for each picture. Its columns are `image` (relative to --images), `note`, and, where known,
 `diagnosis`, `class`, `concepts` (names separated by ; or , or |), `fitzpatrick`, `body_site`, `case_id`,
-`patient_id`, `split`, `licence`; in JSONL also `turns`, a list of {"question", "answer"}. Name others with --column;
-other columns are not read.
+`patient_id`, `split`, `licence`, `turns` (a list of {"question", "answer"}). Name others with --column; other columns
+are not read. data/README.md says in one table how cells are read: words for nothing, lists, skin types, codes.
 
 Every text that goes into a record is scanned for what identifies a person. Such rows are refused unless --phi says
 otherwise; the scan finds what is written in a usual form and no more (data/README.md says what it misses).
@@ -129,6 +129,7 @@ def find_columns(
             raise SourceError(
                 f"--column {text}: expected KEY=NAME with KEY one of {', '.join(keys)}{did_you_mean(key, keys)}"
             )
+        name = name if table.is_json else " ".join(name.split())  # as the headings are read
         names[key] = (name,)
         table.need([name])
     columns = {key: next((name for name in names[key] if name in table.columns), None) for key in keys}

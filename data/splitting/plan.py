@@ -7,7 +7,6 @@ stay together; of equal bytes, and of one file, one record is used.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -22,6 +21,7 @@ from tqdm import tqdm
 from skingpt4.records.comparing import duplicates
 from skingpt4.records.comparing.identity import Keys, require_compared
 from skingpt4.records.manifest import Manifest, manifest_lines
+from skingpt4.records.naming import Relative
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import move_into_place, write_text
 
@@ -93,8 +93,8 @@ def plan(
     ties = {kind: numbers[:count] for kind, numbers in ties.items()}
     held_out, cluster = cluster[count:], cluster[:count]
     reason = np.full(count, "", dtype=object)
-    reason[_is_repeated(ties["file"])] = "the same file"
-    reason[_is_repeated(ties["exact"])] = "equal bytes"
+    reason[duplicates.repeats(ties["file"])] = "the same file"
+    reason[duplicates.repeats(ties["exact"])] = "equal bytes"
     reason[np.isin(cluster, held_out)] = "tied to a record of --exclude"
 
     classes = duplicates.codes(keys.records.column("class"))[:count]
@@ -148,14 +148,6 @@ def _empty_splits(
         f"{text}: one cluster holds {size} of {total} records ({size / total:.0%}; tied: {tied}) and cannot be "
         "divided; correct what ties them (an id such as 'unknown' is no patient), or give other --shares"
     )
-
-
-def _is_repeated(exact: np.ndarray) -> np.ndarray:
-    """Whether an earlier record has the same bytes: (n,) bool."""
-    count = len(exact)
-    first = np.full(exact.max(initial=-1) + 1, count)
-    np.minimum.at(first, exact[exact >= 0], np.flatnonzero(exact >= 0))
-    return (exact >= 0) & (np.arange(count) != first[exact])
 
 
 def _deal(cluster: np.ndarray, classes: np.ndarray, fractions: np.ndarray, seed: int) -> np.ndarray:
@@ -231,14 +223,17 @@ def write_splits(
         out_dir.mkdir(parents=True, exist_ok=True)
         parts = [out_dir / f".{name}.part" for name in files]
         with ExitStack() as stack:
-            out = [stack.enter_context(part.open("w", encoding="utf-8")) for part in parts]
-            rows = tqdm(
-                _rows(manifests, out_dir), total=len(result.split), unit="record", disable=not progress
-            )
+            # The errors are bytes of file names that are not UTF-8; they become escapes of JSON.
+            out = [
+                stack.enter_context(part.open("w", encoding="utf-8", errors="backslashreplace"))
+                for part in parts
+            ]
+            rows = tqdm(_rows(manifests), total=len(result.split), unit="record", disable=not progress)
+            relative = Relative(out_dir)
             for place, (folder, row) in enumerate(rows):
                 number, reason = result.split[place], result.reason[place]
                 row |= keys.missing_hashes(place)
-                row["image"] = os.path.normpath(os.path.join(folder, row["image"]))
+                row["image"] = relative.renamed(row["image"], folder)
                 if number < 0:
                     row = {"image": row["image"], "reason": reason}
                 else:
@@ -251,11 +246,10 @@ def write_splits(
         raise SplitError(f"{out_dir}: cannot be written ({error.strerror})") from None
 
 
-def _rows(manifests: Sequence[Path], out_dir: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(manifests: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in manifests:
-        folder = os.path.relpath(path.parent, out_dir)
         for _, line, _ in manifest_lines(path):
-            yield folder, json.loads(line)
+            yield path.parent, json.loads(line)
 
 
 def describe(report: dict[str, Any]) -> str:

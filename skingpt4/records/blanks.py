@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import unicodedata
 
-# By language; a language that the pages speak has an entry. No word holds a digit, and `columns` relies on that.
-# Abbreviations of diseases are none of them: KA is keratoacanthoma, so only `k.A.` means "keine Angabe".
+# By language; a language that the pages speak has an entry. No word holds a digit other than 0, and `columns` relies
+# on that. Abbreviations of diseases are none of them: KA is keratoacanthoma, so only `k.A.` means "keine Angabe".
 BLANK_WORDS: dict[str, tuple[str, ...]] = {
     "programs": ("nan", "nat", "na", "none", "null", "nil", "undefined", "unk"),
     "en": (
@@ -24,6 +24,10 @@ BLANK_WORDS: dict[str, tuple[str, ...]] = {
         "fehlend",
     ),
 }  # fmt: skip
+# What a formula that fails leaves in a cell; without their marks these are words like others ("nv" is a nevus).
+FORMULA_ERRORS = (
+    "#n/a", "#ref!", "#value!", "#name?", "#div/0!", "#num!", "#null!", "#nv", "#bezug!", "#wert!", "#zahl!",
+)  # fmt: skip
 MAX_LENGTH = 64  # characters without outer spaces; a longer text says something
 
 _WORDS = frozenset(word for words in BLANK_WORDS.values() for word in words)
@@ -31,13 +35,16 @@ _MARKS = " \"'`“”„‘’«»()[]{}<>#*.,;:!?…-‐‑–—_=~|/\\"  # <N
 
 
 def is_blank(text: str) -> bool:
-    """Whether a text says nothing: it is empty, marks alone, or one of `BLANK_WORDS` in any case and brackets."""
+    """Whether a text says nothing: it is empty, marks alone, or one of `BLANK_WORDS` or `FORMULA_ERRORS`.
+
+    Case, brackets and marks around a word do not matter.
+    """
     text = text.strip()
     if len(text) > MAX_LENGTH:
         return False
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     word = plain.replace(". ", ".").strip(_MARKS)
-    return not word or word in _WORDS
+    return not word or word in _WORDS or plain in FORMULA_ERRORS
 
 
 def text_or_none(text: str | None) -> str | None:

@@ -150,10 +150,10 @@ def _without_blanks(texts: pa.Array) -> pa.Array:
 
 
 def _blanks(texts: pa.Array) -> list[str]:
-    """The different ones of the texts that say nothing; only short ones without a digit are looked at."""
+    """The different ones of the texts that say nothing; only short ones without a digit from 1 are looked at."""
     trimmed = pc.utf8_trim_whitespace(texts)
     short = pc.less_equal(pc.binary_length(trimmed), MAX_UTF8 * MAX_LENGTH)
-    candidates = texts.filter(pc.and_(short, pc.invert(pc.match_substring_regex(texts, "[0-9]"))))
+    candidates = texts.filter(pc.and_(short, pc.invert(pc.match_substring_regex(texts, "[1-9]"))))
     return [text for text in pc.unique(candidates).to_pylist() if is_blank(text)]
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
 HASH_BITS = 64
 NEAR = 6  # bits; see benchmarks/records/near_duplicates.py
-_MIN_BITS = 8  # an image with structure sets about 32 of the 64
 _BLOCK = 2048  # rows compared at once: 2048 x 2048 differences are 32 MB
 
 
@@ -79,19 +78,12 @@ def codes(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def perceptual_hashes(keys: Keys) -> tuple[np.ndarray, np.ndarray]:
-    """(hashes (m,) uint64 each once, row of each record among them (n,) int64 or -1 where it has none).
-
-    An image without structure has a hash of one bit or so, like every other such image, so its hash says nothing.
-    """
+    """(hashes (m,) uint64 each once, row of each record among them (n,) int64 or -1 where it has none)."""
     encoded = keys.column("phash").combine_chunks().dictionary_encode()
     values = np.array([int(text, 16) for text in encoded.dictionary.to_pylist()], dtype=np.uint64)
     places = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     unique, inverse = np.unique(values, return_inverse=True)
-    if not len(unique):
-        return unique, places
-    informative = np.bitwise_count(unique) >= _MIN_BITS
-    place_of = np.where(informative, np.cumsum(informative) - 1, -1)[inverse]
-    return unique[informative], np.where(places < 0, -1, place_of[places])
+    return unique, np.where(places < 0, -1, inverse[places]) if len(unique) else places
 
 
 def links(keys: Keys, distance: int = NEAR, progress: bool = False) -> dict[str, np.ndarray]:
@@ -109,6 +101,16 @@ def links(keys: Keys, distance: int = NEAR, progress: bool = False) -> dict[str,
         "case": codes(keys.column("case_id")),
         "patient": codes(keys.column("patient_id")),
     }
+
+
+def repeats(numbers: np.ndarray) -> np.ndarray:
+    """Whether an earlier record has the same number: (n,) bool; -1 is no number."""
+    count = len(numbers)
+    first = np.full(numbers.max(initial=-1) + 1, count)
+    np.minimum.at(first, numbers[numbers >= 0], np.flatnonzero(numbers >= 0))
+    result = numbers >= 0
+    result[result] = np.flatnonzero(numbers >= 0) != first[numbers[numbers >= 0]]
+    return result
 
 
 def clusters(ties: dict[str, np.ndarray]) -> np.ndarray:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -17,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from skingpt4.records import naming
 from skingpt4.records.comparing.hashes import Hashes, file_hashes
 from skingpt4.records.manifest import Manifest
 from skingpt4.support.errors import UserError
@@ -25,6 +27,8 @@ from skingpt4.support.errors import UserError
 KINDS = {"sha256": "the same picture", "phash": "the same picture by perceptual hash", "path": "the same file",
          "case_id": "the same case", "patient_id": "the same patient"}  # fmt: skip
 CONTENT = ("sha256", "phash")
+PICTURE = (*CONTENT, "path")
+HASH_DIGITS, MIN_BITS = 16, 8  # of a perceptual hash; an image with structure sets about 32 of its 64 bits
 
 # By part of a manifest, so that the manifests that share a part, such as those of `chain`, share its hashes.
 _computed: WeakKeyDictionary[Any, dict[int, Hashes]] = WeakKeyDictionary()
@@ -37,7 +41,8 @@ class IdentityError(UserError):
 class Keys:
     """The keys of all records of a manifest, as columns of texts with null where a record has none.
 
-    Nothing is read before it is asked for: `column("case_id")` opens no file.
+    An image without structure has a perceptual hash that says nothing, so it counts as having none. Nothing is read
+    before it is asked for: `column("case_id")` opens no file.
     """
 
     def __init__(self, records: Manifest) -> None:
@@ -60,10 +65,10 @@ class Keys:
         if kind not in CONTENT:
             source = pc.fill_null(self.records.column("source"), "")
             return pc.binary_join_element_wise(source, stored, "\0")
-        if not stored.null_count:
-            return stored
-        computed = [getattr(self.computed.get(row), kind, None) for row in range(len(self))]
-        return pc.coalesce(stored, pa.array(computed, pa.string()))
+        if stored.null_count:
+            computed = [getattr(self.computed.get(row), kind, None) for row in range(len(self))]
+            stored = pc.coalesce(stored, pa.array(computed, pa.string()))
+        return _of_images_with_structure(stored) if kind == "phash" else stored
 
     @functools.cached_property
     def computed(self) -> Mapping[int, Hashes]:
@@ -92,6 +97,18 @@ class Keys:
         """Which hashes each record has: (n,) uint8, 1 for `sha256` plus 2 for `phash`; 0 cannot be compared."""
         known = [pc.is_valid(self.column(kind)).to_numpy().astype(np.uint8) for kind in CONTENT]
         return known[0] + 2 * known[1]
+
+
+def _of_images_with_structure(hashes: pa.ChunkedArray) -> pa.ChunkedArray:
+    """The perceptual hashes with null where one has hardly a bit, as every image of one colour has."""
+    zeros = pc.count_substring(hashes, "0")  # at least as many digits as bits; few hashes come so far
+    sparse = pc.unique(hashes.filter(pc.greater(zeros, HASH_DIGITS - MIN_BITS))).to_pylist()
+    empty = [text for text in sparse if int(text, 16).bit_count() < MIN_BITS]
+    return (
+        pc.if_else(pc.is_in(hashes, value_set=pa.array(empty, pa.string())), None, hashes)
+        if empty
+        else hashes
+    )
 
 
 def comparable(content: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -124,6 +141,19 @@ def not_compared(content: np.ndarray, others: np.ndarray, what: str) -> list[str
     if count > without:
         reason += f", or ({count - without} of them) only a kind of hash that others lack"
     return [f"{count} of {len(content)} records of {what} could not be compared: {reason}"]
+
+
+def kinds_not_compared(content: np.ndarray, others: np.ndarray) -> list[str]:
+    """Sentences on the kinds of hashes that only one of two sides has, where they have another in common."""
+    own, theirs = (int(np.bitwise_or.reduce(side, initial=0)) for side in (content, others))
+    if not own & theirs:
+        return []
+    names = ("bytes", "perceptual hashes")
+    return [
+        f"{name} were not compared: only one side has any"
+        for bit, name in enumerate(names)
+        if (own ^ theirs) >> bit & 1
+    ]
 
 
 def require_compared(content: np.ndarray, groups: Sequence[tuple[str, int]]) -> list[str]:
@@ -162,24 +192,32 @@ def _compute(records: Manifest) -> dict[int, Hashes]:
     return dict(zip(rows.tolist(), file_hashes(records.parts[0].path, images, paths), strict=True))
 
 
-def resolved_path(path: str) -> str:
-    """A path without links in its folders, `.` and `..`; of an archive's member, the archive's own too."""
-    folder, name = os.path.split(path)
-    return os.path.join(_real_folder(folder), name)
-
-
-_real_folder = functools.lru_cache(maxsize=4096)(os.path.realpath)
-
-
 def _paths(records: Manifest) -> pa.ChunkedArray:
-    """The resolved paths: folders are resolved once each, since a million files are in few of them."""
-    pieces = []
+    """The resolved paths, `storable`. Folders are resolved once each, since a million files are in few of them."""
+    chunks = []
     for part in records.parts:
-        for batch in part.batches:
-            images = batch.column("image")
-            folders = pc.replace_substring_regex(images, r"(?s)[^/]*$", "").dictionary_encode()
-            names = pc.replace_substring_regex(images, r"(?s)^.*/", "")
-            real = [_real_folder(part.path.parent / folder) for folder in folders.dictionary.to_pylist()]
-            parents = pa.array(real, pa.string()).take(folders.indices)
-            pieces.append(pc.binary_join_element_wise(parents, names, "/"))
-    return pa.chunked_array(pieces, pa.string())
+        folder = part.path.parent
+        images = _with_slashes(Manifest([part]).column("image"), folder)
+        inside = pc.binary_join_element_wise(naming.storable(str(folder)), images, "/")
+        pieces = pc.split_pattern(
+            pc.if_else(pc.starts_with(images, "/"), images, inside), "/", max_splits=1, reverse=True
+        )
+        folders = pc.list_element(pieces, 0)
+        different = pc.unique(folders)
+        real = [os.path.realpath(naming.from_storable(text)) for text in different.to_pylist()]
+        places = pc.index_in(folders, value_set=different).combine_chunks()
+        parents = pa.array(map(naming.storable, real), pa.string()).take(places)
+        chunks.append(pc.binary_join_element_wise(parents, pc.list_element(pieces, 1).combine_chunks(), "/"))
+    return pa.chunked_array(chunks, pa.string())
+
+
+def _with_slashes(images: pa.ChunkedArray, folder: Path) -> pa.ChunkedArray:
+    """The names, those with a backslash as the file is called that they lead to."""
+    backslash = pc.match_substring(images, "\\")
+    if not pc.any(backslash, min_count=0).as_py():
+        return images
+    names = [
+        naming.storable(naming.name_of(naming.image_path(folder, name), folder)) if "\\" in name else name
+        for name in images.to_pylist()
+    ]
+    return pa.chunked_array([pa.array(names, pa.string())])

@@ -13,7 +13,15 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from skingpt4.records.comparing.identity import CONTENT, KINDS, Keys, are_compared, not_compared
+from skingpt4.records.comparing.identity import (
+    CONTENT,
+    KINDS,
+    PICTURE,
+    Keys,
+    are_compared,
+    kinds_not_compared,
+    not_compared,
+)
 from skingpt4.records.manifest import Manifest, chain, read_manifest
 from skingpt4.support.errors import UserError
 
@@ -65,7 +73,7 @@ def find_overlaps(training: Keys, evaluation: Keys, kinds: Sequence[str] = tuple
         if not len(evaluated):
             continue
         rows = np.flatnonzero(pc.is_in(ours, value_set=evaluated, skip_nulls=True).to_numpy())
-        if len(rows) and not (kind in ("phash", "path") and seen[rows].all()):
+        if len(rows) and not (kind in PICTURE and seen[rows].all()):
             other = pc.index(theirs, ours[int(rows[0])]).as_py()
             where = training.records.where(int(rows[0])), evaluation.records.where(other)
             overlaps.append(Overlap(kind, len(rows), *where))
@@ -86,7 +94,11 @@ def compare(training: Keys, evaluation: Keys, name: str, trained: str = "trainin
     ours, theirs = training.content, evaluation.content
     return Comparison(
         shared=[str(overlap) for overlap in find_overlaps(training, evaluation)],
-        uncompared=[*not_compared(ours, theirs, trained), *not_compared(theirs, ours, name)],
+        uncompared=[
+            *not_compared(ours, theirs, trained),
+            *not_compared(theirs, ours, name),
+            *kinds_not_compared(ours, theirs),
+        ],
         nothing=not are_compared(ours, theirs),
     )
 
@@ -193,5 +205,5 @@ def check_cases(cases: Manifest, seen: dict[str, Tensor], card: dict[str, Any]) 
             uncompared.append(f"overlap with {missing} was not checked: it does not exist")
         elif not manifests:
             uncompared.append("the checkpoint has no hashes of pictures, and names no manifest")
-    uncompared += not_compared(keys.content, trained, "the cases")
+    uncompared += not_compared(keys.content, trained, "the cases") + kinds_not_compared(keys.content, trained)
     return Comparison(shared, uncompared, nothing=not are_compared(keys.content, trained))

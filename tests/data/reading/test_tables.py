@@ -159,7 +159,7 @@ def test_headings_are_read_as_people_see_them(tmp_path):
     ]
     assert rows[7].startswith("has 5 cells, the header has 4; a comma")
     assert table.remarks == [
-        "t.csv: 1 rows have fewer cells than there are headings; the missing last ones were read as empty"
+        "t.csv: rows with fewer cells than headings: 1; the missing last cells were read as empty"
     ]
     assert table.count() == 4
 
@@ -311,8 +311,19 @@ def test_a_cell_in_the_last_corner_is_a_sentence_and_not_the_end_of_the_process(
 def test_what_is_not_a_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "fifo.csv")
     for path in (tmp_path / "fifo.csv", tmp_path, Path("/dev/zero")):
-        with pytest.raises(SourceError, match="is not a file; a table is read twice"):
+        with pytest.raises(SourceError, match=r"and not a file; name a file|directory"):
             Table(path)
+
+
+def test_the_columns_of_jsonl_are_the_keys_of_its_first_rows(tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"image": "a.jpg"}\n{"image": "b.jpg", "report": "Plaques."}\n')
+    assert Table(path).columns == ["image", "report"]
+    path.write_text('[{"image": "a.jpg"}]')
+    with pytest.raises(
+        SourceError, match=r"line 1: is not a JSON object; expected .*orient='records', lines=True"
+    ):
+        Table(path)
 
 
 def test_a_key_that_a_row_has_twice_is_refused(tmp_path):

@@ -171,6 +171,7 @@ def test_passwords(tmp_path):
         ("x", "short", "8 to 1000 characters"),
         ("x", "l" * 1001, "8 to 1000"),
         ("a b", "long enough", "letters, digits"),
+        ("NA", "long enough", "no word for"),
     ):
         with pytest.raises(StoreError, match=words):
             store.add_rater(name, password)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 import skingpt4.chat
 from skingpt4.records.blanks import BLANK_WORDS, is_blank, text_or_none
 from skingpt4.records.comparing.duplicates import clusters, links
+from skingpt4.records.comparing.identity import Keys
 from skingpt4.records.manifest import read_manifest
 from skingpt4.records.record import RecordError, parse_line
 from skingpt4.taxonomy.taxonomy import CONCEPTS, lexicon
@@ -18,11 +19,12 @@ LANGUAGES = {path.stem for path in (Path(skingpt4.chat.__file__).parent / "langu
 WRITTEN = [
     "nan", "NaN", "NaT", "None", "null", "NULL", "n/a", "N/A", "n. a.", "#N/A", "<NA>", "NA", "-", "--", "—", "?",
     "???", "...", "unknown", "Unknown.", "(unknown)", "not known", "UNK", "", "  ", "[]", "~", "unbekannt", "k. A.",
-    "k.A.", "keine Angabe", "ENTFÄLLT", "entfa\u0308llt",
+    "k.A.", "keine Angabe", "ENTFÄLLT", "#NV", "#REF!", "#DIV/0!",
+    "#name?", "entfa\u0308llt",
 ]  # fmt: skip
 SAYING = [
-    "0", "-1", "no", "No", "nein", "KA", "OA", "AN", "Nana", "nan1", "none of these", "unknown primary", "a", "皮",
-    "\N{GRINNING FACE}", "?x", "unknown" * 20,
+    "0", "-1", "nv", "name", "value", "0/0", "no", "No", "nein", "KA", "OA", "AN", "Nana", "nan1", "none of these",
+    "unknown primary", "a", "皮", "\N{GRINNING FACE}", "?x", "unknown" * 20,
 ]  # fmt: skip
 
 
@@ -77,7 +79,7 @@ def test_a_manifest_teaches_no_word_for_nothing_and_ties_nothing_by_it(tmp_path)
     assert {(r.note, r.disease, r.patient_id) for r in records} == {(None, None, None)}
     assert [r.case_id for r in records] == [None, None, "7", "7"]
     assert {r.turns for r in records} == {(("Itch?", "Yes."),)}
-    numbers = clusters(links(records)).tolist()
+    numbers = clusters(links(Keys(records))).tolist()
     assert numbers[0] != numbers[1]
     assert numbers[2] == numbers[3]
 

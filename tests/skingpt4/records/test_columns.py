@@ -35,6 +35,8 @@ BLANK = [
     "entfa\u0308llt",
     "N" * 70,
     "KA",
+    "#DIV/0!",
+    "0",
     "x\x1f",
 ]
 blanks = st.dictionaries(

@@ -17,15 +17,21 @@ from skingpt4.records.comparing.overlap import (
     require_disjoint,
 )
 from skingpt4.records.manifest import Manifest, chain, read_manifest
+from skingpt4.records.naming import storable
+from tests.support.names import make_files
 
 
 def sha(n):
     return f"{n:08x}" * 8
 
 
+def phash(n):
+    return f"{0x0F0F0F0F0F0F0000 + n:016x}"
+
+
 def row(n, **fields):
     return {
-        "image": f"{n}.png", "sha256": sha(n), "phash": f"{n:016x}", "source": "a", "case_id": f"c{n}",
+        "image": f"{n}.png", "sha256": sha(n), "phash": phash(n), "source": "a", "case_id": f"c{n}",
         "patient_id": f"p{n}", **fields,
     }  # fmt: skip
 
@@ -54,7 +60,7 @@ def test_nothing_shared(manifest):
     ("kind", "fields"),
     [
         ("sha256", {"sha256": sha(2)}),
-        ("phash", {"phash": f"{2:016x}"}),
+        ("phash", {"phash": phash(2)}),
         ("case_id", {"case_id": "c2"}),
         ("patient_id", {"patient_id": "p2"}),
     ],
@@ -192,6 +198,15 @@ def test_where_nothing_can_be_compared_it_says_so(manifest, tmp_path):
     )
 
 
+def test_a_kind_of_hash_that_one_side_lacks_is_named(manifest, tmp_path):
+    sentence = "perceptual hashes were not compared: only one side has any"
+    own = [row(n, phash=None, case_id=None, patient_id=None) for n in range(3)]
+    records, cases = read_manifest(manifest("train.jsonl", *own)), manifest("cases.jsonl", row(7))
+    assert require_disjoint(records, [cases], allowed=False) == [f"data.evaluation: {sentence}"]
+    old = save(tmp_path / "old", records)
+    assert check_cases(read_manifest(cases), *old).uncompared == [sentence]
+
+
 def test_a_checkpoint_remembers_how_many_records_had_no_hash(manifest, tmp_path):
     bare = [{"image": f"{n}.gone"} for n in range(3)]
     own = image_hashes(read_manifest(manifest("train.jsonl", row(1), *bare)))
@@ -209,7 +224,7 @@ def test_hashes_say_nothing_of_ids_and_join_those_of_the_parent(manifest):
     one = image_hashes(read_manifest(manifest("a.jsonl", *map(row, range(5)))))
     two = image_hashes(read_manifest(manifest("b.jsonl", *map(row, range(3, 8)))))
     assert one.keys() == {"sha256", "phash"}
-    assert one["phash"].tolist() == [0, 1, 2, 3, 4]
+    assert one["phash"].tolist() == [int(phash(n), 16) for n in range(5)]
     odd = read_manifest(manifest("odd.jsonl", row(1, sha256="fedcba9876543210" * 4), row(2, sha256=None)))
     assert [n % 2**64 for n in image_hashes(odd)["sha256"].tolist()] == [0xFEDCBA9876543210]
     both = merge_hashes(one, two)
@@ -218,3 +233,13 @@ def test_hashes_say_nothing_of_ids_and_join_those_of_the_parent(manifest):
         k: v.tolist() for k, v in all_hashes.items()
     }
     assert merge_hashes({}, one)["phash"].tolist() == one["phash"].tolist()
+
+
+@pytest.mark.parametrize("name", ["F\udce4lle/L\udce4sion.png", "images\\a.png", "two\nlines/a.png"])
+def test_the_same_file_is_seen_under_any_name(manifest, tmp_path, name):
+    written = name.replace("\\", "/")
+    make_files(tmp_path, [written])
+    one = manifest("train.jsonl", row(1, image=name))
+    other = manifest("lists/cases.jsonl", row(2, image=f"{tmp_path}/{written}"))
+    paths = [Keys(read_manifest(path)).column("path").to_pylist() for path in (one, other)]
+    assert paths[0] == paths[1] == [storable(str(tmp_path / written))]
