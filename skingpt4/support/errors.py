@@ -78,9 +78,8 @@ def reported(for_others: bool = False) -> Iterator[Status]:
     except OSError as error:
         if error.errno not in DISK_FAILURES:
             raise
-        _print_error(
-            f"{error.filename or 'the output'}: {reason_of(error)}; free the disk and try again", error
-        )
+        sentence = f"{error.filename or 'a file'}: cannot be read or written ({reason_of(error)})"
+        _print_error(f"{sentence}; once this is fixed, give the same command again", error)
         status.code = FILE_FAILED
     except Exception as error:
         if type(error).__name__ != "OutOfMemoryError":

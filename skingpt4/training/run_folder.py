@@ -163,20 +163,27 @@ def claim(folder: Path, config_text: str, resume: bool, overwrite: bool, num_pro
 
 
 def _saved_config(folder: Path) -> dict[str, Any] | None:
-    """The configuration that a run saved here; None if there is no run.
+    """The configuration of the run in a folder, from its file or else its newest checkpoint; None if there is no run.
 
     Raises:
-        RunDirError: the file is damaged.
+        RunDirError: the file is damaged or not a run's, and there is no checkpoint.
     """
+    path = folder / CONFIG
     try:
-        saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        raise RunDirError(f"{folder / CONFIG}: cannot be read; name another output_dir") from None
-    if not isinstance(saved, dict) or not {"step", "output_dir"} <= saved.keys():
+        saved = None
+    if not _is_a_run(saved):
+        saved = (_newest_card(folder) or {}).get("config")
+    if _is_a_run(saved):
+        return upgraded(saved)
+    if path.exists():
         raise RunDirError(f"{folder}: holds no run; name another output_dir (its {CONFIG} is not a run's)")
-    return upgraded(saved)
+    return None
+
+
+def _is_a_run(config: Any) -> bool:
+    return isinstance(config, dict) and {"step", "output_dir"} <= config.keys()
 
 
 def _has_begun(folder: Path) -> bool:
