@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ from skingpt4.server.http.messages import ConversationLimits
 from skingpt4.server.http.request import MODEL, ChatRequest, read_request
 from skingpt4.server.http.response import Reply, event
 from skingpt4.server.http.work import in_thread, while_connected
+from skingpt4.support.memory import return_freed_memory
 
 if TYPE_CHECKING:
     from skingpt4.server.http.answering import Answer, Answerer
@@ -65,6 +67,7 @@ class Api:
         self.bodies = Pool(max(limits.max_bytes_held, limits.max_body_bytes))
         self.places = Pool(limits.max_requests)
         self.turns = Pool(limits.max_prepared)
+        self._is_trimming = False
         self.conversation = ConversationLimits.of_context(self.answerer.context, limits.max_images)
 
     @property
@@ -91,6 +94,12 @@ class Api:
     async def completions(self, request: Request) -> Response:
         """Answer a conversation, in one object or as a stream."""
         self._authorise(request)
+        try:
+            return await self._completions(request)
+        finally:
+            self._return_memory_soon()
+
+    async def _completions(self, request: Request) -> Response:
         num_bytes = declared_bytes(request, self.limits.max_body_bytes)
         if self.places.num_waiting >= self.limits.max_requests:
             raise self._busy()
@@ -142,6 +151,16 @@ class Api:
         response = JSONResponse(reply.complete(text, answer.finish_reason, answer.usage, extension))
         await _end(answer, place)
         return response
+
+    def _return_memory_soon(self) -> None:
+        """Give what bodies and pictures took back to the system, once for all requests of a second."""
+        if not self._is_trimming:
+            self._is_trimming = True
+            asyncio.get_running_loop().call_later(1.0, self._return_memory)
+
+    def _return_memory(self) -> None:
+        self._is_trimming = False
+        threading.Thread(target=return_freed_memory, daemon=True).start()
 
     async def _admitted(self, pool: Pool, amount: int = 1, expected_seconds: float = 0.0) -> Hold:
         try:
