@@ -5,9 +5,12 @@ VENV := .venv
 LAVIS := .venv-lavis/bin/python
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
+# An index of other builds of the locked torch and torchvision: for a CPU, or CUDA 12.6 for a V100 (docs/placement.md).
+TORCH_INDEX ?=
+TORCH := $(shell sed -n 's/^\(torch\|torchvision\)==\([0-9.]*\).*/\1==\2/p' requirements.lock)
 .DEFAULT_GOAL := help
 
-.PHONY: help setup weights quickstart ablation demo test test-core lint format package-check clean lavis-reference parity-full
+.PHONY: help setup weights quickstart ablation demo test test-core soak lint format package-check clean lavis-reference parity-full
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
@@ -15,7 +18,13 @@ help: ## show this list
 $(VENV)/installed: requirements.lock requirements-lavis.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
+ifeq ($(TORCH_INDEX),)
 	$(PIP) install --require-hashes -r requirements.lock
+else
+	awk '/^[a-z]/ {skip = /^(torch|torchvision|triton)==|^(nvidia|cuda)-/} !skip' requirements.lock > $(VENV)/others.txt
+	$(PIP) install --index-url $(TORCH_INDEX) $(TORCH)
+	$(PIP) install --require-hashes --no-deps -r $(VENV)/others.txt
+endif
 	$(PIP) install --require-hashes --no-deps -r requirements-lavis.txt
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
@@ -45,6 +54,9 @@ test: weights lint ## lint and the complete test suite
 
 test-core: setup ## the network, its prompts and the training step, in under a minute
 	$(PY) -m pytest -m core
+
+soak: weights ## kills, hostile clients and random inputs, for an hour or more; figures go to runs/soak
+	$(PY) -m pytest -m soak -s
 
 package-check: ## build the wheel, install it with the locked requirements into a new environment, run it elsewhere
 	$(PYTHON) tests/support/package_check.py

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import getpass
+import hashlib
 import os
 import secrets
 import sys
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 # Gradio and torch take seconds to import, so they are imported only after the command line has been parsed.
 from skingpt4.server import gradio_app
-from skingpt4.server.address import Address, stay_local
+from skingpt4.server.address import Address, add_name_argument, stay_local
 from skingpt4.support.cli import add_model_arguments, make_parser, setup_logging
 from skingpt4.support.errors import UserError, reported
 
@@ -36,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=7860, help="default: 7860")
+    add_name_argument(result)
     add(
         "--language",
         default="en",
@@ -76,19 +78,26 @@ def launch(tools: Tools, address: Address, language: str = "en", password: str |
     from skingpt4.chat.texts import load as load_texts
     from skingpt4.server.page import layout
 
-    def log_in(name: str, given: str) -> bool:
-        return secrets.compare_digest(given.encode(), (password or "").encode())
+    def is_password(name: str, given: str) -> bool:
+        return secrets.compare_digest(_digest(given), _digest(password or ""))
 
     texts, protected = load_texts(language), password is not None
     return gradio_app.launch(
         layout.build(tools, language, address),
         address,
         health={"status": "ok", "checkpoint": tools.model["checkpoint"]},
+        texts=texts,
         css=layout.CSS,
         head=layout.SCRIPT,
-        auth=log_in if protected else None,
-        auth_message=f"{texts['not_a_diagnosis']} {texts['login']}" if protected else None,
+        check_password=is_password if protected else None,
+        login_message=f"{texts['not_a_diagnosis']} {texts['login']}",
+        takes_uploads=True,
     )
+
+
+def _digest(text: str) -> bytes:
+    """Of one length for all texts, so that comparing takes as long for each; also for text that is not UTF-8."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -97,7 +106,7 @@ def main(argv: list[str] | None = None) -> int:
     stay_local()
     setup_logging()
     with reported() as status:
-        address = Address(args.host, args.port, args.max_upload_mb, args.share)
+        address = Address(args.host, args.port, args.max_upload_mb, args.share, tuple(args.name))
         if args.share and not args.password:
             raise UserError("--share opens the page to whoever learns its link; add --password")
         if args.audit_text and not args.audit_log:
@@ -114,7 +123,7 @@ def main(argv: list[str] | None = None) -> int:
         from skingpt4.server.page import tools as page_tools
 
         tools = page_tools.load(args.config, args.checkpoint, log)
-        gradio_app.until_ended(lambda: launch(tools, address, args.language, password))
+        gradio_app.until_ended(lambda: launch(tools, address, args.language, password), address)
     return status.code
 
 

@@ -121,11 +121,18 @@ def run_source(rows: Rows, running: Running) -> None:
     except KeyboardInterrupt:
         print("what was measured is saved; the same command continues from here", file=sys.stderr)
         raise
-    print(table(summary, out_dir))
+    print(table(summary, rows, out_dir))
     if not summary.records:
         raise PreparationError(
             f"no record was kept; {out_dir / REJECTED} says why. {out_dir / MANIFEST} "
             + ("is as it was before" if (out_dir / MANIFEST).exists() else "was not written")
+        )
+    lost = [] if limit else [folder for folder in rows.folders if folder not in summary.folders]
+    if lost:
+        more = f", nor of {len(lost) - 1} more" if len(lost) > 1 else ""
+        raise PreparationError(
+            f"no picture of the class folder {lost[0]!r} became a record{more}; {out_dir / REJECTED} lists "
+            f"those that were refused, {out_dir / MANIFEST} holds the other folders"
         )
     if limit:
         print(f"only the first {limit:,} of {rows.total:,} rows; run again without --limit for all")
@@ -133,8 +140,9 @@ def run_source(rows: Rows, running: Running) -> None:
 
 def show_first(rows: Rows, out_dir: Path, count: int) -> None:
     """Print what the first rows would become."""
-    from data.preparing.engine import Relative, results
+    from data.preparing.engine import results
     from data.preparing.images import MeasureCache, Measurer
+    from skingpt4.records.naming import Relative
 
     measurer = Measurer(MeasureCache(":memory:"), 1)
     for _, result in itertools.islice(results(rows, count, measurer, Relative(out_dir), False), count):

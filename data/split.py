@@ -3,8 +3,8 @@
     python -m data.split runs/data/dermnet/all.jsonl --out-dir runs/data/dermnet
 
 Clusters of images that belong together are assigned at random, class by class, so that every split has the classes in
-nearly the same fractions. The report says what would have leaked if rows had been assigned one by one, and under the
-source's own split.
+nearly the same fractions. A hash that a record lacks is computed from its picture. The report says what could not be
+compared, and what would have leaked if rows had been assigned one by one, and under the source's own split.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from skingpt4.records.duplicates import HASH_BITS, NEAR
+from skingpt4.records.comparing.duplicates import HASH_BITS, NEAR
 from skingpt4.support.errors import reported
 
 
@@ -56,6 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         plan,
         write_splits,
     )  # fmt: skip
+    from skingpt4.records.comparing.identity import Keys
     from skingpt4.records.manifest import chain, read_manifest
 
     with reported() as status:
@@ -67,17 +68,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if overwritten:
             raise SplitError(f"{overwritten[0]} would be overwritten; choose another --out-dir or --shares")
         records = chain(read_manifest(path) for path in args.manifests)
-        excluded = chain(read_manifest(path) for path in args.exclude)
+        excluded = [read_manifest(path) for path in args.exclude]
         if args.pairs:
-            print(draw_pairs(records, args.near, args.pairs))
-        result = plan(records + excluded, fractions, args.seed, args.near, len(excluded), progress=True)
+            print(draw_pairs(Keys(records), args.near, args.pairs))
+        keys = Keys(chain([records, *excluded]))
+        sizes = [(str(path), len(manifest)) for path, manifest in zip(args.exclude, excluded, strict=True)]
+        result = plan(keys, fractions, args.seed, args.near, sizes, progress=True)
         result.report["bare_file_names"] = bare_names(records)
         result.report["manifests"] = [str(path) for path in args.manifests]
         print(describe(result.report))
         if not result.report["kept"]:
             raise SplitError("nothing is left to split; see the reasons above")
+        if result.report["empty"]:
+            raise SplitError(result.report["empty"])
         if not args.dry_run:
-            write_splits(args.manifests, result, args.out_dir, progress=True)
+            write_splits(args.manifests, keys, result, args.out_dir, progress=True)
             print(f"written to {args.out_dir}; the full report is {args.out_dir / REPORT}")
     return status.code
 

@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     # After parsing, so that --help is instant.
     from data.preparing.images import num_cores
-    from data.preparing.validation import Checked, check, describe, load_encoder
+    from data.preparing.validation import Checked, check, compare, describe, load_encoder
     from skingpt4.records.record import RecordError
 
     workers = num_cores() if args.workers is None else max(1, args.workers)
@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 results.append(check(path, args.check_images, encoder, workers))
             except RecordError as error:
                 results.append(Checked(str(path), stopped_by=str(error).removeprefix(f"{path}: ")))
+        compare(results)
         ok = all(checked.ok for checked in results)
         if args.json:
             rows = [asdict(checked) | {"ok": checked.ok} for checked in results]

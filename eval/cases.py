@@ -58,6 +58,7 @@ def _sample(
     manifest: Path, train: Sequence[Path], out: Path, per_class: int, seed: int, classes: Sequence[str] | None
 ) -> None:
     from eval.asking import cases
+    from skingpt4.records.comparing.identity import Keys
     from skingpt4.records.manifest import chain, read_manifest
     from skingpt4.taxonomy.taxonomy import CLASSES
 
@@ -69,9 +70,11 @@ def _sample(
         raise cases.CasesError(f"{out} exists already; the cases of an evaluation are not drawn twice")
     if not train:
         logger.warning("without a --train manifest nothing shows that the cases are separate from training")
-    training = chain(read_manifest(path) for path in train)
-    rows = cases.sample(read_manifest(manifest), training, per_class, seed, classes or CLASSES)
-    cases.write_sample(manifest, rows, out)
+    training = [read_manifest(path) for path in train]
+    keys = Keys(chain([read_manifest(manifest), *training]))
+    sizes = [(str(path), len(records)) for path, records in zip(train, training, strict=True)]
+    rows = cases.sample(keys, per_class, seed, sizes, classes or CLASSES)
+    cases.write_sample(manifest, keys, rows, out)
     print(cases.describe(cases.read_cases(out)))
 
 

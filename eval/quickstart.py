@@ -105,7 +105,8 @@ def _answer(
         str(num_prompts),
         *(["--concept-scores"] if num_prompts > 1 else []),  # of the main arm
         "--replace",
-        *(["--max-new-tokens", "16"] if short else []),
+        "--max-new-tokens",
+        "16" if short else "48",  # the phantoms' texts are short, and an untrained arm never ends by itself
     ]
     return Stage(name, command, root / "answers" / f"{arms[-1].split('=')[0]}.jsonl")
 

@@ -19,13 +19,13 @@ from eval.asking import answers
 from eval.rating import ratings
 from eval.rating.desk import Desk, ReviewError, select
 from eval.rating.store import FILE, Store
+from skingpt4.server.address import Address, add_name_argument, stay_local
 from skingpt4.support.cli import make_parser, setup_logging
 from skingpt4.support.errors import reported
 
 if TYPE_CHECKING:
     import gradio as gr
 
-    from skingpt4.server.address import Address
 
 EXAMPLES = """examples:
   python -m eval.review add-rater anna --run-dir runs/quickstart
@@ -72,7 +72,7 @@ def take_over(store: Store, run: answers.Run, path: Path, overwrite: bool) -> tu
     Raises:
         RatingsError, ReviewError, StoreError: a wrong line, an arm or case that is not in the run, or a conflict.
     """
-    rows = ratings.read_csv(path)
+    rows = ratings.read_ratings(path)
     for row in rows:
         for kind, name, known in (("arm", row.arm, run.arms), ("case", row.case_id, run.cases)):
             if name not in known:
@@ -94,15 +94,16 @@ def status(desk: Desk) -> str:
 def serve(desk: Desk, address: Address) -> None:
     """Serve the form until SIGINT or SIGTERM."""
     from eval.rating import form
+    from skingpt4.chat.texts import load as load_texts
     from skingpt4.server import gradio_app
 
     def launched() -> gr.Blocks:
         return gradio_app.launch(
-            form.build(desk), address, {"status": "ok"}, css=form.CSS, head=form.SCRIPT,
-            auth=desk.store.login, auth_message=form.DISCLAIMER,
+            form.build(desk), address, {"status": "ok"}, load_texts(), css=form.CSS, head=form.SCRIPT,
+            check_password=desk.store.login, login_message=form.DISCLAIMER,
         )  # fmt: skip
 
-    gradio_app.until_ended(launched)
+    gradio_app.until_ended(launched, address)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -123,6 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--overwrite", action="store_true", help="with --import: its answers replace existing ones")
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=7861, help="default: %(default)s")
+    add_name_argument(parser)
     return parser
 
 
@@ -134,8 +136,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("the only command is: add-rater NAME")
     setup_logging()
     with reported() as result:
-        from skingpt4.server.address import Address, stay_local
-
         stay_local()
         run = answers.read_run(args.run_dir)
         store = Store(args.run_dir)
@@ -157,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"{args.run_dir / FILE}: there are no raters yet; add one with "
                     f"python -m eval.review add-rater NAME --run-dir {args.run_dir}"
                 )
-            address = Address(args.host, args.port)
+            address = Address(args.host, args.port, names=tuple(args.name))
             address.check(password=True)
             print(status(desk), flush=True)
             serve(desk, address)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.asking.perturbations import CONTROLS, STANDARD
-from skingpt4.support.cli import make_parser, setup_logging
+from skingpt4.support.cli import add_answer_length, make_parser, setup_logging
 from skingpt4.support.errors import reported
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--arm", action="append", required=True, metavar="NAME=CHECKPOINT",
         help=f"or 'untrained'; arms that are called {', '.join(CONTROLS)} are shown such pictures")  # fmt: skip
     add("--batch-size", type=int, default=50, help="cases answered together (default: %(default)s)")
-    add("--max-new-tokens", type=int, default=48, help="of one answer (default: %(default)s)")
+    add_answer_length(parser)
     add(
         "--num-prompts", type=int, default=4, choices=range(5), help="only the first of the published prompts"
     )
@@ -51,7 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--concept-scores", action="store_true", help="also score each of the 48 concepts")
     add("--with-history", action="store_true",
         help="put a case's history before the first prompt; the model was not trained for it")  # fmt: skip
-    add("--allow-overlap", action="store_true", help="answer cases that a checkpoint was trained on too")
+    add("--allow-overlap", action="store_true",
+        help="answer cases that a checkpoint was trained on too, or where that cannot be checked")  # fmt: skip
     add("--replace", action="store_true", help="delete answers that were made with other settings")
     add("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
     return parser

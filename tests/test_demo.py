@@ -22,7 +22,7 @@ from urllib.parse import urlencode
 import pytest
 
 import demo
-from skingpt4.server import gradio_app
+from skingpt4.server import gradio_app, private_folder
 from skingpt4.server.address import AddressError
 
 demo.stay_local()
@@ -44,7 +44,7 @@ def test_command_line(capsys, monkeypatch):
     args = demo.parser().parse_args(["--config", "c.yaml"])
     assert (args.host, args.port, args.max_upload_mb, args.checkpoint) == ("127.0.0.1", 7860, 20, None)
     assert (args.share, args.password, args.language, args.audit_log) == (False, False, "en", None)
-    monkeypatch.setattr(gradio_app, "tempfile", None)  # nothing is served here
+    monkeypatch.setattr(gradio_app, "private_folder", None)  # nothing is served here
     for wrong, words in (
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such config"),
         ([], "give --config or --checkpoint"),
@@ -134,20 +134,21 @@ def test_served_to_this_machine_alone(served, folder):
         urllib.request.urlopen(foreign)
 
 
-def test_sigterm_ends_cleanly_and_leaves_no_file(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_cleanly_and_leaves_no_file(tmp_path, monkeypatch, capsys, ending):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    monkeypatch.setattr(gradio_app, "MEMORY", tmp_path / "none")
-    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
-    modes = []
+    monkeypatch.setattr(private_folder, "MEMORY", tmp_path / "none")
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    modes, address = [], demo.Address(port=free_port())
 
     def launched():
-        blocks = demo.launch(tools(), demo.Address(port=free_port()))
+        blocks = demo.launch(tools(), address)
         modes.extend(path.stat().st_mode & 0o777 for path in tmp_path.glob("skingpt4-*"))
-        threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()  # while it waits, or sooner
+        threading.Timer(0.2, os.kill, (os.getpid(), ending)).start()  # while it waits, or sooner
         return blocks
 
     try:
-        gradio_app.until_ended(launched)
+        gradio_app.until_ended(launched, address)
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
@@ -156,13 +157,6 @@ def test_sigterm_ends_cleanly_and_leaves_no_file(tmp_path, monkeypatch, capsys):
     assert lines[-1] == "stopped"
     assert modes == [0o700], "one private folder while it served"
     assert list(tmp_path.glob("skingpt4-*")) == [], "and none afterwards"
-
-
-def test_private_folder_is_in_memory_where_there_is_room(tmp_path, monkeypatch):
-    monkeypatch.setattr(gradio_app, "MEMORY", tmp_path)
-    assert gradio_app.memory_dir() == tmp_path
-    monkeypatch.setattr(gradio_app, "MEMORY_NEEDED", 2**60)
-    assert gradio_app.memory_dir() is None
 
 
 def test_password_keeps_strangers_out(folder):

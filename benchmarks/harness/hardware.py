@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
 import platform
@@ -15,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from skingpt4.support.memory import return_freed_memory
 
 # (rows, inner, columns): squares, and the long thin products of a small decoder over a batch of tokens.
 CPU_SHAPES = ((1024, 1024, 1024), (2048, 2048, 2048), (1024, 576, 1536), (1024, 1536, 576))
@@ -155,7 +156,7 @@ class PeakMemory:
             torch.cuda.reset_peak_memory_stats(self.device)
             self._before = torch.cuda.memory_allocated(self.device)
         elif platform.system() == "Linux":
-            _return_freed_memory()
+            return_freed_memory()  # what the C library holds would hide a part of the next peak
             Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
             self._before = _status("VmRSS")
         return self
@@ -172,10 +173,3 @@ def _status(key: str) -> int:
     match = re.search(rf"^{key}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
     assert match
     return int(match[1]) * 1024
-
-
-def _return_freed_memory() -> None:
-    """Freed memory that the C library holds would hide a part of the next peak."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's alone
-    if trim:
-        trim(0)

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmarks.harness import hardware
-from benchmarks.harness.pairs import RESULTS, about, write
+from benchmarks.harness.results import RESULTS, about, write
 from benchmarks.harness.shapes import SHAPES, Shape
 from skingpt4.model.precision import DTYPES, choose_dtype, require_device
 from skingpt4.support.threads import in_own_thread
@@ -50,7 +50,6 @@ class Setting:
         """Write the result with what it depends on."""
         facts = about([self.name, *self.argv], self.device)
         write({**facts, "shape": self.shape.name, "dtype": self.dtype_name, **result}, self.out)
-        print(f"written: {self.out}")
 
 
 def parser(name: str, description: str | None, pairs: int = 5) -> argparse.ArgumentParser:

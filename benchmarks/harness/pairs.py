@@ -6,23 +6,17 @@ Which of them is first alternates from pair to pair.
 
 from __future__ import annotations
 
-import json
 import statistics
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from benchmarks.harness import hardware
-from skingpt4.checkpoints.checkpoint import git_revision
-from skingpt4.support.files import write_text
 
-RESULTS = Path(__file__).parents[1] / "results"
 SECONDS = "seconds"
 BASELINE = "yardstick"  # the baseline's name in results, which committed ones have
 # A side's work; it may return further figures for which less is better, e.g. seconds to the first token.
@@ -157,29 +151,3 @@ def _time(side: Side, work: Work, device: torch.device | str) -> None:
     took = time.perf_counter() - began
     for name, value in {SECONDS: took, **figures}.items():
         side.figures.setdefault(name, []).append(float(value))
-
-
-def about(argv: Sequence[str] | None = None, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """The provenance of a result: command, commit, hardware, versions."""
-    words = sys.argv[1:] if argv is None else argv
-    return {
-        "command": " ".join(["python -m benchmarks", *words]),
-        "commit": git_revision(),
-        "hardware": hardware.machine(device),
-        "versions": hardware.versions(),
-    }
-
-
-def write(result: Mapping[str, Any], path: Path) -> None:
-    """Write a result as JSON, completely or not at all, e.g. to ``RESULTS / "train.json"``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(_rounded(result), indent=1) + "\n")
-
-
-def _rounded(value: Any) -> Any:
-    """Five significant digits: more would be noise."""
-    if isinstance(value, float):
-        return float(f"{value:.5g}")
-    if isinstance(value, Mapping):
-        return {str(key): _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value

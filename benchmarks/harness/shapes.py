@@ -51,9 +51,9 @@ SHAPES = {
     shape.name: shape
     for shape in (
         Shape("tiny", "tiny/step2.yaml", None),
-        Shape("vicuna7b", "paper/step2_vicuna7b.yaml", memory.PUBLISHED["lmsys/vicuna-7b-v1.5"]),
-        Shape("vicuna13b", "paper/step2_vicuna13b.yaml", memory.PUBLISHED["lmsys/vicuna-13b-v1.5"]),
-        Shape("falcon40b", "paper/step2_falcon40b.yaml", memory.PUBLISHED["tiiuae/falcon-40b-instruct"]),
+        Shape("vicuna7b", "paper/step2_vicuna7b.yaml", memory.PUBLISHED["vicuna-7b-v1.5"]),
+        Shape("vicuna13b", "paper/step2_vicuna13b.yaml", memory.PUBLISHED["vicuna-13b-v1.5"]),
+        Shape("falcon40b", "paper/step2_falcon40b.yaml", memory.PUBLISHED["falcon-40b-instruct"]),
     )
 }
 

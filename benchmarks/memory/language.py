@@ -95,7 +95,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def record(folder: str, name: str, out: Path) -> None:
     """Measure each precision in a fresh process; models measured before stay in the file."""
-    from benchmarks.harness.pairs import about, write  # large imports, which measured processes must not make
+    from benchmarks.harness.results import (  # large imports, which measured processes must not make
+        about,
+        write,
+    )
 
     require_linux()
     runs = {}

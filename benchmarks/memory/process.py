@@ -66,7 +66,9 @@ def run_fresh(name: str, *options: str) -> str:
 
 def save(result: Mapping[str, Any], argv: Sequence[str], out: Path) -> None:
     """Write a result with command, commit, hardware and versions."""
-    from benchmarks.harness.pairs import about, write  # large imports, which measured processes must not make
+    from benchmarks.harness.results import (  # large imports, which measured processes must not make
+        about,
+        write,
+    )
 
     write({**about(argv), **result}, out)
-    print(f"written: {out}")

@@ -15,13 +15,13 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import imagehash
 import numpy as np
 from PIL import Image, ImageEnhance
 from scipy.stats import binomtest
 from tqdm import tqdm
 
-from benchmarks.harness.pairs import about, write
+from benchmarks.harness.results import about, write
+from skingpt4.records.comparing.hashes import perceptual_hash
 from skingpt4.records.images import open_image
 from skingpt4.records.manifest import read_manifest
 from skingpt4.support.errors import reported
@@ -62,7 +62,7 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def _hash(image: Image.Image) -> int:
-    return int(str(imagehash.phash(image)), 16)
+    return int(perceptual_hash(image), 16)
 
 
 def measure(images: list[Image.Image]) -> dict[str, object]:
@@ -102,8 +102,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     with reported() as status:
         result = measure([open_image(record.image_path) for record in read_manifest(args.manifest)])
-        write({**about(["near-duplicates", str(args.manifest)]), **result}, args.out)
-        print(args.out.read_text())
+        print(write({**about(["near-duplicates", str(args.manifest)]), **result}, args.out).read_text())
     return status.code
 
 

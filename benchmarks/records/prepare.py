@@ -12,21 +12,20 @@ resident memory (VmHWM) of itself and of its largest worker.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from skingpt4.support.spreadsheets import csv_line
 
 SIZE, SMALL_SIZE = (720, 480), (64, 48)
 LINKS = 100  # files that the small images link to
@@ -71,11 +70,9 @@ def write_links(folder: Path, count: int) -> None:
 def write_table(path: Path, names: Iterator[str]) -> Path:
     """Write a CSV of image, note and diagnosis."""
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["image", "note", "diagnosis"])
-        writer.writerows(
-            [name, f"Scaly plaque number {n} on the elbow.", "psoriasis"] for n, name in enumerate(names)
-        )
+        file.write(csv_line(["image", "note", "diagnosis"]))
+        for number, name in enumerate(names):
+            file.write(csv_line([name, f"Scaly plaque number {number} on the elbow.", "psoriasis"]))
     return path
 
 
@@ -136,16 +133,6 @@ def memory(folder: Path, sizes: list[int], distinct: int, cores: int) -> list[di
     return results
 
 
-def revision() -> str:
-    """The commit that is measured, read before it can change; in another process, since torch would enlarge this."""
-    command = [
-        sys.executable,
-        "-c",
-        "from skingpt4.checkpoints.checkpoint import git_revision; print(git_revision())",
-    ]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     parser = argparse.ArgumentParser(
@@ -163,27 +150,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     cores = len(os.sched_getaffinity(0))
     sizes, pictures = ([100, 1000], 100) if args.small else ([1_000, 10_000, 100_000, 1_000_000], 1000)
-    load, commit = os.getloadavg()[0], revision()
+    load = os.getloadavg()[0]
     Path("runs").mkdir(exist_ok=True)  # on a disk, which a system's temporary folder may not be
     with tempfile.TemporaryDirectory(dir="runs") as folder:
-        result = {
+        result: dict[str, Any] = {
             "speed": speed(Path(folder), pictures, cores),
             "memory": memory(Path(folder), sizes, args.distinct, cores),
         }
-    about = {
-        "command": "python -m benchmarks prepare" + " --small" * args.small,
-        "commit": commit,
-        "hardware": {"machine": platform.machine(), "cores": cores, "load_before": round(load, 1)},
-        "versions": {"python": platform.python_version()}
-        | {n: version(n) for n in ("pillow", "imagehash", "numpy")},
-        "picture_pixels": {"speed": SIZE, "memory": SMALL_SIZE},
-    }
-    text = json.dumps({**about, **result}, indent=1) + "\n"
-    print(text)
+    from benchmarks.harness.results import about, write  # after the measurement: torch enlarges this process
+
+    result |= {"load_before": round(load, 1), "picture_pixels": {"speed": SIZE, "memory": SMALL_SIZE}}
     out = args.out or (None if args.small else Path("benchmarks/results/prepare.json"))
+    result = {**about(["prepare", *(argv or [])]), **result}
+    print(json.dumps(result, indent=1))
     if out:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text)
+        write(result, out)
     return 0
 
 

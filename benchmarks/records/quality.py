@@ -23,7 +23,7 @@ import numpy as np
 from scipy.stats import binomtest
 from tqdm import tqdm
 
-from benchmarks.harness.pairs import about, write
+from benchmarks.harness.results import about, write
 from benchmarks.records.degraded import FAULTS, NO_SKIN, SKIN_TYPES, clean_phantoms, photograph
 from skingpt4.chat.quality import KINDS, assess, limits
 from skingpt4.support.errors import UserError, reported
@@ -162,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = measure(args.seed, args.per_type) | {"milliseconds": milliseconds()}
         words = ["quality", "--per-type", str(args.per_type), "--seed", str(args.seed)]
         write({**about(words), **result}, args.out)
-        print(f"{describe(result)}\nwritten to {args.out}")
+        print(describe(result))
     return status.code
 
 

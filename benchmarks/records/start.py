@@ -113,7 +113,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.one:
         print(json.dumps(measure(Path(args.one[0]), args.one[1])))
         return 0
-    from benchmarks.harness.pairs import about, write  # large imports, which measured processes must not make
+    from benchmarks.harness.results import (  # large imports, which measured processes must not make
+        about,
+        write,
+    )
 
     rows = []
     print(
@@ -137,7 +140,6 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
     what = "start-up and memory of a training's records"
     write({**about(["records-start", *(argv or [])]), "what": what, "rows": rows}, args.out)
-    print(f"written: {args.out}")
     return 0
 
 

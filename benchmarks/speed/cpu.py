@@ -31,7 +31,7 @@ from skingpt4.model.prompts import Encoded, Turn, encode_turns, get_template, st
 from skingpt4.records.images import to_tensor
 from skingpt4.support.errors import UserError, reported
 from skingpt4.training import loop
-from skingpt4.training.batches import collate_rows
+from skingpt4.training.batches import pad_right
 
 QUESTION = "What is wrong with my skin?"
 
@@ -91,8 +91,8 @@ class Bench:
         lengths = workload.answer_lengths(batch)
         answers = [workload.answer_of(model.tokenizer, template, n, i) for i, n in enumerate(lengths)]
         shown = [queries[i % len(queries)] for i in range(batch)]
-        rows = [[{"encoded": encode(a), "queries": q}] for a, q in zip(answers, shown, strict=True)]
-        self.batch = collate_rows(rows)
+        rows = [{"encoded": encode(a), "queries": q} for a, q in zip(answers, shown, strict=True)]
+        self.batch = pad_right(rows)
         self.accelerator = Accelerator(mixed_precision="no", cpu=True)
         self.optimizer = loop.make_optimizer(model, config.optim)
         for group in self.optimizer.param_groups:

@@ -103,7 +103,6 @@ def ways(bench: Bench, setting: options.Setting, size: Size) -> dict[str, Way]:
         ),
         "logits in one chunk": of(own, lambda: changed(loss, LOSS_CHUNK_BYTES=0)),
         "data.batching=padded": of(put_together("padded")),
-        "data.batching=packed": of(put_together("packed")),
         f"language.attention={other}": of(own, lambda: attending(model.language_model, other)),
     }
     if bench.compile_seconds is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from data.counting.against_paper import Comparison, compare_classes, compare_concepts
 from data.counting.counts import DIMENSIONS, Counts
+from skingpt4.support.spreadsheets import csv_text
 
 HEADINGS = {"concept": "Concepts", "class": "Classes", "source": "Sources", "split": "Splits",
             "fitzpatrick": "Fitzpatrick types (12, 34, 56: DDI's pairs)"}  # fmt: skip
@@ -66,19 +66,21 @@ def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
 
 def csv_table(counts: Counts, comparisons: dict[str, Comparison]) -> str:
     """All counts as CSV; `paper`, `difference` and `why` are empty where the paper prints nothing."""
-    text = io.StringIO()
-    table = csv.writer(text, lineterminator="\n")
-    table.writerow(["dimension", "source", "name", "count", "paper", "difference", "why"])
+    return csv_text(
+        ["dimension", "source", "name", "count", "paper", "difference", "why"], _csv_rows(counts, comparisons)
+    )
+
+
+def _csv_rows(counts: Counts, comparisons: dict[str, Comparison]) -> Iterator[list[Any]]:
     for name, comparison in comparisons.items():
         for row in comparison.rows:
             paper, difference = ("" if x is None else x for x in (row.paper, row.difference))
-            table.writerow([f"{name} against paper", "", row.name, row.ours, paper, difference, row.why])
+            yield [f"{name} against paper", "", row.name, row.ours, paper, difference, row.why]
     for name in DIMENSIONS:
         for value, count in counts.total(name).items():
-            table.writerow([name, "", value, count, "", "", ""])
+            yield [name, "", value, count, "", "", ""]
         if name != "source" and len(counts.records) > 1:
             for (source, value), count in sorted(counts.of[name].items()):
-                table.writerow([name, source, value, count, "", "", ""])
+                yield [name, source, value, count, "", "", ""]
     for (source, fact), count in counts.facts.items():
-        table.writerow(["fact", source, fact, count, "", "", ""])
-    return text.getvalue()
+        yield ["fact", source, fact, count, "", "", ""]

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
@@ -19,6 +17,7 @@ from data.preparing.files import complete_file, write_line
 from data.preparing.images import ImageMeasures, MeasureCache, Measurer, PreparationError
 from data.reading.rows import Candidate, Refusal, Rows
 from data.reading.tables import DiskMap
+from skingpt4.records.naming import Relative
 from skingpt4.records.record import RecordError, check_row
 from skingpt4.records.schema import KEYS
 
@@ -31,8 +30,9 @@ MAX_NAMES = 10_000  # disease names that are counted one by one
 class Summary:
     """What became of the rows.
 
-    `refused`, `remarks` and `unclassed` (disease names without a class among the records) count; `duplicates` are
-    records with the same bytes as an earlier one; `measured` images were decoded, the others were cached.
+    `refused`, `remarks` and `unclassed` (disease names without a class among the records) count; `folders` are the
+    class folders that gave a record; `duplicates` are records with the same bytes as an earlier one; `measured`
+    images were decoded, the others were cached.
     """
 
     records: int = 0
@@ -41,30 +41,18 @@ class Summary:
     refused: Counter[str] = field(default_factory=Counter)
     remarks: Counter[str] = field(default_factory=Counter)
     unclassed: Counter[str] = field(default_factory=Counter)
+    folders: set[str] = field(default_factory=set)
 
-    def add(self, record: dict[str, Any], remarks: tuple[str, ...]) -> None:
+    def add(self, record: dict[str, Any], row: Candidate) -> None:
         """Count a record."""
         self.records += 1
-        self.remarks.update(remarks)
+        self.remarks.update(row.remarks)
+        if row.folder is not None:
+            self.folders.add(row.folder)
         disease = record["disease"]
         if disease and record["class"] is None:
             known = disease in self.unclassed or len(self.unclassed) < MAX_NAMES
             self.unclassed[disease if known else "(more names)"] += 1
-
-
-class Relative:
-    """Paths relative to the real folder of a manifest, with / on every system."""
-
-    def __init__(self, folder: Path) -> None:
-        real = os.path.realpath(folder)  # .. in a path means the real parent
-        self._parent = functools.lru_cache(4096)(
-            lambda parent: Path(os.path.relpath(parent, real)).as_posix()
-        )
-
-    def __call__(self, path: Path) -> str:
-        """The path of an image as a record names it."""
-        parent, name = os.path.split(path)
-        return f"{self._parent(parent or os.curdir)}/{name}".removeprefix("./")
 
 
 def build_record(row: Candidate, measures: ImageMeasures, image: str) -> dict[str, Any] | Refusal:
@@ -75,11 +63,11 @@ def build_record(row: Candidate, measures: ImageMeasures, image: str) -> dict[st
     record = {key: None for key in KEYS} | {"image": image, **values} | row.fields
     try:
         check_row(record, "the row")
-        json.dumps(record, ensure_ascii=False).encode("utf-8")
+        json.dumps({**record, "image": ""}, ensure_ascii=False).encode("utf-8")
     except RecordError as error:
         return Refusal(row.file, row.row, image, "bad_value", str(error).removeprefix("the row: "))
     except UnicodeEncodeError:
-        return Refusal(row.file, row.row, None, "bad_value", "holds a character that is not Unicode text")
+        return Refusal(row.file, row.row, image, "bad_value", "holds a character that is not Unicode text")
     return record
 
 
@@ -146,7 +134,8 @@ def write_manifest(
                         summary.refused[result.reason] += 1
                         write_line(rejected, asdict(result))
                         continue
-                    summary.add(result, row.remarks if isinstance(row, Candidate) else ())
+                    if isinstance(row, Candidate):
+                        summary.add(result, row)
                     summary.duplicates += not contents.add(result["sha256"])
                     write_line(manifest, result)
                 if not summary.records:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import re
 import shutil
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from tqdm import tqdm
 from data.preparing.files import complete_file
 from data.preparing.picture_download import STATUSES, ListedImage, Outcome, RequestLimits, run
 from data.reading.tables import Table
+from skingpt4.support.spreadsheets import csv_line
 from skingpt4.weights.fetch.download import DownloadError
 
 MISSING = "missing.csv"
@@ -93,13 +93,12 @@ def download(options: Options) -> None:
         complete_file(options.out_dir / MISSING) as file,
         tqdm(total=min(total, options.limit or total), unit="picture") as bar,
     ):
-        missing = csv.writer(file)
-        missing.writerow(["md5hash", "url", "status", "detail"])
+        file.write(csv_line(["md5hash", "url", "status", "detail"]))
 
         def seen(outcome: Outcome) -> None:
             bar.update()
             if outcome.status not in ("kept", "present", "repeated"):
-                missing.writerow([outcome.md5, outcome.url, outcome.status, outcome.detail])
+                file.write(csv_line([outcome.md5, outcome.url, outcome.status, outcome.detail]))
 
         counts = run(
             listed_images(table, names, options.limit), options.out_dir, limits, options.ask_again, seen

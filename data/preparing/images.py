@@ -24,14 +24,18 @@ import imagehash
 import PIL
 
 from skingpt4.records.archives import StoreError, read_bytes, split_path
-from skingpt4.records.images import ImageError, open_image
+from skingpt4.records.comparing.hashes import perceptual_hash
+from skingpt4.records.images import PASSING, ImageError, open_image
+from skingpt4.records.naming import readable, storable
 from skingpt4.support.errors import UserError, reason_of
+from skingpt4.support.locks import has_locks, warn
 
 T = TypeVar("T")
-VERSION = f"1, imagehash {imagehash.__version__}, pillow {PIL.__version__}"  # another one measures again
+VERSION = f"2, imagehash {imagehash.__version__}, pillow {PIL.__version__}"  # another one measures again
 CHUNK = 16  # images that a worker takes at once
 CHUNKS_PER_WORKER = 4  # in flight, so that memory does not grow with the source
 COMMIT_SECONDS = 2.0
+MEMORY = ":memory:"
 
 
 class PreparationError(UserError):
@@ -56,7 +60,7 @@ class ImageMeasures:
 
 def measure(path: str) -> ImageMeasures:
     """Read, decode and hash one image file; never raises for what is wrong with the file."""
-    name = Path(path).name
+    name = readable(Path(path).name)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about metadata, would tear the progress bar
@@ -66,16 +70,17 @@ def measure(path: str) -> ImageMeasures:
         return ImageMeasures(reason=error.reason, detail=str(error))
     except (OSError, StoreError) as error:  # gone in between
         return ImageMeasures(reason="unreadable", detail=f"{name}: cannot be read ({reason_of(error)})")
-    return ImageMeasures(digest, str(imagehash.phash(image)), image.width, image.height)
+    return ImageMeasures(digest, perceptual_hash(image), image.width, image.height)
 
 
 class MeasureCache:
     """Measures of images in a SQLite file: an interrupted run goes on from them and a second run reuses them.
 
-    An image counts as the same while its path, size in bytes and time of change are the same.
+    An image counts as the same while its path, size in bytes and time of change are the same. What may be different
+    the next time, such as a file that could not be read, is not saved.
 
     Args:
-        path: opened or created; `:memory:` saves nothing.
+        path: opened or created; `:memory:` saves nothing. Where the file system has no locks, a warning says so.
 
     Raises:
         PreparationError: another run uses it, or it cannot be read or written, at any time.
@@ -84,8 +89,12 @@ class MeasureCache:
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
         self._committed = time.monotonic()
+        name, unlocked = self.path, self.path != MEMORY and not has_locks(Path(path).parent)
+        if unlocked:  # otherwise SQLite says that another run holds the lock
+            warn(self.path)
+            name = f"{Path(path).absolute().as_uri()}?nolock=1"
         with self._reported():
-            self._base = sqlite3.connect(self.path, timeout=0, isolation_level=None)
+            self._base = sqlite3.connect(name, timeout=0, isolation_level=None, uri=unlocked)
             self._base.execute("PRAGMA locking_mode=EXCLUSIVE")
             self._base.execute("PRAGMA cache_size=-8192")
             self._base.execute("BEGIN EXCLUSIVE")
@@ -125,16 +134,19 @@ class MeasureCache:
             row = self._base.execute(
                 "SELECT sha256, phash, width, height, reason, detail FROM pictures "
                 "WHERE path = ? AND bytes = ? AND changed = ?",
-                (path, stat.st_size, stat.st_mtime_ns),
+                (storable(path), stat.st_size, stat.st_mtime_ns),
             ).fetchone()
-        return ImageMeasures(*row) if row else None
+        measures = ImageMeasures(*row) if row else None
+        return None if measures is None or measures.reason in PASSING else measures
 
     def put(self, path: str, stat: os.stat_result, measures: ImageMeasures) -> None:
         """Save an image's measures; after COMMIT_SECONDS at most they survive a kill."""
+        if measures.reason in PASSING:
+            return
         with self._reported():
             self._base.execute(
                 "INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                (path, stat.st_size, stat.st_mtime_ns, *astuple(measures)),
+                (storable(path), stat.st_size, stat.st_mtime_ns, *astuple(measures)),
             )
             if time.monotonic() - self._committed > COMMIT_SECONDS:
                 self._base.execute("COMMIT")

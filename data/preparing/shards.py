@@ -15,14 +15,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import imagehash
 from tqdm import tqdm
 
 from data.preparing.files import complete_file, write_line
 from data.preparing.metadata import without_metadata
 from skingpt4.records.archives import StoreError, read_bytes
+from skingpt4.records.comparing.hashes import perceptual_hash
 from skingpt4.records.images import ImageError, open_image
 from skingpt4.records.manifest import manifest_lines, read_manifest
+from skingpt4.records.naming import hint, image_path
 from skingpt4.records.record import parse_line
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import file_sha256
@@ -140,7 +141,7 @@ def _write_shard(
 
 def _clean_image(where: str, record: dict[str, Any], folder: Path) -> tuple[bytes, str]:
     """An image file without metadata, and its suffix; the record gets its hash and measures."""
-    path = folder / record["image"]
+    path = image_path(folder, record["image"])
     try:
         data = read_bytes(path)
         if record["sha256"] not in (None, hashlib.sha256(data).hexdigest()):
@@ -148,12 +149,12 @@ def _clean_image(where: str, record: dict[str, Any], folder: Path) -> tuple[byte
         clean, suffix = without_metadata(data)
         image = open_image(clean)
     except FileNotFoundError:
-        raise PackError(f"{where}: {path} is not there") from None
+        raise PackError(f"{where}: {path} is not there{hint(path)}") from None
     except (OSError, StoreError, ImageError) as error:
         raise PackError(f"{where}: {path} cannot be packed ({error})") from None
     if clean != data:
         record["x_original_sha256"] = hashlib.sha256(data).hexdigest()
     record["sha256"] = hashlib.sha256(clean).hexdigest()
-    record["phash"] = record["phash"] or str(imagehash.phash(image))
+    record["phash"] = record["phash"] or perceptual_hash(image)
     record["width"], record["height"] = image.size
     return clean, suffix

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from data.preparing.engine import MANIFEST, REJECTED, Summary
-from data.reading.rows import REASONS
+from data.reading.rows import REASONS, Rows
 
 IMAGE_REASONS = {
     "missing": "no such picture",
@@ -17,13 +17,14 @@ IMAGE_REASONS = {
 }
 
 
-def table(summary: Summary, out_dir: Path) -> str:
-    """Counts of records, refusals by reason, and remarks on the records."""
+def table(summary: Summary, rows: Rows, out_dir: Path) -> str:
+    """Counts of records, refusals by reason, remarks on the records, and how the tables were read."""
     lines = [f"kept     {summary.records:>9,}  {out_dir / MANIFEST}"]
     lines.append(f"refused  {summary.refused.total():>9,}  {out_dir / REJECTED}")
     known = REASONS | IMAGE_REASONS
     for reason, number in summary.refused.most_common():
         lines.append(f"         {number:>9,}  {reason}: {known.get(reason, '')}")
+    lines += [f"left out {number:>9,}  {reason}" for reason, number in sorted(rows.left_out.items())]
     remarks = dict(summary.remarks.most_common())
     if summary.duplicates:
         remarks["with the same bytes as an earlier one; data.split keeps one of them"] = summary.duplicates
@@ -34,6 +35,12 @@ def table(summary: Summary, out_dir: Path) -> str:
     if remarks:
         lines.append("of the kept")
     lines += [f"         {number:>9,}  {remark}" for remark, number in remarks.items()]
+    if blanks := +rows.blanks:
+        cells = ", ".join(f"{key} {number:,}" for key, number in blanks.most_common())
+        lines.append(
+            f"empty    {blanks.total():>9,}  cells hold a word for nothing (nan, unknown, -, ...): {cells}"
+        )
+    lines += rows.remarks()
     cached = ", the others were known from an earlier run" if summary.records > summary.measured else ""
     lines.append(f"{summary.measured:,} pictures were read{cached}")
     return "\n".join(lines)

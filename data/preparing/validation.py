@@ -16,9 +16,12 @@ from typing import Any
 from tqdm import tqdm
 
 from data.preparing.images import ImageMeasures, MeasureCache, Measurer
-from skingpt4.records.manifest import manifest_lines
+from skingpt4.records.comparing import duplicates
+from skingpt4.records.comparing.identity import KINDS, PICTURE, Keys, not_compared
+from skingpt4.records.comparing.overlap import find_overlaps
+from skingpt4.records.manifest import manifest_lines, read_manifest
+from skingpt4.records.naming import image_path
 from skingpt4.records.record import RecordError, parse_line, record_of
-from skingpt4.support.errors import UserError
 from skingpt4.training.samples import SampleEncoder, answer_for
 
 MAX_SHOWN = 200  # characters of a text in a message
@@ -39,18 +42,21 @@ class Checked:
 
     `answers` counts the good records with an answer under the configuration, `supervised_tokens` the tokens of these
     answers that are learned, `with_marks` the records whose texts hold marks of the prompt, and `marks` lists these;
-    all are None or empty without a configuration. `stopped_by` says why a training would stop.
+    all are None or empty without a configuration. `stopped_by` says why a training would stop. `remarks` say which
+    records repeat others, and which could not be compared; see `compare`.
     """
 
     path: str
     good: int = 0
     bad: list[BadRow] = field(default_factory=list)
     known: dict[str, int] = field(default_factory=dict)  # records that have each key
+    blanks: dict[str, int] = field(default_factory=dict)  # records with a word for nothing under each key
     answers: int | None = None
     supervised_tokens: int | None = None
     with_marks: int | None = None
     marks: list[str] = field(default_factory=list)
     stopped_by: str | None = None
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -104,6 +110,30 @@ def check(path: Path, check_images: bool, encoder: SampleEncoder | None, workers
     return checked
 
 
+def compare(results: Sequence[Checked]) -> None:
+    """Add the remarks on records that repeat another of their manifest, or of a manifest before it.
+
+    Hashes that a manifest lacks are computed from the pictures.
+    """
+    before: list[tuple[str, Keys]] = []
+    for checked in results:
+        if any(bad.kind == "record" for bad in checked.bad):
+            checked.remarks.append("duplicates: not looked for; correct the bad lines first")
+            continue
+        try:
+            keys = Keys(read_manifest(checked.path))
+        except RecordError:  # `stopped_by` says it
+            continue
+        numbers = {kind: duplicates.repeats(duplicates.codes(keys.column(kind))) for kind in PICTURE}
+        repeated = ", ".join(f"{rows.sum()} by {KINDS[kind]}" for kind, rows in numbers.items() if rows.any())
+        checked.remarks.append(f"duplicates: {repeated or 'none'}")
+        for path, other in before:
+            shared = "; ".join(map(str, find_overlaps(keys, other)))
+            checked.remarks.append(f"shared with {path}: {shared or 'nothing'}")
+        checked.remarks += not_compared(keys.content, keys.content, "the manifest")
+        before.append((checked.path, keys))
+
+
 def _good_lines(path: Path, checked: Checked) -> Iterator[Row]:
     size = path.stat().st_size if path.is_file() else 0
     before = 0
@@ -112,9 +142,23 @@ def _good_lines(path: Path, checked: Checked) -> Iterator[Row]:
             bar.update(done - before)
             before = done
             try:
-                yield number, parse_line(line, "")
+                row = parse_line(line, "")
             except RecordError as error:
                 checked.bad.append(BadRow(number, "record", str(error).removeprefix(": ")))
+                continue
+            for key in _blank_keys(json.loads(line), row):
+                checked.blanks[key] = checked.blanks.get(key, 0) + 1
+            yield number, row
+
+
+def _blank_keys(written: dict[str, Any], row: dict[str, Any]) -> list[str]:
+    """Keys whose values hold a word for nothing, by what a line says and how it was read."""
+    return [
+        key
+        for key, value in written.items()
+        if (isinstance(value, str) and value.strip() and row.get(key, value) is None)
+        or (key == "turns" and value and len(value) > len(row[key]))
+    ]
 
 
 def _unmeasured(rows: Iterator[Row]) -> Iterator[tuple[Row, None]]:
@@ -125,7 +169,7 @@ def _with_measures(
     rows: Iterator[Row], folder: Path, workers: int
 ) -> Iterator[tuple[Row, ImageMeasures | None]]:
     with closing(MeasureCache(":memory:")) as cache, closing(Measurer(cache, workers)) as measurer:
-        yield from measurer(rows, lambda row: folder / row[1]["image"], str)
+        yield from measurer(rows, lambda row: image_path(folder, row[1]["image"]), str)
 
 
 def _image_problem(row: dict[str, Any], measures: ImageMeasures) -> str | None:
@@ -134,6 +178,10 @@ def _image_problem(row: dict[str, Any], measures: ImageMeasures) -> str | None:
     for key in ("sha256", "width", "height"):
         if row[key] is not None and row[key] != getattr(measures, key):
             return f"'{key}' is {row[key]} in the record, the picture's is {getattr(measures, key)}"
+    if row["phash"] and measures.phash:
+        bits = (int(row["phash"], 16) ^ int(measures.phash, 16)).bit_count()
+        if bits > duplicates.NEAR:  # another version of Pillow may decode a picture a little differently
+            return f"'phash' is {row['phash']} in the record, the picture's is {measures.phash}"
     return None
 
 
@@ -159,18 +207,12 @@ def load_encoder(path: str, overrides: Sequence[str]) -> SampleEncoder:
         ConfigError: the configuration cannot be used.
         UserError: the tokenizer cannot be loaded.
     """
-    from transformers import AutoTokenizer  # slow to import, and not needed without --config
-
-    from skingpt4.config.load import load_config
+    from skingpt4.config.load import load_config  # slow to import, and not needed without --config
     from skingpt4.training.samples import SampleEncoder
+    from skingpt4.weights.language_model import read_tokenizer
 
     config = load_config(path, overrides)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(config.language.model)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"language.model: no tokenizer in {config.language.model} ({reason})") from None
-    return SampleEncoder.from_config(config, tokenizer)
+    return SampleEncoder.from_config(config, read_tokenizer(config.language.model))
 
 
 def describe(checked: Checked) -> str:
@@ -179,6 +221,9 @@ def describe(checked: Checked) -> str:
     lines += [f"  line {bad.line}: {bad.reason}" for bad in checked.bad]
     if checked.known:
         lines.append("  known: " + ", ".join(f"{key} {count}" for key, count in checked.known.items()))
+    if checked.blanks:
+        blanks = ", ".join(f"{key} {count}" for key, count in checked.blanks.items())
+        lines.append(f"  words for nothing (nan, unknown, -, ...), read as empty: {blanks}")
     if checked.answers is not None:
         lines.append(
             f"  with an answer in this step: {checked.answers}; {checked.supervised_tokens} tokens supervised"
@@ -188,6 +233,7 @@ def describe(checked: Checked) -> str:
         lines.append(
             f"  with marks of the prompt ({marks}): {checked.with_marks}; taught as text, with a space in each"
         )
+    lines += [f"  {remark}" for remark in checked.remarks]
     if checked.stopped_by:
         lines.append(f"  {checked.stopped_by}")
     return "\n".join(lines)

@@ -1,128 +1,155 @@
-"""Values of people's own tables as values of a record, and what identifies a person in them."""
+"""A row of people's own tables as fields of a record, and what identifies a person in them."""
 
 from __future__ import annotations
 
-import functools
-import json
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from data.reading.rows import RowError, did_you_mean
-from skingpt4.records.schema import CLASS_NAMES, SKIN_TYPES
-from skingpt4.taxonomy.taxonomy import CONCEPTS, concept, disease_class
+from data.reading.values import (
+    Diagnosis,
+    as_text,
+    list_of_texts,
+    listed,
+    literal,
+    parse_diagnosis,
+    parse_skin_type,
+)
+from skingpt4.records.blanks import is_blank
+from skingpt4.records.schema import CLASS_NAMES
+from skingpt4.taxonomy.taxonomy import CONCEPTS, concept
 
 SCANNED = ("note", "disease", "body_site", "turns", "x_history", "x_reference")  # free texts of a record
 MAX_SHOWN = 40  # characters of a value that a refusal shows
 
 
-def parse_class(text: str) -> str | None:
-    """A class name of the paper, or None for an empty text.
+@dataclass
+class Row:
+    """The values of a row by key, to be read one by one.
 
-    Raises:
-        RowError: another name.
+    `blanks` counts by key the cells, of this and other rows, in which a word stands for nothing; `remarks` are this
+    row's own.
     """
-    name = text.strip()
-    if not name:
+
+    values: Mapping[str, Any]
+    blanks: Counter[str] = field(default_factory=Counter)
+    remarks: list[str] = field(default_factory=list)
+
+    def text(self, key: str) -> str | None:
+        """A text; None where nothing is given, or only a word for it.
+
+        Raises:
+            RowError: a list or an object.
+        """
+        value = self.values.get(key)
+        text = as_text(key, value)
+        if not is_blank(text):
+            return text
+        if text or value != value:  # a word, or NaN
+            self.blanks[key] += 1
         return None
-    if name not in CLASS_NAMES:
-        raise RowError(
-            "unknown_class",
-            f"class {name[:MAX_SHOWN]!r} is none of the paper's{did_you_mean(name, CLASS_NAMES)}",
-        )
-    return name
 
+    def diagnosis(self, key: str) -> Diagnosis:
+        """The disease and its class; see `parse_diagnosis`."""
+        result = parse_diagnosis(key, self._value(key))
+        self._remark(result.remark)
+        return result
 
-@functools.lru_cache(10_000)
-def class_of(disease: str | None) -> str | None:
-    """The class of a diagnosis whose exact name the taxonomy knows, else None."""
-    return disease_class(disease) if disease else None
+    def skin_type(self, key: str) -> int | None:
+        """A Fitzpatrick type; see `parse_skin_type`."""
+        number, remark = parse_skin_type(self._value(key))
+        self._remark(remark)
+        return number
 
+    def class_name(self, key: str) -> str | None:
+        """A class name of the paper.
 
-_ROMAN = {"i": 1, "ii": 2, "iii": 3, "iv": 4, "v": 5, "vi": 6}
-_UNKNOWN = ("", "-1", "none", "null", "nan", "na", "n/a", "unknown")
-
-
-def parse_skin_type(text: str) -> int | None:
-    """A Fitzpatrick type, 1 to 6 or one of DDI's pairs (12, 34, 56); None for -1, an empty text, unknown.
-
-    Raises:
-        RowError: another value.
-    """
-    word = text.strip().lower().removeprefix("type").removesuffix(".0").strip()
-    if word in _UNKNOWN:
-        return None
-    if word in _ROMAN:
-        return _ROMAN[word]
-    if word.isascii() and word.isdigit() and int(word) in SKIN_TYPES:
-        return int(word)
-    raise RowError(
-        "bad_value", f"skin type {text[:MAX_SHOWN]!r} is none of 1 to 6, I to VI, or a pair (12, 34, 56)"
-    )
-
-
-def as_text(key: str, value: Any) -> str:
-    """A value of a table as a stripped text; numbers are written out, null and NaN are empty.
-
-    Raises:
-        RowError: a list or an object.
-    """
-    if value is None or value != value:
-        return ""
-    if isinstance(value, list | dict):
-        raise RowError(
-            "bad_value", f"{key!r} is not a text but a {'list' if isinstance(value, list) else 'object'}"
-        )
-    return str(value).strip()
-
-
-def parse_concepts(value: Any) -> list[str] | None:
-    """SKINCON's names, in SKINCON's order, out of a list or a text; None where nothing is given.
-
-    Raises:
-        RowError: an unknown name.
-    """
-    if isinstance(value, str) and value.strip().startswith("["):
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise RowError("bad_value", "'concepts' begins with [ and is not a JSON list") from None
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    names = (
-        value
-        if isinstance(value, list)
-        else as_text("concepts", value).translate({44: ";", 124: ";"}).split(";")
-    )
-    known = set()
-    for name in filter(None, (str(name).strip() for name in names)):
-        spelled = concept(name)
-        if spelled is None:
+        Raises:
+            RowError: another name.
+        """
+        name = self.text(key)
+        if name is not None and name not in CLASS_NAMES:
             raise RowError(
-                "unknown_concept",
-                f"{name[:MAX_SHOWN]!r} is none of SKINCON's 48 concepts{did_you_mean(name, CONCEPTS)}",
+                "unknown_class",
+                f"class {name[:MAX_SHOWN]!r} is none of the paper's{did_you_mean(name[:MAX_SHOWN], CLASS_NAMES)}",
             )
-        known.add(spelled)
-    return [name for name in CONCEPTS if name in known]
+        return name
 
+    def concepts(self, key: str) -> list[str] | None:
+        """SKINCON's names, in SKINCON's order, out of a list or a text; None where nothing is given.
 
-def parse_turns(value: Any) -> list[dict[str, str]] | None:
-    """A dialogue, out of a list or a JSON text; None where there is none.
+        Raises:
+            RowError: an unknown name.
+        """
+        names = listed(key, self._value(key), ",;|")
+        known = set()
+        for name in names or ():
+            spelled = concept(name)
+            if spelled is None:
+                name = name[:MAX_SHOWN]
+                raise RowError(
+                    "unknown_concept",
+                    f"{name!r} is none of SKINCON's 48 concepts{did_you_mean(name, CONCEPTS)}",
+                )
+            known.add(spelled)
+        return None if names is None else [name for name in CONCEPTS if name in known]
 
-    Raises:
-        RowError: not a list of questions with answers.
-    """
-    if isinstance(value, str) and value.strip():
-        try:
-            value = json.loads(value)
-        except ValueError:
-            raise RowError("bad_value", "'turns' is not JSON") from None
-    if not value:
-        return None
-    if not isinstance(value, list) or not all(
-        isinstance(t, dict) and t.keys() == {"question", "answer"} for t in value
-    ):
-        raise RowError("bad_value", "'turns' must be a list of objects with 'question' and 'answer'")
-    return [{key: as_text(key, turn[key]) for key in ("question", "answer")} for turn in value]
+    def turns(self, key: str) -> list[dict[str, str]] | None:
+        """A dialogue, out of a list or a JSON or Python text, without turns that say nothing; None for none.
+
+        Raises:
+            RowError: not a list of questions with answers.
+        """
+        value = self._value(key)
+        if isinstance(value, str) and value.strip():
+            try:
+                value = literal(value)
+            except ValueError as error:
+                raise RowError("bad_value", f"{key!r} {error}") from None
+        if not value:
+            return None
+        if not isinstance(value, list) or not all(
+            isinstance(t, dict) and t.keys() == {"question", "answer"} for t in value
+        ):
+            raise RowError("bad_value", f"{key!r} must be a list of objects with 'question' and 'answer'")
+        turns = [{part: as_text(part, turn[part]) for part in ("question", "answer")} for turn in value]
+        full = [turn for turn in turns if not any(map(is_blank, turn.values()))]
+        self.blanks[key] += len(turns) - len(full)
+        return full or None
+
+    def paths(self, key: str) -> list[str]:
+        """Paths of images, out of one text or a list; a word for nothing is none.
+
+        Raises:
+            RowError: an item that is not a text.
+        """
+        return listed(key, self._value(key)) or []
+
+    def answers(self, key: str) -> list[str]:
+        """A text or a list of texts that answer one question each; an item that says nothing is an empty text.
+
+        Raises:
+            RowError: an item that is not a text.
+        """
+        items = list_of_texts(self.values.get(key))
+        if items is None:
+            text = self.text(key)
+            return [] if text is None else [text]
+        texts = [as_text(key, item) for item in items]
+        return ["" if is_blank(text) else text for text in texts]
+
+    def _value(self, key: str) -> Any:
+        """The value, None where a word stands for nothing."""
+        value = self.values.get(key)
+        if isinstance(value, list | dict) or (isinstance(value, str) and value.strip() in ("[]", "{}")):
+            return value
+        return self.text(key)
+
+    def _remark(self, remark: str | None) -> None:
+        if remark and remark not in self.remarks:
+            self.remarks.append(remark)
 
 
 def treat_phi(fields: dict[str, Any], phi: str) -> tuple[str, ...]:

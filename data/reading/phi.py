@@ -10,7 +10,10 @@ from pathlib import Path
 
 import phonenumbers
 
+from skingpt4.records.blanks import is_blank
 from skingpt4.support.errors import UserError, reason_of
+from skingpt4.support.regular import read_regular_text
+from skingpt4.taxonomy.taxonomy import disease
 
 KINDS = (
     "name", "date_of_birth", "date", "phone", "email", "record_number", "national_id", "address", "url",
@@ -98,6 +101,15 @@ _PHONE_LABEL = re.compile(
 _NOT_NAMES = frozenset(
     {"The", "This", "That", "Patient", "Recommends", "Will", "Has", "Was", "Is", "And", "Mrs", "Miss", "Ms"}
 )
+# What stands after "Patient:" in place of a name. Some of these words are surnames, too, so that one of the others
+# must stand beside them: "White male" is not a name, "White" may be one.
+_PEOPLE = frozenset({
+    "male", "female", "man", "woman", "boy", "girl", "child", "infant", "baby", "newborn", "neonate", "toddler",
+    "teenager", "adolescent", "adult", "elderly", "middle-aged", "pregnant", "anonymous", "caucasian", "asian",
+    "african", "american", "african-american", "european", "hispanic", "latino", "latina", "arab", "mediterranean",
+    "männlich", "weiblich",
+})  # fmt: skip
+_PEOPLE_OR_SURNAMES = frozenset({"white", "black", "brown", "young", "old", "fair", "dark"})
 
 
 class PhiError(UserError):
@@ -133,7 +145,9 @@ def _candidates(text: str, regions: Sequence[str]) -> Iterator[tuple[str, int, i
     for kind, pattern in _PATTERNS:
         for match in pattern.finditer(text):
             start, end = match.span(match.lastindex or 0)
-            if kind != "name" or not _NOT_NAMES & set(text[start:end].split()[1:2]):
+            if kind != "name" or not (
+                _NOT_NAMES & set(text[start:end].split()[1:2]) or _is_described(text, start, end)
+            ):
                 yield kind, start, end
     for match in _PHONE_LABEL.finditer(text):
         yield "phone", *match.span(1)
@@ -143,6 +157,16 @@ def _candidates(text: str, regions: Sequence[str]) -> Iterator[tuple[str, int, i
             digits = sum(c.isdigit() for c in number.raw_string)
             if digits >= 10 and (digits != len(number.raw_string)):
                 yield "phone", number.start, number.end
+
+
+def _is_described(text: str, start: int, end: int) -> bool:
+    """Whether what stands in a name's place describes the patient (Female, Unknown, Psoriasis)."""
+    place, after = text[start:end], text[end:].split()[:1]
+    words = place.casefold().replace(",", " ").split()
+    beside = {word.strip(".,;:") for word in after}
+    described = set(words) <= _PEOPLE | _PEOPLE_OR_SURNAMES and bool(_PEOPLE & ({*words} | beside))
+    has_disease = not place.isupper() and disease(place) is not None  # capitals may be initials
+    return described or is_blank(place) or has_disease
 
 
 def redact(text: str, regions: Sequence[str] = ("US", "GB")) -> str:
@@ -179,7 +203,7 @@ def read_lines(path: str | Path) -> list[str]:
         PhiError: it cannot be read.
     """
     try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
+        return read_regular_text(path, None).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise PhiError(f"{path}: cannot be read ({reason_of(error)})") from None
 

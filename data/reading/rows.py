@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,8 @@ class Candidate:
     """A row that becomes a record if its image is usable.
 
     `file` and `row` say where it is (the header of a table is row 1; None: the file itself is the row),
-    `fields` holds what the source knows (keys of a record), `remarks` are counted over the records.
+    `fields` holds what the source knows (keys of a record), `remarks` are counted over the records, `folder` is one
+    of the source's class folders.
     """
 
     file: str
@@ -50,6 +52,7 @@ class Candidate:
     image_path: Path
     fields: dict[str, Any]
     remarks: tuple[str, ...] = ()
+    folder: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +68,19 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Rows:
-    """A source's `total` rows, in an order that never changes."""
+    """A source's `total` rows, in an order that never changes.
+
+    While they are read, `blanks` counts by key the cells in which a word stands for nothing; `remarks()` then says
+    how the tables were read, where that is not certain. `folders` are the class folders, of which none may be lost
+    completely, and `left_out` counts files that are no rows, by reason.
+    """
 
     rows: Iterable[Candidate | Refusal]
     total: int
+    blanks: Counter[str] = field(default_factory=Counter)
+    remarks: Callable[[], Sequence[str]] = tuple
+    folders: Sequence[str] = ()
+    left_out: Counter[str] = field(default_factory=Counter)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,26 +1,29 @@
-"""Tables and folders of any size, read as streams: CSV, TSV and JSONL rows, sorted files, a map on disk."""
+"""Tables of any size: rows of CSV, TSV, JSONL and workbooks; a map on disk."""
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from data.reading.delimited import UTF_8, WINDOWS_1252, Delimited, encoding_of, opened_bytes, opened_text
 from data.reading.rows import SourceError
+from data.reading.workbooks import Workbook, is_workbook
+from skingpt4.records.naming import from_storable, storable
+from skingpt4.records.record import distinct_keys
 from skingpt4.taxonomy.taxonomy import nearest
 
-MAX_FIELD = 16 * 2**20  # characters of one field; more is a quote that was never closed
-DELIMITERS = ",;\t"
+MORE_CELLS = "a comma (or other delimiter) inside a text needs quotation marks around the text"
+FIRST_ROWS = 1000  # of a JSONL file, which say what columns it has
 MAX_MISSING = 3  # columns that a message names
 
 
 class DiskMap:
-    """Texts to JSON values in a temporary SQLite file, so that memory stays flat however many there are.
+    """Texts or file names to JSON values in a temporary SQLite file, so that memory stays flat.
 
     The file has no name and goes with the object.
     """
@@ -35,15 +38,16 @@ class DiskMap:
     def add(self, key: str, value: Any = None) -> bool:
         """Store the value under a new key; False, and nothing changes, if the key exists already."""
         text = None if value is None else json.dumps(value)
-        return self._base.execute("INSERT OR IGNORE INTO map VALUES (?, ?)", (key, text)).rowcount == 1
+        values = (storable(key), text)
+        return self._base.execute("INSERT OR IGNORE INTO map VALUES (?, ?)", values).rowcount == 1
 
     def get(self, key: str) -> Any:
         """The value; None for an unknown key."""
-        row = self._base.execute("SELECT value FROM map WHERE key = ?", (key,)).fetchone()
+        row = self._base.execute("SELECT value FROM map WHERE key = ?", (storable(key),)).fetchone()
         return None if row is None or row[0] is None else json.loads(row[0])
 
     def __contains__(self, key: str) -> bool:
-        return self._base.execute("SELECT 1 FROM map WHERE key = ?", (key,)).fetchone() is not None
+        return self._base.execute("SELECT 1 FROM map WHERE key = ?", (storable(key),)).fetchone() is not None
 
     def __len__(self) -> int:
         return int(self._base.execute("SELECT COUNT(*) FROM map").fetchone()[0])
@@ -51,7 +55,7 @@ class DiskMap:
     def __iter__(self) -> Iterator[str]:
         """Keys in the order of their UTF-8 bytes."""
         for (key,) in self._base.execute("SELECT key FROM map ORDER BY key"):
-            yield key
+            yield from_storable(key)
 
 
 def need_folder(path: Path, what: str) -> Path:
@@ -72,81 +76,68 @@ def some_names(names: Iterable[str], count: int = 6) -> str:
     return (", ".join(known[:count]) or "nothing") + (" ..." if len(known) > count else "")
 
 
-def find_files(folder: Path) -> DiskMap:
-    """Every file under a folder as its path relative to it (with /); hidden files and folders are left out.
-
-    Raises:
-        SourceError: a folder cannot be read.
-    """
-    files = DiskMap()
-    waiting = [""]
-    while waiting:
-        inner = waiting.pop()
-        try:
-            with os.scandir(folder / inner) as entries:
-                for entry in entries:
-                    if entry.name.startswith(".") or entry.name in ("Thumbs.db", "desktop.ini", "__MACOSX"):
-                        continue
-                    name = f"{inner}/{entry.name}" if inner else entry.name
-                    if entry.is_dir(follow_symlinks=False):
-                        waiting.append(name)
-                    else:
-                        files.add(_storable(name))
-        except OSError as error:
-            raise SourceError(f"{folder / inner}: cannot be read ({error.strerror})") from None
-    return files
-
-
-def _storable(name: str) -> str:
-    """A file name as text; bytes that are not UTF-8 are shown as \\x.., which names no file."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[TextIO]:
-    """A table's text.
-
-    Raises:
-        SourceError: it is missing, cannot be read, or is not UTF-8, at whatever line.
-    """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as text:
-            yield text
-    except FileNotFoundError:
-        raise SourceError(f"{path}: no such file") from None
-    except UnicodeDecodeError as error:
-        raise SourceError(f"{path}: is not UTF-8 ({error.reason}); save the file as UTF-8") from None
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror})") from None
-
-
 class Table:
-    """A CSV, TSV or JSONL file: `columns`, and on every iteration its rows as texts.
+    """A CSV, TSV, JSONL or workbook file: `columns`, and on every iteration its rows as texts.
 
-    The delimiter of a CSV (comma, semicolon or tab) is derived from its header. Values of a JSONL file that are not
-    texts stay what they are; its columns are the keys of its first row.
+    What the file is shows in its bytes, only JSONL in its name (.jsonl, .ndjson, .json). Headings are read without
+    outer spaces, a line break in one as a space. Values of a JSONL file that are not texts stay what they are; its
+    columns are the keys of its first rows.
 
     Raises:
-        SourceError: the file is missing, empty or not UTF-8.
+        SourceError: the file is missing, empty, in an unknown encoding, or has the same heading twice.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.is_json = self.path.suffix.lower() in (".jsonl", ".ndjson", ".json")
-        with _opened(self.path) as text:
-            header = text.readline()
-            if not header.strip():
-                raise SourceError(f"{self.path}: is empty")
-            if self.is_json:
-                try:
-                    self.columns = list(_object(header))
-                except ValueError as error:
-                    raise SourceError(
-                        f"{self.path}, line 1: {error}; expected one JSON object a line"
-                    ) from None
-                return
-        self.delimiter = max(DELIMITERS, key=header.count)
-        self.columns = next(csv.reader([header], delimiter=self.delimiter))
+        self._num_short = 0
+        with opened_bytes(self.path) as file:
+            head = file.read(8)
+        self._grid: Delimited | Workbook | None = None
+        self._encoding: str | None = None
+        if self.is_json:
+            self._encoding = encoding_of(self.path)
+            first = list(islice(self._objects(), FIRST_ROWS))
+            if first and isinstance(first[0][1], str):
+                raise SourceError(
+                    f"{self.path}, line {first[0][0]}: {first[0][1]}; expected one JSON object a line "
+                    "(pandas: to_json(..., orient='records', lines=True))"
+                )
+            keys = [key for _, row in first if isinstance(row, dict) for key in row]
+            columns = list(dict.fromkeys(keys)) if first else None
+        else:
+            self._grid = Workbook(self.path) if is_workbook(head) else Delimited(self.path)
+            self._encoding = self._grid.encoding
+            header = next(filter(_is_filled, self._grid.rows()), None)
+            self._header_row = header[0] if header else 0
+            columns = None if header is None else self._headings(header[1])
+        if columns is None:
+            raise SourceError(f"{self.path}: is empty")
+        self.columns = columns
+
+    def _headings(self, cells: list[str]) -> list[str]:
+        names = [" ".join(cell.split()) for cell in cells]
+        double = next((name for name, count in Counter(names).items() if name and count > 1), None)
+        if double is not None:
+            places = [str(place) for place, name in enumerate(names, 1) if name == double]
+            raise SourceError(
+                f"{self.path}: the heading {double!r} stands over columns {' and '.join(places)}; "
+                "rename all but the one to read"
+            )
+        return names
+
+    @property
+    def remarks(self) -> list[str]:
+        """How the rows of the last iteration were read, where that is not certain; for people."""
+        remarks = []
+        if self._encoding == WINDOWS_1252:  # the only one that is a guess
+            remarks.append(f"{self.path.name}: read as Windows-1252; save it as UTF-8 if letters are wrong")
+        if self._num_short:
+            remarks.append(
+                f"{self.path.name}: rows with fewer cells than headings: {self._num_short:,}; the missing last cells "
+                "were read as empty"
+            )
+        return remarks
 
     def need(self, needed: Sequence[str | tuple[str, ...]]) -> None:
         """Check that columns exist; of a tuple one is enough.
@@ -178,57 +169,57 @@ class Table:
         Raises:
             SourceError: the file cannot be read to its end.
         """
-        with _opened(self.path) as text:
-            if self.is_json:
-                return sum(1 for line in text if line.strip())
-            return sum(1 for row in self._csv(text) if row) - 1
+        return sum(1 for _ in self)
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any] | str]]:
-        """(row, values by column), or (row, what is wrong with it); a CSV's header is row 1.
+        """(row, values by column), or (row, what is wrong with it); in a spreadsheet the first row is 1.
+
+        Rows without any text are left out, and missing last cells are empty.
 
         Raises:
             SourceError: the file cannot be read to its end.
         """
-        with _opened(self.path) as text:
-            if self.is_json:
-                for number, line in enumerate(text, 1):
-                    if line.strip():
-                        try:
-                            yield number, _object(line)
-                        except ValueError as error:
-                            yield number, str(error)
-                return
-            for number, row in enumerate(self._csv(text), 1):  # blank ones count, as in a spreadsheet
-                if number == 1 or not row:
-                    continue
-                if len(row) != len(self.columns):
-                    yield number, f"has {len(row)} fields, the header has {len(self.columns)}"
-                else:
-                    yield number, dict(zip(self.columns, row, strict=True))
+        self._num_short = 0
+        if self._grid is None:
+            yield from self._objects()
+            return
+        width = len(self.columns)
+        for number, cells in filter(_is_filled, self._grid.rows()):
+            if number <= self._header_row:
+                continue
+            if any(cell.strip() for cell in cells[width:]):
+                yield number, f"has {len(cells)} cells, the header has {width}; {MORE_CELLS}"
+                continue
+            self._num_short += len(cells) < width
+            cells += [""] * (width - len(cells))
+            yield number, dict(zip(self.columns, cells[:width], strict=True))
 
-    def _csv(self, text: TextIO) -> Iterator[list[str]]:
-        csv.field_size_limit(MAX_FIELD)
-        # Strict: otherwise a quotation mark that is never closed would silently swallow all rows after it.
-        reader = csv.reader(text, delimiter=self.delimiter, strict=True)
-        while True:
-            begun = reader.line_num + 1
-            try:
-                row = next(reader, None)
-            except csv.Error as error:
-                raise SourceError(
-                    f"{self.path}, line {begun}: is not CSV from here on ({error}); "
-                    'a text in quotation marks must be closed, and those inside it doubled ("")'
-                ) from None
-            if row is None:
-                return
-            yield row
+    def _objects(self) -> Iterator[tuple[int, dict[str, Any] | str]]:
+        with opened_text(self.path, self._encoding or UTF_8) as text:
+            for number, line in enumerate(text, 1):
+                if line.strip():
+                    try:
+                        yield number, json_object(line)
+                    except ValueError as error:
+                        yield number, str(error)
 
 
-def _object(line: str) -> dict[str, Any]:
+def _is_filled(row: tuple[int, list[str]]) -> bool:
+    return any(cell.strip() for cell in row[1])
+
+
+def json_object(line: str) -> dict[str, Any]:
+    """One line of JSON as an object.
+
+    Raises:
+        ValueError: it is not JSON, not an object, or an object has a key twice.
+    """
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=distinct_keys)
     except RecursionError:
         raise ValueError("is not JSON (nested too deep)") from None
+    except KeyError as error:
+        raise ValueError(f"has the key {error} twice") from None
     except ValueError as error:
         raise ValueError(f"is not JSON ({error})") from None
     if not isinstance(row, dict):

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from data.reading.files import find_files
 from data.reading.rows import Candidate, Refusal, Rows, SourceError
-from data.reading.tables import DiskMap, find_files, need_folder, some_names
-from skingpt4.taxonomy.taxonomy import DermnetFolder, UnknownName, dermnet_folder, disease
+from data.reading.tables import DiskMap, need_folder, some_names
+from skingpt4.records.folders import class_folders
+from skingpt4.records.naming import readable
+from skingpt4.taxonomy.taxonomy import DermnetFolder, UnknownName, dermnet_folder, disease, written_out
 
 HELP = "Dermnet's 23 folders of diagnoses in the Kaggle layout (step 2)"
 EPILOG = """DIR holds train/ and test/ (one of them will do), each with Dermnet's class folders. A record's case is
@@ -63,28 +68,30 @@ def read(options: Options) -> Rows:
         SourceError: no train/ or test/ in the folder, or a folder that is not one of Dermnet's.
     """
     root = need_folder(options.folder, "Dermnet's train/ and test/")
-    splits = [split for split in SPLITS if (root / split).is_dir()]
+    splits = [split for split in SPLITS if os.path.lexists(root / split)]
     if not splits:
         raise SourceError(
             f"{root}: expected the folders train/ and test/ with Dermnet's class folders in it; "
             f"found {some_names(p.name for p in root.iterdir())}"
         )
-    places = [
-        path
-        for split in splits
-        for path in sorted((root / split).iterdir())
-        if path.is_dir() and not path.name.startswith(".")
-    ]
-    unknown = [path for path in places if _folder(path.name) is None]
+    for split in splits:  # also a link to one that is not there now
+        need_folder(root / split, "Dermnet's class folders")
+    places = [(split, name) for split in splits for name in class_folders(root / split)]
+    unknown = [root / split / name for split, name in places if _folder(name) is None]
     if unknown and not options.skip_unknown:
         more = f", and {len(unknown) - 1} more" if len(unknown) > 1 else ""
         try:
             dermnet_folder(unknown[0].name)
         except UnknownName as error:
             raise SourceError(f"{unknown[0]}: {error}{more}; rename it, or add --skip-unknown") from None
-    files = {split: find_files(root / split) for split in splits}
-    rows = _rows(root, files, options.disease == "file")
-    return Rows(rows, sum(map(len, files.values())))
+    left_out: Counter[str] = Counter()
+    files = {split: find_files(root / split, left_out) for split in splits}
+    return Rows(
+        _rows(root, files, options.disease == "file"),
+        sum(map(len, files.values())),
+        folders=tuple(f"{split}/{name}" for split, name in places if _folder(name) is not None),
+        left_out=left_out,
+    )
 
 
 @functools.cache
@@ -111,11 +118,11 @@ def _rows(root: Path, files: dict[str, DiskMap], by_file: bool) -> Iterator[Cand
                 "disease": finer or folder_title(folder.name),
                 "class": folder.class_name,
                 "x_class_how": folder.how,
-                "case_id": name,
+                "case_id": readable(name),
                 "licence": LICENCE,
             }
             remarks = (CLASS_REMARKS[folder.how], *([FINER] if finer else []))
-            yield Candidate(str(path), None, path, fields, remarks)
+            yield Candidate(str(path), None, path, fields, remarks, f"{split}/{name.split('/')[0]}")
 
 
 def folder_title(name: str) -> str:
@@ -137,5 +144,5 @@ def _finer(stem: str, class_name: str | None) -> str | None:
         name = " ".join(words[:length])
         term = disease(name)
         if term is not None and term.group == class_name:
-            return name
+            return written_out(name)
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,16 @@ from typing import Any
 
 import yaml
 
+from data.reading.files import find_files
 from data.reading.rows import Candidate, Refusal, Rows, SourceError, did_you_mean
-from data.reading.tables import DiskMap, find_files, need_folder
+from data.reading.tables import DiskMap, need_folder
+from skingpt4.records.blanks import text_or_none
+from skingpt4.records.folders import class_folders
+from skingpt4.records.naming import readable
 from skingpt4.records.schema import CLASS_NAMES
-from skingpt4.taxonomy.taxonomy import disease, disease_class, lexicon
+from skingpt4.support.errors import reason_of
+from skingpt4.support.regular import read_regular_text
+from skingpt4.taxonomy.taxonomy import disease, disease_class, lexicon, written_out
 
 HELP = "any folder of class folders (step 2)"
 EPILOG = """DIR/NAME/... holds the pictures of NAME: a class of the paper (acne_and_rosacea, others, ...) or a disease
@@ -60,7 +67,7 @@ def read(options: Options) -> Rows:
     """
     root = need_folder(options.folder, "the class folders")
     mapped = read_class_map(options.class_map) if options.class_map else {}
-    folders = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
+    folders = class_folders(root)
     if not folders:
         raise SourceError(f"{root}: expected a folder for each class; found none")
     for name in mapped:
@@ -78,12 +85,13 @@ def read(options: Options) -> Rows:
             f"{did_you_mean(_spaced(unknown[0]), _known_names())}"
         )
     fields = {
-        "source": options.source or root.resolve().name,
+        "source": options.source or readable(root.resolve().name),
         "split": options.split,
         "licence": options.licence,
     }
-    files = find_files(root)
-    return Rows(_rows(root, files, labels, fields), len(files))
+    left_out: Counter[str] = Counter()
+    files = find_files(root, left_out)
+    return Rows(_rows(root, files, labels, fields), len(files), folders=tuple(labels), left_out=left_out)
 
 
 def label_of(name: str) -> dict[str, str | None] | None:
@@ -91,7 +99,7 @@ def label_of(name: str) -> dict[str, str | None] | None:
     if name in CLASS_NAMES:
         return {"class": name, "disease": None}
     known = disease(name) or disease(_spaced(name))
-    return {"class": known.group, "disease": _spaced(name)} if known else None
+    return {"class": known.group, "disease": written_out(_spaced(name))} if known else None
 
 
 def _spaced(name: str) -> str:
@@ -110,14 +118,36 @@ def read_class_map(path: Path) -> dict[str, dict[str, str | None]]:
         SourceError: a missing file, one that is not a YAML map, or an unknown class.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(read_regular_text(path), TextLoader)
     except FileNotFoundError:
         raise SourceError(f"{path}: no such file") from None
+    except RecursionError:
+        raise SourceError(f"{path}: is nested too deep for a map of folders") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SourceError(f"{path}: is not readable YAML ({' '.join(str(error).split())})") from None
+        raise SourceError(f"{path}: is not readable YAML ({' '.join(reason_of(error).split())})") from None
     if not isinstance(content, dict) or not content:
         raise SourceError(f"{path}: expected lines such as 'folder name: acne_and_rosacea'")
-    return {str(name): _label(value, f"{path}, {name!r}") for name, value in content.items()}
+    return {name: _label(value, f"{path}, {name!r}") for name, value in content.items()}
+
+
+class TextLoader(yaml.BaseLoader):
+    """Reads every word of a YAML file as the text that it is: folders may be called `no`, `off`, `01` or `1e3`.
+
+    A key that stands twice is an error; other loaders take the last.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """The mapping of a node.
+
+        Raises:
+            yaml.constructor.ConstructorError: one key twice, or one that is not a text.
+        """
+        mapping = super().construct_mapping(node, deep=deep)
+        if len(mapping) < len(node.value):
+            names = [str(key.value) for key, _ in node.value]
+            name = next(name for name in names if names.count(name) > 1)
+            raise yaml.constructor.ConstructorError(None, None, f"{name!r} stands twice", node.start_mark)
+        return mapping
 
 
 def _label(value: Any, where: str) -> dict[str, str | None]:
@@ -125,16 +155,16 @@ def _label(value: Any, where: str) -> dict[str, str | None]:
     for key, text in label.items():
         if key not in ("class", "disease"):
             raise SourceError(f"{where}: {key!r} is neither 'class' nor 'disease'")
-        if not isinstance(text, str | None):
-            raise SourceError(f"{where}: {key!r} must be a text, found {text!r}")
-    name, disease = label.get("class"), label.get("disease")
+        if not isinstance(text, str):
+            raise SourceError(f"{where}: {key!r} must be a text, found a {type(text).__name__}")
+    name, disease = text_or_none(label.get("class")), text_or_none(label.get("disease"))
     if name is not None and name not in CLASS_NAMES:
         raise SourceError(
             f"{where}: {name!r} is none of the paper's classes{did_you_mean(name, CLASS_NAMES)}"
         )
     if name is None and disease:
         name = disease_class(disease)
-    return {"class": name, "disease": disease}
+    return {"class": name, "disease": disease and written_out(disease)}
 
 
 def _rows(
@@ -150,4 +180,4 @@ def _rows(
             )
             yield Refusal(str(path), None, str(path), "unknown_folder", detail)
         else:
-            yield Candidate(str(path), None, path, {**fields, **labels[folder]})
+            yield Candidate(str(path), None, path, {**fields, **labels[folder]}, folder=folder)

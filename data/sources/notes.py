@@ -1,30 +1,24 @@
-"""In-house images with doctors' notes (step 2): a CSV or JSONL file whose columns can be named."""
+"""In-house images with doctors' notes (step 2): a table whose columns can be named."""
 
 from __future__ import annotations
 
 import argparse
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data.reading.fields import (
-    as_text,
-    class_of,
-    parse_class,
-    parse_concepts,
-    parse_skin_type,
-    parse_turns,
-    treat_phi,
-)
+from data.reading.fields import Row, treat_phi
 from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError, did_you_mean
 from data.reading.tables import Table, need_folder
+from skingpt4.records.naming import locate
 
-HELP = "in-house pictures with notes, CSV or JSONL (step 2)"
+HELP = "in-house pictures with notes: CSV, workbook or JSONL (step 2)"
 EPILOG = """FILE has a row for each picture. Its columns are `image` (relative to --images), `note`, and, where known,
 `diagnosis`, `class`, `concepts` (names separated by ; or , or |), `fitzpatrick`, `body_site`, `case_id`,
-`patient_id`, `split`, `licence`; in JSONL also `turns`, a list of {"question", "answer"}. Name others with --column;
-other columns are not read.
+`patient_id`, `split`, `licence`, `turns` (a list of {"question", "answer"}). Name others with --column; other columns
+are not read. data/README.md says in one table how cells are read: words for nothing, lists, skin types, codes.
 
 Every text that goes into a record is scanned for what identifies a person. Such rows are refused unless --phi says
 otherwise; the scan finds what is written in a usual form and no more (data/README.md says what it misses).
@@ -32,8 +26,8 @@ otherwise; the scan finds what is written in a usual form and no more (data/READ
   python -m data.prepare notes notes.csv --images photographs --column note=report --column diagnosis=dx
   python -m data.prepare notes skincap.csv --images skincap --preset skincap --phi redact"""
 
-TEXTS = ("note", "diagnosis", "body_site", "case_id", "patient_id", "split", "licence")
-KEYS = ("image", *TEXTS, "class", "concepts", "fitzpatrick", "turns")
+TEXTS = ("note", "body_site", "case_id", "patient_id", "split", "licence")
+KEYS = ("image", *TEXTS, "diagnosis", "class", "concepts", "fitzpatrick", "turns")
 LABELS = ("note", "diagnosis", "class", "concepts", "turns")  # a row without any of them teaches nothing
 PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
     "skincap": {
@@ -73,7 +67,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_table_arguments(parser: argparse.ArgumentParser, keys: tuple[str, ...]) -> None:
     """The arguments of every source that is a table of one's own."""
-    parser.add_argument("file", type=Path, metavar="FILE", help="a .csv, .tsv or .jsonl file, UTF-8")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="a table: .csv, .tsv, .xlsx, .xls, .ods or .jsonl"
+    )
     parser.add_argument(
         "--images", type=Path, metavar="DIR", help="what image paths are relative to (default: FILE's folder)"
     )
@@ -102,7 +98,9 @@ def read(options: Options) -> Rows:
     preset = PRESETS[options.preset] if options.preset else {}
     columns = find_columns(options.column, KEYS, table, [("image",), LABELS], preset)
     images = need_folder(options.images or options.file.parent, "the pictures")
-    return Rows(_rows(table, columns, images, options.source, options.phi), table.count())
+    blanks: Counter[str] = Counter()
+    rows = _rows(table, columns, images, options, blanks)
+    return Rows(rows, table.count(), blanks, lambda: table.remarks)
 
 
 def find_columns(
@@ -131,6 +129,7 @@ def find_columns(
             raise SourceError(
                 f"--column {text}: expected KEY=NAME with KEY one of {', '.join(keys)}{did_you_mean(key, keys)}"
             )
+        name = name if table.is_json else " ".join(name.split())  # as the headings are read
         names[key] = (name,)
         table.need([name])
     columns = {key: next((name for name in names[key] if name in table.columns), None) for key in keys}
@@ -141,41 +140,44 @@ def find_columns(
 
 
 def _rows(
-    table: Table, columns: dict[str, str], images: Path, source: str, phi: str
+    table: Table, columns: dict[str, str], images: Path, options: Options, blanks: Counter[str]
 ) -> Iterator[Candidate | Refusal]:
     file = str(table.path)
-    for number, row in table:
+    for number, cells in table:
         image = None
         try:
-            if isinstance(row, str):
-                raise RowError("bad_row", row)
-            values = {key: row.get(name) for key, name in columns.items()}
-            image = as_text("image", values.pop("image"))
-            if not image:
+            if isinstance(cells, str):
+                raise RowError("bad_row", cells)
+            row = Row({key: cells.get(name) for key, name in columns.items()}, blanks)
+            image = row.text("image")
+            if image is None:
                 raise RowError("bad_row", "names no picture")
-            fields = {"source": source, **fields_of(values)}
+            fields = {"source": options.source, **fields_of(row)}
             if not any(fields[key] for key in ("note", "disease", "class", "concepts", "turns")):
                 raise RowError("no_label", "has no note, diagnosis, class or concept")
-            remarks = treat_phi(fields, phi)
-            yield Candidate(file, number, images / image, fields, remarks)
+            remarks = (*row.remarks, *treat_phi(fields, options.phi))
+            place = locate(images, image)
+            yield Candidate(file, number, place.path, fields, (*remarks, *place.remarks))
         except RowError as error:
             yield Refusal(file, number, image, error.reason, str(error))
 
 
-def fields_of(values: dict[str, Any]) -> dict[str, Any]:
+def fields_of(row: Row, diagnosis: str = "diagnosis") -> dict[str, Any]:
     """The keys of a record that a row's values give.
+
+    Args:
+        row: of a table.
+        diagnosis: the key of the disease in it.
 
     Raises:
         RowError: a value that its column cannot have.
     """
-    texts = {key: as_text(key, values.get(key)) or None for key in TEXTS}
-    disease = texts.pop("diagnosis")
-    given = parse_class(as_text("class", values.get("class")))
+    disease = row.diagnosis(diagnosis)
     return {
-        **texts,
-        "disease": disease,
-        "class": given or class_of(disease),
-        "concepts": parse_concepts(values.get("concepts")),
-        "fitzpatrick": parse_skin_type(as_text("fitzpatrick", values.get("fitzpatrick"))),
-        "turns": parse_turns(values.get("turns")),
+        **{key: row.text(key) for key in TEXTS},
+        "disease": disease.disease,
+        "class": row.class_name("class") or disease.class_name,
+        "concepts": row.concepts("concepts"),
+        "fitzpatrick": row.skin_type("fitzpatrick"),
+        "turns": row.turns("turns"),
     }

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
-from data.reading.fields import class_of, parse_skin_type
+from data.reading.fields import Row
+from data.reading.files import find_files
 from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError
-from data.reading.tables import DiskMap, Table, find_files, need_folder
+from data.reading.tables import DiskMap, Table, need_folder
+from data.reading.values import class_of, whole_number
+from skingpt4.records.blanks import is_blank
+from skingpt4.records.naming import has_image_suffix, locate
 from skingpt4.taxonomy.taxonomy import CONCEPTS
 
 HELP = "SKINCON's 48 concepts on Fitzpatrick17k and DDI (step 1)"
@@ -83,6 +86,16 @@ class _Opened:
     table: Table
     images: Path
     metadata: DiskMap | None
+    metadata_table: Table | None
+
+    def remarks(self) -> list[str]:
+        """How both tables were read, where that is not certain."""
+        return [
+            remark
+            for table in (self.table, self.metadata_table)
+            if table is not None
+            for remark in table.remarks
+        ]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,7 +114,8 @@ def read(options: Options) -> Rows:
     Raises:
         SourceError: no half is named completely, a file or folder is missing, or a table has another header.
     """
-    opened = [half for name in HALVES if (half := _open(name, options))]
+    blanks: Counter[str] = Counter()
+    opened = [half for name in HALVES if (half := _open(name, options, blanks))]
     if not opened:
         raise SourceError(
             "skincon: no annotations are named; give --fitzpatrick17k CSV --fitzpatrick17k-images DIR, or "
@@ -112,16 +126,23 @@ def read(options: Options) -> Rows:
         for _, row in part.table:
             num_rows += 1
             if isinstance(row, dict):
-                listed.add(str(part.images / row["ImageID"]))
-    strays = DiskMap()
+                listed.add(str(locate(part.images, row["ImageID"]).path))
+    strays, left_out = DiskMap(), Counter[str]()
     for folder in {part.images: None for part in opened}:
-        for name in find_files(folder):
+        for name in find_files(folder, left_out):
             if _is_stray(name) and str(folder / name) not in listed:
                 strays.add(str(folder / name))
-    return Rows(_rows(opened, strays), num_rows + len(strays))
+    remarks = [part.remarks for part in opened]
+    return Rows(
+        _rows(opened, strays),
+        num_rows + len(strays),
+        blanks,
+        lambda: [text for each in remarks for text in each()],
+        left_out=left_out,
+    )
 
 
-def _open(name: str, options: Options) -> _Opened | None:
+def _open(name: str, options: Options, blanks: Counter[str]) -> _Opened | None:
     csv, images, metadata = (getattr(options, name + end) for end in ("", "_images", "_metadata"))
     if csv is None and images is None and metadata is None:
         return None
@@ -137,20 +158,27 @@ def _open(name: str, options: Options) -> _Opened | None:
             f"{csv}: names pictures such as {first['ImageID']!r}; {name}'s are called like {half.example!r}"
         )
     need_folder(images, f"{name}'s pictures")
-    return _Opened(half, table, images, None if metadata is None else _metadata(half, metadata))
+    if metadata is None:
+        return _Opened(half, table, images, None, None)
+    metadata_table = Table(metadata)
+    return _Opened(half, table, images, _metadata(half, metadata_table, blanks), metadata_table)
 
 
-def _metadata(half: Half, path: Path) -> DiskMap:
-    table, values = Table(path), DiskMap()
+def _metadata(half: Half, table: Table, blanks: Counter[str]) -> DiskMap:
+    values = DiskMap()
     table.need([half.key, half.skin, half.disease])
     skin = next(name for name in half.skin if name in table.columns)
-    for number, row in table:
-        if isinstance(row, str):
-            raise SourceError(f"{path}, row {number}: {row}")
+    for number, cells in table:
+        if isinstance(cells, str):
+            raise SourceError(f"{table.path}, row {number}: {cells}")
+        row = Row(
+            {"key": cells[half.key], "fitzpatrick": cells[skin], "disease": cells[half.disease]}, blanks
+        )
         try:
-            values.add(row[half.key], [parse_skin_type(row[skin]), row[half.disease].strip() or None])
+            if key := row.text("key"):
+                values.add(key, [row.skin_type("fitzpatrick"), row.text("disease"), row.remarks])
         except RowError as error:
-            raise SourceError(f"{path}, row {number}: {error}") from None
+            raise SourceError(f"{table.path}, row {number}: {error}") from None
     return values
 
 
@@ -173,7 +201,7 @@ def _rows(opened: list[_Opened], strays: DiskMap) -> Iterator[Candidate | Refusa
 
 def _candidate(part: _Opened, file: str, number: int, row: dict[str, Any]) -> Candidate:
     half, name = part.half, row["ImageID"]
-    if not name.strip():
+    if is_blank(name):
         raise RowError("bad_row", "names no picture")
     if FLAG in row and is_set(row, FLAG):
         raise RowError("flagged", f"SKINCON says of {name}: {FLAG}")
@@ -183,9 +211,7 @@ def _candidate(part: _Opened, file: str, number: int, row: dict[str, Any]) -> Ca
         remarks.append(NO_METADATA)
     else:
         values = part.metadata.get(Path(name).stem if half.key == "md5hash" else name)
-        skin, disease = values or (None, None)
-        if values is None:
-            remarks.append(NOT_IN_METADATA)
+        skin, disease, remarks = values or (None, None, [NOT_IN_METADATA])
     if not concepts:
         remarks.append("without any concept")
     fields = {
@@ -196,7 +222,8 @@ def _candidate(part: _Opened, file: str, number: int, row: dict[str, Any]) -> Ca
         "fitzpatrick": skin,
         "licence": half.licence,
     }
-    return Candidate(file, number, part.images / name, fields, tuple(remarks))
+    place = locate(part.images, name)
+    return Candidate(file, number, place.path, fields, (*remarks, *place.remarks))
 
 
 def is_set(row: dict[str, Any], column: str) -> bool:
@@ -206,12 +233,12 @@ def is_set(row: dict[str, Any], column: str) -> bool:
         RowError: another value.
     """
     value = row[column].strip()
-    if value not in ("0", "1", "0.0", "1.0"):
+    number = whole_number(value)
+    if number not in (0, 1):
         raise RowError("bad_value", f"{column!r} is {value!r}; expected 0 or 1")
-    return value[0] == "1"
+    return number == 1
 
 
 def _is_stray(name: str) -> bool:
     """Whether a file is an image that is not named like the many of Fitzpatrick17k that SKINCON left out."""
-    known = Path(name).suffix.lower() in Image.registered_extensions()
-    return known and not HALVES["fitzpatrick17k"].name.fullmatch(name)
+    return has_image_suffix(name) and not HALVES["fitzpatrick17k"].name.fullmatch(name)

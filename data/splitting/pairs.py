@@ -7,15 +7,15 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from skingpt4.records import duplicates
+from skingpt4.records.comparing import duplicates
+from skingpt4.records.comparing.identity import Keys
 from skingpt4.records.images import open_image
-from skingpt4.records.manifest import Manifest
 
 SIDE, COLUMNS, PAIRS = 160, 4, 24
 GAP, CAPTION = 12, 18
 
 
-def draw_pairs(records: Manifest, distance: int, path: Path) -> str:
+def draw_pairs(keys: Keys, distance: int, path: Path) -> str:
     """Draw the PAIRS pairs that differ in the most bits (the doubtful ones), the farthest first.
 
     Returns:
@@ -25,7 +25,9 @@ def draw_pairs(records: Manifest, distance: int, path: Path) -> str:
         ImageError: an image of a pair cannot be opened.
         OSError: the file cannot be written.
     """
-    hashes, places = duplicates.perceptual_hashes(records)
+    hashes, places = duplicates.perceptual_hashes(keys)
+    if not len(hashes):
+        return "no record has a perceptual hash, or a picture to compute it from; no pair can be drawn"
     pairs = duplicates.near_pairs(hashes, distance)
     if not len(pairs):
         return f"no pair of different hashes within {distance} bits; no picture is drawn"
@@ -39,7 +41,7 @@ def draw_pairs(records: Manifest, distance: int, path: Path) -> str:
     for number, pair in enumerate(chosen):
         left, top = GAP + number % COLUMNS * width, GAP + number // COLUMNS * height
         for side, row in enumerate(record_of[pairs[pair]]):
-            image = ImageOps.pad(open_image(records.image_path(int(row))), (SIDE, SIDE), color="white")
+            image = ImageOps.pad(open_image(keys.records.image_path(int(row))), (SIDE, SIDE), color="white")
             sheet.paste(image, (left + side * SIDE, top))
         pen.text((left, top + SIDE + 2), f"{bits[pair]} bits", fill="black")
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -36,10 +37,13 @@ from skingpt4.model import lora
 from skingpt4.model.build import build_encoder
 from skingpt4.model.network import SkinGPT4
 from skingpt4.records.manifest import read_manifest
+from skingpt4.records.naming import name_of
 from skingpt4.support.files import write_text
 from skingpt4.support.threads import in_own_thread
 from skingpt4.taxonomy.taxonomy import CLASSES
 from skingpt4.training.features import cached_queries
+from skingpt4.training.processes import Team, require_launched, require_started
+from skingpt4.training.run_folder import locked
 
 
 @dataclass(frozen=True)
@@ -51,7 +55,7 @@ class RunSettings:
     run_dir: Path
     arms: tuple[Arm, ...]
     batch_size: int = 50
-    max_new_tokens: int = 48
+    max_new_tokens: int | None = None
     num_prompts: int = 4
     repeats: int = 1
     temperature: float = 0.0
@@ -64,9 +68,8 @@ class RunSettings:
 
     def setting(self, cases: Sequence[Case]) -> Setting:
         """What is asked about these cases, and how answers are drawn."""
-        generation = Generation(
-            max_new_tokens=self.max_new_tokens, temperature=self.temperature, seed=self.seed
-        )
+        length = self.config.data.max_text_tokens if self.max_new_tokens is None else self.max_new_tokens
+        generation = Generation(max_new_tokens=length, temperature=self.temperature, seed=self.seed)
         generation.options()  # refuses what cannot be drawn, before anything heavy is loaded
         return Setting(
             scored_diseases(case.known for case in cases),
@@ -84,6 +87,7 @@ def answer_cases(settings: RunSettings) -> None:
     Raises:
         ArmError, CasesError, CheckpointError, PerturbationError: settings, cases or checkpoints that cannot be used;
             the message says why.
+        RunDirError: another run is in progress in the folder, or it cannot be written.
     """
     check_settings(settings)
     config, run_dir = settings.config, settings.run_dir
@@ -91,41 +95,45 @@ def answer_cases(settings: RunSettings) -> None:
     check_classes(cases, settings.cases_path)
     records = read_manifest(settings.cases_path)
     overlaps = {arm.name: check_overlap(records, arm, settings.allow_overlap) for arm in settings.arms}
+    num_asked = require_launched(torch.cuda.device_count())
     state = PartialState(cpu=not torch.cuda.is_available())
+    require_started(num_asked, state.num_processes)
+    team = Team.of(state)
     names = [arm.name for arm in settings.arms]
-    stale = check_folder(run_dir, names, settings.cases_path, settings.replace_old)
-    setting = settings.setting(cases)
-    with state.main_process_first():  # the others find the features that it caches
+    with ExitStack() as stack:
+        team.by_first(lambda: stack.enter_context(locked(run_dir)))
+        stale = check_folder(run_dir, names, settings.cases_path, settings.replace_old)
+        setting = settings.setting(cases)
         features = in_own_thread(lambda: cached_queries(
             settings.cases_path, records, config, config.data.feature_cache or "runs/features",
-            lambda: build_encoder(config, state.device),
+            lambda: build_encoder(config, state.device), team=team,
         ))  # fmt: skip
-    shown = Shown(cases, features, config, state.device)
-    model = load_model(config, None, state.device, with_encoder=False)
-    initial = in_own_thread(lambda: copy.deepcopy(model.projection.state_dict()))
-    for name in stale if state.is_main_process else ():
-        forget(run_dir, name)
-    for arm in settings.arms:
-        card = in_own_thread(partial(_put_in, model, config, initial, arm.checkpoint))
-        if state.is_main_process:
-            precision = str(model.language_model.dtype).removeprefix("torch.")
-            meta = meta_of(config, arm, card, setting, precision, settings.cases_path)
-            extra = {
-                "cases": str(settings.cases_path), "num_cases": len(cases), "repeats": settings.repeats,
-                "perturbations": list(settings.perturbations),
-                "num_processes": state.num_processes, "hardware": hardware(state.device),
-                "git_revision": checkpoint.git_revision(), "overlap_with_training": overlaps[arm.name],
-            }  # fmt: skip
-            claim(run_dir, arm, meta, extra, settings.replace_old)
-            _write_cases(cases, settings)
-        state.wait_for_everyone()
-        made_by = {
-            "checkpoint_sha256": card.get("tensors_sha256"),
-            "template": config.prompt.template,
-            "device": hardware(state.device)["device"],
-        }
-        run_arm(Asker(model, config, setting, arm.name, made_by), arm, cases, shown, state, settings)
-        state.wait_for_everyone()
+        shown = Shown(cases, features, config, state.device)
+        model = load_model(config, None, state.device, with_encoder=False)
+        initial = in_own_thread(lambda: copy.deepcopy(model.projection.state_dict()))
+        for name in stale if state.is_main_process else ():
+            forget(run_dir, name)
+        for arm in settings.arms:
+            card = in_own_thread(partial(_put_in, model, config, initial, arm.checkpoint))
+            if state.is_main_process:
+                precision = str(model.language_model.dtype).removeprefix("torch.")
+                meta = meta_of(config, arm, card, setting, precision, settings.cases_path)
+                extra = {
+                    "cases": str(settings.cases_path), "num_cases": len(cases), "repeats": settings.repeats,
+                    "perturbations": list(settings.perturbations),
+                    "num_processes": state.num_processes, "hardware": hardware(state.device),
+                    "git_revision": checkpoint.git_revision(), **overlaps[arm.name],
+                }  # fmt: skip
+                claim(run_dir, arm, meta, extra, settings.replace_old)
+                _write_cases(cases, settings)
+            team.wait()
+            made_by = {
+                "checkpoint_sha256": card.get("tensors_sha256"),
+                "template": config.prompt.template,
+                "device": hardware(state.device)["device"],
+            }
+            run_arm(Asker(model, config, setting, arm.name, made_by), arm, cases, shown, team, settings)
+            team.wait()
 
 
 def check_settings(settings: RunSettings) -> None:
@@ -161,13 +169,13 @@ def check_classes(cases: Sequence[Case], path: Path) -> None:
 
 
 def _write_cases(cases: Sequence[Case], settings: RunSettings) -> None:
-    """Write what a report needs of the cases; paths are relative to the list of cases."""
+    """Write what a report needs of the cases; pictures are named as in the list of cases."""
     folder, lines = settings.cases_path.parent, []
     for case in cases:
         known = case.known
         row = {
             "id": case.id,
-            "images": [record.image_path.relative_to(folder).as_posix() for record in case.records],
+            "images": [name_of(record.image_path, folder) for record in case.records],
             "sha256": [record.sha256 for record in case.records],
             "class": known.class_name,
             "disease": known.disease,
@@ -193,16 +201,16 @@ def _put_in(
 
 
 def run_arm(
-    asker: Asker, arm: Arm, cases: Sequence[Case], shown: Shown, state: PartialState, settings: RunSettings
+    asker: Asker, arm: Arm, cases: Sequence[Case], shown: Shown, team: Team, settings: RunSettings
 ) -> None:
     """Answer what is not answered yet, of the cases that fall to this process."""
     done = answers.by_key(answers.read_lines(answers.arm_files(settings.run_dir, arm.name)))
     if settings.concept_scores:  # lines that an earlier command wrote without them are replaced
         done = {k: a for k, a in done.items() if k.kind != "scores" or a.fields["concept_scores"]}
-    state.wait_for_everyone()  # nobody writes before all have read
-    rank = state.process_index
-    name = f"{arm.name}.jsonl" if rank == 0 else f"{arm.name}.rank{rank}.jsonl"
-    numbers = list(range(rank, len(cases), state.num_processes))
+    team.wait()  # nobody writes before all have read
+    rank = team.rank
+    name = f"{arm.name}.jsonl" if team.leads else f"{arm.name}.rank{rank}.jsonl"
+    numbers = list(range(rank, len(cases), team.world))
     own = [cases[number] for number in numbers]
     rounds = [
         (repeat, change)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from skingpt4.support.errors import UserError, reason_of
+from skingpt4.support.parse import parse_json, read_json_object
 
 FOLDER, CASES = "answers", "cases.jsonl"
 # What a report reads from probes and scores.
@@ -95,7 +96,7 @@ def from_line(line: str) -> Answer:
     Raises:
         ValueError, KeyError, AttributeError: the line is something else.
     """
-    row = json.loads(line)
+    row = parse_json(line)
     arm, kind = row.pop("arm"), row.pop("kind")
     number = row.pop("turn" if kind == "turn" else "probe") if kind != "scores" else 0
     key = Key(row.pop("case_id"), row.pop("repeat"), row.pop("perturbation"), kind, number)
@@ -148,12 +149,12 @@ def read_run(folder: str | Path) -> Run:
         )
     try:
         with (folder / CASES).open(encoding="utf-8", newline="\n") as file:
-            cases = {row["id"]: row for row in map(json.loads, file)}
+            cases = {row["id"]: row for row in map(parse_json, file)}
         places = {name: place for place, name in enumerate(cases)}
         arms = {}
         for path in metas:
             name = path.name.removesuffix(".meta.json")
-            arm = ArmAnswers(name, json.loads(path.read_text(encoding="utf-8")))
+            arm = ArmAnswers(name, read_json_object(path))
             lines = [a for a in read_lines(arm_files(folder, name)) if a.key.case_id in places]
             # The order in which answers ended is chance; no figure may depend on it.
             arm.lines = by_key(sorted(lines, key=lambda a: places[a.key.case_id]))

@@ -19,8 +19,8 @@ from eval.asking.conversation import PROBES, Setting
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.identity import encoder_identity
 from skingpt4.config.schema import Config
+from skingpt4.records.comparing.overlap import check_cases
 from skingpt4.records.manifest import Manifest
-from skingpt4.records.overlap import check_cases
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import drop_truncated_line, file_sha256, write_text
 from skingpt4.taxonomy import taxonomy
@@ -165,24 +165,30 @@ def claim(folder: Path, arm: Arm, meta: dict[str, Any], extra: dict[str, Any], r
     write_text(path, json.dumps({**meta, **extra}, indent=1) + "\n")
 
 
-def check_overlap(cases: Manifest, arm: Arm, allowed: bool) -> list[str]:
-    """Refuse cases that the arm's checkpoint, or the one it began from, was trained on.
+def check_overlap(cases: Manifest, arm: Arm, allowed: bool) -> dict[str, list[str]]:
+    """Refuse cases that the arm's checkpoint, or the one it began from, was trained on, or that cannot be compared.
 
     Returns:
-        The overlaps, where they are allowed.
+        What the arm's meta file says of it: `overlap_with_training`, where it is allowed, and
+        `overlap_not_compared`.
 
     Raises:
-        ArmError: there are some, and they are not allowed.
+        ArmError: some are shared, or nothing could be compared, and that is not allowed.
     """
     if not arm.checkpoint:
-        return []
+        return {"overlap_with_training": [], "overlap_not_compared": []}
     _, card = checkpoint.load(arm.checkpoint)
-    shared, unchecked = check_cases(cases, checkpoint.load_seen(arm.checkpoint, card), card)
-    if shared:
-        overlap = f"arm {arm.name}: the training shares records with the cases: {'; '.join(shared)}"
+    result = check_cases(cases, checkpoint.load_seen(arm.checkpoint, card), card)
+    if result.shared:
+        overlap = f"arm {arm.name}: the training shares records with the cases: {'; '.join(result.shared)}"
         if not allowed:
             raise ArmError(f"{overlap}; evaluate on other cases, or add --allow-overlap")
         logger.warning("note: %s (allowed by --allow-overlap)", overlap)
-    if unchecked:
-        logger.warning("note: arm %s: %s", arm.name, unchecked)
-    return shared
+    elif result.nothing and not allowed:
+        raise ArmError(
+            f"arm {arm.name}: overlap with its training cannot be checked: {'; '.join(result.uncompared)}; name a "
+            "checkpoint that remembers its pictures, put its manifests back, or add --allow-overlap"
+        )
+    for sentence in result.uncompared:
+        logger.warning("note: arm %s: %s", arm.name, sentence)
+    return {"overlap_with_training": result.shared, "overlap_not_compared": result.uncompared}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,12 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from skingpt4.records import duplicates
-from skingpt4.records.manifest import Manifest, manifest_lines, read_manifest
+from skingpt4.records.archives import exists
+from skingpt4.records.blanks import text_or_none
+from skingpt4.records.comparing import duplicates
+from skingpt4.records.comparing.identity import Keys, comparable, require_compared
+from skingpt4.records.manifest import manifest_lines, read_manifest
+from skingpt4.records.naming import Relative, hint, readable
 from skingpt4.records.record import Record, check_row
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
 from skingpt4.taxonomy.taxonomy import CLASSES
+
+logger = logging.getLogger(__name__)
 
 
 class CasesError(UserError):
@@ -60,8 +66,8 @@ def read_cases(path: str | Path) -> list[Case]:
     manifest = read_manifest(path)
     for place, (record, (number, line, _)) in enumerate(zip(manifest, manifest_lines(path), strict=True)):
         row = json.loads(line)
-        check_row(row, f"{path}, line {number}")
-        name = record.case_id or row["image"]
+        row |= check_row(row, f"{path}, line {number}")
+        name = record.case_id or readable(row["image"])
         rows.setdefault(name, []).append(row)
         records.setdefault(name, []).append(record)
         places.setdefault(name, []).append(place)
@@ -86,7 +92,10 @@ def _case(
         raise CasesError(
             f"{path}: 'x_reference' of case {name!r} must be text or a list of texts, found {reference!r}"
         )
-    return Case(name, tuple(records), tuple(places), history, tuple(reference))
+    reference = tuple(text_or_none(text) or "" for text in reference)  # one for each prompt, in their order
+    return Case(
+        name, tuple(records), tuple(places), text_or_none(history), reference if any(reference) else ()
+    )
 
 
 def check_pictures(cases: Sequence[Case]) -> None:
@@ -95,44 +104,52 @@ def check_pictures(cases: Sequence[Case]) -> None:
     Raises:
         CasesError: names the first that is missing, and how many are.
     """
-    missing = [r.image_path for case in cases for r in case.records if not r.image_path.is_file()]
+    missing = [r.image_path for case in cases for r in case.records if not exists(r.image_path)]
     if missing:
-        raise CasesError(f"{missing[0]}: no such picture ({len(missing)} missing)")
+        raise CasesError(f"{missing[0]}: no such picture ({len(missing)} missing){hint(missing[0])}")
 
 
 def sample(
-    records: Manifest,
-    training: Manifest,
+    keys: Keys,
     per_class: int,
     seed: int,
+    training: Sequence[tuple[str, int]] = (),
     classes: Sequence[str] = CLASSES,
     distance: int = duplicates.NEAR,
 ) -> list[int]:
-    """Draw rows of `records`: at most one from each cluster of related pictures, none related to training.
+    """Draw records: at most one from each cluster of related pictures, none related to training.
+
+    A record that cannot be compared (no hash and no file) is not drawn.
 
     Returns:
         The drawn rows in ascending order.
 
     Args:
-        records: where cases are drawn from.
-        training: pictures that no case may be related to.
+        keys: of the records that cases are drawn from, and after them of those that no case may be related to.
         per_class: cases of each class.
         seed: of the draw.
+        training: name and number of records of each manifest of training, the last in `keys`.
         classes: to draw from.
-        distance: bits, see `skingpt4.records.duplicates`.
+        distance: bits, see `skingpt4.records.comparing.duplicates`.
 
     Raises:
         CasesError: a class has too few clusters left; all such classes are named with their numbers.
+        IdentityError: no two records can be compared, or none with those of a training.
     """
-    cluster = duplicates.clusters(duplicates.links(records + training, distance))
-    own, taken = cluster[: len(records)], set(cluster[len(records) :].tolist())
-    names = records.column("class").to_pylist()
+    count = len(keys) - sum(number for _, number in training)
+    groups = [("the manifest", count), *((f"--train {name}", number) for name, number in training)]
+    for sentence in require_compared(keys.content, groups):
+        logger.warning("note: %s", sentence)
+    cluster = duplicates.clusters(duplicates.links(keys, distance))
+    own, taken = cluster[:count], set(cluster[count:].tolist())
+    can = comparable(keys.content[:count], keys.content)
+    names = keys.records.column("class").to_pylist()
     rng = np.random.default_rng(seed)
-    order = rng.permutation(len(records))
+    order = rng.permutation(count)
     drawn: dict[str, list[int]] = {name: [] for name in classes}
     for row in order:
         name = names[row]
-        if name in drawn and len(drawn[name]) < per_class and own[row] not in taken:
+        if can[row] and name in drawn and len(drawn[name]) < per_class and own[row] not in taken:
             drawn[name].append(int(row))
             taken.add(own[row])
     short = {name: len(rows) for name, rows in drawn.items() if len(rows) < per_class}
@@ -145,15 +162,18 @@ def sample(
     return sorted(row for rows in drawn.values() for row in rows)
 
 
-def write_sample(manifest: Path, rows: Sequence[int], out: Path) -> None:
-    """Write the chosen lines of a manifest as a manifest of cases, its pictures relative to the new place."""
+def write_sample(manifest: Path, keys: Keys, rows: Sequence[int], out: Path) -> None:
+    """Write the chosen lines of a manifest as a manifest of cases, its pictures relative to the new place.
+
+    Records get the hashes that they lacked.
+    """
     chosen, lines = set(rows), list[str]()
-    folder = os.path.relpath(manifest.parent, out.parent)
+    relative = Relative(out.parent)
     for place, (_, line, _) in enumerate(manifest_lines(manifest)):
         if place in chosen:
-            row = json.loads(line)
-            row["image"] = os.path.normpath(os.path.join(folder, row["image"]))
-            row["case_id"] = row.get("case_id") or f"case-{len(lines) + 1:04d}"
+            row = json.loads(line) | keys.missing_hashes(place)
+            row["image"] = relative.renamed(row["image"], manifest.parent)
+            row["case_id"] = text_or_none(row.get("case_id")) or f"case-{len(lines) + 1:04d}"
             row["split"] = "cases"
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     out.parent.mkdir(parents=True, exist_ok=True)

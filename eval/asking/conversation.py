@@ -50,7 +50,7 @@ class Setting:
 
     diseases: dict[str, str]  # class -> the disease that is scored for it
     prompts: tuple[str, ...] = CLINICAL_PROMPTS
-    generation: Generation = field(default_factory=lambda: Generation(max_new_tokens=48))
+    generation: Generation = field(default_factory=Generation)
     batch_size: int = 25
     with_concept_scores: bool = False
     with_history: bool = False

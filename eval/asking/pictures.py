@@ -15,9 +15,9 @@ from eval.asking.perturbations import BLANK, NOISE, OTHER
 from skingpt4.config.schema import Config
 from skingpt4.model.build import build_encoder
 from skingpt4.model.network import ImageEncoder
+from skingpt4.records.feature_store import FeatureStore
 from skingpt4.records.images import open_image, to_tensor
 from skingpt4.support.threads import in_own_thread
-from skingpt4.training.feature_store import FeatureStore
 
 
 class Shown:

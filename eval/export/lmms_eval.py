@@ -23,7 +23,7 @@ Sample = dict[str, Any]
 
 def _hash(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()  # as JSON has names of files
 
 
 def _f1(true: set[str], named: set[str]) -> float:

@@ -23,6 +23,7 @@ from skingpt4.checkpoints.load import load_model, model_source
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import cut_at
 from skingpt4.model.prompts import Turn, without_placeholders
+from skingpt4.support.files import private_files
 
 try:
     from lmms_eval.api.model import lmms
@@ -70,7 +71,7 @@ class SkinGPT4ForLmmsEval(lmms):
         if int(batch_size) != 1:
             raise ValueError("skingpt4 answers lmms-eval's requests one at a time; leave --batch_size at 1")
         source = model_source(config, checkpoint)
-        model = load_model(source.config, source.checkpoint_path, torch.device(device) if device else None)
+        model = load_model(source.loadable, source.checkpoint_path, torch.device(device) if device else None)
         self.session = ChatSession(model, source.config)
         self.max_new_tokens = max_new_tokens
 
@@ -143,7 +144,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     MODEL_REGISTRY_V2.register_manifest(manifest(), overwrite=True)
     if argv is not None:
         sys.argv[1:] = argv
-    cli_evaluate()
+    with private_files():  # lmms-eval logs answers and paths of pictures
+        cli_evaluate()
 
 
 if __name__ == "__main__":

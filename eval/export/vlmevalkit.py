@@ -9,15 +9,16 @@ none; `prediction_scored`: that of the likeliest class; and `text`: the answer a
 from __future__ import annotations
 
 import base64
-import csv
-import io
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
 from eval.asking.answers import ArmAnswers, Run, case_lines
+from skingpt4.records.archives import exists, read_bytes, split_path
+from skingpt4.records.naming import hint, image_path, readable
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
+from skingpt4.support.spreadsheets import csv_text
 from skingpt4.taxonomy.taxonomy import CLASSES, class_title
 
 NAME = "skin_cases"
@@ -36,14 +37,30 @@ def _pictures(index: int, case: dict[str, Any], folder: Path, as_paths: bool) ->
     """
     pictures = []
     for name in case["images"]:
-        path = folder / name
-        if not path.is_file():
-            raise PictureError(f"{path}: no such picture; name the folder of the list of cases with --images")
-        pictures.append(str(path.resolve()) if as_paths else base64.b64encode(path.read_bytes()).decode())
+        path = image_path(folder, name)
+        if not exists(path):
+            raise PictureError(
+                f"{path}: no such picture{hint(path)}; name the folder of the list of cases with --images"
+            )
+        pictures.append(_plain_path(path) if as_paths else base64.b64encode(read_bytes(path)).decode())
     columns = {"image_path": pictures} if as_paths else {"image": pictures}
     if not as_paths:
         columns["image_path"] = [f"{index}_{number}.jpg" for number in range(1, len(pictures) + 1)]
     return {key: each[0] if len(each) == 1 else repr(each) for key, each in columns.items()}
+
+
+def _plain_path(path: Path) -> str:
+    """The absolute path, if another program can open it.
+
+    Raises:
+        PictureError: it is in an archive, or a table cannot hold its name.
+    """
+    name = str(path.resolve())
+    if split_path(path)[1] or readable(name) != name:
+        raise PictureError(
+            f"{path}: is in an archive, or its name is no text, so VLMEvalKit cannot open it; leave out --image-paths"
+        )
+    return name
 
 
 def _row(index: int, case: dict[str, Any]) -> dict[str, Any]:
@@ -60,11 +77,8 @@ def _row(index: int, case: dict[str, Any]) -> dict[str, Any]:
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, list(rows[0]), delimiter="\t", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
+    header = list(rows[0])
+    return csv_text(header, ([row[key] for key in header] for row in rows), delimiter="\t")
 
 
 def write(run: Run, out: Path, arms: list[ArmAnswers], images: Path, as_paths: bool = False) -> list[Path]:

@@ -19,8 +19,9 @@ from eval.measures.consistency import consistency
 from eval.measures.groups import by_groups
 from eval.measures.intervals import RESAMPLES, Interval, Line, arm_summary, text_outcomes
 from eval.measures.texts import text_statistics
-from skingpt4.support.errors import UserError
+from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import write_text
+from skingpt4.support.parse import ParseError, read_json_object
 
 RESULTS = "results.json"
 FIRST = "two_step"  # the arm that the others are compared with
@@ -197,9 +198,6 @@ def read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ReportError(f"{path}: not valid JSON ({error})") from error
-    if not isinstance(data, dict):
-        raise ReportError(f"{path}: expected an object, found {type(data).__name__}")
-    return data
+        return read_json_object(path)
+    except (OSError, ParseError) as error:
+        raise ReportError(f"{path}: is not a JSON object ({reason_of(error)})") from error

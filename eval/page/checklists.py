@@ -60,7 +60,11 @@ def facts(run: Run, results: dict[str, Any], num_losses: int) -> dict[str, bool]
         "num_cases": bool(cases),
         "classes": all(case.get("class") for case in cases),
         "skin_types": all(case.get("fitzpatrick") not in (None, -1) for case in cases),
-        "overlap_checked": bool(trained) and all(meta.get("overlap_with_training") == [] for meta in trained),
+        "overlap_checked": bool(trained)
+        and all(
+            meta.get("overlap_with_training") == [] and not meta.get("overlap_not_compared")
+            for meta in trained
+        ),
         "complete": bool(run.arms)
         and all(len(case_lines(run, arm)) == len(cases) for arm in run.arms.values()),
         "training_logs": num_losses > 0,

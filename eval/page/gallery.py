@@ -10,6 +10,7 @@ from eval.measures.intervals import Line as AnswerLine
 from eval.measures.intervals import best_class
 from eval.page.parts import SKIN_TYPES, Case, Column, Line, Part, Picture, SideBySide, Span, Text, plain
 from skingpt4.records.images import ImageError, open_image
+from skingpt4.records.naming import image_path
 
 GALLERY_SIZE, LONG_ANSWER = 12, 320
 # Why a written answer commits to no class, by its outcome (skingpt4/taxonomy/taxonomy.py).
@@ -77,7 +78,7 @@ def _case(line: AnswerLine, answers: dict[str, AnswerLine | None], image_dir: Pa
         **{f"question {number}": question for number, question in enumerate(asked, start=1)},
     }
     columns = [_column(name, answer, asked) for name, answer in answers.items()]
-    picture = _picture(image_dir / line["image"], f"{title}; concepts: {concepts}")
+    picture = _picture(image_path(image_dir, line["image"]), f"{title}; concepts: {concepts}")
     return Case(title, picture, facts, SideBySide(columns), _conversation(answers))
 
 

@@ -13,9 +13,10 @@ from eval.measures.results import RESULTS, ReportError, measure_run, run_lines
 from eval.page import html
 from eval.page.document import Report, document
 from eval.page.pdf import write_pdf
-from eval.rating.ratings import Rating, read_csv
+from eval.rating.ratings import Rating, read_ratings
 from eval.rating.summary import summary as rating_summary
 from skingpt4.support.files import file_sha256, write_text
+from skingpt4.support.parse import ParseError, parse_json
 from skingpt4.taxonomy.published import published
 
 PAGE, RATINGS = "report.html", "ratings.csv"
@@ -90,7 +91,7 @@ def _add_ratings(run: Run, path: Path | None, results: dict[str, Any]) -> list[R
     path = path or (default if default.is_file() else None)
     if path is None:
         return []
-    every = read_csv(path)
+    every = read_ratings(path)
     ratings = [rating for rating in every if rating.case_id in run.cases and rating.arm in results["arms"]]
     if not ratings:
         raise ReportError(f"{path}: none of its {len(every)} rows is about a case and an arm of {run.folder}")
@@ -143,8 +144,8 @@ def read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
         if not text.strip():
             continue
         try:
-            row = json.loads(text)
-        except json.JSONDecodeError as error:
+            row = parse_json(text)
+        except ParseError as error:
             raise ReportError(f"{path}:{number}: not valid JSON ({error})") from error
         if not isinstance(row, dict):
             raise ReportError(f"{path}:{number}: expected an object, found {type(row).__name__}")

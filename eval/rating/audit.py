@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from eval.measures.intervals import Interval, proportion
-from eval.rating.ratings import AGREE, ITEMS, Rating, RatingsError, read_csv
+from eval.rating.ratings import AGREE, ITEMS, Rating, RatingsError, read_ratings
 
 STATED_CASES, LARGEST = 150, 200
 RESAMPLES = 2000
@@ -166,7 +166,7 @@ def own_ratings(path: Path, arm: str | None) -> list[Rating]:
     Raises:
         RatingsError: no such file or arm, or several arms and none is named: they are never pooled.
     """
-    ratings = [rating for rating in read_csv(path) if rating.item in ITEMS]
+    ratings = [rating for rating in read_ratings(path) if rating.item in ITEMS]
     arms = list(dict.fromkeys(rating.arm for rating in ratings))
     if arm not in arms and (arm or len(arms) > 1):
         what = f"has no ratings of arm {arm!r}" if arm else "rates several arms"

@@ -14,6 +14,7 @@ from eval.asking.answers import Run
 from eval.rating.ratings import FLAG, ITEMS
 from eval.rating.store import Sheet, Store, clean
 from skingpt4.records.archives import exists
+from skingpt4.records.naming import hint, image_path
 from skingpt4.support.errors import UserError
 
 NEUTRAL = "the system"
@@ -104,12 +105,12 @@ def select(
                 conversations[arm, case] = tuple(turn for _, turn in sorted(turns[case].items()))
     if not conversations:
         raise ReviewError(f"{run.folder}: holds no complete conversation yet; finish eval.run first")
-    pictures = {case: tuple(folder / name for name in run.cases[case]["images"]) for case in cases}
+    pictures = {case: tuple(image_path(folder, name) for name in run.cases[case]["images"]) for case in cases}
     missing = [path for paths in pictures.values() for path in paths if not exists(path)]
     if missing:
         raise ReviewError(
-            f"{missing[0]}: no such picture ({len(missing)} missing); --cases names the list of cases beside its "
-            "pictures"
+            f"{missing[0]}: no such picture ({len(missing)} missing){hint(missing[0])}; --cases names the list of "
+            "cases beside its pictures"
         )
     histories = {case: str(run.cases[case].get("history") or "") for case in cases}
     return Material(chosen, cases, pictures, histories, conversations)

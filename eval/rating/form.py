@@ -16,7 +16,8 @@ import gradio as gr
 
 from eval.rating.desk import DIAGNOSE, DONE, RATE, Desk, ReviewError, View
 from eval.rating.ratings import FLAG, ITEMS, SCALE
-from skingpt4.records.images import open_image
+from skingpt4.records.images import read_picture
+from skingpt4.server.decoding import decoded
 from skingpt4.server.gradio_app import escape, note
 from skingpt4.support.errors import UserError
 
@@ -35,10 +36,10 @@ READY = "() => window.reviewReady()"
 @functools.lru_cache(maxsize=16)
 def picture_uri(path: Path) -> str:
     """A picture without metadata and name, at most SHOWN_SIDE pixels a side, as a data URI."""
-    picture = open_image(path, "The picture")
-    picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
-    buffer = io.BytesIO()
-    picture.save(buffer, "JPEG", quality=95, subsampling=0)
+    with decoded(read_picture(path, "The picture"), "The picture") as picture:
+        picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+        buffer = io.BytesIO()
+        picture.save(buffer, "JPEG", quality=95, subsampling=0)
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode()}"
 
 
@@ -49,7 +50,7 @@ def head(view: View, rater: str, serial: str) -> str:
     return (
         f'<header data-view="{serial}"><h1>{TITLE}</h1><span>{which}{again}; {view.num_rated} rated</span>'
         f'<progress max="{max(view.n, 1)}" value="{view.num_rated}" aria-label="Forms rated"></progress>'
-        f'<span>Rater {escape(rater)}, <a href="/logout">log out</a></span></header>'
+        f'<form method="post" action="/logout">Rater {escape(rater)}, <button>log out</button></form></header>'
     )
 
 

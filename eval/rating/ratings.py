@@ -6,17 +6,23 @@ One line is one rater's answer to one item about one case under one arm:
     two_step,case-0007,r1,diagnosis,4,12.5,2026-11-23T10:00:00Z
 
 `value` is 1 (strongly disagree) to 5 (strongly agree) for the seven items, 0 or 1 for `hallucination`, and free
-text for `own_diagnosis` (asked before the model's text is shown) and `comment`. `seconds` may be empty.
+text for `own_diagnosis` (asked before the model's text is shown) and `comment`. `seconds` may be empty. Whatever
+`data.reading` reads as a table will do.
 """
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+from typing import Any
 
-from skingpt4.support.errors import UserError, reason_of
+from data.reading.rows import RowError, SourceError
+from data.reading.tables import Table
+from data.reading.values import as_text, whole_number
+from skingpt4.records.blanks import text_or_none
+from skingpt4.support.errors import UserError
+from skingpt4.support.spreadsheets import csv_text, original
 
 # The statements of the published questionnaire, for a model whose name is not shown.
 ITEMS: dict[str, str] = {
@@ -36,7 +42,7 @@ FLAG, TEXTS = "hallucination", ("own_diagnosis", "comment")
 
 
 class RatingsError(UserError):
-    """A CSV of ratings that cannot be used; the message names line and reason."""
+    """A table of ratings that cannot be used; the message names row and reason."""
 
 
 @dataclass(frozen=True)
@@ -85,30 +91,25 @@ def check(rating: Rating, where: str) -> Rating:
     return rating
 
 
-def read_csv(path: str | Path) -> list[Rating]:
-    """Ratings of a long CSV; columns may stand in any order, others are ignored.
+def read_ratings(path: str | Path) -> list[Rating]:
+    """Ratings of a long table (CSV, JSONL or workbook); columns may stand in any order, others are ignored.
+
+    4.0 and 4,0 are 4, and a comment that says nothing is left out. An own diagnosis stays as it is, since "not known"
+    is one.
 
     Raises:
         RatingsError: missing file, missing column, a wrong line, or an answer given twice.
     """
     needed = COLUMNS[:5]
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [name for name in needed if name not in (reader.fieldnames or ())]
-            if missing:
-                raise RatingsError(
-                    f"{path}: has no column {', '.join(missing)}; it needs {', '.join(needed)}"
-                )
-            ratings = [
-                check(
-                    Rating(**{name: (row.get(name) or "").strip() for name in COLUMNS}),
-                    f"{path}, line {reader.line_num}",
-                )
-                for row in reader
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RatingsError(f"{path}: cannot be read ({reason_of(error)})") from None
+        table = Table(path)
+        missing = [name for name in needed if name not in table.columns]
+        if missing:
+            raise RatingsError(f"{path}: has no column {', '.join(missing)}; it needs {', '.join(needed)}")
+        rows = [_rating(cells, f"{path}, row {number}") for number, cells in table]
+    except SourceError as error:
+        raise RatingsError(str(error)) from None
+    ratings = [rating for rating in rows if rating.value or rating.item != "comment"]
     seen: set[tuple[str, ...]] = set()
     for rating in ratings:
         key = (rating.arm, rating.case_id, rating.rater, rating.item)
@@ -122,9 +123,23 @@ def read_csv(path: str | Path) -> list[Rating]:
     return ratings
 
 
+def _rating(cells: dict[str, Any] | str, where: str) -> Rating:
+    if isinstance(cells, str):
+        raise RatingsError(f"{where}: {cells}")
+    try:
+        values = {name: original(as_text(name, cells.get(name))).strip() for name in COLUMNS}
+    except RowError as error:
+        raise RatingsError(f"{where}: {error}") from None
+    for name in ("case_id", "rater", "seconds", "time"):
+        values[name] = text_or_none(values[name]) or ""
+    values["seconds"] = values["seconds"].replace(",", ".")
+    if values["item"] == "comment":
+        values["value"] = text_or_none(values["value"]) or ""
+    elif values["item"] not in TEXTS and (number := whole_number(values["value"])) is not None:
+        values["value"] = str(number)
+    return check(Rating(**values), where)
+
+
 def write_csv(ratings: Iterable[Rating], path: str | Path) -> None:
-    """Write the long CSV."""
-    with Path(path).open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(asdict(rating) for rating in ratings)
+    """Write the long CSV, in which no text is a formula; `read_ratings` gives the same ratings back."""
+    Path(path).write_text(csv_text(COLUMNS, map(astuple, ratings)), encoding="utf-8", newline="")

@@ -8,10 +8,8 @@ and processes may write at once.
 from __future__ import annotations
 
 import hashlib
-import hmac
 import random
 import re
-import secrets
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -19,7 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from eval.rating import passwords
 from eval.rating.ratings import FLAG, ITEMS, Rating, check
+from skingpt4.records.blanks import is_blank
+from skingpt4.server.access.logins import MAX_LENGTH
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import now
 from skingpt4.support.sqlite import WAIT_SECONDS, private_file, write_ahead
@@ -56,10 +57,6 @@ class Sheet(NamedTuple):
     place: int
     arm: str
     case_id: str
-
-
-def _scrypt(password: str, salt: bytes) -> bytes:
-    return hashlib.scrypt(password.encode(), salt=salt, n=2**14, r=8, p=1, dklen=32)
 
 
 def clean(text: str) -> str:
@@ -151,25 +148,28 @@ class Store:
     # Raters
 
     def add_rater(self, name: str, password: str, replace: bool = False) -> None:
-        """Add a rater, or (`replace`) give one a new password; only its salted scrypt hash is stored.
+        """Add a rater, or (`replace`) give one a new password; only its Argon2id hash is stored.
 
         Raises:
             StoreError: a name or password that does not do, a rater who is there already, or is not.
         """
-        if not NAME.fullmatch(name):
-            raise StoreError(f"rater {name!r}: use up to 40 letters, digits, '.', '_' and '-'")
-        if len(password) < MIN_PASSWORD:
-            raise StoreError(f"the password of {name} needs at least {MIN_PASSWORD} characters")
+        if not NAME.fullmatch(name) or is_blank(name):
+            raise StoreError(
+                f"rater {name!r}: use up to 40 letters, digits, '.', '_' and '-', and no word for nothing (na, none)"
+            )
+        if not MIN_PASSWORD <= len(password) <= MAX_LENGTH:
+            raise StoreError(f"the password of {name} needs {MIN_PASSWORD} to {MAX_LENGTH} characters")
         if (name in self.raters()) != replace:
             known = (
                 "exists already; --new-password changes the password" if not replace else "does not exist yet"
             )
             raise StoreError(f"{self.path}: rater {name} {known}")
-        salt = secrets.token_bytes(16)
-        with self._transaction() as connection:
+        with (
+            self._transaction() as connection
+        ):  # the hash holds its own salt; those from before Argon2 do not
             connection.execute(
                 "INSERT OR REPLACE INTO rater VALUES (?, ?, ?, ?)",
-                (name, salt, _scrypt(password, salt), now()),
+                (name, b"", passwords.hashed(password), now()),
             )
 
     def raters(self) -> list[str]:
@@ -177,10 +177,19 @@ class Store:
         return [name for (name,) in self._rows("SELECT name FROM rater ORDER BY name")]
 
     def login(self, name: str, password: str) -> bool:
-        """Whether the password is the rater's; an unknown name takes as long as a wrong password."""
+        """Whether the password is the rater's; an unknown name takes as long as a wrong password.
+
+        A hash from before Argon2, or of another cost than today's, is replaced once the password is known.
+        """
         rows = self._rows("SELECT salt, hash FROM rater WHERE name = ?", name)
-        salt, stored = rows[0] if rows else (b"\0" * 16, b"")
-        return hmac.compare_digest(_scrypt(password, salt), stored)
+        salt, stored = rows[0] if rows else (b"", passwords.nobodys_hash())
+        if not passwords.matches(password, salt, stored):
+            return False
+        if passwords.is_outdated(salt, stored):
+            with suppress(StoreError), self._transaction() as connection:  # it can wait for the next log-in
+                values = (b"", passwords.hashed(password), name)
+                connection.execute("UPDATE rater SET salt = ?, hash = ? WHERE name = ?", values)
+        return True
 
     # Sheets
 

@@ -193,7 +193,7 @@ def summary(
     """Everything about a run's ratings.
 
     Args:
-        ratings: as `eval.rating.ratings.read_csv` gives them.
+        ratings: as `eval.rating.ratings.read_ratings` gives them.
         first: the arm that the others are compared with.
         resamples: of the agreement coefficients.
 

@@ -1,23 +1,24 @@
 """Answers about many images, each with fresh state, as lines of JSON.
 
 Lines are written in the order of the images, each as soon as it and those before it are ready, so a stopped run
-continues where it was. An image that cannot be used gets a line with the reason, and the others are answered.
+continues where it was. An image that cannot be used gets a line with the reason, and the others are answered. If it
+was away and is back when the same command runs again, its answer takes the place of that line, at the end.
 `OUTPUT.meta.json` says which model answered which questions how; a run with other settings is refused, so that lines
 do not mix.
 """
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TextIO
 
 from PIL import Image
 from tqdm import tqdm
@@ -30,15 +31,12 @@ from skingpt4.config.schema import Config
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import SkinGPT4
 from skingpt4.records.archives import StoreError, TooLarge, read_bytes
-from skingpt4.records.images import MAX_BYTES, ImageError, open_image
-from skingpt4.records.manifest import read_manifest
+from skingpt4.records.folders import NamedImage
+from skingpt4.records.images import MAX_BYTES, PASSING, ImageError, open_image
+from skingpt4.records.naming import hint, readable
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import drop_truncated_line, write_text
-
-SUFFIXES = frozenset(
-    (".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".avif", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".ppm")
-)  # fmt: skip
-
+from skingpt4.support.locks import lock
 
 Line = dict[str, Any]  # one JSON object
 
@@ -47,12 +45,12 @@ class BatchError(UserError):
     """Images or an output that cannot be used; the message says why."""
 
 
-@dataclass(frozen=True)
-class NamedImage:
-    """An image file, and the name of the image in its line."""
+class Result(NamedTuple):
+    """Lines written by a run, how many of them are failures, and failures of earlier runs that are still there."""
 
-    name: str
-    path: Path
+    num_lines: int
+    num_failures: int
+    num_earlier_failures: int
 
 
 @dataclass(frozen=True)
@@ -101,43 +99,46 @@ class ImageAnswerer:
             session.close()
 
 
-def find_images(source: str | Path) -> list[NamedImage]:
-    """The images of a folder and its subfolders by name, or of a manifest in its order, or a single image.
+@dataclass(frozen=True)
+class _Written:
+    """A line of an earlier run: the image's name, why it failed (None: it did not), and the text."""
 
-    Raises:
-        BatchError: none of these, or a folder without images.
-        RecordError: a manifest with a line that is not a record.
-    """
-    source = Path(source)
-    if source.is_dir():
-        paths = sorted(p for p in source.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-        if not paths:
-            raise BatchError(f"{source}: holds no pictures ({', '.join(sorted(SUFFIXES))})")
-        return [NamedImage(path.relative_to(source).as_posix(), path) for path in paths]
-    if not source.is_file():
-        raise BatchError(f"{source}: is neither a folder with pictures nor a manifest")
-    if source.suffix.lower() in SUFFIXES:
-        return [NamedImage(source.name, source)]
-    unique = dict.fromkeys(record.image_path for record in read_manifest(source))
-    return [NamedImage(path.relative_to(source.parent).as_posix(), path) for path in unique]
+    name: str
+    error: str | None
+    text: str
 
 
-def _finished_names(output: Path) -> set[str]:
-    """The images that a stopped run has answered; a truncated last line is removed.
+def _read_lines(output: Path) -> list[_Written]:
+    """What a stopped run has written; a truncated last line is removed.
 
     Raises:
         BatchError: a line was not written by this program.
     """
     drop_truncated_line(output)
-    names = set()
-    with output.open(encoding="utf-8", newline="\n") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                names.add(json.loads(line)["image"])
-            except (ValueError, KeyError, TypeError):
-                where = f"{output}, line {number}"
-                raise BatchError(f"{where}: was not written by this program; name another --output") from None
-    return names
+    lines = []
+    if output.is_file():
+        with output.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            for number, text in enumerate(file, 1):
+                try:
+                    row = json.loads(text)
+                    lines.append(_Written(str(row["image"]), row.get("error"), text))
+                except (ValueError, KeyError, TypeError, AttributeError):
+                    where = f"{output}, line {number}"
+                    raise BatchError(
+                        f"{where}: was not written by this program; name another --output"
+                    ) from None
+    return lines
+
+
+def _came_back(line: _Written, paths: dict[str, Path]) -> bool:
+    """Whether an image could not be read in an earlier run and can be now."""
+    if line.error not in PASSING or line.name not in paths:
+        return False
+    try:
+        read_bytes(paths[line.name], MAX_BYTES)
+    except (OSError, ValueError, StoreError):
+        return False
+    return True
 
 
 def _describe(image: NamedImage, answer: Callable[[Image.Image], Line]) -> Line:
@@ -145,15 +146,15 @@ def _describe(image: NamedImage, answer: Callable[[Image.Image], Line]) -> Line:
     try:
         data = read_bytes(image.path, MAX_BYTES)
     except FileNotFoundError:
-        return _failed(image, "missing", "no such picture")
+        return _failed(image, "missing", f"no such picture{hint(image.path)}")
     except TooLarge as error:
-        return _failed(image, "too_large", str(error))
+        return _failed(image, "too_large", str(error).removeprefix(f"{image.path}: "))
     except (StoreError, OSError, ValueError) as error:
         return _failed(image, "unreadable", reason_of(error))
     began = time.perf_counter()
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        line = answer(open_image(data, image.name))
+        line = answer(open_image(data, readable(image.name)))
     except ImageError as error:
         return _failed(image, error.reason, str(error)) | {"sha256": sha256}
     except UserError as error:
@@ -163,8 +164,9 @@ def _describe(image: NamedImage, answer: Callable[[Image.Image], Line]) -> Line:
 
 
 def _failed(image: NamedImage, reason: str, message: str) -> Line:
-    if not message.startswith(image.name):
-        message = f"{image.name}: {message}"
+    name = readable(image.name)
+    if not message.startswith(name):
+        message = f"{name}: {message}"
     return {"image": image.name, "error": reason, "message": message}
 
 
@@ -192,8 +194,10 @@ def run(
     load: Callable[[], Callable[[Image.Image], Line]],
     jobs: int = 8,
     replace: bool = False,
-) -> tuple[int, int]:
-    """Answer what `output` does not hold yet.
+) -> Result:
+    """Answer what `output` does not hold yet, and what could not be read in an earlier run and can be read now.
+
+    Other failures stay in the output with their reason.
 
     Args:
         images: in the order of the lines.
@@ -203,36 +207,15 @@ def run(
         jobs: images under way at once.
         replace: delete earlier lines.
 
-    Returns:
-        (lines written now, how many of them are failures).
-
     Raises:
         BatchError: the output is in use, cannot be written, or was made with other settings.
     """
-    meta_path = output.with_name(output.name + ".meta.json")
-    try:
-        file = output.open("a", encoding="utf-8")
-    except OSError as error:
-        raise BatchError(f"{output}: cannot be written ({error.strerror})") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise BatchError(f"{output}: another run is writing it; wait for that one") from None
-        if replace:
-            file.truncate(0)
-        finished = _finished_names(output)
-        if finished and not (
-            meta_path.is_file() and json.loads(meta_path.read_text(encoding="utf-8")) == meta
-        ):
-            raise BatchError(
-                f"{output}: its lines were made by another model, question or setting; name another --output, or "
-                "start again with --replace"
-            )
-        write_text(meta_path, json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
+    with _opened(images, output, meta, replace) as (file, lines):
+        finished = {line.name for line in lines}
+        earlier = sum(line.error is not None for line in lines)
         todo = [image for image in images if image.name not in finished]
         if not todo:
-            return 0, 0
+            return Result(0, 0, earlier)
         answer, num_failures = load(), 0
         bar = tqdm(total=len(images), initial=len(images) - len(todo), unit="picture", desc=output.name)
         with bar:
@@ -241,4 +224,43 @@ def run(
                 file.flush()
                 num_failures += "error" in line
                 bar.update()
-    return len(todo), num_failures
+    return Result(len(todo), num_failures, earlier)
+
+
+@contextmanager
+def _opened(
+    images: Sequence[NamedImage], output: Path, meta: dict[str, Any], replace: bool
+) -> Iterator[tuple[TextIO, list[_Written]]]:
+    """The output, locked and open for appending, and the lines in it that stay; raises as `run`."""
+    with ExitStack() as stack:
+        try:
+            lock(stack.enter_context(output.with_name(f".{output.name}.lock").open("a")), str(output))
+            if replace:
+                output.unlink(missing_ok=True)
+            lines = _read_lines(output)
+            meta_path = output.with_name(f"{output.name}.meta.json")
+            if lines and not _holds(meta_path, meta):
+                raise BatchError(
+                    f"{output}: its lines were made by another model, question or setting; name another --output, "
+                    "or start again with --replace"
+                )
+            paths = {image.name: image.path for image in images}
+            staying = [line for line in lines if not _came_back(line, paths)]
+            if len(staying) < len(lines):
+                write_text(output, "".join(line.text for line in staying))
+            write_text(meta_path, json.dumps(meta, indent=1, ensure_ascii=False) + "\n")
+            # A file name that is not UTF-8 becomes an escape of JSON, which is read back as that name.
+            file = stack.enter_context(output.open("a", encoding="utf-8", errors="backslashreplace"))
+        except BlockingIOError:
+            raise BatchError(f"{output}: another run is writing it; wait for that one") from None
+        except OSError as error:
+            raise BatchError(f"{output}: cannot be written ({error.strerror})") from None
+        yield file, staying
+
+
+def _holds(meta_path: Path, meta: dict[str, Any]) -> bool:
+    """Whether the file says that its lines were made in this way."""
+    try:
+        return bool(json.loads(meta_path.read_text(encoding="utf-8")) == meta)
+    except (OSError, ValueError):
+        return False

@@ -14,6 +14,7 @@ from scipy.special import expit, log_softmax, softmax
 from skingpt4.checkpoints import checkpoint
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import file_sha256, write_text
+from skingpt4.support.parse import parse_json
 
 NAME, FORMAT = "calibration.json", 1
 NUM_BINS = 10
@@ -114,7 +115,7 @@ def load(checkpoint_path: str | Path | None) -> Calibration | None:
     except OSError as error:
         raise CalibrationError(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        data = dict(json.loads(content))
+        data = dict(parse_json(content))
         if data.pop("format") != FORMAT:
             raise CalibrationError(f"{path}: has another format; run skingpt4 calibrate again")
         data["concepts"] = {name: Platt(**platt) for name, platt in dict(data["concepts"]).items()}

@@ -7,6 +7,7 @@ A temperature for the 15 classes (Guo et al. 2017, arXiv 1706.04599), one slope 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,8 +24,9 @@ from skingpt4.checkpoints import checkpoint
 from skingpt4.config.schema import Config
 from skingpt4.generation.scoring import scored_diseases
 from skingpt4.model.network import SkinGPT4
+from skingpt4.records.comparing.identity import Keys
+from skingpt4.records.comparing.overlap import check_cases, compare
 from skingpt4.records.manifest import Manifest, read_manifest
-from skingpt4.records.overlap import check_cases, find_overlaps
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 
 FOLDS = 5
@@ -160,34 +162,40 @@ def _concept_measures(scores: np.ndarray, present: np.ndarray, folds: np.ndarray
 # --- records -------------------------------------------------------------------------------------------
 
 
-def require_held_out(records: Manifest, path: str, card: dict[str, Any]) -> str | None:
-    """Refuse images that a checkpoint was trained on or is evaluated on; returns what could not be checked.
+def require_held_out(records: Manifest, path: str, card: dict[str, Any], allowed: bool = False) -> list[str]:
+    """Refuse images that a checkpoint was trained on or is evaluated on, or that cannot be compared with these.
 
     Args:
         records: to calibrate on.
         path: of the checkpoint.
         card: the checkpoint's.
+        allowed: return a note instead of refusing.
+
+    Returns:
+        Sentences on what could not be compared, and on what is shared but allowed.
 
     Raises:
-        CalibrationError: some are shared.
+        CalibrationError: some are shared, or nothing could be compared with the training.
     """
-    shared, unchecked = check_cases(records, checkpoint.load_seen(path, card), card)
-    if shared:
-        raise CalibrationError(
-            f"the training shares records with the manifest: {'; '.join(shared)}; calibrate on held-out ones"
-        )
+    trained = check_cases(records, checkpoint.load_seen(path, card), card)
+    notes, problem = list(trained.uncompared), ""
+    if trained.shared:
+        problem = f"the training shares records with the manifest: {'; '.join(trained.shared)}"
+    elif trained.nothing:
+        problem = f"overlap with the training cannot be checked: {'; '.join(notes)}"
     for name in card.get("config", {}).get("data", {}).get("evaluation", []):
-        try:
-            overlaps = find_overlaps(records, read_manifest(name))
-        except FileNotFoundError:
-            unchecked = f"{unchecked}; " if unchecked else ""
-            unchecked += f"overlap with the evaluation's {name} was not checked, since the file is missing"
+        if not Path(name).exists():
+            notes.append(f"overlap with the evaluation's {name} was not checked: it does not exist")
             continue
-        if overlaps:
-            raise CalibrationError(
-                f"the manifest shares records with the evaluation's {name}: {overlaps[0]}; its figures would flatter"
-            )
-    return unchecked
+        evaluated = compare(
+            Keys(read_manifest(name)), Keys(records), "the manifest", f"the evaluation's {name}"
+        )
+        notes += evaluated.uncompared
+        if evaluated.shared and not problem:
+            problem = f"the manifest shares records with the evaluation's {name}: {evaluated.shared[0]}"
+    if problem and not allowed:
+        raise CalibrationError(f"{problem}; calibrate on held-out pictures, or add --allow-overlap")
+    return [*([f"{problem} (allowed by --allow-overlap)"] if problem else []), *notes]
 
 
 def score_records(

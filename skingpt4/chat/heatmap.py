@@ -17,9 +17,10 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
+from skingpt4.chat.record import MAX_SIDE, reduced_copy
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.precision import half_precision
-from skingpt4.records.images import to_rgb, to_tensor
+from skingpt4.records.images import clean_rgb, to_tensor
 from skingpt4.support.errors import UserError
 
 MAX_OPACITY = 0.65
@@ -31,31 +32,37 @@ class HeatmapError(UserError):
     """No map can be made of this model; the message says why."""
 
 
-def heatmap(model: SkinGPT4, image: Image.Image) -> Image.Image:
+def heatmap(model: SkinGPT4, image: Image.Image, pixels: Tensor | None = None) -> Image.Image:
     """A copy of the image with the attention over it: clear where it is even or lower, more opaque the higher it is.
+
+    The copy has at most MAX_SIDE pixels a side: drawing takes 60 bytes for each of them.
 
     The encoder sees the image squeezed into a square, so the map is stretched back to the image's proportions.
 
     Args:
         model: the network with its encoder.
         image: any mode.
+        pixels: what the encoder saw of it, (3, h, w), if the image here is only a reduced copy.
 
     Raises:
         HeatmapError: the model has no encoder, or its tokens lie on no grid.
         ImageError: the image is too small.
     """
-    rgb = to_rgb(image)
-    return overlay(rgb, attention_map(model.encoder, rgb))
+    rgb = clean_rgb(image)
+    attention = attention_map(model.encoder, rgb if pixels is None else pixels)
+    if max(rgb.size) > MAX_SIDE:
+        rgb = reduced_copy(rgb)
+    return overlay(rgb, attention)
 
 
-def attention_map(encoder: ImageEncoder | None, image: Image.Image) -> np.ndarray:
+def attention_map(encoder: ImageEncoder | None, image: Image.Image | Tensor) -> np.ndarray:
     """Attention on each patch, (rows, columns) fp32, as a multiple of even attention (its mean is 1).
 
     The mean over all heads, queries and cross-attention layers, without the class token.
 
     Args:
         encoder: of either backend.
-        image: upright RGB.
+        image: upright RGB, or what the encoder sees of it, (3, h, w).
 
     Raises:
         HeatmapError: no encoder, or its tokens lie on no grid.
@@ -70,7 +77,9 @@ def attention_map(encoder: ImageEncoder | None, image: Image.Image) -> np.ndarra
         raise HeatmapError(
             f"the vision encoder gives {vision.num_tokens} tokens, which lie on no square grid: no map can be shown"
         )
-    pixels = to_tensor(image, vision.image_size, vision.mean, vision.std)
+    pixels = (
+        image if isinstance(image, Tensor) else to_tensor(image, vision.image_size, vision.mean, vision.std)
+    )
     device = next(encoder.parameters()).device
     with torch.no_grad(), half_precision(device, encoder.precision):
         tokens = vision(pixels[None].to(device))

@@ -20,10 +20,11 @@ from PIL import Image
 
 from skingpt4 import __version__
 from skingpt4.checkpoints import checkpoint
-from skingpt4.records.images import open_image, to_rgb
+from skingpt4.records.images import clean_rgb, open_image
 from skingpt4.support.cli import DISCLAIMER
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import now
+from skingpt4.support.parse import parse_json
 
 FORMAT = "skingpt4.consultation/1"
 MAX_SIDE = 1200  # pixels of an image's longer side inside an export
@@ -42,7 +43,7 @@ def software_version() -> str:
 
 @dataclass
 class ShownPicture:
-    """One image of the case.
+    """One image of the case, of which `picture` is a reduced copy: all that a page or an export shows.
 
     `sha256` identifies the original file. An image that did not come as a file has the hash of its size and RGB
     pixels, and `hash_of` is "pixels". `overridden` says that the user used the image although `quality` had problems.
@@ -64,20 +65,30 @@ class ShownPicture:
         view: str | None = None,
         quality: Mapping[str, Any] | None = None,
         overridden: bool = False,
+        image: Image.Image | None = None,
     ) -> ShownPicture:
         """Describe an image, given as a file's bytes or as pixels, without its metadata such as EXIF.
+
+        Args:
+            source: the file's bytes, or an image.
+            view: far, middle or close.
+            quality: `Quality.to_dict()`.
+            overridden: it is used although `quality` has problems.
+            image: what `open_image` returned for these bytes, if they were decoded already.
 
         Raises:
             ImageError: the bytes are not an image.
         """
         if isinstance(source, bytes):
-            image, data, kind = open_image(source), source, "file"
+            image, kind = image or open_image(source), "file"
+            digest = hashlib.sha256(source)
         else:
-            image = to_rgb(source)
-            data, kind = repr(image.size).encode() + image.tobytes(), "pixels"
+            image, kind = clean_rgb(source), "pixels"
+            digest = hashlib.sha256(repr(image.size).encode())
+            digest.update(image.tobytes())
         return cls(
-            hashlib.sha256(data).hexdigest(), *image.size, view,
-            dict(quality) if quality is not None else None, overridden, kind, image,
+            digest.hexdigest(), *image.size, view,
+            dict(quality) if quality is not None else None, overridden, kind, reduced_copy(image),
         )  # fmt: skip
 
     def to_dict(self, with_picture: bool = False) -> dict[str, Any]:
@@ -88,11 +99,17 @@ class ShownPicture:
         return facts
 
 
+def reduced_copy(image: Image.Image) -> Image.Image:
+    """A copy of at most MAX_SIDE pixels a side; of a copy, another one with the same pixels."""
+    copy = image.copy()
+    copy.thumbnail((MAX_SIDE, MAX_SIDE))
+    return copy
+
+
 def jpeg_bytes(image: Image.Image) -> bytes:
     """An RGB image as a JPEG file without metadata, reduced to at most MAX_SIDE."""
-    copy, out = image.copy(), io.BytesIO()
-    copy.thumbnail((MAX_SIDE, MAX_SIDE))
-    copy.save(out, "JPEG", quality=90)
+    out = io.BytesIO()
+    reduced_copy(image).save(out, "JPEG", quality=90)
     return out.getvalue()
 
 
@@ -162,7 +179,7 @@ def from_json(text: str, where: str = "the consultation") -> Consultation:
         ConsultationError: it is not such a record.
     """
     try:
-        row = dict(json.loads(text))
+        row = dict(parse_json(text))
     except (TypeError, ValueError):
         row = {}
     if row.get("format") != FORMAT:

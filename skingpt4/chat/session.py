@@ -16,7 +16,7 @@ from skingpt4.config.schema import Config
 from skingpt4.generation.answer import Timing
 from skingpt4.generation.decoder import Decoder
 from skingpt4.generation.sampling import ChatError, Generation
-from skingpt4.model.network import SkinGPT4
+from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.prompts import (
     Encoded,
     Turn,
@@ -26,7 +26,7 @@ from skingpt4.model.prompts import (
     shorten,
     stop_strings,
 )
-from skingpt4.records.images import open_image, to_rgb, to_tensor
+from skingpt4.records.images import clean_rgb, open_image, to_tensor
 
 # The four questions asked about every case of the published evaluation (Nature Communications 2024, 15:5649).
 CLINICAL_PROMPTS = (
@@ -98,24 +98,46 @@ class ChatSession:
         self._cache.close()
         self._cache = self.decoder.new_cache()
 
-    def add_image(self, image: Image.Image | str | Path | bytes) -> None:
+    def add_image(self, image: Image.Image | str | Path | bytes | Tensor) -> None:
         """Show one more image with the next question.
+
+        Args:
+            image: an image, its file, or what `pixels` returned for it.
 
         Raises:
             ImageError: the image cannot be used.
             ChatError: the model has no image encoder.
         """
-        rgb = to_rgb(image) if isinstance(image, Image.Image) else open_image(image)
-        if self.model.encoder is None:
-            raise ChatError("this model was loaded without its image encoder")
-        vision = self.model.encoder.vision_encoder
+        if isinstance(image, str | Path | bytes):
+            image = open_image(image)
+        shown = image
 
         def encode() -> Tensor:
-            pixels = to_tensor(rgb, self.config.vision.image_size, vision.mean, vision.std)
+            pixels = shown if isinstance(shown, Tensor) else self._to_tensor(shown)
             return self.model.encode_images(pixels[None])
 
+        self._require_encoder()
         self.queries.append(self.decoder.run(encode))
         self.waiting += 1
+
+    def pixels(self, image: Image.Image) -> Tensor:
+        """All that the encoder sees of an image, (3, h, w) fp32, for `add_image` when the image itself is gone.
+
+        Raises:
+            ImageError: the image is too small.
+            ChatError: the model has no image encoder.
+        """
+        self._require_encoder()
+        return self.decoder.run(lambda: self._to_tensor(image))
+
+    def _to_tensor(self, image: Image.Image) -> Tensor:
+        vision = self._require_encoder().vision_encoder
+        return to_tensor(clean_rgb(image), self.config.vision.image_size, vision.mean, vision.std)
+
+    def _require_encoder(self) -> ImageEncoder:
+        if self.model.encoder is None:
+            raise ChatError("this model was loaded without its image encoder")
+        return self.model.encoder
 
     def ask(self, question: str, generation: Generation = GREEDY) -> str:
         """Answer a question; the turn becomes part of the conversation."""

@@ -19,8 +19,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from skingpt4.checkpoints import minigpt4
-from skingpt4.support.errors import UserError
+from skingpt4.checkpoints.card import problem
+from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import file_sha256, sync
+from skingpt4.support.parse import ParseError, read_json_object
 from skingpt4.weights.files.tensors import load_tensors
 
 TENSORS, CARD, STATE = "projection.safetensors", "checkpoint.json", "training_state.pt"
@@ -61,7 +63,7 @@ def save(
         card: JSON-able description; `format` and `tensors_sha256` (and those of the other files) are added.
         state: optimiser state for resuming, or None.
         lora: the tensors of LoRA on the language model, if it has any.
-        seen: hashes of the training images (see skingpt4/records/overlap.py), for an evaluation elsewhere.
+        seen: hashes of the training images (see skingpt4/records/comparing/overlap.py), for an evaluation elsewhere.
 
     Raises:
         OSError: it cannot be written, for instance because the disk is full.
@@ -158,13 +160,15 @@ def load(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if is_minigpt4(folder):
         return minigpt4.read(folder)
     try:
-        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    except ValueError as error:  # not JSON, or not UTF-8
-        raise CheckpointError(f"{folder / CARD}: is damaged ({error})") from None
-    if not isinstance(card, dict) or not isinstance(card.get("tensors_sha256"), str):
-        raise CheckpointError(f"{folder / CARD}: is not a checkpoint's description")
+        card = read_json_object(folder / CARD)
+    except (OSError, ParseError) as error:
+        raise CheckpointError(f"{folder / CARD}: is damaged ({reason_of(error)})") from None
     if card.get("format") != FORMAT:
         raise CheckpointError(f"{folder}: has format {card.get('format')}, this software reads {FORMAT}")
+    if wrong := problem(card):
+        raise CheckpointError(
+            f"{folder / CARD}: is not a checkpoint's description ({wrong!r} is missing or wrong)"
+        )
     return _verified(folder / TENSORS, card["tensors_sha256"]), card
 
 
@@ -252,13 +256,17 @@ def prune(run_folder: Path, keep: int) -> None:
 
 
 def git_revision() -> str | None:
-    """The commit of the source tree, followed by '+changes' if it is not clean; None outside a checkout."""
+    """The commit of the source tree, followed by '+changes' if it is not clean; None outside a checkout.
+
+    Measurements and evaluations in `results/` are no source: writing one leaves the tree clean for the next.
+    """
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *args]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain") else "")
+        changed = git("status", "--porcelain", "-uall", "--", ":/", ":(top,exclude)*/results/*")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None

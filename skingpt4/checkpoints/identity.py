@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from skingpt4.checkpoints import checkpoint
+from skingpt4.checkpoints.card import is_demonstration
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config
 from skingpt4.model.network import SkinGPT4
@@ -43,13 +44,14 @@ def model_identity(config: Config, checkpoint_path: str | Path | None) -> dict[s
     card = checkpoint.load(checkpoint_path)[1]
     if "config" not in card:  # MiniGPT-4's layout records nothing
         return facts | {"checkpoint": _named(checkpoint_path), "caution": UNKNOWN}
-    trained_on = [_named(path) for path in card["config"]["data"]["train"]]
-    demonstration = any("phantoms" in path for path in card["config"]["data"]["train"])
+    data = card["config"].get("data")
+    trained_on = [_named(str(path)) for path in data.get("train") or []] if isinstance(data, dict) else []
+    demonstration = is_demonstration(card)
     return facts | {
         "checkpoint": _named(checkpoint.find(checkpoint_path), 3),
         "sha256": card.get("tensors_sha256"),
-        "step": card["step"],
-        "iteration": card["iteration"],
+        "step": card.get("step"),
+        "iteration": card.get("iteration"),
         "trained_on": trained_on,
         "demonstration": demonstration,
         "caution": DEMONSTRATION if demonstration else "",

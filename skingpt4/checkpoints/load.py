@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
@@ -17,15 +20,18 @@ from tqdm import tqdm
 from skingpt4.checkpoints import checkpoint, known_answer, minigpt4, repository
 from skingpt4.checkpoints.identity import encoder_identity, identity, model_identity
 from skingpt4.checkpoints.paths import missing_paths
-from skingpt4.config.load import from_dict, load_config
+from skingpt4.config.load import from_card, load_config
 from skingpt4.config.schema import Config
 from skingpt4.model import lora
 from skingpt4.model.build import build, build_encoder
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.support.errors import UserError
+from skingpt4.support.files import sync
 from skingpt4.support.threads import in_own_thread
 from skingpt4.weights.files.tensors import load_tensors, require_same_tensors
-from skingpt4.weights.language_model import configuration
+from skingpt4.weights.language_model import configuration, local_folder
+
+logger = logging.getLogger(__name__)
 
 NUM_PARTS = 3  # image encoder, language model, projection
 
@@ -40,6 +46,19 @@ class ModelSource:
 
     config: Config
     checkpoint_path: str | None  # None: an untrained projection
+    from_card: bool = False  # the configuration is the checkpoint's own, so somebody else may have written it
+
+    @cached_property
+    def loadable(self) -> Config:
+        """The configuration to load by; of a card's, the language model is the copy on this machine.
+
+        Raises:
+            LanguageModelError: a card names a language model that would have to be fetched.
+        """
+        if not self.from_card:
+            return self.config
+        folder = local_folder(self.config.language.model)
+        return replace(self.config, language=replace(self.config.language, model=folder))
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -58,7 +77,7 @@ class ModelSource:
                 bar.update(0 if bar.desc == "" else 1)
                 bar.set_description_str(f"loading {part}")
 
-            model = load_model(self.config, self.checkpoint_path, on_progress=show)
+            model = load_model(self.loadable, self.checkpoint_path, on_progress=show)
             bar.update(NUM_PARTS - bar.n)
         return model
 
@@ -79,11 +98,12 @@ def model_source(config_path: str | None, checkpoint_path: str | None) -> ModelS
     if not checkpoint_path:
         raise LoadError("give --config or --checkpoint, e.g. --config configs/tiny/step2.yaml")
     if repository.is_shared(checkpoint_path):
-        return ModelSource(repository.config_of(Path(checkpoint_path)), checkpoint_path)
+        return ModelSource(repository.config_of(Path(checkpoint_path)), checkpoint_path, from_card=True)
     _, card = checkpoint.load(checkpoint_path)
     if "config" not in card:
         raise LoadError(f"{checkpoint_path}: is MiniGPT-4's layout and knows no configuration; add --config")
-    return ModelSource(from_dict(card["config"], checkpoint_path), checkpoint_path)
+    config = from_card(card["config"], checkpoint_path)
+    return ModelSource(config, checkpoint_path, from_card=True)
 
 
 def load_model(
@@ -147,6 +167,8 @@ def from_pretrained(
     """
     folder = repository.resolve(name, revision)
     config = repository.config_of(folder, language_model)
+    if language_model is None:  # the folder's word, not the caller's
+        config.language.model = local_folder(config.language.model)
     missing = missing_paths(config, for_training=False)
     if missing:
         raise repository.HubError(f"{name}: its frozen parts are missing: {'; '.join(missing)}")
@@ -198,13 +220,17 @@ def load_projection(
 def require_projection_width(config: Config, path: str | Path) -> None:
     """Refuse a MiniGPT-4 `.pth` of another width by headers alone, before anything heavy is loaded.
 
+    Warns where the widths fit but the language model is not the Vicuna that MiniGPT-4 was trained with.
+
     Raises:
         WeightsMismatch: names both widths; or no projection of this kind.
         LanguageModelError: the language model's configuration cannot be read.
     """
     if checkpoint.is_minigpt4(path):
-        width = configuration(config.language.model).hidden_size
-        minigpt4.require_width(path, width, config.qformer.width)
+        language_model = configuration(config.language.model)
+        minigpt4.require_width(path, language_model.hidden_size, config.qformer.width)
+        if mismatch := minigpt4.mismatched_vicuna(language_model.hidden_size, language_model.vocab_size):
+            logger.warning("%s: %s", path, mismatch)
 
 
 def known_queries(config: Config, get_encoder: Callable[[], ImageEncoder]) -> Tensor:
@@ -214,10 +240,13 @@ def known_queries(config: Config, get_encoder: Callable[[], ImageEncoder]) -> Te
     """
     folder = Path(config.data.feature_cache or "runs/features")
     path = folder / f"known-{encoder_identity(config)}.safetensors"
-    if not path.is_file():
-        queries = known_answer.queries_of(get_encoder(), config.vision.image_size)
+    if path.is_file():
+        return load_tensors(path)["queries"]
+    queries = known_answer.queries_of(get_encoder(), config.vision.image_size).contiguous()
+    with suppress(OSError, SafetensorError):  # not cached: the next start computes one picture again
         folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
-        save_file({"queries": queries.contiguous()}, part)
+        save_file({"queries": queries}, part)
+        sync(part)
         os.replace(part, path)
-    return load_tensors(path)["queries"]
+    return queries

@@ -24,6 +24,8 @@ from skingpt4.weights.files.tensors import WeightsMismatch, load_tensors
 WEIGHT, BIAS = "llama_proj.weight", "llama_proj.bias"
 SUFFIXES = (".pth", ".pt")
 LAYOUT = "minigpt4"  # the card's `layout`
+WIDTHS = (4096, 5120)  # of the two projections that MiniGPT-4 published for Vicuna v0
+V0_VOCABULARY = 32001  # of Vicuna v0; v1.1 and v1.5 have 32,000
 
 
 class ExportError(UserError):
@@ -71,6 +73,23 @@ def require_width(path: str | Path, width: int, query_width: int) -> None:
             f"{path}: {WEIGHT} is [{shape[0]}, {shape[1]}], this network needs [{width}, {query_width}]; the "
             f"file fits {projection_fits(*shape)}"
         )
+
+
+def mismatched_vicuna(width: int, vocabulary: int) -> str:
+    """Why MiniGPT-4's projection does not belong to a language model of its width; empty where it may.
+
+    Widths cannot tell the versions of Vicuna from each other, but the vocabulary can: v0 has one token more.
+
+    Args:
+        width: of the language model.
+        vocabulary: rows of its input embeddings.
+    """
+    if width not in WIDTHS or vocabulary == V0_VOCABULARY:
+        return ""
+    return (
+        f"MiniGPT-4's own was trained with Vicuna v0 ({V0_VOCABULARY:,} tokens) and this language model has "
+        f"{vocabulary:,}; unless the file is another system's, use Vicuna v0 (docs/weights.md)"
+    )
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

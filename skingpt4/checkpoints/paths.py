@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from skingpt4.config.schema import LOCAL, Config
+from skingpt4.config.schema import Config
 from skingpt4.weights.fetch.catalogue import fetch_command
+from skingpt4.weights.names import LOCAL
 
 # Prefix or suffix of a path, and the command or the page that helps to get it; the first match counts.
 HINTS = {

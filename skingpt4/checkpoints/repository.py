@@ -19,16 +19,23 @@ from jinja2 import StrictUndefined, Template
 from timm.models import get_pretrained_cfg
 
 from skingpt4.checkpoints import checkpoint
-from skingpt4.config.bundled import portable
-from skingpt4.config.load import from_dict
-from skingpt4.config.schema import LOCAL, Config
+from skingpt4.checkpoints.card import public_card, public_config
+from skingpt4.config.load import from_card, from_dict
+from skingpt4.config.schema import Config
 from skingpt4.model.prompts import TOKENIZER_TEMPLATE, get_template
 from skingpt4.support.cli import DISCLAIMER
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
+from skingpt4.support.parse import read_json_object
+from skingpt4.weights.names import LOCAL
 
 CONFIG, PROCESSOR, MODEL_CARD = "config.json", "preprocessor_config.json", "README.md"
 MODEL_CARD_TEMPLATE = Path(__file__).with_name("model_card.md.j2")
+SHARED_FILES = (
+    checkpoint.TENSORS,
+    checkpoint.LORA,
+    checkpoint.SEEN,
+)  # of a checkpoint; `card` lists its values
 PARTS = {"vision": "the vision encoder", "qformer": "the Q-Former"}  # the frozen parts that may be included
 DOWNLOADED = ["*.json", "*.safetensors", "*.pth", MODEL_CARD]
 
@@ -61,30 +68,36 @@ def write_folder(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise HubError(f"{folder}: is not empty; name another folder")
     _, card = checkpoint.load(checkpoint_path)
-    checkpoint.load_lora(checkpoint_path, card)  # its checksum
+    if "config" not in card:
+        raise HubError(f"{checkpoint_path}: does not know its configuration, so others could not load it")
+    checkpoint.load_lora(checkpoint_path, card)  # their checksums
+    checkpoint.load_seen(checkpoint_path, card)
     source = checkpoint.find(checkpoint_path)
     config = from_dict(card["config"], str(source))
     staging = folder.with_name(f".{folder.name}.part")
     shutil.rmtree(staging, ignore_errors=True)
     try:
         staging.mkdir(parents=True)
-        for file in (checkpoint.TENSORS, checkpoint.LORA):
+        for file in SHARED_FILES:
             if (source / file).is_file():
                 shutil.copyfile(source / file, staging / file)
         for key in include:
             _include_part(config, key, staging)
-        config = portable(config)
-        public_card = _without_local_paths(card, include)
-        write_text(staging / checkpoint.CARD, json.dumps(public_card, indent=1) + "\n")
+        described = public_card(card, config)
+        public = public_config(config)
+        write_text(staging / checkpoint.CARD, json.dumps(described, indent=1) + "\n")
         description = {
             "model_type": "skingpt4",
             "architectures": ["SkinGPT4"],
-            "frozen_parts": _frozen_parts(config, card, include),
-            "config": public_card["config"],
+            "frozen_parts": _frozen_parts(public, described, include),
+            "config": described["config"],
         }
         write_text(staging / CONFIG, json.dumps(description, indent=1) + "\n")
-        write_text(staging / PROCESSOR, json.dumps(_processor(config), indent=1) + "\n")
-        write_text(staging / MODEL_CARD, model_card(name, licence, config, card, include))
+        write_text(staging / PROCESSOR, json.dumps(_processor(public), indent=1) + "\n")
+        write_text(
+            staging / MODEL_CARD,
+            model_card(name, licence, public, described, include, len(config.data.train)),
+        )
         if folder.exists():
             folder.rmdir()
         os.replace(staging, folder)
@@ -106,18 +119,6 @@ def _include_part(config: Config, key: str, folder: Path) -> None:
         )
     shutil.copyfile(path, folder / f"{key}{Path(path).suffix}")
     setattr(config, key, replace(getattr(config, key), weights=f"{key}{Path(path).suffix}"))
-
-
-def _without_local_paths(card: dict[str, Any], include: Sequence[str]) -> dict[str, Any]:
-    """The card without the paths of its data and its run; included parts are named relative to the folder."""
-    config = json.loads(json.dumps(card["config"]))
-    for key in include:
-        config[key]["weights"] = f"{key}{Path(config[key]['weights']).suffix}"
-    config["output_dir"] = "runs/shared"
-    config["initial_checkpoint"] = None
-    data = {**config["data"], "train": [], "validation": [], "feature_cache": None}
-    parent = card.get("parent") and {k: v for k, v in card["parent"].items() if k != "path"}
-    return {**card, "parent": parent, "config": {**config, "data": data}}
 
 
 def _frozen_parts(config: Config, card: dict[str, Any], include: Sequence[str]) -> dict[str, Any]:
@@ -154,7 +155,9 @@ def _processor(config: Config) -> dict[str, Any]:
     }
 
 
-def model_card(name: str, licence: str, config: Config, card: dict[str, Any], include: Sequence[str]) -> str:
+def model_card(
+    name: str, licence: str, config: Config, card: dict[str, Any], include: Sequence[str], num_manifests: int
+) -> str:
     """README.md of the repository: YAML metadata, use, limits, data, figures of the training, licence."""
     metadata: dict[str, Any] = {
         "license": licence,
@@ -175,6 +178,7 @@ def model_card(name: str, licence: str, config: Config, card: dict[str, Any], in
         card={**optional, "versions": {}, **card},
         metadata=yaml.safe_dump(metadata, sort_keys=False).strip(),
         included=[PARTS[key] for key in include],
+        num_manifests=num_manifests,
         disclaimer=DISCLAIMER,
     )
     return f"{text}\n"
@@ -208,11 +212,13 @@ def resolve(name: str | Path, revision: str | None = None) -> Path:
     raise HubError(f"{name}: {why}")
 
 
-def absolute_paths(folder: Path) -> list[str]:
-    """The absolute paths that a written folder names: frozen parts that were configured so."""
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["config"]
-    paths = (config["vision"]["weights"], config["qformer"]["weights"], config["language"]["model"])
-    return [path for path in paths if path and Path(path).is_absolute()]
+def renamed_paths(folder: Path, checkpoint_path: str | Path) -> list[tuple[str, str]]:
+    """The paths of frozen parts that a written folder names otherwise than its checkpoint does, as (key, name)."""
+    theirs = config_of(folder)
+    ours = from_dict(checkpoint.load(checkpoint_path)[1]["config"], str(checkpoint_path))
+    names = [(f"{key}.weights", getattr(ours, key).weights, getattr(theirs, key).weights) for key in PARTS]
+    names.append(("language.model", ours.language.model, theirs.language.model))
+    return [(key, new) for key, old, new in names if old != new and not Path(new).exists()]
 
 
 def is_shared(path: str | Path) -> bool:
@@ -232,15 +238,15 @@ def config_of(folder: Path, language_model: str | None = None) -> Config:
         ConfigError: a configuration that this software does not know.
     """
     try:
-        description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        values, included = description["config"], description["frozen_parts"]["encoder"]["in_this_folder"]
+        description = read_json_object(folder / CONFIG)
+        values = dict(description["config"])
+        for key in description["frozen_parts"]["encoder"]["in_this_folder"]:
+            if key in PARTS:
+                values[key]["weights"] = str(folder / Path(values[key]["weights"]).name)
+        if language_model:
+            values["language"]["model"] = language_model
     except (OSError, ValueError, KeyError, TypeError):
         raise HubError(
             f"{folder / CONFIG}: is not a description of a SkinGPT-4; it needs one written by `skingpt4 share`"
         ) from None
-    for key in included:
-        if key in PARTS:
-            values[key]["weights"] = str(folder / Path(values[key]["weights"]).name)
-    if language_model:
-        values["language"]["model"] = language_model
-    return from_dict(values, str(folder / CONFIG))
+    return from_card(values, str(folder / CONFIG))

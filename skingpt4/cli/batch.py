@@ -1,7 +1,9 @@
 """Ask about many pictures, each with fresh state: skingpt4 batch --images FOLDER --output answers.jsonl.
 
 Writes one JSON object per line, in the order of the pictures, as soon as it is ready; the same command continues
-a stopped run. A picture that cannot be used gets a line with the reason, and the others are answered.
+a stopped run. A picture that cannot be used gets a line with the reason, and the others are answered; one that could
+not be read is tried again by the next run. In a folder, pictures are known by their suffix or by what they hold; what
+is left out is counted at the end.
 
     {"image": "a.jpg", "sha256": "9f86...", "class": "acne_and_rosacea", "confident": false,
      "probabilities": {"acne_and_rosacea": 0.31, ...}, "concepts": {"Papule": 0.8, ...}, "quality": {...},
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -56,13 +59,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         from skingpt4.chat.session import CLINICAL_PROMPTS
         from skingpt4.checkpoints.load import model_source
         from skingpt4.generation.sampling import Generation
+        from skingpt4.records.folders import find_images, left_out_lines
 
         if args.jobs < 1:
             raise batch.BatchError("--jobs must be at least 1")
-        images = batch.find_images(args.images)
-        generation = Generation(**generation_options(args))
-        generation.options()
+        left_out: Counter[str] = Counter()
+        images = find_images(args.images, left_out)
         source = model_source(args.config, args.checkpoint)
+        generation = Generation(**generation_options(args, source.config.data.max_text_tokens))
+        generation.options()
         identity = source.identity
         questions = [] if args.no_text else args.question or [CLINICAL_PROMPTS[0]]
         meta = {
@@ -74,8 +79,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             fitted = calibration.load(source.checkpoint_path)
             return batch.ImageAnswerer(source.load(), source.config, fitted, tuple(questions), generation)
 
-        num_lines, num_failures = batch.run(images, args.output, meta, load, args.jobs, args.replace)
-        print(f"{args.output}: {num_lines} lines written, {num_failures} of them failures", file=sys.stderr)
-        if num_lines and num_failures == num_lines:
+        result = batch.run(images, args.output, meta, load, args.jobs, args.replace)
+        summary = [f"{result.num_lines} lines written, {result.num_failures} of them failures"]
+        if result.num_earlier_failures:
+            summary.append(f"{result.num_earlier_failures} failures of earlier runs stay as they are")
+        for line in [*summary, *left_out_lines(left_out)]:
+            print(f"{args.output}: {line}", file=sys.stderr)
+        if result.num_lines and result.num_failures == result.num_lines:
             raise batch.BatchError(f"{args.output}: no picture could be answered; each line has its reason")
     return status.code

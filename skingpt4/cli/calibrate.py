@@ -28,6 +28,8 @@ def parser() -> argparse.ArgumentParser:
     add("--manifest", required=True, action="append", metavar="JSONL", help="held-out; may be repeated")
     add("--target-accuracy", type=float, default=0.8, metavar="FRACTION",
         help="of the answers called confident (default: %(default)s)")  # fmt: skip
+    add("--allow-overlap", action="store_true",
+        help="go on where pictures are of the training or evaluation, or where that cannot be checked")  # fmt: skip
     add("--dry-run", action="store_true", help="only check that the manifests are held out")
     return result
 
@@ -51,15 +53,20 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise calibration.CalibrationError(
                 "--target-accuracy: is a fraction between 0 and 1, such as 0.8"
             )
-        config = model_source(args.config, args.checkpoint).config
+        source = model_source(args.config, args.checkpoint)
+        config = source.config
         _, card = checkpoint.load(args.checkpoint)
         manifests = [read_manifest(path) for path in args.manifest]
-        for path, manifest in zip(args.manifest, manifests, strict=True):
-            if unchecked := require_held_out(manifest, args.checkpoint, card):
-                print(f"note: {path}: {unchecked}", file=sys.stderr)
+        notes = [
+            f"{path}: {note}"
+            for path, manifest in zip(args.manifest, manifests, strict=True)
+            for note in require_held_out(manifest, args.checkpoint, card, args.allow_overlap)
+        ]
+        for note in notes:
+            print(f"note: {note}", file=sys.stderr)
         if args.dry_run:
-            num_pictures = sum(map(len, manifests))
-            print(f"{num_pictures} pictures, none of them in training or evaluation; nothing was written")
+            result = "see the notes on overlap" if notes else "none of them in training or evaluation"
+            print(f"{sum(map(len, manifests))} pictures, {result}; nothing was written")
             return 0
 
         cache = config.data.feature_cache or "runs/features"
@@ -67,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             cached_queries(path, manifest, config, cache, lambda: build_encoder(config))
             for path, manifest in zip(args.manifest, manifests, strict=True)
         ]
-        model = load_model(config, args.checkpoint, with_encoder=False)
+        model = load_model(source.loadable, args.checkpoint, with_encoder=False)
         queries = torch.cat([store[range(len(store))] for store in stores])
         fitted = calibrate(model, config, chain(manifests), queries, args.target_accuracy)
         sources = {name for manifest in manifests for name in manifest.column("source").to_pylist() if name}

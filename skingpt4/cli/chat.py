@@ -51,18 +51,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         from skingpt4.generation.sampling import Generation
         from skingpt4.records.images import open_image
 
-        generation = Generation(**generation_options(args))
-        generation.options()
         for path in args.image:
             open_image(path)  # a bad picture is reported before the model is loaded
         source = model_source(args.config, args.checkpoint)
-        config, checkpoint_path = source.config, source.checkpoint_path
+        checkpoint_path = source.checkpoint_path
+        generation = Generation(**generation_options(args, source.config.data.max_text_tokens))
+        generation.options()
         print(f"{DISCLAIMER}\nloading {checkpoint_path or 'an untrained projection'} ...", file=sys.stderr)
-        model = load_model(config, checkpoint_path)
+        model = load_model(source.loadable, checkpoint_path)
         places = [f"language model: {model.language_model.describe_place()}"]
         places += [f"encoder: {model.encoder.describe_place()}"] if model.encoder else []
         print("; ".join(places), file=sys.stderr)
-        session = ChatSession(model, config)
+        session = ChatSession(model, source.config)
         for path in args.image:
             session.add_image(path)
         questions = args.question or ([CLINICAL_PROMPTS[0]] if args.json else [])

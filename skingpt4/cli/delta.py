@@ -27,7 +27,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit status."""
     args = parser().parse_args(argv)
-    with reported() as status:
+    with reported(for_others=True) as status:
         from skingpt4.weights.delta import merge, plan
         from skingpt4.weights.delta_files import DeltaError
 

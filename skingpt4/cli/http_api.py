@@ -11,7 +11,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from skingpt4.server.address import Address, AddressError, stay_local
+from skingpt4.server.address import Address, AddressError, add_name_argument, stay_local
 from skingpt4.support.cli import add_model_arguments, make_parser
 from skingpt4.support.errors import UserError, reported
 
@@ -28,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
     add_model_arguments(result)
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=8000, help="default: %(default)s")
+    add_name_argument(result)
     add(
         "--api-key-env",
         default=KEY,
@@ -54,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     stay_local()
     with reported() as status:
-        address = Address(args.host, args.port, args.max_body_mb)
+        address = Address(args.host, args.port, args.max_body_mb, names=tuple(args.name))
         key = os.environ.get(args.api_key_env) or None
         if not address.local and not key:
             raise AddressError(
@@ -74,5 +75,5 @@ def main(argv: Sequence[str] | None = None) -> int:
         limits = Limits(
             args.max_body_mb * 2**20, max_requests=args.max_requests, max_seconds=args.max_seconds
         )
-        until_ended(make_app(Api(answerer, limits, key), address.local), address)
+        until_ended(make_app(Api(answerer, limits, key), address), address)
     return status.code

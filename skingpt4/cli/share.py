@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and write the folder; returns the exit status."""
     args = parser().parse_args(argv)
-    with reported() as status:
+    with reported(for_others=True) as status:
         from skingpt4.checkpoints import repository
 
         name = args.name or args.out.name
@@ -42,8 +42,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         width = max(len(file.name) for file in files)
         for file in files:
             print(f"  {file.name:{width}}  {file.stat().st_size:>12,} bytes")
-        for path in repository.absolute_paths(folder):
-            print(f"note: {repository.CONFIG} names {path}, a path of this machine; others need their own")
+        for key, name in repository.renamed_paths(folder, args.checkpoint):
+            print(
+                f"note: {key} is named {name}, without the folders of this machine; whoever loads it puts it there"
+            )
         print(
             f"{folder}: read {repository.MODEL_CARD} and complete its Data section before you share it, then"
         )
@@ -61,7 +63,7 @@ def export(argv: Sequence[str] | None = None) -> int:
     result.add_argument("--minigpt4", required=True, metavar="OUT.pth", help="the file to write")
     result.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     args = result.parse_args(argv)
-    with reported() as status:
+    with reported(for_others=True) as status:
         from skingpt4.checkpoints import checkpoint, minigpt4
 
         tensors, card = checkpoint.load(args.checkpoint)

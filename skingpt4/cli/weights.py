@@ -64,7 +64,7 @@ def _inspect(paths: list[Path], with_tensors: bool, as_json: bool) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; return its exit code."""
     args = parser().parse_args(argv)
-    with reported() as status:
+    with reported(for_others=True) as status:
         if args.command == "inspect":
             return _inspect(args.paths, args.tensors, args.json)
 

@@ -6,12 +6,22 @@ A rule takes a value and returns None, or says what would be right, e.g. "it mus
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable
+import string
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field
 from typing import Any, TypeVar
 
 Rule = Callable[[Any], str | None]
 T = TypeVar("T")
+# Arguments of `timm.create_model` by which a file or an address would be read.
+LOADING = (
+    "pretrained",
+    "pretrained_cfg",
+    "pretrained_cfg_overlay",
+    "checkpoint_path",
+    "cache_dir",
+    "scriptable",
+)
 
 
 def ruled(rule: Rule, default: T) -> T:
@@ -50,14 +60,29 @@ one_per_channel = _rule(
 )
 
 
+def up_to(most: int) -> Rule:
+    """A number above 0 and at most this, far above any network's: a wrong one neither hangs nor fills memory."""
+    return lambda value: positive(value) or (None if value <= most else f"it must be at most {most:,}")
+
+
 def sentence_with(name: str) -> Rule:
-    """A sentence whose only placeholder is `{name}`."""
+    """A sentence whose only placeholder is `{name}`, without attributes or a format."""
 
     def rule(value: str) -> str | None:
         try:
-            value.format(**{name: ""})
-        except (KeyError, IndexError, ValueError):
-            return f"it may hold no placeholder but {{{name}}}"
-        return None
+            placeholders = {part[1:] for part in string.Formatter().parse(value) if part[1] is not None}
+        except ValueError:
+            placeholders = {("", "", None)}
+        return None if placeholders <= {(name, "", None)} else f"it may hold no placeholder but {{{name}}}"
 
     return rule
+
+
+def without_weights(arguments: Mapping[str, Any]) -> str | None:
+    """Arguments of a timm model that describe the network, and neither name weights nor make it endless."""
+    if names := sorted(arguments.keys() & {*LOADING}):
+        return f"{names[0]!r} loads weights; name their file in vision.weights"
+    if any(isinstance(value, int) and value > 100_000 for value in arguments.values()):
+        return "its numbers must be at most 100,000"
+    depth = arguments.get("depth")
+    return "its depth must be at most 1,000" if isinstance(depth, int) and depth > 1000 else None

@@ -19,11 +19,12 @@ from skingpt4.config.rules import (
     positive,
     ruled,
     sentence_with,
+    up_to,
+    without_weights,
 )
 from skingpt4.support.errors import UserError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-LOCAL = (".", "/", "weights/", "runs/")  # prefixes that make a language model's name a path, not a hub id
 
 
 class ConfigError(UserError):
@@ -35,9 +36,9 @@ class VisionConfig:
     """The frozen vision encoder: any timm backbone. `block` counts from 1; null takes the last one."""
 
     model: str = "eva_giant_patch14_clip_224"
-    model_args: dict[str, Any] = field(default_factory=dict)
+    model_args: dict[str, Any] = field(default_factory=dict, metadata={"rule": without_weights})
     weights: str | None = None
-    image_size: int = ruled(positive, 224)
+    image_size: int = ruled(up_to(4096), 224)
     block: int | None = None
     norm: bool = True
     norm_eps: float | None = None
@@ -50,11 +51,11 @@ class QFormerConfig:
     """The frozen Q-Former: its size and weights (ours, or a LAVIS `.pth`)."""
 
     weights: str | None = None
-    num_query_tokens: int = ruled(positive, 32)
-    width: int = ruled(positive, 768)
-    num_layers: int = ruled(positive, 12)
-    num_heads: int = ruled(positive, 12)
-    intermediate_width: int = 3072
+    num_query_tokens: int = ruled(up_to(10_000), 32)
+    width: int = ruled(up_to(100_000), 768)
+    num_layers: int = ruled(up_to(1000), 12)
+    num_heads: int = ruled(up_to(1000), 12)
+    intermediate_width: int = ruled(up_to(1_000_000), 3072)
     cross_attention_every: int = ruled(positive, 2)
 
 
@@ -149,7 +150,7 @@ class DataConfig:
     max_text_tokens: int = ruled(positive, 160)
     augment: bool = True
     num_workers: int = ruled(not_negative, 2)
-    batching: str = ruled(one_of("auto", "padded", "grouped", "packed"), "auto")
+    batching: str = ruled(one_of("auto", "padded", "grouped"), "auto")
     feature_cache: str | None = None
     feature_views: int = ruled(positive, 1)
 

@@ -15,10 +15,13 @@ REMOVED: dict[str, Any] = {
     "data.group_tokens": 384,
     "data.feature_dtype": "float16",
 }
+# Values that 0.2.0 no longer has, and what computes the same: the loss does not depend on the batching.
+REPLACED = {("data.batching", "packed"): "auto"}
 
 
 def upgraded(values: dict[str, Any]) -> dict[str, Any]:
-    """A copy of a stored configuration's values, with today's paths and without removed keys at their fixed value.
+    """A copy of a stored configuration's values, with today's paths and values, and without removed keys at
+    their fixed value.
 
     A removed key with another value stays, so that reading the values refuses it by name.
     """
@@ -32,7 +35,7 @@ def _upgraded(values: dict[str, Any], prefix: str) -> dict[str, Any]:
         if isinstance(value, dict):
             upgraded[key] = _upgraded(value, f"{name}.")
         elif name not in REMOVED or REMOVED[name] != value:
-            upgraded[key] = _moved(value) if isinstance(value, str) else value
+            upgraded[key] = REPLACED.get((name, value), _moved(value)) if isinstance(value, str) else value
     return upgraded
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from skingpt4.checkpoints.paths import how_to_get
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding
 from skingpt4.records.archives import exists
+from skingpt4.records.comparing.overlap import require_disjoint
 from skingpt4.records.manifest import Manifest, chain, read_manifest
-from skingpt4.records.overlap import require_disjoint
+from skingpt4.records.naming import hint
 from skingpt4.support.errors import UserError
 from skingpt4.training.samples import SampleEncoder, TrainingSamples, rows_with_answer
 
@@ -44,7 +45,7 @@ def _manifest(key: str, path: str, manifests: dict[str, Manifest]) -> Finding:
     gone = [image for image in checked if not exists(image)]
     if gone:
         text = f"{path}: {len(gone)} of its first {len(checked)} pictures are not there, e.g. {gone[0]}"
-        return Finding(key, MISSING, text)
+        return Finding(key, MISSING, f"{text}{hint(gone[0])}")
     return Finding(key, OK, f"{path}: {len(records):,} records")
 
 
@@ -58,7 +59,8 @@ def _overlap(facts: Facts, records: Manifest) -> Iterator[Finding]:
     for note in notes:
         yield Finding(name, WARNING, note.removeprefix(f"{name}: "))
     if not notes:
-        yield Finding(name, OK, f"shares no record with training or validation: {', '.join(data.evaluation)}")
+        text = "shares no picture with training or validation, and no case or patient where these are known"
+        yield Finding(name, OK, f"{text}: {', '.join(data.evaluation)}")
 
 
 def _samples(facts: Facts, records: Manifest) -> Finding:

@@ -10,15 +10,17 @@ from typing import Any
 
 import httpx
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from skingpt4.checkpoints.paths import how_to_get
-from skingpt4.config.schema import LOCAL
 from skingpt4.doctor import memory
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding, first_line
 from skingpt4.model.prompts import get_template
 from skingpt4.support.errors import UserError
+from skingpt4.weights.fetch.catalogue import fetch_command
 from skingpt4.weights.files.inspect_directory import inspect
+from skingpt4.weights.language_model import LanguageModelError, read_configuration, read_tokenizer
+from skingpt4.weights.names import is_local
 
 
 def language_model(facts: Facts) -> Iterator[Finding]:
@@ -28,35 +30,35 @@ def language_model(facts: Facts) -> Iterator[Finding]:
         yield _hub_model(facts, name)
     elif not (Path(name) / "config.json").is_file():
         yield Finding("language model", MISSING, f"{name}: {_why_no_folder(Path(name))}", how_to_get(name))
+        facts.shape = memory.shape_of(name)
+        yield _sizes(facts)
         return
     else:
         yield _local_model(name)
     try:
-        facts.language_config = AutoConfig.from_pretrained(name, local_files_only=not facts.online)
+        facts.language_config = read_configuration(name, local_only=not facts.online)
         facts.shape = memory.language_shape(facts.language_config)
-    except (OSError, ValueError, KeyError) as error:  # KeyError: a part that this transformers does not know
-        facts.language_config = None
-        facts.shape = None if isinstance(error, KeyError) else memory.shape_of(name)
+    except LanguageModelError as error:
+        facts.language_config, facts.shape = None, memory.shape_of(name)
         if is_local(name):
-            yield Finding(
-                "language model", MISSING, f"{name}: its config.json is not usable ({first_line(error)})"
-            )
+            text = str(error).removeprefix("language.model: ")
+            yield Finding("language model", MISSING, f"its config.json is not usable: {text}")
     if facts.language_config is not None and is_local(name):
         yield from _missing_tensors(facts, name)
-    if facts.shape:
-        s = facts.shape
-        origin = "" if facts.language_config else " (published sizes)"
-        text = f"{s.family}, {s.num_layers} layers of {s.width}, {s.num_parameters / 1e6:,.0f} M parameters{origin}"
-        yield Finding("family and sizes", OK, text)
-    else:
-        yield Finding(
+    yield _sizes(facts)
+
+
+def _sizes(facts: Facts) -> Finding:
+    s = facts.shape
+    if s is None:
+        return Finding(
             "family and sizes", WARNING, "unknown until config.json is here; what follows is partial"
         )
-
-
-def is_local(name: str) -> bool:
-    """Whether a language model's name is a path."""
-    return name.startswith(LOCAL) or Path(name).is_dir()
+    origin = "" if facts.language_config else " (published sizes)"
+    text = (
+        f"{s.family}, {s.num_layers} layers of {s.width}, {s.num_parameters / 1e6:,.0f} M parameters{origin}"
+    )
+    return Finding("family and sizes", OK, text)
 
 
 def _local_model(name: str) -> Finding:
@@ -99,6 +101,8 @@ def _hub_model(facts: Facts, name: str) -> Finding:
     if isinstance(try_to_load_from_cache(name, "config.json"), str):
         return Finding("language model", OK, f"{name}: in the hub's cache")
     fetch = f"hf download {name}"
+    if command := fetch_command(name):
+        fetch = f"{command}, then language.model=weights/{command.split()[-1]}"
     shape = memory.shape_of(name)
     facts.download_bytes = memory.weight_bytes(shape, "float16") if shape else 0
     size = f"about {facts.download_bytes / 1e9:.0f} GB" if shape else "size unknown offline"
@@ -126,8 +130,8 @@ def tokenizer(facts: Facts) -> Iterator[Finding]:
     """The tokenizer against the model's vocabulary, and the prompt template against both."""
     name = facts.config.language.model
     try:
-        facts.tokenizer = AutoTokenizer.from_pretrained(name, local_files_only=not facts.online)
-    except (OSError, ValueError, ImportError) as error:  # the last without sentencepiece or tiktoken
+        facts.tokenizer = read_tokenizer(name, local_only=not facts.online)
+    except LanguageModelError as error:
         if is_local(name) and Path(name).is_dir():
             yield Finding(
                 "tokenizer", MISSING, f"{name}: cannot be read ({first_line(error)})", how_to_get(name)

@@ -25,6 +25,7 @@ def machine(facts: Facts) -> Iterator[Finding]:
     config, device, dtype = facts.config, facts.device, facts.dtype
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info()
+        yield from kernels()
         text = f"{torch.cuda.device_count()} GPU, {torch.cuda.get_device_name()}, {free / memory.GIB:.0f} GiB free"
     else:
         text = f"no GPU, {os.cpu_count()} CPU cores"
@@ -46,6 +47,20 @@ def machine(facts: Facts) -> Iterator[Finding]:
     yield _disk(facts)
     if config.step != "none":
         yield _output_dir(config)
+
+
+def kernels() -> Iterator[Finding]:
+    """Whether this torch holds kernels for the card; the V100's (7.0) are not in builds for CUDA 13."""
+    major, minor = torch.cuda.get_device_capability()
+    built_for = [name for name in torch.cuda.get_arch_list() if name.startswith("sm_")]
+    lowest = min(int(name.removeprefix("sm_").rstrip("af")) for name in built_for) if built_for else 0
+    if 10 * major + minor < lowest:
+        text = (
+            f"{torch.cuda.get_device_name()} has capability {major}.{minor}, this torch {torch.__version__} is built "
+            f"for {', '.join(built_for)}"
+        )
+        fix = "install torch and torchvision built for CUDA 12.6: make setup TORCH_INDEX=... (docs/placement.md)"
+        yield Finding("torch", MISSING, text, fix)
 
 
 def _output_dir(config: Config) -> Finding:

@@ -10,6 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from skingpt4.model.qformer import QFormer
 from skingpt4.model.quantisation import import_bitsandbytes
 from skingpt4.model.vision import VisionEncoder
 from skingpt4.weights.files.source import built_without_memory
+from skingpt4.weights.language_model import LanguageModelError, cannot_load, read_configuration
 
 GIB = 2.0**30
 ACTIVATIONS = "activations for the backward pass"
@@ -73,17 +75,26 @@ def language_shape(config: Any) -> LanguageShape:
     """Read the shape from a transformers configuration; the network is built on the meta device, without data.
 
     Args:
-        config: a `PretrainedConfig` of a causal language model, e.g. from `AutoConfig.from_pretrained`.
+        config: a `PretrainedConfig` of a causal language model, e.g. from `read_configuration`.
+
+    Raises:
+        LanguageModelError: no network can be built from it.
     """
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return _shape_of_network(model, config.get_text_config())
+    except Exception as error:  # sizes that do not fit together fail anywhere in transformers
+        raise cannot_load(config.name_or_path, error) from None
+
+
+def _shape_of_network(model: Any, text: Any) -> LanguageShape:
     head = model.get_output_embeddings()
     linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
     matrices = Counter((n.rpartition(".")[2], m.in_features, m.out_features) for n, m in linear)
     total = sum(p.numel() for p in model.parameters())  # tied ones once
     inside = sum(i * o * n for (_, i, o), n in matrices.items())
     width, vocabulary = model.get_input_embeddings().weight.shape[::-1]
-    text = config.get_text_config()
     heads = text.num_attention_heads
     kv_heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_kv_heads", None) or heads
     if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
@@ -278,15 +289,18 @@ def shape_of(name: str) -> LanguageShape | None:
     """The shape of a language model in a directory or in the hub's cache, or the published one; else None.
 
     Nothing is downloaded.
+
+    Args:
+        name: a hub id, or a folder, which for a published model has its name in the catalogue of weights.
     """
     try:
-        config = AutoConfig.from_pretrained(name, local_files_only=True)
-    except (OSError, ValueError):
-        if name not in PUBLISHED:
+        return language_shape(read_configuration(name, local_only=True))
+    except LanguageModelError:
+        published = Path(name).name.lower().removesuffix("-hf")
+        if published not in PUBLISHED:
             return None
-        family, sizes = PUBLISHED[name]
-        config = AutoConfig.for_model(family, **sizes)
-    return language_shape(config)
+        family, sizes = PUBLISHED[published]
+        return language_shape(AutoConfig.for_model(family, **sizes))
 
 
 _LLAMA_7B = {
@@ -297,13 +311,16 @@ _LLAMA_13B = _LLAMA_7B | {
     "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40,
     "num_key_value_heads": 40,
 }  # fmt: skip
-# Published sizes of the paper's language models, so that a run can be planned before 80 GB are downloaded.
+# Published sizes of the paper's language models, by their names in the catalogue of weights: a run can be planned
+# before 80 GB are downloaded.
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
-    "lmsys/vicuna-7b-v1.5": ("llama", _LLAMA_7B),
-    "lmsys/vicuna-13b-v1.5": ("llama", _LLAMA_13B),
-    "meta-llama/Llama-2-7b-chat-hf": ("llama", _LLAMA_7B),
-    "meta-llama/Llama-2-13b-chat-hf": ("llama", _LLAMA_13B),
-    "tiiuae/falcon-7b-instruct": (
+    "vicuna-7b-v0": ("llama", _LLAMA_7B | {"vocab_size": 32001}),
+    "vicuna-13b-v0": ("llama", _LLAMA_13B | {"vocab_size": 32001}),
+    "vicuna-7b-v1.5": ("llama", _LLAMA_7B),
+    "vicuna-13b-v1.5": ("llama", _LLAMA_13B),
+    "llama-2-7b-chat": ("llama", _LLAMA_7B),
+    "llama-2-13b-chat": ("llama", _LLAMA_13B),
+    "falcon-7b-instruct": (
         "falcon",
         {
             "hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71, "vocab_size": 65024,
@@ -311,7 +328,7 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
             "alibi": False, "max_position_embeddings": 2048,
         },
     ),
-    "tiiuae/falcon-40b-instruct": (
+    "falcon-40b-instruct": (
         "falcon",
         {
             "hidden_size": 8192, "num_hidden_layers": 60, "num_attention_heads": 128, "num_kv_heads": 8,

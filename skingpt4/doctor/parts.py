@@ -136,12 +136,12 @@ def _minigpt4_projection(facts: Facts, path: str) -> Finding:
         minigpt4.require_width(path, facts.shape.width if facts.shape else width, facts.config.qformer.width)
     except UserError as error:
         return Finding(PARENT, MISSING, str(error), "bring a projection of these widths")
-    return Finding(
-        PARENT,
-        WARNING,
-        f"{path}: MiniGPT-4's layout, for {projection_fits(width, query_width)}; whether it was trained with this "
-        "encoder, language model and template, the file does not say",
-    )
+    text = f"{path}: MiniGPT-4's layout, for {projection_fits(width, query_width)}; "
+    shape = facts.shape
+    if shape and (mismatch := minigpt4.mismatched_vicuna(shape.width, shape.vocabulary)):
+        return Finding(PARENT, WARNING, text + mismatch, "language.model=weights/vicuna-13b-v0 (or 7b)")
+    text += "whether it was trained with this encoder, language model and template, the file does not say"
+    return Finding(PARENT, WARNING, text)
 
 
 def trainable(facts: Facts) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from skingpt4.config.schema import DataConfig
 from skingpt4.support.errors import UserError
 
 # Settings of a language model's own generation_config that `Sampler` lacks. None, 0 and False switch them off.
@@ -39,7 +40,7 @@ class ChatError(UserError):
 class Generation:
     """How an answer is drawn. Temperature 0 is greedy; beams switch sampling off; a seed makes it repeatable."""
 
-    max_new_tokens: int = 160
+    max_new_tokens: int = DataConfig.max_text_tokens
     temperature: float = 0.0
     top_p: float = 0.9
     top_k: int = 50

@@ -14,26 +14,28 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.utils import logging as transformers_logging
 
 from skingpt4.config.placement import DEVICE_RULES, main_device
-from skingpt4.config.schema import LOCAL, LanguageConfig
+from skingpt4.config.schema import LanguageConfig
 from skingpt4.model import precision
 from skingpt4.model.quantisation import plain_linears, quantiser, require_quantised
 from skingpt4.weights.language_model import (
     LanguageModelError,
     cannot_load,
+    read_tokenizer,
     require_complete,
     require_vocabulary,
 )
+from skingpt4.weights.names import LOCAL
 
 
 class LanguageModel(nn.Module):
     """A causal language model of transformers with its tokenizer, frozen and always in eval mode.
 
     Families differ in what they can do. What matters here is tried on the model itself, once, when it is first
-    asked for: `has_plain_head`, `packing`, `takes_mask`.
+    asked for: `has_plain_head`, `takes_mask`.
 
     Attributes:
         model: transformers' model; LoRA, if there is any, is inside it.
@@ -88,18 +90,14 @@ class LanguageModel(nn.Module):
         Args:
             embeds: (b, t, d) input embeddings.
             attention_mask: (b, t), 0 at padding; or (b, 1, t, t), added to the attention scores; or None.
-            position_ids: (b, t). Where they come without a mask, a row holds several samples, each counted from
-                0, and none sees another.
-
-        Raises:
-            LanguageModelError: this family cannot keep the samples of a row separate.
+            position_ids: (b, t), where they do not simply count from 0.
         """
         return self._read(self.model.base_model, embeds, attention_mask, position_ids)[0]
 
     def logits(
         self, embeds: Tensor, attention_mask: Tensor | None = None, position_ids: Tensor | None = None
     ) -> Tensor:
-        """The logits (b, t, vocabulary) at all positions; arguments and errors as of `hidden_states`."""
+        """The logits (b, t, vocabulary) at all positions; arguments as of `hidden_states`."""
         return self._read(self.model, embeds, attention_mask, position_ids).logits
 
     def _read(
@@ -108,8 +106,6 @@ class LanguageModel(nn.Module):
         inputs: dict[str, Any] = {"inputs_embeds": embeds, "use_cache": False}
         if position_ids is not None:
             inputs["position_ids"] = position_ids
-            if attention_mask is None and self.require_packing() == "mask":
-                attention_mask = sample_mask(position_ids, embeds.dtype)
         return module(attention_mask=attention_mask, **inputs)
 
     def get_input_embeddings(self) -> Any:
@@ -172,45 +168,24 @@ class LanguageModel(nn.Module):
         return torch.allclose(logits.float(), of_head.float(), rtol=1e-3, atol=1e-3)
 
     @cached_property
-    def packing(self) -> str | None:
-        """How the samples of one row are kept separate: by `position_ids` (positions), by a mask, or not (None)."""
-        if self._keeps_separate(by_mask=False):
-            return "positions"
-        return "mask" if self.takes_mask else None
-
-    @cached_property
     def takes_mask(self) -> bool:
-        """Whether the model attends by an explicit mask (b, 1, t, t)."""
-        return self._keeps_separate(by_mask=True)
+        """Whether the model attends by an explicit mask (b, 1, t, t), with positions of its own for each token.
 
-    def require_packing(self) -> str:
-        """`packing`, where there is any.
-
-        Raises:
-            LanguageModelError: the samples of a row cannot be kept separate (ALiBi, state space models).
+        Tried on two texts in one row: each must give the hidden states that it gives alone.
         """
-        if self.packing is None:
-            raise LanguageModelError(
-                f"data.batching: samples of one row would see each other in {self.config.model_type}; "
-                "choose grouped or padded"
-            )
-        return self.packing
-
-    def _keeps_separate(self, by_mask: bool) -> bool:
-        """Whether two samples in one row give the hidden states that each gives in a row of its own."""
         base = self.model.base_model
         with torch.no_grad(), _eval_mode(base):
             embeds = self._trial_embeds(7)
             positions = torch.tensor([[0, 1, 2, 0, 1, 2, 3]], device=embeds.device)
-            mask = sample_mask(positions, embeds.dtype) if by_mask else None
+            mask = sample_mask(positions, embeds.dtype)
             try:
-                packed = base(
+                together = base(
                     inputs_embeds=embeds, attention_mask=mask, position_ids=positions, use_cache=False
                 )[0]
                 alone = [base(inputs_embeds=part, use_cache=False)[0] for part in embeds.split([3, 4], 1)]
             except (TypeError, ValueError, RuntimeError):  # takes no positions, or no such mask
                 return False
-        return torch.allclose(packed.float(), torch.cat(alone, 1).float(), rtol=1e-2, atol=1e-2)
+        return torch.allclose(together.float(), torch.cat(alone, 1).float(), rtol=1e-2, atol=1e-2)
 
     def _trial_embeds(self, length: int) -> Tensor:
         return self.get_input_embeddings()(torch.arange(length, device=self.input_device)[None])
@@ -244,10 +219,7 @@ def _load(config: LanguageConfig, device: torch.device) -> tuple[Any, Any]:
     """(model, tokenizer) as `LanguageModel` says."""
     require_devices(config.device_map)
     _require_files(config.model)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(config.model)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise cannot_load(config.model, error) from None
+    tokenizer = read_tokenizer(config.model)
     require_vocabulary(config.model, tokenizer)
     dtype = precision.choose_dtype(config.dtype, torch.device(main_device(config.device_map, str(device))))
     model = _load_model(config, dtype, device)
@@ -275,6 +247,7 @@ def _load_model(config: LanguageConfig, dtype: torch.dtype, device: torch.device
                 attn_implementation=precision.choose_attention(config.attention, dtype, device),
                 output_loading_info=True,
                 quantization_config=quantiser(config.quantization, dtype),
+                trust_remote_code=False,
                 **_placement(config, device),
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:

@@ -95,7 +95,6 @@ def supervised_loss(
     embeds: Tensor,
     labels: Tensor,
     attention_mask: Tensor | None,
-    position_ids: Tensor | None = None,
 ) -> tuple[Tensor, int]:
     """(cross-entropy summed over the supervised tokens, fp32 scalar; their number).
 
@@ -108,17 +107,16 @@ def supervised_loss(
         embeds: (b, t, d) input embeddings.
         labels: (b, t), IGNORED where not supervised.
         attention_mask: (b, t), 0 at padding, or None.
-        position_ids: (b, t), or None.
     """
     targets = labels[:, 1:]  # what position t predicts is the label at t + 1
     supervised = F.pad(targets != IGNORED, (0, 1))  # (b, t)
     targets = targets[targets != IGNORED]  # (n,)
     if language_model.has_plain_head:
-        hidden = language_model.hidden_states(embeds, attention_mask, position_ids)
+        hidden = language_model.hidden_states(embeds, attention_mask)
         hidden = hidden[supervised.to(hidden.device)]  # (n, d)
         head = language_model.get_output_embeddings()
         return head_loss(head, hidden, targets.to(hidden.device), LOSS_CHUNK_BYTES), len(targets)
-    logits = language_model.logits(embeds, attention_mask, position_ids)
+    logits = language_model.logits(embeds, attention_mask)
     logits = logits[supervised.to(logits.device)]  # (n, vocabulary)
     return F.cross_entropy(logits.float(), targets.to(logits.device), reduction="sum"), len(targets)
 

@@ -130,17 +130,15 @@ class SkinGPT4(nn.Module):
         attention_mask: Tensor | None = None,
         image: Tensor | None = None,
         queries: Tensor | None = None,
-        position_ids: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over supervised tokens.
 
         Args:
             input_ids: (b, t) with IMAGE_TOKEN where queries go, right padded.
             labels: (b, t), IGNORED where not supervised.
-            attention_mask: (b, t), 0 at padding; None where there is none, or with `position_ids`.
+            attention_mask: (b, t), 0 at padding; None where there is none.
             image: (images, 3, h, w), or
             queries: (images, q, d) precomputed.
-            position_ids: (b, t), again from 0 with each sample, where a row holds several.
 
         Returns:
             (loss summed over the supervised tokens, fp32 scalar on `input_ids`' device; their number, int64 scalar).
@@ -148,8 +146,8 @@ class SkinGPT4(nn.Module):
         if queries is None and image is not None:
             queries = self.encode_images(image)  # (images, q, d)
         embeds = self.embed(input_ids, queries)  # (b, t, width)
-        mask, positions = (None if x is None else x.to(embeds.device) for x in (attention_mask, position_ids))
-        loss, count = supervised_loss(self.language_model, embeds, labels, mask, positions)
+        mask = None if attention_mask is None else attention_mask.to(embeds.device)
+        loss, count = supervised_loss(self.language_model, embeds, labels, mask)
         return loss.to(input_ids.device), torch.tensor(count)
 
     @torch.no_grad()

@@ -6,6 +6,7 @@ member. Each archive's headers are read once per process; a member is then one s
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from skingpt4.support.errors import UserError
+from skingpt4.support.regular import open_regular
 
 MIN_CACHED = 1000  # members; the index of a smaller archive is made so fast that it is not saved
 
@@ -57,10 +59,10 @@ def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
         FileNotFoundError: no such file or member.
         TooLarge: more than `limit` bytes.
         StoreError: the archive is damaged or compressed.
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, is a pipe, device or socket, or grows while it is read.
     """
     archive, member = split_path(path)
-    with open(archive, "rb") as file:
+    with open_regular(archive) as file:
         status = os.fstat(file.fileno())
         start, size = 0, status.st_size
         if member:
@@ -121,7 +123,8 @@ def _index(archive: str, size: int, modified: int) -> _Index:
                 np.save(file, table)
             os.replace(part, index_path)
         except OSError:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink()
     return _Index(*table)
 
 

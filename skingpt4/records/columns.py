@@ -13,6 +13,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
+from skingpt4.records.blanks import MAX_LENGTH, is_blank
+from skingpt4.records.naming import storable
 from skingpt4.records.record import parse_line
 from skingpt4.records.schema import FIELDS, KEYS, Choice, Hex, Kind, Plain
 from skingpt4.taxonomy.taxonomy import CONCEPTS
@@ -38,11 +40,12 @@ COLUMNS = pa.schema([("line", pa.int64()), *ROW])
 
 # Bytes. Arrow derives types for keys of one's own, and a value nested ten thousand deep overflows its stack.
 MAX_LINE_WITH_OWN_KEYS = 4096
+MAX_UTF8 = 4  # bytes of a character
 MAX_BLOCK = 2**30  # bytes; Arrow's texts count in 32 bits
 
 
 def checked_batch(block: bytes, first: int, path: str) -> pa.RecordBatch:
-    """Complete lines of a manifest as a batch of `COLUMNS`; blank lines are left out.
+    """Complete lines of a manifest as a batch of `COLUMNS`; blank lines are left out. Names of images are `storable`.
 
     Args:
         block: the lines; the last one may lack its end.
@@ -55,15 +58,20 @@ def checked_batch(block: bytes, first: int, path: str) -> pa.RecordBatch:
     rows = _at_once(block if block.endswith(b"\n") else block + b"\n")
     if rows is not None:
         lines = pa.array(np.arange(first, first + len(rows), dtype=np.int64))
-        return pa.RecordBatch.from_arrays([lines, *rows.columns], schema=COLUMNS)
-    return pa.RecordBatch.from_pylist(
-        [
-            {"line": number, **parse_line(line, f"{path}, line {number}")}
-            for number, line in enumerate(io.BytesIO(block), first)
-            if line.strip()
-        ],
-        schema=COLUMNS,
-    )
+        kinds = [field.kind for field in FIELDS.values()]
+        columns = [
+            _without_blanks(column) if kind is Plain.TEXT else column
+            for kind, column in zip(kinds, rows.columns, strict=True)
+        ]
+        return pa.RecordBatch.from_arrays([lines, *columns], schema=COLUMNS)
+    checked = [
+        {"line": number, **parse_line(line, f"{path}, line {number}")}
+        for number, line in enumerate(io.BytesIO(block), first)
+        if line.strip()
+    ]
+    for row in checked:
+        row["image"] = storable(row["image"])
+    return pa.RecordBatch.from_pylist(checked, schema=COLUMNS)
 
 
 def _at_once(block: bytes) -> pa.RecordBatch | None:
@@ -133,6 +141,22 @@ def _holds(kind: Kind, column: pa.Array) -> bool:
             return True
 
 
+def _without_blanks(texts: pa.Array) -> pa.Array:
+    """The texts with null where one says nothing, as `record.check_row` reads them."""
+    blank = pa.array(_blanks(texts), pa.string())
+    if not len(blank):
+        return texts
+    return pc.if_else(pc.is_in(texts, value_set=blank, skip_nulls=True), pa.scalar(None, pa.string()), texts)
+
+
+def _blanks(texts: pa.Array) -> list[str]:
+    """The different ones of the texts that say nothing; only short ones without a digit from 1 are looked at."""
+    trimmed = pc.utf8_trim_whitespace(texts)
+    short = pc.less_equal(pc.binary_length(trimmed), MAX_UTF8 * MAX_LENGTH)
+    candidates = texts.filter(pc.and_(short, pc.invert(pc.match_substring_regex(texts, "[1-9]"))))
+    return [text for text in pc.unique(candidates).to_pylist() if is_blank(text)]
+
+
 def _all(truth: pa.Array) -> bool:
     """Whether everything that is not null is true."""
     return pc.all(truth, min_count=0).as_py()
@@ -153,4 +177,7 @@ def _are_turns(lists: pa.Array) -> bool:
     if turns.null_count:
         return False
     texts = [turns.field(name) for name in ("question", "answer")]
-    return all(not text.null_count and _all(pc.match_substring_regex(text, r"[\pL\pN]")) for text in texts)
+    return all(
+        not text.null_count and _all(pc.match_substring_regex(text, r"[\pL\pN]")) and not _blanks(text)
+        for text in texts
+    )

@@ -6,25 +6,36 @@ import contextlib
 import functools
 import io
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from skingpt4.records.archives import StoreError, TooLarge, read_bytes
+from skingpt4.records.naming import hint
+from skingpt4.records.pixels.deep_colour import brighten, has_deep_colour, is_dark
+from skingpt4.records.pixels.rgb import flattened
 from skingpt4.support.errors import UserError, reason_of
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-MAX_PIXELS = 80_000_000  # a decompression bomb otherwise; a 48-megapixel phone picture passes
+MAX_PIXELS = 80_000_000  # a decompression bomb otherwise
+# Of a JPEG: telephones write 108 megapixels. One with more than MAX_PIXELS is decoded at half its width and height,
+# which takes a quarter of the memory. Of a smaller one every pixel is decoded, as it always was.
+MAX_JPEG_PIXELS = 120_000_000
+# OpenJPEG takes 20 to 25 bytes a pixel, where the others take 8 to 16, and ten seconds for 80 megapixels.
+MAX_JPEG2000_PIXELS = 40_000_000
+LIMITS = {"JPEG": MAX_JPEG_PIXELS, "MPO": MAX_JPEG_PIXELS, "JPEG2000": MAX_JPEG2000_PIXELS}
 MAX_BYTES = 512 * 2**20  # of a file, before it is read
 MIN_SIDE = 8
 # Formats of photographs. Pillow knows more; some of them (EPS) start another program to be drawn.
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 # Why an image is refused, for programs; the message says it for people.
 REASONS = ("missing", "unreadable", "not_an_image", "damaged", "too_large", "too_small")
+PASSING = ("missing", "unreadable")  # a file that is away, a time-out: the next run tries again
 
 
 class ImageError(UserError):
@@ -38,7 +49,8 @@ class ImageError(UserError):
 def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Image:
     """Open a file, an archive's member, or a file's bytes as an upright RGB image without metadata.
 
-    EXIF orientation is applied, transparency is laid over white, and an animation gives its first frame.
+    EXIF orientation is applied, transparency is laid over white, and an animation gives its first frame. A JPEG of
+    more than MAX_PIXELS comes at half its width and height.
 
     Args:
         source: a path (`shards/000000.tar/images/x.jpg` is a member) or the file's bytes.
@@ -48,62 +60,67 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
         ImageError: missing, not an image, truncated, too large or too small.
     """
     name = name or ("the picture" if isinstance(source, bytes) else str(source))
-    data = source if isinstance(source, bytes) else _read(source, name)
-    register_heif()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-                if opened.width * opened.height > MAX_PIXELS:
-                    raise ImageError(
-                        f"{name}: {opened.width} x {opened.height} pixels is more than {MAX_PIXELS}",
-                        "too_large",
-                    )
-                opened.load()
-                return to_rgb(opened, name)
-    except UnidentifiedImageError:
-        raise ImageError(
-            f"{name}: is not a picture that can be read (JPEG, PNG, WebP, HEIC, AVIF, ... are)",
-            "not_an_image",
-        ) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageError(f"{name}: has more than {MAX_PIXELS} pixels", "too_large") from None
-    except (OSError, SyntaxError, EOFError, ValueError, RuntimeError) as error:  # Pillow's, of damaged files
-        raise ImageError(f"{name}: the picture is damaged ({error})", "damaged") from None
+    data = source if isinstance(source, bytes) else read_picture(source, name)
+    with _header(data, name) as opened:
+        if opened.width * opened.height > MAX_PIXELS:
+            opened.draft(None, (opened.width // 2, opened.height // 2))
+        deep = has_deep_colour(opened)
+        opened.load()
+        if deep and is_dark(opened):
+            with _header(data, name) as low:
+                brighten(opened, low)
+        upright = _upright(opened)
+        if upright is not opened:
+            opened.close()  # so that there are never more than two copies of the pixels
+        return flattened(upright)
 
 
 def num_pixels(data: bytes, name: str = "the picture") -> int:
-    """How many pixels a picture has, from its header alone.
+    """How many pixels a picture that `open_image` would take has, from its header alone.
 
     Raises:
-        ImageError: not an image, or too large.
+        ImageError: not an image, too large or too small.
     """
-    register_heif()
+    with _header(data, name) as opened:
+        return opened.width * opened.height
+
+
+@contextlib.contextmanager
+def _header(data: bytes, name: str) -> Iterator[Image.Image]:
+    """A picture whose header is read and whose size is allowed; what goes wrong in the block is an `ImageError`."""
+    prepare_pillow()
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
+            limit = LIMITS.get(opened.format or "", MAX_PIXELS)
+            if opened.width * opened.height > limit:
                 raise ImageError(
-                    f"{name}: {opened.width} x {opened.height} pixels is more than {MAX_PIXELS}", "too_large"
+                    f"{name}: {opened.width} x {opened.height} pixels is more than {limit}", "too_large"
                 )
-            return opened.width * opened.height
+            _require_min_side(opened, name)
+            yield opened
     except UnidentifiedImageError:
         raise ImageError(
             f"{name}: is not a picture that can be read (JPEG, PNG, WebP, HEIC, AVIF, ... are)",
             "not_an_image",
         ) from None
-    except Image.DecompressionBombError:
-        raise ImageError(f"{name}: has more than {MAX_PIXELS} pixels", "too_large") from None
+    except Image.DecompressionBombError:  # the header alone promises a multiple of what any format may have
+        raise ImageError(f"{name}: has more than {MAX_JPEG_PIXELS} pixels", "too_large") from None
     except (OSError, SyntaxError, EOFError, ValueError, RuntimeError) as error:  # Pillow's, of damaged files
         raise ImageError(f"{name}: the picture is damaged ({error})", "damaged") from None
 
 
-def _read(path: str | Path, name: str) -> bytes:
+def read_picture(path: str | Path, name: str) -> bytes:
+    """The bytes of a picture's file or of an archive's member, at most MAX_BYTES.
+
+    Raises:
+        ImageError: it is missing, too large, or cannot be read.
+    """
     try:
         return read_bytes(path, MAX_BYTES)
     except FileNotFoundError:
-        raise ImageError(f"{name}: no such picture", "missing") from None
-    except TooLarge as error:
-        raise ImageError(str(error), "too_large") from None
+        raise ImageError(f"{name}: no such picture{hint(path)}", "missing") from None
+    except TooLarge:
+        raise ImageError(f"{name}: has more than {MAX_BYTES} bytes", "too_large") from None
     except StoreError as error:
         raise ImageError(f"{name}: cannot be read ({error})", "unreadable") from None
     except (OSError, ValueError) as error:
@@ -111,46 +128,45 @@ def _read(path: str | Path, name: str) -> bytes:
 
 
 @functools.cache
-def register_heif() -> None:
-    """Teach Pillow HEIC, the format of phones; it reads AVIF itself."""
+def prepare_pillow() -> None:
+    """Teach Pillow HEIC, the format of phones (it reads AVIF itself), and leave the limit of pixels to us."""
     from pillow_heif import register_heif_opener
 
     register_heif_opener()
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
 def to_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
-    """Upright RGB without metadata; see `open_image`.
+    """A copy as upright RGB without metadata; see `open_image`.
 
     Raises:
         ImageError: a side has fewer than MIN_SIDE pixels.
     """
+    _require_min_side(image, name)
+    return flattened(_upright(image))
+
+
+def clean_rgb(image: Image.Image) -> Image.Image:
+    """The image itself if it is as `open_image` returns one; otherwise a copy, see `to_rgb`."""
+    if image.mode != "RGB" or image.info or min(image.size) < MIN_SIDE:
+        return to_rgb(image)
+    return image
+
+
+def _require_min_side(image: Image.Image, name: str) -> None:
     if min(image.size) < MIN_SIDE:
         raise ImageError(
             f"{name}: {image.width} x {image.height} pixels show nothing; at least {MIN_SIDE} a side",
             "too_small",
         )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """A turned copy if the EXIF orientation says so, otherwise the image itself."""
     with contextlib.suppress(Exception):  # damaged EXIF data, of many kinds: the pixels are as good as before
-        image = ImageOps.exif_transpose(image)
-    if image.mode in ("I;16", "I;16B", "I;16L", "I", "F"):
-        image = _eight_bit(image)
-    if image.mode in ("RGBA", "LA", "PA", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(white, image)
-    rgb = image.convert("RGB")
-    clean = Image.new("RGB", rgb.size)
-    clean.paste(rgb)
-    return clean
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey scaled to 8 bits (not clipped), its transparent value, if any, made white."""
-    grey = np.asarray(image, dtype=np.float64)
-    top = 65535.0 if image.mode.startswith("I;16") or grey.max() > 255 else 255.0
-    scaled = np.clip(grey / top * 255.0, 0, 255).astype(np.uint8)
-    if isinstance(clear := image.info.get("transparency"), int):
-        scaled[grey == clear] = 255
-    return Image.fromarray(scaled)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+            return ImageOps.exif_transpose(image)
+    return image
 
 
 def to_tensor(

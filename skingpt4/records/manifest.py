@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import functools
+import glob
 import hashlib
 import io
 import os
@@ -24,12 +25,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from skingpt4.records import naming
 from skingpt4.records.columns import COLUMNS, checked_batch
 from skingpt4.records.record import Record, RecordError, record_of
+from skingpt4.support.regular import open_regular
 
-VERSION = 1  # of the reader and of the Arrow file's columns; a file of another version is written again
+VERSION = 2  # of the reader and of the Arrow file's columns; a file of another version is written again
 SMALL_BYTES = 4 * 2**20  # below, parsing takes a fraction of a second and no file is written
 BLOCK_BYTES = 4 * 2**20  # of a batch of records: some thousand
+MAX_NAME = 180  # bytes of a manifest's name; file systems allow 255, and the Arrow file's name is longer
 BOM = b"\xef\xbb\xbf"
 
 
@@ -46,7 +50,7 @@ class _Part:
 
 
 def _mapped(path: Path, table_path: Path) -> _Part:
-    reader = pa.ipc.open_file(pa.memory_map(str(table_path)))
+    reader = pa.ipc.open_file(pa.memory_map(os.fsencode(table_path)))  # Arrow takes no lone surrogates
     if reader.schema != COLUMNS:
         raise pa.ArrowInvalid("other columns")
     batches = [reader.get_batch(number) for number in range(reader.num_record_batches)]
@@ -100,7 +104,10 @@ class Manifest(Sequence[Record]):
         return Manifest, (self.parts,)
 
     def column(self, key: str) -> pa.ChunkedArray:
-        """The values of a key (one of `KEYS`, or `line`, from 1) without making the records."""
+        """The values of a key (one of `KEYS`, or `line`, from 1) without making the records.
+
+        Names of images are `storable`.
+        """
         return pa.chunked_array([batch.column(key) for batch, _ in self._batches], COLUMNS.field(key).type)
 
     def known(self, key: str) -> np.ndarray:
@@ -112,7 +119,7 @@ class Manifest(Sequence[Record]):
     def image_path(self, row: int) -> Path:
         """The path of the image of record `row`."""
         batch, place, part = self._place(row)
-        return part.path.parent / batch.column("image")[place].as_py()
+        return naming.image_path(part.path.parent, batch.column("image")[place].as_py())
 
     def where(self, row: int) -> str:
         """File and line of a record, for a message."""
@@ -133,7 +140,7 @@ def image_paths(records: Manifest, limit: int | None = None) -> list[Path]:
         for batch in part.batches:
             places = pa.array(range(-start % step, len(batch), step), pa.int64())
             images = batch.column("image").take(places).to_pylist()
-            paths += [part.path.parent / image for image in images]
+            paths += [naming.image_path(part.path.parent, image) for image in images]
             start += len(batch)
     return paths
 
@@ -148,7 +155,7 @@ def manifest_blocks(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """
     path, first = Path(path), 1
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while block := file.read(BLOCK_BYTES) + file.readline():
                 # Windows editors write a mark at the beginning.
                 yield first, block.removeprefix(BOM) if first == 1 else block
@@ -207,7 +214,9 @@ def read_manifest(path: str | Path, cache_dir: str | Path | None = None) -> Mani
 
 def _table_name(path: Path, status: os.stat_result) -> str:
     key = f"{path.resolve()}|{status.st_size}|{status.st_mtime_ns}|{VERSION}"
-    return f".{path.name}.{hashlib.sha256(key.encode()).hexdigest()[:16]}.arrow"
+    name = os.fsencode(path.name)
+    shown = path.name if len(name) <= MAX_NAME else hashlib.sha256(name).hexdigest()
+    return f".{shown}.{hashlib.sha256(os.fsencode(key)).hexdigest()[:16]}.arrow"
 
 
 def _build(path: Path, status: os.stat_result, folder: Path) -> _Part:
@@ -232,7 +241,8 @@ def _build(path: Path, status: os.stat_result, folder: Path) -> _Part:
         os.replace(part, table_path)
     finally:
         part.unlink(missing_ok=True)
-    for old in folder.glob(f".{path.name}.*.arrow"):  # of the manifest as it was before
+    name = table_path.name.removesuffix(".arrow")[:-16]
+    for old in folder.glob(f"{glob.escape(name)}{'[0-9a-f]' * 16}.arrow"):  # of the manifest as it was before
         if old.name != table_path.name:
             old.unlink(missing_ok=True)
     return _mapped(path, table_path)

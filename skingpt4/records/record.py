@@ -18,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skingpt4.records.schema import KEYS, problem
+from skingpt4.records.blanks import is_blank, text_or_none
+from skingpt4.records.naming import image_path
+from skingpt4.records.schema import FIELDS, KEYS, Plain, problem
 from skingpt4.support.errors import UserError
 
 
@@ -65,20 +67,37 @@ def parse_line(line: bytes, where: str) -> dict[str, Any]:
         RecordError: the line is not UTF-8, not JSON, or not a record.
     """
     try:
-        row = json.loads(line.decode("utf-8"))
+        row = json.loads(line.decode("utf-8"), object_pairs_hook=distinct_keys)
+    except KeyError as error:
+        raise RecordError(f"{where}: has the key {error} twice; remove one") from None
     except UnicodeDecodeError as error:
         raise RecordError(f"{where}: is not UTF-8 ({error.reason}); save the file as UTF-8") from None
     except json.JSONDecodeError as error:
         raise RecordError(f"{where}: is not JSON ({error.msg})") from None
     except (RecursionError, ValueError) as error:  # nested too deep, or a number of thousands of digits
         raise RecordError(f"{where}: is not JSON that can be read ({type(error).__name__})") from None
-    if b"\\u" in line and not _is_text(row):
+    if b"\\u" in line and isinstance(row, dict) and not _is_text({**row, "image": ""}):
         raise RecordError(f"{where}: holds half of a surrogate pair (\\ud800 to \\udfff), which is not text")
     return check_row(row, where)
 
 
+def distinct_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs of a JSON object as a dict; a hook of `json.loads`, which itself takes the last of equal keys.
+
+    Raises:
+        KeyError: one key twice.
+    """
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise KeyError(next(key for key in keys if keys.count(key) > 1))
+    return row
+
+
 def check_row(row: Any, where: str) -> dict[str, Any]:
     """The row with every key of `KEYS` (None where unknown), if it is a record; own keys (`x_...`) are dropped.
+
+    A text that says nothing (`records.blanks`) is None, and a turn with one is left out.
 
     Raises:
         RecordError: the first thing that is wrong, in one sentence that begins with `where`.
@@ -97,9 +116,17 @@ def check_row(row: Any, where: str) -> dict[str, Any]:
         value = row.get(key)
         if value is not None and (wrong := problem(key, value)):
             raise RecordError(f"{where}: {wrong}")
-        # JSON does not distinguish 3.0 from 3.
-        checked[key] = int(value) if isinstance(value, float) else value
+        checked[key] = _plain(key, value)
     return checked
+
+
+def _plain(key: str, value: Any) -> Any:
+    """A good value as it is read."""
+    if FIELDS[key].kind is Plain.TEXT:
+        return text_or_none(value)
+    if FIELDS[key].kind is Plain.TURNS and value is not None:
+        return [turn for turn in value if not any(map(is_blank, turn.values()))]
+    return int(value) if isinstance(value, float) else value  # JSON does not distinguish 3.0 from 3
 
 
 def _is_text(row: Any) -> bool:
@@ -111,10 +138,10 @@ def _is_text(row: Any) -> bool:
 
 
 def record_of(row: Mapping[str, Any], folder: Path) -> Record:
-    """A checked row as a `Record`; the path of its image is relative to `folder`."""
+    """A checked row as a `Record`; the name of its image is relative to `folder`."""
     concepts, turns = row["concepts"], row["turns"]
     return Record(
-        image_path=folder / row["image"],
+        image_path=image_path(folder, row["image"]),
         class_name=row["class"],
         concepts=None if concepts is None else tuple(concepts),
         turns=tuple((turn["question"], turn["answer"]) for turn in turns or ()),

@@ -22,6 +22,8 @@ PHI = ("allowed", "redacted")
 MAX_SIDE = 2**31 - 1
 
 _CONCEPTS = frozenset(CONCEPTS)
+# A zero, and surrogates that stand for no byte (see `records.naming`).
+_NOT_IN_PATHS = re.compile("[\0\ud800-\udc7f\udd00-\udfff]")
 
 
 class Plain(Enum):
@@ -109,7 +111,7 @@ def problem(key: str, value: Any) -> str | None:
     match FIELDS[key].kind:
         case Plain.TEXT if not isinstance(value, str):
             return f"'{key}' must be a text, found {value!r}"
-        case Plain.IMAGE_PATH if not isinstance(value, str) or not value or "\0" in value:
+        case Plain.IMAGE_PATH if not isinstance(value, str) or not value or _NOT_IN_PATHS.search(value):
             return f"'{key}' must be a path, found {value!r}"
         case Hex() as kind if not isinstance(value, str) or not re.fullmatch(kind.pattern, value):
             return f"'{key}' must be {kind.digits} hex digits (0-9, a-f), found {value!r}"

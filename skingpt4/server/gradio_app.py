@@ -1,21 +1,25 @@
-"""Serves a Gradio page behind `Guard`: no telemetry, nothing loaded from elsewhere, uploads in a private folder.
+"""Serves a Gradio page behind `Guard` and `GradioGuard`: no telemetry, nothing from elsewhere, private uploads.
 
 Gradio reads the environment when it is imported, so it is imported here only after `address.stay_local` has run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import html
 import os
-import shutil
 import signal
-import tempfile
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from skingpt4.chat.texts import Texts
 from skingpt4.server.address import Address
+from skingpt4.server.private_folder import private_folder
+from skingpt4.server.uploads import max_total_bytes
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -23,8 +27,7 @@ if TYPE_CHECKING:
     from starlette.responses import JSONResponse
 
 CSS = Path(__file__).with_name("shared.css").read_text(encoding="utf-8")
-MEMORY = Path("/dev/shm")  # a file system in memory, on machines that have one
-MEMORY_NEEDED = 20  # times the largest upload must be free there
+MAX_QUEUED = 64  # events of all pages that wait for their turn; Gradio's script says that the page is busy
 
 
 def escape(value: object) -> str:
@@ -43,10 +46,12 @@ def launch(
     blocks: gr.Blocks,
     address: Address,
     health: dict[str, str],
+    texts: Texts,
     css: str = "",
     head: str | None = None,
-    auth: Callable[[str, str], bool] | None = None,
-    auth_message: str | None = None,
+    check_password: Callable[[str, str], bool] | None = None,
+    login_message: str = "",
+    takes_uploads: bool = False,
 ) -> gr.Blocks:
     """Serve a page from a thread of its own; `close()` ends it.
 
@@ -56,41 +61,90 @@ def launch(
         blocks: the page.
         address: where it is served.
         health: what `/health` answers.
+        texts: the language in which requests are refused.
         css: the page's own style sheet, added to `CSS`.
         head: HTML for the page's head, e.g. its script.
-        auth: whether a user name and a password may log in.
-        auth_message: shown above the login.
+        check_password: whether a user name and a password may log in; None if nobody has to.
+        login_message: shown above the log-in.
+        takes_uploads: whether the page has a control for files.
     """
     from gradio.utils import get_upload_folder
-    from starlette.middleware import Middleware
-    from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
+    from skingpt4.server.access.logins import Logins
+    from skingpt4.server.access.sessions import Sessions
+    from skingpt4.server.gradio_guard import USER, GradioGuard, GradioServer
     from skingpt4.server.guard import Guard
     from skingpt4.server.uploads import Uploads
 
     def answer_health(request: Request) -> JSONResponse:
         return JSONResponse(health)
 
-    loopback = address.host in ("127.0.0.1", "localhost") and not address.share
-    hosts = ["127.0.0.1", "localhost"] if loopback else ["*"]
-    guard = Middleware(Guard, uploads=Uploads(get_upload_folder()))
-    middleware = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts), guard]
+    def end(session: str) -> None:
+        threading.Thread(target=wipe, args=(blocks, session), daemon=True).start()
+
+    paths = [f"/{page}" for page, *_ in blocks.pages]
+    server = GradioServer(
+        pages={*paths, *(f"{path}/" for path in paths if path != "/")},
+        texts=texts,
+        cookie=f"skingpt4-login-{address.port}",
+        sessions=Sessions(end),
+        uploads=Uploads(get_upload_folder(), address.max_upload_mb * 2**20),
+        takes_uploads=takes_uploads,
+        logins=Logins(check_password) if check_password else None,
+        message=login_message,
+        functions=frozenset(blocks.fns),
+        num_pending=lambda session: len(blocks._queue.pending_event_ids_session.get(session, ())),
+    )
+
+    names = set(address.names)
+
+    @contextlib.asynccontextmanager
+    async def guarded(app: Any) -> AsyncIterator[None]:
+        # Around everything else: Gradio puts its own middleware, which lets other sites read, before any it is given.
+        app.middleware_stack = Guard(GradioGuard(app.middleware_stack, server), address, server.pages, names)
+        yield
+
+    blocks.queue(
+        max_size=MAX_QUEUED, api_open=False
+    )  # what has to wait for its turn cannot be called directly
     blocks.launch(
-        server_name=f"[{address.host}]" if ":" in address.host else address.host,
+        server_name=f"[{address.ip}]" if ":" in address.ip else address.ip,
         server_port=address.port,
         max_file_size=f"{address.max_upload_mb}mb",
         theme=_theme(),
         css=CSS + css,
         head=head,
-        auth=auth,
-        auth_message=auth_message,
-        app_kwargs={"routes": [Route("/health", answer_health)], "middleware": middleware},
+        auth_dependency=(lambda request: request.scope.get(USER)) if check_password else None,
+        app_kwargs={"routes": [Route("/health", answer_health)], "lifespan": guarded},
         share=address.share, inbrowser=False, quiet=True, prevent_thread_lock=True, ssr_mode=False, pwa=False,
         mcp_server=False, enable_monitoring=False, run_history=False, footer_links=[], show_error=True,
     )  # fmt: skip
+    if blocks.share_url:
+        names.add(urlsplit(blocks.share_url).netloc)
     return blocks
+
+
+def wipe(blocks: gr.Blocks, session: str) -> None:
+    """Drop what a page held as soon as it is over; Gradio keeps it for an hour, and what it drew longer.
+
+    An event that waits or is under way would write what it draws into a new state; so it is waited for.
+    """
+    holder, queue, busy = blocks.state_holder, blocks._queue, True
+    while busy:
+        waiting = [
+            event for line in list(queue.event_queue_per_concurrency_id.values()) for event in line.queue
+        ]
+        events = [*waiting, *(event for job in queue.active_jobs if job for event in job)]
+        busy = any(event.session_hash == session for event in events)
+        holder.delete_state(session)
+        holder.session_data.pop(session, None)
+        holder.time_last_used.pop(session, None)
+        if busy:
+            time.sleep(0.1)
+    queue.pending_messages_per_session.pop(session, None)
+    queue.pending_event_ids_session.pop(session, None)
 
 
 def _theme() -> gr.themes.Base:
@@ -108,17 +162,13 @@ def _theme() -> gr.themes.Base:
     return calm.set(**deep, **readable, **{f"{name}_dark": value for name, value in deep.items()})
 
 
-def until_ended(launched: Callable[[], gr.Blocks]) -> None:
-    """Serve a page until SIGINT or SIGTERM, with a private folder for uploads that is deleted at the end.
-
-    The folder is in memory on machines that have a file system for that with enough room; elsewhere a killed
-    process or a power cut leaves it behind.
-    """
+def until_ended(launched: Callable[[], gr.Blocks], address: Address) -> None:
+    """Serve a page until SIGINT, SIGTERM or SIGHUP, with a private folder for uploads that is deleted at the end."""
     ended = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM):
+    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, lambda *_: ended.set())
-    with tempfile.TemporaryDirectory(prefix="skingpt4-", dir=memory_dir()) as folder:
-        os.environ["GRADIO_TEMP_DIR"] = folder
+    with private_folder(max_total_bytes(address.max_upload_mb * 2**20)) as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
         blocks = launched()
         print(f"open {blocks.local_url} in a browser; Ctrl-C ends", flush=True)
         if blocks.share_url:
@@ -126,11 +176,3 @@ def until_ended(launched: Callable[[], gr.Blocks]) -> None:
         ended.wait()
         blocks.close(verbose=False)
     print("stopped", flush=True)
-
-
-def memory_dir() -> Path | None:
-    """The file system in memory, if uploads up to the usual limit fit into it."""
-    needed = MEMORY_NEEDED * Address().max_upload_mb * 2**20
-    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free >= needed:
-        return MEMORY
-    return None

@@ -1,113 +1,111 @@
-"""ASGI middleware before a Gradio page: security headers, and no file but a caller's own upload.
+"""ASGI middleware before every server: a request must name this server, and must not come from another site's page.
 
-Gradio takes the path of an upload from the request that names it. So the guard gives every browser a random cookie,
-records in `Uploads` which of them uploaded which file, and reads a request that runs a function before Gradio does.
+A browser lets any page send requests to any address, this machine's own included. What it cannot forge are three
+headers that the browser writes itself, and this is the one place where they are judged:
+
+- Host: which name the browser thinks it talks to; see `Address.goes_by`.
+- Origin: which site's page sends the request. Another port of this machine is another site.
+- Sec-Fetch-Site: the same, said by newer browsers also where Origin is left out.
+
+A program that is no browser (curl, the openai client) sends neither of the last two and is not held up by them:
+whoever can start a program on this machine needs a password or key to be kept out.
 """
 
 from __future__ import annotations
 
-import json
-import secrets
+import re
+from collections.abc import Collection, Iterable
 from typing import Any
 from urllib.parse import urlsplit
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
 
-from skingpt4.server.uploads import NAMED, ForeignFileError, Uploads
+from skingpt4.server.address import Address
 
-COOKIE = "skingpt4-uploads"
-# The browser itself must load nothing from elsewhere, whatever Gradio's scripts may try.
-POLICY = (
-    "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; media-src 'self' blob:; font-src 'self' data:; worker-src 'self' blob:; "
-    "connect-src 'self' data: blob:; object-src 'none'; frame-ancestors 'none'; form-action 'self'"
-)
-# Never answered: Gradio would write a session's state to a file, or serve files. Uploads are deleted as soon as they
-# are read, and a browser that asks for one at that moment would put its name into the terminal.
-REFUSED = ("/deep_link", "/file=", "/file/", "/proxy=")
+HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
+DEFAULT_PORTS = {"http": "80", "https": "443"}
+OWN_SITE = ("same-origin", "none")  # none: the user typed the address or chose a bookmark
 
 
 class Guard:
-    """The browser loads nothing from elsewhere and caches no image; no file is served.
+    """Refuses what names another server or comes from another site; no other site may read an answer."""
 
-    No function gets a file that is not its caller's own upload.
-    """
+    def __init__(
+        self, app: Any, address: Address, pages: Collection[str] = (), names: Collection[str] | None = None
+    ) -> None:
+        """Guard a server.
 
-    def __init__(self, app: Any, uploads: Uploads) -> None:
-        self.app, self.uploads = app, uploads
+        Args:
+            app: what answers.
+            address: where it is served.
+            pages: paths that another site may link to, since opening them changes nothing.
+            names: what else it goes by, such as a public link that is known only later; `address.names` if None.
+        """
+        self.app, self.address, self.pages = app, address, pages
+        self.names = address.names if names is None else names
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Handle one ASGI request."""
-        if any(part in scope.get("path", "") for part in REFUSED):
-            await _refusal(404, "not here")(scope, receive, send)
-            return
-        if scope["type"] != "http":
+        """Handle one ASGI event."""
+        if scope["type"] == "lifespan":
             await self.app(scope, receive, send)
-            return
-        request = Request(scope, receive)
-        sender, path = request.cookies.get(COOKIE, ""), scope["path"].rstrip("/")
-
-        async def guarded(message: Any) -> None:
-            if message["type"] == "http.response.start":
-                extra = [(b"content-security-policy", POLICY.encode()), (b"referrer-policy", b"no-referrer")]
-                if "/assets/" not in scope["path"] and "/static/" not in scope["path"]:
-                    extra.append((b"cache-control", b"no-store"))
-                names = {name for name, _ in extra}
-                if not sender:
-                    cookie = f"{COOKIE}={secrets.token_urlsafe(32)}; Path=/; HttpOnly; SameSite=Strict"
-                    extra.append((b"set-cookie", cookie.encode()))
-                others = [pair for pair in message["headers"] if pair[0].lower() not in names]
-                message = {**message, "headers": [*others, *extra]}
-            await send(message)
-
-        if scope["method"] != "POST" or path.endswith("/login"):
-            await self.app(scope, receive, guarded)
-        elif path.endswith("/upload"):
-            await self._upload(scope, receive, guarded, sender)
+        elif scope["type"] == "websocket":  # nobody here speaks it
+            await send({"type": "websocket.close", "code": 1008})
+        elif refused := self._refused(scope):
+            await refusal(*refused)(scope, receive, send)
         else:
-            await self._run(request, guarded, sender)
+            await self.app(scope, receive, without_cross_origin(send))
 
-    async def _upload(self, scope: Any, receive: Any, send: Any, sender: str) -> None:
-        """Let Gradio write an upload, and record its sender before the response gives its path away."""
-        if not sender:
-            await _refusal(403, "load the page first; it needs its cookie")(scope, receive, send)
-            return
-        status, answer = 0, b""
+    def _refused(self, scope: Any) -> tuple[int, str, str] | None:
+        headers = Headers(scope=scope)
+        hosts = [HOST.fullmatch(host.lower()) for host in headers.getlist("host")]
+        host = hosts[0] if len(hosts) == 1 else None
+        if host is None or not (host["name"] in self.names or self.address.goes_by(host["name"])):
+            return 400, "this server does not go by that name (Host header); see --name", "foreign_host"
+        if self._is_from_elsewhere(scope, headers, host):
+            return 403, "pages of other sites may not ask this server", "foreign_origin"
+        return None
 
-        async def recorded(message: Any) -> None:
-            nonlocal status, answer
-            status = message.get("status", status)
-            answer += message.get("body", b"")
-            if status == 200 and message["type"] == "http.response.body" and not message.get("more_body"):
-                self.uploads.add(sender, json.loads(answer))
-            await send(message)
+    def _is_from_elsewhere(self, scope: Any, headers: Headers, host: re.Match[str]) -> bool:
+        origins = headers.getlist("origin")
+        if any(not self._is_own(origin, host) for origin in origins) or len(origins) > 1:
+            return True
+        if all(site in OWN_SITE for site in headers.getlist("sec-fetch-site")):
+            return False
+        # A link on another site, or an address that it sent the browser on to.
+        opened = all(mode == "navigate" for mode in headers.getlist("sec-fetch-mode"))
+        return not (scope["method"] in ("GET", "HEAD") and scope["path"] in self.pages and opened)
 
-        await self.app(scope, receive, recorded)
-
-    async def _run(self, request: Request, send: Any, sender: str) -> None:
-        """Let Gradio see a request only if all files that it names are its sender's; forms are refused."""
+    def _is_own(self, origin: str, host: re.Match[str]) -> bool:
         try:
-            body, headers = await request.body(), request.headers
-        except ClientDisconnect:
-            return
-        try:
-            hosts = {headers.get("host", ""), urlsplit(headers.get("origin", "")).netloc} - {""}
-            named = self.uploads.named(json.loads(body or b"null"), sender, hosts)
-        except ForeignFileError as error:
-            await _refusal(403, str(error))(request.scope, request.receive, send)
-            return
-        except (ValueError, RecursionError):
-            await _refusal(400, "no JSON, or no such origin")(request.scope, request.receive, send)
-            return
-        request.scope[NAMED] = named
-        unread = [{"type": "http.request", "body": body, "more_body": False}]
-
-        async def receive() -> Any:
-            return unread.pop() if unread else await request.receive()
-
-        await self.app(request.scope, receive, send)
+            scheme, place, *rest = urlsplit(origin)
+        except ValueError:
+            return False
+        sender, default = HOST.fullmatch(place.lower()), DEFAULT_PORTS.get(scheme)
+        if sender is None or default is None or any(rest):
+            return False
+        if sender["name"] in self.names:  # a proxy may have put its own address into Host
+            return True
+        return sender["name"] == host["name"] and (sender["port"] or default) == (host["port"] or default)
 
 
-def _refusal(status: int, why: str) -> JSONResponse:
-    return JSONResponse({"detail": why}, status)
+def refusal(
+    status: int, why: str, code: str = "refused", headers: Iterable[tuple[str, str]] = ()
+) -> JSONResponse:
+    """A refusal that Gradio's script (`detail`) and OpenAI's clients (`error`) both understand."""
+    error = {"message": why, "type": "invalid_request_error", "param": None, "code": code}
+    return JSONResponse({"detail": why, "error": error}, status, dict(headers))
+
+
+def without_cross_origin(send: Any) -> Any:
+    """An ASGI `send` that takes away every header by which another site could read the answer."""
+
+    async def sent(message: Any) -> None:
+        if message["type"] == "http.response.start":
+            pairs = [
+                pair for pair in message["headers"] if not pair[0].lower().startswith(b"access-control-")
+            ]
+            message = {**message, "headers": [*pairs, (b"cross-origin-resource-policy", b"same-origin")]}
+        await send(message)
+
+    return sent

@@ -28,16 +28,28 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     """How an answer is generated: length, temperature, beams, seed."""
-    parser.add_argument("--max-new-tokens", type=int, default=160, help="of an answer (default: %(default)s)")
+    add_answer_length(parser)
     parser.add_argument("--temperature", type=float, default=0.0, help="0 is greedy (default)")
     parser.add_argument("--beams", type=int, default=1, help="beam search above 1 (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of drawn answers (default: %(default)s)")
 
 
-def generation_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The keyword arguments of `generation.sampling.Generation` that `add_generation_arguments` parsed."""
+def add_answer_length(parser: argparse.ArgumentParser) -> None:
+    """--max-new-tokens, by default None: as long as the answers that the model was trained on."""
+    parser.add_argument(
+        "--max-new-tokens", type=int, help="of an answer (default: data.max_text_tokens, as in training)"
+    )
+
+
+def generation_options(args: argparse.Namespace, max_text_tokens: int) -> dict[str, Any]:
+    """The keyword arguments of `generation.sampling.Generation` that `add_generation_arguments` parsed.
+
+    Args:
+        args: what was parsed.
+        max_text_tokens: the configuration's, in place of an answer length that was not given.
+    """
     return {
-        "max_new_tokens": args.max_new_tokens,
+        "max_new_tokens": max_text_tokens if args.max_new_tokens is None else args.max_new_tokens,
         "temperature": args.temperature,
         "num_beams": args.beams,
         "seed": args.seed,

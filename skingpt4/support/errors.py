@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+
+from skingpt4.support.files import private_files
 
 # Set to 1, it adds the traceback below the sentence; `skingpt4 --debug COMMAND` sets it.
 DEBUG = "SKINGPT4_DEBUG"
@@ -41,14 +44,23 @@ class Status:
 
 
 @contextmanager
-def reported() -> Iterator[Status]:
-    """Turn expected failures into a sentence and a status; anything else keeps its traceback.
+def reported(for_others: bool = False) -> Iterator[Status]:
+    """The frame of every command: what it writes is private, and an expected failure is a sentence and a status.
 
-    With SKINGPT4_DEBUG=1 in the environment, the traceback of the failure and of its causes follows the sentence.
+    Anything unexpected keeps its traceback. With SKINGPT4_DEBUG=1 in the environment, the traceback of an expected
+    failure and of its causes follows the sentence.
+
+    Args:
+        for_others: the command writes nothing about patients (pretrained weights, a folder to publish), so its files
+            are as readable as the user's umask makes them.
     """
     status = Status()
+    _print_any_name()
     try:
-        yield status
+        with ExitStack() as stack:
+            if not for_others:
+                stack.enter_context(private_files())
+            yield status
     except UserError as error:
         _print_error(_sentence(error), error)
         status.code = error.status
@@ -67,6 +79,13 @@ def reported() -> Iterator[Status]:
             error,
         )
         status.code = 1
+
+
+def _print_any_name() -> None:
+    """A character that the terminal's encoding lacks, or a byte of a file name, is printed with a backslash."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _print_error(sentence: str, error: Exception) -> None:

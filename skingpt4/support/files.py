@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from skingpt4.support.regular import open_regular, read_regular_text
+
+
+@contextmanager
+def private_files() -> Iterator[None]:
+    """Files and folders that are made in this block, also by processes started in it, are for this user alone.
+
+    Questions, histories, notes and file names of patients are in nearly all that is written: 0600 under 0700.
+    """
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def drop_truncated_line(path: Path) -> None:
@@ -23,13 +40,14 @@ def drop_truncated_line(path: Path) -> None:
 def read_yaml(path: Path) -> Any:
     """A YAML file of the package, by the parser in C where there is one (it is ten times as fast)."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding="utf-8"), loader)
+    return yaml.load(read_regular_text(path), loader)
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that it is there whole or not at all, also after a power cut."""
     part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
+    # In JSON the backslashes are those of the same text, so a file name that is not UTF-8 is read back as it was.
+    part.write_text(text, encoding="utf-8", errors="backslashreplace")
     sync(part)
     os.replace(part, path)
     sync(path.parent)
@@ -49,7 +67,7 @@ def sync(path: Path) -> None:
 
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes as hex, read in pieces."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

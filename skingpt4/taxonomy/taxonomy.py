@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import read_yaml
@@ -123,9 +123,14 @@ def dermnet_folder(name: str) -> DermnetFolder:
 
 
 @cache
+def _diseases() -> dict[str, Any]:
+    return read_yaml(Path(__file__).with_name("diseases.yaml"))
+
+
+@cache
 def lexicon() -> Lexicon:
     """All disease names; a term's group is its class, and None where Table 2 shows none."""
-    data = read_yaml(Path(__file__).with_name("diseases.yaml"))
+    data = _diseases()
     terms = [Term(name.replace("_", " "), name.replace("_", " "), name) for name in CLASSES]
     for group in (*CLASSES, OTHERS, "none"):
         class_name = None if group == "none" else group
@@ -136,7 +141,15 @@ def lexicon() -> Lexicon:
                 terms += [Term(name, usual, class_name) for name in (usual, *more)]
         for name in data["only_as_whole_name"].get(group, ()):
             terms.append(Term(name, name, class_name, only_alone=True))
+    groups = {term.name: term for term in terms}
+    for code, name in data["codes"].items():
+        terms.append(Term(code, groups[name].usual, groups[name].group, only_alone=True))
     return Lexicon(terms, words=data["words"])
+
+
+def written_out(name: str) -> str:
+    """The disease that a data set's code stands for ("nv" is "melanocytic nevus"); any other name as it is."""
+    return _diseases()["codes"].get(name.casefold(), name)
 
 
 def disease(name: str) -> Term | None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,10 +25,7 @@ from skingpt4.config.schema import Config
 from skingpt4.model.build import build_encoder
 from skingpt4.model.network import ImageEncoder
 from skingpt4.records.archives import StoreError, read_bytes
-from skingpt4.records.images import MAX_BYTES, open_image, random_crop_box, to_tensor
-from skingpt4.records.record import Record
-from skingpt4.support.files import file_sha256
-from skingpt4.training.feature_store import (
+from skingpt4.records.feature_store import (
     DTYPE,
     CachedFeatures,
     FeatureStore,
@@ -38,20 +35,15 @@ from skingpt4.training.feature_store import (
     locked,
     require_space,
 )
+from skingpt4.records.images import MAX_BYTES, open_image, random_crop_box, to_tensor
+from skingpt4.records.record import Record
+from skingpt4.support.files import file_sha256
+from skingpt4.training.processes import Team
 from skingpt4.training.samples import ImageSource
 
 logger = logging.getLogger(__name__)
 
 MAX_ENCODED = 16  # images, or crops of them, that are encoded at once
-
-
-@dataclass
-class Team:
-    """The processes that fill a store together; each takes every `world`-th image."""
-
-    rank: int = 0
-    world: int = 1
-    wait: Callable[[], None] = lambda: None  # until all have arrived
 
 
 def cached_queries(
@@ -78,25 +70,29 @@ def cached_queries(
         team: the processes that make this call together.
 
     Raises:
-        FeatureError: the disk is too small, or the store is damaged.
+        FeatureError: the disk is too small, read-only or not shared by the processes, or the store is damaged.
         ImageError: an image cannot be read.
     """
     shape = StoreShape(len(records), views, config.qformer.num_query_tokens, config.qformer.width)
     kind = f"{encoder_identity(config)}-{views}x{shape.num_queries}-{DTYPE}"
     folder = Path(cache_dir) / kind / file_sha256(manifest)[:16]
     team = team or Team()
-    leads = team.rank == 0
-    with locked(folder) if leads and not is_complete(folder) else nullcontext():
-        if leads and not is_complete(folder):  # another run may have finished it while this one waited
+    with ExitStack() as stack:
+
+        def begin() -> bool:
+            if is_complete(folder):
+                return False
+            stack.enter_context(locked(folder))
+            if is_complete(folder):  # another run has finished it while this one waited
+                return False
             logger.warning("%s: caching features of %s", manifest, require_space(folder, shape))
             FeatureWriter.prepare(folder, shape)
-        team.wait()
-        if not is_complete(folder):
+            return True
+
+        if team.by_first(begin):
             _fill(folder, shape, records, config, get_encoder or (lambda: build_encoder(config)), team)
-        team.wait()
-        if leads and not is_complete(folder):
-            FeatureWriter.finish(folder, shape)
-    team.wait()
+            team.wait()
+            team.by_first(lambda: FeatureWriter.finish(folder, shape))
     return FeatureStore(folder)
 
 

@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,11 +26,10 @@ from skingpt4.model.network import SkinGPT4
 from skingpt4.support.errors import UserError
 from skingpt4.training import compiled, run_folder
 from skingpt4.training.batches import Collate, batches, make_collate
-from skingpt4.training.features import Team
-from skingpt4.training.interrupt import StopSignal
-from skingpt4.training.prepare import Prepared, make_accelerator, prepare
-from skingpt4.training.resume import restore, save_after_failure, save_checkpoint
-from skingpt4.training.run_folder import RunError
+from skingpt4.training.prepare import Prepared, prepare, require_paths
+from skingpt4.training.processes import Stopped, StopSignal, Team, make_accelerator
+from skingpt4.training.resume import begin, save_after_failure, save_checkpoint
+from skingpt4.training.run_folder import Failed, RunError
 from skingpt4.training.samples import HeldOutSamples
 from skingpt4.training.schedule import learning_rate
 
@@ -39,25 +38,28 @@ logger = logging.getLogger(__name__)
 MAX_SKIPPED = 20  # consecutive iterations without a finite gradient before a run gives up
 
 
-class Stopped(RunError):
-    """The run was interrupted; its state is saved."""
-
-    status = 130
-
-
 def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
     """Train one step as configured; returns the last checkpoint's folder.
 
     Raises:
         RunDirError: `output_dir` holds another run, or one that is in progress.
-        Stopped: interrupted by Ctrl-C, SIGTERM, SIGHUP or SIGUSR1, after saving.
-        RunError: the loss is not finite, a batch has nothing to learn from, or a file cannot be read or written.
+        Stopped: interrupted by one of `processes.STOPPING`, after saving.
+        Failed: a file cannot be read or written; what was done is saved if that is possible.
+        RunError: the loss is not finite, or a batch has nothing to learn from.
     """
+    require_paths(config)
     accelerator = make_accelerator(config)
-    folder = Path(config.output_dir)
-    run_folder.check(folder, to_yaml(config), resume, overwrite)
-    with run_folder.locked(folder) if accelerator.is_main_process else nullcontext():
-        return _train(_set_up(config, accelerator, resume, overwrite))
+    team, folder = Team.of(accelerator), Path(config.output_dir)
+    how = (to_yaml(config), resume, overwrite, team.world)
+    with ExitStack() as stack:
+        team.by_first(lambda: run_folder.check(folder, *how))
+        team.by_first(lambda: stack.enter_context(run_folder.locked(folder)))
+        prepared = prepare(config, accelerator.device, team)
+        # An old run is deleted only when nothing can refuse the new one.
+        team.by_first(lambda: run_folder.claim(folder, *how))
+        optimizer = accelerator.prepare_optimizer(make_optimizer(prepared.model, config.optim))
+        start = begin(config, prepared, optimizer, team, resume)
+        return _train(Trainer(config, prepared, optimizer, accelerator, team, start))
 
 
 def _train(trainer: Trainer) -> Path:
@@ -175,10 +177,16 @@ class Trainer:
     """A run in progress; `iteration` counts the iterations that are done."""
 
     def __init__(
-        self, config: Config, prepared: Prepared, optimizer: Any, accelerator: Accelerator, iteration: int
+        self,
+        config: Config,
+        prepared: Prepared,
+        optimizer: Any,
+        accelerator: Accelerator,
+        team: Team,
+        iteration: int,
     ) -> None:
         self.config, self.prepared, self.model = config, prepared, prepared.model
-        self.optimizer, self.accelerator, self.iteration = optimizer, accelerator, iteration
+        self.optimizer, self.accelerator, self.team, self.iteration = optimizer, accelerator, team, iteration
         self.num_iterations = config.optim.max_epoch * config.optim.iters_per_epoch
         self.behaviour = BEHAVIOURS[config.compat]
         self.checkpoint_path, self.saved_iteration = Path(config.output_dir), iteration
@@ -212,7 +220,9 @@ class Trainer:
         """The micro-batches of each iteration that is left."""
         samples, stop = self.prepared.training, self.num_iterations
         with self._saved_on_failure():
-            yield from batches(self.config, samples, self.collate, self.accelerator, self.iteration, stop)
+            yield from self.team.together(
+                batches(self.config, samples, self.collate, self.accelerator, self.iteration, stop)
+            )
 
     def set_learning_rate(self) -> None:
         """Give the optimiser the rate of this iteration."""
@@ -278,23 +288,29 @@ class Trainer:
         Raises:
             Stopped: it was, before its last iteration.
         """
-        stopping = self.stop_signal.received(self.accelerator)
+        stopping = self.team.any(self.stop_signal.number is not None)
         if stopping or self._is_due(self.config.log.checkpoint_every):
             with self._saved_on_failure():
                 self._save()
         if stopping and self.iteration < self.num_iterations:
             raise Stopped(
                 f"stopped after iteration {self.iteration} of {self.num_iterations}; saved in "
-                f"{self.checkpoint_path}; continue with --resume"
+                f"{self.checkpoint_path}; continue with --resume",
+                self.stop_signal.number,
             )
 
     def _save(self) -> Path:
+        self.team.by_first(self._sync_metrics)
         with compiled.as_written():
             self.checkpoint_path = save_checkpoint(
-                self.config, self.prepared, self.optimizer, self.accelerator, self.iteration
+                self.config, self.prepared, self.optimizer, self.team, self.iteration
             )
         self.saved_iteration = self.iteration
         return self.checkpoint_path
+
+    def _sync_metrics(self) -> None:
+        if self.metrics:
+            self.metrics.sync()
 
     @contextmanager
     def _saved_on_failure(self) -> Iterator[None]:
@@ -303,10 +319,8 @@ class Trainer:
             yield
         except (UserError, OSError) as error:
             if self.iteration > self.saved_iteration:
-                save_after_failure(self._save, self.iteration, self.accelerator)
-            if isinstance(error, UserError):
-                raise
-            raise RunError(f"{error}; once this is fixed, continue with --resume") from error
+                save_after_failure(self._save, self.iteration, self.team)
+            raise Failed(f"{error}; once this is fixed, continue with --resume") from error
 
     def _is_due(self, every: int) -> bool:
         last = self.iteration == self.num_iterations
@@ -331,15 +345,3 @@ class Trainer:
             self.print("compiling the layers, up to a minute (language.compile) ...")
             problem = compiled.compile_layers(language_model)
             self.print(f"note: language.compile: {problem}; continuing without" if problem else "compiled")
-
-
-def _set_up(config: Config, accelerator: Accelerator, resume: bool, overwrite: bool) -> Trainer:
-    """Build the network, take the output folder and load the checkpoint to resume from."""
-    team = Team(accelerator.process_index, accelerator.num_processes, accelerator.wait_for_everyone)
-    prepared = prepare(config, accelerator.device, team)
-    if accelerator.is_main_process:  # an old run is deleted only when nothing can refuse the new one
-        run_folder.claim(Path(config.output_dir), to_yaml(config), resume, overwrite)
-    accelerator.wait_for_everyone()
-    optimizer = accelerator.prepare_optimizer(make_optimizer(prepared.model, config.optim))
-    start = restore(config, prepared, optimizer, accelerator) if resume else 0
-    return Trainer(config, prepared, optimizer, accelerator, start)

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from skingpt4.checkpoints import checkpoint
@@ -23,19 +21,14 @@ from skingpt4.model import lora
 from skingpt4.model.build import build, build_encoder
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.records.archives import exists
+from skingpt4.records.comparing.overlap import image_hashes, merge_hashes, require_disjoint
 from skingpt4.records.manifest import Manifest, chain, image_paths, read_manifest
-from skingpt4.records.overlap import image_hashes, merge_hashes, require_disjoint
+from skingpt4.records.naming import hint
 from skingpt4.support.files import file_sha256
-from skingpt4.training.features import Team, cached_images, cached_queries
+from skingpt4.training.features import cached_images, cached_queries
+from skingpt4.training.processes import Team
 from skingpt4.training.samples import HeldOutSamples, ImageSource, SampleEncoder, TrainingSamples, image_files
 
-# What a launcher's environment asks for and accelerate would accept without sharding anything here.
-SHARDING = {
-    "ACCELERATE_USE_FSDP": "FSDP",
-    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
-    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
-    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
-}
 MAX_CHECKED_IMAGES = 20_000  # a file takes microseconds to find on a disk, milliseconds over a network
 
 
@@ -47,36 +40,23 @@ class Prepared:
     training: TrainingSamples
     held_out: HeldOutSamples | None
     identity: dict[str, Any]
-    data_sha256: str
+    data_sha256: str  # of the training manifests, in their order
+    validation_sha256: str
     parent: dict[str, Any] | None
     known_queries: Tensor  # (1, q, d), of the self-test's image
     seen: dict[str, Tensor]  # hashes of all images trained on, the parent's included
     notes: list[str]  # what the user should know before the run starts
 
 
-def make_accelerator(config: Config) -> Accelerator:
-    """The processes and devices of this run.
+def require_paths(config: Config) -> None:
+    """Refuse a configuration whose files are missing.
 
     Raises:
-        ConfigError: the configuration cannot run as it was launched, or names files that are missing.
+        ConfigError: names all of them.
     """
-    for variable, name in SHARDING.items():
-        if os.environ.get(variable, "false").lower() == "true":
-            raise ConfigError(
-                f"{variable}: the model is frozen, and {name} does not shard it; launch without it, and where a card "
-                "does not hold the model set language.device_map=auto and start one process"
-            )
-    accelerator = Accelerator(
-        mixed_precision="no"
-    )  # in fp16 neither: `precision.guard` scales inside the model
-    if config.language.device_map is not None and accelerator.num_processes > 1:
-        raise ConfigError(
-            "language.device_map: spreads one process over devices; start it without accelerate"
-        )
     missing = missing_paths(config)
     if missing:
         raise ConfigError("missing: " + "; ".join(missing))
-    return accelerator
 
 
 def prepare(config: Config, device: torch.device, team: Team | None = None) -> Prepared:
@@ -125,12 +105,18 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
         training=TrainingSamples(train_records, texts, train_images, config.seed, per_question),
         held_out=held_out if len(held_out) else None,
         identity=identity(config, model),
-        data_sha256=hashlib.sha256("".join(map(file_sha256, data.train)).encode()).hexdigest(),
+        data_sha256=_content(data.train),
+        validation_sha256=_content(data.validation),
         parent=parent,
         known_queries=queries,
         seen=merge_hashes(image_hashes(train_records), seen),
         notes=notes,
     )
+
+
+def _content(manifests: Sequence[str]) -> str:
+    """A hash that changes with a manifest's content or their order, not with where they are."""
+    return hashlib.sha256("".join(map(file_sha256, manifests)).encode()).hexdigest()
 
 
 def _require_images(manifest: Manifest) -> None:
@@ -145,6 +131,7 @@ def _require_images(manifest: Manifest) -> None:
         of = f" of {len(paths)} looked for" if len(paths) < len(manifest) else ""
         raise ConfigError(
             f"{manifest.parts[0].path}: {len(missing)} pictures{of} are missing, the first is {missing[0]}"
+            f"{hint(missing[0])}"
         )
 
 

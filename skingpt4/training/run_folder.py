@@ -16,17 +16,17 @@ from typing import Any
 
 import yaml
 
-from skingpt4.config.load import to_dict
-from skingpt4.config.schema import Config
+from skingpt4.checkpoints import checkpoint
 from skingpt4.config.upgrade import upgraded
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
+from skingpt4.training import same_run
 
 CONFIG, METRICS, CHECKPOINTS, BOARD = "config.yaml", "metrics.jsonl", "checkpoints", "tensorboard"
 LOCK = ".lock"  # there while a run is in progress; a killed run leaves it behind, unlocked
-# Keys that may change when a run is resumed: how often it logs and saves, and what it must not overlap with.
-MAY_CHANGE = ("log.", "data.evaluation", "data.allow_overlap")
-
+# Exit statuses, as in sysexits.h, for schedulers (docs/slurm.md).
+TRY_AGAIN = 75  # EX_TEMPFAIL: saved, or another run is in progress; --resume continues
+FILE_FAILED = 74  # EX_IOERR
 
 logger = logging.getLogger(__name__)
 
@@ -39,14 +39,27 @@ class RunDirError(RunError):
     """A folder that cannot take this run; the message says what to do."""
 
 
-def check(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None:
+class BusyError(RunDirError):
+    """A folder in which another run is in progress."""
+
+    status = TRY_AGAIN
+
+
+class Failed(RunError):
+    """A file could not be read or written; once that is fixed, the run can be resumed."""
+
+    status = FILE_FAILED
+
+
+def check(folder: Path, config_text: str, resume: bool, overwrite: bool, num_processes: int = 1) -> None:
     """Refuse a folder that cannot take this run; nothing is written.
 
     Args:
         folder: `output_dir`.
         config_text: the resolved configuration as YAML.
-        resume: continue the run in the folder, if it has the same configuration.
+        resume: continue the run in the folder, if the same is computed.
         overwrite: the run in the folder may be deleted.
+        num_processes: of this run.
 
     Raises:
         RunDirError: the folder holds something else, another run, or the run has another configuration.
@@ -65,13 +78,11 @@ def check(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None
             f"{folder}: holds another run already; add --resume to continue it, "
             "--overwrite to delete it, or name another output_dir"
         )
-    defaults = to_dict(Config(step="", output_dir=""))
-    differing = _differences(_filled(saved, defaults), _filled(yaml.safe_load(config_text), defaults))
-    if differing:
-        raise RunDirError(
-            f"{folder}: holds a run with another configuration ({', '.join(differing[:6])} differ); "
-            "name another output_dir, or add --overwrite"
-        )
+    problem = same_run.configuration_problem(
+        saved, yaml.safe_load(config_text), _newest_card(folder), num_processes
+    )
+    if problem:
+        raise RunDirError(f"{folder}: {problem}")
 
 
 @contextmanager
@@ -81,14 +92,15 @@ def locked(folder: Path) -> Iterator[None]:
     Afterwards a folder that was created here and is still empty is removed.
 
     Raises:
-        RunDirError: another run holds the folder, or it cannot be written.
+        BusyError: another run holds the folder.
+        RunDirError: it cannot be written.
     """
     is_new = not folder.exists()
     try:
         file = _lock(folder)
     except BlockingIOError:
-        raise RunDirError(
-            f"{folder}: another run is in progress there; wait for it, or name another output_dir"
+        raise BusyError(
+            f"{folder}: another run is in progress there; wait for it, or name another folder"
         ) from None
     except OSError as error:
         raise RunDirError(f"{folder}: cannot be written ({error.strerror})") from None
@@ -129,7 +141,7 @@ def _lock(folder: Path) -> int:
         os.close(file)  # the run that held the lock has just ended and removed the file
 
 
-def claim(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None:
+def claim(folder: Path, config_text: str, resume: bool, overwrite: bool, num_processes: int = 1) -> None:
     """Make the folder this run's own: `check`, delete an old run if allowed, write `config.yaml`.
 
     Only what a run itself writes is ever deleted.
@@ -137,7 +149,7 @@ def claim(folder: Path, config_text: str, resume: bool, overwrite: bool) -> None
     Raises:
         RunDirError: as `check`, or the folder cannot be written.
     """
-    check(folder, config_text, resume, overwrite)
+    check(folder, config_text, resume, overwrite, num_processes)
     try:
         if overwrite:
             for name in (METRICS, CONFIG):
@@ -172,26 +184,23 @@ def _has_begun(folder: Path) -> bool:
     return (folder / CHECKPOINTS).exists() or (folder / METRICS).exists()
 
 
-def _filled(config: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
-    """A configuration with the defaults of keys that are newer than it, so that older runs can be resumed."""
-    filled = defaults | config
-    for key, value in defaults.items():
-        if isinstance(value, dict) and isinstance(config.get(key), dict):
-            filled[key] = _filled(config[key], value)
-    return filled
+def _newest_card(folder: Path) -> dict[str, Any] | None:
+    """The card of the newest checkpoint whose card can be read; None if there is none."""
+    for path in reversed(checkpoint.saved(folder)):
+        with suppress(OSError, ValueError):
+            card = json.loads((path / checkpoint.CARD).read_text(encoding="utf-8"))
+            if isinstance(card, dict):
+                return card
+    return None
 
 
-def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Dotted names of the keys that differ, without those that do not change the training."""
-    names = []
-    for key in sorted(old.keys() | new.keys()):
-        name = f"{prefix}{key}"
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            names += _differences(a, b, f"{name}.")
-        elif a != b and not name.startswith(MAY_CHANGE):
-            names.append(name)
-    return names
+def _lines(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a metrics file that can be read: a kill truncates the last, a power cut may leave zeros."""
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        with suppress(ValueError):
+            line = json.loads(text)
+            if isinstance(line, dict) and isinstance(line.get("iteration"), int):
+                yield line
 
 
 class Metrics:
@@ -202,10 +211,9 @@ class Metrics:
 
     def __init__(self, folder: Path, start: int, tensorboard: bool) -> None:
         path = folder / METRICS
-        if path.is_file():  # a kill may have truncated the last line
-            lines = [json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")]
-            earlier = [json.dumps(line) + "\n" for line in lines if line["iteration"] <= start]
-            write_text(path, "".join(earlier))
+        if path.is_file():
+            earlier = [line for line in _lines(path) if line["iteration"] <= start]
+            write_text(path, "".join(json.dumps(line) + "\n" for line in earlier))
         self.file = path.open("a", encoding="utf-8")
         self.board = None
         if tensorboard:
@@ -217,7 +225,7 @@ class Metrics:
         """Add one line, e.g. ``write("train", 10, loss=2.3)``; NaN and infinity, which JSON lacks, become null.
 
         Raises:
-            RunError: it cannot be written; the iteration must not be saved, or its line would be missing for good.
+            Failed: it cannot be written; the iteration must not be saved, or its line would be missing for good.
         """
         finite = {key: value if math.isfinite(value) else None for key, value in values.items()}
         line = json.dumps({"kind": kind, "iteration": iteration, **finite}, allow_nan=False)
@@ -225,13 +233,21 @@ class Metrics:
             self.file.write(line + "\n")
             self.file.flush()
         except OSError as error:
-            raise RunError(
+            raise Failed(
                 f"{self.file.name}: cannot be written ({error.strerror}), so iteration {iteration} is not saved; "
                 "once this is fixed, continue with --resume"
             ) from None
         if self.board:
             for key, value in values.items():
                 self.board.add_scalar(f"{kind}/{key}", value, iteration)
+
+    def sync(self) -> None:
+        """Wait until the lines are on the disk, so that no power cut takes lines before a checkpoint.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        os.fsync(self.file.fileno())
 
     def close(self) -> None:
         """Flush and close everything."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import file_sha256
+from skingpt4.support.parse import ParseError, read_json_object
 from skingpt4.weights.files.headers import INDEXES, TensorInfo, UnreadableWeights, read_header, read_index
 from skingpt4.weights.files.inspect_directory import inspect
 from skingpt4.weights.files.inspection import KINDS
@@ -188,20 +188,19 @@ def _require_vocabulary(base: Path, delta: Path, rows: int) -> None:
 
 def _vocabulary(folder: Path) -> dict[str, int]:
     """Token to id; empty where the directory has no tokenizer, because some publish it separately."""
-    from transformers import AutoTokenizer
+    from skingpt4.weights.language_model import LanguageModelError, read_tokenizer  # slow to import
 
     try:
-        return dict(AutoTokenizer.from_pretrained(str(folder)).get_vocab())
-    except (OSError, ValueError, KeyError, ImportError):
+        return dict(read_tokenizer(str(folder), local_only=True).get_vocab())
+    except LanguageModelError:
         return {}
 
 
 def _config(folder: Path) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json_object(folder / "config.json")
+    except (OSError, ParseError):
         return {}
-    return config if isinstance(config, dict) else {}
 
 
 def _size(width: int) -> str:

@@ -10,12 +10,22 @@ import re
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
-from transformers import AutoConfig
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+)
+from transformers import AutoConfig, AutoTokenizer
 
 from skingpt4.support.errors import UserError
 from skingpt4.weights.files.inspect_directory import inspect
 from skingpt4.weights.files.inspection import KINDS
+from skingpt4.weights.names import is_local
+
+SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "intermediate_size")
+MAX_SIZE, MAX_LAYERS = 10_000_000, 1000  # far above any model's, and small enough that nothing hangs
 
 
 class LanguageModelError(UserError):
@@ -40,15 +50,72 @@ def require_complete(folder: str | Path) -> None:
         raise LanguageModelError(f"language.model: {folder} lacks {', '.join(missing[:3])}; fetch it again")
 
 
-def configuration(name: str) -> Any:
-    """The part of a model's `config.json` that describes its text network.
+def local_folder(name: str) -> str:
+    """The folder of a language model on this machine, without fetching: a path as it is, of a hub id the cached copy.
 
     Raises:
-        LanguageModelError: it cannot be read, or the family is not known to transformers.
+        LanguageModelError: the hub's cache has no such model.
+    """
+    if is_local(name):
+        return name
+    try:
+        return snapshot_download(name, local_files_only=True)
+    except (LocalEntryNotFoundError, HFValidationError):
+        raise LanguageModelError(
+            f"language.model: the checkpoint names {name!r}, which is not on this machine, and what a checkpoint "
+            f"names is not fetched unasked; if you trust it, run `hf download {name}` or name it in a --config"
+        ) from None
+
+
+def read_configuration(name: str, local_only: bool = False) -> Any:
+    """A model's `config.json` as transformers' configuration; code that comes with it is never run.
+
+    Args:
+        name: a directory or a hub id.
+        local_only: ask nobody for what is not here.
+
+    Raises:
+        LanguageModelError: it cannot be read, or describes no network that transformers can build.
     """
     try:
-        return AutoConfig.from_pretrained(name).get_text_config()
-    except (OSError, ValueError, KeyError) as error:
+        config = AutoConfig.from_pretrained(name, local_files_only=local_only, trust_remote_code=False)
+        text = config.get_text_config()
+    except (
+        Exception
+    ) as error:  # transformers takes the file's word for every type, and trips over it anywhere
+        raise cannot_load(name, error) from None
+    for key in SIZES:
+        value = getattr(text, key, None)
+        if value is not None and not (type(value) is int and 0 < value <= MAX_SIZE):
+            raise LanguageModelError(
+                f"language.model: {name}: the {key} in its config.json is {value!r}; it must be a whole number "
+                f"from 1 to {MAX_SIZE:,}; get the file again"
+            )
+    if (layers := getattr(text, "num_hidden_layers", None)) is not None and layers > MAX_LAYERS:
+        raise LanguageModelError(
+            f"language.model: {name}: its config.json asks for {layers:,} layers; at most {MAX_LAYERS:,} are built"
+        )
+    return config
+
+
+def configuration(name: str) -> Any:
+    """The part of a model's `config.json` that describes its text network; errors as of `read_configuration`."""
+    return read_configuration(name).get_text_config()
+
+
+def read_tokenizer(name: str, local_only: bool = False) -> Any:
+    """A model's tokenizer; code that comes with it is never run.
+
+    Args:
+        name: a directory or a hub id.
+        local_only: ask nobody for what is not here.
+
+    Raises:
+        LanguageModelError: it cannot be read.
+    """
+    try:
+        return AutoTokenizer.from_pretrained(name, local_files_only=local_only, trust_remote_code=False)
+    except Exception as error:  # as in `read_configuration`; the library in Rust raises plain exceptions
         raise cannot_load(name, error) from None
 
 
@@ -72,6 +139,8 @@ def cannot_load(name: str, error: Exception) -> LanguageModelError:
             "is not in the hub's cache, and the hub cannot be reached or is forbidden (HF_HUB_OFFLINE); fetch it "
             "with `skingpt4 weights fetch`, or name a local directory"
         )
+    elif "trust_remote_code" in str(error):
+        why = "brings Python code of its own, which is not run; name a model whose family transformers knows"
     else:
         lines = str(error).strip().splitlines() or [type(error).__name__]
         why = f"cannot be loaded ({lines[0][:300]})"

@@ -70,6 +70,23 @@ def test_packed_records_show_the_same_pictures(manifest, tmp_path):
     assert rows[1]["x_original_sha256"] == hashlib.sha256(original).hexdigest()
 
 
+def test_pictures_named_in_any_way_are_packed(manifest, tmp_path, capsys):
+    folder = manifest.parent
+    (folder / "images/p1.jpg").rename(folder / "images/L\udce4sion.jpg")
+    (tmp_path / "elsewhere.jpg").write_bytes((folder / "images/p3.jpg").read_bytes())
+    names = ["images/L\udce4sion.jpg", "images\\p3.jpg", str(tmp_path / "elsewhere.jpg"), "../elsewhere.jpg"]
+    manifest.write_text("".join(json.dumps({"image": name}) + "\n" for name in names))
+    target = pack(manifest, tmp_path / "out", 6000, progress=False)
+    again = pack(target, tmp_path / "again", 10**6, progress=False)
+    for one, other in zip(read_manifest(manifest), read_manifest(again), strict=True):
+        assert np.array_equal(
+            np.asarray(open_image(one.image_path)), np.asarray(open_image(other.image_path))
+        )
+    manifest.write_text('{"image": "images/P3.JPG"}\n')
+    assert main([str(manifest), "--out-dir", str(tmp_path / "gone")]) == 1
+    assert "is not there; there is 'p3.jpg'" in capsys.readouterr().err
+
+
 def test_a_stopped_run_goes_on_after_its_last_whole_shard(manifest, tmp_path, monkeypatch):
     complete = pack(manifest, tmp_path / "whole", 6000, progress=False)
     real, seen = shards._clean_image, []

@@ -247,7 +247,7 @@ def test_a_full_disk_is_one_sentence(clinic, tmp_path, capsys, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(engine.os, "fsync", full)
+    monkeypatch.setattr("os.fsync", full)
     run(clinic, out, status=1)
     assert "No space left on device" in capsys.readouterr().err
     assert snapshot(out) == before

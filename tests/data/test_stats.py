@@ -328,7 +328,7 @@ def damaged(text, kind):
         ("header", "no column 'Dome-shaped'; it has 'Dome shape'"),
         ("name", "row 2: 'ImageID' is 'photo.jpg'; SKINCON's pictures are called like"),
         ("value", "row 2: 'Vesicle' is '2'; expected 0 or 1"),
-        ("fields", "row 2: has 50 fields, the header has 51"),
+        ("fields", "row 2: 'Do not consider this image' is ''; expected 0 or 1"),
         ("mixed", "row 3: a picture of ddi in a file that begins with fitzpatrick17k"),
         ("empty", "has a header but no rows"),
     ],

@@ -4,11 +4,13 @@ import hashlib
 import json
 import tarfile
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from data.validate import main
 from skingpt4.config.load import to_yaml
+from skingpt4.records.comparing.hashes import hashes_of
 from tests.support.tiny import tiny_config
 
 
@@ -44,6 +46,23 @@ def test_good_rows_are_counted(manifest, capsys):
     assert "m.jsonl: 2 good, 0 bad" in capsys.readouterr().out
 
 
+def test_words_for_nothing_are_counted_and_not_known(manifest, capsys):
+    turns = [{"question": "Why?", "answer": "nan"}]
+    path = manifest(
+        {"image": "0.png", "note": "nan", "patient_id": "unknown", "turns": turns},
+        {"image": "1.png", "note": "n/a"},
+    )
+    status, result = run(capsys, path)
+    (one,) = result["manifests"]
+    assert (status, one["known"], one["blanks"]) == (
+        0,
+        {"image": 2},
+        {"note": 2, "patient_id": 1, "turns": 1},
+    )
+    assert main([path]) == 0
+    assert "read as empty: note 2, patient_id 1, turns 1" in capsys.readouterr().out
+
+
 def test_every_bad_row_is_named(manifest, capsys):
     path = manifest(
         {"image": "0.png"}, "{", "", {"image": "a", "fitzpatrick": 9}, {"image": "1.png", "diseas": "x"}
@@ -56,6 +75,45 @@ def test_every_bad_row_is_named(manifest, capsys):
     assert other["ok"]
     assert main([path]) == 1
     assert "  line 5: 'diseas' is not a key of a record; did you mean 'disease'?" in capsys.readouterr().out
+
+
+def test_what_repeats_another_record_is_counted_also_without_hashes(folder, manifest, capsys):
+    (folder / "copy.png").write_bytes((folder / "0.png").read_bytes())
+    path = manifest(*({"image": name} for name in ("0.png", "copy.png", "1.png", "./1.png", "gone.png")))
+    other = manifest({"image": "2.png"}, {"image": "./0.png"}, {"image": "gone.png"}, name="n.jsonl")
+    bad = manifest({"image": ""}, name="bad.jsonl")
+    assert run(capsys, path)[0] == 0
+    status, result = run(capsys, path, other, bad)
+    assert status == 1
+    one, two, three = (checked["remarks"] for checked in result["manifests"])
+    assert one == [
+        "duplicates: 2 by the same picture, 1 by the same file",
+        "1 of 5 records of the manifest could not be compared: no hash and no file that can be read",
+    ]
+    assert two[0] == "duplicates: none"
+    assert two[1].startswith(
+        f"shared with {path}: 1 by the same picture, first {other}, line 2 and {path}, line 1"
+    )
+    assert two[2].startswith("1 of 3 records of the manifest could not be compared")
+    assert three == ["duplicates: not looked for; correct the bad lines first"]
+    assert main([path]) == 0
+    assert "\n  duplicates: 2 by the same picture" in capsys.readouterr().out
+
+
+def test_a_perceptual_hash_of_another_picture_is_bad(folder, manifest, capsys):
+    for number in range(2):
+        pixels = np.random.default_rng(number).integers(0, 255, (64, 64, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    own, other = (hashes_of(folder / f"{number}.png").phash for number in range(2))
+    near = f"{int(own, 16) ^ 5:016x}"  # two bits, as another decoder may give
+    path = manifest({"image": "0.png", "phash": near}, {"image": "0.png", "phash": other})
+    status, result = run(capsys, path, "--check-images", "--workers", "1")
+    assert status == 1
+    assert [bad["line"] for bad in result["manifests"][0]["bad"]] == [2]
+    assert (
+        f"'phash' is {other} in the record, the picture's is {own}"
+        in result["manifests"][0]["bad"][0]["reason"]
+    )
 
 
 def test_pictures_are_opened_and_compared(folder, manifest, capsys):

@@ -1,11 +1,14 @@
 import hashlib
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from eval import cases as eval_cases
 from eval.asking import cases
 from skingpt4.records.record import RecordError
+from skingpt4.support.files import file_sha256
 from skingpt4.taxonomy.taxonomy import CLASSES
 
 
@@ -40,6 +43,29 @@ def test_several_pictures_make_one_case_with_history_and_reference(tmp_path):
     assert [(case.id, len(case.records)) for case in found] == [("a", 2), ("p/1.jpg", 1)]
     assert (found[0].history, found[0].reference) == ("two weeks", ("one", "two"))
     assert found[0].known.class_name == "herpes"
+
+
+def test_words_for_nothing_make_no_case_and_contradict_nothing(tmp_path):
+    path = manifest(
+        tmp_path / "cases.jsonl",
+        [
+            {
+                "case_id": "a",
+                "class": "herpes",
+                "disease": "nan",
+                "x_history": "n/a",
+                "x_reference": ["nan", "two"],
+            },
+            {"case_id": "a", "class": "herpes", "disease": None},
+            {"case_id": "unknown", "class": "herpes", "x_reference": ["nan", "-"]},
+            {"case_id": "unknown", "disease": "psoriasis"},
+        ],
+    )
+    read = cases.read_cases(path)
+    assert [case.id for case in read] == ["a", "p/2.jpg", "p/3.jpg"]
+    assert (read[0].history, read[0].reference, read[1].reference) == (None, ("", "two"), ())
+    cases.write_sample(path, [2, 3], tmp_path / "drawn/cases.jsonl")
+    assert [row["case_id"] for row in rows_of(tmp_path / "drawn/cases.jsonl")] == ["case-0001", "case-0002"]
 
 
 @pytest.mark.parametrize(
@@ -127,3 +153,52 @@ def test_drawn_cases_are_not_drawn_again(tmp_path, capsys):
     assert "are not drawn twice" in capsys.readouterr().err
     assert sample(path, "--out", tmp_path / "d.jsonl", "--classes", "herpe") == 1
     assert "'herpe' is not a class" in capsys.readouterr().err
+
+
+# ---- keys that the manifests lack
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """A manifest of nothing but pictures and a class."""
+    for number in range(6):
+        pixels = np.random.default_rng(number).integers(0, 255, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    path = tmp_path / "pool.jsonl"
+    rows = [{"image": f"{number}.png", "class": "herpes"} for number in range(6)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_without_hashes_no_case_is_a_training_picture(pictures, tmp_path, capsys):
+    train = tmp_path / "train.jsonl"
+    (tmp_path / "copy.png").write_bytes((tmp_path / "1.png").read_bytes())
+    Image.open(tmp_path / "2.png").save(tmp_path / "again.webp", lossless=True)
+    images = ["0.png", "copy.png", "again.webp"]  # the same file, the same bytes, the same pixels
+    train.write_text("".join(json.dumps({"image": name}) + "\n" for name in images))
+    options = ["--train", train, "--classes", "herpes", "--out", tmp_path / "cases.jsonl", "--per-class"]
+    assert sample(pictures, *options, 4) == 1
+    assert "there are only: herpes 3" in capsys.readouterr().err
+    assert sample(pictures, *options, 3) == 0
+    drawn = rows_of(tmp_path / "cases.jsonl")
+    assert [row["image"] for row in drawn] == ["3.png", "4.png", "5.png"]
+    assert [row["sha256"] for row in drawn] == [file_sha256(tmp_path / row["image"]) for row in drawn]
+
+
+def test_what_cannot_be_compared_is_not_drawn_and_nothing_at_all_is_refused(pictures, tmp_path, capsys):
+    for number in range(4):
+        (tmp_path / f"{number}.png").unlink()
+    options = ["--classes", "herpes", "--out", tmp_path / "cases.jsonl", "--per-class"]
+    blind = tmp_path / "blind.jsonl"
+    blind.write_text('{"image": "gone.png"}\n')
+    assert sample(pictures, "--train", blind, *options, 1) == 1
+    assert f"1 of 1 records of --train {blind} could not be compared" in capsys.readouterr().err
+    assert sample(blind, *options, 1) == 1
+    assert "1 of 1 records of the manifest could not be compared" in capsys.readouterr().err
+    assert sample(pictures, *options, 3) == 1
+    assert "there are only: herpes 2" in capsys.readouterr().err
+    assert sample(pictures, *options, 2) == 0
+    assert (
+        "4 of 6 records of the manifest could not be compared: no hash and no file" in capsys.readouterr().err
+    )
+    assert [row["image"] for row in rows_of(tmp_path / "cases.jsonl")] == ["4.png", "5.png"]

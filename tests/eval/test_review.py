@@ -227,7 +227,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert command(folder, "--status") == 0
     assert capsys.readouterr().out == "anna: 2 of 6 forms rated\n"
     assert command(folder, "--export", str(tmp_path / "r.csv")) == 0
-    rows = ratings.read_csv(tmp_path / "r.csv")
+    rows = ratings.read_ratings(tmp_path / "r.csv")
     assert len(rows) == 2 * (len(ITEMS) + 2), "seven items, the flag and the own diagnosis"
     twin = make_run(tmp_path / "twin")
     assert command(twin, "--import", str(tmp_path / "r.csv")) == 0

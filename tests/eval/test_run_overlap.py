@@ -8,8 +8,8 @@ import torch
 from eval import run
 from eval.asking.arms import ArmError, check_overlap, parse_arm
 from skingpt4.checkpoints import checkpoint
+from skingpt4.records.comparing.overlap import image_hashes
 from skingpt4.records.manifest import read_manifest
-from skingpt4.records.overlap import image_hashes
 
 
 @pytest.fixture
@@ -52,13 +52,22 @@ def test_allowed_it_is_told(cases, arm, capsys):
     records = read_manifest(cases)
     with pytest.raises(ArmError):
         check_overlap(records, parse_arm(arm), allowed=False)
-    assert check_overlap(records, parse_arm(arm), allowed=True) == ["4 by the same picture"]
+    assert check_overlap(records, parse_arm(arm), allowed=True) == {
+        "overlap_with_training": ["4 by the same picture"],
+        "overlap_not_compared": ["cases and patients were not compared: gone.jsonl does not exist"],
+    }
     assert "allowed by --allow-overlap" in capsys.readouterr().err
-    assert check_overlap(records, parse_arm("untrained"), allowed=False) == []
+    assert check_overlap(records, parse_arm("untrained"), allowed=False) == {
+        "overlap_with_training": [],
+        "overlap_not_compared": [],
+    }
 
 
-def test_what_cannot_be_checked_is_told(cases, tmp_path, capsys):
+def test_what_cannot_be_checked_is_refused_unless_allowed(cases, tmp_path, capsys):
     card = {"step": "step2", "config": {"data": {"train": ["gone.jsonl"]}}}
     checkpoint.save(tmp_path / "old", {"weight": torch.zeros(1)}, card)
-    assert check_overlap(read_manifest(cases), parse_arm(f"a={tmp_path / 'old'}"), allowed=False) == []
+    records, arm = read_manifest(cases), parse_arm(f"a={tmp_path / 'old'}")
+    with pytest.raises(ArmError, match=r"cannot be checked: overlap with gone\.jsonl .* --allow-overlap"):
+        check_overlap(records, arm, allowed=False)
+    assert check_overlap(records, arm, allowed=True)["overlap_with_training"] == []
     assert "gone.jsonl was not checked" in capsys.readouterr().err

@@ -16,6 +16,10 @@ class Page:
     def __init__(self, url: str) -> None:
         self.http = httpx.Client(base_url=url, timeout=60, trust_env=False, verify=False)
         self.session = secrets.token_hex(8)
+        self.read_config()
+
+    def read_config(self) -> None:
+        """Read what the page consists of."""
         self.sent = ""  # where the server put the last upload
         self.config = self.http.get("/config").json()
         self.parts = {part["id"]: part["props"] for part in self.config["components"]}

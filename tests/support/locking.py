@@ -1,5 +1,7 @@
-"""Another process that holds, or tries to hold, the lock of a run's folder."""
+"""Another process that holds, or tries to hold, the lock of a run's folder; and file systems without locks."""
 
+import errno
+import fcntl
 import subprocess
 import sys
 from pathlib import Path
@@ -23,3 +25,13 @@ def lock_elsewhere(folder: Path) -> "subprocess.Popen[str]":
     """Lock the folder in a process of its own until its standard input is closed; it prints "locked" or why not."""
     command = [sys.executable, "-c", LOCK_IT, str(folder)]
     return subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def without_locks(monkeypatch, number=errno.ENOLCK):
+    """As on a file system without locks."""
+
+    def refuse(*_):
+        raise OSError(number, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    monkeypatch.setattr(fcntl, "lockf", refuse)

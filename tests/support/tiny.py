@@ -154,14 +154,17 @@ def make_picture(seed: int) -> Image.Image:
     return Image.fromarray(pixels.astype(np.uint8))
 
 
-def write_manifest(path: Path, count: int = 6, **fields: Any) -> str:
-    """Write `count` pictures and their records; `fields` replace those of every record. Returns the path."""
+def write_manifest(path: Path, count: int = 6, first: int = 0, **fields: Any) -> str:
+    """Write `count` pictures, from number `first` on, and their records. Returns the path.
+
+    Equal numbers are equal pictures. `fields` replace those of every record.
+    """
     diseases = ("psoriasis", "acne", "melanoma", "eczema")
     lines = []
     path.parent.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         name = f"{path.stem}_{number}.png"
-        make_picture(number).save(path.parent / name)
+        make_picture(first + number).save(path.parent / name)
         record = {
             "image": name,
             "concepts": [["Plaque", "Scale"], ["Papule"], ["Erythema", "Papule", "Scale"]][number % 3],

@@ -19,8 +19,9 @@ from skingpt4.config.schema import Config
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn
-from skingpt4.records.images import num_pixels, open_image
+from skingpt4.records.images import num_pixels
 from skingpt4.server.audit import AuditLog
+from skingpt4.server.decoding import decoded
 from skingpt4.server.http.failures import ApiError
 from skingpt4.server.http.request import ChatRequest
 from skingpt4.server.http.response import Usage
@@ -74,7 +75,9 @@ class Answer:
         self.session.further_stops = request.stop
         self.session.turns = [Turn(turn.question, turn.answer, len(turn.images)) for turn in before]
         self.generation = Generation(
-            Generation().max_new_tokens if request.max_new_tokens is None else request.max_new_tokens,
+            tokens
+            if (tokens := request.max_new_tokens) is not None
+            else answerer.config.data.max_text_tokens,
             request.temperature,
             request.top_p,
             seed=request.seed % 2**32,
@@ -112,11 +115,11 @@ class Answer:
         self.session.waiting = self.num_new_images
 
     def _encode(self, data: bytes, name: str) -> None:
-        image = open_image(data, name)
-        self.image_sha256.append(hashlib.sha256(data).hexdigest())
-        if "quality" in self.extensions:
-            self.quality.append(assess(image).to_dict())
-        self.session.add_image(image)
+        with decoded(data, name) as image:
+            self.image_sha256.append(hashlib.sha256(data).hexdigest())
+            if "quality" in self.extensions:
+                self.quality.append(assess(image).to_dict())
+            self.session.add_image(image)
 
     def start(self) -> Iterator[str]:
         """Begin to answer; the returned iterator yields the answer's pieces.

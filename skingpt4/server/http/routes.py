@@ -13,16 +13,16 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 import anyio
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from skingpt4.server.address import Address
+from skingpt4.server.guard import Guard
 from skingpt4.server.http.admission import Hold, Pool
 from skingpt4.server.http.body import declared_bytes, parse_json, read_body
 from skingpt4.server.http.failures import ApiError, as_api_error
@@ -35,7 +35,7 @@ from skingpt4.support.memory import return_freed_memory
 if TYPE_CHECKING:
     from skingpt4.server.http.answering import Answer, Answerer
 
-LOCAL_NAMES = ("127.0.0.1", "localhost", "::1", "[::1]")
+LOCAL = Address()
 # What a stage takes, roughly; see `Pool` for what it is used for.
 BODY_BYTES_PER_SECOND = 200_000
 PIXELS_PER_SECOND = 10_000_000
@@ -175,14 +175,11 @@ class Api:
         )
 
     def _authorise(self, request: Request) -> None:
-        """Refuse clients without the key, and pages of other sites in a browser of this machine.
+        """Refuse clients without the key.
 
         Raises:
-            ApiError: 401 or 403.
+            ApiError: 401.
         """
-        origin = request.headers.get("origin")
-        if origin is not None and urlsplit(origin).hostname not in LOCAL_NAMES:
-            raise ApiError("pages of other sites may not ask this server", None, 403, "foreign_origin")
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
         if self.key and not (
             scheme.lower() == "bearer" and hmac.compare_digest(given.strip().encode(), self.key.encode())
@@ -264,9 +261,8 @@ async def _not_found(request: Request, error: Exception) -> Response:
     )
 
 
-def make_app(api: Api, local: bool = True) -> Starlette:
-    """The ASGI application; `local` accepts only this machine's names as Host."""
-    names = list(LOCAL_NAMES) if local else ["*"]
+def make_app(api: Api, address: Address = LOCAL) -> Starlette:
+    """The ASGI application for a server at this address."""
     return Starlette(
         routes=[
             Route("/health", api.health),
@@ -274,6 +270,6 @@ def make_app(api: Api, local: bool = True) -> Starlette:
             Route("/v1/models/{name:path}", _reported(api.models)),
             Route("/v1/chat/completions", _reported(api.completions), methods=["POST"]),
         ],
-        middleware=[Middleware(TrustedHostMiddleware, allowed_hosts=names)],
+        middleware=[Middleware(Guard, address=address)],
         exception_handlers={404: _not_found, 405: _not_found},
     )

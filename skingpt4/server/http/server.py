@@ -42,7 +42,7 @@ def until_ended(app: Starlette, address: Address) -> None:
     ended = threading.Event()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: ended.set())
-    with served(app, address.host, address.port) as url:
+    with served(app, address.ip, address.port) as url:
         print(f"listening on {url}/v1; Ctrl-C ends", flush=True)
         ended.wait()
     print("stopped", flush=True)

@@ -103,8 +103,8 @@ def _show_images(state: PageState) -> None:
     """Show the model the images that no question has shown yet."""
     for image in state.images:
         if not image.sent:
-            assert image.shown.picture is not None
-            state.session.add_image(image.shown.picture)
+            assert image.pixels is not None
+            state.session.add_image(image.pixels)
             image.sent = True
             state.record.pictures.append(image.shown)
 

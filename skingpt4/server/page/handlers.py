@@ -9,9 +9,11 @@ from typing import Any
 
 from skingpt4.chat import history
 from skingpt4.chat.record import Consultation, ShownPicture, data_url
+from skingpt4.chat.session import ChatSession
 from skingpt4.chat.texts import Texts
 from skingpt4.generation.sampling import Generation
 from skingpt4.server import uploads
+from skingpt4.server.decoding import decoded
 from skingpt4.server.gradio_app import note
 from skingpt4.server.page.answering import AnswerWriter
 from skingpt4.server.page.failures import PageError, failure
@@ -60,7 +62,7 @@ class Handlers:
             held = state.held_image
             if len(state.images) - (held is not None) >= MAX_IMAGES:
                 raise PageError(self.texts("pictures.too_many", count=MAX_IMAGES))
-            added = self._assessed(data, view)
+            added = self._assessed(state.session, data, view)
         except Exception as error:
             return Update(failure(error, self.texts), images=True)
         if held is not None:
@@ -80,15 +82,17 @@ class Handlers:
         """There is no such upload, or it is somebody else's."""
         return self._say("errors.picture_missing", failed=True)
 
-    def _assessed(self, data: bytes, view: str) -> CaseImage:
-        shown = ShownPicture.of(data, view)
-        assert shown.picture is not None
-        if self.tools.assess is None:
-            return CaseImage(shown)
-        quality = self.tools.assess(shown.picture)
+    def _assessed(self, session: ChatSession, data: bytes, view: str) -> CaseImage:
+        """Everything that is needed of an image; the case holds no copy of its full size."""
+        with decoded(data) as image:
+            shown = ShownPicture.of(data, view, image=image)
+            pixels = session.pixels(image)
+            quality = self.tools.assess(image) if self.tools.assess else None
+        if quality is None:
+            return CaseImage(shown, pixels=pixels)
         shown.quality = quality.to_dict()
         kinds = tuple(problem.kind for problem in quality.problems)
-        return CaseImage(shown, kinds, quality.score, held=not quality.acceptable)
+        return CaseImage(shown, kinds, quality.score, held=not quality.acceptable, pixels=pixels)
 
     def use_anyway(self, state: PageState | None) -> Update:
         """Use the image that failed the quality gate; that is recorded."""
@@ -278,14 +282,18 @@ class Handlers:
         if state is None or state.ended or not state.record.turns or state.answering:
             return
         # Taken now, since the images are dropped if the page is closed meanwhile.
-        images = [image.shown.picture for image in state.images if image.sent]
+        images = [(image.shown.picture, image.pixels) for image in state.images if image.sent]
         rank, heatmap = self.tools.differential, self.tools.heatmap
         if rank is None or not images or state.num_scored_images == len(images):
             return
         yield self._say("differential.working")
         try:
             ranked = rank(state.session, self.texts.code)
-            heatmaps = [data_url(heatmap(image)) for image in images if heatmap and image and not state.ended]
+            heatmaps = [
+                data_url(heatmap(image, pixels))
+                for image, pixels in images
+                if heatmap and image and pixels is not None and not state.ended
+            ]
         except Exception as error:
             if not state.ended:
                 yield Update(failure(error, self.texts))

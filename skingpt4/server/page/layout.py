@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import time
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -58,7 +57,7 @@ def build(tools: Tools, language: str = FIRST, address: Address = LOCAL) -> gr.B
     first = load_texts(language)
     others = [code for code in languages() if code != language]
     paths = {language: "./"} | {code: f"./{code}" for code in others}
-    with gr.Blocks(title=first["title"], analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
+    with gr.Blocks(title=first["title"], analytics_enabled=False) as blocks:
         gr.Navbar(visible=False)
         Layout(blocks, tools, first, address, paths)
     for code in others:
@@ -67,28 +66,7 @@ def build(tools: Tools, language: str = FIRST, address: Address = LOCAL) -> gr.B
             gr.Navbar(visible=False)
             Layout(blocks, tools, texts, address, paths)
 
-    def closed(request: gr.Request) -> None:
-        _wipe(blocks, request.session_hash or "")
-
-    with blocks:
-        blocks.unload(closed)
     return blocks
-
-
-def _wipe(blocks: gr.Blocks, session: str) -> None:
-    """Drop what a page held as soon as it is closed; Gradio keeps it for an hour, and what it drew longer.
-
-    An event that is still under way would write what it draws into a new state; so it is waited for.
-    """
-    holder, busy = blocks.state_holder, True
-    while busy:
-        jobs = [event for job in blocks._queue.active_jobs if job for event in job]
-        busy = any(event.session_hash == session for event in jobs)
-        holder.delete_state(session)
-        holder.session_data.pop(session, None)
-        holder.time_last_used.pop(session, None)
-        if busy:
-            time.sleep(0.1)
 
 
 class Layout:
@@ -177,7 +155,7 @@ class Layout:
             self.condense = gr.Button(texts["chat.condense"], size="sm", visible=False, elem_id="condense")
 
     def _lay_out_settings(self) -> None:
-        texts, start = self.texts, Generation()
+        texts, start = self.texts, Generation(max_new_tokens=self.tools.answer_tokens)
 
         def words(key: str) -> dict[str, Any]:
             return {"label": texts[f"settings.{key}"], "info": texts[f"settings.{key}_info"]}

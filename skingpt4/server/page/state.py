@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from torch import Tensor
+
 from skingpt4.chat.differential import Differential
 from skingpt4.chat.history import History
 from skingpt4.chat.record import Consultation, ShownPicture, data_url
@@ -23,6 +25,7 @@ class CaseImage:
     score: float | None = None
     held: bool = False  # it failed the quality gate and waits for a decision
     sent: bool = False  # a question showed it to the model
+    pixels: Tensor | None = field(default=None, repr=False)  # what the encoder sees of it, (3, h, w)
     url: str = field(default="", repr=False)  # a copy without metadata, which the page shows
 
     def __post_init__(self) -> None:
@@ -68,7 +71,7 @@ class PageState:
         self.session.reset()
         self.session.close()
         for image in self.images:
-            image.shown.picture = None
+            image.shown.picture = image.pixels = None
             image.url = ""
         self.images, self.heatmaps, self.record.turns, self.record.pictures = [], [], [], []
         self.history = self.differential = self.record.differential = self.record.history = None

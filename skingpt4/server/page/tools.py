@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from PIL import Image
+from torch import Tensor
 
 from skingpt4.chat import calibration, differential, export, heatmap, history, quality
 from skingpt4.chat.record import Consultation
@@ -14,6 +15,7 @@ from skingpt4.chat.session import ChatSession
 from skingpt4.checkpoints.load import model_source
 from skingpt4.config.schema import Config
 from skingpt4.generation.decoder import Decoder
+from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import SkinGPT4
 
 
@@ -41,10 +43,11 @@ class Tools:
         questions: the questions that it was trained on.
         assess: the quality gate.
         differential: the ranked classes for a session's images, with advice in a language.
-        heatmap: an overlay of an image that shows where the encoder looked.
+        heatmap: an overlay of a reduced image, with what the encoder saw of it, that shows where the encoder looked.
         exports: by kind (html, pdf, json), what writes a case as a file, with or without its images.
         render_history: a history as plain words.
         trained_history: whether the model was trained with histories.
+        answer_tokens: of an answer at first, as many as in training; a clinician may choose another number.
         log: takes an event and its facts; see `AuditLog.append`.
     """
 
@@ -53,12 +56,13 @@ class Tools:
     questions: tuple[str, ...] = ()
     assess: Callable[[Image.Image], quality.Quality] | None = None
     differential: Callable[[ChatSession, str], differential.Differential] | None = None
-    heatmap: Callable[[Image.Image], Image.Image] | None = None
+    heatmap: Callable[[Image.Image, Tensor], Image.Image] | None = None
     exports: Mapping[str, Callable[[Consultation, bool], bytes]] = field(
         default_factory=lambda: {"json": as_json}
     )
     render_history: Callable[[history.History], str] | None = None
     trained_history: bool = False
+    answer_tokens: int = Generation.max_new_tokens
     log: Callable[..., object] = ignore
 
 
@@ -94,9 +98,10 @@ def for_model(
         questions=tuple(config.prompt.questions),
         assess=quality.assess,
         differential=rank,
-        heatmap=lambda image: Decoder.of(model).run(lambda: heatmap.heatmap(model, image)),
+        heatmap=lambda image, pixels: Decoder.of(model).run(lambda: heatmap.heatmap(model, image, pixels)),
         exports={"html": as_html, "pdf": export.to_pdf, "json": as_json},
         render_history=history.render,
         trained_history=history.trained(config),
+        answer_tokens=config.data.max_text_tokens,
         log=log or ignore,
     )

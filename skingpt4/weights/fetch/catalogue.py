@@ -173,10 +173,15 @@ def fetch_command(path: str) -> str | None:
         path: e.g. `weights/eva_vit_g.pth`, `weights/dinov2-vit-s14-reg4/model.safetensors`, `lmsys/vicuna-7b-v1.5`.
 
     Returns:
-        None where nothing in the catalogue is meant.
+        None where nothing in the catalogue is meant. For a merged Vicuna: the fetch of its delta, and the merge.
     """
     known, parts = catalogue(), Path(path).parts
     for entry in known.entries.values():
+        if isinstance(entry.source, Delta) and entry.name.replace("-delta", "") in parts[-2:]:
+            return (
+                f"skingpt4 weights fetch {entry.name}, then skingpt4 delta --base LLAMA --delta weights/{entry.name} "
+                f"--out {path}"
+            )
         file = getattr(entry.source, "file", None)
         is_named = parts[-1:] == (file,) if file else entry.name in parts[-2:]
         if is_named or getattr(entry.source, "repo", None) == path:

@@ -17,7 +17,7 @@ def convert_smollm2(member: Path, directory: Path) -> None:
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerFast
 
-    read = AutoTokenizer.from_pretrained(member.parent, gguf_file=member.name)
+    read = AutoTokenizer.from_pretrained(member.parent, gguf_file=member.name, trust_remote_code=False)
     # The GGUF reader loses two things of the original tokenizer: the splitter that separates digits (without it,
     # spaces before a number fall into other tokens), and the end and padding tokens.
     backend = read.backend_tokenizer
@@ -25,7 +25,10 @@ def convert_smollm2(member: Path, directory: Path) -> None:
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     model = AutoModelForCausalLM.from_pretrained(
-        member.parent, gguf_file=member.name, quantization_config=GgufConfig(dequantize=True)
+        member.parent,
+        gguf_file=member.name,
+        quantization_config=GgufConfig(dequantize=True),
+        trust_remote_code=False,
     )
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=backend,

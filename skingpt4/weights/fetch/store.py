@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from skingpt4.support.errors import UserError
+from skingpt4.support.parse import read_json_object
 from skingpt4.weights.fetch.catalogue import Delta, Entry, Url, UserFile, Wheel
 from skingpt4.weights.files.headers import UnreadableWeights
 from skingpt4.weights.files.inspect_directory import inspect
@@ -59,7 +60,7 @@ def part_paths(entry: Entry, weights_dir: Path) -> list[Path]:
 def read_marker(entry: Entry, weights_dir: Path) -> dict[str, Any] | None:
     """What `write_marker` wrote, or None if it is missing or damaged."""
     try:
-        marker = json.loads(marker_path(entry, weights_dir).read_text(encoding="utf-8"))
+        marker = read_json_object(marker_path(entry, weights_dir))
         files = marker["files"]
     except (OSError, ValueError, LookupError, TypeError):
         return None

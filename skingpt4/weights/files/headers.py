@@ -7,7 +7,6 @@ incomplete download) are named for what they are.
 
 from __future__ import annotations
 
-import json
 import math
 import mmap
 import pickle
@@ -24,6 +23,7 @@ from typing import IO, Any, cast
 from pydantic import TypeAdapter
 
 from skingpt4.support.errors import UserError
+from skingpt4.support.parse import ParseError, parse_json
 
 _SAFETENSORS_DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I64": "int64", "I32": "int32",
@@ -147,6 +147,10 @@ def read_index(path: Path) -> dict[str, str]:
         index = TypeAdapter(_Index).validate_json(path.read_bytes())
     except ValueError:
         raise UnreadableWeights("not_weights", f"{path}: is damaged; fetch it again") from None
+    for file in index.weight_map.values():
+        if file != Path(file).name:
+            problem = f"{path}: names the file {file!r}, which is not in its own folder; it is not opened"
+            raise UnreadableWeights("not_weights", problem)
     return index.weight_map
 
 
@@ -195,7 +199,9 @@ def _read_safetensors(path: Path) -> Header:
     if len(text) < length:
         raise _truncated(path, 8 + length, size)
     try:
-        content = json.loads(text)
+        content = parse_json(text)
+        if not isinstance(content, dict):
+            raise ParseError("no object")
         metadata = TypeAdapter(dict[str, Any]).validate_python(content.pop("__metadata__", {}))
         entries = TypeAdapter(dict[str, _Entry]).validate_python(content)
     except ValueError:  # also pydantic's

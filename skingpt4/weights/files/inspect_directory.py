@@ -6,11 +6,11 @@ one exception of a few kilobytes: the final norm of a Llama, which tells a delta
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 from typing import Any
 
+from skingpt4.support.parse import ParseError, read_json_object
 from skingpt4.weights.files.headers import INDEXES, TensorInfo, UnreadableWeights, read_header
 from skingpt4.weights.files.inspect_file import (
     gaps,
@@ -70,13 +70,14 @@ def _unknown(path: Path) -> Inspection:
 
 def _checkpoint(folder: Path) -> Inspection:
     try:
-        card = json.loads((folder / "checkpoint.json").read_text(encoding="utf-8"))
+        card = read_json_object(folder / "checkpoint.json")
         header = read_header(folder / "projection.safetensors")
     except UnreadableWeights as error:
         return Inspection(folder, "checkpoint", problem=str(error))
     except (ValueError, OSError) as error:
         return Inspection(folder, "checkpoint", problem=f"{folder / 'checkpoint.json'}: is damaged ({error})")
-    language = card.get("language_model") or {}
+    language = card.get("language_model")
+    language = language if isinstance(language, dict) else {}
     details = {
         "format": card.get("format"),
         "step": card.get("step"),
@@ -242,7 +243,6 @@ def _final_norm_mean(path: Path, tensors: dict[str, TensorInfo]) -> float | None
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_json_object(path)
+    except (OSError, ParseError):
         return {}
-    return content if isinstance(content, dict) else {}

@@ -1,13 +1,18 @@
 """Pairs: alternation, ratios, peaks of memory; the machine's own rates."""
 
 import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.harness import hardware
-from benchmarks.harness.pairs import Comparison, Side, about, compare, write
+from benchmarks.harness import hardware, results
+from benchmarks.harness.pairs import Comparison, Side, compare
+from benchmarks.harness.results import about, write
+from skingpt4.checkpoints import checkpoint
 
 
 def test_both_run_in_turns_and_who_is_first_changes():
@@ -85,3 +90,43 @@ def test_a_result_is_written_with_what_it_depends_on(tmp_path):
     assert read["rows"] == [{"a": 2}]
     assert {"cpu", "cores", "threads", "memory_gib"} <= read["hardware"].keys()
     assert {"torch", "transformers", "accelerate"} <= read["versions"].keys()
+
+
+@pytest.mark.parametrize(
+    ("commit", "is_clean"), [("0123abc", True), ("0123abc+changes", False), (None, False)]
+)
+def test_only_a_clean_tree_writes_to_the_committed_results(commit, is_clean, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "git_revision", lambda: commit)
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(results, "UNCOMMITTED", tmp_path / "runs")
+    written = write({"value": 1}, tmp_path / "results" / "train.json")
+    assert written == tmp_path / ("results" if is_clean else "runs") / "train.json"
+    assert written.is_file()
+    assert (tmp_path / "results").exists() == is_clean
+    assert ("uncommitted changes" in capsys.readouterr().err) != is_clean
+    elsewhere = tmp_path / "elsewhere.json"
+    assert write({"value": 1}, elsewhere) == elsewhere
+
+
+def test_results_themselves_are_no_changes(tmp_path):
+    def git(*words):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
+
+    code = tmp_path / "skingpt4" / "checkpoints"
+    (tmp_path / "benchmarks" / "results").mkdir(parents=True)
+    code.mkdir(parents=True)
+    (code / "checkpoint.py").write_text(Path(checkpoint.__file__).read_text())
+    git("init", "-q")
+    git("add", ".")
+    git("-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "one")
+
+    def revision():
+        words = f"import runpy; print(runpy.run_path({str(code / 'checkpoint.py')!r})['git_revision']())"
+        return subprocess.run(
+            [sys.executable, "-c", words], check=True, capture_output=True, text=True
+        ).stdout
+
+    (tmp_path / "benchmarks" / "results" / "train.json").write_text("{}")
+    assert "+" not in revision()
+    (code / "new.py").write_text("")
+    assert revision().strip().endswith("+changes")

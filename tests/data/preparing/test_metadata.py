@@ -30,7 +30,7 @@ def exif(orientation):
 
 
 def file_of(image, kind, **options):
-    images.register_heif()
+    images.prepare_pillow()
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)
     return buffer.getvalue()

@@ -33,6 +33,29 @@ def test_redact_leaves_the_medicine():
     )
 
 
+@pytest.mark.parametrize(
+    "note",
+    [
+        "Patient: Female, 54 years, with plaques.", "Patient: 54-year-old man with plaques.",
+        "Patient: Caucasian woman, itchy rash.", "Patient: White male, 40.", "Patient: Male", "Name: Unknown",
+        "Patient: African American woman.", "Patient: Psoriasis since 2010", "Patient: Young Woman, pregnant.",
+        "Dr. review in 6 weeks.", "Bowen disease on the shin.", "Sr. creatinine normal; methotrexate 7.5 mg.",
+        "PASI 12.4, BSA 10-12 %, DLQI 15.", "Lesion 12/8/15 mm at St. Mary ward.",
+        "ABCDE rule positive; Breslow 0.8 mm; Clark II.",
+    ],
+)  # fmt: skip
+def test_who_a_patient_is_and_what_was_found_is_no_name(note):
+    assert reading_phi.scan(note) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["White", "Anna White", "Mr White", "Young", "Anna Female", "Brown, Asia", "Dr M", "AK", "Frau Kind"],
+)
+def test_surnames_that_are_words_are_names(name):
+    assert [f.kind for f in reading_phi.scan(f"Patient: {name}; plaques.")] == ["name"]
+
+
 @given(st.text(max_size=200))
 @settings(deadline=None)
 def test_findings_are_ordered_places_of_the_text_and_redacting_ends(text):

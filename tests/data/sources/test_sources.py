@@ -2,11 +2,12 @@
 
 import json
 
+import openpyxl
 import pytest
 
 from data import prepare
-from data.reading.fields import parse_skin_type
-from data.reading.rows import RowError
+from data.sources.folders import read_class_map
+from eval.asking.cases import read_cases
 from tests.support.downloads import (
     FIRST_HEADER,
     NEW_HEADER,
@@ -87,7 +88,7 @@ def test_rows_of_skincon_are_refused_one_by_one(tmp_path):
     refusals = {r["row"]: (r["reason"], r["detail"]) for r in rejected}
     assert refusals[4] == ("bad_value", "'Vesicle' is 'yes'; expected 0 or 1")
     assert refusals[6] == ("listed_twice", "000001.png is in an earlier row")
-    assert refusals[7] == ("bad_row", "has 3 fields, the header has 51")
+    assert refusals[7] == ("listed_twice", "000004.png is in an earlier row")
 
 
 def test_a_picture_that_is_not_there_is_refused_by_row(tmp_path):
@@ -124,7 +125,12 @@ def test_what_skincon_cannot_be_read_from(tmp_path, capsys):
     meta = folder / "ddi/ddi_metadata.csv"
     meta.write_text(meta.read_text().replace(",34,", ",7,"))
     path.write_text(path.read_text().replace("Flat-topped", "Flat topped", 1))
-    assert "ddi_metadata.csv, row 3: skin type '7' is none of" in refused(complete, out, capsys)
+    records, _ = run(complete, out)
+    assert [r["fitzpatrick"] for r in records if r["source"] == "ddi"] == [12, 56, 12]
+    meta.write_text(meta.read_text().replace("56,", "9,"))
+    records, _ = run(complete, out)
+    assert [r["fitzpatrick"] for r in records if r["source"] == "ddi"] == [12, None, 12]
+    assert "1  with a skin type that is neither" in capsys.readouterr().out
 
 
 # --- dermnet ----------------------------------------------------------------------------------------
@@ -292,7 +298,7 @@ def test_values_that_nobody_knows_are_refused_with_the_nearest(tmp_path, images)
     assert [r["reason"] for r in rejected] == [
         "unknown_class",
         "unknown_concept",
-        "bad_value",
+        "no_label",
         "bad_row",
         "no_label",
     ]
@@ -321,27 +327,120 @@ def test_what_notes_cannot_be_read_from(tmp_path, images, capsys):
     assert "expected one JSON object a line" in refused(["notes", broken], out, capsys)
 
 
-@pytest.mark.parametrize(
-    ("text", "means"),
-    [
-        ("3", 3),
-        ("III", 3),
-        ("Type vi", 6),
-        ("2.0", 2),
-        ("-1", None),
-        ("", None),
-        ("unknown", None),
-        ("34", 34),
-    ],
-)
-def test_skin_types(text, means):
-    assert parse_skin_type(text) == means
+def with_columns(arguments, *columns):
+    return [*arguments, *(part for column in columns for part in ("--column", column))]
 
 
-@pytest.mark.parametrize("text", ["0", "7", "VII", "3-4", "dark", "13", "²"])
-def test_what_is_no_skin_type(text):
-    with pytest.raises(RowError, match="skin type"):
-        parse_skin_type(text)
+def test_words_for_nothing_are_empty_and_counted_in_the_final_table(tmp_path, images, capsys):
+    header = ["image", "note", "diagnosis", "body_site", "case_id", "patient_id", "fitzpatrick"]
+    rows = [
+        ["0.jpg", "nan", "psoriasis", "nan", 1, "unknown", "nan"],
+        ["1.jpg", "Grouped vesicles.", "None", "lip", 2, "unknown", "3.0"],
+        ["2.jpg", "nan", "n/a", "-", "nan", "k. A.", ""],
+        ["3.jpg", "?", "acne vulgaris", "unbekannt", "", "unknown", "2,0"],
+    ]
+    path = write_csv(tmp_path / "n.csv", header, rows)
+    records, rejected = run(["notes", path, "--images", images], tmp_path / "out")
+    assert [(r["note"], r["disease"], r["body_site"], r["case_id"], r["fitzpatrick"]) for r in records] == [
+        (None, "psoriasis", None, "1", None),
+        ("Grouped vesicles.", None, "lip", "2", 3),
+        (None, "acne vulgaris", None, None, 2),
+    ]
+    assert {r["patient_id"] for r in records} == {None}
+    assert [(r["row"], r["reason"]) for r in rejected] == [(4, "no_label")]
+    counts = "patient_id 4, note 3, body_site 3, diagnosis 2, fitzpatrick 1, case_id 1"
+    assert f"empty           14  cells hold a word for nothing (nan, unknown, -, ...): {counts}" in (
+        capsys.readouterr().out
+    )
+
+
+def test_an_optional_skin_type_never_refuses_a_row(tmp_path, images, capsys):
+    rows = [
+        ["0.jpg", "x", "dark"],
+        ["1.jpg", "x", "II-III"],
+        ["2.jpg", "x", "FST3"],
+        ["3.jpg", "x", "III-IV"],
+    ]
+    path = write_csv(tmp_path / "n.csv", ["image", "note", "fitzpatrick"], rows)
+    records, rejected = run(["notes", path, "--images", images], tmp_path / "out")
+    assert not rejected
+    assert [r["fitzpatrick"] for r in records] == [None, None, 3, 34]
+    output = capsys.readouterr().out
+    assert "1  with a skin type that is neither 1 to 6 nor I to VI, read as unknown" in output
+    assert "1  with skin types that are neither one type nor one of DDI's pairs, read as unknown" in output
+
+
+def test_the_codes_of_ham10000_isic_and_pad_ufes_are_written_out(tmp_path, images):
+    rows = [
+        ["HAM_1", "0.jpg", "bkl", "histo", "80.0", "male", "scalp"],
+        ["HAM_2", "1.jpg", "nv", "follow_up", "", "", "unknown"],
+        ["HAM_3", "2.jpg", "akiec", "histo", "45.0", "female", "trunk"],
+        ["P_4", "3.jpg", "ACK", "", "", "", ""],
+    ]
+    header = ["lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization"]
+    arguments = ["notes", write_csv(tmp_path / "n.csv", header, rows), "--images", images]
+    columns = ("image=image_id", "diagnosis=dx", "case_id=lesion_id", "body_site=localization")
+    records, _ = run(with_columns(arguments, *columns), tmp_path / "out")
+    assert [(r["disease"], r["class"], r["body_site"]) for r in records] == [
+        ("benign keratosis", "benign_tumors", "scalp"),
+        ("melanocytic nevus", "melanoma_nevi_moles", None),
+        ("actinic keratosis or intraepithelial carcinoma", "malignant_lesions", "trunk"),
+        ("actinic keratosis", "malignant_lesions", None),
+    ]
+
+
+def test_scins_columns_hold_pythons_texts(tmp_path, images, capsys):
+    label, skin = "weighted_skin_condition_label", "dermatologist_fitzpatrick_skin_type_label_1"
+    rows = [
+        ["-7", "0.jpg", "{'Eczema': 0.41, 'Inflicted skin lesions': 0.41, 'Impetigo': 0.18}", "FST3"],
+        ["-8", "1.jpg", "{'Eczema': 0.5, 'Allergic Contact Dermatitis': 0.5}", "FST2"],
+        ["-9", "2.jpg", "{'Urticaria': 0.67, 'Insect Bite': 0.33}", "NONE_SELECTED"],
+        ["-10", "3.jpg", "{}", ""],
+    ]
+    path = write_csv(tmp_path / "c.csv", ["case_id", "image_1_path", label, skin], rows)
+    columns = ("id=case_id", "image=image_1_path", f"disease={label}", f"fitzpatrick={skin}")
+    records, rejected = run(with_columns(["cases", path, "--images", images], *columns), tmp_path / "out")
+    assert [(r["case_id"], r["disease"], r["class"], r["fitzpatrick"]) for r in records] == [
+        ("-8", None, "dermatitis", 2),
+        ("-9", "Urticaria", "urticaria_hives", None),
+    ]
+    assert [r["reason"] for r in rejected] == ["no_label", "no_label"]
+    assert "1  with several diagnoses, of which the likeliest was taken" in capsys.readouterr().out
+
+
+def test_lists_that_pandas_wrote_and_a_workbook(tmp_path, images, capsys):
+    book = openpyxl.Workbook()
+    for row in (
+        ["id", "images", "disease", "concepts", "reference"],
+        [1, "['0.jpg', '1.jpg']", "psoriasis", "['Plaque' 'Scale']", "['It is psoriasis; or not.', nan]"],
+        [2, "['2.jpg']", "melanoma", "Nodule", "nan"],
+    ):
+        book.active.append(row)
+    book.save(tmp_path / "c.xlsx")
+    records, rejected = run(["cases", tmp_path / "c.xlsx", "--images", images], tmp_path / "out")
+    assert not rejected
+    assert [(r["case_id"], r["concepts"]) for r in records] == [
+        ("1", ["Plaque", "Scale"]), ("1", ["Plaque", "Scale"]), ("2", ["Nodule"]),
+    ]  # fmt: skip
+    reference = ["It is psoriasis; or not.", ""]
+    assert [r.get("x_reference") for r in records] == [reference, reference, None]
+    assert read_cases(tmp_path / "out/all.jsonl")[0].reference == tuple(reference)
+
+
+def test_a_german_excels_table_with_a_broken_heading(tmp_path, images, capsys):
+    path = tmp_path / "n.csv"
+    text = 'sep=;\r\nimage;"Befund\nText";Alter\r\n0.jpg;Größe 3 mm;4,5\r\n1.jpg;süß\r\n'
+    path.write_bytes(text.encode("cp1252"))
+    arguments = ["notes", path, "--images", images, "--column", "note=Befund  Text"]
+    records, _ = run(arguments, tmp_path / "out")
+    assert [r["note"] for r in records] == ["Größe 3 mm", "süß"]
+    output = capsys.readouterr().out
+    assert "n.csv: read as Windows-1252; save it as UTF-8 if letters are wrong" in output
+    assert "n.csv: rows with fewer cells than headings: 1" in output
+    path.write_text("image,note,diagnosis,note\n0.jpg,Plaques.,psoriasis,\n")
+    assert "the heading 'note' stands over columns 2 and 4" in refused(
+        ["notes", path], tmp_path / "o", capsys
+    )
 
 
 # --- folders and cases ------------------------------------------------------------------------------
@@ -372,6 +471,32 @@ def test_folders_are_classes_diseases_or_what_the_map_says(tmp_path):
     assert [r["reason"] for r in rejected] == ["unknown_folder"]
 
 
+def test_folders_that_yaml_takes_for_numbers_and_booleans_are_texts(tmp_path, capsys):
+    names = ["no", "off", "01", "1e3", "2024-03-04", "null", "yes", "0x10", "~", "nv"]
+    for n, name in enumerate(names):
+        (tmp_path / "in" / name).mkdir(parents=True)
+        (tmp_path / "in" / name / "1.jpg").write_bytes(image_bytes(n))
+    path = tmp_path / "map.yaml"
+    arguments = ["folders", tmp_path / "in", "--class-map", path]
+    lines = [f"{name}: herpes" for name in names if name not in ("off", "nv")]
+    path.write_text("\n".join([*lines, "off: no", "nv: {disease: nv}"]))
+    assert "'no' is none of the paper's classes" in refused(arguments, tmp_path / "o", capsys)
+    path.write_text("\n".join([*lines, "off: null", "nv: {disease: nv}"]))
+    assert sorted(read_class_map(path)) == sorted(names)
+    records, _ = run(arguments, tmp_path / "out")
+    known = {r["image"].split("/")[-2]: (r["class"], r["disease"]) for r in records}
+    assert known.pop("off") == (None, None)
+    assert known.pop("nv") == ("melanoma_nevi_moles", "melanocytic nevus")
+    assert known == {name: ("herpes", None) for name in names if name not in ("off", "nv")}
+
+
+def test_a_folder_that_is_called_by_a_code_is_written_out(tmp_path):
+    (tmp_path / "in/akiec").mkdir(parents=True)
+    (tmp_path / "in/akiec/1.jpg").write_bytes(image_bytes(1))
+    records, _ = run(["folders", tmp_path / "in"], tmp_path / "out")
+    assert [r["disease"] for r in records] == ["actinic keratosis or intraepithelial carcinoma"]
+
+
 def test_what_folders_cannot_be_read_from(tmp_path, capsys):
     root, out, path = tmp_path / "clinic", tmp_path / "out", tmp_path / "map.yaml"
     root.mkdir()
@@ -387,8 +512,11 @@ def test_what_folders_cannot_be_read_from(tmp_path, capsys):
         ("a: [", "is not readable YAML"),
         ("- a", "expected lines such as"),
         ("herpis: herpe", "did you mean 'herpes'?"),
+        ("herpis: herpes\nherpis: others", "'herpis' stands twice"),
+        ("herpis: [herpes]", "'class' must be a text, found a list"),
+        ("herpis: " + "[" * 5000, "nested too deep"),
         ("herpis: {klass: herpes}", "neither 'class' nor 'disease'"),
-        ("herpis: 3", "must be a text"),
+        ("herpis: 3", "'3' is none of the paper's classes"),
         ("herpes: herpes", "did you mean 'herpis'?"),
     ):
         path.write_text(text)

@@ -76,4 +76,4 @@ def test_two_raters_who_always_agree_do_not_halve_the_interval():
 
 def test_a_missing_csv_gets_a_sentence(tmp_path, capsys):
     assert published.main(["--ratings", str(tmp_path / "none.csv")]) == 1
-    assert "cannot be read" in capsys.readouterr().err
+    assert "no such file" in capsys.readouterr().err

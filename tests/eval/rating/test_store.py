@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import signal
 import sqlite3
@@ -132,6 +133,21 @@ def test_a_form_with_a_wrong_value_keeps_nothing(tmp_path):
     assert store.rated("anna") == set(), "the own diagnosis alone is no form"
 
 
+def test_a_hash_from_before_argon2_still_logs_in_and_is_replaced(tmp_path):
+    store, salt = Store(tmp_path), b"0123456789abcdef"
+    old = hashlib.scrypt(b"correct horse", salt=salt, n=2**14, r=8, p=1, dklen=32)
+    with closing(sqlite3.connect(store.path)) as connection:
+        connection.execute("INSERT INTO rater VALUES ('anna', ?, ?, '2026-01-01T00:00:00Z')", (salt, old))
+        connection.commit()
+    assert not store.login("anna", "correct hors")
+    assert store.login("anna", "correct horse")
+    with closing(sqlite3.connect(store.path)) as connection:
+        salt, stored = connection.execute("SELECT salt, hash FROM rater").fetchone()
+    assert (salt, stored[:31]) == (b"", b"$argon2id$v=19$m=65536,t=3,p=4$"), "at the cost of RFC 9106"
+    assert store.login("anna", "correct horse")
+    assert not store.login("anna", "correct hors")
+
+
 def test_passwords(tmp_path):
     store = Store(tmp_path)
     store.add_rater("anna", "correct horse")
@@ -151,7 +167,12 @@ def test_passwords(tmp_path):
     store.add_rater("anna", "battery staple", replace=True)
     assert store.login("anna", "battery staple")
     assert not store.login("anna", "correct horse")
-    for name, password, words in (("x", "short", "8 characters"), ("a b", "long enough", "letters, digits")):
+    for name, password, words in (
+        ("x", "short", "8 to 1000 characters"),
+        ("x", "l" * 1001, "8 to 1000"),
+        ("a b", "long enough", "letters, digits"),
+        ("NA", "long enough", "no word for"),
+    ):
         with pytest.raises(StoreError, match=words):
             store.add_rater(name, password)
     with pytest.raises(StoreError, match="does not exist yet"):
@@ -204,7 +225,7 @@ def test_csv_round_trip_and_conflicts(tmp_path):
     one.save("anna", "a", "c1", {"own_diagnosis": 'acne, or "rosacea"\nperhaps'}, 8.0)
     one.save("anna", "a", "c1", FORM, 30.0)
     ratings.write_csv(one.current(), tmp_path / "r.csv")
-    rows = ratings.read_csv(tmp_path / "r.csv")
+    rows = ratings.read_ratings(tmp_path / "r.csv")
     assert rows == one.current()
     assert two.add(rows) == len(FORM) + 1
     assert two.current() == one.current()

@@ -5,18 +5,26 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from collections import Counter
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from skingpt4.chat.batch import BatchError, ImageAnswerer, NamedImage, find_images, in_order, run
+from skingpt4.chat import batch as batch_module
+from skingpt4.chat.batch import BatchError, ImageAnswerer, in_order, run
 from skingpt4.chat.session import CLINICAL_PROMPTS, ChatSession
 from skingpt4.cli import batch
 from skingpt4.config.load import to_yaml
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.build import build, build_encoder
+from skingpt4.records import folders
+from skingpt4.records.folders import FolderError, NamedImage, find_images
 from skingpt4.support.errors import UserError
 from skingpt4.taxonomy.taxonomy import CLASSES
+from tests.support.locking import without_locks
+from tests.support.names import file_names, make_files
 from tests.support.tiny import make_picture, tiny_config, write_manifest
 
 META = {"question": "What?"}
@@ -47,7 +55,7 @@ def test_a_folder_is_answered_in_order_and_bad_images_have_their_reason(folder, 
     assert [image.name for image in images] == ["a.png", "b/c.PNG", "broken.jpg", "d.jpg"]
     images.append(NamedImage("gone.png", folder / "gone.png"))
     output = tmp_path / "out.jsonl"
-    assert run(images, output, META, lambda: size_of) == (5, 2)
+    assert run(images, output, META, lambda: size_of) == (5, 2, 0)
     lines = lines_of(output)
     assert [line["image"] for line in lines] == ["a.png", "b/c.PNG", "broken.jpg", "d.jpg", "gone.png"]
     assert lines[0]["sha256"] == hashlib.sha256((folder / "a.png").read_bytes()).hexdigest()
@@ -84,7 +92,7 @@ def test_a_stopped_run_goes_on_where_it_was(folder, tmp_path):
     def never():
         raise AssertionError("the model is not loaded for nothing")
 
-    assert run(images, output, META, never) == (0, 0)
+    assert run(images, output, META, never) == (0, 0, 1)
 
 
 def test_lines_of_another_setting_do_not_mix(folder, tmp_path):
@@ -112,7 +120,7 @@ def test_two_runs_do_not_write_one_output(folder, tmp_path):
             run(images, output, META, lambda: size_of)
         return size_of(image)
 
-    assert run(images[:1], output, META, lambda: second) == (1, 0)
+    assert run(images[:1], output, META, lambda: second) == (1, 0, 0)
 
 
 def test_several_are_under_way_at_once_and_come_in_order():
@@ -131,8 +139,115 @@ def test_a_failed_answer_is_a_line_and_the_others_go_on(folder, tmp_path):
         raise UserError("the conversation has 900 tokens")
 
     output = tmp_path / "out.jsonl"
-    assert run(find_images(folder), output, META, lambda: fails) == (4, 4)
+    assert run(find_images(folder), output, META, lambda: fails) == (4, 4, 0)
     assert {line["error"] for line in lines_of(output)} == {"not_answered", "damaged"}
+
+
+def test_a_picture_that_comes_back_is_asked_again_and_other_failures_stay(folder, tmp_path):
+    images, output = find_images(folder), tmp_path / "out.jsonl"
+    (folder / "a.png").rename(tmp_path / "away")
+    assert run(images, output, META, lambda: size_of) == (4, 2, 0)
+    before = output.read_bytes()
+    assert run(images, output, META, lambda: pytest.fail("loaded for nothing")) == (0, 0, 2)
+    assert output.read_bytes() == before
+    (tmp_path / "away").rename(folder / "a.png")
+    assert run(images, output, META, lambda: size_of) == (1, 0, 1)
+    lines = lines_of(output)
+    assert [line["image"] for line in lines] == ["b/c.PNG", "broken.jpg", "d.jpg", "a.png"]
+    assert [line.get("error") for line in lines] == [None, "damaged", None, None]
+
+
+def test_a_picture_that_times_out_is_asked_again(folder, tmp_path, monkeypatch):
+    real = batch_module.read_bytes
+
+    def slow(path, limit):
+        if path.name == "d.jpg":
+            raise TimeoutError(110, "Connection timed out")
+        return real(path, limit)
+
+    images, output = find_images(folder), tmp_path / "out.jsonl"
+    monkeypatch.setattr(batch_module, "read_bytes", slow)
+    assert run(images, output, META, lambda: size_of) == (4, 2, 0)
+    assert lines_of(output)[-1]["message"] == "d.jpg: Connection timed out"
+    monkeypatch.undo()
+    assert run(images, output, META, lambda: size_of) == (1, 0, 1)
+
+
+def test_lines_of_another_setting_are_not_touched_by_a_picture_that_comes_back(folder, tmp_path):
+    output, images = tmp_path / "out.jsonl", [NamedImage("late.png", folder / "late.png")]
+    run(images, output, META, lambda: size_of)
+    before = output.read_bytes()
+    make_picture(5).save(folder / "late.png")
+    with pytest.raises(BatchError, match="by another model, question or setting"):
+        run(images, output, {"question": "Why?"}, lambda: size_of)
+    assert output.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]"])
+def test_lines_without_what_made_them_are_refused(folder, tmp_path, damage):
+    output, images = tmp_path / "out.jsonl", find_images(folder)
+    run(images, output, META, lambda: size_of)
+    output.with_name("out.jsonl.meta.json").write_text(damage)
+    with pytest.raises(BatchError, match="by another model, question or setting"):
+        run(images, output, META, lambda: size_of)
+
+
+def test_without_file_locks_a_run_warns_and_goes_on(folder, tmp_path, monkeypatch, caplog):
+    without_locks(monkeypatch)
+    output = tmp_path / "out.jsonl"
+    assert run(find_images(folder), output, META, lambda: size_of) == (4, 1, 0)
+    assert "this file system has no locks; start no second run there" in caplog.text
+
+
+@given(st.sets(file_names(), min_size=1, max_size=6))
+@settings(max_examples=25, deadline=None)
+def test_no_name_ends_a_batch(tmp_path_factory, names):
+    root = tmp_path_factory.mktemp("any")
+    names = [name for name in make_files(root / "in", sorted(names)) if not name.startswith(".")]
+    output = root / "out.jsonl"
+    images = [NamedImage(name, root / "in" / name) for name in names]
+    for image in images:
+        make_picture(1).save(root / "picture.png")
+        image.path.write_bytes((root / "picture.png").read_bytes())
+    gone = NamedImage("L\udce4nger fort.jpg", root / "in" / "L\udce4nger fort.jpg")
+    assert run([*images, gone], output, META, lambda: size_of) == (len(names) + 1, 1, 0)
+    lines = lines_of(output)
+    assert [line["image"] for line in lines] == [*names, gone.name]
+    assert lines[-1]["message"].startswith("L\\xe4nger fort.jpg: no such picture")
+    assert run([*images, gone], output, META, lambda: pytest.fail("answered twice")) == (0, 0, 1)
+    assert {image.name for image in (find_images(root / "in") if names else [])} == set(names)
+
+
+def test_what_is_left_out_of_a_folder_is_counted(folder):
+    make_files(folder, ["._a.png", "__MACOSX/x.jpg", "scan.dcm", "only/._a.jpg"])
+    left_out = Counter()
+    assert [image.name for image in find_images(folder, left_out)] == [
+        "a.png",
+        "b/c.PNG",
+        "broken.jpg",
+        "d.jpg",
+    ]
+    assert left_out == {folders.SYSTEM: 3, folders.OTHERS: 2}
+    with pytest.raises(FolderError, match=r"holds no pictures; left out: files that macOS .*: 1$"):
+        find_images(folder / "only")
+
+
+def test_names_of_a_manifest_are_those_it_writes(tmp_path, monkeypatch):
+    make_files(tmp_path, ["outside.png", "lists/some_0.png", "lists/some_1.png"])
+    names = [
+        "some_0.png",
+        f"{tmp_path}/lists/some_1.png",
+        "../outside.png",
+        f"{tmp_path}/outside.png",
+        "./some_0.png",
+    ]
+    manifest = tmp_path / "lists/some.jsonl"
+    manifest.write_text("".join(json.dumps({"image": name}) + "\n" for name in names))
+    expected = ["some_0.png", "some_1.png", "../outside.png", str(tmp_path / "outside.png")]
+    assert [image.name for image in find_images(manifest)] == expected
+    monkeypatch.chdir(tmp_path)
+    assert [image.name for image in find_images("lists/some.jsonl")] == expected
+    assert all(image.path.is_file() for image in find_images("lists/some.jsonl"))
 
 
 def test_manifests_single_files_and_what_holds_no_images(tmp_path):
@@ -141,7 +256,7 @@ def test_manifests_single_files_and_what_holds_no_images(tmp_path):
     assert [p.name for p in find_images(tmp_path / "some_0.png")] == ["some_0.png"]
     (tmp_path / "empty").mkdir()
     for wrong in (tmp_path / "empty", tmp_path / "nowhere"):
-        with pytest.raises(BatchError):
+        with pytest.raises(FolderError):
             find_images(wrong)
 
 

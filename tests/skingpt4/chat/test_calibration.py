@@ -12,8 +12,8 @@ from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.identity import identity
 from skingpt4.cli import calibrate
 from skingpt4.config.load import to_yaml
+from skingpt4.records.comparing.overlap import image_hashes
 from skingpt4.records.manifest import read_manifest
-from skingpt4.records.overlap import image_hashes
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, class_disease
 from tests.support.tiny import make_encoder, make_model, tiny_config, write_manifest
 
@@ -92,8 +92,8 @@ def run(tmp_path, monkeypatch):
     """A checkpoint of a tiny model that knows its training and its evaluation, and a held-out manifest."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(calibration_fit, "MIN_CASES", 6)
-    for name in ("train", "held_out", "evaluation"):
-        write_manifest(tmp_path / f"{name}.jsonl", count=8, **{"class": "herpes"})
+    for number, name in enumerate(("train", "held_out", "evaluation")):
+        write_manifest(tmp_path / f"{name}.jsonl", count=8, first=8 * number, **{"class": "herpes"})
         lines = (tmp_path / f"{name}.jsonl").read_text().splitlines()
         rows = [
             json.loads(line) | {"case_id": f"{name}-{n}", "source": "made"} for n, line in enumerate(lines)
@@ -132,6 +132,21 @@ def test_pictures_of_training_or_evaluation_are_refused(run, manifest, message, 
     assert calibrate.main(["--checkpoint", "run", "--manifest", manifest]) == 1
     assert message in capsys.readouterr().err
     assert calibration.load("run") is None
+
+
+def test_pictures_that_cannot_be_compared_with_the_training_are_refused_unless_allowed(run, capsys):
+    card = json.loads((run / "run/checkpoints/000001/checkpoint.json").read_text())
+    del card["seen_sha256"]
+    card["config"]["data"]["train"] = ["gone.jsonl"]
+    (run / "run/checkpoints/000001/checkpoint.json").write_text(json.dumps(card))
+    (run / "evaluation.jsonl").unlink()
+    given = ["--checkpoint", "run", "--manifest", "held_out.jsonl", "--dry-run"]
+    assert calibrate.main(given) == 1
+    assert "cannot be checked: overlap with gone.jsonl was not checked" in capsys.readouterr().err
+    assert calibrate.main([*given, "--allow-overlap"]) == 0
+    captured = capsys.readouterr()
+    assert "8 pictures, see the notes on overlap; nothing was written" in captured.out
+    assert "evaluation.jsonl was not checked: it does not exist" in captured.err
 
 
 def test_too_few_pictures_and_a_wrong_target_are_refused_before_scoring(run, capsys, monkeypatch):

@@ -4,8 +4,9 @@ import json
 
 import pytest
 import torch
+from transformers import AutoConfig
 
-from skingpt4.checkpoints import checkpoint, minigpt4
+from skingpt4.checkpoints import checkpoint, load, minigpt4
 from skingpt4.checkpoints.load import LoadError, load_model, load_projection, model_source
 from skingpt4.cli.share import export
 from skingpt4.training.loop import run
@@ -49,6 +50,17 @@ def test_training_starts_from_it_and_records_where_it_came_from(tmp_path):
     _, card = checkpoint.load(config.output_dir)
     assert card["parent"]["path"] == config.initial_checkpoint
     assert card["parent"]["tensors_sha256"] == minigpt4.read(config.initial_checkpoint)[1]["tensors_sha256"]
+
+
+@pytest.mark.parametrize(("vocabulary", "warned"), [(32000, True), (32001, False)])
+def test_another_vicuna_of_the_same_width_is_pointed_out(vocabulary, warned, tmp_path, monkeypatch, caplog):
+    published(tmp_path / "minigpt4.pth", 4096, 768)
+    language_model = AutoConfig.for_model("llama", hidden_size=4096, vocab_size=vocabulary)
+    monkeypatch.setattr(load, "configuration", lambda name: language_model)
+    config = tiny_config(tmp_path)
+    config.qformer.width = 768
+    load.require_projection_width(config, tmp_path / "minigpt4.pth")
+    assert ("was trained with Vicuna v0 (32,001 tokens)" in caplog.text) == warned
 
 
 def test_a_chat_needs_its_configuration(tmp_path):
@@ -153,7 +165,9 @@ def test_an_export_overwrites_nothing_unasked_and_leaves_nothing_half_written(
 def test_what_the_layout_cannot_hold_is_not_exported(saved, tmp_path, capsys):
     folder, _ = saved
     card = json.loads((folder / checkpoint.CARD).read_text())
-    (folder / checkpoint.CARD).write_text(json.dumps({**card, "lora": {"rank": 2}}))
+    (folder / checkpoint.CARD).write_text(
+        json.dumps({**card, "lora": {"rank": 2, "alpha": 4.0, "dropout": 0.0, "targets": ["q_proj"]}})
+    )
     assert export(["--checkpoint", str(folder), "--minigpt4", str(tmp_path / "out.pth")]) == 1
     assert "was trained with LoRA" in capsys.readouterr().err
     assert export(["--checkpoint", str(tmp_path / "gone"), "--minigpt4", str(tmp_path / "out.pth")]) == 1

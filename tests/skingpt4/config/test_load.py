@@ -103,14 +103,35 @@ def test_environment_variables(write, monkeypatch):
         ),
         ("sed: 1", r"c\.yaml: unknown key 'sed'; did you mean 'seed'\?"),
         ("log: {zzzz: 1}", r"c\.yaml: unknown key 'log\.zzzz'; valid: log\.every, log\.validate_every"),
-        ("optim: {batch_size: two}", r"c\.yaml: 'optim\.batch_size': .*'two'"),
-        ("optim: {batch_size: 2.5}", r"c\.yaml: 'optim\.batch_size': .*'2\.5'"),
-        ("optim: {batch_size: true}", r"c\.yaml: 'optim\.batch_size'"),
-        ("optim: {init_lr: [1]}", r"c\.yaml: 'optim\.init_lr'"),
-        ("data: {train: one.jsonl}", r"c\.yaml: 'data\.train'"),
-        ("data: {augment: maybe}", r"c\.yaml: 'data\.augment'"),
+        ("optim: {batch_size: two}", r"c\.yaml: 'optim\.batch_size' is 'two'; it must be a whole number"),
+        ("optim: {batch_size: 2.5}", r"c\.yaml: 'optim\.batch_size' is 2\.5; it must be a whole number"),
+        ("optim: {batch_size: true}", r"c\.yaml: 'optim\.batch_size' is true; it must be a whole number"),
+        ("optim: {batch_size: 1:30}", r"c\.yaml: 'optim\.batch_size' is '1:30'; it must be a whole number"),
+        ("optim: {batch_size: {a: b}}", r"'optim\.batch_size' is {'a': 'b'}; it must be a whole number"),
+        ("optim: {batch_size: }", r"c\.yaml: 'optim\.batch_size' is null; it must be a whole number"),
+        ("optim: {init_lr: [1]}", r"c\.yaml: 'optim\.init_lr' is \[1\]; it must be a number"),
+        (f"optim: {{init_lr: {'9' * 400}}}", r"c\.yaml: 'optim\.init_lr' is 999.*; it must be a number"),
+        (
+            "data: {train: one.jsonl}",
+            r"c\.yaml: 'data\.train' is 'one.jsonl'; it must be a list, e\.g\. \[a, b\]",
+        ),
+        ("data: {train: [[a]]}", r"c\.yaml: 'data\.train\[0\]' is \['a'\]; it must be text"),
+        ("data: {augment: maybe}", r"c\.yaml: 'data\.augment' is 'maybe'; it must be true or false"),
+        ("vision: {block: first}", r"c\.yaml: 'vision\.block' is 'first'; it must be a whole number or null"),
+        ("vision: {model_args: [a]}", r"'vision\.model_args' is \['a'\]; it must be a group of `key: value`"),
+        ("prompt: {template: [a]}", r"c\.yaml: 'prompt\.template' is \['a'\]; it must be text"),
+        (
+            "optim: {batch_size: 1, batch_size: 2}",
+            r"c\.yaml: is not valid YAML .*'batch_size' stands here twice",
+        ),
+        (
+            "prompt: {template: '${a'}",
+            r"c\.yaml: 'prompt\.template': holds a '\$\{' that begins no reference",
+        ),
+        ("prompt: {template: '${seeed}'}", r"c\.yaml: 'prompt\.template': .*'seeed' not found"),
+        ("seed: '${prompt.template}'", r"c\.yaml: 'seed' is 'vicuna'; it must be a whole number"),
         ("vision: eva", r"c\.yaml: 'vision' must be a group of keys, found 'eva'"),
-        ("optim:", r"c\.yaml: 'optim' must be a group of keys, found None"),
+        ("optim:", r"c\.yaml: 'optim' must be a group of keys, found null"),
         ("data: [a]", r"c\.yaml: 'data' must be a group of keys"),
         ("optim: {batch_size: 0}", r"'optim\.batch_size' is 0; it must be above 0"),
         ("optim: {init_lr: .nan}", r"'optim\.init_lr' is nan; it must be above 0"),
@@ -230,12 +251,92 @@ def test_extends_of_a_wrong_type(value, write):
             "prompt: {disease_sentence: 'It is {}.'}",
             r"'prompt\.disease_sentence' .* no placeholder but \{disease\}",
         ),
+        (
+            "prompt: {disease_sentence: 'It is {disease.__class__}.'}",
+            r"'prompt\.disease_sentence' .* no placeholder but \{disease\}",
+        ),
+        (
+            "prompt: {disease_sentence: 'It is {disease:>9999999999}.'}",
+            r"'prompt\.disease_sentence' .* no placeholder but \{disease\}",
+        ),
         ("seed: -1", r"'seed' is -1; it must not be negative"),
+        (
+            "vision: {model_args: {pretrained: true}}",
+            r"model_args' is .*; 'pretrained' loads weights; name their",
+        ),
+        ("vision: {model_args: {checkpoint_path: /x}}", r"'checkpoint_path' loads weights"),
+        ("vision: {model_args: {depth: 1000000000}}", r"its numbers must be at most 100,000"),
+        ("vision: {model_args: {depth: 50000}}", r"its depth must be at most 1,000"),
+        ("vision: {image_size: 1000000}", r"'vision\.image_size' is 1000000; it must be at most 4,096"),
+        ("qformer: {num_layers: 1000000}", r"'qformer\.num_layers' is 1000000; it must be at most 1,000"),
     ],
 )
 def test_values_that_no_run_can_use(text, message, write):
     with pytest.raises(ConfigError, match=message):
         load_config(write(BASE + text))
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["no", "off", "yes", "true", "010", "12_3", "1.10", "1:30", "2026-11-28", "1e3", "0x1f", ".inf", "null_"],
+)
+def test_a_word_that_yaml_takes_for_a_number_or_a_boolean_is_text_where_text_belongs(word, write):
+    path = write(
+        f"step: step1\noutput_dir: {word}\nlanguage: {{model: {word}}}\nprompt: {{questions: [{word}]}}\n"
+    )
+    config = load_config(path, [f"prompt.template={word}", f"data.train=[{word}]"])
+    read = [config.output_dir, config.language.model, config.prompt.template]
+    assert [*read, *config.prompt.questions, *config.data.train] == [word] * 5
+    with pytest.raises(
+        ConfigError, match=rf"'language\.compile' is '{re.escape(word)}'; choose one of auto, always"
+    ):
+        load_config(path, [f"language.compile={word}"])
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("no", False), ("off", False), ("Yes", True), ("on", True), ("true", True)]
+)
+def test_the_same_words_are_booleans_where_a_boolean_belongs(word, value, write):
+    assert load_config(write(BASE + f"data: {{augment: {word}}}")).data.augment is value
+    assert load_config(write(BASE), [f"data.augment={word}"]).data.augment is value
+
+
+def test_every_key_is_text(write):
+    config = load_config(
+        write(BASE + "vision: {model_args: {no: 1, 01: 2, 1.0: 3}}"), [r"vision.model_args.a\.b=4"]
+    )
+    assert config.vision.model_args == {"no": 1, "01": 2, "1.0": 3, "a.b": 4}
+
+
+def test_files_that_extend_each_other_many_times_are_refused_soon(write):
+    write(BASE, "f0.yaml")
+    for number in range(1, 40):
+        write(f"extends: [f{number - 1}.yaml, f{number - 1}.yaml]", f"f{number}.yaml")
+    with pytest.raises(ConfigError, match="extends more than 100 files"):
+        load_config(write("extends: f39.yaml"))
+    for number in range(1, 200):
+        write(f"extends: g{number - 1}.yaml", f"g{number}.yaml")
+    with pytest.raises(ConfigError, match="is extended through more than 100 files"):
+        load_config(write("extends: g199.yaml"))
+
+
+# ---- what a checkpoint's card may say
+
+
+def test_a_stored_text_never_refers_to_the_environment(write, monkeypatch):
+    monkeypatch.setenv("SECRET_TOKEN", "hf_secret")
+    values = to_dict(load_config(write(BASE)))
+    for text in ("${oc.env:SECRET_TOKEN}", "${seed}", r"\${seed}", "${", "a ${oc.env:HOME} b"):
+        values["prompt"]["questions"] = [text]
+        values["prompt"]["template"] = values["vision"]["model_args"]["x"] = text
+        config = from_dict(values, "card")
+        assert [*config.prompt.questions, config.prompt.template, config.vision.model_args["x"]] == [text] * 3
+        copy = write(to_yaml(config), "copy.yaml")
+        assert load_config(copy) == config, "nor does the configuration that a run writes into its folder"
+    with pytest.raises(
+        ConfigError, match=r"card: 'seed' is '\$\{oc\.env:SECRET_TOKEN\}'; it must be a whole number"
+    ):
+        from_dict({**values, "seed": "${oc.env:SECRET_TOKEN}"}, "card")
 
 
 def test_numbers_in_free_arguments(write):
@@ -245,9 +346,11 @@ def test_numbers_in_free_arguments(write):
 
 # ---- round trips
 
-texts = st.text(
-    st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=30
-).filter(lambda text: "${" not in text and text != "???")
+texts = (
+    st.text(st.characters(codec="utf-8", exclude_categories=("Cs", "Cc")), min_size=1, max_size=30)
+    | st.text("\\${}:.ab", min_size=1, max_size=12)
+    | st.sampled_from(["no", "off", "01", "1e3", "2026-11-28", "${oc.env:HOME}", "null", "~", "<<", "true"])
+).filter(lambda text: text != "???")
 configs = st.builds(
     Config,
     step=st.sampled_from(["step1", "step2", "none"]),
@@ -316,6 +419,14 @@ def test_a_removed_key_is_refused_in_a_users_file_and_passed_over_in_an_old_card
     old[group][key] = "another"
     with pytest.raises(ConfigError, match=rf"^checkpoint\.json: '{name}' was removed in 0\.2\.0"):
         from_dict(old, "checkpoint.json")
+
+
+def test_a_removed_value_is_read_as_what_computes_the_same(write):
+    with pytest.raises(ConfigError, match="packed"):
+        load_config(write(BASE), ["data.batching=packed"])
+    old = to_dict(load_config(write(BASE)))
+    old["data"]["batching"] = "packed"
+    assert from_dict(old, "checkpoint.json").data.batching == "auto"
 
 
 @pytest.mark.parametrize("change", [{"step": "???"}, {"step": "step3"}])

@@ -1,6 +1,7 @@
 """The doctor: each mistake that users make is named before anything is loaded, with the command that fixes it."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from skingpt4.cli import doctor
 from skingpt4.config.load import to_yaml
 from skingpt4.doctor.examine import examine
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts
+from skingpt4.doctor.machine import kernels
 from skingpt4.training.loop import run
+from skingpt4.weights.fetch.catalogue import fetch_command
 from tests.support.tiny import (
     make_tokenizer,
     tiny_config,
@@ -140,7 +143,7 @@ def test_a_language_model_with_an_unknown_part_is_named(configure, tmp_path):
     (path / "config.json").write_text(json.dumps(config | {"hidden_act": "no_such_activation"}))
     *_, line = [f for f in examined(configure(language__model=str(path))) if f.name == "language model"]
     assert line.state == MISSING
-    assert "its config.json is not usable ('no_such_activation')" in line.text
+    assert re.search(r"its config.json is not usable: .* cannot be loaded .*no_such_activation", line.text)
 
 
 def test_a_tokenizer_of_another_model_is_refused(configure, tmp_path):
@@ -168,11 +171,28 @@ def test_a_published_model_that_is_not_here_is_estimated_and_not_fetched(configu
     lines = {f.name: f for f in examined(config)}
     assert lines["language model"].state == WARNING
     assert "26 GB; gated" in lines["language model"].text
-    assert lines["language model"].fix == "hf download meta-llama/Llama-2-13b-chat-hf"
+    assert lines["language model"].fix == (
+        "skingpt4 weights fetch llama-2-13b-chat, then language.model=weights/llama-2-13b-chat"
+    )
     assert "13,016 M" in lines["family and sizes"].text
     assert lines["memory, training"].text.startswith("about ")
     unknown = finding(configure(language__model="nobody/nothing"), "language model")
     assert "size unknown offline" in unknown.text
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("vicuna-7b-v1.5", "6,738 M"), ("vicuna-13b-v0", "13,016 M"), ("falcon-40b-instruct", "")],
+)
+def test_a_published_model_that_was_not_fetched_is_estimated_and_its_command_named(
+    name, parameters, configure
+):
+    lines = {f.name: f for f in examined(configure(language__model=f"weights/{name}"))}
+    assert lines["language model"].state == MISSING
+    assert lines["language model"].fix == fetch_command(f"weights/{name}")
+    assert parameters in lines["family and sizes"].text
+    assert lines["family and sizes"].text.endswith("(published sizes)")
+    assert lines["memory, training"].text.startswith("about ")
 
 
 def test_offline_a_model_that_is_not_here_stops_the_run(configure, monkeypatch):
@@ -188,6 +208,26 @@ def test_too_little_memory_stops_and_says_what_helps(configure, monkeypatch):
     line = finding(configure(), "memory, training")
     assert line.state == MISSING
     assert "optim.batch_size" in line.fix
+
+
+@pytest.mark.parametrize(
+    ("capability", "built_for", "state"),
+    [
+        ((7, 0), ["sm_75", "sm_80", "sm_90a", "compute_120"], MISSING),
+        ((7, 0), ["sm_50", "sm_70", "sm_90"], None),
+        ((9, 0), ["sm_75", "sm_90a"], None),
+        ((7, 0), [], None),
+    ],
+)
+def test_a_card_without_kernels_in_this_torch_is_named(capability, built_for, state, monkeypatch):
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda: capability)
+    monkeypatch.setattr("torch.cuda.get_device_name", lambda: "Tesla V100")
+    monkeypatch.setattr("torch.cuda.get_arch_list", lambda: built_for)
+    lines = list(kernels())
+    assert [line.state for line in lines] == ([state] if state else [])
+    if lines:
+        assert "Tesla V100 has capability 7.0" in lines[0].text
+        assert "TORCH_INDEX" in lines[0].fix
 
 
 def test_a_full_disk_stops_the_run(configure, monkeypatch):
@@ -215,7 +255,17 @@ def test_of_a_projection_of_minigpt4_only_the_widths_are_checked(configure, tmp_
     assert line.state == WARNING
     assert "MiniGPT-4's layout" in line.text
     assert "the file does not say" in line.text
-    tensors["llama_proj.weight"] = torch.ones(32, 768)
+    tensors = {"llama_proj.weight": torch.ones(4096, 768), "llama_proj.bias": torch.ones(4096)}
+    torch.save({"model": tensors}, tmp_path / "minigpt4.pth")
+    for name, state in (("vicuna-7b-v0", "the file does not say"), ("vicuna-7b-v1.5", "has 32,000")):
+        config = configure(
+            language__model=f"weights/{name}", initial_checkpoint=str(tmp_path / "minigpt4.pth")
+        )
+        config.qformer.width = 768
+        line = finding(config, "starts from")
+        assert line.state == WARNING
+        assert state in line.text
+    tensors = {"llama_proj.weight": torch.ones(32, 768), "llama_proj.bias": torch.ones(32)}
     torch.save({"model": tensors}, tmp_path / "other.pth")
     line = finding(configure(initial_checkpoint=str(tmp_path / "other.pth")), "starts from")
     assert line.state == MISSING
@@ -273,8 +323,12 @@ def test_records_shared_with_the_evaluation_stop_the_run_unless_allowed(configur
     line = finding(configure(data__evaluation=["later.jsonl"]), "data.evaluation")
     assert line.state == WARNING
     assert line.text.startswith("later.jsonl does not exist, so overlap")
-    line = finding(configure(data__evaluation=[write_manifest(tmp_path / "b.jsonl", 1)]), "data.evaluation")
-    assert line.state == OK
+    separate = write_manifest(tmp_path / "b.jsonl", 1, first=100)
+    assert finding(configure(data__evaluation=[separate]), "data.evaluation").state == OK
+    copied = write_manifest(tmp_path / "c.jsonl", 1)  # neither side has hashes: they are computed
+    line = finding(configure(data__evaluation=[copied]), "data.evaluation")
+    assert line.state == MISSING
+    assert "1 by the same picture, first " in line.text
 
 
 def test_records_without_an_answer_stop_the_run(configure, tmp_path):

@@ -54,7 +54,7 @@ def stored_for_backward(model, batch, tokens):
 @pytest.mark.parametrize(
     ("name", "number"),
     [
-        ("lmsys/vicuna-7b-v1.5", 6_738_415_616),
+        ("weights/vicuna-7b-v1.5", 6_738_415_616),
         ("meta-llama/Llama-2-13b-chat-hf", 13_015_864_320),
         ("tiiuae/falcon-7b-instruct", 6_921_720_704),
     ],

@@ -144,3 +144,13 @@ def test_the_head_reads_last_rows_that_stand_by_themselves(batch, folder):
     hook.remove()
     assert seen == [(32, 32, 1), (160, 32, 1)]
     torch.testing.assert_close(last, whole[:, -1:])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_an_explicit_mask_keeps_texts_of_one_row_separate(family, folder):
+    assert load_language_model(save_language_model(folder / family, family)).takes_mask
+
+
+def test_a_family_that_would_mix_the_texts_of_a_row_takes_no_mask(folder):
+    alibi = {"alibi": True, "new_decoder_architecture": False, "multi_query": False}
+    assert not load_language_model(save_language_model(folder / "alibi", "falcon", **alibi)).takes_mask

@@ -11,22 +11,18 @@ from skingpt4.model.loss import head_loss
 from skingpt4.model.precision import choose_attention
 from skingpt4.model.prompts import IGNORED
 from skingpt4.training.batches import Collate, arrange, choose_batching
-from skingpt4.weights.language_model import LanguageModelError
 from tests.support.tiny import (
     FAMILIES,
     batch_of,
     conversation,
-    load_language_model,
     make_model,
     make_queries,
-    save_language_model,
 )
 
 ANSWERS = (
     "It is acne.", "No.", "This could be a skin disease image of psoriasis. See a doctor, please.",
     "Plaque, scale, erythema.", "This is a skin disease image with the following medical features: papule.",
 )  # fmt: skip
-OWN_MASK = {"falcon": "mask"}
 close = {"rtol": 0.0, "atol": 1e-5}
 
 
@@ -82,8 +78,7 @@ def test_chunks_of_logits(chunk_bytes, golden, monkeypatch):
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("batching", ["grouped", "packed"])
-def test_every_attention(attention, batching, golden):
+def test_every_attention(attention, golden):
     model, samples, expected = golden
     if family_of(model) == "gemma2":
         pytest.skip(
@@ -92,7 +87,7 @@ def test_every_attention(attention, batching, golden):
     before = model.language_model.config._attn_implementation
     model.language_model.model.set_attn_implementation(attention)
     try:
-        result = computed(model, Collate(batching, 150)(samples))
+        result = computed(model, Collate("grouped", 150)(samples))
     finally:
         model.language_model.model.set_attn_implementation(before)
     torch.testing.assert_close(result, expected, **close)
@@ -106,39 +101,12 @@ def test_attention_by_name_and_by_device():
     assert choose_attention("auto", torch.bfloat16, cuda) == "sdpa"
 
 
-@pytest.mark.parametrize("batching", ["padded", "grouped", "packed"])
+@pytest.mark.parametrize("batching", ["padded", "grouped"])
 @pytest.mark.parametrize("budget", [1, 120, 10_000])
 def test_every_way_to_put_a_batch_together(batching, budget, golden):
     model, samples, expected = golden
     groups = Collate(batching, budget)(samples)
-    if batching == "packed":
-        assert "position_ids" in groups[0] or budget == 1
-        assert model.language_model.packing == OWN_MASK.get(family_of(model), "positions")
     torch.testing.assert_close(computed(model, groups), expected, **close)
-
-
-@pytest.mark.parametrize("attention", ["eager", "sdpa"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_samples_of_a_row_do_not_see_each_other(family, attention, folder):
-    """The logits of a packed sample do not move, bit by bit, when its neighbours are others."""
-    model = load_language_model(save_language_model(folder / family, family), attention=attention)
-    positions = torch.tensor([[0, 1, 2, 3, 0, 1, 2, 0, 1]])
-    embeds = torch.randn(1, 9, 32, generator=torch.Generator().manual_seed(0))
-    other = embeds.clone()
-    other[:, :4], other[:, 7:] = -embeds[:, :4], embeds[:, 7:].flip(1)
-    with torch.no_grad():
-        one, two = (model.logits(e, position_ids=positions) for e in (embeds, other))
-        alone = model(inputs_embeds=embeds[:, 4:7], use_cache=False).logits
-    assert torch.equal(one[:, 4:7], two[:, 4:7])
-    assert not torch.allclose(one[:, :4], two[:, :4])
-    torch.testing.assert_close(one[:, 4:7], alone, **close)
-
-
-def test_a_family_that_mixes_the_samples_is_not_packed(folder):
-    alibi = {"alibi": True, "new_decoder_architecture": False, "multi_query": False}
-    mixing = load_language_model(save_language_model(folder / "alibi", "falcon", **alibi))
-    with pytest.raises(LanguageModelError, match=r"data\.batching: .* falcon; choose grouped or padded"):
-        mixing.require_packing()
 
 
 # ---- the loss behind the head
@@ -220,45 +188,28 @@ def test_nothing_supervised_is_zero_and_has_a_gradient():
 
 @given(
     lengths=st.lists(st.integers(1, 60), min_size=1, max_size=20),
-    batching=st.sampled_from(["padded", "grouped", "packed"]),
+    batching=st.sampled_from(["padded", "grouped"]),
     budget=st.integers(1, 200),
 )
 @settings(max_examples=80, deadline=None)
 def test_every_sample_stands_once_within_the_budget(lengths, batching, budget):
     groups = arrange(lengths, batching, budget)
-    numbers = [number for group in groups for row in group for number in row]
+    numbers = [number for group in groups for number in group]
     assert sorted(numbers) == list(range(len(lengths)))
     assert groups == arrange(lengths, batching, budget)
     for group in groups:
-        tokens = [sum(lengths[number] for number in row) for row in group]
         if batching == "grouped":
-            assert len(group) == 1 or len(group) * max(tokens) <= budget
-            assert all(len(row) == 1 for row in group)
-        if batching == "packed":
-            assert max(tokens) <= max(budget, max(lengths))
+            assert len(group) == 1 or len(group) * max(lengths[number] for number in group) <= budget
     assert len(groups) == 1 or batching == "grouped"
 
 
 def test_what_stands_together():
     lengths = [10, 50, 12, 48, 9]
-    assert arrange(lengths, "padded", 100) == [[[0], [1], [2], [3], [4]]]
-    assert arrange(lengths, "grouped", 100) == [[[1], [3]], [[2], [0], [4]]]
-    assert arrange(lengths, "packed", 100) == [[[1, 3], [2, 0, 4]]]
-    assert arrange(lengths, "packed", 62) == [[[1, 2], [3, 0], [4]]]
+    assert arrange(lengths, "padded", 100) == [[0, 1, 2, 3, 4]]
+    assert arrange(lengths, "grouped", 100) == [[1, 3], [2, 0, 4]]
 
 
 def test_auto_groups_on_a_cpu_alone():
     assert choose_batching("auto", torch.device("cpu")) == "grouped"
     assert choose_batching("auto", torch.device("cuda")) == "padded"
-    assert choose_batching("packed", torch.device("cpu")) == "packed"
-
-
-def test_a_packed_batch_says_where_its_samples_begin(golden):
-    _, samples, _ = golden
-    (group,) = Collate("packed", 200)(samples)
-    starts = group["position_ids"] == 0
-    assert group["input_ids"].shape == group["position_ids"].shape
-    assert int(starts.sum()) - len(samples) <= len(group["input_ids"])  # each row's padding begins again too
-    assert len(group["input_ids"]) < len(samples)
-    assert "attention_mask" not in group
-    assert (group["labels"][starts] == IGNORED).all()
+    assert choose_batching("padded", torch.device("cpu")) == "padded"

@@ -22,8 +22,33 @@ pieces = st.one_of(st.sampled_from(PIECES).map(str.encode), st.binary(max_size=2
 edits = st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 3), pieces), max_size=2)
 own = st.sampled_from([{}, {"x_a": 1}, {"x_a": "t"}, {"x_b": {"c": [1]}}, {"x_a": None}])
 present_keys = st.sets(st.sampled_from(list(ROW)[1:]))
+BLANK = [
+    "nan",
+    " NaN",
+    "None",
+    "n/a",
+    "unknown",
+    "--",
+    "",
+    "\u2003",
+    "k. A.",
+    "entfa\u0308llt",
+    "N" * 70,
+    "KA",
+    "#DIV/0!",
+    "0",
+    "x\x1f",
+]
+blanks = st.dictionaries(
+    st.sampled_from(["source", "note", "case_id", "patient_id", "disease"]),
+    st.sampled_from(BLANK),
+    max_size=3,
+)
 good_rows = st.builds(
-    lambda keys, mine: {k: ROW[k] for k in ROW if k in keys | {"image"}} | mine, present_keys, own
+    lambda keys, mine, blank: {k: ROW[k] for k in ROW if k in keys | {"image"}} | mine | blank,
+    present_keys,
+    own,
+    blanks,
 )
 
 

@@ -1,5 +1,7 @@
 """How a command ends when it cannot go on."""
 
+import os
+import stat
 import subprocess
 import sys
 
@@ -88,3 +90,30 @@ def test_a_reader_that_has_had_enough_ends_a_command_without_a_word():
 )
 def test_a_reason_is_the_systems_words_alone(error, words):
     assert reason_of(error) == words
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
+def test_any_name_is_printed(encoding):
+    code = "from skingpt4.support.errors import reported\nwith reported(): print('L\\udce4sion 皮疹 é')"
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    printed = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=True).stdout
+    assert printed.decode(encoding).startswith("L\\udce4sion ")
+
+
+def test_what_a_command_writes_is_for_its_user_alone_unless_it_is_meant_for_others(tmp_path):
+    before = os.umask(0o022)
+    try:
+        for for_others, modes in ((False, (0o600, 0o700)), (True, (0o644, 0o755))):
+            folder = tmp_path / str(for_others)
+            with reported(for_others):
+                folder.mkdir()
+                (folder / "notes.txt").touch()
+                subprocess.run([sys.executable, "-c", f"open({str(folder / 'child')!r}, 'w')"], check=True)
+            files = {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+            assert (files, stat.S_IMODE(folder.stat().st_mode)) == ({modes[0]}, modes[1])
+            assert os.umask(0o022) == 0o022, "it is as it was afterwards"
+        with reported() as status:
+            raise UserError("a failure leaves it as it was too")
+        assert (status.code, os.umask(0o022)) == (1, 0o022)
+    finally:
+        os.umask(before)

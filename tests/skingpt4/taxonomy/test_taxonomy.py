@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from skingpt4.taxonomy import taxonomy
-from skingpt4.taxonomy.free_text import find_concepts, find_names
-from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, UnknownName
+from skingpt4.taxonomy.free_text import classify, find_concepts, find_names
+from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, UnknownName, disease_class, written_out
 
 
 def test_sizes_of_the_published_vocabularies():
@@ -91,6 +91,34 @@ def test_every_class_has_a_title_and_a_disease_of_that_class():
         assert taxonomy.class_title(name)
         assert taxonomy.disease_class(taxonomy.class_disease(name)) == name
     assert all(taxonomy.disease_class(name) == name for name in CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("code", "name", "class_name"),
+    [
+        ("akiec", "actinic keratosis or intraepithelial carcinoma", "malignant_lesions"),  # HAM10000
+        ("bcc", "basal cell carcinoma", "malignant_lesions"),
+        ("bkl", "benign keratosis", "benign_tumors"),
+        ("df", "dermatofibroma", "benign_tumors"),
+        ("mel", "melanoma", "melanoma_nevi_moles"),
+        ("nv", "melanocytic nevus", "melanoma_nevi_moles"),
+        ("vasc", "vascular lesion", "vascular_tumors"),
+        ("AK", "actinic keratosis", "malignant_lesions"),  # ISIC 2019
+        ("SCC", "squamous cell carcinoma", "malignant_lesions"),
+        ("ACK", "actinic keratosis", "malignant_lesions"),  # PAD-UFES-20
+        ("NEV", "melanocytic nevus", "melanoma_nevi_moles"),
+        ("SEK", "seborrheic keratosis", "benign_tumors"),
+        ("BOD", "Bowen's disease", "malignant_lesions"),
+    ],
+)
+def test_codes_of_public_data_sets(code, name, class_name):
+    assert written_out(code) == written_out(code.swapcase()) == name
+    assert disease_class(code) == disease_class(name) == class_name
+    assert written_out(name) == name
+
+
+def test_a_code_inside_a_sentence_is_no_disease():
+    assert classify("The mel and vasc columns are nv.").outcome == "unknown"
 
 
 def test_dermnet_folders_as_counted():

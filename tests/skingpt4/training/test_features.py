@@ -13,10 +13,8 @@ import pytest
 import torch
 
 from skingpt4.model.build import build_encoder
-from skingpt4.records.images import ImageError, open_image, to_tensor
-from skingpt4.records.manifest import read_manifest
-from skingpt4.training import feature_store, features
-from skingpt4.training.feature_store import (
+from skingpt4.records import feature_store
+from skingpt4.records.feature_store import (
     CARD,
     DATA,
     ROWS,
@@ -25,6 +23,9 @@ from skingpt4.training.feature_store import (
     FeatureWriter,
     StoreShape,
 )
+from skingpt4.records.images import ImageError, open_image, to_tensor
+from skingpt4.records.manifest import read_manifest
+from skingpt4.training import features
 from skingpt4.training.features import Team, cached_images, cached_queries, crop_boxes
 from tests.support.tiny import (
     IMAGE_SIZE,

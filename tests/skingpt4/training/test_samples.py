@@ -15,7 +15,7 @@ from skingpt4.model.prompts import IGNORED, IMAGE_TOKEN, Encoded
 from skingpt4.records.images import ImageError
 from skingpt4.records.manifest import read_manifest
 from skingpt4.records.record import Record, RecordError
-from skingpt4.training.batches import batch_indices, collate_rows
+from skingpt4.training.batches import batch_indices, pad_right
 from skingpt4.training.samples import (
     HeldOutSamples,
     SampleEncoder,
@@ -445,7 +445,7 @@ def test_collate_pads_right_and_labels_the_supervised():
         {"encoded": short, "image": torch.zeros(3, 2, 2)},
         {"encoded": long, "image": torch.ones(3, 2, 2)},
     ]
-    batch = collate_rows([[sample] for sample in samples])
+    batch = pad_right(samples)
     assert batch.keys() == {"input_ids", "labels", "attention_mask", "image"}
     assert batch["input_ids"].tolist() == [[5, IMAGE_TOKEN, 7, 0, 0], [5, IMAGE_TOKEN, 6, 0, 9]]
     assert batch["labels"].tolist() == [
@@ -459,7 +459,7 @@ def test_collate_pads_right_and_labels_the_supervised():
 
 def test_collate_of_cached_features():
     samples = [{"encoded": Encoded([1], [True]), "queries": torch.full((4, 6), float(n))} for n in range(3)]
-    batch = collate_rows([[sample] for sample in samples])
+    batch = pad_right(samples)
     assert "image" not in batch
     assert batch["queries"][:, 0, 0].tolist() == [0, 1, 2]
 

@@ -279,7 +279,9 @@ def test_other_refusals_have_their_status(url):
     assert post(url, WHAT | {"model": "gpt-4o"})[0] == 404
     assert post(url, WHAT, Content_Type="text/plain")[0] == 415
     assert post(url, WHAT, Origin="https://elsewhere.example")[0] == 403
-    assert post(url, WHAT, Origin="http://localhost:7860")[0] == 200
+    assert post(url, WHAT, Origin="http://localhost:7860")[0] == 403, "another port is another site"
+    assert post(url, WHAT, Sec_Fetch_Site="same-site")[0] == 403
+    assert post(url, WHAT, Origin=url)[0] == 200
     assert post(url, WHAT, Host="elsewhere.example")[0] == 400
     assert post(url, WHAT, path="/v1/embeddings")[0] == 404
     assert post(url, WHAT, path="/v1/models")[0] == 405

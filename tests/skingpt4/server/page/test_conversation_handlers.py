@@ -142,7 +142,7 @@ def test_closing_while_it_is_scored_or_answered_is_no_failure(tmp_path, capsys, 
         state.forget()
         return Scored(())
 
-    page, state = case(Stub(), tmp_path, differential=closed, heatmap=lambda picture: picture)
+    page, state = case(Stub(), tmp_path, differential=closed, heatmap=lambda picture, pixels: picture)
     list(page.ask(state, "What?", SETTINGS))
     assert TEXTS["differential.working"] in [update.note for update in page.score(state)][-1], (
         "and nothing after that"
@@ -260,7 +260,7 @@ def test_differential_after_the_first_answer_and_again_for_further_pictures(tmp_
         return Scored((Likely("psoriasis", 0.4),))
 
     page, state = case(Stub(), tmp_path, differential=score)
-    page.tools.__dict__["heatmap"] = lambda image: image
+    page.tools.__dict__["heatmap"] = lambda image, pixels: image
     assert [update.differential for update in page.score(state)] == [False], "nothing was asked yet"
     list(page.ask(state, "What?", SETTINGS))
     assert [update.differential for update in page.score(state)][-1]

@@ -136,3 +136,19 @@ def test_an_unknown_name_gets_the_nearest():
 def test_the_command_for_what_a_configuration_names(path, name):
     assert fetch_command(path) == f"skingpt4 weights fetch {name}"
     assert fetch_command("weights/mine.pth") is None
+
+
+def test_the_commands_for_a_vicuna_that_is_published_as_a_delta():
+    assert fetch_command("weights/vicuna-13b-v0") == (
+        "skingpt4 weights fetch vicuna-13b-delta-v0, then skingpt4 delta --base LLAMA "
+        "--delta weights/vicuna-13b-delta-v0 --out weights/vicuna-13b-v0"
+    )
+
+
+def test_the_papers_configs_name_the_folders_that_fetch_fills():
+    for path in sorted((ROOT / "configs/paper").glob("model_*.yaml")):
+        model = yaml.safe_load(path.read_text())["language"]["model"]
+        folder, name = model.split("/")
+        assert folder == "weights"
+        assert name in fetch_command(model)
+        assert name in catalogue().entries or name.replace("-v0", "-delta-v0") in catalogue().entries

@@ -1,7 +1,7 @@
-"""Which records show the same thing: equal bytes, nearly equal images, one case, one patient.
+"""Which records show the same thing: equal bytes, nearly equal images, one file, one case, one patient.
 
-Two images are nearly equal if the 64-bit perceptual hashes that `data.prepare` wrote (imagehash's pHash) differ in
-few bits. benchmarks/records/near_duplicates.py measures which copies a distance finds and which images it confuses.
+Two images are nearly equal if their 64-bit perceptual hashes (imagehash's pHash) differ in few bits.
+benchmarks/records/near_duplicates.py measures which copies a distance finds and which images it confuses.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import numpy as np
 from tqdm import tqdm
 
 if TYPE_CHECKING:
-    from skingpt4.records.manifest import Manifest
+    import pyarrow as pa
+
+    from skingpt4.records.comparing.identity import Keys
 
 HASH_BITS = 64
 NEAR = 6  # bits; see benchmarks/records/near_duplicates.py
-_MIN_BITS = 8  # an image with structure sets about 32 of the 64
 _BLOCK = 2048  # rows compared at once: 2048 x 2048 differences are 32 MB
 
 
@@ -70,53 +71,46 @@ def components(count: int, pairs: np.ndarray) -> np.ndarray:
     return connected_components(links, directed=False)[1].astype(np.int64)
 
 
-def codes(records: Manifest, key: str, per_source: bool = False) -> np.ndarray:
-    """A number (n,) int64 for each distinct value of a key; -1 where the record has none.
-
-    Args:
-        records: the manifest.
-        key: such as ``sha256``.
-        per_source: equal values of two sources are different (a case number is its source's own).
-    """
-    import pyarrow.compute as pc
-
-    column = records.column(key)
-    if per_source:
-        source = records.column("source").fill_null("")
-        column = pc.binary_join_element_wise(source, column, "\x1f")
+def codes(column: pa.ChunkedArray) -> np.ndarray:
+    """A number (n,) int64 for each distinct text of a column; -1 for null."""
     numbers = column.combine_chunks().dictionary_encode().indices.fill_null(-1)
     return numbers.to_numpy(zero_copy_only=False).astype(np.int64)
 
 
-def perceptual_hashes(records: Manifest) -> tuple[np.ndarray, np.ndarray]:
-    """(hashes (m,) uint64 each once, row of each record among them (n,) int64 or -1 where it has none).
-
-    An image without structure has a hash of one bit or so, like every other such image, so its hash says nothing.
-    """
-    encoded = records.column("phash").combine_chunks().dictionary_encode()
+def perceptual_hashes(keys: Keys) -> tuple[np.ndarray, np.ndarray]:
+    """(hashes (m,) uint64 each once, row of each record among them (n,) int64 or -1 where it has none)."""
+    encoded = keys.column("phash").combine_chunks().dictionary_encode()
     values = np.array([int(text, 16) for text in encoded.dictionary.to_pylist()], dtype=np.uint64)
     places = encoded.indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
     unique, inverse = np.unique(values, return_inverse=True)
-    if not len(unique):
-        return unique, places
-    informative = np.bitwise_count(unique) >= _MIN_BITS
-    place_of = np.where(informative, np.cumsum(informative) - 1, -1)[inverse]
-    return unique[informative], np.where(places < 0, -1, place_of[places])
+    return unique, np.where(places < 0, -1, inverse[places]) if len(unique) else places
 
 
-def links(records: Manifest, distance: int = NEAR, progress: bool = False) -> dict[str, np.ndarray]:
+def links(keys: Keys, distance: int = NEAR, progress: bool = False) -> dict[str, np.ndarray]:
     """For each kind of tie, a cluster number (n,) int64 per record; -1 where it has no tie of that kind to give.
 
-    Kinds: ``exact`` (equal bytes), ``near`` (perceptual hash), ``case``, ``patient`` (of one source).
+    Kinds: ``exact`` (equal bytes), ``near`` (perceptual hash), ``file`` (one path), ``case``, ``patient`` (of one
+    source).
     """
-    unique, places = perceptual_hashes(records)
+    unique, places = perceptual_hashes(keys)
     near = components(len(unique), near_pairs(unique, distance, progress)) if len(unique) else places
     return {
-        "exact": codes(records, "sha256"),
+        "exact": codes(keys.column("sha256")),
         "near": np.where(places < 0, -1, near[places]),
-        "case": codes(records, "case_id", per_source=True),
-        "patient": codes(records, "patient_id", per_source=True),
+        "file": codes(keys.column("path")),
+        "case": codes(keys.column("case_id")),
+        "patient": codes(keys.column("patient_id")),
     }
+
+
+def repeats(numbers: np.ndarray) -> np.ndarray:
+    """Whether an earlier record has the same number: (n,) bool; -1 is no number."""
+    count = len(numbers)
+    first = np.full(numbers.max(initial=-1) + 1, count)
+    np.minimum.at(first, numbers[numbers >= 0], np.flatnonzero(numbers >= 0))
+    result = numbers >= 0
+    result[result] = np.flatnonzero(numbers >= 0) != first[numbers[numbers >= 0]]
+    return result
 
 
 def clusters(ties: dict[str, np.ndarray]) -> np.ndarray:

@@ -25,7 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skingpt4.support.errors import UserError
+from skingpt4.support.errors import UserError, reason_of
+from skingpt4.support.files import write_text
 
 DATA, ROWS, CARD, LOCK = "features.bin", "rows.bin", "card.json", "lock"
 DTYPE = "float16"
@@ -166,21 +167,39 @@ def _size(count: int) -> str:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Let one run at a time fill a folder, while others wait. The lock ends with its process."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK).open("w") as file:
+    """Let one run at a time fill a folder, while others wait. The lock ends with its process.
+
+    Raises:
+        FeatureError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / LOCK).open("w")
+    except OSError as error:
+        raise FeatureError(f"data.feature_cache: {folder} cannot be written ({reason_of(error)})") from None
+    with file:
         with suppress(OSError):  # a file system without locks: two runs would write the same features
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 class FeatureWriter:
-    """Fills a store, as one of several processes; opens the files that `prepare` made."""
+    """Fills a store, as one of several processes; opens the files that `prepare` made.
+
+    Raises:
+        FeatureError: they are not there, or cannot be written.
+    """
 
     def __init__(self, folder: Path, shape: StoreShape) -> None:
         self.folder, self.shape = folder, shape
-        self._data = os.open(folder / DATA, os.O_RDWR)
-        self._rows = os.open(folder / ROWS, os.O_RDWR)
+        try:
+            self._data = os.open(folder / DATA, os.O_RDWR)
+            self._rows = os.open(folder / ROWS, os.O_RDWR)
+        except OSError as error:
+            raise FeatureError(
+                f"data.feature_cache: {folder} cannot be opened ({reason_of(error)}); several processes need a "
+                "folder that all of them share"
+            ) from None
 
     @staticmethod
     def prepare(folder: Path, shape: StoreShape) -> None:
@@ -227,15 +246,23 @@ class FeatureWriter:
             os.pwrite(self._data, features.tobytes(), row * self.shape.picture_bytes)
             os.pwrite(self._rows, entry.tobytes(), row * self.shape.row_type.itemsize)
         except OSError as error:
-            raise FeatureError(f"{self.folder}: cannot be written ({error.strerror})") from None
+            raise self._unwritable(error) from None
 
     def __enter__(self) -> FeatureWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for file in (self._data, self._rows):
-            os.fsync(file)
-            os.close(file)
+        try:
+            for file in (self._data, self._rows):
+                os.fsync(file)
+        except OSError as error:
+            raise self._unwritable(error) from None
+        finally:
+            for file in (self._data, self._rows):
+                os.close(file)
+
+    def _unwritable(self, error: OSError) -> FeatureError:
+        return FeatureError(f"{self.folder}: cannot be written ({reason_of(error)})")
 
     @staticmethod
     def finish(folder: Path, shape: StoreShape) -> None:
@@ -248,9 +275,7 @@ class FeatureWriter:
         if not rows["done"].all():
             raise FeatureError(f"{folder}: features of {int((rows['done'] == 0).sum())} pictures are missing")
         card = {"shape": asdict(shape), "rows_sha256": hashlib.sha256(rows.tobytes()).hexdigest()}
-        part = folder / f".{CARD}.part"
-        part.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
-        os.replace(part, folder / CARD)
+        write_text(folder / CARD, json.dumps(card, indent=1) + "\n")
 
 
 class CachedFeatures:

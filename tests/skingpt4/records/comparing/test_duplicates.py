@@ -6,7 +6,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skingpt4.records import duplicates
+from skingpt4.records.comparing import duplicates
+from skingpt4.records.comparing.identity import Keys
 from skingpt4.records.manifest import read_manifest
 
 
@@ -45,6 +46,8 @@ def test_ties_of_every_kind_stand_together(tmp_path):
         {"patient_id": "p1", "source": "elsewhere"},  # another source's p1
         {"phash": "8000000000000000"},  # two images without structure are not one
         {"phash": "8000000000000001"},
+        {"image": "x/../8.jpg"},
+        {"image": "./8.jpg"},
     ]
     path = tmp_path / "all.jsonl"
     path.write_text(
@@ -52,6 +55,7 @@ def test_ties_of_every_kind_stand_together(tmp_path):
             json.dumps({"image": f"{n}.jpg", "source": "made", **row}) + "\n" for n, row in enumerate(rows)
         )
     )
-    cluster = duplicates.clusters(duplicates.links(read_manifest(path)))
+    cluster = duplicates.clusters(duplicates.links(Keys(read_manifest(path))))
     assert len(set(cluster[:4])) == 1
-    assert len(set(cluster[3:])) == 5
+    assert len(set(cluster[3:8])) == 5
+    assert cluster[8] == cluster[9] not in cluster[:8]
