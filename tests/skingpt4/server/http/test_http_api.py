@@ -408,7 +408,7 @@ def test_a_conversation_that_does_not_fit_is_refused_before_its_pictures_are_dec
     def never(*args):
         raise AssertionError("decoded")
 
-    monkeypatch.setattr("skingpt4.server.http.answering.open_image", never)
+    monkeypatch.setattr("skingpt4.server.http.answering.decoded", never)
     status, answer = post(url, {"messages": [shown("Why? " * 400, 1)], "max_tokens": 2})
     assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
     status, answer = post(url, {"messages": [shown("Why?", 1), BROKEN_MESSAGE], "max_tokens": 2})
