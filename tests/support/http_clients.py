@@ -115,9 +115,8 @@ def connect(server):
     return socket.create_connection(server.address, timeout=120)
 
 
-def send(server, body, leave_after=None):
+def send(server, data, leave_after=None):
     """Send a complete request; read its answer, or leave after some seconds."""
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
     with connect(server) as line:
         line.sendall(head(server, len(data), "Connection: close") + data)
         if leave_after is not None:
@@ -157,12 +156,36 @@ def small_chunks(server):
         line.sendall(head(server, None) + b"1\r\n[\r\n" * 20_000)
 
 
-def _messages(count):
-    return json.dumps({"messages": [{"role": "user", "content": "abcdefghij"}] * count}).encode()
-
-
 MB = 10**6
 GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+HELLO = {"role": "user", "content": "abcdefghij"}
+LONG_ADDRESS = {"type": "image_url", "image_url": "data:" + ";a" * 4 * MB}
+# Bodies that are sent completely, and after how many seconds the client leaves.
+BODIES = {
+    "leaving at once": (lambda: question(pictures=[photo(size=(800, 600))], max_tokens=300), 0.0),
+    "leaving": (lambda: question(pictures=[photo()], max_tokens=300), 0.5),
+    "leaving a stream": (lambda: question(stream=True, max_tokens=300), 0.3),
+    "many messages": (lambda: {"messages": [HELLO] * 80_000}, None),
+    "long text": (lambda: question("word " * (4 * MB // 5)), None),
+    "long address": (lambda: {"messages": [{"role": "user", "content": [LONG_ADDRESS]}]}, None),
+    "many values": (lambda: b"[" + b"[]," * (6 * MB) + b"[]]", None),
+    "deep": (lambda: b"[" * MB, None),
+    "long key": (lambda: question() | {"k" * 10 * MB: 1}, None),
+    "long stop": (lambda: question(stop="a" * 10 * MB), None),
+    "large picture": (lambda: question(pictures=[bomb()]), None),
+    "eight large pictures": (lambda: question(pictures=[bomb()] * 8), None),
+    "large bodies": (lambda: question(pictures=[b"\0" * 14 * MB]), None),
+    "long answers": (lambda: question(pictures=[photo()], max_tokens=400), None),
+}
+
+
+@functools.cache
+def body_of(kind):
+    """Made once: these clients should take as little of the machine as they can."""
+    body = BODIES[kind][0]()
+    return body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
 # Each is called again and again; it may fail.
 HOSTILE = {
     "silent": lambda s: hold(s, b"", 8),
@@ -174,27 +197,7 @@ HOSTILE = {
     "flood": lambda s: never_read(s, GET * 6_000, 3),
     "no reading": lambda s: never_read(s, (head(s, 2) + b"{}") * 500, 3),
     "no HTTP": lambda s: hold(s, b"\0\xff\r\n" * 20_000, 2),
-    "leaving at once": lambda s: send(s, question(pictures=[photo(size=(800, 600))], max_tokens=300), 0),
-    "leaving": lambda s: send(s, question(pictures=[photo()], max_tokens=300), 0.5),
-    "leaving a stream": lambda s: send(s, question(stream=True, max_tokens=300), 0.3),
-    "many messages": lambda s: send(s, _messages(80_000)),
-    "long text": lambda s: send(s, question("word " * (4 * MB // 5))),
-    "long address": lambda s: send(
-        s,
-        {
-            "messages": [
-                {"role": "user", "content": [{"type": "image_url", "image_url": "data:" + ";a" * 4 * MB}]}
-            ]
-        },
-    ),
-    "many values": lambda s: send(s, b"[" + b"[]," * (6 * MB) + b"[]]"),
-    "deep": lambda s: send(s, b"[" * MB),
-    "long key": lambda s: send(s, question() | {"k" * 10 * MB: 1}),
-    "long stop": lambda s: send(s, question(stop="a" * 10 * MB)),
-    "large picture": lambda s: send(s, question(pictures=[bomb()])),
-    "eight large pictures": lambda s: send(s, question(pictures=[bomb()] * 8)),
-    "large bodies": lambda s: send(s, question(pictures=[b"\0" * 14 * MB])),
-    "long answers": lambda s: send(s, question(pictures=[photo()], max_tokens=400)),
+    **{kind: lambda s, kind=kind: send(s, body_of(kind), BODIES[kind][1]) for kind in BODIES},
 }
 
 
@@ -213,6 +216,8 @@ class Crowd:
             self.num_done[kind] += 1
 
     def __enter__(self):
+        for kind in BODIES:
+            body_of(kind)
         for thread in self.threads:
             thread.start()
         return self

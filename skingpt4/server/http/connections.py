@@ -55,12 +55,18 @@ class Connection(H11Protocol):
         """Whether no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether a request, or the rest of one, is still to come."""
+        return self.is_idle or self.cycle.more_body
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """If there are too many, the one that has been idle for longest makes room."""
+        """If there are too many, the one that has waited for its client for longest makes room."""
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
-            idle = [other for other in self.connections if isinstance(other, Connection) and other.is_idle]
-            min(idle, key=lambda connection: connection.idle_since).abort()
+            others = [other for other in self.connections if isinstance(other, Connection)]
+            waiting = [other for other in others if other.waits_for_client]
+            min(waiting, key=lambda connection: connection.idle_since).abort()
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -24,8 +24,9 @@ from starlette.routing import Route
 from skingpt4.server.address import Address
 from skingpt4.server.decoding import LARGE
 from skingpt4.server.guard import Guard
-from skingpt4.server.http.admission import Hold, Pool
+from skingpt4.server.http.admission import Hold, LineFull, Pool
 from skingpt4.server.http.body import declared_bytes, parse_json, read_body
+from skingpt4.server.http.connections import MAX_CONNECTIONS
 from skingpt4.server.http.failures import ApiError, as_api_error
 from skingpt4.server.http.messages import ConversationLimits
 from skingpt4.server.http.request import MODEL, ChatRequest, read_request
@@ -65,9 +66,10 @@ class Api:
 
     def __post_init__(self) -> None:
         limits = self.limits
-        self.bodies = Pool(max(limits.max_bytes_held, limits.max_body_bytes))
-        self.places = Pool(limits.max_requests)
-        self.turns, self.large_turns = Pool(limits.max_prepared), Pool(1)
+        num = limits.max_requests
+        self.bodies = Pool(max(limits.max_bytes_held, limits.max_body_bytes), MAX_CONNECTIONS)
+        self.turns, self.large_turns = Pool(limits.max_prepared, num), Pool(1, num)
+        self.places = Pool(num, num)
         self._is_trimming = False
         self.conversation = ConversationLimits.of_context(self.answerer.context, limits.max_images)
 
@@ -160,7 +162,7 @@ class Api:
         try:
             with anyio.fail_after(self.limits.max_wait_seconds):
                 return await pool.hold(amount, expected_seconds)
-        except TimeoutError:
+        except (LineFull, TimeoutError):
             raise self._busy() from None
 
     def _busy(self) -> ApiError:

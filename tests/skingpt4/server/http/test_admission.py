@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from skingpt4.server.http.admission import Pool
+from skingpt4.server.http.admission import LineFull, Pool
 
 
 def run(test):
@@ -12,7 +12,7 @@ def run(test):
 
 def test_who_asks_for_little_goes_first():
     async def test():
-        pool, order = Pool(10), []
+        pool, order = Pool(10, 5), []
 
         async def take(name, amount, seconds):
             with await pool.hold(amount, seconds):
@@ -33,7 +33,7 @@ def test_who_asks_for_little_goes_first():
 
 def test_who_leaves_the_line_makes_room():
     async def test():
-        pool = Pool(2)
+        pool = Pool(2, 5)
         with await pool.hold(2):
             with anyio.move_on_after(0.01):
                 await pool.hold(2)
@@ -45,7 +45,7 @@ def test_who_leaves_the_line_makes_room():
 
 def test_a_hold_is_given_back_once():
     async def test():
-        pool = Pool(3)
+        pool = Pool(3, 5)
         hold = await pool.hold(2)
         hold.release()
         hold.release()
@@ -54,5 +54,28 @@ def test_a_hold_is_given_back_once():
         assert pool.free == 3
         with await pool.hold(100):
             assert pool.free == 0, "who asks for more than there is gets all"
+
+    run(test)
+
+
+def test_if_the_line_is_full_the_last_in_it_is_refused():
+    async def test():
+        pool, outcomes = Pool(1, 2), {}
+
+        async def take(name, seconds):
+            try:
+                with await pool.hold(1, seconds):
+                    outcomes[name] = "served"
+            except LineFull:
+                outcomes[name] = "refused"
+
+        with await pool.hold():
+            async with anyio.create_task_group() as group:
+                for name, seconds in (("short", 1.0), ("long", 9.0), ("shorter", 0.5), ("longest", 10.0)):
+                    group.start_soon(take, name, seconds)
+                await anyio.wait_all_tasks_blocked()
+                assert outcomes == {"long": "refused", "longest": "refused"}
+                group.cancel_scope.cancel()
+        assert (pool.free, pool.num_waiting) == (1, 0)
 
     run(test)

@@ -72,6 +72,18 @@ def test_a_byte_after_an_answer_does_not_hold_the_connection(address):
         assert line.recv(1000) == b""
 
 
+def test_bodies_that_do_not_come_do_not_keep_others_out(address):
+    head = b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n["
+    lines = [socket.create_connection(address, timeout=30) for _ in range(5)]
+    for line in lines:
+        line.sendall(head)
+    time.sleep(0.2)
+    with socket.create_connection(address, timeout=30) as line:
+        get(line)
+    for line in lines:
+        line.close()
+
+
 @pytest.mark.parametrize(
     "data",
     [

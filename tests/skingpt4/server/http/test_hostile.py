@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.http_clients import HOSTILE, Crowd, ServerProcess, ask_honestly, bomb, question
+from tests.support.http_clients import HOSTILE, Crowd, ServerProcess, ask_honestly, question
 
 MAX_MIB = 2048  # above the model
 
@@ -52,7 +52,6 @@ def median(values):
 
 
 def test_a_hundred_hostile_clients_of_all_kinds(server):
-    bomb()
     before = server.mib()
     server.forget_peak()
     with Health(server) as health, Crowd(server, list(HOSTILE), 100) as crowd:
@@ -67,7 +66,6 @@ def test_a_hundred_hostile_clients_of_all_kinds(server):
 
 @pytest.mark.soak
 def test_two_thousand_requests_leave_the_memory_flat(server):
-    bomb()
     started, before, memory, honest, done = time.monotonic(), server.mib(), [], [], {}
     server.forget_peak()
     health_seconds = []
