@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from skingpt4.support.regular import read_regular_text
 
 from data.reading.files import find_files
 from data.reading.rows import Candidate, Refusal, Rows, SourceError, did_you_mean
@@ -18,6 +19,7 @@ from skingpt4.records.blanks import text_or_none
 from skingpt4.records.folders import class_folders
 from skingpt4.records.naming import readable
 from skingpt4.records.schema import CLASS_NAMES
+from skingpt4.support.errors import reason_of
 from skingpt4.taxonomy.taxonomy import disease, disease_class, lexicon, written_out
 
 HELP = "any folder of class folders (step 2)"
@@ -116,13 +118,13 @@ def read_class_map(path: Path) -> dict[str, dict[str, str | None]]:
         SourceError: a missing file, one that is not a YAML map, or an unknown class.
     """
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), TextLoader)
+        content = yaml.load(read_regular_text(path), TextLoader)
     except FileNotFoundError:
         raise SourceError(f"{path}: no such file") from None
     except RecursionError:
         raise SourceError(f"{path}: is nested too deep for a map of folders") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SourceError(f"{path}: is not readable YAML ({' '.join(str(error).split())})") from None
+        raise SourceError(f"{path}: is not readable YAML ({' '.join(reason_of(error).split())})") from None
     if not isinstance(content, dict) or not content:
         raise SourceError(f"{path}: expected lines such as 'folder name: acne_and_rosacea'")
     return {name: _label(value, f"{path}, {name!r}") for name, value in content.items()}

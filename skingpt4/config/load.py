@@ -76,6 +76,8 @@ def _resolved(merged: Any, where: str) -> Any:
 
 def _reference_problem(error: OmegaConfBaseException, where: str) -> ConfigError:
     reason = str(error).split("\n")[0]
+    reason = re.sub(r'^KeyError raised while resolving interpolation: "(.*)"$', r"\1", reason)
+    reason = reason.replace("Interpolation key", "the key").replace("interpolation", "reference")
     if isinstance(error, GrammarParseError):
         reason = (
             "holds a '${' that begins no reference such as ${oc.env:NAME}; write '\\${' for the text itself"

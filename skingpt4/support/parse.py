@@ -6,6 +6,7 @@ digits, halves of surrogate pairs and files that are no files of text are refuse
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -37,10 +38,10 @@ def read_text(path: Path, max_bytes: int = MAX_TEXT) -> str:
     """
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(f"{path}: is not a regular file")
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
         content = file.read(max_bytes + 1)
     if len(content) > max_bytes:
-        raise OSError(f"{path}: is larger than {max_bytes >> 20} MiB")
+        raise OSError(errno.EFBIG, f"is larger than {max_bytes >> 20} MiB", str(path))
     return content.decode("utf-8-sig")
 
 
