@@ -3,7 +3,7 @@
 Training steps of the product on cached features (random ones: speed does not depend on their values), with compiled
 layers if a long run compiles them. Records are not measured here: `python -m benchmarks records-start` measures
 start-up and memory of 1 thousand to 1 million, and its figures are plotted with the commit they were measured at.
-Processes are started as users start them, by accelerate; they share the machine's cores and the batch.
+Processes are started as users start them, by torchrun; they share the machine's cores and the batch.
 
 Research software, not a medical device.
 """
@@ -103,25 +103,24 @@ class Size:
 
 def processes(setting: options.Setting, size: Size, count: int) -> dict[str, Any]:
     """The same global batch by `count` processes, which share the cores."""
-    command = [
-        sys.executable, "-m", "accelerate.commands.launch", "--num_machines", "1", "--mixed_precision", "no",
-    ]  # fmt: skip
-    command += ["--num_processes", str(count), "--dynamo_backend", "no", "--main_process_port", "0"]
-    command += ["--cpu", "--num_cpu_threads_per_process", "1"] if setting.device.type == "cpu" else []
-    command += ["--multi_gpu"] if setting.device.type == "cuda" and count > 1 else []
     threads = max(1, len(os.sched_getaffinity(0)) // count)
+    # Not `accelerate launch`: without several GPUs it starts one process, whatever it was asked for.
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     command += [
         "-m", "benchmarks", "scaling", "--child", str(size.process_batch // count), "--shape", setting.shape.name,
         "--threads", str(threads), "--repeats", str(size.repeats), "--dtype", setting.dtype_name,
     ]  # fmt: skip
     command += ["--device", setting.device.type] if setting.device.type == "cpu" else []
     command += ["--small"] if setting.small else []
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": "."})
+    env = os.environ | {"PYTHONPATH": ".", "OMP_NUM_THREADS": str(threads)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
     if done.returncode:
         raise shapes.ShapeError(
             f"{count} processes failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}"
         )
     figures = json.loads(done.stdout.strip().splitlines()[-1])
+    if figures["world"] != count:
+        raise shapes.ShapeError(f"{figures['world']} processes were measured in place of {count}")
     rate = size.process_batch / figures["seconds_a_step"]
     return {"processes": count, "threads_each": threads, "samples_per_second": rate, **figures}
 
@@ -247,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=2, help="timed steps a row (default: %(default)s)")
     parser.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="sizes of a batch")
     parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="tokens of an answer")
-    parser.add_argument("--processes", type=int, nargs="+", default=PROCESSES, help="how many, by accelerate")
+    parser.add_argument("--processes", type=int, nargs="+", default=PROCESSES, help="how many, by torchrun")
     parser.add_argument(
         "--length-batch", type=int, default=LENGTH_BATCH, help="samples where lengths are compared"
     )

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TextIO
 
 from data.reading.rows import SourceError
+from skingpt4.support.regular import open_regular, open_regular_text
 
 MAX_FIELD = 16 * 2**20  # characters of one field; more is a quote that was never closed
 DELIMITERS = ",;\t|"  # of equally likely ones the first counts
@@ -74,9 +75,7 @@ def opened_bytes(path: Path) -> Iterator:
         SourceError: it is missing, not a regular file, or cannot be read.
     """
     try:
-        if path.exists() and not path.is_file():
-            raise SourceError(f"{path}: is not a file; a table is read twice, so save it as a file")
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             yield file
     except FileNotFoundError:
         raise SourceError(f"{path}: no such file") from None
@@ -118,7 +117,7 @@ def opened_text(path: Path, encoding: str) -> Iterator[TextIO]:
         SourceError: it is missing, cannot be read, or is damaged, at whatever line.
     """
     try:
-        with path.open(encoding=encoding, newline="") as text:
+        with open_regular_text(path, encoding, newline="") as text:
             yield text
     except FileNotFoundError:
         raise SourceError(f"{path}: no such file") from None

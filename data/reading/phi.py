@@ -12,6 +12,7 @@ import phonenumbers
 
 from skingpt4.records.blanks import is_blank
 from skingpt4.support.errors import UserError, reason_of
+from skingpt4.support.regular import read_regular_text
 from skingpt4.taxonomy.taxonomy import disease
 
 KINDS = (
@@ -202,7 +203,7 @@ def read_lines(path: str | Path) -> list[str]:
         PhiError: it cannot be read.
     """
     try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
+        return read_regular_text(path, None).splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise PhiError(f"{path}: cannot be read ({reason_of(error)})") from None
 

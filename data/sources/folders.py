@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from skingpt4.support.regular import read_regular_text
 
 from data.reading.files import find_files
 from data.reading.rows import Candidate, Refusal, Rows, SourceError, did_you_mean
@@ -20,6 +19,7 @@ from skingpt4.records.folders import class_folders
 from skingpt4.records.naming import readable
 from skingpt4.records.schema import CLASS_NAMES
 from skingpt4.support.errors import reason_of
+from skingpt4.support.regular import read_regular_text
 from skingpt4.taxonomy.taxonomy import disease, disease_class, lexicon, written_out
 
 HELP = "any folder of class folders (step 2)"

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from skingpt4.records.comparing import duplicates
 from skingpt4.records.comparing.identity import Keys, require_compared
 from skingpt4.records.manifest import Manifest, manifest_lines
+from skingpt4.records.naming import Relative
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
 
@@ -223,14 +224,17 @@ def write_splits(
         out_dir.mkdir(parents=True, exist_ok=True)
         parts = [out_dir / f".{name}.part" for name in files]
         with ExitStack() as stack:
-            out = [stack.enter_context(part.open("w", encoding="utf-8")) for part in parts]
-            rows = tqdm(
-                _rows(manifests, out_dir), total=len(result.split), unit="record", disable=not progress
-            )
+            # The errors are bytes of file names that are not UTF-8; they become escapes of JSON.
+            out = [
+                stack.enter_context(part.open("w", encoding="utf-8", errors="backslashreplace"))
+                for part in parts
+            ]
+            rows = tqdm(_rows(manifests), total=len(result.split), unit="record", disable=not progress)
+            relative = Relative(out_dir)
             for place, (folder, row) in enumerate(rows):
                 number, reason = result.split[place], result.reason[place]
                 row |= keys.missing_hashes(place)
-                row["image"] = os.path.normpath(os.path.join(folder, row["image"]))
+                row["image"] = relative.renamed(row["image"], folder)
                 if number < 0:
                     row = {"image": row["image"], "reason": reason}
                 else:
@@ -243,11 +247,10 @@ def write_splits(
         raise SplitError(f"{out_dir}: cannot be written ({error.strerror})") from None
 
 
-def _rows(manifests: Sequence[Path], out_dir: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def _rows(manifests: Sequence[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in manifests:
-        folder = os.path.relpath(path.parent, out_dir)
         for _, line, _ in manifest_lines(path):
-            yield folder, json.loads(line)
+            yield path.parent, json.loads(line)
 
 
 def describe(report: dict[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from skingpt4.records.blanks import text_or_none
 from skingpt4.records.comparing import duplicates
 from skingpt4.records.comparing.identity import Keys, comparable, require_compared
 from skingpt4.records.manifest import manifest_lines, read_manifest
-from skingpt4.records.naming import hint, readable
+from skingpt4.records.naming import Relative, hint, readable
 from skingpt4.records.record import Record, check_row
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
@@ -169,11 +168,11 @@ def write_sample(manifest: Path, keys: Keys, rows: Sequence[int], out: Path) -> 
     Records get the hashes that they lacked.
     """
     chosen, lines = set(rows), list[str]()
-    folder = os.path.relpath(manifest.parent, out.parent)
+    relative = Relative(out.parent)
     for place, (_, line, _) in enumerate(manifest_lines(manifest)):
         if place in chosen:
             row = json.loads(line) | keys.missing_hashes(place)
-            row["image"] = os.path.normpath(os.path.join(folder, row["image"]))
+            row["image"] = relative.renamed(row["image"], manifest.parent)
             row["case_id"] = text_or_none(row.get("case_id")) or f"case-{len(lines) + 1:04d}"
             row["split"] = "cases"
             lines.append(json.dumps(row, ensure_ascii=False) + "\n")

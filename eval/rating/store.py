@@ -7,12 +7,9 @@ and processes may write at once.
 
 from __future__ import annotations
 
-import functools
 import hashlib
-import hmac
 import random
 import re
-import secrets
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,12 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from argon2 import PasswordHasher
-from argon2.exceptions import InvalidHashError, VerificationError
-
+from eval.rating import passwords
 from eval.rating.ratings import FLAG, ITEMS, Rating, check
 from skingpt4.records.blanks import is_blank
-from skingpt4.server.logins import MAX_LENGTH
+from skingpt4.server.access.logins import MAX_LENGTH
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import now
 from skingpt4.support.sqlite import WAIT_SECONDS, private_file, write_ahead
@@ -62,33 +57,6 @@ class Sheet(NamedTuple):
     place: int
     arm: str
     case_id: str
-
-
-@functools.cache
-def hasher() -> PasswordHasher:
-    """Argon2id at the cost that its library recommends today."""
-    return PasswordHasher()
-
-
-@functools.cache
-def nobodys_hash() -> bytes:
-    """A hash that no password has, for names that do not exist."""
-    return _hash(secrets.token_urlsafe(32))
-
-
-def _hash(password: str) -> bytes:
-    return hasher().hash(_encoded(password)).encode("ascii")
-
-
-def _is_scrypt_of(password: str, salt: bytes, stored: bytes) -> bool:
-    """Whether a hash as it was stored before Argon2 is this password's."""
-    return hmac.compare_digest(
-        hashlib.scrypt(_encoded(password), salt=salt, n=2**14, r=8, p=1, dklen=32), stored
-    )
-
-
-def _encoded(password: str) -> bytes:
-    return password.encode("utf-8", "surrogatepass")
 
 
 def clean(text: str) -> str:
@@ -200,7 +168,8 @@ class Store:
             self._transaction() as connection
         ):  # the hash holds its own salt; those from before Argon2 do not
             connection.execute(
-                "INSERT OR REPLACE INTO rater VALUES (?, ?, ?, ?)", (name, b"", _hash(password), now())
+                "INSERT OR REPLACE INTO rater VALUES (?, ?, ?, ?)",
+                (name, b"", passwords.hashed(password), now()),
             )
 
     def raters(self) -> list[str]:
@@ -213,20 +182,13 @@ class Store:
         A hash from before Argon2, or of another cost than today's, is replaced once the password is known.
         """
         rows = self._rows("SELECT salt, hash FROM rater WHERE name = ?", name)
-        salt, stored = rows[0] if rows else (b"", nobodys_hash())
-        if salt and _is_scrypt_of(password, salt, stored):
-            outdated = True
-        else:
-            try:
-                hasher().verify(nobodys_hash() if salt else stored, _encoded(password))
-            except (VerificationError, InvalidHashError):
-                return False
-            outdated = hasher().check_needs_rehash(stored)
-        if outdated:
+        salt, stored = rows[0] if rows else (b"", passwords.nobodys_hash())
+        if not passwords.matches(password, salt, stored):
+            return False
+        if passwords.is_outdated(salt, stored):
             with suppress(StoreError), self._transaction() as connection:  # it can wait for the next log-in
-                connection.execute(
-                    "UPDATE rater SET salt = ?, hash = ? WHERE name = ?", (b"", _hash(password), name)
-                )
+                values = (b"", passwords.hashed(password), name)
+                connection.execute("UPDATE rater SET salt = ?, hash = ? WHERE name = ?", values)
         return True
 
     # Sheets

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import reason_of, reported
+from skingpt4.support.regular import read_regular_text
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not args.html and not args.pdf:
             raise ConsultationError("give --html or --pdf, e.g. --pdf consultation.pdf")
         try:
-            record = from_json(args.consultation.read_text(encoding="utf-8"), str(args.consultation))
+            record = from_json(read_regular_text(args.consultation), str(args.consultation))
             make: dict[Path, Callable[[], bytes]] = {}
             if args.html:
                 make[args.html] = lambda: to_html(record, not args.without_pictures).encode()

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import UserError, reason_of, reported
+from skingpt4.support.regular import read_regular_text
 from skingpt4.taxonomy.free_text import OUTCOMES, Classified, classify
 
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         texts = list(args.text)
         if args.file:
             try:
-                texts += args.file.read_text(encoding="utf-8").splitlines()
+                texts += read_regular_text(args.file).splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(f"{args.file}: cannot be read as text ({reason_of(error)})") from None
         if not texts:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from skingpt4.support.errors import UserError
+from skingpt4.support.regular import open_regular
 
 MIN_CACHED = 1000  # members; the index of a smaller archive is made so fast that it is not saved
 
@@ -58,10 +59,10 @@ def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
         FileNotFoundError: no such file or member.
         TooLarge: more than `limit` bytes.
         StoreError: the archive is damaged or compressed.
-        OSError: the file cannot be read.
+        OSError: the file cannot be read, is a pipe, device or socket, or grows while it is read.
     """
     archive, member = split_path(path)
-    with open(archive, "rb") as file:
+    with open_regular(archive) as file:
         status = os.fstat(file.fileno())
         start, size = 0, status.st_size
         if member:

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from skingpt4.records import naming
 from skingpt4.records.columns import COLUMNS, checked_batch
 from skingpt4.records.record import Record, RecordError, record_of
+from skingpt4.support.regular import open_regular
 
 VERSION = 2  # of the reader and of the Arrow file's columns; a file of another version is written again
 SMALL_BYTES = 4 * 2**20  # below, parsing takes a fraction of a second and no file is written
@@ -154,7 +155,7 @@ def manifest_blocks(path: str | Path) -> Iterator[tuple[int, bytes]]:
     """
     path, first = Path(path), 1
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             while block := file.read(BLOCK_BYTES) + file.readline():
                 # Windows editors write a mark at the beginning.
                 yield first, block.removeprefix(BOM) if first == 1 else block

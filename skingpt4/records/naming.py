@@ -106,9 +106,7 @@ class Relative:
 
         @functools.lru_cache(4096)
         def parent_of(parent: str) -> str:
-            # Behind a link, too, .. means the real parent.
-            parent = os.path.realpath(parent) if ".." in PurePath(parent).parts else parent
-            return Path(os.path.relpath(parent, real)).as_posix()
+            return Path(os.path.relpath(_without_dots(parent), real)).as_posix()
 
         self._parent = parent_of
 
@@ -120,6 +118,13 @@ class Relative:
     def renamed(self, name: str, folder: Path) -> str:
         """The name, in this list, of what a list in `folder` calls `name`; an absolute one stays as it is."""
         return name if os.path.isabs(name) else self(image_path(folder, name))
+
+
+def _without_dots(path: str) -> str:
+    """The path without `..`, which behind a link means the real parent; links after the last `..` stay links."""
+    parts = PurePath(path).parts
+    last = len(parts) - parts[::-1].index("..") if ".." in parts else 0
+    return os.path.join(os.path.realpath(os.path.join(*parts[:last])), *parts[last:]) if last else path
 
 
 def locate(folder: Path, written: str) -> Located:

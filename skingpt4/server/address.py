@@ -79,8 +79,8 @@ class Address:
         Args:
             host: from a Host header, without the port, in lower case; IPv6 in brackets.
         """
-        if self.share or host in (LOCALHOST, self.host.lower(), *self.names):
-            return True  # the name of a public link is not known before; the password is what protects it
+        if host in (LOCALHOST, self.host.lower()):
+            return True
         try:
             ip = ipaddress.ip_address(host[1:-1] if host.startswith("[") else host)
         except ValueError:

@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from skingpt4.chat.texts import Texts
 from skingpt4.server.address import Address
@@ -71,10 +72,10 @@ def launch(
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
+    from skingpt4.server.access.logins import Logins
+    from skingpt4.server.access.sessions import Sessions
     from skingpt4.server.gradio_guard import USER, GradioGuard, GradioServer
     from skingpt4.server.guard import Guard
-    from skingpt4.server.logins import Logins
-    from skingpt4.server.sessions import Sessions
     from skingpt4.server.uploads import Uploads
 
     def answer_health(request: Request) -> JSONResponse:
@@ -93,16 +94,21 @@ def launch(
         takes_uploads=takes_uploads,
         logins=Logins(check_password) if check_password else None,
         message=login_message,
+        functions=frozenset(blocks.fns),
         num_pending=lambda session: len(blocks._queue.pending_event_ids_session.get(session, ())),
     )
+
+    names = set(address.names)
 
     @contextlib.asynccontextmanager
     async def guarded(app: Any) -> AsyncIterator[None]:
         # Around everything else: Gradio puts its own middleware, which lets other sites read, before any it is given.
-        app.middleware_stack = Guard(GradioGuard(app.middleware_stack, server), address, server.pages)
+        app.middleware_stack = Guard(GradioGuard(app.middleware_stack, server), address, server.pages, names)
         yield
 
-    blocks.queue(max_size=MAX_QUEUED)
+    blocks.queue(
+        max_size=MAX_QUEUED, api_open=False
+    )  # what has to wait for its turn cannot be called directly
     blocks.launch(
         server_name=f"[{address.ip}]" if ":" in address.ip else address.ip,
         server_port=address.port,
@@ -115,25 +121,30 @@ def launch(
         share=address.share, inbrowser=False, quiet=True, prevent_thread_lock=True, ssr_mode=False, pwa=False,
         mcp_server=False, enable_monitoring=False, run_history=False, footer_links=[], show_error=True,
     )  # fmt: skip
+    if blocks.share_url:
+        names.add(urlsplit(blocks.share_url).netloc)
     return blocks
 
 
 def wipe(blocks: gr.Blocks, session: str) -> None:
     """Drop what a page held as soon as it is over; Gradio keeps it for an hour, and what it drew longer.
 
-    An event that is still under way would write what it draws into a new state; so it is waited for.
+    An event that waits or is under way would write what it draws into a new state; so it is waited for.
     """
-    holder, busy = blocks.state_holder, True
+    holder, queue, busy = blocks.state_holder, blocks._queue, True
     while busy:
-        jobs = [event for job in blocks._queue.active_jobs if job for event in job]
-        busy = any(event.session_hash == session for event in jobs)
+        waiting = [
+            event for line in list(queue.event_queue_per_concurrency_id.values()) for event in line.queue
+        ]
+        events = [*waiting, *(event for job in queue.active_jobs if job for event in job)]
+        busy = any(event.session_hash == session for event in events)
         holder.delete_state(session)
         holder.session_data.pop(session, None)
         holder.time_last_used.pop(session, None)
         if busy:
             time.sleep(0.1)
-    blocks._queue.pending_messages_per_session.pop(session, None)
-    blocks._queue.pending_event_ids_session.pop(session, None)
+    queue.pending_messages_per_session.pop(session, None)
+    queue.pending_event_ids_session.pop(session, None)
 
 
 def _theme() -> gr.themes.Base:

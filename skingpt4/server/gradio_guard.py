@@ -22,10 +22,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
 
 from skingpt4.chat.texts import Texts
-from skingpt4.server import login_page
+from skingpt4.server.access import login_page
+from skingpt4.server.access.logins import MAX_SECONDS, Logins, TooSoon
+from skingpt4.server.access.sessions import Owner, SessionRefused, Sessions
 from skingpt4.server.guard import refusal
-from skingpt4.server.logins import MAX_SECONDS, Logins, TooSoon
-from skingpt4.server.sessions import Owner, SessionRefused, Sessions
 from skingpt4.server.uploads import NAMED, ForeignFileError, UploadRefused, Uploads
 
 BROWSER = "skingpt4-browser"
@@ -43,10 +43,10 @@ STATIC = re.compile(r"/(?:assets|static)/.+|/theme\.css|/favicon\.ico|/manifest\
 OPEN = re.compile(r"/health|/gradio_api/startup-events")  # to everybody, also where others log in
 READ = re.compile(r"/config|/gradio_api/app_id")
 HEARTBEAT = re.compile(r"/gradio_api/heartbeat/([^/]+)")
-RUN = re.compile(r"/gradio_api/(?:queue/join|run/[^/]+|cancel|reset)")
+RUN = re.compile(r"/gradio_api/(?:queue/join|run/[^/]+|cancel)")
 QUEUE, DATA, UPLOAD = "/gradio_api/queue/join", "/gradio_api/queue/data", "/gradio_api/upload"
 MAX_BODY = 256 * 2**10  # bytes of what runs a function: texts and settings
-BODY_SECONDS, UPLOAD_SECONDS = 30, 300
+BODY_SECONDS, UPLOAD_SECONDS = 30, 120
 MAX_PENDING = 16  # results of one page that it has not fetched yet
 
 
@@ -63,6 +63,7 @@ class GradioServer:
         takes_uploads: whether its pages have a control for files.
         logins: None where nobody logs in.
         message: HTML above the log-in's form.
+        functions: the numbers of what its pages can call.
         num_pending: how many results of a session wait to be fetched.
     """
 
@@ -74,6 +75,7 @@ class GradioServer:
     takes_uploads: bool
     logins: Logins | None
     message: str
+    functions: Collection[int]
     num_pending: Callable[[str], int]
 
 
@@ -179,15 +181,21 @@ class GradioGuard:
                 raise self._refusal(404, "no_such_address")
             await self.app(request.scope, request.receive, send)
         elif request.method == "GET" and (heartbeat := HEARTBEAT.fullmatch(path)):
-            self.server.sessions.use(heartbeat[1], owner)
-            with self.server.sessions.held_open(heartbeat[1]):
-                await self.app(request.scope, request.receive, send)
+            await self._connect(request, send, owner, [heartbeat[1]], while_open=True)
         elif request.method == "GET" and path == DATA:
-            names = request.query_params.getlist("session_hash")
-            self.server.sessions.use(names[0] if len(names) == 1 else None, owner)
-            await self.app(request.scope, request.receive, send)
+            await self._connect(request, send, owner, request.query_params.getlist("session_hash"))
         else:
             raise self._refusal(404, "no_such_address")
+
+    async def _connect(
+        self, request: Request, send: Any, owner: Owner, names: list[str], while_open: bool = False
+    ) -> None:
+        if not owner[1]:  # another site's page may ask too where a browser does not say who asks
+            raise self._refusal(403, "no_cookie")
+        name = names[0] if len(names) == 1 else ""
+        self.server.sessions.use(name, owner)
+        with self.server.sessions.connected(name, while_open):
+            await self.app(request.scope, request.receive, send)
 
     # ---- log-ins
 
@@ -288,7 +296,10 @@ class GradioGuard:
             raise self._refusal(403, "foreign_file") from None
         except (ValueError, RecursionError):
             raise self._refusal(400, "no_json") from None
-        session = body.get("session_hash") if isinstance(body, dict) else None
+        function = body.get("fn_index") if isinstance(body, dict) else None
+        if not isinstance(function, int) or function not in self.server.functions:
+            raise self._refusal(400, "no_json")
+        session = body.get("session_hash")
         self.server.sessions.use(session, owner)
         if request.scope["path"] == QUEUE and self.server.num_pending(str(session)) >= MAX_PENDING:
             raise self._refusal(429, "queue_full_here")

@@ -31,15 +31,19 @@ OWN_SITE = ("same-origin", "none")  # none: the user typed the address or chose 
 class Guard:
     """Refuses what names another server or comes from another site; no other site may read an answer."""
 
-    def __init__(self, app: Any, address: Address, pages: Collection[str] = ()) -> None:
+    def __init__(
+        self, app: Any, address: Address, pages: Collection[str] = (), names: Collection[str] | None = None
+    ) -> None:
         """Guard a server.
 
         Args:
             app: what answers.
             address: where it is served.
             pages: paths that another site may link to, since opening them changes nothing.
+            names: what else it goes by, such as a public link that is known only later; `address.names` if None.
         """
         self.app, self.address, self.pages = app, address, pages
+        self.names = address.names if names is None else names
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Handle one ASGI event."""
@@ -56,7 +60,7 @@ class Guard:
         headers = Headers(scope=scope)
         hosts = [HOST.fullmatch(host.lower()) for host in headers.getlist("host")]
         host = hosts[0] if len(hosts) == 1 else None
-        if host is None or not self.address.goes_by(host["name"]):
+        if host is None or not (host["name"] in self.names or self.address.goes_by(host["name"])):
             return 400, "this server does not go by that name (Host header); see --name", "foreign_host"
         if self._is_from_elsewhere(scope, headers, host):
             return 403, "pages of other sites may not ask this server", "foreign_origin"
@@ -80,7 +84,7 @@ class Guard:
         sender, default = HOST.fullmatch(place.lower()), DEFAULT_PORTS.get(scheme)
         if sender is None or default is None or any(rest):
             return False
-        if sender["name"] in self.address.names:  # a proxy may have put its own address into Host
+        if sender["name"] in self.names:  # a proxy may have put its own address into Host
             return True
         return sender["name"] == host["name"] and (sender["port"] or default) == (host["port"] or default)
 

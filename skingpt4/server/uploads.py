@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from skingpt4.server.sessions import Owner
+from skingpt4.server.access.sessions import Owner
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -169,9 +169,10 @@ def _leads_here(url: Any, hosts: set[str]) -> bool:
     return parts.netloc in hosts if parts.scheme in ("http", "https") else parts[:2] == ("", "")
 
 
-def vouched(upload: dict[str, Any], request: gr.Request) -> bool:
+def vouched(upload: Any, request: gr.Request) -> bool:
     """Whether the guard recognised this file as an upload of the request's sender; never without a guard."""
-    return request.request is not None and upload.get("path") in request.request.scope.get(NAMED, ())
+    path = upload.get("path") if isinstance(upload, dict) else None
+    return request.request is not None and path in request.request.scope.get(NAMED, ())
 
 
 def take(path: str, read: bool = True) -> bytes | None:

@@ -12,6 +12,8 @@ from typing import Any
 
 import yaml
 
+from skingpt4.support.regular import open_regular, read_regular_text
+
 
 @contextmanager
 def private_files() -> Iterator[None]:
@@ -38,7 +40,7 @@ def drop_truncated_line(path: Path) -> None:
 def read_yaml(path: Path) -> Any:
     """A YAML file of the package, by the parser in C where there is one (it is ten times as fast)."""
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    return yaml.load(path.read_text(encoding="utf-8"), loader)
+    return yaml.load(read_regular_text(path), loader)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -65,7 +67,7 @@ def sync(path: Path) -> None:
 
 def file_sha256(path: str | Path) -> str:
     """SHA-256 of a file's bytes as hex, read in pieces."""
-    with open(path, "rb") as file:
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

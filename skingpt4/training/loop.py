@@ -319,7 +319,7 @@ class Trainer:
             yield
         except (UserError, OSError) as error:
             if self.iteration > self.saved_iteration:
-                save_after_failure(self._save, self.iteration)
+                save_after_failure(self._save, self.iteration, self.team)
             raise Failed(f"{error}; once this is fixed, continue with --resume") from error
 
     def _is_due(self, every: int) -> bool:

@@ -87,19 +87,21 @@ def _digest(model: SkinGPT4) -> str:
     return digest.hexdigest()
 
 
-def save_after_failure(save: Callable[[], Path], iteration: int) -> None:
+def save_after_failure(save: Callable[[], Path], iteration: int, team: Team) -> None:
     """Save a run that failed between two iterations, and report where, or why that is not possible.
 
     Args:
         save: saves the run, returns the checkpoint's folder; all processes take part.
         iteration: iterations that are done.
+        team: the processes; the first one reports.
     """
     try:
         path = save()
+        note = f"note: saved after iteration {iteration} in {path}"
     except (OSError, UserError) as error:
-        logger.warning("note: iteration %d could not be saved (%s)", iteration, error)
-    else:
-        logger.warning("note: saved after iteration %d in %s", iteration, path)
+        note = f"note: iteration {iteration} could not be saved ({error})"
+    if team.leads:
+        logger.warning(note)
 
 
 def begin(config: Config, prepared: Prepared, optimizer: Any, team: Team, resume: bool) -> int:
@@ -117,9 +119,8 @@ def begin(config: Config, prepared: Prepared, optimizer: Any, team: Team, resume
             processes do not have the same data, weights and configuration.
     """
     run_dir, model = Path(config.output_dir), prepared.model
-    team.require_same(
-        computed(to_dict(config)) | {key: _content(value) for key, value in origin(prepared).items()}
-    )
+    content = {NAMES.get(key, key): _content(value) for key, value in origin(prepared).items()}
+    team.require_same(computed(to_dict(config)) | content)
     saved = team.by_first(lambda: _newest_intact(run_dir)) if resume else None
     if saved is None:
         first = team.by_first(lambda: _trained(model))

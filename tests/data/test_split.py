@@ -13,6 +13,7 @@ from PIL import Image
 from data import split
 from skingpt4.records.comparing.hashes import hashes_of
 from skingpt4.taxonomy.taxonomy import CLASSES
+from tests.support.names import make_files
 
 
 def manifest(path, rows):
@@ -36,6 +37,23 @@ def rows_of(path):
 
 def run(*arguments):
     return split.main([str(argument) for argument in arguments])
+
+
+def test_pictures_named_in_any_way_are_found_from_every_split(tmp_path):
+    names = ["L\udce4sion.jpg", "50% #2 皮疹.jpg", "b/two\nlines.jpg", "../outside.jpg", "link/a.jpg"]
+    make_files(tmp_path / "in", [*names, "images/w.jpg"])
+    (tmp_path / "real/deep").mkdir(parents=True)
+    (tmp_path / "out").symlink_to(tmp_path / "real/deep")  # .. in a name means the real parent
+    absolute = f"{tmp_path}/in/{names[0]}"
+    listed = [*names, "images\\w.jpg", absolute]
+    path = manifest(tmp_path / "in/all.jsonl", [{"image": name, "class": "herpes"} for name in listed])
+    assert run(path, "--out-dir", tmp_path / "out", "--shares", "train=0.5,test=0.5") == 0
+    rows = [row for name in ("train", "test", "removed") for row in rows_of(tmp_path / f"out/{name}.jsonl")]
+    paths = [tmp_path / "out" / row["image"] for row in rows]
+    assert {os.path.realpath(path) for path in paths} == {
+        os.path.realpath(tmp_path / "in" / name) for name in [*names, "images/w.jpg"]
+    }
+    assert [row["reason"] for row in rows if row["image"] == absolute or "reason" in row] == ["the same file"]
 
 
 def test_no_tie_crosses_splits_and_classes_keep_their_shares(tmp_path):

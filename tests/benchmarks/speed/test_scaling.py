@@ -1,10 +1,15 @@
-"""Scaling: rows, table and plot on the network of kilobytes; processes as accelerate starts them."""
+"""Scaling: rows, table and plot on the network of kilobytes; as many processes as were asked for."""
 
 import json
+import types
 
+import pytest
+import torch
 from PIL import Image
 
 from benchmarks.__main__ import main
+from benchmarks.harness import shapes
+from benchmarks.harness.options import Setting
 from benchmarks.speed import scaling
 
 
@@ -31,3 +36,21 @@ def test_one_process_of_several_prints_its_step(micro, capsys):
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["world"] == 1
     assert found["seconds_a_step"] > 0
+
+
+@pytest.mark.parametrize("world", [1, 2])
+def test_a_row_of_two_processes_was_measured_with_two(world, monkeypatch, tmp_path):
+    def answer(command, **_):
+        assert command[command.index("--nproc-per-node") + 1] == "2"
+        line = json.dumps({"seconds_a_step": 0.5, "each": [0.5], "world": world})
+        return types.SimpleNamespace(returncode=0, stdout=line, stderr="")
+
+    monkeypatch.setattr(scaling.subprocess, "run", answer)
+    device, shape = torch.device("cpu"), shapes.SHAPES["tiny"]
+    setting = Setting("scaling", [], shape, device, torch.float32, 1, True, tmp_path / "out.json")
+    size = scaling.Size(1, [1], [20], [2], 1, 8)
+    if world == 2:
+        assert scaling.processes(setting, size, 2)["samples_per_second"] == 16
+    else:
+        with pytest.raises(shapes.ShapeError, match="1 processes were measured in place of 2"):
+            scaling.processes(setting, size, 2)

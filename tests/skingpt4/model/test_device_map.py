@@ -3,6 +3,8 @@
 Several GPUs go the same way (accelerate's hooks carry inputs from device to device); no GPU was here to measure it.
 """
 
+import shutil
+
 import pytest
 import torch
 
@@ -134,19 +136,34 @@ def test_a_gpu_that_is_not_here_is_refused_by_its_key(tmp_path):
         load_model(config, None)
 
 
+PLACES = {
+    "last layer": {"language__device_map": MAPS["llama"]["last layer"]},
+    "embeddings and head": {"language__device_map": MAPS["llama"]["embeddings and head"]},
+    "all that does not fit": {"language__device_map": "auto", "language__max_memory": {"cpu": "20KB"}},
+}
+
+
 @pytest.mark.usefixtures("one_chunk")
-def test_a_run_on_a_divided_model_equals_the_undivided_one(tmp_path):
-    saved = []
-    for name, changes in {
-        "whole": {},
-        "divided": {
-            "language__device_map": MAPS["llama"]["last layer"],
-            "language__offload_dir": str(tmp_path / "o"),
-        },
-    }.items():
-        config = tiny_config(tmp_path, output_dir=str(tmp_path / name), **changes)
-        saved.append((run(config) / checkpoint.TENSORS).read_bytes())
-    assert saved[0] == saved[1]
+@pytest.mark.parametrize("name", PLACES)
+def test_a_run_on_a_divided_model_equals_the_undivided_one(name, tmp_path):
+    """Through saves with their self-test, a resume, and a load with another map."""
+    whole = tiny_config(tmp_path, output_dir=str(tmp_path / "whole"))
+    place = {**PLACES[name], "language__offload_dir": str(tmp_path / "o")}
+    divided = tiny_config(tmp_path, output_dir=str(tmp_path / "divided"), **place)
+    saved = [run(config) for config in (whole, divided)]
+    assert (saved[0] / checkpoint.TENSORS).read_bytes() == (saved[1] / checkpoint.TENSORS).read_bytes()
+    answers = [checkpoint.load(folder)[1]["known_answer"]["mean_log_probability"] for folder in saved]
+    assert answers[0] == pytest.approx(answers[1], abs=1e-4)
+    shutil.rmtree(saved[1])
+    assert run(divided, resume=True) == saved[1]
+    assert (saved[0] / checkpoint.TENSORS).read_bytes() == (saved[1] / checkpoint.TENSORS).read_bytes()
+    load_model(whole, saved[1])
+
+
+def test_a_model_whose_embeddings_were_sent_away_is_one_of_those(tmp_path):
+    for name in ("embeddings and head", "all that does not fit"):
+        config = tiny_config(tmp_path, **PLACES[name], language__offload_dir=str(tmp_path / "o"))
+        assert LanguageModel(config.language).get_input_embeddings().weight.is_meta
 
 
 def test_several_processes_and_a_map_exclude_each_other(tmp_path, monkeypatch):

@@ -225,3 +225,10 @@ def test_the_suffixes_are_those_of_the_formats():
     known = {suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS}
     assert known == naming.SUFFIXES - {".hif"} | (known & {".hif"})
     assert is_image(Path("nowhere/a.JFIF"))
+
+
+def test_links_behind_the_last_two_dots_stay(tmp_path):
+    make_files(tmp_path, ["store/a.jpg", "lists/old/m.jsonl", "lists/new/m.jsonl"])
+    (tmp_path / "photos").symlink_to(tmp_path / "store")
+    relative = Relative(tmp_path / "lists/new")
+    assert relative.renamed("../../photos/a.jpg", tmp_path / "lists/old") == "../../photos/a.jpg"

@@ -9,7 +9,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,10 @@ import pytest
 from PIL import Image
 
 import demo
-from skingpt4.chat.texts import load
+from skingpt4.chat.texts import languages, load
 from skingpt4.server import address as server_address
-from skingpt4.server import gradio_guard, logins, sessions, uploads
+from skingpt4.server import gradio_guard, uploads
+from skingpt4.server.access import logins, sessions
 
 server_address.stay_local()
 
@@ -72,6 +73,21 @@ def locked(folder) -> Iterator[str]:
     blocks.close(verbose=False)
 
 
+def wait_until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def open_page(page: Page) -> tuple[Any, Any]:
+    """What the browser holds for as long as a page is open."""
+    stream = page.http.stream("GET", f"/gradio_api/heartbeat/{page.session}")
+    lines = stream.__enter__().iter_lines()
+    next(lines)
+    return stream, lines
+
+
 def client(url: str) -> httpx.Client:
     """A browser that has loaded the page."""
     opened = httpx.Client(base_url=url, trust_env=False, timeout=60)
@@ -108,6 +124,30 @@ def test_a_request_names_one_session(served, name):
         assert page.http.get(f"/gradio_api/queue/data?{query}").status_code == 400
 
 
+@pytest.mark.parametrize("number", [None, "0", -1, 10**9, 1.5, [0]])
+def test_only_what_the_page_can_call_is_called(served, number):
+    page = Page(served)
+    body, _ = page.body("begin", "click", accept=True)
+    for route in ("queue/join", "run/x", "cancel"):
+        assert page.send(body | {"fn_index": number}, route).status_code == 400
+
+
+def test_what_has_to_wait_for_its_turn_cannot_be_called_directly(served):
+    page = Page(served)
+    page.begin()
+    for control in ("ask", "regenerate", "save-json", "delete-yes"):
+        assert page.send(page.body(control, "click")[0], "run/x").status_code == 404
+    assert page.send(page.body("stop", "click")[0], "run/x").status_code == 200
+
+
+@pytest.mark.parametrize("upload", [{}, {"orig_name": "x"}, {"meta": {"_type": "gradio.FileData"}}])
+def test_what_is_no_upload_is_no_picture(served, upload):
+    page = Page(served)
+    page.begin()
+    shown = page.call("picture", "input", picture=upload)
+    assert any(load(code)["errors.picture_missing"] in shown["note"] for code in languages())
+
+
 def test_a_request_without_the_page_s_cookie_does_nothing(served, folder):
     page, before = Page(served), sorted(folder.rglob("*"))
     body, _ = page.body("begin", "click", accept=True)
@@ -119,6 +159,8 @@ def test_a_request_without_the_page_s_cookie_does_nothing(served, folder):
         page.http.cookies.clear()
         answer = page.http.post("/gradio_api/upload", files={"files": ("a.png", png())}, headers=headers)
         assert answer.status_code == 403
+        for path in (f"heartbeat/{page.session}", f"queue/data?session_hash={page.session}"):
+            assert page.http.get(f"/gradio_api/{path}", headers=headers).status_code == 403
     assert sorted(folder.rglob("*")) == before
 
 
@@ -130,10 +172,7 @@ def test_the_page_that_is_one_too_many_gets_a_sentence(folder, monkeypatch):
         pages = [Page(url) for _ in range(4)]
         alive = []
         for page in pages[:3]:
-            stream = page.http.stream("GET", f"/gradio_api/heartbeat/{page.session}")
-            lines = stream.__enter__().iter_lines()
-            next(lines)
-            alive.append((stream, lines))  # the page is open as long as they are not closed
+            alive.append(open_page(page))
             page.begin()
         refused = pages[3].send(pages[3].body("begin", "click", accept=True)[0])
         assert (refused.status_code, refused.json()["detail"]) == (429, EN["server.too_many_pages"])
@@ -141,10 +180,7 @@ def test_the_page_that_is_one_too_many_gets_a_sentence(folder, monkeypatch):
         held = blocks.state_holder.session_data
         assert {page.session for page in pages[:3]} == set(held), "nothing is held for it"
         alive[0][0].__exit__(None, None, None)
-        deadline = time.monotonic() + 60
-        while pages[3].send(pages[3].body("begin", "click", accept=True)[0]).status_code != 200:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_until(lambda: pages[3].send(pages[3].body("begin", "click", accept=True)[0]).status_code == 200)
         assert pages[1].call("save-json", "click"), "nobody's page was taken away"
         for stream, _ in alive[1:]:
             stream.__exit__(None, None, None)
@@ -152,14 +188,30 @@ def test_the_page_that_is_one_too_many_gets_a_sentence(folder, monkeypatch):
         blocks.close(verbose=False)
 
 
-def test_many_made_up_sessions_hold_no_memory(served):
+def test_many_made_up_sessions_hold_no_memory(folder):
+    blocks, url = serve()
+    try:
+        page = Page(url)
+        body, _ = page.body("begin", "click", accept=True)
+        for number in range(3 * sessions.MAX_PAGES_OF_ONE):
+            while page.send(body | {"session_hash": f"made-up-{number}"}).status_code == 503:
+                time.sleep(0.05)  # the queue is full
+        wait_until(lambda: len(blocks.state_holder.session_data) <= sessions.MAX_PAGES_OF_ONE)
+        another = Page(url)
+        another.begin()
+        assert another.add(png())["gallery"].count("data:image") == 1
+    finally:
+        blocks.close(verbose=False)
+
+
+def test_a_page_opens_only_so_many_connections(served):
     page = Page(served)
-    body, _ = page.body("begin", "click", accept=True)
-    for number in range(3 * sessions.MAX_PAGES_OF_ONE):
-        assert page.send(body | {"session_hash": f"made-up-{number}"}).status_code == 200
-    another = Page(served)
-    another.begin()
-    assert another.add(png())["gallery"].count("data:image") == 1
+    page.begin()
+    alive = [open_page(page) for _ in range(sessions.MAX_CONNECTIONS)]
+    assert page.http.get(f"/gradio_api/heartbeat/{page.session}").status_code == 429
+    assert page.http.get(f"/gradio_api/queue/data?session_hash={page.session}").status_code == 429
+    for stream, _ in alive:
+        stream.__exit__(None, None, None)
 
 
 def test_what_a_page_does_not_fetch_is_bounded(served):
@@ -269,10 +321,7 @@ def test_an_upload_that_nobody_uses_is_deleted(served, monkeypatch):
     monkeypatch.setattr(uploads, "EXPIRE_SECONDS", 0.2)
     page = Page(served)
     path = Path(page.upload(png(), "photo.png").json()[0])
-    deadline = time.monotonic() + 60
-    while path.parent.parent.exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not path.parent.parent.exists())
     body, _ = page.body("picture", "input", picture={"path": str(path)})
     assert page.send(body).status_code == 403
 
@@ -304,10 +353,7 @@ def test_nothing_is_left_of_an_upload_that_fails(served, folder):
         kind = "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 100000\r\n\r\n"
         line.sendall((head + kind + part).encode())
         time.sleep(0.3)
-    deadline = time.monotonic() + 60
-    while sorted(folder.rglob("*")) != before:  # the client that left in the middle too
-        assert time.monotonic() < deadline, sorted(folder.rglob("*"))
-        time.sleep(0.05)
+    wait_until(lambda: sorted(folder.rglob("*")) == before)  # of the client that left in the middle too
 
 
 def test_odd_file_names_stay_in_their_folder(served, folder):

@@ -59,7 +59,7 @@ async def nothing(scope: Any, receive: Any, send: Any) -> None:
 
 
 def ask(
-    address: Address, *headers: tuple[str, str], method: str = "GET", path: str = "/x"
+    address: Address, *headers: tuple[str, str], method: str = "GET", path: str = "/x", names: Any = None
 ) -> tuple[int, dict]:
     """Status and headers of what a guarded server answers."""
     sent: list[Any] = []
@@ -69,7 +69,7 @@ def ask(
 
     encoded = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers]
     scope = {"type": "http", "method": method, "path": path, "headers": encoded, "query_string": b""}
-    anyio.run(Guard(nothing, address, {"/", "/de"}), scope, None, send)
+    anyio.run(Guard(nothing, address, {"/", "/de"}, names), scope, None, send)
     assert (b"a secret" in sent[1]["body"]) == (sent[0]["status"] == 200)
     return sent[0]["status"], dict(sent[0]["headers"])
 
@@ -184,12 +184,15 @@ def test_a_proxy_s_name_is_one_of_ours_when_it_is_given():
     assert ask(named, HOST, ("Origin", "https://x.skin.ward.example"), method="POST")[0] == 403
 
 
-def test_a_public_link_s_name_is_not_known_before():
-    public = Address(share=True)
+def test_a_public_link_s_name_is_one_of_ours_once_it_is_known():
+    public, names, link = Address(share=True), set(), "abc.gradio.live"
     assert not public.local
-    name = "abc.gradio.live"
-    assert ask(public, ("Host", name), ("Origin", f"https://{name}"), method="POST")[0] == 200
-    assert ask(public, ("Host", name), ("Origin", "https://elsewhere.example"), method="POST")[0] == 403
+    for origin, status in ((f"https://{link}", 200), ("https://elsewhere.example", 403)):
+        headers = (("Host", link), ("Origin", origin))
+        assert ask(public, *headers, method="POST", names=names)[0] == 400
+        names.add(link)
+        assert ask(public, *headers, method="POST", names=names)[0] == status
+        names.clear()
 
 
 def test_no_web_socket_is_opened():
@@ -231,7 +234,7 @@ def server(request, folder, tmp_path_factory) -> Iterator[tuple[str, Any]]:
     """Each server's URL, and the application behind it."""
     address = Address(port=free_port())
     if request.param == "api":
-        answerer = SimpleNamespace(identity={"checkpoint": "run/1"}, about={}, fingerprint="x")
+        answerer = SimpleNamespace(identity={"checkpoint": "run/1"}, about={}, fingerprint="x", context=2048)
         app = make_app(Api(answerer), address)
         with api_served(app, port=address.port) as url:
             yield url, app

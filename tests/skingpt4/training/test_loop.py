@@ -1,6 +1,7 @@
 """Training: the schedule's numbers, equal runs however they are cut, and every refusal."""
 
 import dataclasses
+import errno
 import json
 import os
 import resource
@@ -23,13 +24,13 @@ from skingpt4.config.load import to_yaml
 from skingpt4.config.schema import ConfigError, OptimConfig
 from skingpt4.records import manifest as manifests
 from skingpt4.records.comparing.overlap import OverlapError
-from skingpt4.records.feature_store import FeatureStore
+from skingpt4.records.feature_store import FeatureError, FeatureWriter
 from skingpt4.records.record import RecordError
 from skingpt4.support.errors import UserError
 from skingpt4.training import batches, features, loop, prepare, run_folder
 from skingpt4.training.loop import make_optimizer, run, train_step
 from skingpt4.training.processes import Stopped, StopSignal
-from skingpt4.training.run_folder import RunDirError, RunError
+from skingpt4.training.run_folder import BusyError, Failed, RunDirError, RunError
 from skingpt4.training.schedule import learning_rate
 from skingpt4.weights.files.tensors import load_tensors
 from tests.support.locking import lock_elsewhere
@@ -38,11 +39,14 @@ from tests.support.tiny import (
     conversation,
     make_model,
     make_queries,
+    save_encoder,
+    save_language_model,
     tiny_config,
     write_manifest,
 )
 
 ROOT = Path(__file__).parents[3]
+write = FeatureWriter.write
 
 
 @pytest.fixture(scope="module")
@@ -278,8 +282,9 @@ def test_a_deleted_picture_loses_nothing(configure, tmp_path, monkeypatch, caplo
         return result
 
     monkeypatch.setattr(loop, "train_step", delete)
-    with pytest.raises(UserError, match=r"own_\d\.png"):
+    with pytest.raises(Failed, match=r"own_\d\.png.*; once this is fixed, continue with --resume") as failed:
         run(cut)
+    assert failed.value.status == 74
     assert "saved after iteration 2 in " in caplog.text
     assert checkpoint.find(cut.output_dir).name == "iteration_0000002"
     for path, content in pictures.items():
@@ -307,9 +312,10 @@ def test_a_full_disk_at_a_save_is_a_sentence_and_loses_nothing(configure, monkey
     with monkeypatch.context() as patch:
         patch.setattr(loop, "save_checkpoint", fill_the_disk)
         with pytest.raises(
-            RunError, match=r"cannot be written .*; once this is fixed, continue with --resume"
-        ):
+            Failed, match=r"cannot be written .*; once this is fixed, continue with --resume"
+        ) as failed:
             run(cut)
+    assert failed.value.status == 74
     (saved,) = (Path(cut.output_dir) / "checkpoints").iterdir()
     assert saved.name == "iteration_0000001"
     run(cut, resume=True)
@@ -340,6 +346,45 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_computed(
     monkeypatch.setattr(loop, "prepare", lambda *args: pytest.fail("computed first"))
     with pytest.raises(RunDirError, match="cannot be written"):
         run(configure("file/run"))
+
+
+@pytest.mark.parametrize("where", ["output_dir", "feature_cache"])
+def test_a_read_only_disk_is_a_sentence_before_anything_is_computed(where, configure, tmp_path, monkeypatch):
+    """As an administrator any folder can be written: the system call fails as on a disk mounted read-only."""
+    changes = {"data__augment": False, "data__feature_cache": str(tmp_path / "feature_cache")}
+    config = configure("output_dir", **changes)
+    mkdir = os.mkdir
+
+    def read_only(path, *args):
+        if Path(path).is_relative_to(tmp_path / where):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), path)
+        mkdir(path, *args)
+
+    monkeypatch.setattr(os, "mkdir", read_only)
+    monkeypatch.setattr(features, "_fill", lambda *args: pytest.fail("computed first"))
+    with pytest.raises(UserError, match=rf"{where}.* cannot be written \(Read-only file system\)"):
+        run(config)
+
+
+def test_a_full_disk_while_features_are_made_is_a_sentence_and_loses_none(configure, tmp_path, monkeypatch):
+    changes = {"data__augment": False, "data__feature_cache": str(tmp_path / "c"), "optim__max_epoch": 1}
+    config, pwrite, calls = configure(**changes), os.pwrite, iter(range(100))
+
+    def full(*args):
+        if next(calls) >= 4:  # two calls an image
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(FeatureError, match=r"cannot be written \(No space left on device\)"):
+            run(config)
+    done = []
+    monkeypatch.setattr(
+        FeatureWriter, "write", lambda self, row, *args: done.append(row) or write(self, row, *args)
+    )
+    run(config)
+    assert sorted(done) == [2, 3, 4, 5]
 
 
 def test_a_batch_in_parts_equals_the_batch(configure):
@@ -382,86 +427,6 @@ def test_a_run_does_not_depend_on_how_its_batches_are_put_together(configure, mo
     run(other)
     assert losses_of(other) == pytest.approx(losses_of(plain), rel=1e-5)
     assert losses_of(other, "validation") == pytest.approx(losses_of(plain, "validation"), rel=1e-5)
-
-
-LAUNCHED = """
-import os, sys, torch.distributed, train
-code = train.main(sys.argv[1:])
-print("CLOSED" if not torch.distributed.is_initialized() else "OPEN", flush=True)
-os._exit(code)
-"""
-
-
-def launch_two(folder, config, *arguments):
-    """Run a configuration in two processes, as `accelerate launch` does; returns their output."""
-    (folder / "two.yaml").write_text(to_yaml(config))
-    (folder / "launched.py").write_text(LAUNCHED)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
-         str(folder / "launched.py"), "--config", str(folder / "two.yaml"), *arguments],
-        env={**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def two_processes(folder):
-    """A run of two processes with half the batch each, features made together: its configuration and output."""
-    config = tiny_config(
-        folder,
-        output_dir=str(folder / "two"),
-        data__feature_cache=str(folder / "two_features"),
-        data__feature_views=2,
-        optim__batch_size=2,
-        data__validation=[str(folder / "train.jsonl")],
-    )
-    return config, launch_two(folder, config)
-
-
-def test_two_processes_equal_one(two_processes, tmp_path):
-    two, _ = two_processes
-    one = dataclasses.replace(two, optim=dataclasses.replace(two.optim, batch_size=4))
-    one.output_dir = str(tmp_path / "one")
-    run(one)
-    assert len(losses_of(two)) == 4
-    assert losses_of(two) == pytest.approx(losses_of(one), rel=1e-5)
-    assert losses_of(two, "validation") == pytest.approx(losses_of(one, "validation"), rel=1e-5)
-    assert [line["num_tokens"] for line in metrics_of(two)] == [
-        line["num_tokens"] for line in metrics_of(one)
-    ]
-    expected, actual = projection_of(one.output_dir), projection_of(two.output_dir)
-    for key in expected:
-        torch.testing.assert_close(actual[key], expected[key], rtol=1e-3, atol=1e-5)
-
-
-def test_processes_share_the_work_of_making_features(two_processes, configure):
-    two, _ = two_processes
-    (store,) = Path(two.data.feature_cache).glob("*-2x*/*/card.json")
-    shared = FeatureStore(store.parent)
-    alone = configure("alone", data__feature_cache=f"{two.data.feature_cache}_alone", data__feature_views=2)
-    prepare.prepare(alone, torch.device("cpu"))
-    (store,) = Path(alone.data.feature_cache).glob("*-2x*/*/card.json")
-    for row in range(6):
-        torch.testing.assert_close(
-            shared.view(row, 1), FeatureStore(store.parent).view(row, 1), rtol=2e-3, atol=2e-3
-        )
-
-
-def test_processes_leave_their_group_when_they_are_done(two_processes):
-    _, printed = two_processes
-    assert printed.count("CLOSED") == 2
-
-
-def test_two_processes_resumed_equal_two_in_one_piece(two_processes, folder, tmp_path):
-    two, _ = two_processes
-    whole = dataclasses.replace(two, output_dir=str(tmp_path / "whole"))
-    shutil.copytree(two.output_dir, whole.output_dir)
-    shutil.rmtree(Path(two.output_dir) / "checkpoints" / "iteration_0000004")
-    launch_two(folder, two, "--resume")
-    assert losses_of(two) == losses_of(whole)
-    assert_same_projection(two.output_dir, whole.output_dir)
 
 
 def test_the_feature_cache_changes_nothing_but_the_rounding(configure, tmp_path, monkeypatch):
@@ -588,8 +553,9 @@ def test_a_second_start_is_refused_while_a_run_is_in_progress(how, configure):
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with lock_elsewhere(folder) as first:
         assert first.stdout.readline() == "locked\n"
-        with pytest.raises(RunDirError, match="another run is in progress there"):
+        with pytest.raises(BusyError, match="another run is in progress there") as busy:
             run(config, **how)
+        assert busy.value.status == 75
         first.stdin.close()
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
@@ -615,6 +581,108 @@ def test_a_run_does_not_go_on_with_other_data(configure, tmp_path):
     ):
         run(config, resume=True)
     assert torch.equal(projection_of(saved)["weight"], before["weight"])
+
+
+def test_a_run_goes_on_where_everything_has_moved(configure, folder, tmp_path):
+    """Manifest, weights, language model, parent and the run itself lie elsewhere; the same bits come out."""
+    parent = configure("parent", optim__max_epoch=1)
+    run(parent)
+    changes = {
+        "step": "step2", "initial_checkpoint": parent.output_dir, "data__validation": [str(folder / "train.jsonl")],
+        "log__checkpoint_every": 1, "log__keep_checkpoints": 9, "data__augment": False,
+        "data__feature_cache": str(tmp_path / "cache"),
+    }  # fmt: skip
+    whole = configure("whole", **changes)
+    run(whole)
+    moved, there = tmp_path / "moved", tmp_path / "there"
+    shutil.copytree(folder, moved, ignore=shutil.ignore_patterns("two*", "complete*"))
+    shutil.copytree(parent.output_dir, there / "parent")
+    shutil.copytree(whole.output_dir, there / "run")
+    for name in ("iteration_0000003", "iteration_0000004"):
+        shutil.rmtree(there / "run" / "checkpoints" / name)
+    (moved / "vision0.safetensors").rename(moved / "other_name.safetensors")
+    (moved / "llama").rename(moved / "model_of_another_name")
+    elsewhere = configure(
+        **changes | {
+            "output_dir": f"{there / 'run'}/", "initial_checkpoint": str(there / "parent"),
+            "data__train": [str(moved / "train.jsonl")], "data__validation": [str(moved / "train.jsonl")],
+            "data__feature_cache": str(there / "cache"), "data__num_workers": 1,
+            "vision__weights": str(moved / "other_name.safetensors"),
+            "qformer__weights": str(moved / "qformer0.safetensors"),
+            "language__model": str(moved / "model_of_another_name"), "language__compile": "never",
+        }
+    )  # fmt: skip
+    saved = run(elsewhere, resume=True)
+    assert_same_projection(saved, whole.output_dir)
+    assert losses_of(elsewhere) == losses_of(whole)
+    assert losses_of(elsewhere, "validation") == losses_of(whole, "validation")
+
+
+def test_a_complete_run_takes_more_epochs(configure, capsys):
+    """What is done stays; the learning rate then follows the longer schedule, as a line says."""
+    config, longer = configure(optim__max_epoch=1), configure(optim__max_epoch=3)
+    run(config)
+    before = metrics_of(config)
+    run(longer, resume=True)
+    assert "optim.max_epoch is 3 and was 1: from iteration 2 on" in " ".join(capsys.readouterr().out.split())
+    lines = metrics_of(longer)
+    assert lines[:2] == before
+    assert [line["iteration"] for line in lines] == [1, 2, 3, 4, 5, 6]
+    rates = [learning_rate(iteration, longer.optim) for iteration in range(2, 6)]
+    assert [line["learning_rate"] for line in lines[2:]] == pytest.approx(rates)
+    with pytest.raises(RunDirError, match=r"\(optim\.max_epoch differ\)"):
+        run(configure(optim__max_epoch=2), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ("train", "content of data.train"),
+        ("validation", "content of data.validation"),
+        ("parent", "content of initial_checkpoint"),
+        ("encoder", "image encoder"),
+        ("language", "language_model"),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_content_at_the_same_place(changed, named, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "files", ignore=shutil.ignore_patterns("two*", "complete*"))
+    files = tmp_path / "files"
+
+    def configured(name, **changes):
+        return tiny_config(files, output_dir=str(tmp_path / name), optim__max_epoch=1, **changes)
+
+    run(configured("parent"))
+    shutil.copy(files / "train.jsonl", files / "held_out.jsonl")
+    config = configured("run", data__validation=[str(files / "held_out.jsonl")])
+    if changed == "parent":
+        config.initial_checkpoint = str(tmp_path / "parent")
+    saved = run(config)
+    before = projection_of(saved)
+    if changed in ("train", "validation"):
+        path = files / ("train.jsonl" if changed == "train" else "held_out.jsonl")
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    elif changed == "parent":
+        run(configured("parent", seed=5), overwrite=True)
+    elif changed == "encoder":
+        save_encoder(files, seed=3)
+        (files / "vision3.safetensors").replace(files / "vision0.safetensors")
+    else:
+        shutil.rmtree(files / "llama")
+        save_language_model(files / "llama", "qwen2")
+    with pytest.raises(RunError, match=f"was started with another .*{named}"):
+        run(config, resume=True)
+    assert torch.equal(projection_of(saved)["weight"], before["weight"])
+
+
+def test_a_language_model_of_the_same_name_and_shapes_with_other_weights_does_not_go_on(folder, tmp_path):
+    config = tiny_config(folder, output_dir=str(tmp_path / "run"), optim__max_epoch=1)
+    run(config)
+    other = shutil.copytree(folder / "llama", tmp_path / "other")
+    weights = save_language_model(tmp_path / "weights", "llama", seed=1)
+    shutil.copy(Path(weights) / "model.safetensors", other)
+    config.language.model = str(other)
+    with pytest.raises(UserError, match="fails its self-test"):
+        run(config, resume=True)
 
 
 def test_nothing_to_train_on_is_refused_with_what_was_found(configure, tmp_path):
@@ -759,8 +827,13 @@ def test_gradients_that_stay_infinite_end_the_run(configure, monkeypatch):
     assert all(value.isfinite().all() for value in saved.values())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1])
-def test_a_signal_in_the_process_saves_and_puts_the_handlers_back(configure, number, monkeypatch):
+@pytest.mark.parametrize(
+    ("number", "status"),
+    [
+        (signal.SIGINT, 130), (signal.SIGTERM, 75), (signal.SIGHUP, 75), (signal.SIGUSR1, 75), (signal.SIGXCPU, 75),
+    ],
+)  # fmt: skip
+def test_a_signal_in_the_process_saves_and_puts_the_handlers_back(configure, number, status, monkeypatch):
     config = configure(optim__iters_per_epoch=50)
     before = signal.getsignal(number)
 
@@ -771,8 +844,9 @@ def test_a_signal_in_the_process_saves_and_puts_the_handlers_back(configure, num
     monkeypatch.setattr(loop, "train_step", interrupted)
     with pytest.raises(
         Stopped, match=r"stopped after iteration 1 of 100; saved in .*; continue with --resume"
-    ):
+    ) as stopped:
         run(config)
+    assert stopped.value.status == status
     assert checkpoint.find(config.output_dir).name == "iteration_0000001"
     assert signal.getsignal(number) == before
 
@@ -788,6 +862,14 @@ def test_a_run_started_by_nohup_outlives_its_terminal():
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+def test_the_limit_of_cpu_time_is_told_each_second_and_ends_nothing_at_once():
+    with StopSignal() as stop_signal:
+        signal.raise_signal(signal.SIGXCPU)
+        signal.raise_signal(signal.SIGXCPU)  # by default a core dump
+        assert stop_signal.number == signal.SIGXCPU
+    assert signal.getsignal(signal.SIGXCPU) == signal.SIG_DFL
 
 
 def test_a_second_ctrl_c_ends_the_run_at_once(configure, monkeypatch):

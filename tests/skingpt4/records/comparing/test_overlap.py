@@ -17,6 +17,8 @@ from skingpt4.records.comparing.overlap import (
     require_disjoint,
 )
 from skingpt4.records.manifest import Manifest, chain, read_manifest
+from skingpt4.records.naming import storable
+from tests.support.names import make_files
 
 
 def sha(n):
@@ -231,3 +233,13 @@ def test_hashes_say_nothing_of_ids_and_join_those_of_the_parent(manifest):
         k: v.tolist() for k, v in all_hashes.items()
     }
     assert merge_hashes({}, one)["phash"].tolist() == one["phash"].tolist()
+
+
+@pytest.mark.parametrize("name", ["F\udce4lle/L\udce4sion.png", "images\\a.png", "two\nlines/a.png"])
+def test_the_same_file_is_seen_under_any_name(manifest, tmp_path, name):
+    written = name.replace("\\", "/")
+    make_files(tmp_path, [written])
+    one = manifest("train.jsonl", row(1, image=name))
+    other = manifest("lists/cases.jsonl", row(2, image=f"{tmp_path}/{written}"))
+    paths = [Keys(read_manifest(path)).column("path").to_pylist() for path in (one, other)]
+    assert paths[0] == paths[1] == [storable(str(tmp_path / written))]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MAX_PAGES = 64
 MAX_PAGES_OF_ONE = 16
+MAX_CONNECTIONS = 8  # of one page
 Owner = tuple[str, str]  # the user's name, empty where nobody logs in, and the browser's cookie
 
 
@@ -30,6 +31,7 @@ class SessionRefused(Exception):
 class _Session:
     owner: Owner
     num_open: int = 0  # connections that a page holds for as long as it is open
+    num_connections: int = 0  # these and those by which it fetches results
 
 
 class Sessions:
@@ -82,15 +84,27 @@ class Sessions:
             self._end(name)
 
     @contextmanager
-    def held_open(self, name: str) -> Iterator[None]:
-        """The block in which a page's connection is open; the session is over when the last one ends."""
+    def connected(self, name: str, while_open: bool) -> Iterator[None]:
+        """The block in which a connection of a session goes on.
+
+        Args:
+            name: of a session that is in use.
+            while_open: a page holds this connection for as long as it is open; the session ends with the last one.
+
+        Raises:
+            SessionRefused: it has too many.
+        """
         session = self._sessions[name]
-        session.num_open += 1
+        if session.num_connections >= MAX_CONNECTIONS:
+            raise SessionRefused(429, "queue_full_here")
+        session.num_connections += 1
+        session.num_open += while_open
         try:
             yield
         finally:
-            session.num_open -= 1
-            if not session.num_open and self._sessions.get(name) is session:
+            session.num_connections -= 1
+            session.num_open -= while_open
+            if while_open and not session.num_open and self._sessions.get(name) is session:
                 self._drop(name)
 
     def end_all_of(self, owner: Owner) -> None:

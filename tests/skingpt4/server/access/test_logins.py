@@ -7,7 +7,7 @@ import threading
 import anyio
 import pytest
 
-from skingpt4.server.logins import (
+from skingpt4.server.access.logins import (
     FORGET_SECONDS,
     IDLE_SECONDS,
     MAX_LOGINS,

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
-from skingpt4.server.sessions import SessionRefused, Sessions
+from skingpt4.server.access.sessions import MAX_CONNECTIONS, SessionRefused, Sessions
 
 ANNA, BERT = ("", "anna's browser"), ("", "bert's browser")
 
@@ -18,7 +18,7 @@ def opened(sessions: Sessions, owner: tuple[str, str], *names: str) -> Iterator[
     with ExitStack() as stack:
         for name in names:
             sessions.use(name, owner)
-            stack.enter_context(sessions.held_open(name))
+            stack.enter_context(sessions.connected(name, True))
         yield
 
 
@@ -77,19 +77,33 @@ def test_a_session_without_an_open_page_makes_room(sessions, ended):
 
 def test_a_page_is_over_when_its_last_connection_ends(sessions, ended):
     sessions.use("a", ANNA)
-    with sessions.held_open("a"):
-        with sessions.held_open("a"):
+    with sessions.connected("a", True):
+        with sessions.connected("a", True):
             pass
         assert ended == []
     assert ended == ["a"]
     sessions.use("a", BERT)  # as new
 
 
+def test_a_page_has_only_so_many_connections(sessions, ended):
+    sessions.use("a", ANNA)
+    with ExitStack() as stack:
+        for number in range(MAX_CONNECTIONS):
+            stack.enter_context(sessions.connected("a", number == 0))
+        with pytest.raises(SessionRefused, match="queue_full_here"), sessions.connected("a", False):
+            pass
+    assert ended == ["a"]
+    sessions.use("b", ANNA)
+    with sessions.connected("b", False):
+        pass
+    assert ended == ["a"], "fetching results is not an open page"
+
+
 def test_a_log_out_ends_the_pages_of_that_browser(sessions, ended):
     sessions.use("a", ANNA)
     sessions.use("c", BERT)
     sessions.use("b", ANNA)
-    with sessions.held_open("a"):
+    with sessions.connected("a", True):
         sessions.end_all_of(ANNA)
         assert ended == ["a", "b"]
     assert ended == ["a", "b"], "once each"

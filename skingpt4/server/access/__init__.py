@@ -1,0 +1,1 @@
+"""Who may use a Gradio page: log-ins, and whose session each open page is."""
