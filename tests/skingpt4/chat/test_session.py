@@ -369,7 +369,10 @@ def test_the_checkpoint_s_projection_is_the_one_that_answers(trained):
             ["--config", "{folder}/chat.yaml", "--image", "{folder}/chat.yaml"],
             "is not a picture that can be read",
         ),
-        (["--config", "{folder}/chat.yaml", "--temperature", "-1"], "error: temperature must be at least 0"),
+        (
+            ["--config", "{folder}/chat.yaml", "--temperature", "-1"],
+            "error: temperature must be at least 0, not -1",
+        ),
         (["--config", "{folder}/chat.yaml", "--checkpoint", "{folder}"], "holds no checkpoint"),
         (["--config", "{folder}/gone.yaml"], "gone.yaml: no such config"),
         ([], "error: give --config or --checkpoint"),
