@@ -11,8 +11,8 @@ from typing import Any
 
 from skingpt4.chat import calibration
 from skingpt4.chat.calibration import Calibration
+from skingpt4.chat.checks.quality import assess
 from skingpt4.chat.differential import differential
-from skingpt4.chat.quality import assess
 from skingpt4.chat.session import ChatSession, context_limit
 from skingpt4.checkpoints.load import model_source
 from skingpt4.config.schema import Config
