@@ -224,8 +224,9 @@ class Crowd:
 
     def __exit__(self, *_):
         self.over.set()
+        deadline = time.monotonic() + 20  # of all together; some wait for answers that others ask for
         for thread in self.threads:
-            thread.join(20)
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 def ask_honestly(server, seed=1, tries=3):

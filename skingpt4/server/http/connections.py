@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_CONNECTIONS = 512
 MAX_HEAD_BYTES = 16 * 2**10
-HEAD_SECONDS = 10.0  # from the connection, or the last answer, to the end of the next request's head
+HEAD_SECONDS = 30.0  # from the connection, or the last answer, to the end of the next request's head
 REFUSED_SECONDS = 1.0  # after what is not HTTP
 WRITE_SECONDS = 30.0  # for which a client may leave an answer unread
 # After the first chunks of a body, their mean size must be at least this.

@@ -51,6 +51,7 @@ def median(values):
     return sorted(values)[len(values) // 2]
 
 
+@pytest.mark.soak
 def test_a_hundred_hostile_clients_of_all_kinds(server):
     before = server.mib()
     server.forget_peak()
