@@ -24,6 +24,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from skingpt4.chat.calibration import Calibration
+from skingpt4.chat.checks import flags
 from skingpt4.chat.checks.quality import assess
 from skingpt4.chat.differential import differential
 from skingpt4.chat.session import ChatSession
@@ -72,7 +73,7 @@ class ImageAnswerer:
 
         Returns:
             class (the likeliest of the 15), confident, probabilities, concepts (those with a probability), quality,
-            and with questions: text, and turns where there are several.
+            and with questions: text, flags (see `checks.flags`), and turns where there are several.
 
         Raises:
             ChatError, DifferentialError: what they say.
@@ -92,6 +93,7 @@ class ImageAnswerer:
             answers = [session.ask(question, self.generation) for question in self.questions]
             if answers:
                 line["text"] = "\n".join(answers)
+                line["flags"] = [row for answer in answers for row in flags.to_rows(answer)]
             if len(answers) > 1:
                 pairs = zip(self.questions, answers, strict=True)
                 line["turns"] = [{"question": question, "answer": answer} for question, answer in pairs]
