@@ -94,6 +94,15 @@ def test_a_lost_part_or_folder_of_dermnet_is_a_failure(tmp_path, capsys):
     assert f"{root / 'test'}: is not there" in capsys.readouterr().err
 
 
+def test_a_class_map_names_folders_in_either_form_of_accents(tmp_path):
+    pictures(tmp_path / "in", ["Flechte rotgelbe\u0308r/1.jpg", "\u00d6kzem/2.jpg"])
+    (tmp_path / "map.yaml").write_text(
+        "Flechte rotgelb\u00ebr: herpes\nO\u0308kzem: dermatitis\n", encoding="utf-8"
+    )
+    records, _ = run(tmp_path / "out", "folders", tmp_path / "in", "--class-map", tmp_path / "map.yaml")
+    assert [record["class"] for record in records] == ["herpes", "dermatitis"]
+
+
 def test_what_is_left_out_has_a_line(tmp_path, capsys):
     root = tmp_path / "in/psoriasis"
     pictures(root, ["a.jpg", "saved.jfif", "scan.jpe", "IMG_0001"])
