@@ -6,7 +6,7 @@ import errno
 import io
 import os
 import stat
-from typing import TYPE_CHECKING, BinaryIO, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer
@@ -64,7 +64,7 @@ class _Unchanging(io.FileIO):
             raise OSError(errno.EBUSY, "grew while it was read; try again when it is complete", self.path)
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """`open(path, "rb")` of a regular file; see `require_regular`. It never waits.
 
     What is written to the file after it was opened ends in an OSError as soon as it is read.
