@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unicodedata import normalize
 
 import yaml
 
@@ -70,6 +71,9 @@ def read(options: Options) -> Rows:
     folders = class_folders(root)
     if not folders:
         raise SourceError(f"{root}: expected a folder for each class; found none")
+    # macOS writes an accent as a character of its own, people and other systems do not.
+    spelled = {normalize("NFC", name): name for name in folders}
+    mapped = {spelled.get(normalize("NFC", name), name): label for name, label in mapped.items()}
     for name in mapped:
         if name not in folders:
             raise SourceError(

@@ -19,6 +19,7 @@ from typing import Any
 from PIL import Image
 
 from skingpt4 import __version__
+from skingpt4.chat.checks.flags import to_rows
 from skingpt4.checkpoints import checkpoint
 from skingpt4.records.images import clean_rgb, open_image
 from skingpt4.support.cli import DISCLAIMER
@@ -163,7 +164,7 @@ class Consultation:
             "model": self.model,
             "pictures": [picture.to_dict(with_pictures) for picture in self.pictures],
             "history": self.history,
-            "turns": [asdict(turn) for turn in self.turns],
+            "turns": [asdict(turn) | {"flags": to_rows(turn.answer)} for turn in self.turns],
             "differential": self.differential,
         }
 
@@ -188,12 +189,19 @@ def from_json(text: str, where: str = "the consultation") -> Consultation:
         return Consultation(
             row["model"], row["id"], row["created"], row["software"], row["language"],
             [_picture_from_json(item) for item in row["pictures"]],
-            row["history"], [Exchange(**turn) for turn in row["turns"]], row["differential"], row["disclaimer"],
+            row["history"], [_exchange_from_json(turn) for turn in row["turns"]], row["differential"],
+            row["disclaimer"],
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise ConsultationError(
             f"{where}: is damaged or was changed ({type(error).__name__}: {error})"
         ) from None
+
+
+def _exchange_from_json(item: dict[str, Any]) -> Exchange:
+    return Exchange(
+        **{key: value for key, value in item.items() if key != "flags"}
+    )  # they follow from the answer
 
 
 def _picture_from_json(item: dict[str, Any]) -> ShownPicture:

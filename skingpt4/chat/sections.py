@@ -10,7 +10,7 @@ from PIL import Image
 
 from skingpt4.chat.history import SKIN_TYPES
 from skingpt4.chat.record import Consultation, ShownPicture
-from skingpt4.chat.texts import FIRST, Texts, languages, load
+from skingpt4.chat.texts import FIRST, Texts, cautions, languages, load
 from skingpt4.checkpoints.identity import DEMONSTRATION, UNKNOWN, UNTRAINED
 
 
@@ -122,6 +122,8 @@ def _conversation(consultation: Consultation, texts: Texts) -> Iterator[Part]:
             yield Paragraph(turn.prompt, "verbatim")
         yield Paragraph(texts["record.answer"], "label")
         yield Paragraph(turn.answer or texts["record.no_answer"], "answer")
+        for caution in cautions(turn.answer, texts):
+            yield Paragraph(caution, "warn")
         facts = [
             f"{key} {_flat(value, texts)}" for key, value in turn.generation.items() if value is not None
         ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import yaml
 
+from skingpt4.chat.checks.flags import flags
 from skingpt4.support.errors import UserError
 
 FOLDER = Path(__file__).with_name("languages")
@@ -85,3 +86,11 @@ def load(code: str = FIRST) -> Texts:
         known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
         raise TextError(f"there is no page in the language {code!r}; there are {known}")
     return Texts(code, yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
+def cautions(answer: str, texts: Texts) -> list[str]:
+    """The sentences to show beside an answer that reassures or names a dose, one for each kind, with its words."""
+    words: dict[str, list[str]] = {}
+    for flag in flags(answer):
+        words.setdefault(flag.kind, []).append(flag.words)
+    return [texts(f"flags.{kind}", words="; ".join(each)) for kind, each in words.items()]

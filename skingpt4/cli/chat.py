@@ -6,7 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from skingpt4.support.cli import (
     DISCLAIMER,
@@ -57,30 +57,38 @@ def main(argv: Sequence[str] | None = None) -> int:
         checkpoint_path = source.checkpoint_path
         generation = Generation(**generation_options(args, source.config.data.max_text_tokens))
         generation.options()
-        print(f"{DISCLAIMER}\nloading {checkpoint_path or 'an untrained projection'} ...", file=sys.stderr)
+        print(f"{DISCLAIMER} {source.identity['caution']}".strip(), file=sys.stderr)
+        print(f"loading {checkpoint_path or 'an untrained projection'} ...", file=sys.stderr)
         model = load_model(source.loadable, checkpoint_path)
         places = [f"language model: {model.language_model.describe_place()}"]
         places += [f"encoder: {model.encoder.describe_place()}"] if model.encoder else []
         print("; ".join(places), file=sys.stderr)
         session = ChatSession(model, source.config)
-        for path in args.image:
-            session.add_image(path)
+        quality = [_show(session, path) for path in args.image]
         questions = args.question or ([CLINICAL_PROMPTS[0]] if args.json else [])
         if questions:
-            _answer_all(session, questions, generation, args.json, checkpoint_path)
+            facts = {"checkpoint": checkpoint_path, "quality": quality}
+            _answer_all(session, questions, generation, facts if args.json else None)
         else:
             _converse(session, generation)
     return status.code
 
 
 def _answer_all(
-    session: ChatSession, questions: Sequence[str], generation: Generation, as_json: bool, name: str | None
+    session: ChatSession, questions: Sequence[str], generation: Generation, facts: dict[str, Any] | None
 ) -> None:
-    turns = [{"question": q, "answer": session.ask(q, generation)} for q in questions]
-    if as_json:
-        print(json.dumps({"checkpoint": name, "turns": turns, "disclaimer": DISCLAIMER}))
+    """Print all answers; as one JSON object with these facts, if there are any."""
+    from skingpt4.chat.checks.flags import to_rows
+
+    answers = [session.ask(question, generation) for question in questions]
+    pairs = list(zip(questions, answers, strict=True))
+    if facts is not None:
+        turns = [{"question": q, "answer": answer, "flags": to_rows(answer)} for q, answer in pairs]
+        print(json.dumps({**facts, "turns": turns, "disclaimer": DISCLAIMER}))
     else:
-        print("\n".join(f"> {t['question']}\n{t['answer']}" for t in turns))
+        for question, answer in pairs:
+            print(f"> {question}\n{answer}")
+            _caution(answer)
 
 
 def _converse(session: ChatSession, generation: Generation) -> None:
@@ -108,8 +116,34 @@ def _obey(session: ChatSession, line: str, generation: Generation) -> None:
     elif line == "/condense":
         print(f"kept: {session.condense()}")
     elif line.startswith("/image "):
-        session.add_image(line.removeprefix("/image ").strip())
+        _show(session, line.removeprefix("/image ").strip())
     elif line:
+        answer = ""
         for piece in session.stream(line, generation):
             print(piece, end="", flush=True)
+            answer += piece
         print()
+        _caution(answer)
+
+
+def _show(session: ChatSession, path: str) -> dict[str, Any]:
+    """Show the model an image, and the user what the quality gate finds, which is also returned."""
+    from skingpt4.chat.checks.quality import assess
+    from skingpt4.chat.texts import load
+    from skingpt4.records.images import open_image
+
+    image, texts = open_image(path), load()
+    quality = assess(image)
+    for problem in quality.problems:
+        what, advice = (texts[f"quality.{problem.kind}.{part}"] for part in ("problem", "retake"))
+        print(f"warning: {what} {advice}", file=sys.stderr)
+    session.add_image(image)
+    return quality.to_dict()
+
+
+def _caution(answer: str) -> None:
+    """What is to be said beside an answer that reassures or names a dose."""
+    from skingpt4.chat.texts import cautions, load
+
+    for caution in cautions(answer, load()):
+        print(f"! {caution}", file=sys.stderr)

@@ -20,7 +20,8 @@ import torch
 from torch import Tensor
 
 from skingpt4.generation.answer import Answer
-from skingpt4.generation.cache import CacheStore, ConversationCache, KVCache, can_cache
+from skingpt4.generation.batch import Batch, forward
+from skingpt4.generation.cache import CacheStore, ConversationCache, can_cache
 from skingpt4.generation.row import Row, answer_by_generate
 from skingpt4.generation.sampling import Generation, knows_rules
 from skingpt4.model.network import SkinGPT4
@@ -56,7 +57,7 @@ class Decoder:
         max_guessed: int = 8,
     ) -> None:
         self._model = weakref.ref(model)
-        self.max_rows, self.prefill_tokens, self.max_guessed = max_rows, prefill_tokens, max_guessed
+        self.max_rows, self.prefill_tokens = max_rows, prefill_tokens
         self.caches = CacheStore(max_idle_seconds, max_cached_bytes)
         # Models whose state cannot be cached, or whose rules `Sampler` lacks, answer by transformers' own loop.
         rules = model.language_model.generation_config
@@ -68,10 +69,9 @@ class Decoder:
         self._closing = False
         # Only the decoder's thread uses these.
         self._reading: Row | None = None
-        self._running: list[Row] = []
+        self._running = Batch(self.caches, max_guessed)
         self._generating: Row | None = None  # by `generate`, one at a time
         self._set_aside: deque[Row] = deque()  # wait for `generate`
-        self._batch: KVCache | None = None  # of the running rows, in their order
         _OPEN.add(self)
         atexit.unregister(close_all)
         atexit.register(close_all)
@@ -164,7 +164,7 @@ class Decoder:
         with self._wake:
             self._closing, thread = True, self._thread
             single = filter(None, [self._reading, self._generating])
-            for row in [*self._waiting, *self._set_aside, *self._running, *single]:
+            for row in [*self._waiting, *self._set_aside, *self._running.rows, *single]:
                 row.answer.stop()
             self._wake.notify()
         if thread is not None:
@@ -205,7 +205,7 @@ class Decoder:
         if self._jobs:
             fulfil(*self._jobs.popleft())
         self._read(model)
-        self._step(model)
+        self._running.step(model)
 
     def _end_stopped(self) -> None:
         """End the waiting answers that nobody wants any more."""
@@ -277,7 +277,7 @@ class Decoder:
         assert embeds is not None
         start = kv.lengths[0]
         end = embeds.shape[1] if max_tokens is None else min(embeds.shape[1], start + max_tokens)
-        logits = _forward(model, kv, end - start, inputs_embeds=embeds[:, start:end], logits_to_keep=1)
+        logits = forward(model, kv, end - start, inputs_embeds=embeds[:, start:end], logits_to_keep=1)
         if end == embeds.shape[1]:
             self._reading, row.embeds = None, None
             assert row.sampler is not None
@@ -285,78 +285,13 @@ class Decoder:
                 self.caches.put_back(row.cache, row.keys, kv)
                 row.finish()
             else:
-                self._join(row, kv)
+                self._running.join(row, kv)
         return end - start
 
-    def _join(self, row: Row, kv: KVCache) -> None:
-        if self._batch is None:
-            self._batch = kv
-        else:
-            self._batch.join(kv)
-        row.kv = None
-        self._running.append(row)
-        for running in self._running:
-            running.num_rows = max(running.num_rows, len(self._running))
-
-    def _step(self, model: SkinGPT4) -> None:
-        """Decode one more token of every running answer, or several if one runs alone and they were guessed."""
-        if not self._running:
-            return
-        batch = self._batch
-        assert batch is not None
-        guessed = self._running[0].guess(self.max_guessed) if len(self._running) == 1 else []
-        try:
-            device = model.language_model.input_device
-            ids = torch.tensor([[row.answer.ids[-1], *guessed] for row in self._running], device=device)
-            logits = _forward(model, batch, 1 + len(guessed), input_ids=ids)
-            likeliest = logits.float().argmax(-1).tolist()
-        except BaseException as error:
-            self._fail_newest(error)
-            return
-        for index in reversed(range(len(self._running))):
-            row = self._running[index]
-            try:
-                num_used, ended = row.take(logits[index], likeliest[index], guessed)
-                if num_used <= len(guessed):
-                    batch.truncate(batch.lengths[0] - (1 + len(guessed) - num_used))
-                if ended:
-                    self._remove(index, put_back=True)
-                    row.finish()
-            except BaseException as error:
-                self._remove(index, put_back=False)
-                row.finish(error=error)
-
-    def _remove(self, index: int, put_back: bool) -> None:
-        """Take a row out of the batch; the last row moves to its place."""
-        batch, row = self._batch, self._running[index]
-        assert batch is not None
-        is_alone = len(self._running) == 1
-        if put_back and self.caches.accepts(row.cache):
-            own = batch if is_alone and batch.num_reserved == 1 else batch.copy_row(index)
-            self.caches.put_back(row.cache, row.keys, own)
-        if is_alone:
-            self._batch = None
-        else:
-            batch.remove(index)
-        self._running[index] = self._running[-1]
-        self._running.pop()
-
-    def _fail_newest(self, error: BaseException) -> None:
-        """After a failed step end the newest answer; the others try again.
-
-        If memory was short, the cached conversations are dropped first, and nobody fails.
-        """
-        assert self._batch is not None
-        self._batch.discard_pending()
-        if is_out_of_memory(error) and self.caches.drop_all():
-            return
-        row = self._running[-1]
-        self._remove(len(self._running) - 1, put_back=False)
-        row.finish(error=error)
-
     def _fail_all(self, error: BaseException) -> None:
-        rows = [*self._running, *self._set_aside, *filter(None, [self._reading])]
-        self._running, self._reading, self._batch = [], None, None
+        self._running.fail_all(error)
+        rows = [*self._set_aside, *filter(None, [self._reading])]
+        self._reading = None
         self._set_aside.clear()
         for row in rows:
             row.finish(error=error)
@@ -366,20 +301,3 @@ def close_all() -> None:
     """End all decoders' threads: when Python ends, it would tear them out of the libraries they compute in."""
     for decoder in list(_OPEN):
         decoder.close()
-
-
-def _forward(model: SkinGPT4, kv: KVCache, length: int, **inputs: Any) -> Tensor:
-    """Read `length` tokens of each row; returns the logits (rows, tokens, vocabulary), at least of the last ones."""
-    kv.reserve(length)
-    mask = kv.attention_mask(length)
-    device = model.language_model.input_device
-    positions = torch.tensor(kv.lengths)[:, None] + torch.arange(length)
-    out = model.language_model(
-        **inputs,
-        attention_mask=None if mask is None else mask.to(device),
-        position_ids=positions.to(device),
-        past_key_values=kv,
-        use_cache=True,
-    )
-    kv.advance(length)
-    return out.logits

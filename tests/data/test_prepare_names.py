@@ -94,6 +94,15 @@ def test_a_lost_part_or_folder_of_dermnet_is_a_failure(tmp_path, capsys):
     assert f"{root / 'test'}: is not there" in capsys.readouterr().err
 
 
+def test_a_class_map_names_folders_in_either_form_of_accents(tmp_path):
+    pictures(tmp_path / "in", ["Flechte rotgelbe\u0308r/1.jpg", "\u00d6kzem/2.jpg"])
+    (tmp_path / "map.yaml").write_text(
+        "Flechte rotgelb\u00ebr: herpes\nO\u0308kzem: dermatitis\n", encoding="utf-8"
+    )
+    records, _ = run(tmp_path / "out", "folders", tmp_path / "in", "--class-map", tmp_path / "map.yaml")
+    assert [record["class"] for record in records] == ["herpes", "dermatitis"]
+
+
 def test_what_is_left_out_has_a_line(tmp_path, capsys):
     root = tmp_path / "in/psoriasis"
     pictures(root, ["a.jpg", "saved.jfif", "scan.jpe", "IMG_0001"])
@@ -144,6 +153,17 @@ def test_names_in_a_table_as_people_write_them(tmp_path, capsys, source):
     assert "a path of a Windows computer" in refused[1]["detail"]
     shown = capsys.readouterr().out
     assert all(f"1  {remark}" in shown for remark in (SLASHES, SUFFIX, LETTERS))
+
+
+def test_what_can_be_no_name_of_a_file_is_a_refused_row(tmp_path):
+    pictures(tmp_path, ["a.jpg"])
+    names = ["a\0.jpg", "\ud83d.jpg", "x" * 300, "x/" * 3000, ".", "..", "/", "a.jpg/b", "a.jpg"]
+    rows = [json.dumps({"image": name, "note": "Red."}) + "\n" for name in names]
+    (tmp_path / "t.jsonl").write_text("".join(rows))
+    records, refused = run(tmp_path / "out", "notes", tmp_path / "t.jsonl")
+    assert [record["image"] for record in records] == ["../a.jpg"]
+    assert [row["row"] for row in refused] == list(range(1, len(names)))
+    assert {row["reason"] for row in refused} <= {"missing", "unreadable", "bad_row"}
 
 
 # ---- a second run

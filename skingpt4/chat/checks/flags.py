@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -53,9 +52,9 @@ def flags(answer: str) -> tuple[Flag, ...]:
     return tuple(dict.fromkeys(flag for _, flag in sorted(matches, key=lambda match: match[0])))
 
 
-def as_rows(marked: Iterable[Flag]) -> list[dict[str, str]]:
-    """JSON-able values, each with its caution."""
-    return [asdict(flag) | {"caution": flag.caution} for flag in marked]
+def to_rows(answer: str) -> list[dict[str, str]]:
+    """The flags of an answer as JSON-able values: kind, words, caution."""
+    return [{"kind": flag.kind, "words": flag.words, "caution": flag.caution} for flag in flags(answer)]
 
 
 @functools.cache

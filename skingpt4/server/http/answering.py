@@ -11,8 +11,9 @@ from typing import Any
 
 from skingpt4.chat import calibration
 from skingpt4.chat.calibration import Calibration
+from skingpt4.chat.checks import flags
+from skingpt4.chat.checks.quality import assess
 from skingpt4.chat.differential import differential
-from skingpt4.chat.quality import assess
 from skingpt4.chat.session import ChatSession, context_limit
 from skingpt4.checkpoints.load import model_source
 from skingpt4.config.schema import Config
@@ -90,13 +91,13 @@ class Answer:
         self.stopped = threading.Event()
         self.timed_out = self.ended = False
 
-    def num_pixels(self) -> int:
-        """Of all images together, by their headers.
+    def num_pixels(self) -> list[int]:
+        """Of each image, by its header.
 
         Raises:
             ImageError: an unusable image.
         """
-        return sum(num_pixels(data, f"picture {number}") for number, data in enumerate(self.images, 1))
+        return [num_pixels(data, f"picture {number}") for number, data in enumerate(self.images, 1)]
 
     def prepare(self) -> None:
         """Check that the conversation fits, then encode the images and forget them.
@@ -117,8 +118,7 @@ class Answer:
     def _encode(self, data: bytes, name: str) -> None:
         with decoded(data, name) as image:
             self.image_sha256.append(hashlib.sha256(data).hexdigest())
-            if "quality" in self.extensions:
-                self.quality.append(assess(image).to_dict())
+            self.quality.append(assess(image).to_dict())
             self.session.add_image(image)
 
     def start(self) -> Iterator[str]:
@@ -161,9 +161,11 @@ class Answer:
         """
         timing = self.session.last_timing
         fields = self.answerer.about | {"picture_sha256": self.image_sha256}
+        fields["flags"] = flags.to_rows("".join(self.pieces))
         if timing is not None:
             fields["seconds_to_first_token"] = round(timing.seconds_to_first_token, 4)
             fields["seconds"] = round(timing.seconds, 4)
+        fields["acceptable"] = all(quality["acceptable"] for quality in self.quality)
         if "quality" in self.extensions:
             fields["quality"] = self.quality
         if "differential" in self.extensions:

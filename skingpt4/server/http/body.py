@@ -66,7 +66,10 @@ def parse_json(body: bytes | bytearray, max_values: int) -> Any:
     # An empty list has two bytes in JSON and sixty in memory. Base64 holds none of these signs.
     num_values = body.count(b",") + body.count(b"[") + body.count(b"{")
     if num_values > max_values:
-        raise ApiError(f"the body has more than {max_values} values or commas; shorten the conversation")
+        raise ApiError(
+            f"the body has more than {max_values} values or commas; shorten the conversation",
+            code="context_length_exceeded",
+        )
     try:
         return orjson.loads(body)
     except (ValueError, RecursionError):

@@ -11,6 +11,7 @@ from skingpt4.chat.differential import Differential
 from skingpt4.chat.history import History
 from skingpt4.chat.record import Consultation, ShownPicture, data_url
 from skingpt4.chat.session import ChatSession
+from skingpt4.chat.texts import cautions, load
 
 MAX_IMAGES = 6
 VIEWS = ("far", "middle", "close")
@@ -56,12 +57,14 @@ class PageState:
         return next((image for image in self.images if image.held), None)
 
     def messages(self) -> list[dict[str, str]]:
-        """The conversation in the form that `gr.Chatbot` takes."""
-        messages = []
+        """The conversation in the form that `gr.Chatbot` takes, with what is to be said beside an answer."""
+        messages, texts = [], load(self.record.language)
         for turn in self.record.turns:
             messages.append({"role": "user", "content": turn.question})
             if turn.answer:
                 messages.append({"role": "assistant", "content": turn.answer})
+            for caution in cautions(turn.answer, texts):
+                messages.append({"role": "assistant", "content": f"\u26a0 {caution}"})
         return messages
 
     def forget(self) -> None:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from skingpt4.chat.checks.flags import CAUTIONS, Flag, as_rows, flags
+from skingpt4.chat.checks.flags import CAUTIONS, Flag, flags, to_rows
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ def test_other_answers_are_not(answer):
 def test_each_wording_once_in_the_order_of_the_text():
     answer = "Take 5 mg. Don't worry. Take 5 mg."
     assert [flag.words for flag in flags(answer)] == ["5 mg", "Don't worry"]
-    rows = as_rows(flags(answer))
+    rows = to_rows(answer)
     assert rows[0] == {"kind": "dose", "words": "5 mg", "caution": CAUTIONS["dose"]}
 
 
