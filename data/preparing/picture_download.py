@@ -19,6 +19,7 @@ from pathlib import Path
 import httpx
 
 from skingpt4.records.images import ImageError, open_image
+from skingpt4.support.parse import parse_json
 from skingpt4.weights.fetch.download import DownloadError
 
 JOURNAL = "downloads.jsonl"
@@ -112,7 +113,7 @@ def earlier_outcomes(folder: Path) -> dict[str, Outcome]:
     path = folder / JOURNAL
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
         try:
-            outcome = Outcome(**json.loads(line))
+            outcome = Outcome(**parse_json(line))
         except (ValueError, TypeError):
             continue
         outcomes[outcome.md5] = outcome

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from skingpt4.support.errors import UserError, reason_of
-from skingpt4.support.parse import parse_json, read_json_object
+from skingpt4.support.parse import ParseError, parse_json, read_json_object
 
 FOLDER, CASES = "answers", "cases.jsonl"
 # What a report reads from probes and scores.
@@ -149,7 +149,7 @@ def read_run(folder: str | Path) -> Run:
         )
     try:
         with (folder / CASES).open(encoding="utf-8", newline="\n") as file:
-            cases = {row["id"]: row for row in map(parse_json, file)}
+            cases = {row["id"]: row for row in (parse_json(line, file_names=True) for line in file)}
         places = {name: place for place, name in enumerate(cases)}
         arms = {}
         for path in metas:
@@ -159,8 +159,10 @@ def read_run(folder: str | Path) -> Run:
             # The order in which answers ended is chance; no figure may depend on it.
             arm.lines = by_key(sorted(lines, key=lambda a: places[a.key.case_id]))
             arms[name] = arm
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ParseError) as error:
         raise AnswersError(f"{folder}: cannot be read ({reason_of(error)})") from None
+    except (ValueError, LookupError, TypeError, AttributeError):
+        raise AnswersError(f"{folder}: holds lines that eval.run does not write; evaluate again") from None
     return Run(folder, cases, arms)
 
 

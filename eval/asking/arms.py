@@ -21,8 +21,9 @@ from skingpt4.checkpoints.identity import encoder_identity
 from skingpt4.config.schema import Config
 from skingpt4.records.comparing.overlap import check_cases
 from skingpt4.records.manifest import Manifest
-from skingpt4.support.errors import UserError
+from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import drop_truncated_line, file_sha256, write_text
+from skingpt4.support.parse import ParseError, read_json_object
 from skingpt4.taxonomy import taxonomy
 
 UNTRAINED = "untrained"
@@ -118,7 +119,7 @@ def check_folder(folder: Path, arms: Sequence[str], cases: Path, replace_old: bo
     """
     own, stale = file_sha256(cases), []
     for path in sorted((folder / answers.FOLDER).glob("*.meta.json")):
-        if json.loads(path.read_text(encoding="utf-8")).get("cases_sha256") == own:
+        if _saved_meta(path).get("cases_sha256") == own:
             continue
         if not replace_old:
             raise ArmError(
@@ -127,6 +128,13 @@ def check_folder(folder: Path, arms: Sequence[str], cases: Path, replace_old: bo
             )
         stale.append(path.name.removesuffix(".meta.json"))
     return [name for name in stale if name not in arms]
+
+
+def _saved_meta(path: Path) -> dict[str, Any]:
+    try:
+        return read_json_object(path)
+    except (OSError, ParseError) as error:
+        raise ArmError(f"{path}: is damaged ({reason_of(error)}); name another --run-dir") from None
 
 
 def forget(folder: Path, arm: str) -> None:
@@ -145,7 +153,7 @@ def claim(folder: Path, arm: Arm, meta: dict[str, Any], extra: dict[str, Any], r
     path = folder / answers.FOLDER / f"{arm.name}.meta.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.is_file():
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = _saved_meta(path)
         differing = [key for key, value in meta.items() if before.get(key) != value]
         if not differing:
             for file in answers.arm_files(folder, arm.name):
@@ -178,7 +186,8 @@ def check_overlap(cases: Manifest, arm: Arm, allowed: bool) -> dict[str, list[st
     if not arm.checkpoint:
         return {"overlap_with_training": [], "overlap_not_compared": []}
     _, card = checkpoint.load(arm.checkpoint)
-    result = check_cases(cases, checkpoint.load_seen(arm.checkpoint, card), card)
+    seen = checkpoint.load_seen(arm.checkpoint, card)
+    result = check_cases(cases, seen, *checkpoint.training_manifests(card))
     if result.shared:
         overlap = f"arm {arm.name}: the training shares records with the cases: {'; '.join(result.shared)}"
         if not allowed:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import functools
 import io
-import json
 import time
 import traceback
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from skingpt4.records.images import read_picture
 from skingpt4.server.decoding import decoded
 from skingpt4.server.gradio_app import escape, note
 from skingpt4.support.errors import UserError
+from skingpt4.support.parse import parse_json
 
 TITLE = "Review of answers"
 DISCLAIMER = "Research software, not a medical device. The answers shown here are not a diagnosis."
@@ -159,7 +159,7 @@ class Page:
 
         def act() -> View:
             place, serial, since = now or (None, "", 0.0)
-            sent = json.loads(collected or "{}")
+            sent = parse_json(collected or "{}")
             if place is None:
                 raise ReviewError("This page is out of date; load it again.")
             if not sent.get("serial"):  # only the own diagnosis is sent

@@ -24,8 +24,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from skingpt4.chat.calibration import Calibration
+from skingpt4.chat.checks.quality import assess
 from skingpt4.chat.differential import differential
-from skingpt4.chat.quality import assess
 from skingpt4.chat.session import ChatSession
 from skingpt4.config.schema import Config
 from skingpt4.generation.sampling import Generation
@@ -37,6 +37,7 @@ from skingpt4.records.naming import hint, readable
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import drop_truncated_line, write_text
 from skingpt4.support.locks import lock
+from skingpt4.support.parse import read_json_object
 
 Line = dict[str, Any]  # one JSON object
 
@@ -261,6 +262,6 @@ def _opened(
 def _holds(meta_path: Path, meta: dict[str, Any]) -> bool:
     """Whether the file says that its lines were made in this way."""
     try:
-        return bool(json.loads(meta_path.read_text(encoding="utf-8")) == meta)
+        return bool(read_json_object(meta_path) == meta)
     except (OSError, ValueError):
         return False

@@ -18,7 +18,8 @@ from skingpt4.config.typed import build, check_keys, not_set
 from skingpt4.config.upgrade import upgraded
 from skingpt4.config.validate import check_values
 from skingpt4.support.errors import reason_of
-from skingpt4.support.parse import ParseError, parse_yaml, plain_values, read_text
+from skingpt4.support.parse import ParseError, parse_yaml, plain_values
+from skingpt4.support.regular import read_regular_text
 
 MAX_FILES = 100  # that one configuration is read from
 
@@ -76,6 +77,8 @@ def _resolved(merged: Any, where: str) -> Any:
 
 def _reference_problem(error: OmegaConfBaseException, where: str) -> ConfigError:
     reason = str(error).split("\n")[0]
+    reason = re.sub(r'^KeyError raised while resolving interpolation: "(.*)"$', r"\1", reason)
+    reason = reason.replace("Interpolation key", "the key").replace("interpolation", "reference")
     if isinstance(error, GrammarParseError):
         reason = (
             "holds a '${' that begins no reference such as ${oc.env:NAME}; write '\\${' for the text itself"
@@ -144,7 +147,7 @@ def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[st
     if path.resolve() in above:
         raise ConfigError(f"{path}: extends itself through {' -> '.join(p.name for p in above)}")
     try:
-        values = parse_yaml(read_text(path))
+        values = parse_yaml(read_regular_text(path))
     except FileNotFoundError:
         near = sorted(str(p) for p in path.parent.glob("[!.]*.yaml")) if path.parent.is_dir() else []
         raise ConfigError(f"{path}: no such config{_nearest(str(path), near)}") from None

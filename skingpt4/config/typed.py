@@ -129,7 +129,10 @@ def _whole_number(value: Any) -> int:
     value = plain_values(value)
     if isinstance(value, bool) or not isinstance(value, int | str):
         raise TypeError
-    return int(value)
+    number = int(value)
+    if abs(number) >= 2**63:
+        raise OverflowError
+    return number
 
 
 def _number(value: Any) -> float:

@@ -20,12 +20,16 @@ from skingpt4.support.errors import UserError
 from skingpt4.weights.fetch.catalogue import fetch_command
 from skingpt4.weights.files.inspect_directory import inspect
 from skingpt4.weights.language_model import LanguageModelError, read_configuration, read_tokenizer
-from skingpt4.weights.names import is_local
+from skingpt4.weights.names import is_hub_id, is_local
 
 
 def language_model(facts: Facts) -> Iterator[Finding]:
     """Family, sizes and completeness of the language model's files, or what a download would bring."""
     name = facts.config.language.model
+    if not (is_local(name) or is_hub_id(name)):
+        text = f"{name!r}: is neither a directory here nor a name that the hub may have"
+        yield Finding("language model", MISSING, text, "language.model=...")
+        return
     if not is_local(name):
         yield _hub_model(facts, name)
     elif not (Path(name) / "config.json").is_file():
@@ -82,7 +86,7 @@ def _why_no_folder(path: Path) -> str:
 def _missing_tensors(facts: Facts, name: str) -> Iterator[Finding]:
     """Tensors that the network needs and its files lack; only where both use the same names."""
     with torch.device("meta"):
-        empty = AutoModelForCausalLM.from_config(facts.language_config)
+        empty = AutoModelForCausalLM.from_config(facts.language_config, trust_remote_code=False)
     head = empty.get_output_embeddings()
     needed = {n for n, _ in empty.named_parameters()}
     if facts.language_config.get_text_config().tie_word_embeddings:

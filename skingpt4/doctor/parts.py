@@ -120,7 +120,7 @@ def _identity(facts: Facts) -> tuple[dict[str, Any], list[str]]:
         unchecked.append("encoder")
     if facts.language_config is not None and facts.tokenizer is not None:
         with torch.device("meta"):
-            empty = AutoModelForCausalLM.from_config(facts.language_config)
+            empty = AutoModelForCausalLM.from_config(facts.language_config, trust_remote_code=False)
         identity["language_model"] = checkpoint.language_identity(
             empty, facts.tokenizer, facts.config.language.model
         )

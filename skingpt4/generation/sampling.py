@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +30,7 @@ _UNSUPPORTED_RULES = (
     "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "watermarking_config", "penalty_alpha",
     "renormalize_logits",
 )  # fmt: skip
+MAX_BEAMS = 64
 _OFF_AT_1 = ("guidance_scale", "encoder_repetition_penalty", "typical_p")
 
 
@@ -53,10 +55,15 @@ class Generation:
         Raises:
             ChatError: a value outside its range.
         """
-        if self.temperature < 0 or not 0 < self.top_p <= 1 or self.num_beams < 1 or self.max_new_tokens < 1:
-            raise ChatError(
-                "temperature must be at least 0, top_p in (0, 1], beams and max_new_tokens at least 1"
-            )
+        for name, value, right, meaning in (
+            ("temperature", self.temperature, 0 <= self.temperature < math.inf, "at least 0"),
+            ("top_p", self.top_p, 0 < self.top_p <= 1, "above 0 and at most 1"),
+            ("beams", self.num_beams, 1 <= self.num_beams <= MAX_BEAMS, f"from 1 to {MAX_BEAMS}"),
+            ("max_new_tokens", self.max_new_tokens, self.max_new_tokens >= 1, "at least 1"),
+            ("seed", self.seed, abs(self.seed) < 2**63, "a number of at most 63 bits"),
+        ):
+            if not right:
+                raise ChatError(f"{name} must be {meaning}, not {value}")
         options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "num_beams": self.num_beams}
         if self.temperature == 0 or self.num_beams > 1:
             return options | {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}

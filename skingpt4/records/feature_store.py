@@ -27,6 +27,7 @@ from torch import Tensor
 
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import write_text
+from skingpt4.support.parse import read_json_object
 
 DATA, ROWS, CARD, LOCK = "features.bin", "rows.bin", "card.json", "lock"
 DTYPE = "float16"
@@ -78,7 +79,7 @@ class FeatureStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         try:
-            card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+            card = read_json_object(folder / CARD)
             rows = (folder / ROWS).read_bytes()
             num_bytes = (folder / DATA).stat().st_size
         except (OSError, ValueError):

@@ -16,6 +16,7 @@ from skingpt4.support.files import private_files
 
 # Set to 1, it adds the traceback below the sentence; `skingpt4 --debug COMMAND` sets it.
 DEBUG = "SKINGPT4_DEBUG"
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tabs and line feeds
 
 FILE_FAILED = 74  # EX_IOERR, the exit status where a file could not be read or written
 # What the disk says where a program can do nothing about it.
@@ -100,7 +101,9 @@ def _print_any_name() -> None:
 
 
 def _print_error(sentence: str, error: Exception) -> None:
-    print(f"error: {sentence}", file=sys.stderr)
+    # A file's name may hold what a terminal takes for a command.
+    plain = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), sentence)
+    print(f"error: {plain}", file=sys.stderr)
     if os.environ.get(DEBUG) == "1":
         # `raise ... from None` hides what happened first; here it is what one wants to see.
         cause: BaseException | None = error

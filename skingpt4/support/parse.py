@@ -7,9 +7,7 @@ digits, halves of surrogate pairs and files that are no files of text are refuse
 from __future__ import annotations
 
 import json
-import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,9 +16,10 @@ from typing import Any
 
 import yaml
 
+from skingpt4.support.regular import read_regular_text
+
 MAX_DEPTH = 60
 MAX_VALUES = 100_000  # of a YAML file, with each alias counted as often as it is used
-MAX_TEXT = 16 << 20  # bytes of a file that is read as a whole
 HALF_A_PAIR = "half of a surrogate pair, \\ud800 to \\udfff, is not text"
 
 
@@ -28,24 +27,12 @@ class ParseError(ValueError):
     """A text that is not what it should be; the message completes "is not JSON (...)" or "is not YAML (...)"."""
 
 
-def read_text(path: Path, max_bytes: int = MAX_TEXT) -> str:
-    """The text of a small UTF-8 file.
-
-    Raises:
-        OSError: it cannot be read, is not a regular file (a pipe or a device may never end), or is too large.
-        UnicodeDecodeError: it is not UTF-8.
-    """
-    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise OSError(f"{path}: is not a regular file")
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise OSError(f"{path}: is larger than {max_bytes >> 20} MiB")
-    return content.decode("utf-8-sig")
-
-
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, file_names: bool = False) -> Any:
     """The value of a JSON text.
+
+    Args:
+        text: to be read.
+        file_names: allow \\udc80 to \\udcff, which stand for bytes of a file's name that are not UTF-8.
 
     Raises:
         ParseError: it is not JSON, or not JSON that can be worked with.
@@ -56,7 +43,7 @@ def parse_json(text: str | bytes) -> Any:
         value = json.loads(text)
         if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(value):
             raise ParseError("nested too deep")
-        if "\\u" in text and not _is_text(json.dumps(value, ensure_ascii=False)):
+        if "\\u" in text and not _is_text(json.dumps(value, ensure_ascii=False), file_names):
             raise ParseError(HALF_A_PAIR)
     except json.JSONDecodeError as error:
         raise ParseError(f"{error.msg}, line {error.lineno} column {error.colno}") from None
@@ -79,9 +66,9 @@ def _is_deep(value: Any) -> bool:
     return any(isinstance(item, dict | list) for item in level)
 
 
-def _is_text(value: str) -> bool:
+def _is_text(value: str, file_names: bool = False) -> bool:
     try:
-        value.encode("utf-8")
+        value.encode("utf-8", "surrogateescape" if file_names else "strict")
     except UnicodeEncodeError:
         return False
     return True
@@ -91,11 +78,11 @@ def read_json_object(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        OSError: as `read_text`.
+        OSError: as `read_regular_text`.
         ParseError: the file is not JSON or holds something else.
     """
     try:
-        text = read_text(path)
+        text = read_regular_text(path)
     except UnicodeDecodeError as error:
         raise ParseError(f"is not UTF-8: {error.reason}") from None
     value = parse_json(text)

@@ -6,12 +6,12 @@ import errno
 import io
 import os
 import stat
-from typing import TYPE_CHECKING, BinaryIO, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer
 
-MAX_TEXT = 64 * 2**20  # bytes of a card, a configuration or another text that is read as a whole
+MAX_TEXT = 16 * 2**20  # bytes of a card, a configuration or another text that is read as a whole
 BUFFER = 2**18
 _KINDS = {
     stat.S_IFIFO: "a pipe",
@@ -64,7 +64,7 @@ class _Unchanging(io.FileIO):
             raise OSError(errno.EBUSY, "grew while it was read; try again when it is complete", self.path)
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     """`open(path, "rb")` of a regular file; see `require_regular`. It never waits.
 
     What is written to the file after it was opened ends in an OSError as soon as it is read.

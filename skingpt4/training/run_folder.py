@@ -20,6 +20,8 @@ from skingpt4.checkpoints import checkpoint
 from skingpt4.config.upgrade import upgraded
 from skingpt4.support.errors import FILE_FAILED, UserError
 from skingpt4.support.files import write_text
+from skingpt4.support.parse import parse_json, read_json_object
+from skingpt4.support.regular import read_regular_text
 from skingpt4.training import same_run
 
 CONFIG, METRICS, CHECKPOINTS, BOARD = "config.yaml", "metrics.jsonl", "checkpoints", "tensorboard"
@@ -170,7 +172,7 @@ def _saved_config(folder: Path) -> dict[str, Any] | None:
     """
     path = folder / CONFIG
     try:
-        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+        saved = yaml.safe_load(read_regular_text(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         saved = None
     if not _is_a_run(saved):
@@ -195,9 +197,7 @@ def _newest_card(folder: Path) -> dict[str, Any] | None:
     """The card of the newest checkpoint whose card can be read; None if there is none."""
     for path in reversed(checkpoint.saved(folder)):
         with suppress(OSError, ValueError):
-            card = json.loads((path / checkpoint.CARD).read_text(encoding="utf-8"))
-            if isinstance(card, dict):
-                return card
+            return read_json_object(path / checkpoint.CARD)
     return None
 
 
@@ -205,7 +205,7 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of a metrics file that can be read: a kill truncates the last, a power cut may leave zeros."""
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
         with suppress(ValueError):
-            line = json.loads(text)
+            line = parse_json(text)
             if isinstance(line, dict) and isinstance(line.get("iteration"), int):
                 yield line
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from skingpt4.support.errors import reason_of
 from skingpt4.support.files import move_into_place
+from skingpt4.support.parse import ParseError, read_json_object
 from skingpt4.weights.delta_files import DeltaError, ModelFiles, open_pair
 from skingpt4.weights.files.headers import INDEXES
 from skingpt4.weights.language_model import LanguageModelError, require_complete
@@ -135,8 +136,8 @@ def _delete_what_does_not_fit(part: Path, planned: Merge) -> None:
     """Delete what a merge of other files or a kill during a write left in the hidden directory."""
     plan_of_merge = {"base": planned.base.stamp(), "delta": planned.delta.stamp(), "shards": planned.shards}
     try:
-        fits = json.loads((part / PLAN).read_text(encoding="utf-8")) == plan_of_merge
-    except (OSError, ValueError):
+        fits = read_json_object(part / PLAN) == plan_of_merge
+    except (OSError, ParseError):
         fits = False
     for path in part.iterdir():
         if not fits or path.name.startswith("."):
@@ -162,7 +163,10 @@ def _write_beside(planned: Merge, part: Path) -> None:
         # The base's tokenizer must not be mixed with the delta's: it may know fewer tokens.
         if source and (source.parent == planned.delta.folder or not _has_tokenizer(planned.delta.folder)):
             shutil.copyfile(source, part / name)
-    config = json.loads((planned.delta.folder / "config.json").read_text(encoding="utf-8"))
+    try:
+        config = read_json_object(planned.delta.folder / "config.json")
+    except (OSError, ParseError) as error:
+        raise DeltaError(f"{planned.delta.folder / 'config.json'}: is damaged ({reason_of(error)})") from None
     config.pop("_name_or_path", None)  # names the delta
     rows = planned.delta.tensors["model.embed_tokens.weight"].shape[0]
     (part / "config.json").write_text(

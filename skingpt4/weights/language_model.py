@@ -139,12 +139,21 @@ def cannot_load(name: str, error: Exception) -> LanguageModelError:
             "is not in the hub's cache, and the hub cannot be reached or is forbidden (HF_HUB_OFFLINE); fetch it "
             "with `skingpt4 weights fetch`, or name a local directory"
         )
+    elif HFValidationError in reasons:
+        why = "is neither a directory here nor a name that the hub may have, such as lmsys/vicuna-7b-v1.5"
+    elif isinstance(error, TypeError | AttributeError | LookupError | RecursionError) and is_local(name):
+        why = (
+            f"cannot be loaded: its config.json or tokenizer has values of wrong types ({_shortened(error)})"
+        )
     elif "trust_remote_code" in str(error):
         why = "brings Python code of its own, which is not run; name a model whose family transformers knows"
     else:
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        why = f"cannot be loaded ({lines[0][:300]})"
+        why = f"cannot be loaded ({_shortened(error)})"
     return LanguageModelError(f"language.model: {name} {why}")
+
+
+def _shortened(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def require_vocabulary(name: str, tokenizer: Any) -> None:

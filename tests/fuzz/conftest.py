@@ -1,11 +1,20 @@
-"""A soak takes new examples in every run; the seed that it prints repeats it (SKINGPT4_FUZZ_SEED=N)."""
+"""A soak takes new examples in every run; the seed that it prints repeats it (SKINGPT4_FUZZ_SEED=N).
 
+SKINGPT4_FUZZ_EXAMPLES=N sets how many each target gets, SKINGPT4_FUZZ_RESULT=FILE writes what was run as JSON.
+"""
+
+import json
 import os
 import secrets
+from pathlib import Path
 
 import pytest
 
+from skingpt4.checkpoints.checkpoint import git_revision
+
 SEED = int(os.environ.get("SKINGPT4_FUZZ_SEED") or secrets.randbits(32))
+
+RUNS: dict[str, dict[str, object]] = {}
 
 
 def pytest_configure(config):
@@ -24,8 +33,20 @@ def pytest_collection_modifyitems(config, items):
 def pytest_terminal_summary(terminalreporter, config):
     if "soak" in (config.getoption("-m") or ""):
         terminalreporter.write_line(f"seed of the soak: SKINGPT4_FUZZ_SEED={SEED}")
+        for name, result in RUNS.items():
+            terminalreporter.write_line(f"{name}: {result}")
+
+
+def record(name, **figures):
+    """Note a target's run, in the file as soon as it has ended."""
+    RUNS[name] = figures
+    if path := os.environ.get("SKINGPT4_FUZZ_RESULT"):
+        content = {"seed": SEED, "git_revision": git_revision(), "targets": RUNS}
+        content["examples"] = sum(int(str(each["examples"])) for each in RUNS.values())
+        Path(path).write_text(json.dumps(content, indent=1) + "\n")
 
 
 @pytest.fixture(scope="session")
-def soak_seed():
-    return SEED
+def soak():
+    """(seed, examples of each target, the function that notes a result)."""
+    return SEED, int(os.environ.get("SKINGPT4_FUZZ_EXAMPLES", "850")), record

@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import struct
+import time
 from dataclasses import asdict
 
 import pytest
@@ -34,7 +35,6 @@ from skingpt4.support.errors import UserError
 from tests.support.fuzzing import Watch, mutated, within
 from tests.support.tiny import make_picture, save_language_model, tiny_config
 
-SOAK_EXAMPLES = 850  # of each of the targets: 10,000 in all
 SECONDS = 60  # of one file on a busy machine
 watch = Watch()
 
@@ -181,9 +181,9 @@ def language_config(places, path):
 
 def rating_table(places, path):
     with contextlib.suppress(UserError):
-        rows = ratings.read_csv(path)
+        rows = ratings.read_ratings(path)
         ratings.write_csv(rows, places.folder / "copy.csv")
-        assert ratings.read_csv(places.folder / "copy.csv") == rows
+        assert ratings.read_ratings(places.folder / "copy.csv") == rows
 
 
 def answers(places, path):
@@ -291,9 +291,19 @@ def test_a_damaged_file_is_a_result_or_a_sentence(target, places, monkeypatch):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.__name__)
-def test_soak(target, places, monkeypatch, soak_seed):
+def test_soak(target, places, monkeypatch, soak):
+    own_seed, num_examples, record_run = soak
     many = settings(
-        max_examples=SOAK_EXAMPLES, derandomize=False, database=None, deadline=None, print_blob=True,
+        max_examples=num_examples, derandomize=False, database=None, deadline=None, print_blob=True,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
-    seed(soak_seed)(fuzz(target, places, monkeypatch, many))()
+    times = []
+
+    def timed(places, path):
+        started = time.monotonic()
+        target(places, path)
+        times.append(time.monotonic() - started)
+
+    timed.__name__ = target.__name__
+    seed(own_seed)(fuzz(timed, places, monkeypatch, many))()
+    record_run(target.__name__, examples=len(times), slowest_seconds=round(max(times), 2), failures=0)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from eval.asking import answers
+from eval.asking import answers, arms
 from eval.asking.answers import Answer, Key
 from skingpt4.support.files import drop_truncated_line
 
@@ -56,3 +56,17 @@ def test_damage_in_the_middle_and_an_empty_folder_get_a_sentence(tmp_path):
         answers.read_run(tmp_path)
     with pytest.raises(answers.AnswersError, match=r"make them with python -m eval\.run"):
         answers.read_run(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("damage", ["[]", "3", "{", "[" * 5000, '"x"', "null"])
+@pytest.mark.parametrize("file", ["answers/a.meta.json", "cases.jsonl"])
+def test_a_run_folder_with_other_content_is_one_sentence(file, damage, tmp_path):
+    (tmp_path / "answers").mkdir()
+    (tmp_path / "answers" / "a.meta.json").write_text("{}")
+    (tmp_path / "cases.jsonl").write_text('{"id": "c1"}\n')
+    (tmp_path / file).write_text(damage + "\n")
+    with pytest.raises(answers.AnswersError, match=rf"{tmp_path}: (cannot be read|holds lines)"):
+        answers.read_run(tmp_path)
+    if "meta" in file:
+        with pytest.raises(arms.ArmError, match=r"a\.meta\.json: is damaged"):
+            arms.check_folder(tmp_path, ["b"], tmp_path / "cases.jsonl", replace_old=False)

@@ -369,7 +369,10 @@ def test_the_checkpoint_s_projection_is_the_one_that_answers(trained):
             ["--config", "{folder}/chat.yaml", "--image", "{folder}/chat.yaml"],
             "is not a picture that can be read",
         ),
-        (["--config", "{folder}/chat.yaml", "--temperature", "-1"], "error: temperature must be at least 0"),
+        (
+            ["--config", "{folder}/chat.yaml", "--temperature", "-1"],
+            "error: temperature must be at least 0, not -1",
+        ),
         (["--config", "{folder}/chat.yaml", "--checkpoint", "{folder}"], "holds no checkpoint"),
         (["--config", "{folder}/gone.yaml"], "gone.yaml: no such config"),
         ([], "error: give --config or --checkpoint"),
@@ -540,3 +543,13 @@ def test_all_that_computes_is_done_by_one_thread(start, monkeypatch):
     session.add_image(make_picture(1))
     differential.differential(session.model, session.config, session.queries)
     assert seen == ["decoder", "decoder"]
+
+
+def test_pixels_stand_for_their_image(start):
+    """A page keeps them in the place of a picture of full size."""
+    session, other = start("llama"), start("llama")
+    picture = make_picture(1).resize((700, 500))
+    session.add_image(picture)
+    other.add_image(other.pixels(picture))
+    assert torch.equal(session.queries[0], other.queries[0])
+    assert other.waiting == 1

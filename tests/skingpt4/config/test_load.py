@@ -260,6 +260,12 @@ def test_extends_of_a_wrong_type(value, write):
             r"'prompt\.disease_sentence' .* no placeholder but \{disease\}",
         ),
         ("seed: -1", r"'seed' is -1; it must not be negative"),
+        (f"seed: {2**63}", r"'seed' is 9223372036854775808; it must be a whole number"),
+        (
+            "prompt: {template: '${oc.env:NO_SUCH_NAME}'}",
+            r"'prompt.template': Environment variable 'NO_SUCH_NAME' not found$",
+        ),
+        ("prompt: {template: '${oc.foo:1}'}", r"'prompt.template': Unsupported reference type oc\.foo$"),
         (
             "vision: {model_args: {pretrained: true}}",
             r"model_args' is .*; 'pretrained' loads weights; name their",
@@ -359,7 +365,9 @@ configs = st.builds(
     seed=st.integers(0, 2**31),
     vision=st.builds(
         VisionConfig,
-        model_args=st.dictionaries(texts, st.none() | st.booleans() | st.integers() | texts, max_size=2),
+        model_args=st.dictionaries(
+            texts, st.none() | st.booleans() | st.integers(-9, 99_999) | texts, max_size=2
+        ),
         block=st.none() | st.integers(1, 40),
         mean=st.none() | st.lists(st.floats(0, 1), min_size=3, max_size=3),
     ),

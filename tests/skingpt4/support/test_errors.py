@@ -109,6 +109,12 @@ def test_a_reason_is_the_systems_words_alone(error, words):
     assert reason_of(error) == words
 
 
+def test_a_file_name_gives_the_terminal_no_command(capsys):
+    with reported():
+        raise UserError("a\x1b]0;title\x07\r.jpg\u061c: no such picture")
+    assert capsys.readouterr().err == "error: a\\x1b]0;title\\x07\\r.jpg\u061c: no such picture\n"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])
 def test_any_name_is_printed(encoding):
     code = "from skingpt4.support.errors import reported\nwith reported(): print('L\\udce4sion 皮疹 é')"

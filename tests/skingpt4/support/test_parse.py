@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import time
 
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 
 from skingpt4.support.parse import (
     MAX_DEPTH,
-    MAX_TEXT,
     ParseError,
     Plain,
     parse_json,
@@ -20,7 +18,6 @@ from skingpt4.support.parse import (
     plain_texts,
     plain_values,
     read_json_object,
-    read_text,
 )
 
 ALIASES = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
@@ -136,13 +133,10 @@ def test_an_object_is_expected(text, found, tmp_path):
         read_json_object(path)
 
 
-def test_only_a_regular_file_of_a_bounded_size_is_read(tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    for path in (tmp_path / "pipe", "/dev/zero", tmp_path):
-        with pytest.raises(OSError, match=r"regular file|directory"):
-            read_text(path)
-    (tmp_path / "large").write_bytes(b"x" * 100)
-    assert read_text(tmp_path / "large") == "x" * 100
-    with pytest.raises(OSError, match="larger than"):
-        read_text(tmp_path / "large", 99)
-    assert MAX_TEXT > 1 << 20
+def test_a_file_name_may_hold_bytes_that_are_not_utf8_where_names_are_read():
+    assert parse_json('"L\\udce4sion"', file_names=True) == "L\udce4sion"
+    for text in ('"L\\udce4sion"', '"\\ud83d"'):
+        with pytest.raises(ParseError, match="half of a surrogate pair"):
+            parse_json(text)
+    with pytest.raises(ParseError, match="half of a surrogate pair"):
+        parse_json('"\\ud83d"', file_names=True)

@@ -1,15 +1,29 @@
 """What is refused of a language model before it is read: deltas, other people's vocabularies, broken shards."""
 
+import ast
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from skingpt4.weights.language_model import LanguageModelError, cannot_load, configuration
+from skingpt4.config.schema import Config
+from skingpt4.doctor import memory
+from skingpt4.doctor.findings import Facts
+from skingpt4.doctor.language_model import language_model
+from skingpt4.weights.language_model import (
+    LanguageModelError,
+    cannot_load,
+    configuration,
+    read_configuration,
+)
 from tests.support.local_hub import Repository, serving
 from tests.support.tiny import load_language_model, make_tokenizer, save_language_model
+
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -126,3 +140,64 @@ def test_a_hub_that_says_no_is_one_sentence_with_the_way_out(hub, monkeypatch):
 def test_a_library_s_own_words_are_kept_to_one_line():
     assert str(cannot_load("x", ValueError("odd\nand more"))) == "language.model: x cannot be loaded (odd)"
     assert str(cannot_load("x", KeyError())) == "language.model: x cannot be loaded (KeyError)"
+
+
+# ---- a config.json of a stranger
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[]", "3", "", "{", "[" * 3000, "{}", '{"model_type": ["llama"]}', '{"model_type": {}}', '{"model_type": 3}',
+        '{"model_type": "llama", "hidden_size": "x"}', '{"model_type": "llama", "hidden_size": null}',
+        '{"model_type": "llama", "hidden_size": -1}', '{"model_type": "llama", "num_hidden_layers": 1000000000}',
+        '{"model_type": "llama", "num_attention_heads": 0}', '{"model_type": "llama", "vocab_size": 1e99}',
+        '{"model_type": "llama", "rope_scaling": "x"}', '{"model_type": "llama", "architectures": 3}',
+        '{"model_type": "falcon", "num_kv_heads": "8"}', '{"model_type": "llama", "text_config": [1]}',
+        '{"model_type": "llama", "torch_dtype": "float99"}', '{"model_type": "llama", "quantization_config": 3}',
+        '{"model_type": "nobody", "auto_map": {"AutoConfig": "configuration.Evil"}}',
+    ],
+)  # fmt: skip
+def test_every_config_json_is_a_network_or_a_sentence_and_soon(content, tmp_path):
+    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "configuration.py").write_text("raise SystemExit('code of a model was run')")
+    sentence = f"language.model: {tmp_path} "
+    try:
+        memory.language_shape(read_configuration(str(tmp_path), local_only=True))
+    except LanguageModelError as error:
+        sentence = str(error)
+    assert sentence.startswith(f"language.model: {tmp_path}")
+    assert "\n" not in sentence
+    assert not re.search(r"object has no attribute|NoneType", sentence) or "wrong types" in sentence
+
+
+def test_code_of_a_model_is_refused_by_every_loader(tmp_path):
+    """Not asked about on the terminal either, which is what transformers does when nothing is said."""
+    places = [*ROOT.glob("skingpt4/**/*.py"), *ROOT.glob("eval/**/*.py"), *ROOT.glob("data/**/*.py")]
+    calls = 0
+    for path in places:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+                continue
+            owner = node.func.value
+            if (
+                isinstance(owner, ast.Name)
+                and owner.id.startswith("Auto")
+                and node.func.attr.startswith("from_")
+            ):
+                given = {word.arg: word.value for word in node.keywords}
+                value = given.get("trust_remote_code")
+                assert isinstance(value, ast.Constant), f"{path}:{node.lineno}"
+                assert value.value is False, f"{path}:{node.lineno}"
+                calls += 1
+    assert calls >= 6
+
+
+@pytest.mark.parametrize("name", ["a/b/c/d", " ", "-x", "a..b", "x" * 200])
+def test_a_name_that_is_neither_path_nor_hub_id_is_one_sentence(name):
+    with pytest.raises(LanguageModelError, match="neither a directory here nor a name that the hub may have"):
+        read_configuration(name)
+    config = Config(step="none", output_dir="x")
+    config.language.model = name
+    (finding,) = language_model(Facts(config))
+    assert "neither a directory here nor a name that the hub may have" in finding.text
