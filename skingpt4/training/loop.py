@@ -55,10 +55,10 @@ def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
         team.by_first(lambda: run_folder.check(folder, *how))
         team.by_first(lambda: stack.enter_context(run_folder.locked(folder)))
         prepared = prepare(config, accelerator.device, team)
-        # An old run is deleted only when nothing can refuse the new one.
-        team.by_first(lambda: run_folder.claim(folder, *how))
         optimizer = accelerator.prepare_optimizer(make_optimizer(prepared.model, config.optim))
-        start = begin(config, prepared, optimizer, team, resume)
+        start = begin(config, prepared, optimizer, team, resume and not overwrite)
+        # The folder changes, and an old run is deleted, only when nothing can refuse this one.
+        team.by_first(lambda: run_folder.claim(folder, *how))
         return _train(Trainer(config, prepared, optimizer, accelerator, team, start))
 
 

@@ -669,8 +669,11 @@ def test_a_run_does_not_go_on_with_other_content_at_the_same_place(changed, name
     else:
         shutil.rmtree(files / "llama")
         save_language_model(files / "llama", "qwen2")
+    saved_config = (Path(config.output_dir) / "config.yaml").read_bytes()
+    config.optim.max_epoch = 2  # may change, and must not be in the folder of a run that is refused
     with pytest.raises(RunError, match=f"was started with another .*{named}"):
         run(config, resume=True)
+    assert (Path(config.output_dir) / "config.yaml").read_bytes() == saved_config
     assert torch.equal(projection_of(saved)["weight"], before["weight"])
 
 

@@ -1,6 +1,7 @@
 """A run's folder: whom it takes in, and metrics that go on after a stop."""
 
 import json
+import os
 
 import pytest
 import yaml
@@ -215,6 +216,17 @@ def test_write_text_replaces_whole_or_not_at_all(tmp_path, monkeypatch):
         with pytest.raises(OSError, match="killed"):
             files.write_text(path, "new")
     assert path.read_text() == "old"
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_before_it_returns(tmp_path, monkeypatch):
+    part, path, order = tmp_path / "part", tmp_path / "file", []
+    part.write_text("all of it")
+    sync, replace = files.sync, os.replace
+    monkeypatch.setattr(files, "sync", lambda p: order.append(p.name) or sync(p))
+    monkeypatch.setattr(files.os, "replace", lambda *names: order.append("named") or replace(*names))
+    files.move_into_place(part, path)
+    assert order == ["part", "named", tmp_path.name]
+    assert path.read_text() == "all of it"
 
 
 # ---- metrics
