@@ -9,8 +9,11 @@ import sys
 EXAMPLES = """examples:
   python train.py --config configs/tiny/step1.yaml --dry-run
   python train.py --config configs/tiny/step1.yaml optim.batch_size=4
-  accelerate launch --num_processes 2 train.py --config configs/paper/step1_vicuna13b.yaml
+  torchrun --nproc-per-node 2 train.py --config configs/paper/step1_vicuna13b.yaml
   python train.py --config configs/tiny/step2.yaml --resume
+
+exit status: 0 complete, 1 refused or failed, 2 wrong arguments, 74 a file could not be read or written, 75 stopped
+by a signal or the folder is in use (start again with --resume), 130 Ctrl-C; see docs/slurm.md
 
 Research software, not a medical device."""
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from eval.rating.store import FILE, Store
 from skingpt4.server.address import Address, add_name_argument, stay_local
 from skingpt4.support.cli import make_parser, setup_logging
 from skingpt4.support.errors import reported
+from skingpt4.support.files import move_into_place
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -60,7 +60,7 @@ def export(store: Store, path: Path) -> int:
     part = path.with_name(f".{path.name}.part")
     try:
         ratings.write_csv(rows, part)
-        os.replace(part, path)
+        move_into_place(part, path)
     except OSError as error:
         raise ReviewError(f"{path}: cannot be written ({error.strerror})") from None
     return len(rows)

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from benchmarks.harness.results import about, write
 from benchmarks.records.degraded import FAULTS, NO_SKIN, SKIN_TYPES, clean_phantoms, photograph
-from skingpt4.chat.quality import KINDS, assess, limits
+from skingpt4.chat.checks.quality import KINDS, assess, limits
 from skingpt4.support.errors import UserError, reported
 
 CALIBRATION_SEED, SEED = 11, 31

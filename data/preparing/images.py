@@ -68,7 +68,7 @@ def measure(path: str) -> ImageMeasures:
         digest = hashlib.sha256(read_bytes(path)).hexdigest()
     except ImageError as error:
         return ImageMeasures(reason=error.reason, detail=str(error))
-    except (OSError, StoreError) as error:  # gone in between
+    except (OSError, ValueError, StoreError) as error:  # gone in between
         return ImageMeasures(reason="unreadable", detail=f"{name}: cannot be read ({reason_of(error)})")
     return ImageMeasures(digest, perceptual_hash(image), image.width, image.height)
 
@@ -213,7 +213,7 @@ class Measurer:
         request = _Request(row, path, key_of(path))
         try:
             request.stat = split_path(path)[0].stat()  # of the archive, for a member
-        except OSError:
+        except (OSError, ValueError):
             request.measures = measure(str(path))  # says that it is missing, and is not cached
         else:
             request.measures = self.cache.get(request.key, request.stat)

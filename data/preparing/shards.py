@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,7 +25,7 @@ from skingpt4.records.manifest import manifest_lines, read_manifest
 from skingpt4.records.naming import hint, image_path
 from skingpt4.records.record import parse_line
 from skingpt4.support.errors import UserError
-from skingpt4.support.files import file_sha256
+from skingpt4.support.files import file_sha256, move_into_place
 
 STATE = "packing.json"
 
@@ -133,7 +132,7 @@ def _write_shard(
                     size += len(content)
                 lines.append(record)
                 row = next(rows, None) if size < shard_size else None
-        os.replace(part, path)
+        move_into_place(part, path)
     finally:
         part.unlink(missing_ok=True)
     return lines

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,6 +23,9 @@ from skingpt4.records.schema import CLASS_NAMES
 from skingpt4.taxonomy.taxonomy import CONCEPTS, concept
 
 SCANNED = ("note", "disease", "body_site", "turns", "x_history", "x_reference")  # free texts of a record
+ROUNDED = re.compile(
+    r"[0-9](?:[.,][0-9]+)?E\+[0-9]{1,3}"
+)  # what Excel makes of a number of twelve digits or more
 MAX_SHOWN = 40  # characters of a value that a refusal shows
 
 
@@ -50,6 +54,20 @@ class Row:
         if text or value != value:  # a word, or NaN
             self.blanks[key] += 1
         return None
+
+    def identifier(self, key: str) -> str | None:
+        """What identifies a case or a patient.
+
+        Raises:
+            RowError: a spreadsheet has rounded it, so that different ones look alike.
+        """
+        text = self.text(key)
+        if text is not None and ROUNDED.fullmatch(text):
+            raise RowError(
+                "bad_value",
+                f"{key!r} is {text!r}: a spreadsheet rounded it; format the column as text, export again",
+            )
+        return text
 
     def diagnosis(self, key: str) -> Diagnosis:
         """The disease and its class; see `parse_diagnosis`."""

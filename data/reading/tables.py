@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import codecs
 import json
+import re
 import sqlite3
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,6 +20,11 @@ from skingpt4.records.record import distinct_keys
 from skingpt4.taxonomy.taxonomy import nearest
 
 MORE_CELLS = "a comma (or other delimiter) inside a text needs quotation marks around the text"
+INVISIBLE = dict.fromkeys(
+    map(ord, "\u200b\u2060\ufeff")
+)  # spaces without width, left in headings by web pages
+AS_TEXT = re.compile(r'\A="([^"]*)"\Z')  # how programs keep spreadsheets from reading 00123 as a number
+HTML = re.compile(rb"\s*<(?:!doctype|html|head|meta|table|\?xml)", re.IGNORECASE)  # what some export as .xls
 FIRST_ROWS = 1000  # of a JSONL file, which say what columns it has
 MAX_MISSING = 3  # columns that a message names
 
@@ -92,7 +99,11 @@ class Table:
         self.is_json = self.path.suffix.lower() in (".jsonl", ".ndjson", ".json")
         self._num_short = 0
         with opened_bytes(self.path) as file:
-            head = file.read(8)
+            head = file.read(64)
+        if HTML.match(head.removeprefix(codecs.BOM_UTF8)):
+            raise SourceError(
+                f"{self.path}: is HTML or XML; open it in a spreadsheet program and save it as .xlsx or 'CSV UTF-8'"
+            )
         self._grid: Delimited | Workbook | None = None
         self._encoding: str | None = None
         if self.is_json:
@@ -116,7 +127,7 @@ class Table:
         self.columns = columns
 
     def _headings(self, cells: list[str]) -> list[str]:
-        names = [" ".join(cell.split()) for cell in cells]
+        names = [" ".join(cell.translate(INVISIBLE).split()) for cell in cells]
         double = next((name for name, count in Counter(names).items() if name and count > 1), None)
         if double is not None:
             places = [str(place) for place, name in enumerate(names, 1) if name == double]
@@ -169,7 +180,9 @@ class Table:
         Raises:
             SourceError: the file cannot be read to its end.
         """
-        return sum(1 for _ in self)
+        if self._grid is None:
+            return sum(1 for _ in self._objects())
+        return sum(number > self._header_row for number, _ in filter(_is_filled, self._grid.rows()))
 
     def __iter__(self) -> Iterator[tuple[int, dict[str, Any] | str]]:
         """(row, values by column), or (row, what is wrong with it); in a spreadsheet the first row is 1.
@@ -187,12 +200,15 @@ class Table:
         for number, cells in filter(_is_filled, self._grid.rows()):
             if number <= self._header_row:
                 continue
-            if any(cell.strip() for cell in cells[width:]):
-                yield number, f"has {len(cells)} cells, the header has {width}; {MORE_CELLS}"
-                continue
-            self._num_short += len(cells) < width
-            cells += [""] * (width - len(cells))
-            yield number, dict(zip(self.columns, cells[:width], strict=True))
+            if len(cells) != width:
+                if any(map(str.strip, cells[width:])):
+                    yield number, f"has {len(cells)} cells, the header has {width}; {MORE_CELLS}"
+                    continue
+                self._num_short += len(cells) < width
+                cells = [*cells[:width], *[""] * (width - len(cells))]
+            if any(cell[:2] == '="' for cell in cells):
+                cells = [AS_TEXT.sub(r"\1", cell) for cell in cells]
+            yield number, dict(zip(self.columns, cells, strict=True))
 
     def _objects(self) -> Iterator[tuple[int, dict[str, Any] | str]]:
         with opened_text(self.path, self._encoding or UTF_8) as text:
@@ -205,7 +221,7 @@ class Table:
 
 
 def _is_filled(row: tuple[int, list[str]]) -> bool:
-    return any(cell.strip() for cell in row[1])
+    return any(map(str.strip, row[1]))
 
 
 def json_object(line: str) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def _rows(
 
 
 def _case(row: Row, phi: str) -> tuple[dict[str, Any], tuple[str, ...]]:
-    case_id = row.text("id")
+    case_id = row.identifier("id")
     if case_id is None:
         raise RowError("bad_row", "has no id")
     fields = {**fields_of(row, "disease"), "case_id": case_id, "source": row.text("source") or "cases"}

@@ -26,8 +26,8 @@ otherwise; the scan finds what is written in a usual form and no more (data/READ
   python -m data.prepare notes notes.csv --images photographs --column note=report --column diagnosis=dx
   python -m data.prepare notes skincap.csv --images skincap --preset skincap --phi redact"""
 
-TEXTS = ("note", "body_site", "case_id", "patient_id", "split", "licence")
-KEYS = ("image", *TEXTS, "diagnosis", "class", "concepts", "fitzpatrick", "turns")
+TEXTS, IDENTIFIERS = ("note", "body_site", "split", "licence"), ("case_id", "patient_id")
+KEYS = ("image", *TEXTS, *IDENTIFIERS, "diagnosis", "class", "concepts", "fitzpatrick", "turns")
 LABELS = ("note", "diagnosis", "class", "concepts", "turns")  # a row without any of them teaches nothing
 PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
     "skincap": {
@@ -175,6 +175,7 @@ def fields_of(row: Row, diagnosis: str = "diagnosis") -> dict[str, Any]:
     disease = row.diagnosis(diagnosis)
     return {
         **{key: row.text(key) for key in TEXTS},
+        **{key: row.identifier(key) for key in IDENTIFIERS},
         "disease": disease.disease,
         "class": row.class_name("class") or disease.class_name,
         "concepts": row.concepts("concepts"),

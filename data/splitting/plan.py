@@ -7,7 +7,6 @@ stay together; of equal bytes, and of one file, one record is used.
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -24,7 +23,7 @@ from skingpt4.records.comparing.identity import Keys, require_compared
 from skingpt4.records.manifest import Manifest, manifest_lines
 from skingpt4.records.naming import Relative
 from skingpt4.support.errors import UserError
-from skingpt4.support.files import write_text
+from skingpt4.support.files import move_into_place, write_text
 
 REPORT, REMOVED = "split_report.json", "removed.jsonl"
 
@@ -242,7 +241,7 @@ def write_splits(
                 out[number].write(json.dumps(row, ensure_ascii=False) + "\n")  # -1 is removed.jsonl
         write_text(out_dir / REPORT, json.dumps(result.report, indent=1) + "\n")
         for part, name in zip(parts, files, strict=True):
-            os.replace(part, out_dir / name)
+            move_into_place(part, out_dir / name)
     except OSError as error:
         raise SplitError(f"{out_dir}: cannot be written ({error.strerror})") from None
 

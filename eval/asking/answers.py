@@ -149,7 +149,7 @@ def read_run(folder: str | Path) -> Run:
         )
     try:
         with (folder / CASES).open(encoding="utf-8", newline="\n") as file:
-            cases = {row["id"]: row for row in map(parse_json, file)}
+            cases = {row["id"]: row for row in (parse_json(line, file_names=True) for line in file)}
         places = {name: place for place, name in enumerate(cases)}
         arms = {}
         for path in metas:

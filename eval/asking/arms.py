@@ -186,7 +186,8 @@ def check_overlap(cases: Manifest, arm: Arm, allowed: bool) -> dict[str, list[st
     if not arm.checkpoint:
         return {"overlap_with_training": [], "overlap_not_compared": []}
     _, card = checkpoint.load(arm.checkpoint)
-    result = check_cases(cases, checkpoint.load_seen(arm.checkpoint, card), card)
+    seen = checkpoint.load_seen(arm.checkpoint, card)
+    result = check_cases(cases, seen, *checkpoint.training_manifests(card))
     if result.shared:
         overlap = f"arm {arm.name}: the training shares records with the cases: {'; '.join(result.shared)}"
         if not allowed:

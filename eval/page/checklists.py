@@ -60,10 +60,12 @@ def facts(run: Run, results: dict[str, Any], num_losses: int) -> dict[str, bool]
         "num_cases": bool(cases),
         "classes": all(case.get("class") for case in cases),
         "skin_types": all(case.get("fitzpatrick") not in (None, -1) for case in cases),
+        # Runs of earlier versions do not say what could not be compared.
         "overlap_checked": bool(trained)
         and all(
-            meta.get("overlap_with_training") == [] and not meta.get("overlap_not_compared")
+            meta.get(key) == []
             for meta in trained
+            for key in ("overlap_with_training", "overlap_not_compared")
         ),
         "complete": bool(run.arms)
         and all(len(case_lines(run, arm)) == len(cases) for arm in run.arms.values()),

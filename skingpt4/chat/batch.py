@@ -24,8 +24,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from skingpt4.chat.calibration import Calibration
+from skingpt4.chat.checks.quality import assess
 from skingpt4.chat.differential import differential
-from skingpt4.chat.quality import assess
 from skingpt4.chat.session import ChatSession
 from skingpt4.config.schema import Config
 from skingpt4.generation.sampling import Generation

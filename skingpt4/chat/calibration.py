@@ -15,6 +15,7 @@ from skingpt4.checkpoints import checkpoint
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import file_sha256, write_text
 from skingpt4.support.parse import parse_json
+from skingpt4.support.regular import MAX_TEXT, read_regular
 
 NAME, FORMAT = "calibration.json", 1
 NUM_BINS = 10
@@ -111,7 +112,7 @@ def load(checkpoint_path: str | Path | None) -> Calibration | None:
     if checkpoint_path is None or not (path := path_of(checkpoint_path)).is_file():
         return None
     try:
-        content = path.read_bytes()
+        content = read_regular(path, MAX_TEXT)
     except OSError as error:
         raise CalibrationError(f"{path}: cannot be read ({error.strerror})") from None
     try:

@@ -177,7 +177,8 @@ def require_held_out(records: Manifest, path: str, card: dict[str, Any], allowed
     Raises:
         CalibrationError: some are shared, or nothing could be compared with the training.
     """
-    trained = check_cases(records, checkpoint.load_seen(path, card), card)
+    seen = checkpoint.load_seen(path, card)
+    trained = check_cases(records, seen, *checkpoint.training_manifests(card))
     notes, problem = list(trained.uncompared), ""
     if trained.shared:
         problem = f"the training shares records with the manifest: {'; '.join(trained.shared)}"

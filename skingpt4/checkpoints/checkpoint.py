@@ -190,6 +190,31 @@ def load_seen(path: str | Path, card: dict[str, Any]) -> dict[str, Tensor]:
     return _verified(find(path) / SEEN, card["seen_sha256"]) if card.get("seen_sha256") else {}
 
 
+def training_manifests(card: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The manifests that a checkpoint, the one it began from, and so on, were trained on.
+
+    Returns:
+        Their paths, and sentences on what cannot be known of them.
+    """
+    manifests, unknown, hashes = list[str](), list[str](), set[str]()
+    while True:
+        data = card.get("config", {}).get("data")
+        named = (data.get("train") if isinstance(data, dict) else None) or []
+        manifests += map(str, named)
+        if not named:
+            unknown.append("a checkpoint does not name its manifests")
+        hashes.add(card.get("tensors_sha256", ""))
+        parent = card.get("parent")
+        if not parent or parent["tensors_sha256"] in hashes:
+            return manifests, unknown
+        try:
+            card = load(parent.get("path", ""))[1]
+        except UserError:  # it is not there, or damaged
+            card = {}
+        if card.get("tensors_sha256") != parent["tensors_sha256"]:
+            return manifests, [*unknown, "the checkpoint that it began from does not exist"]
+
+
 def load_state(path: str | Path, card: dict[str, Any]) -> dict[str, Any]:
     """The `state` that a checkpoint was saved with, on the CPU; cards before 0.2 have no checksum of it.
 

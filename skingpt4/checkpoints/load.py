@@ -26,7 +26,7 @@ from skingpt4.model import lora
 from skingpt4.model.build import build, build_encoder
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.support.errors import UserError
-from skingpt4.support.files import sync
+from skingpt4.support.files import move_into_place
 from skingpt4.support.threads import in_own_thread
 from skingpt4.weights.files.tensors import load_tensors, require_same_tensors
 from skingpt4.weights.language_model import configuration, local_folder
@@ -247,6 +247,5 @@ def known_queries(config: Config, get_encoder: Callable[[], ImageEncoder]) -> Te
         folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")
         save_file({"queries": queries}, part)
-        sync(part)
-        os.replace(part, path)
+        move_into_place(part, path)
     return queries

@@ -7,7 +7,6 @@ template that it was trained with, so only widths can be checked.
 
 from __future__ import annotations
 
-import os
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor
 
 from skingpt4.support.errors import UserError
-from skingpt4.support.files import file_sha256
+from skingpt4.support.files import file_sha256, move_into_place
 from skingpt4.weights.files.headers import read_header
 from skingpt4.weights.files.inspect_file import JOINED_WIDTH, projection_fits
 from skingpt4.weights.files.tensors import WeightsMismatch, load_tensors
@@ -126,7 +125,7 @@ def write(path: str | Path, tensors: dict[str, Tensor], about: dict[str, Any]) -
             part = Path(file.name)
             torch.save({"model": model, **about}, file)
         part.chmod(0o644)
-        os.replace(part, path)
+        move_into_place(part, path)
     except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
         raise WeightsMismatch(
             f"{path}: cannot be written ({str(error).splitlines()[0]}); check its folder and the free space"

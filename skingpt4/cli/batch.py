@@ -52,14 +52,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Answer all pictures; returns the exit status, 1 only if none could be answered at all."""
+    """Answer all pictures; returns the exit status, 1 if none could be answered or a subfolder could not be read."""
     args = parser().parse_args(argv)
     with reported() as status:
         from skingpt4.chat import batch, calibration
         from skingpt4.chat.session import CLINICAL_PROMPTS
         from skingpt4.checkpoints.load import model_source
         from skingpt4.generation.sampling import Generation
-        from skingpt4.records.folders import find_images, left_out_lines
+        from skingpt4.records.folders import BROKEN, UNREADABLE, find_images, left_out_lines
 
         if args.jobs < 1:
             raise batch.BatchError("--jobs must be at least 1")
@@ -87,4 +87,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{args.output}: {line}", file=sys.stderr)
         if result.num_lines and result.num_failures == result.num_lines:
             raise batch.BatchError(f"{args.output}: no picture could be answered; each line has its reason")
+        if away := left_out[UNREADABLE] + left_out[BROKEN]:
+            raise batch.BatchError(
+                f"{args.images}: {away} folders or links in it could not be read; when they can be, give the same "
+                "command again"
+            )
     return status.code

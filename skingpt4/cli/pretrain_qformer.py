@@ -48,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from skingpt4.config.load import load_config
         from skingpt4.records.manifest import read_manifest
         from skingpt4.training.pretrain_qformer import save, train
+        from skingpt4.training.processes import require_launched, require_started
 
+        require_started(
+            require_launched(num_gpus=0), 1
+        )  # several would each train the same and write one file
         config = load_config(args.config, args.overrides)
         qformer, figures = train(
             config, args.train, args.held_out, args.epochs, args.batch_size, args.rate, args.cache

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         texts = list(args.text)
         if args.file:
             try:
-                texts += read_regular_text(args.file).splitlines()
+                texts += read_regular_text(args.file, None).splitlines()
             except (OSError, UnicodeDecodeError) as error:
                 raise UserError(f"{args.file}: cannot be read as text ({reason_of(error)})") from None
         if not texts:

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from skingpt4.support.errors import UserError
+from skingpt4.support.files import move_into_place
 from skingpt4.support.regular import open_regular
 
 MIN_CACHED = 1000  # members; the index of a smaller archive is made so fast that it is not saved
@@ -121,7 +122,7 @@ def _index(archive: str, size: int, modified: int) -> _Index:
         try:  # a folder that cannot be written costs the time, not the run
             with open(part, "wb") as file:
                 np.save(file, table)
-            os.replace(part, index_path)
+            move_into_place(part, index_path)
         except OSError:
             with contextlib.suppress(OSError):
                 part.unlink()

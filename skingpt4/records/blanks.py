@@ -28,10 +28,10 @@ BLANK_WORDS: dict[str, tuple[str, ...]] = {
 FORMULA_ERRORS = (
     "#n/a", "#ref!", "#value!", "#name?", "#div/0!", "#num!", "#null!", "#nv", "#bezug!", "#wert!", "#zahl!",
 )  # fmt: skip
-MAX_LENGTH = 64  # characters without outer spaces; a longer text says something
+MAX_BYTES = 48  # of a text in UTF-8 without outer spaces; a longer one says something
 
 _WORDS = frozenset(word for words in BLANK_WORDS.values() for word in words)
-_MARKS = " \"'`“”„‘’«»()[]{}<>#*.,;:!?…-‐‑–—_=~|/\\"  # <NA>, #N/A, (none), "unknown", N.A., --, ???
+_MARKS = " \"'`“”„‘’«»()[]{}<>#*.,;:!?…-‐‑–—_=~|/\\\u200b\u2060\ufeff"  # <NA>, #N/A, (none), "unknown", N.A., --, ???
 
 
 def is_blank(text: str) -> bool:
@@ -40,7 +40,7 @@ def is_blank(text: str) -> bool:
     Case, brackets and marks around a word do not matter.
     """
     text = text.strip()
-    if len(text) > MAX_LENGTH:
+    if len(text) > MAX_BYTES or len(text.encode("utf-8", "surrogatepass")) > MAX_BYTES:
         return False
     plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
     word = plain.replace(". ", ".").strip(_MARKS)

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.json
 
-from skingpt4.records.blanks import MAX_LENGTH, is_blank
+from skingpt4.records.blanks import MAX_BYTES, is_blank
 from skingpt4.records.naming import storable
 from skingpt4.records.record import parse_line
 from skingpt4.records.schema import FIELDS, KEYS, Choice, Hex, Kind, Plain
@@ -40,7 +40,6 @@ COLUMNS = pa.schema([("line", pa.int64()), *ROW])
 
 # Bytes. Arrow derives types for keys of one's own, and a value nested ten thousand deep overflows its stack.
 MAX_LINE_WITH_OWN_KEYS = 4096
-MAX_UTF8 = 4  # bytes of a character
 MAX_BLOCK = 2**30  # bytes; Arrow's texts count in 32 bits
 
 
@@ -151,10 +150,10 @@ def _without_blanks(texts: pa.Array) -> pa.Array:
 
 def _blanks(texts: pa.Array) -> list[str]:
     """The different ones of the texts that say nothing; only short ones without a digit from 1 are looked at."""
-    trimmed = pc.utf8_trim_whitespace(texts)
-    short = pc.less_equal(pc.binary_length(trimmed), MAX_UTF8 * MAX_LENGTH)
-    candidates = texts.filter(pc.and_(short, pc.invert(pc.match_substring_regex(texts, "[1-9]"))))
-    return [text for text in pc.unique(candidates).to_pylist() if is_blank(text)]
+    short = pc.less_equal(pc.binary_length(pc.utf8_trim_whitespace(texts)), MAX_BYTES)
+    different = pc.unique(texts.filter(short))  # few, but for identifiers, most of which have such a digit
+    candidates = different.filter(pc.match_substring_regex(different, "^[^1-9]*$"))
+    return [text for text in candidates.to_pylist() if is_blank(text)]
 
 
 def _all(truth: pa.Array) -> bool:

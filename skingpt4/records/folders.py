@@ -111,7 +111,7 @@ def find_images(source: str | Path, left_out: Counter[str] | None = None) -> lis
         RecordError: a manifest with a line that is not a record.
     """
     source = Path(source)
-    if source.is_dir():
+    if os.path.isdir(source):
         files = Files(source)
         names = sorted(image_files(files), key=lambda name: name.split("/"))
         if not names:
@@ -119,7 +119,7 @@ def find_images(source: str | Path, left_out: Counter[str] | None = None) -> lis
         if left_out is not None:
             left_out.update(files.left_out)
         return [NamedImage(name, source / name) for name in names]
-    if not source.is_file():
+    if not os.path.isfile(source):
         raise FolderError(f"{source}: is neither a folder with pictures nor a manifest{hint(source)}")
     if source.suffix.lower() != ".jsonl" and is_image(source):
         return [NamedImage(source.name, source)]

@@ -28,6 +28,7 @@ from tqdm import tqdm
 from skingpt4.records import naming
 from skingpt4.records.columns import COLUMNS, checked_batch
 from skingpt4.records.record import Record, RecordError, record_of
+from skingpt4.support.files import move_into_place
 from skingpt4.support.regular import open_regular
 
 VERSION = 2  # of the reader and of the Arrow file's columns; a file of another version is written again
@@ -238,7 +239,7 @@ def _build(path: Path, status: os.stat_result, folder: Path) -> _Part:
         if (after.st_size, after.st_mtime_ns) != (status.st_size, status.st_mtime_ns):
             raise RecordError(f"{path}: was changed while it was read; run the same again")
         _not_empty(path, _mapped(path, part).batches)
-        os.replace(part, table_path)
+        move_into_place(part, table_path)
     finally:
         part.unlink(missing_ok=True)
     name = table_path.name.removesuffix(".arrow")[:-16]

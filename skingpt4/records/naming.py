@@ -24,15 +24,16 @@ SUFFIXES = frozenset(
         ".ppm", ".pgm", ".pbm", ".pnm", ".pfm",
     )
 )  # fmt: skip
-SLASHES = "found where the list writes \\ for /"
+SLASHES = "found with / where the list writes \\"
 SUFFIX = "found with a suffix that the list leaves out"
-LETTERS = "found where the list writes upper and lower case, accents or blanks otherwise"
+LETTERS = "found with other capitals, accents or blanks than the list writes"
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _STORED = re.compile("\0([0-9a-f]{4})")
 _UNPRINTABLE = ("Cc", "Zl", "Zp")  # control characters and ends of lines
 _WINDOWS = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 _ADDRESS = re.compile(r"(?:^|/)[a-z][a-z0-9+.-]+:/")
+_ENCODINGS = ("cp1252", "cp850")
 _MAX_SHOWN = 3  # names in a message
 
 
@@ -131,7 +132,7 @@ def locate(folder: Path, written: str) -> Located:
     """The file that a table's cell means.
 
     It is the file of that name; else the only one of this name with other slashes, other upper and lower case,
-    accents in Unicode's other form, blanks around it, or with the suffix that the cell leaves out.
+    accents in Unicode's other form or in an older encoding, blanks around it, or the suffix that the cell leaves out.
 
     Args:
         folder: what the names of the table are relative to.
@@ -143,8 +144,8 @@ def locate(folder: Path, written: str) -> Located:
     remark, here = "", Path(folder)
     *parents, last = PurePath(written.replace("\\", "/")).parts or ("",)
     for parent in parents:
-        if not (here / parent).is_dir():
-            folders = [name for name in _same_name(here, parent) if (here / name).is_dir()]
+        if not os.path.isdir(here / parent):  # which is also False for a path that is too long
+            folders = [name for name in _same_name(here, parent) if os.path.isdir(here / name)]
             if len(folders) != 1:
                 return Located(path)
             parent, remark = folders[0], LETTERS
@@ -154,7 +155,7 @@ def locate(folder: Path, written: str) -> Located:
         (_same_name(here, last), LETTERS),
         (_same_stem(here, last), remark or SUFFIX),
     ):
-        files = [name for name in names if (here / name).is_file()]
+        files = [name for name in names if os.path.isfile(here / name)]
         if files:
             return Located(here / files[0], (how,)) if len(files) == 1 else Located(path)
     return Located(path)
@@ -166,14 +167,15 @@ def hint(path: str | Path) -> str:
     here = Path(folder)
     alike = [other for other in _same_name(here, name) or _same_stem(here, name) if other != name]
     if alike:
-        return f"; there is {' and '.join(repr(readable(other)) for other in alike[:_MAX_SHOWN])}"
+        names = " and ".join(f"'{readable(other)}'" for other in alike[:_MAX_SHOWN])
+        return f"; there is {names}"
     if _ADDRESS.search(os.fspath(path)):
         return "; it is an address: download the picture and name the file"
     if _WINDOWS.match(name):
         return "; it is a path of a Windows computer: write names relative to the folder of the pictures"
     if split_path(path)[1]:
         return "; the archive has no such member"
-    return "" if here.is_dir() else "; its folder is not there"
+    return "" if os.path.isdir(here) else "; its folder is not there"
 
 
 def _same_name(folder: Path, name: str) -> tuple[str, ...]:
@@ -188,6 +190,13 @@ def _same_stem(folder: Path, name: str) -> tuple[str, ...]:
 
 def _key(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold().strip()
+
+
+def _keys(name: str) -> set[str]:
+    """The key of a name; of bytes that are not UTF-8 also that of what they are in the encodings of old zip files."""
+    if not _SURROGATE.search(name):
+        return {_key(name)}
+    return {_key(name), *(_key(os.fsencode(name).decode(encoding, "replace")) for encoding in _ENCODINGS)}
 
 
 Names = dict[str, tuple[str, ...]]
@@ -206,8 +215,9 @@ def _listed(folder: str, modified: int) -> tuple[Names, Names]:
     by_name: Names = {}
     by_stem: Names = {}
     for name in sorted(os.listdir(folder)):
-        by_name[_key(name)] = (*by_name.get(_key(name), ()), name)
+        for key in _keys(name):
+            by_name[key] = (*by_name.get(key, ()), name)
         if has_image_suffix(name) and not name.startswith("."):
-            stem = _key(os.path.splitext(name)[0])
-            by_stem[stem] = (*by_stem.get(stem, ()), name)
+            for key in _keys(os.path.splitext(name)[0]):
+                by_stem[key] = (*by_stem.get(key, ()), name)
     return by_name, by_stem

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from skingpt4.server.access.sessions import Owner
+from skingpt4.support.regular import read_regular
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -186,7 +187,7 @@ def take(path: str, read: bool = True) -> bytes | None:
         if not _is_regular(path):
             return None
         try:
-            return Path(path).read_bytes() if read else b""
+            return read_regular(path) if read else b""
         finally:
             Path(path).unlink(missing_ok=True)
     except OSError:

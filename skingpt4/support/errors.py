@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import re
@@ -15,6 +16,11 @@ from skingpt4.support.files import private_files
 
 # Set to 1, it adds the traceback below the sentence; `skingpt4 --debug COMMAND` sets it.
 DEBUG = "SKINGPT4_DEBUG"
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tabs and line feeds
+
+FILE_FAILED = 74  # EX_IOERR, the exit status where a file could not be read or written
+# What the disk says where a program can do nothing about it.
+DISK_FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO)
 
 
 class UserError(Exception):
@@ -70,6 +76,12 @@ def reported(for_others: bool = False) -> Iterator[Status]:
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         status.code = 130
+    except OSError as error:
+        if error.errno not in DISK_FAILURES:
+            raise
+        sentence = f"{error.filename or 'a file'}: cannot be read or written ({reason_of(error)})"
+        _print_error(f"{sentence}; once this is fixed, give the same command again", error)
+        status.code = FILE_FAILED
     except Exception as error:
         if type(error).__name__ != "OutOfMemoryError":
             raise
@@ -89,7 +101,9 @@ def _print_any_name() -> None:
 
 
 def _print_error(sentence: str, error: Exception) -> None:
-    print(f"error: {sentence}", file=sys.stderr)
+    # A file's name may hold what a terminal takes for a command.
+    plain = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), sentence)
+    print(f"error: {plain}", file=sys.stderr)
     if os.environ.get(DEBUG) == "1":
         # `raise ... from None` hides what happened first; here it is what one wants to see.
         cause: BaseException | None = error

@@ -48,6 +48,11 @@ def write_text(path: Path, text: str) -> None:
     part = path.with_name(f".{path.name}.part")
     # In JSON the backslashes are those of the same text, so a file name that is not UTF-8 is read back as it was.
     part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    move_into_place(part, path)
+
+
+def move_into_place(part: Path, path: Path) -> None:
+    """Give a file that is written completely its name, so that it is there whole or not at all after a power cut."""
     sync(part)
     os.replace(part, path)
     sync(path.parent)

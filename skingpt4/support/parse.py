@@ -27,8 +27,12 @@ class ParseError(ValueError):
     """A text that is not what it should be; the message completes "is not JSON (...)" or "is not YAML (...)"."""
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, file_names: bool = False) -> Any:
     """The value of a JSON text.
+
+    Args:
+        text: to be read.
+        file_names: allow \\udc80 to \\udcff, which stand for bytes of a file's name that are not UTF-8.
 
     Raises:
         ParseError: it is not JSON, or not JSON that can be worked with.
@@ -39,7 +43,7 @@ def parse_json(text: str | bytes) -> Any:
         value = json.loads(text)
         if text.count("[") + text.count("{") > MAX_DEPTH and _is_deep(value):
             raise ParseError("nested too deep")
-        if "\\u" in text and not _is_text(json.dumps(value, ensure_ascii=False)):
+        if "\\u" in text and not _is_text(json.dumps(value, ensure_ascii=False), file_names):
             raise ParseError(HALF_A_PAIR)
     except json.JSONDecodeError as error:
         raise ParseError(f"{error.msg}, line {error.lineno} column {error.colno}") from None
@@ -62,9 +66,9 @@ def _is_deep(value: Any) -> bool:
     return any(isinstance(item, dict | list) for item in level)
 
 
-def _is_text(value: str) -> bool:
+def _is_text(value: str, file_names: bool = False) -> bool:
     try:
-        value.encode("utf-8")
+        value.encode("utf-8", "surrogateescape" if file_names else "strict")
     except UnicodeEncodeError:
         return False
     return True

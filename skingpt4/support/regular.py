@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer
 
-MAX_TEXT = 64 * 2**20  # bytes of a card, a configuration or another text that is read as a whole
+MAX_TEXT = 16 * 2**20  # bytes of a card, a configuration or another text that is read as a whole
 BUFFER = 2**18
 _KINDS = {
     stat.S_IFIFO: "a pipe",

@@ -82,7 +82,10 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
     if not cache:
         for manifest in train:
             _require_images(manifest)
-    notes = require_disjoint(chain([*train, *validation]), data.evaluation, data.allow_overlap)
+    team = team or Team()
+    notes = team.by_first(
+        lambda: require_disjoint(chain([*train, *validation]), data.evaluation, data.allow_overlap)
+    )
     encoder = _Lazy(lambda: build_encoder(config, device))
     train_images = _image_source(config, train, encoder, data.augment, team)
     validation_images = _image_source(config, validation, encoder, False, team)
@@ -109,7 +112,7 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
         validation_sha256=_content(data.validation),
         parent=parent,
         known_queries=queries,
-        seen=merge_hashes(image_hashes(train_records), seen),
+        seen=merge_hashes(team.by_first(lambda: image_hashes(train_records)), seen),
         notes=notes,
     )
 

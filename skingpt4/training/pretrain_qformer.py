@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -28,7 +27,7 @@ from skingpt4.model.precision import half_precision
 from skingpt4.model.qformer import QFormer
 from skingpt4.records.manifest import read_manifest
 from skingpt4.records.record import Record
-from skingpt4.support.files import file_sha256
+from skingpt4.support.files import file_sha256, move_into_place
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 from skingpt4.training.samples import image_files
 
@@ -121,7 +120,7 @@ def vision_tokens(manifest: Path, records: Sequence[Record], config: Config, cac
             with half_precision(image.device):  # as the encoder runs later
                 tokens[rows.start : rows.stop] = vision(image).half().numpy()
         tokens.flush()
-        os.replace(part, path)
+        move_into_place(part, path)
     return np.load(path, mmap_mode="r")
 
 
@@ -188,5 +187,5 @@ def save(out: Path, qformer: QFormer, card: dict[str, object]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     part = out.with_suffix(".part")
     save_file({k: v.half().contiguous() for k, v in qformer.state_dict().items()}, part)
-    os.replace(part, out)
+    move_into_place(part, out)
     out.with_suffix(".json").write_text(json.dumps(card, indent=1) + "\n")

@@ -18,16 +18,17 @@ import yaml
 
 from skingpt4.checkpoints import checkpoint
 from skingpt4.config.upgrade import upgraded
-from skingpt4.support.errors import UserError
+from skingpt4.support.errors import FILE_FAILED, UserError
 from skingpt4.support.files import write_text
 from skingpt4.support.parse import parse_json, read_json_object
+from skingpt4.support.regular import read_regular_text
 from skingpt4.training import same_run
 
 CONFIG, METRICS, CHECKPOINTS, BOARD = "config.yaml", "metrics.jsonl", "checkpoints", "tensorboard"
 LOCK = ".lock"  # there while a run is in progress; a killed run leaves it behind, unlocked
-# Exit statuses, as in sysexits.h, for schedulers (docs/slurm.md).
-TRY_AGAIN = 75  # EX_TEMPFAIL: saved, or another run is in progress; --resume continues
-FILE_FAILED = 74  # EX_IOERR
+TRY_AGAIN = (
+    75  # EX_TEMPFAIL, an exit status for schedulers: saved or in use, --resume continues (docs/slurm.md)
+)
 
 logger = logging.getLogger(__name__)
 
@@ -164,20 +165,27 @@ def claim(folder: Path, config_text: str, resume: bool, overwrite: bool, num_pro
 
 
 def _saved_config(folder: Path) -> dict[str, Any] | None:
-    """The configuration that a run saved here; None if there is no run.
+    """The configuration of the run in a folder, from its file or else its newest checkpoint; None if there is no run.
 
     Raises:
-        RunDirError: the file is damaged.
+        RunDirError: the file is damaged or not a run's, and there is no checkpoint.
     """
+    path = folder / CONFIG
     try:
-        saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
+        saved = yaml.safe_load(read_regular_text(path))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        raise RunDirError(f"{folder / CONFIG}: cannot be read; name another output_dir") from None
-    if not isinstance(saved, dict) or not {"step", "output_dir"} <= saved.keys():
+        saved = None
+    if not _is_a_run(saved):
+        saved = (_newest_card(folder) or {}).get("config")
+    if _is_a_run(saved):
+        return upgraded(saved)
+    if path.exists():
         raise RunDirError(f"{folder}: holds no run; name another output_dir (its {CONFIG} is not a run's)")
-    return upgraded(saved)
+    return None
+
+
+def _is_a_run(config: Any) -> bool:
+    return isinstance(config, dict) and {"step", "output_dir"} <= config.keys()
 
 
 def _has_begun(folder: Path) -> bool:

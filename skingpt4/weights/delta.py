@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from skingpt4.support.errors import reason_of
+from skingpt4.support.files import move_into_place
 from skingpt4.support.parse import ParseError, read_json_object
 from skingpt4.weights.delta_files import DeltaError, ModelFiles, open_pair
 from skingpt4.weights.files.headers import INDEXES
@@ -124,7 +125,7 @@ def _write_shard(planned: Merge, names: list[str], path: Path) -> None:
     try:
         save_file(tensors, unfinished, metadata={"format": "pt"})
         unfinished.chmod(0o644)  # safetensors are written for the owner alone
-        os.replace(unfinished, path)
+        move_into_place(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
     planned.base.close()

@@ -146,6 +146,17 @@ def test_names_in_a_table_as_people_write_them(tmp_path, capsys, source):
     assert all(f"1  {remark}" in shown for remark in (SLASHES, SUFFIX, LETTERS))
 
 
+def test_what_can_be_no_name_of_a_file_is_a_refused_row(tmp_path):
+    pictures(tmp_path, ["a.jpg"])
+    names = ["a\0.jpg", "\ud83d.jpg", "x" * 300, "x/" * 3000, ".", "..", "/", "a.jpg/b", "a.jpg"]
+    rows = [json.dumps({"image": name, "note": "Red."}) + "\n" for name in names]
+    (tmp_path / "t.jsonl").write_text("".join(rows))
+    records, refused = run(tmp_path / "out", "notes", tmp_path / "t.jsonl")
+    assert [record["image"] for record in records] == ["../a.jpg"]
+    assert [row["row"] for row in refused] == list(range(1, len(names)))
+    assert {row["reason"] for row in refused} <= {"missing", "unreadable", "bad_row"}
+
+
 # ---- a second run
 
 

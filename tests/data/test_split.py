@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from data import split
+from data.preparing.shards import pack
 from skingpt4.records.comparing.hashes import hashes_of
 from skingpt4.taxonomy.taxonomy import CLASSES
 from tests.support.names import make_files
@@ -214,6 +215,19 @@ def test_a_manifest_without_hashes_is_split_as_with_them(photographs, tmp_path_f
     ]
     assert rows[0] == rows[1]  # also the hashes: what was computed is written
     assert {len(row["sha256"]) for row in rows[1][0]} == {64}
+
+
+def test_pictures_in_shards_are_those_of_the_folder(photographs, tmp_path):
+    path = without(photographs, tmp_path / "all.jsonl", [3] * 24)
+    cases = without(photographs, tmp_path / "cases.jsonl", [3] * 24, range(0, 24, 8))
+    packed = pack(cases, tmp_path / "packed", 10**6)
+    lines = [json.dumps({"image": row["image"]}) + "\n" for row in rows_of(packed)]
+    packed.write_text("".join(lines))
+    assert run(path, "--exclude", packed, "--out-dir", tmp_path / "out", "--shares", "train=1") == 0
+    removed = rows_of(tmp_path / "out" / "removed.jsonl")
+    # Of each of the three, the copy and the one saved again at another quality go too.
+    tied = [row["image"] for row in removed if row["reason"] == "tied to a record of --exclude"]
+    assert {int(os.path.basename(name)[:-4]) % 16 for name in tied} == {0, 8}
 
 
 def test_records_without_hash_and_file_are_counted_and_nothing_at_all_is_refused(tmp_path, capsys):

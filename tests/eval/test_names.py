@@ -12,9 +12,10 @@ from eval.export import __main__ as export
 from eval.rating.desk import select
 from eval.report import main as report
 from skingpt4.config.load import to_yaml
+from skingpt4.support.files import write_text
 from tests.support.tiny import make_picture, tiny_config
 
-CLASS = {"class": "dermatitis", "disease": "eczema"}
+CLASS = {"class": "dermatitis", "disease": "eczema", "x_history": "two\u2028weeks\x85"}
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +37,8 @@ def root(tmp_path_factory):
         "s.tar/in/d.png",
         "../d.png",
     ]
-    (folder / "lists/cases.jsonl").write_text(
-        "".join(json.dumps({"image": name, **CLASS}) + "\n" for name in names)
-    )
+    rows = [json.dumps({"image": name, **CLASS}, ensure_ascii=False) + "\n" for name in names]
+    write_text(folder / "lists/cases.jsonl", "".join(rows))
     config = tiny_config(folder, data__feature_cache=str(folder / "features"), data__augment=False)
     (folder / "config.yaml").write_text(to_yaml(config))
     return folder

@@ -67,7 +67,9 @@ def test_what_cannot_be_checked_is_refused_unless_allowed(cases, tmp_path, capsy
     card = {"step": "step2", "config": {"data": {"train": ["gone.jsonl"]}}}
     checkpoint.save(tmp_path / "old", {"weight": torch.zeros(1)}, card)
     records, arm = read_manifest(cases), parse_arm(f"a={tmp_path / 'old'}")
-    with pytest.raises(ArmError, match=r"cannot be checked: overlap with gone\.jsonl .* --allow-overlap"):
+    with pytest.raises(
+        ArmError, match=r"cannot be checked: .* gone\.jsonl does not exist; .* --allow-overlap"
+    ):
         check_overlap(records, arm, allowed=False)
     assert check_overlap(records, arm, allowed=True)["overlap_with_training"] == []
-    assert "gone.jsonl was not checked" in capsys.readouterr().err
+    assert "gone.jsonl does not exist" in capsys.readouterr().err

@@ -181,9 +181,9 @@ def language_config(places, path):
 
 def rating_table(places, path):
     with contextlib.suppress(UserError):
-        rows = ratings.read_csv(path)
+        rows = ratings.read_ratings(path)
         ratings.write_csv(rows, places.folder / "copy.csv")
-        assert ratings.read_csv(places.folder / "copy.csv") == rows
+        assert ratings.read_ratings(places.folder / "copy.csv") == rows
 
 
 def answers(places, path):

@@ -9,6 +9,7 @@ import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ class Trial:
 
     num_kills: int
     statuses: list[int]  # of the last start
-    log: str
+    log: str  # of the last start
     same_bits: bool
     same_metrics: bool
     iterations: list[int]  # of the training lines
@@ -93,8 +94,8 @@ def kill_trial(
     if cache:  # features are made by the killed run as well
         shutil.rmtree(folder / cache)
     num_killed = 0
-    while True:
-        job = launcher.start([*cut_argv, "--resume"], log, world)
+    for start in count():
+        job = launcher.start([*cut_argv, "--resume"], folder / f"{name}_{start}.log", world)
         if num_killed < num_kills:
             _kill_at_some_moment(job, cut, num_iterations, rng)
         statuses = job.wait()

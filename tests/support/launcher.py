@@ -51,11 +51,14 @@ class Job:
 
 
 class Launcher:
-    """The process that everything is forked from."""
+    """The process that everything is forked from; `modules` are imported beside those of training."""
+
+    def __init__(self, modules: Sequence[str] = ()) -> None:
+        self.modules = modules
 
     def __enter__(self) -> Launcher:
         self.server = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.launcher"], cwd=ROOT, text=True,
+            [sys.executable, "-m", "tests.support.launcher", *self.modules], cwd=ROOT, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
@@ -122,7 +125,7 @@ def serve() -> None:
     import torch
 
     torch.set_num_threads(1)
-    for name in IMPORTED:
+    for name in (*IMPORTED, *sys.argv[1:]):
         importlib.import_module(name)
     statuses: dict[int, str] = {}
     print("ready", flush=True)

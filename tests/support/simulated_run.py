@@ -100,7 +100,7 @@ def write_run(
             "decoding": {"max_new_tokens": 48, "temperature": temperature, "seed": 0}, "num_cases": len(ids),
             "repeats": repeats, "perturbations": [], "num_processes": 1, "git_revision": "0123abc",
             "hardware": {"device": "x86_64", "threads": 2, "torch": "2.11", "transformers": "5.17"},
-            "overlap_with_training": [], **({"cases": cases_file} if cases_file else {}),
+            "overlap_with_training": [], "overlap_not_compared": [], **({"cases": cases_file} if cases_file else {}),
         }  # fmt: skip
         (folder / "answers" / f"{arm}.meta.json").write_text(json.dumps(meta), encoding="utf-8")
     return ids

@@ -173,7 +173,8 @@ def require_compared(content: np.ndarray, groups: Sequence[tuple[str, int]]) -> 
         sentences += not_compared(theirs, own, name)
         blind |= not are_compared(own, theirs)
         start += number
-    if blind or np.count_nonzero(own) < min(2, len(own)):
+    alike = max(np.count_nonzero(own & kind) for kind in (1, 2))
+    if blind or alike < min(2, len(own)):
         raise IdentityError(
             f"nothing could be compared: {'; '.join(sentences)}; put the pictures where the manifest says, or give "
             "manifests of data.prepare, which have hashes"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -169,22 +168,24 @@ def merge_hashes(one: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, 
     return {key: v.sum()[None] if key == NOT_HASHED else torch.unique(v) for key, v in both.items()}
 
 
-def check_cases(cases: Manifest, seen: dict[str, Tensor], card: dict[str, Any]) -> Comparison:
+def check_cases(
+    cases: Manifest, seen: dict[str, Tensor], manifests: Sequence[str], unknown: Sequence[str] = ()
+) -> Comparison:
     """Compare evaluation cases with what a checkpoint was trained on.
 
-    Pictures are compared with the hashes that the checkpoint remembers, cases, patients and paths with its manifests
-    of training where these exist; those of a checkpoint that remembers no hashes serve for pictures too.
+    Pictures are compared with the hashes that the checkpoint remembers, cases, patients and paths with the manifests
+    of its training where these exist; those of a checkpoint that remembers no hashes serve for pictures too.
 
     Args:
         cases: the evaluation's records.
         seen: hashes of the images that the checkpoint's training saw, see `image_hashes`.
-        card: the checkpoint's.
+        manifests: of its training, and of those that it began from.
+        unknown: sentences on manifests that cannot be named.
     """
     keys = Keys(cases)
     hashed = {kind: seen[kind] for kind in CONTENT if len(seen.get(kind, ()))}
-    manifests = [Path(name) for name in card.get("config", {}).get("data", {}).get("train", [])]
-    missing = ", ".join(str(path) for path in manifests if not path.is_file())
-    training = Keys(chain(read_manifest(path) for path in manifests if path.is_file()))
+    missing = [f"{path} does not exist" for path in manifests if not Path(path).is_file()]
+    training = Keys(chain(read_manifest(path) for path in manifests if Path(path).is_file()))
     shared, uncompared = list[str](), list[str]()
     for kind, hashes in hashed.items():
         count = int(torch.isin(_first_bits(keys.column(kind)), hashes).sum())
@@ -192,18 +193,17 @@ def check_cases(cases: Manifest, seen: dict[str, Tensor], card: dict[str, Any]) 
             shared.append(f"{count} by {KINDS[kind]}")
     kinds = [kind for kind in KINDS if not hashed or kind not in CONTENT]
     shared += map(str, find_overlaps(training, keys, kinds))
+    reasons = "; ".join(dict.fromkeys([*missing, *unknown]))
     if hashed:
         trained = np.array([sum(1 << CONTENT.index(kind) for kind in hashed)])
         if NOT_HASHED in seen:
             uncompared.append(f"{int(seen[NOT_HASHED])} records of its training had no hash and no file")
-        if missing and any(keys.column(kind).null_count < len(keys) for kind in ("case_id", "patient_id")):
-            uncompared.append(f"cases and patients were not compared: {missing} does not exist")
+        if reasons and any(keys.column(kind).null_count < len(keys) for kind in ("case_id", "patient_id")):
+            uncompared.append(f"cases and patients were not compared: {reasons}")
     else:
         trained = training.content
         uncompared += not_compared(trained, keys.content, "its training")
-        if missing:
-            uncompared.append(f"overlap with {missing} was not checked: it does not exist")
-        elif not manifests:
-            uncompared.append("the checkpoint has no hashes of pictures, and names no manifest")
+        if reasons:
+            uncompared.append(f"pictures were not compared: it has no hashes of them, and {reasons}")
     uncompared += not_compared(keys.content, trained, "the cases") + kinds_not_compared(keys.content, trained)
     return Comparison(shared, uncompared, nothing=not are_compared(keys.content, trained))

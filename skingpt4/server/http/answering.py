@@ -11,8 +11,8 @@ from typing import Any
 
 from skingpt4.chat import calibration
 from skingpt4.chat.calibration import Calibration
+from skingpt4.chat.checks.quality import assess
 from skingpt4.chat.differential import differential
-from skingpt4.chat.quality import assess
 from skingpt4.chat.session import ChatSession, context_limit
 from skingpt4.checkpoints.load import model_source
 from skingpt4.config.schema import Config
@@ -90,13 +90,13 @@ class Answer:
         self.stopped = threading.Event()
         self.timed_out = self.ended = False
 
-    def num_pixels(self) -> int:
-        """Of all images together, by their headers.
+    def num_pixels(self) -> list[int]:
+        """Of each image, by its header.
 
         Raises:
             ImageError: an unusable image.
         """
-        return sum(num_pixels(data, f"picture {number}") for number, data in enumerate(self.images, 1))
+        return [num_pixels(data, f"picture {number}") for number, data in enumerate(self.images, 1)]
 
     def prepare(self) -> None:
         """Check that the conversation fits, then encode the images and forget them.

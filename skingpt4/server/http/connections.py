@@ -8,6 +8,7 @@ each header and each chunk of a body, so both are limited before it reads more.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import h11
@@ -16,9 +17,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 MAX_CONNECTIONS = 512
 MAX_HEAD_BYTES = 16 * 2**10
 HEAD_SECONDS = 10.0  # from the connection, or the last answer, to the end of the next request's head
+REFUSED_SECONDS = 1.0  # after what is not HTTP
 WRITE_SECONDS = 30.0  # for which a client may leave an answer unread
 # After the first chunks of a body, their mean size must be at least this.
-FREE_CHUNKS, MIN_CHUNK_BYTES = 200, 256
+FREE_CHUNKS, MIN_CHUNK_BYTES = 16, 256
 
 
 class _Parser(h11.Connection):
@@ -53,12 +55,18 @@ class Connection(H11Protocol):
         """Whether no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
+    @property
+    def waits_for_client(self) -> bool:
+        """Whether a request, or the rest of one, is still to come."""
+        return self.is_idle or self.cycle.more_body
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """If there are too many, the one that has been idle for longest makes room."""
+        """If there are too many, the one that has waited for its client for longest makes room."""
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
-            idle = [other for other in self.connections if isinstance(other, Connection) and other.is_idle]
-            min(idle, key=lambda connection: connection.idle_since).abort()
+            others = [other for other in self.connections if isinstance(other, Connection)]
+            waiting = [other for other in others if other.waits_for_client]
+            min(waiting, key=lambda connection: connection.idle_since).abort()
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -70,19 +78,30 @@ class Connection(H11Protocol):
     def data_received(self, data: bytes) -> None:
         """Parse in pieces, so that a head is never larger than its limit, however it arrives."""
         for start in range(0, len(data), MAX_HEAD_BYTES):
-            if not self.transport.is_closing():
+            if not self.transport.is_closing() and self.conn.their_state is not h11.ERROR:
                 super().data_received(data[start : start + MAX_HEAD_BYTES])
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP; without words if an answer has begun."""
-        try:
-            super().send_400_response(msg)
-        except h11.LocalProtocolError:
-            self.abort()
+        """Refuse what is not HTTP; without words if an answer has begun.
+
+        The connection ends a moment later, so that a client that does this again and again does it slowly.
+        """
+        self.transport.pause_reading()
+        self.loop.call_later(REFUSED_SECONDS, self.abort)
+        if self.cycle is not None:  # nothing more is read of the body that it waits for
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        with contextlib.suppress(h11.LocalProtocolError):
+            headers = [("content-type", "text/plain; charset=utf-8"), ("connection", "close")]
+            response = h11.Response(status_code=400, headers=headers, reason="Bad Request")
+            for event in (response, h11.Data(data=msg.encode("ascii")), h11.EndOfMessage()):
+                self.transport.write(self.conn.send(event))
 
     def on_response_complete(self) -> None:
-        """Expect the next request."""
+        """Expect the next request; whoever has sent more without waiting for the answer must connect again."""
         self._await_head()
+        if self.conn.their_state is h11.DONE and self.conn.trailing_data[0]:
+            self.transport.close()
         super().on_response_complete()
 
     def pause_writing(self) -> None:

@@ -1,7 +1,7 @@
 """The routes of the HTTP API: GET /health, GET /v1/models, POST /v1/chat/completions (`make_app` lists them).
 
 A request goes through stages, each of which holds only what it needs: memory for its body, before any of it is read;
-a place among the answers; a turn at preparation, where JSON is parsed and pictures are decoded. The event loop itself
+a turn at preparation, where JSON is parsed and pictures are decoded; a place among the answers. The event loop itself
 computes nothing, so it always answers.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -21,14 +22,17 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from skingpt4.server.address import Address
+from skingpt4.server.decoding import LARGE
 from skingpt4.server.guard import Guard
-from skingpt4.server.http.admission import Hold, Pool
+from skingpt4.server.http.admission import Hold, LineFull, Pool
 from skingpt4.server.http.body import declared_bytes, parse_json, read_body
+from skingpt4.server.http.connections import MAX_CONNECTIONS
 from skingpt4.server.http.failures import ApiError, as_api_error
 from skingpt4.server.http.messages import ConversationLimits
 from skingpt4.server.http.request import MODEL, ChatRequest, read_request
 from skingpt4.server.http.response import Reply, event
 from skingpt4.server.http.work import in_thread, while_connected
+from skingpt4.support.memory import return_freed_memory
 
 if TYPE_CHECKING:
     from skingpt4.server.http.answering import Answer, Answerer
@@ -62,9 +66,11 @@ class Api:
 
     def __post_init__(self) -> None:
         limits = self.limits
-        self.bodies = Pool(max(limits.max_bytes_held, limits.max_body_bytes))
-        self.places = Pool(limits.max_requests)
-        self.turns = Pool(limits.max_prepared)
+        num = limits.max_requests
+        self.bodies = Pool(max(limits.max_bytes_held, limits.max_body_bytes), MAX_CONNECTIONS)
+        self.turns, self.large_turns = Pool(limits.max_prepared, num), Pool(1, num)
+        self.places = Pool(num, num)
+        self._is_trimming = False
         self.conversation = ConversationLimits.of_context(self.answerer.context, limits.max_images)
 
     @property
@@ -91,20 +97,28 @@ class Api:
     async def completions(self, request: Request) -> Response:
         """Answer a conversation, in one object or as a stream."""
         self._authorise(request)
+        try:
+            return await self._completions(request)
+        finally:
+            self._return_memory_soon()
+
+    async def _completions(self, request: Request) -> Response:
         num_bytes = declared_bytes(request, self.limits.max_body_bytes)
         if self.places.num_waiting >= self.limits.max_requests:
             raise self._busy()
         with await self._admitted(self.bodies, num_bytes, num_bytes / BODY_BYTES_PER_SECOND) as memory:
             body = await read_body(request, self.limits.max_body_bytes)
-            place = await while_connected(request, self._admitted(self.places))
-            answer = None
+            answer = self.answerer.new_answer(await self._parsed(request, body))
+            del body
+            timer = asyncio.get_running_loop().call_later(self.limits.max_seconds, answer.time_out)
+            course = _Course(answer, timer)
             try:
-                chat_request = await self._parsed(request, body)
-                del body
-                answer = self.answerer.new_answer(chat_request)
-                return await self._response(request, answer, memory, place)
+                await self._prepare(request, answer)
+                memory.release()
+                course.place = await while_connected(request, self._admitted(self.places))
+                return await self._response(request, course)
             except BaseException:
-                await _end(answer, place)
+                await course.end()
                 raise
 
     async def _parsed(self, request: Request, body: bytearray) -> ChatRequest:
@@ -114,40 +128,41 @@ class Api:
         with await while_connected(request, self._admitted(self.turns)):
             return await while_connected(request, in_thread(read), lambda: None)  # it ends by itself
 
-    async def _response(self, request: Request, answer: Answer, memory: Hold, place: Hold) -> Response:
-        """Prepare and answer. Memory for the body is given back once its pictures are encoded."""
-        timer = asyncio.get_running_loop().call_later(self.limits.max_seconds, answer.time_out)
-        try:
-            seconds = await in_thread(answer.num_pixels) / PIXELS_PER_SECOND
-            with await while_connected(request, self._admitted(self.turns, 1, seconds)):
-                await while_connected(request, in_thread(answer.prepare), answer.stop)
-            memory.release()
-            pieces = await while_connected(request, in_thread(answer.start), answer.stop)
-            answer.check_time()
-            reply = Reply(self.answerer.fingerprint)
-            if answer.stream:
+    async def _prepare(self, request: Request, answer: Answer) -> None:
+        """Encode the pictures. Large ones wait for each other, so that they never keep ordinary ones waiting."""
+        sizes = await in_thread(answer.num_pixels)
+        turns = self.large_turns if max(sizes, default=0) > LARGE else self.turns
+        with await while_connected(request, self._admitted(turns, 1, sum(sizes) / PIXELS_PER_SECOND)):
+            await while_connected(request, in_thread(answer.prepare), answer.stop)
 
-                async def end() -> None:
-                    timer.cancel()
-                    await _end(answer, place)
-
-                return _Events(_events(answer, pieces, reply), answer.stop, end)
-            text = await while_connected(request, in_thread(lambda: "".join(pieces)), answer.stop)
-            answer.check_time()
-            extension = await while_connected(request, in_thread(answer.extension), answer.stop)
-        except BaseException:
-            timer.cancel()
-            raise
-        timer.cancel()
+    async def _response(self, request: Request, course: _Course) -> Response:
+        answer, reply = course.answer, Reply(self.answerer.fingerprint)
+        pieces = await while_connected(request, in_thread(answer.start), answer.stop)
+        answer.check_time()
+        if answer.stream:
+            return _Events(_events(answer, pieces, reply), answer.stop, course.end)
+        text = await while_connected(request, in_thread(lambda: "".join(pieces)), answer.stop)
+        answer.check_time()
+        extension = await while_connected(request, in_thread(answer.extension), answer.stop)
         response = JSONResponse(reply.complete(text, answer.finish_reason, answer.usage, extension))
-        await _end(answer, place)
+        await course.end()
         return response
+
+    def _return_memory_soon(self) -> None:
+        """Give what bodies and pictures took back to the system, once for all requests of a second."""
+        if not self._is_trimming:
+            self._is_trimming = True
+            asyncio.get_running_loop().call_later(1.0, self._return_memory)
+
+    def _return_memory(self) -> None:
+        self._is_trimming = False
+        threading.Thread(target=return_freed_memory, daemon=True).start()
 
     async def _admitted(self, pool: Pool, amount: int = 1, expected_seconds: float = 0.0) -> Hold:
         try:
             with anyio.fail_after(self.limits.max_wait_seconds):
                 return await pool.hold(amount, expected_seconds)
-        except TimeoutError:
+        except (LineFull, TimeoutError):
             raise self._busy() from None
 
     def _busy(self) -> ApiError:
@@ -173,14 +188,23 @@ class Api:
             )
 
 
-async def _end(answer: Answer | None, place: Hold) -> None:
-    """Forget an answer, then let another take its place. The audit log is a file: it may take time."""
-    with anyio.CancelScope(shield=True):
-        try:
-            if answer is not None:
-                await in_thread(answer.end)
-        finally:
-            place.release()
+@dataclass
+class _Course:
+    """What is to be given back when an answer ends, however it ends."""
+
+    answer: Answer
+    timer: asyncio.TimerHandle
+    place: Hold | None = None
+
+    async def end(self) -> None:
+        """Forget the answer, then let another take its place. The audit log is a file: it may take time."""
+        self.timer.cancel()
+        with anyio.CancelScope(shield=True):
+            try:
+                await in_thread(self.answer.end)
+            finally:
+                if self.place is not None:
+                    self.place.release()
 
 
 async def _events(answer: Answer, pieces: Iterator[str], reply: Reply) -> AsyncIterator[str]:

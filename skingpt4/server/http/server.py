@@ -24,8 +24,8 @@ def served(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[s
     with socket.create_server((host, port), family=Address(host, port).family) as listening:
         port = listening.getsockname()[1]
         config = uvicorn.Config(
-            app, log_level="error", access_log=False, server_header=False, lifespan="off", http=Connection,
-            ws="none", backlog=BACKLOG, timeout_graceful_shutdown=GRACE_SECONDS,
+            app, log_level="critical", access_log=False, server_header=False, proxy_headers=False, lifespan="off",
+            http=Connection, ws="none", backlog=BACKLOG, timeout_graceful_shutdown=GRACE_SECONDS,
         )  # fmt: skip
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)

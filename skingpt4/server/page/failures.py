@@ -6,8 +6,9 @@ import logging
 
 from skingpt4.chat.session import ContextFull
 from skingpt4.chat.texts import Texts
-from skingpt4.records.images import MAX_PIXELS, ImageError
+from skingpt4.records.images import ImageError
 from skingpt4.server.gradio_app import note
+from skingpt4.server.page.markup import megapixels
 from skingpt4.support.errors import UserError, is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -20,7 +21,7 @@ class PageError(UserError):
 def failure(error: Exception, texts: Texts) -> str:
     """The cause of a failure as the page's note; an unexpected one is logged with its traceback."""
     if isinstance(error, ImageError):
-        cause = texts(f"errors.picture_{error.reason}", megapixels=MAX_PIXELS // 10**6)
+        cause = texts(f"errors.picture_{error.reason}", **megapixels())
     elif isinstance(error, ContextFull):
         cause = texts("errors.context_full", why=str(error).rstrip("."))
     elif isinstance(error, UserError):

@@ -7,7 +7,7 @@ from typing import Any
 
 from skingpt4.chat.differential import ClassProbability, Differential
 from skingpt4.chat.texts import Texts, languages
-from skingpt4.records.images import MAX_PIXELS
+from skingpt4.records.images import MAX_JPEG_PIXELS, MAX_PIXELS
 from skingpt4.server.address import Address
 from skingpt4.server.gradio_app import escape
 from skingpt4.server.page.state import VIEWS, CaseImage, PageState
@@ -109,13 +109,18 @@ def guidance(texts: Texts, address: Address, opened: bool = True) -> str:
         for view in VIEWS
     )
     lines = [texts[f"guidance.{key}"] for key in ("distance", "focus", "light", "background")]
-    limits = texts("guidance.limits", megabytes=address.max_upload_mb, megapixels=MAX_PIXELS // 10**6)
+    limits = texts("guidance.limits", megabytes=address.max_upload_mb, **megapixels())
     heads = (line.partition(":") for line in lines)
     items = "".join(f"<li><strong>{escape(head)}:</strong>{escape(rest)}</li>" for head, _, rest in heads)
     return (
         f'<details class="guidance"{" open" if opened else ""}><summary>{escape(texts["guidance.heading"])}</summary>'
         f'<ol class="figures">{figures}</ol><ul>{items}</ul><p class="hint">{escape(limits)}</p></details>'
     )
+
+
+def megapixels() -> dict[str, int]:
+    """How many million pixels an image may have, for the texts that name it."""
+    return {"megapixels": MAX_PIXELS // 10**6, "jpeg_megapixels": MAX_JPEG_PIXELS // 10**6}
 
 
 def gallery(state: PageState | None, texts: Texts) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from skingpt4.chat import calibration, differential, export, heatmap, history, quality
+from skingpt4.chat import calibration, differential, export, heatmap, history
+from skingpt4.chat.checks import quality
 from skingpt4.chat.record import Consultation
 from skingpt4.chat.session import ChatSession
 from skingpt4.checkpoints.load import model_source

@@ -22,7 +22,7 @@ import httpx
 from tqdm import tqdm
 
 from skingpt4.support.errors import UserError, reason_of
-from skingpt4.support.files import file_sha256
+from skingpt4.support.files import file_sha256, move_into_place
 
 _MARGIN = 64 << 20  # bytes that shall stay free on the disk
 _MAX_FAILURES = 5  # broken connections in a row without progress
@@ -128,7 +128,7 @@ def download(file: RemoteFile, target: Path, headers: Mapping[str, str] | None =
         target.parent.mkdir(parents=True, exist_ok=True)
         _transfer(file, part, headers or {})
         sha256 = _verified_sha256(file, part)
-        os.replace(part, target)
+        move_into_place(part, target)
     except OSError as error:
         if isinstance(error, httpx.HTTPError):  # the hub's errors are both
             raise

@@ -8,7 +8,6 @@ weights and one tensor.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from skingpt4.support.errors import reason_of
+from skingpt4.support.files import move_into_place
 from skingpt4.weights.files.headers import INDEXES, WeightsMismatch, read_header, read_index
 from skingpt4.weights.files.tensors import read_pth, require_same_tensors
 
@@ -241,7 +241,7 @@ def safetensors_of(path: Path) -> Path | None:
                     _check_space(path, tensors)
                     logger.info("converting %s to %s once", path, twin.name)
                     _write(tensors, part, _stamp(path))
-                    os.replace(part, twin)
+                    move_into_place(part, twin)
             finally:
                 part.unlink(missing_ok=True)
     except (OSError, SafetensorError) as error:

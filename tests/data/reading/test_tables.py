@@ -308,6 +308,26 @@ def test_a_cell_in_the_last_corner_is_a_sentence_and_not_the_end_of_the_process(
         Table(tmp_path / "t.xlsx")
 
 
+def test_a_text_that_a_program_protected_from_excel_is_the_text(tmp_path):
+    path = tmp_path / "t.csv"
+    text = '\u200bimage,"id\u200b"\na.jpg,"=""00123"""\nb.jpg,"=""a"" or =""b"""\n'
+    path.write_text(text, encoding="utf-8")
+    rows = [{"image": "a.jpg", "id": "00123"}, {"image": "b.jpg", "id": '="a" or ="b"'}]
+    assert [row for _, row in Table(path)] == rows
+
+
+@pytest.mark.parametrize(
+    "text", ["<html><table><tr><td>image", "\ufeff <?xml version='1.0'?><Workbook>", "<TABLE>"]
+)
+def test_a_page_that_is_called_a_workbook_is_refused_by_name(tmp_path, text):
+    path = tmp_path / "t.xls"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(
+        SourceError, match=r"is HTML or XML; open it in a spreadsheet program and save it as \.xlsx"
+    ):
+        Table(path)
+
+
 def test_what_is_not_a_file_is_refused_at_once(tmp_path):
     os.mkfifo(tmp_path / "fifo.csv")
     for path in (tmp_path / "fifo.csv", tmp_path, Path("/dev/zero")):

@@ -186,6 +186,20 @@ def test_a_row_counts_words_for_nothing_by_key():
     assert row.blanks == counted
 
 
+@pytest.mark.parametrize("text", ["1.23457E+11", "1,23E+15", "4E+12"])
+def test_an_identifier_that_excel_rounded_is_refused(text):
+    with pytest.raises(
+        RowError, match=r"'patient_id' is .* a spreadsheet rounded it; format the column as text"
+    ):
+        Row({"patient_id": text}).identifier("patient_id")
+    assert Row({"note": text}).text("note") == text
+
+
+@pytest.mark.parametrize("text", ["123457000000", "1E5", "p1.2E+3x", "E+11", "12.5"])
+def test_other_identifiers_stay_as_they_are(text):
+    assert Row({"case_id": text}).identifier("case_id") == text
+
+
 def test_answers_keep_their_places():
     assert Row({"r": "['It is herpes; or not.', nan, 'Rest.']"}).answers("r") == [
         "It is herpes; or not.",

@@ -285,6 +285,12 @@ def test_checklists_never_claim_what_the_run_does_not_show(rated_run):
     assert known["rater_agreement"]
     assert known["hallucination"]
     assert not checklists.facts(run, {**results, "ratings": {}}, 0)["rater_agreement"]
+    trained = [arm.meta for arm in run.arms.values() if arm.meta.get("checkpoint")]
+    for meta in trained:
+        meta |= {"overlap_with_training": [], "overlap_not_compared": []}
+    assert checklists.facts(run, results, 0)["overlap_checked"]
+    trained[0]["overlap_not_compared"] = ["1 of 4 records of the cases could not be compared"]
+    assert not checklists.facts(run, results, 0)["overlap_checked"]
     run.cases["case-0001"]["fitzpatrick"] = -1
     assert not checklists.facts(run, results, 0)["skin_types"]
 

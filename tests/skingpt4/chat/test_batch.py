@@ -305,6 +305,11 @@ def test_command_line(tmp_path, folder, capsys):
     assert "not a diagnosis" in meta["disclaimer"]
     assert batch.main(command) == 0
     assert "0 lines written" in capsys.readouterr().err
+    (folder / "psoriasis").symlink_to(tmp_path / "unmounted")
+    assert batch.main(command) == 1
+    err = capsys.readouterr().err
+    assert f"left out: {folders.BROKEN}: 1" in err
+    assert "1 folders or links in it could not be read" in err
     assert batch.main([*command, "--no-text"]) == 1
     assert "--replace" in capsys.readouterr().err
     assert batch.main([*command[:1], str(tmp_path / "nowhere"), *command[2:]]) == 1

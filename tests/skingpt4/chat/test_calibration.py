@@ -142,7 +142,7 @@ def test_pictures_that_cannot_be_compared_with_the_training_are_refused_unless_a
     (run / "evaluation.jsonl").unlink()
     given = ["--checkpoint", "run", "--manifest", "held_out.jsonl", "--dry-run"]
     assert calibrate.main(given) == 1
-    assert "cannot be checked: overlap with gone.jsonl was not checked" in capsys.readouterr().err
+    assert "it has no hashes of them, and gone.jsonl does not exist; calibrate on" in capsys.readouterr().err
     assert calibrate.main([*given, "--allow-overlap"]) == 0
     captured = capsys.readouterr()
     assert "8 pictures, see the notes on overlap; nothing was written" in captured.out

@@ -9,6 +9,7 @@ from skingpt4.config.schema import VisionConfig
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.qformer import QFormer
 from skingpt4.model.vision import VisionEncoder
+from skingpt4.records.images import to_tensor
 from tests.support.tiny import (
     make_encoder,
     make_model,
@@ -137,6 +138,19 @@ def test_the_model_is_left_as_it_was_and_the_picture_too(eva, tmp_path):
     assert picture.tobytes() == before
     assert torch.equal(eva(torch.zeros(1, 3, 56, 56)), queries)
     assert not any(module._forward_hooks for module in eva.modules())
+
+
+def test_the_map_of_a_large_picture_is_drawn_on_a_reduced_copy(tmp_path):
+    """Drawing takes 60 bytes a pixel: for 80 megapixels that was 5 GB."""
+    model = make_model(tmp_path, encoder=planted())
+    picture = make_picture(5).resize((1600, 800))
+    whole = heatmap(model, picture)
+    assert whole.size == (1200, 600)
+    vision = model.encoder.vision_encoder
+    pixels = to_tensor(picture, vision.image_size, vision.mean, vision.std)
+    small = picture.copy()
+    small.thumbnail((1200, 1200))
+    assert heatmap(model, small, pixels).tobytes() == whole.tobytes()
 
 
 def test_what_gives_no_map_says_so(tmp_path):

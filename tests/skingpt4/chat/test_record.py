@@ -7,7 +7,14 @@ import json
 import pytest
 from PIL import Image
 
-from skingpt4.chat.record import Consultation, ConsultationError, Exchange, ShownPicture, from_json
+from skingpt4.chat.record import (
+    Consultation,
+    ConsultationError,
+    Exchange,
+    ShownPicture,
+    from_json,
+    jpeg_bytes,
+)
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.identity import DEMONSTRATION, UNTRAINED, model_identity
 from skingpt4.config.load import to_dict
@@ -52,6 +59,18 @@ def test_a_picture_has_the_hash_of_its_file_and_no_metadata():
     assert pixels[0].sha256 == pixels[1].sha256 != pixels[2].sha256
     turned = ShownPicture.of(Image.new("RGB", (20, 10))), ShownPicture.of(Image.new("RGB", (10, 20)))
     assert turned[0].sha256 != turned[1].sha256, "the same bytes in another shape are another picture"
+
+
+def test_a_shown_picture_is_the_reduced_copy_that_an_export_has():
+    image = Image.effect_noise((1500, 1000), 60).convert("RGB")
+    out = io.BytesIO()
+    image.save(out, "PNG")
+    shown = ShownPicture.of(out.getvalue())
+    assert (shown.width, shown.height, shown.picture.size) == (1500, 1000, (1200, 800))
+    assert jpeg_bytes(shown.picture) == jpeg_bytes(image)
+    decoded = ShownPicture.of(out.getvalue(), image=image)
+    assert decoded == shown
+    assert decoded.picture.tobytes() == shown.picture.tobytes()
 
 
 @pytest.mark.parametrize("with_pictures", [False, True])

@@ -543,3 +543,13 @@ def test_all_that_computes_is_done_by_one_thread(start, monkeypatch):
     session.add_image(make_picture(1))
     differential.differential(session.model, session.config, session.queries)
     assert seen == ["decoder", "decoder"]
+
+
+def test_pixels_stand_for_their_image(start):
+    """A page keeps them in the place of a picture of full size."""
+    session, other = start("llama"), start("llama")
+    picture = make_picture(1).resize((700, 500))
+    session.add_image(picture)
+    other.add_image(other.pixels(picture))
+    assert torch.equal(session.queries[0], other.queries[0])
+    assert other.waiting == 1

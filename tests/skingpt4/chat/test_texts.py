@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from skingpt4.chat import quality
 from skingpt4.chat import texts as page_texts
+from skingpt4.chat.checks import quality
 from skingpt4.chat.texts import TextError, load
 from skingpt4.records.images import REASONS
 from skingpt4.support.cli import DISCLAIMER

@@ -19,7 +19,7 @@ LANGUAGES = {path.stem for path in (Path(skingpt4.chat.__file__).parent / "langu
 WRITTEN = [
     "nan", "NaN", "NaT", "None", "null", "NULL", "n/a", "N/A", "n. a.", "#N/A", "<NA>", "NA", "-", "--", "—", "?",
     "???", "...", "unknown", "Unknown.", "(unknown)", "not known", "UNK", "", "  ", "[]", "~", "unbekannt", "k. A.",
-    "k.A.", "keine Angabe", "ENTFÄLLT", "#NV", "#REF!", "#DIV/0!",
+    "k.A.", "keine Angabe", "ENTFÄLLT", "\u200b", "#NV", "#REF!", "#DIV/0!",
     "#name?", "entfa\u0308llt",
 ]  # fmt: skip
 SAYING = [

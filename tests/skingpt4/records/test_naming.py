@@ -7,7 +7,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -104,6 +104,7 @@ def folder(tmp_path):
         tmp_path, ["images/a.jpg", "ISIC_1.jpg", "two.jpg", "two.png", "Upper.JPG", "e\u0301.png", "x.json"]
     )
     make_files(tmp_path, ["same.jpg", "SAME.JPG", " blank.jpg", "lit\\eral.jpg", "x.tiff", "img.01.jpg"])
+    make_files(tmp_path, ["L\udce4sion.jpg", "\udc9abersicht.jpg"])
     return tmp_path
 
 
@@ -124,6 +125,9 @@ def folder(tmp_path):
         ("Images/a.jpg", "images/a.jpg", LETTERS),
         ("\u00e9.png", "e\u0301.png", LETTERS),
         ("blank.jpg", " blank.jpg", LETTERS),
+        ("Läsion.jpg", "L\udce4sion.jpg", LETTERS),
+        ("Läsion", "L\udce4sion.jpg", SUFFIX),
+        ("Übersicht.jpg", "\udc9abersicht.jpg", LETTERS),
         ("same.jpg", "same.jpg", None),
         ("SAME.JPG", "SAME.JPG", None),
     ],
@@ -152,6 +156,16 @@ def test_a_name_that_means_no_file_or_several_has_a_hint(folder, written, said):
     assert located == (folder / written, ())
     assert hint(located.path).startswith(said)
     assert bool(hint(located.path)) == bool(said)
+
+
+@given(st.one_of(st.text(), st.text("a./\\ :\0\udce4", max_size=20)))
+@example("x" * 300)  # longer than a name may be: a note in the wrong column
+@example("x/" * 3000)  # longer than a path may be
+@example("x" * 5000 + "/a.jpg")
+def test_whatever_a_table_writes_has_a_place_and_a_hint(tmp_path_factory, written):
+    folder = tmp_path_factory.getbasetemp()
+    hint(locate(folder, written).path).encode()
+    hint(locate(folder / "nowhere", written).path).encode()
 
 
 def test_the_message_about_a_missing_picture_has_the_hint(folder):

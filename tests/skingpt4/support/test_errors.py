@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from skingpt4.support.errors import DEBUG, UserError, is_out_of_memory, reason_of, reported
+from skingpt4.support.errors import DEBUG, DISK_FAILURES, UserError, is_out_of_memory, reason_of, reported
 
 
 class OutOfMemoryError(RuntimeError):
@@ -47,6 +47,23 @@ def test_an_expected_failure_is_one_sentence_and_has_a_traceback_only_for_debugg
     if debug == "1":
         assert deepest in "\n".join(traceback)
         assert fail.__name__ in "\n".join(traceback)
+
+
+@pytest.mark.parametrize("number", DISK_FAILURES)
+def test_a_disk_that_takes_nothing_is_one_sentence_with_a_status_of_its_own(number, capsys):
+    with reported() as status:
+        raise OSError(number, os.strerror(number))
+    assert status.code == 74
+    reason = os.strerror(number)
+    sentence = f"error: a file: cannot be read or written ({reason}); once this is fixed, give the same command again"
+    assert capsys.readouterr().err == sentence + "\n"
+
+
+def test_a_full_disk_is_named_with_its_file(capsys):
+    with reported() as status, open("/dev/full", "w", buffering=1) as file:
+        file.write("a line\n")
+    assert status.code == 74
+    assert "No space left on device" in capsys.readouterr().err
 
 
 def test_an_unexpected_failure_keeps_its_traceback():
@@ -90,6 +107,12 @@ def test_a_reader_that_has_had_enough_ends_a_command_without_a_word():
 )
 def test_a_reason_is_the_systems_words_alone(error, words):
     assert reason_of(error) == words
+
+
+def test_a_file_name_gives_the_terminal_no_command(capsys):
+    with reported():
+        raise UserError("a\x1b]0;title\x07\r.jpg\u061c: no such picture")
+    assert capsys.readouterr().err == "error: a\\x1b]0;title\\x07\\r.jpg\u061c: no such picture\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1252"])

@@ -131,3 +131,12 @@ def test_an_object_is_expected(text, found, tmp_path):
     path.write_text(text)
     with pytest.raises(ParseError, match=f"an object was expected, found {found}"):
         read_json_object(path)
+
+
+def test_a_file_name_may_hold_bytes_that_are_not_utf8_where_names_are_read():
+    assert parse_json('"L\\udce4sion"', file_names=True) == "L\udce4sion"
+    for text in ('"L\\udce4sion"', '"\\ud83d"'):
+        with pytest.raises(ParseError, match="half of a surrogate pair"):
+            parse_json(text)
+    with pytest.raises(ParseError, match="half of a surrogate pair"):
+        parse_json('"\\ud83d"', file_names=True)

@@ -19,11 +19,14 @@ from data.reading.tables import Table
 from data.sources.folders import read_class_map
 from eval.rating.ratings import RatingsError, read_ratings
 from skingpt4.cli import taxonomy
+from skingpt4.config.load import load_config
+from skingpt4.config.schema import ConfigError
 from skingpt4.records.archives import read_bytes
 from skingpt4.records.images import ImageError, open_image
 from skingpt4.records.manifest import read_manifest
 from skingpt4.records.record import RecordError
 from skingpt4.support.files import file_sha256
+from skingpt4.support.parse import read_json_object
 from skingpt4.support.regular import (
     open_regular,
     open_regular_text,
@@ -31,6 +34,7 @@ from skingpt4.support.regular import (
     read_regular_text,
     require_regular,
 )
+from skingpt4.weights.files.headers import UnreadableWeights, read_header
 
 SECONDS = 20
 READERS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
@@ -48,6 +52,8 @@ READERS: dict[str, tuple[Callable[[Path], object], type[Exception]]] = {
     "a map of classes": (read_class_map, SourceError),
     "a list of names": (read_lines, PhiError),
     "a file to hash": (file_sha256, OSError),
+    "a configuration": (load_config, ConfigError),
+    "a card": (read_json_object, OSError),
 }
 
 
@@ -102,6 +108,13 @@ def test_what_is_no_file_is_refused_at_once(reader, kind, tmp_path):
     error = at_once(lambda: read(tmp_path / "file.csv"))
     assert isinstance(error, expected)
     assert reason in str(error)
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_weights_are_regular_files_too(kind, tmp_path):
+    folders.append(tmp_path)
+    MAKERS[kind][0](tmp_path / "model.safetensors")
+    assert isinstance(at_once(lambda: read_header(tmp_path / "model.safetensors")), UnreadableWeights)
 
 
 def test_a_command_says_so(tmp_path, capsys):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from skingpt4.config.load import to_yaml
 from skingpt4.config.schema import ConfigError
@@ -108,6 +109,19 @@ def test_a_run_of_fewer_processes_than_were_asked_for_is_refused(launched, folde
     ):
         run(config)
     assert not Path(config.output_dir).exists()
+
+
+def test_the_launcher_s_dynamo_backend_changes_no_precision(launched, folder, monkeypatch):
+    """Accelerate would compute matrix products in tf32 where its environment names a backend."""
+    launched()
+    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        accelerator = processes.make_accelerator(tiny_config(folder))
+        assert accelerator.state.dynamo_plugin.backend == "NO"
+        assert accelerator.mixed_precision == "no"
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_processes_that_do_not_know_each_other_are_refused():

@@ -152,6 +152,18 @@ def test_resume_with_a_damaged_config(run):
         run_folder.claim(run, CONFIG_TEXT, resume=True, overwrite=False)
 
 
+@pytest.mark.parametrize("damage", [b"", b"\xff\xfe", bytes(40), b"step: [", None])
+def test_a_damaged_config_is_taken_from_the_newest_checkpoint(damage, run):
+    card = run / CHECKPOINTS / "iteration_0000002" / "checkpoint.json"
+    card.parent.mkdir()
+    card.write_text(json.dumps({"iteration": 2, "config": yaml.safe_load(CONFIG_TEXT)}))
+    (run / CONFIG).unlink() if damage is None else (run / CONFIG).write_bytes(damage)
+    with pytest.raises(RunDirError, match=r"\(seed differ\)"):
+        run_folder.check(run, changed(seed=2), resume=True, overwrite=False)
+    run_folder.claim(run, CONFIG_TEXT, resume=True, overwrite=False)
+    assert (run / CONFIG).read_text() == CONFIG_TEXT
+
+
 # ---- one run a folder
 
 

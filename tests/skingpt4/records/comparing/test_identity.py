@@ -264,4 +264,8 @@ def test_a_group_that_cannot_be_compared_with_the_first_is_refused_by_name():
         require_compared(content, [("own", 3), ("cases", 1), ("blind", 2)])
     with pytest.raises(IdentityError, match="2 of 3 records of own"):
         require_compared(np.array([0, 3, 0], dtype=np.uint8), [("own", 3)])
+    with pytest.raises(
+        IdentityError, match="2 of 2 records of own"
+    ):  # one has only bytes, one only the other hash
+        require_compared(np.array([1, 2], dtype=np.uint8), [("own", 2)])
     assert require_compared(np.array([3], dtype=np.uint8), [("own", 1)]) == []

@@ -154,17 +154,21 @@ def save(folder, records, train=(), seen=True):
     card = {"config": {"data": {"train": list(train)}}}
     hashes = image_hashes(records) if seen else None
     checkpoint.save(folder, {"weight": torch.zeros(1)}, card, seen=hashes)
+    return remembered(folder)
+
+
+def remembered(folder):
     card = checkpoint.load(folder)[1]
-    return checkpoint.load_seen(folder, card), card
+    return checkpoint.load_seen(folder, card), *checkpoint.training_manifests(card)
 
 
 def test_a_checkpoint_knows_its_pictures_where_the_manifests_are_not(manifest, tmp_path):
     records = read_manifest(manifest("train.jsonl", *map(row, range(5))))
-    seen, card = save(tmp_path / "c", records, ["gone.jsonl"])
+    seen = save(tmp_path / "c", records, ["gone.jsonl"])
     other = row(7, case_id=None, patient_id=None)
-    assert check_cases(read_manifest(manifest("other.jsonl", other)), seen, card) == Comparison([], [], False)
+    assert check_cases(read_manifest(manifest("other.jsonl", other)), *seen) == Comparison([], [], False)
     cases = read_manifest(manifest("cases.jsonl", row(4), row(7), row(2, phash=None)))
-    result = check_cases(cases, seen, card)
+    result = check_cases(cases, *seen)
     assert result.shared == ["2 by the same picture", "1 by the same picture by perceptual hash"]
     assert result.uncompared == ["cases and patients were not compared: gone.jsonl does not exist"]
     assert not result.nothing
@@ -172,22 +176,53 @@ def test_a_checkpoint_knows_its_pictures_where_the_manifests_are_not(manifest, t
 
 def test_cases_and_patients_are_compared_where_the_manifests_are(manifest, tmp_path):
     train = manifest("train.jsonl", *map(row, range(5)))
-    seen, card = save(tmp_path / "c", read_manifest(train), [train])
+    seen = save(tmp_path / "c", read_manifest(train), [train])
     cases = read_manifest(manifest("cases.jsonl", row(7, patient_id="p1")))
-    result = check_cases(cases, seen, card)
+    result = check_cases(cases, *seen)
     (clause,) = result.shared
     assert clause.startswith("1 by the same patient, first ")
     assert result.uncompared == []
+
+
+def test_patients_of_the_training_before_it_are_compared_too(manifest, tmp_path):
+    step1, step2 = manifest("step1.jsonl", row(1)), manifest("step2.jsonl", row(2))
+    save(tmp_path / "step1", read_manifest(step1), [step1])
+    parent = {"path": str(tmp_path / "step1"), **checkpoint.load(tmp_path / "step1")[1]}
+    parent = {key: parent[key] for key in ("path", "tensors_sha256")} | {"step": "step1", "iteration": 1}
+    card = {"config": {"data": {"train": [step2]}}, "parent": parent}
+    both = merge_hashes(*(image_hashes(read_manifest(path)) for path in (step1, step2)))
+    checkpoint.save(tmp_path / "step2", {"weight": torch.ones(1)}, card, seen=both)
+    cases = read_manifest(manifest("cases.jsonl", row(7, patient_id="p1")))
+    (clause,) = check_cases(cases, *remembered(tmp_path / "step2")).shared
+    assert clause.startswith(f"1 by the same patient, first {step1}, line 1")
+    (tmp_path / "step1" / "checkpoint.json").unlink()
+    result = check_cases(cases, *remembered(tmp_path / "step2"))
+    assert result.shared == []
+    assert result.uncompared == [
+        "cases and patients were not compared: the checkpoint that it began from does not exist"
+    ]
+
+
+def test_a_checkpoint_that_names_itself_as_its_parent_is_read_once(manifest, tmp_path):
+    path = manifest("train.jsonl", row(1))
+    save(tmp_path / "c", read_manifest(path), [path])
+    card = checkpoint.load(tmp_path / "c")[1]
+    card["parent"] = {"path": str(tmp_path / "c"), "tensors_sha256": card["tensors_sha256"]}
+    assert checkpoint.training_manifests(card) == ([path], [])
 
 
 def test_where_nothing_can_be_compared_it_says_so(manifest, tmp_path):
     cases = read_manifest(manifest("cases.jsonl", row(7)))
     old = check_cases(cases, *save(tmp_path / "old", Manifest(), ["gone.jsonl"], seen=False))
     assert (old.shared, old.nothing) == ([], True)
-    assert old.uncompared == ["overlap with gone.jsonl was not checked: it does not exist"]
-    foreign = check_cases(cases, {}, {})
+    assert old.uncompared == [
+        "pictures were not compared: it has no hashes of them, and gone.jsonl does not exist"
+    ]
+    foreign = check_cases(cases, {}, *checkpoint.training_manifests({}))
     assert foreign.nothing
-    assert foreign.uncompared == ["the checkpoint has no hashes of pictures, and names no manifest"]
+    assert foreign.uncompared[0].endswith(
+        "it has no hashes of them, and a checkpoint does not name its manifests"
+    )
     bare = read_manifest(manifest("bare.jsonl", {"image": "a.png"}))
     unhashed = check_cases(
         cases, *save(tmp_path / "bare", bare, [manifest("bare.jsonl", {"image": "a.png"})])
@@ -203,7 +238,7 @@ def test_a_kind_of_hash_that_one_side_lacks_is_named(manifest, tmp_path):
     own = [row(n, phash=None, case_id=None, patient_id=None) for n in range(3)]
     records, cases = read_manifest(manifest("train.jsonl", *own)), manifest("cases.jsonl", row(7))
     assert require_disjoint(records, [cases], allowed=False) == [f"data.evaluation: {sentence}"]
-    old = save(tmp_path / "old", records)
+    old = save(tmp_path / "old", records, [str(tmp_path / "train.jsonl")])
     assert check_cases(read_manifest(cases), *old).uncompared == [sentence]
 
 
@@ -212,10 +247,8 @@ def test_a_checkpoint_remembers_how_many_records_had_no_hash(manifest, tmp_path)
     own = image_hashes(read_manifest(manifest("train.jsonl", row(1), *bare)))
     both = merge_hashes(own, image_hashes(read_manifest(manifest("parent.jsonl", row(2), *bare[:1]))))
     checkpoint.save(tmp_path / "c", {"weight": torch.zeros(1)}, {}, seen=both)
-    card = checkpoint.load(tmp_path / "c")[1]
-    result = check_cases(
-        read_manifest(manifest("cases.jsonl", row(7))), checkpoint.load_seen(tmp_path / "c", card), card
-    )
+    cases = read_manifest(manifest("cases.jsonl", row(7, case_id=None, patient_id=None)))
+    result = check_cases(cases, *remembered(tmp_path / "c"))
     assert result.uncompared == ["4 records of its training had no hash and no file"]
     assert not result.nothing
 

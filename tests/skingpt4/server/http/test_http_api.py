@@ -202,6 +202,7 @@ def test_models(client):
 
 REMOTE = {"type": "image_url", "image_url": {"url": "https://example.org/a.jpg"}}
 BROKEN = {"type": "image_url", "image_url": {"url": "data:image/png;base64,aGVsbG8="}}
+BROKEN_MESSAGE = {"role": "user", "content": [BROKEN, {"type": "text", "text": "?"}]}
 NO_BASE64 = {"type": "image_url", "image_url": {"url": "data:image/png;base64,***"}}
 FILE = {"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}
 
@@ -354,6 +355,65 @@ def test_too_many_at_once_are_told_to_come_back(answerer):
         api.places.free = 1
         assert post(url, WHAT)[0] == 200
         assert api.num_running == 0
+
+
+def slowed(answerer, seconds=0.05):
+    """The model takes so long for each token, until `del answerer.model.language_model.forward`."""
+    step = answerer.model.language_model.forward
+
+    def slow(*args, **kwargs):
+        time.sleep(seconds)
+        return step(*args, **kwargs)
+
+    answerer.model.language_model.forward = slow
+
+
+def test_an_answer_that_takes_too_long_ends_with_a_sentence(answerer):
+    api = Api(answerer, Limits(max_seconds=0.3))
+    slowed(answerer)
+    try:
+        with served(make_app(api)) as url:
+            body = WHAT | {"max_tokens": 400, "temperature": 2}
+            status, answer = post(url, body)
+            assert (status, answer["error"]["code"]) == (504, "timeout")
+            assert "took too long" in answer["error"]["message"]
+            client = openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+            with pytest.raises(openai.APIError, match="took too long"):
+                list(ask(client, *body["messages"], max_tokens=400, temperature=2, stream=True))
+            assert wait_until(lambda: api.num_running == 0)
+            assert not ChatSession(answerer.model, answerer.config).decoder.is_busy
+    finally:
+        del answerer.model.language_model.forward
+
+
+def test_slow_bodies_take_no_place_from_others(answerer):
+    """Whoever sends a body slowly holds memory, but no place; large claims wait behind small ones."""
+    limits = Limits(max_body_bytes=10**6, max_bytes_held=2 * 10**6, max_requests=1, max_wait_seconds=30)
+    api = Api(answerer, limits)
+    with served(make_app(api)) as url:
+        host, port = url.removeprefix("http://").split(":")
+        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\n"
+        head += "Content-Length: 900000\r\n\r\n["
+        lines = [socket.create_connection((host, int(port))) for _ in range(5)]
+        for line in lines:
+            line.sendall(head.encode())
+        assert wait_until(lambda: api.bodies.num_waiting == 3)
+        assert post(url, WHAT)[0] == 200
+        for line in lines:
+            line.close()
+        assert wait_until(lambda: api.bodies.free == api.bodies.capacity)
+
+
+def test_a_conversation_that_does_not_fit_is_refused_before_its_pictures_are_decoded(url, monkeypatch):
+    def never(*args):
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("skingpt4.server.http.answering.decoded", never)
+    status, answer = post(url, {"messages": [shown("Why? " * 400, 1)], "max_tokens": 2})
+    assert (status, answer["error"]["code"]) == (400, "context_length_exceeded")
+    status, answer = post(url, {"messages": [shown("Why?", 1), BROKEN_MESSAGE], "max_tokens": 2})
+    assert (status, answer["error"]["code"]) == (400, "invalid_image")
+    assert answer["error"]["message"].startswith("picture 2: is not a picture")
 
 
 @pytest.mark.parametrize(

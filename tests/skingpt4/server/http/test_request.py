@@ -22,7 +22,10 @@ ENCODED = base64.b64encode(DATA).decode()
         ("n", 1), ("n", 1.0), ("tools", []), ("tool_choice", "none"), ("tool_choice", "auto"), ("functions", []),
         ("function_call", "none"), ("logit_bias", {}), ("logprobs", False), ("top_logprobs", 0),
         ("response_format", {"type": "text"}), ("modalities", ["text"]), ("stop", []), ("stream", False),
-        ("stream_options", {}), ("stream_options", {"include_usage": None}), ("skingpt4", {"quality": None}),
+        ("stream_options", {}), ("stream_options", {"include_obfuscation": False}), ("temperature", 1e-30),
+        ("prediction", None), ("moderation", None), ("tool_choice", None), ("verbosity", "medium"),
+        ("reasoning_effort", "low"), ("service_tier", "auto"), ("store", False), ("logit_bias", None),
+        ("stream_options", {"include_usage": None}), ("skingpt4", {"quality": None}),
         ("seed", 0.0), ("temperature", 0.0), ("top_p", 0.9), ("user", "me"), ("metadata", {"a": "b"}),
         ("parallel_tool_calls", True), ("prompt_cache_retention", "24h"), ("top_k", None),
     ],
@@ -85,6 +88,8 @@ def test_values_beside_null(changes, field, value):
         ("temperature", "", "'temperature' must be a number from 0 to 2"),
         ("seed", False, "'seed' must be a whole number"),
         ("stream_options", [], "'stream_options' must be an object"),
+        ("stream_options", {"magic": True}, "'stream_options' must be an object"),
+        ("stream", 1.0, "'stream' must be true or false"),
         ("messages", None, "'messages' must be a list"),
     ],
 )  # fmt: skip
@@ -153,6 +158,17 @@ def test_pictures_are_read(url, detail):
 def test_other_addresses_are_refused(url, sentence):
     with pytest.raises(ApiError, match=sentence):
         read_messages([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}])
+
+
+def test_a_refusal_may_be_a_part_of_an_answer():
+    parts = [{"type": "refusal", "refusal": "I cannot say."}, {"type": "text", "text": "Ask a doctor."}]
+    messages = [
+        {"role": "user", "content": "Why?"}, {"role": "assistant", "content": parts},
+        {"role": "user", "content": "So?"},
+    ]  # fmt: skip
+    assert read_messages(messages)[0].answer == "I cannot say.\nAsk a doctor."
+    with pytest.raises(ApiError, match="of type text or image_url"):
+        read_messages([{"role": "user", "content": parts}])
 
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])

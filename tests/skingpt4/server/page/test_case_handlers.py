@@ -6,6 +6,8 @@ import base64
 import json
 from pathlib import Path
 
+from PIL import Image
+
 from skingpt4.chat.texts import load
 from skingpt4.server.page.handlers import Handlers
 from skingpt4.server.page.state import MAX_IMAGES
@@ -157,3 +159,17 @@ def test_failed_export_says_why(tmp_path, caplog):
     assert file is None
     assert "ValueError: no paper" in note
     assert "Traceback" in caplog.text, "what nobody expected is logged with its traceback"
+
+
+def test_a_case_holds_no_picture_of_full_size(tmp_path):
+    """Six pictures of 80 megapixels were 1.9 GB for as long as the page was open."""
+    sizes = []
+    page = handlers_with(assess=lambda image: sizes.append(image.size) or Judged())
+    state = page.begin()
+    Image.new("RGB", (3000, 2000), "tan").save(tmp_path / "large.jpg")
+    page.add_image(state, {"path": str(tmp_path / "large.jpg")}, "close")
+    (image,) = state.images
+    assert sizes == [(3000, 2000)], "the gate judges all of it"
+    assert (image.shown.width, image.shown.height, image.shown.picture.size) == (3000, 2000, (1200, 800))
+    list(page.ask(state, "What is it?", SETTINGS))
+    assert state.session.images[0] is image.pixels, "what the encoder sees is made of all of it"

@@ -6,8 +6,8 @@ import pytest
 from PIL import Image, ImageFilter
 
 from benchmarks.records.degraded import FAULTS, NO_SKIN, SKIN_TYPES, clean_phantoms, photograph
-from skingpt4.chat import quality
-from skingpt4.chat.quality import KINDS, Problem, Quality, assess, limits
+from skingpt4.chat.checks import quality
+from skingpt4.chat.checks.quality import KINDS, Problem, Quality, assess, limits
 
 HELD_OUT = 2_024  # calibration used seed 11
 # Minimum detection rates of the faults that matter, with 12 pictures each; all can fail. Light skin
