@@ -23,6 +23,22 @@ def parser() -> argparse.ArgumentParser:
     return result
 
 
+def _made(content: Callable[[], bytes], path: Path) -> bytes:
+    """The page or the PDF of a record that anybody may have written.
+
+    Raises:
+        ConsultationError: a value in it is not what this software writes, wherever making the page meets it.
+    """
+    from skingpt4.chat.record import ConsultationError
+
+    try:
+        return content()
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise ConsultationError(
+            f"{path}: holds a value that this software does not write ({type(error).__name__}); save it again"
+        ) from None
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page, the PDF or both; returns the exit status."""
     args = parser().parse_args(argv)
@@ -40,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.pdf:
                 make[args.pdf] = lambda: to_pdf(record, not args.without_pictures)
             for path, content in make.items():
-                data = content()
+                data = _made(content, args.consultation)
                 part = path.with_name(f".{path.name}.part")
                 part.write_bytes(data)
                 part.replace(path)

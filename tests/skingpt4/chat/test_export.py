@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
+from skingpt4.chat import record
 from skingpt4.chat.export import to_html, to_pdf
 from skingpt4.chat.record import Consultation, Exchange, ShownPicture
 from skingpt4.chat.texts import load
@@ -195,3 +196,21 @@ def test_pictures_of_any_shape_fit(size):
     assert to_pdf(record).startswith(b"%PDF-")
     sent = json.loads(record.to_json(with_pictures=True))["pictures"][0]
     assert (sent["width"], sent["height"]) == size
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("differential", True), ("differential", {"ranking": 3}), ("history", "x"), ("model", []), ("turns", 3),
+     ("pictures", {"a": 1}), ("language", 3), ("disclaimer", None), ("created", [])],
+)  # fmt: skip
+def test_a_record_with_a_strange_value_is_a_page_or_one_sentence(key, value, tmp_path, capsys):
+    row = {
+        "format": record.FORMAT, "model": {}, "id": "i", "created": "2026", "software": "s", "language": "en",
+        "pictures": [], "history": None, "turns": [], "differential": None, "disclaimer": "d", key: value,
+    }  # fmt: skip
+    (tmp_path / "talk.json").write_text(json.dumps(row))
+    paths = [str(tmp_path / name) for name in ("talk.json", "c.html", "c.pdf")]
+    status = consultation_export.main([paths[0], "--html", paths[1], "--pdf", paths[2]])
+    error = capsys.readouterr().err
+    assert status == 0 or (error.startswith("error: ") and len(error.splitlines()) == 1)
+    assert not list(tmp_path.glob(".*.part"))
