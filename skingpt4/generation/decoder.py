@@ -69,7 +69,7 @@ class Decoder:
         self._closing = False
         # Only the decoder's thread uses these.
         self._reading: Row | None = None
-        self._running = Batch(self.caches, max_guessed)
+        self.batch = Batch(self.caches, max_guessed)
         self._generating: Row | None = None  # by `generate`, one at a time
         self._set_aside: deque[Row] = deque()  # wait for `generate`
         _OPEN.add(self)
@@ -91,7 +91,7 @@ class Decoder:
     @property
     def is_busy(self) -> bool:
         """Whether any answer is under way."""
-        parts = (self._waiting, self._reading, self._running, self._generating, self._set_aside)
+        parts = (self._waiting, self._reading, self.batch, self._generating, self._set_aside)
         return any(parts)
 
     @property
@@ -164,7 +164,7 @@ class Decoder:
         with self._wake:
             self._closing, thread = True, self._thread
             single = filter(None, [self._reading, self._generating])
-            for row in [*self._waiting, *self._set_aside, *self._running.rows, *single]:
+            for row in [*self._waiting, *self._set_aside, *self.batch.rows, *single]:
                 row.answer.stop()
             self._wake.notify()
         if thread is not None:
@@ -205,7 +205,7 @@ class Decoder:
         if self._jobs:
             fulfil(*self._jobs.popleft())
         self._read(model)
-        self._running.step(model)
+        self.batch.step(model)
 
     def _end_stopped(self) -> None:
         """End the waiting answers that nobody wants any more."""
@@ -217,7 +217,7 @@ class Decoder:
 
     def _read(self, model: SkinGPT4) -> None:
         """Read new prompts; if answers are running, only a bounded number of tokens."""
-        left = self.prefill_tokens if self._running or self._generating else None
+        left = self.prefill_tokens if self.batch or self._generating else None
         while left is None or left > 0:
             row = self._reading = self._reading or self._next()
             if row is None:
@@ -266,7 +266,7 @@ class Decoder:
             self.caches.drop_idle()
             if self._set_aside and self._generating is None:
                 return self._set_aside.popleft()
-            if self._waiting and len(self._running) < self.max_rows:
+            if self._waiting and len(self.batch) < self.max_rows:
                 return self._waiting.popleft()
         return None
 
@@ -285,11 +285,11 @@ class Decoder:
                 self.caches.put_back(row.cache, row.keys, kv)
                 row.finish()
             else:
-                self._running.join(row, kv)
+                self.batch.join(row, kv)
         return end - start
 
     def _fail_all(self, error: BaseException) -> None:
-        self._running.fail_all(error)
+        self.batch.fail_all(error)
         rows = [*self._set_aside, *filter(None, [self._reading])]
         self._reading = None
         self._set_aside.clear()

@@ -75,7 +75,7 @@ def wait_until(fact):
 
 def make_say(session, text, wait_at=None):
     head = Say(session.model.tokenizer, text, wait_at)
-    session.decoder.max_guessed = 0  # the head counts passes
+    session.decoder.batch.max_guessed = 0  # the head counts passes
     session.model.language_model.model.set_output_embeddings(head)
     return head
 
@@ -290,8 +290,11 @@ def test_what_cannot_be_asked_is_refused_and_leaves_no_trace(start):
         session.ask("What is it?", Generation(max_new_tokens=600))
     with pytest.raises(PromptError, match="a text cannot hold <ImageHere>; send the picture itself"):
         session.ask("What is <ImageHere>?")
-    for wrong in ({"temperature": -1.0}, {"top_p": 0.0}, {"num_beams": 0}, {"max_new_tokens": 0}):
-        with pytest.raises(ChatError, match="temperature must be at least 0"):
+    for wrong, name in (
+        ({"temperature": -1.0}, "temperature"), ({"top_p": 0.0}, "top_p"), ({"num_beams": 0}, "beams"),
+        ({"max_new_tokens": 0}, "max_new_tokens"),
+    ):  # fmt: skip
+        with pytest.raises(ChatError, match=f"{name} must be "):
             session.ask("What is it?", Generation(**wrong))
     with pytest.raises(ImageError, match=r"gone\.png: no such picture"):
         session.add_image("gone.png")
@@ -340,8 +343,10 @@ def test_one_question_on_the_command_line(trained, folder, capsys):
     session = ChatSession(model, trained)
     session.add_image(folder / "picture.png")
     assert printed["turns"] == [
-        {"question": question, "answer": session.ask(question, SHORT)} for question in ("What is it?", "Why?")
+        {"question": question, "answer": session.ask(question, SHORT), "flags": []}
+        for question in ("What is it?", "Why?")
     ]
+    assert [quality["acceptable"] for quality in printed["quality"]] == [False]
     assert "not a medical device" in printed["disclaimer"]
     assert chat.main(["--checkpoint", trained.output_dir, *arguments]) == 0  # it knows its configuration
     assert json.loads(capsys.readouterr().out)["turns"] == printed["turns"]

@@ -372,7 +372,7 @@ def test_a_bug_in_the_decoder_reaches_everyone_and_the_next_answer_is_complete(f
     model = make_model(folder)
     decoder, prompt = Decoder(model), encoded(model, Turn(QUESTION))
     with monkeypatch.context() as patch:
-        patch.setattr(decoder, "_step", lambda model: 1 / 0)
+        patch.setattr(decoder.batch, "step", lambda model: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             decoder.submit(prompt, None, Generation(5)).result()
     assert (
