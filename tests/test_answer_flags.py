@@ -17,7 +17,7 @@ from skingpt4.server.http.answering import Answer, Answerer
 from skingpt4.server.http.request import read_request
 from skingpt4.server.page.state import PageState
 from tests.support.page_stub import Stub
-from tests.support.tiny import make_model, make_picture, tiny_config
+from tests.support.tiny import make_encoder, make_model, make_picture, tiny_config
 
 ANSWER = "Nothing to worry about; take 5 mg."
 
@@ -53,7 +53,9 @@ def test_in_exports():
 @pytest.mark.usefixtures("says")
 def test_in_a_batch(tmp_path):
     config = tiny_config(tmp_path)
-    answerer = batch.ImageAnswerer(make_model(tmp_path), config, None, ("What?", "Why?"), Generation())
+    answerer = batch.ImageAnswerer(
+        make_model(tmp_path, encoder=make_encoder()), config, None, ("What?", "Why?"), Generation()
+    )
     line = answerer(make_picture(1))
     assert [flag["kind"] for flag in line["flags"]] == ["reassurance", "dose"] * 2
     assert line["turns"][0]["answer"] == ANSWER
@@ -61,7 +63,7 @@ def test_in_a_batch(tmp_path):
 
 @pytest.mark.usefixtures("says")
 def test_over_http(tmp_path):
-    model, out = make_model(tmp_path), io.BytesIO()
+    model, out = make_model(tmp_path, encoder=make_encoder()), io.BytesIO()
     make_picture(1).save(out, "PNG")
     url = f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}"
     parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "What is it?"}]
@@ -76,8 +78,7 @@ def test_over_http(tmp_path):
 
 @pytest.mark.usefixtures("says")
 def test_in_the_terminal(tmp_path, capsys):
-    config = tiny_config(tmp_path)
-    make_model(tmp_path)
+    config = tiny_config(tmp_path, step="none")
     (tmp_path / "chat.yaml").write_text(to_yaml(config))
     make_picture(1).save(tmp_path / "picture.png")
     words = [
