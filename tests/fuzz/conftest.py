@@ -17,13 +17,6 @@ SEED = int(os.environ.get("SKINGPT4_FUZZ_SEED") or secrets.randbits(32))
 RUNS: dict[str, dict[str, object]] = {}
 
 
-def pytest_terminal_summary(terminalreporter):
-    if RUNS:
-        terminalreporter.write_line(f"seed of the soak: SKINGPT4_FUZZ_SEED={SEED}")
-        for name, result in RUNS.items():
-            terminalreporter.write_line(f"{name}: {result}")
-
-
 def record(name, **figures):
     """Note a target's run, in the file as soon as it has ended."""
     RUNS[name] = figures
@@ -34,6 +27,8 @@ def record(name, **figures):
 
 
 @pytest.fixture(scope="session")
-def soak():
+def soak(request):
     """(seed, examples of each target, the function that notes a result)."""
+    terminal = request.config.pluginmanager.get_plugin("terminalreporter")
+    terminal.write_line(f"SKINGPT4_FUZZ_SEED={SEED} repeats this soak")
     return SEED, int(os.environ.get("SKINGPT4_FUZZ_EXAMPLES", "850")), record
