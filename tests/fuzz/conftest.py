@@ -29,6 +29,6 @@ def record(name, **figures):
 @pytest.fixture(scope="session")
 def soak(request):
     """(seed, examples of each target, the function that notes a result)."""
-    terminal = request.config.pluginmanager.get_plugin("terminalreporter")
-    terminal.write_line(f"SKINGPT4_FUZZ_SEED={SEED} repeats this soak")
+    with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+        print(f"SKINGPT4_FUZZ_SEED={SEED} repeats this soak")
     return SEED, int(os.environ.get("SKINGPT4_FUZZ_EXAMPLES", "850")), record
