@@ -17,26 +17,6 @@ SEED = int(os.environ.get("SKINGPT4_FUZZ_SEED") or secrets.randbits(32))
 RUNS: dict[str, dict[str, object]] = {}
 
 
-def pytest_configure(config):
-    config.addinivalue_line(
-        "markers", "soak: minutes, with examples that differ in every run; -m soak runs them"
-    )
-
-
-def pytest_collection_modifyitems(config, items):
-    if "soak" not in (config.getoption("-m") or ""):
-        for item in items:
-            if item.get_closest_marker("soak"):
-                item.add_marker(pytest.mark.skip(reason="run with -m soak"))
-
-
-def pytest_terminal_summary(terminalreporter, config):
-    if "soak" in (config.getoption("-m") or ""):
-        terminalreporter.write_line(f"seed of the soak: SKINGPT4_FUZZ_SEED={SEED}")
-        for name, result in RUNS.items():
-            terminalreporter.write_line(f"{name}: {result}")
-
-
 def record(name, **figures):
     """Note a target's run, in the file as soon as it has ended."""
     RUNS[name] = figures
@@ -47,6 +27,8 @@ def record(name, **figures):
 
 
 @pytest.fixture(scope="session")
-def soak():
+def soak(request):
     """(seed, examples of each target, the function that notes a result)."""
+    with request.config.pluginmanager.get_plugin("capturemanager").global_and_fixture_disabled():
+        print(f"SKINGPT4_FUZZ_SEED={SEED} repeats this soak")
     return SEED, int(os.environ.get("SKINGPT4_FUZZ_EXAMPLES", "850")), record
