@@ -134,6 +134,8 @@ class Watch:
             self.paths += [
                 os.path.realpath(os.fsdecode(p)) for p in places if isinstance(p, str | bytes | os.PathLike)
             ]
+        elif event == "subprocess.Popen" and sys.executable in (args[0], args[1][0]):
+            return  # workbooks are read in a process of their own
         elif event in _RUNS or event in _ADDRESSES:
             self.others.append(f"{event} {args[:2]!r}"[:300])
 
