@@ -10,7 +10,7 @@ TORCH_INDEX ?=
 TORCH := $(shell sed -n 's/^\(torch\|torchvision\)==\([0-9.]*\).*/\1==\2/p' requirements.lock)
 .DEFAULT_GOAL := help
 
-.PHONY: help setup weights quickstart ablation demo test test-core soak lint format package-check clean lavis-reference parity-full
+.PHONY: help setup weights quickstart ablation demo test test-core soak lint format package-check sbom audit clean lavis-reference parity-full
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
@@ -19,13 +19,13 @@ $(VENV)/installed: requirements.lock requirements-lavis.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
 ifeq ($(TORCH_INDEX),)
-	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --only-binary :all: --require-hashes -r requirements.lock
 else
 	awk '/^[a-z]/ {skip = /^(torch|torchvision|triton)==|^(nvidia|cuda)-/} !skip' requirements.lock > $(VENV)/others.txt
 	$(PIP) install --index-url $(TORCH_INDEX) $(TORCH)
-	$(PIP) install --require-hashes --no-deps -r $(VENV)/others.txt
+	$(PIP) install --only-binary :all: --require-hashes --no-deps -r $(VENV)/others.txt
 endif
-	$(PIP) install --require-hashes --no-deps -r requirements-lavis.txt
+	$(PIP) install --only-binary :all: --require-hashes --no-deps -r requirements-lavis.txt
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
@@ -68,6 +68,14 @@ lavis-reference: ## numbers of the unmodified LAVIS, by an environment of its ow
 
 parity-full: setup ## our encoder against LAVIS's at the published size, random weights (6 GB of memory, minutes)
 	$(PY) -m pytest tests/parity/test_full_size.py -m slow -s
+
+sbom: ## list every locked package as CycloneDX: runs/sbom.json
+	$(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install -q cyclonedx-bom
+	mkdir -p runs && .venv-audit/bin/cyclonedx-py requirements requirements.lock -o runs/sbom.json
+
+audit: ## compare the locked packages with known vulnerabilities (asks the network)
+	$(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install -q pip-audit
+	.venv-audit/bin/pip-audit -r requirements.lock --require-hashes --disable-pip
 
 format: setup ## rewrite the code in the project's style
 	$(VENV)/bin/ruff check --fix .
