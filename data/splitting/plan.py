@@ -115,7 +115,7 @@ def plan(
         "near_duplicate_distance_bits": distance,
         "seed": seed,
         "splits": {name: int((split == number).sum()) for number, name in enumerate(fractions)},
-        "would_have_leaked": {"rows dealt out one by one": leaks(ties, naive == 0)},
+        "would_have_leaked": {"a random split of rows": leaks(ties, naive == 0)},
         "empty": _empty_splits(split[used], cluster[used], {k: v[used] for k, v in ties.items()}, fractions),
     }
     own_split = keys.records.column("split").combine_chunks().slice(0, count)

@@ -73,7 +73,7 @@ def test_no_tie_crosses_splits_and_classes_keep_their_shares(tmp_path):
     assert parts["test"][0]["image"].startswith("../in/pictures/")
     assert {row["split"] for row in parts["validation"]} == {"validation"}
     report = json.loads((tmp_path / "out" / "split_report.json").read_text())
-    leaked = report["would_have_leaked"]["rows dealt out one by one"]
+    leaked = report["would_have_leaked"]["a random split of rows"]
     assert leaked["patient"] == leaked["any"] > 100
 
 
@@ -247,7 +247,7 @@ def test_what_is_unknown_is_not_reported_as_no_leak(tmp_path, capsys):
     assert run(manifest(tmp_path / "all.jsonl", [{}] * 60), "--out-dir", tmp_path / "out") == 0
     assert "(0 exact, near unknown, 0 file, case unknown, patient unknown)" in capsys.readouterr().out
     report = json.loads((tmp_path / "out" / "split_report.json").read_text())
-    assert report["would_have_leaked"]["rows dealt out one by one"]["patient"] is None
+    assert report["would_have_leaked"]["a random split of rows"]["patient"] is None
     assert report["known"] == {"exact": 60, "near": 0, "file": 60, "case": 0, "patient": 0}
 
 
