@@ -85,7 +85,7 @@ def launch(tools: Tools, address: Address, language: str = "en", password: str |
     return gradio_app.launch(
         layout.build(tools, language, address),
         address,
-        health={"status": "ok", "checkpoint": tools.model["checkpoint"]},
+        health={"status": "ok"} | ({} if protected else {"checkpoint": tools.model["checkpoint"]}),
         texts=texts,
         css=layout.CSS,
         head=layout.SCRIPT,

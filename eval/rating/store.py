@@ -251,6 +251,8 @@ class Store:
     ) -> list[Rating]:
         """Save a form (or the own diagnosis) in one transaction; it is on disk when this returns.
 
+        An own diagnosis that is there already stays the only one, also if two pages save theirs at once.
+
         Raises:
             RatingsError: a value that does not fit its item; nothing is saved.
             StoreError: the file cannot be written.
@@ -260,12 +262,12 @@ class Store:
             check(Rating(arm, case_id, rater, item, clean(value), f"{seconds:.1f}", time), "the form")
             for item, value in values.items()
         ]
-        self._append(rows, "form")
-        return rows
-
-    def _append(self, rows: Iterable[Rating], source: str) -> None:
         with self._transaction() as connection:
-            _insert(connection, rows, source)
+            query = "SELECT 1 FROM answer WHERE rater = ? AND case_id = ? AND item = 'own_diagnosis'"
+            if connection.execute(query, (rater, case_id)).fetchone():
+                rows = [row for row in rows if row.item != "own_diagnosis"]
+            _insert(connection, rows, "form")
+        return rows
 
     def current(self) -> list[Rating]:
         """The newest answers of everybody, by rater and in the order they were given; empty comments left out."""

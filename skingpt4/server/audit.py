@@ -2,8 +2,8 @@
 
 The log is one SQLite file for its owner (mode 0600). Triggers refuse to change or delete a line, and each line holds
 the hash of the line before it, so `skingpt4 audit LOG` detects a removal that went around the triggers. It cannot
-detect that somebody wrote the complete file again. To detect that too, note the newest hash, which the command
-prints, and pass it with --hash later.
+detect that somebody wrote the complete file again, or removed the newest lines together with SQLite's count of them.
+To detect that too, note the newest hash, which the command prints, and pass it with --hash later.
 
 The log never holds an image, and no free text (questions, answers, history) unless `free_text` is set.
 """
@@ -147,7 +147,10 @@ def read(path: str | Path) -> Iterator[Line]:
         AuditError: no such file, or not a log.
     """
     for number, time, event, facts, before, own_hash in _rows(Path(path)):
-        yield Line(number, time, event, json.loads(facts), before, own_hash)
+        try:
+            yield Line(number, time, event, json.loads(facts), before, own_hash)
+        except (ValueError, RecursionError):
+            raise AuditError(f"{path}: line {number} was changed after it was written") from None
 
 
 def verify(path: str | Path) -> tuple[int, str]:
@@ -171,8 +174,11 @@ def verify(path: str | Path) -> tuple[int, str]:
         expected, before = number + 1, own_hash
     with _as_audit_errors(Path(path)), closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as connection:
         counted = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'line'").fetchone()
-    if counted and counted[0] >= expected:
-        raise AuditError(f"{path}: the newest {counted[0] - expected + 1} lines of the log were removed")
+    newest = counted[0] if counted else 0  # SQLite counts what was ever written
+    if newest >= expected:
+        raise AuditError(f"{path}: the newest {newest - expected + 1} lines of the log were removed")
+    if newest != expected - 1:
+        raise AuditError(f"{path}: the count of the log's lines was changed, so its newest may be missing")
     return expected - 1, before
 
 
@@ -180,7 +186,11 @@ def _rows(path: Path) -> Iterator[tuple[int, str, str, str, str, str]]:
     if not path.is_file():
         raise AuditError(f"{path}: no such audit log")
     with _as_audit_errors(path), closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as connection:
-        yield from connection.execute("SELECT id, time, event, facts, before, hash FROM line ORDER BY id")
+        query = "SELECT id, time, event, facts, before, hash FROM line ORDER BY id"
+        for number, *texts in connection.execute(query):
+            if not all(isinstance(text, str) for text in texts):  # SQLite's columns take values of every type
+                raise AuditError(f"{path}: line {number} was changed after it was written")
+            yield number, *texts
 
 
 @contextmanager

@@ -126,7 +126,9 @@ class GradioGuard:
         if not STATIC.fullmatch(path):
             extra.append((b"cache-control", b"no-store"))
         if (path in self.server.pages or READ.fullmatch(path)) and not self._browser(request):
-            cookie = f"{BROWSER}={secrets.token_urlsafe(32)}; Path=/; HttpOnly; SameSite=Strict"
+            # Lax: a strict one is not sent where a link of another site opens the page. The new one that this would
+            # then get would take the open pages away from the browser.
+            cookie = f"{BROWSER}={secrets.token_urlsafe(32)}; Path=/; HttpOnly; SameSite=Lax"
             extra.append((b"set-cookie", cookie.encode()))
         names = {name for name, _ in extra} - {b"set-cookie"}
 
@@ -210,7 +212,11 @@ class GradioGuard:
         return login_page.response(self.server.texts, self.server.message, page, status, problem)
 
     async def _log_in(self, request: Request, logins: Logins) -> Response:
-        fields = parse_qs((await self._body(request)).decode("utf-8", "replace"), max_num_fields=10)
+        body = (await self._body(request)).decode("utf-8", "replace")
+        try:
+            fields = parse_qs(body, max_num_fields=10)
+        except ValueError:
+            raise self._refusal(400, "no_json") from None
         name, password, page = (fields.get(key, [""])[0] for key in ("username", "password", "page"))
         page = page if page in self.server.pages else "/"
         from_form = "text/html" in request.headers.get("accept", "")

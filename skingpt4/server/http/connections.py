@@ -24,7 +24,10 @@ FREE_CHUNKS, MIN_CHUNK_BYTES = 16, 256
 
 
 class _Parser(h11.Connection):
-    """h11's parser, which refuses bodies of a great many tiny chunks."""
+    """h11's parser, which refuses bodies of a great many tiny chunks, and of two lengths.
+
+    A proxy in front may go by the other one, and take the rest of a body for somebody else's request.
+    """
 
     num_chunks = num_body_bytes = 0
 
@@ -32,6 +35,9 @@ class _Parser(h11.Connection):
         event = super().next_event()
         if isinstance(event, h11.Request):
             self.num_chunks = self.num_body_bytes = 0
+            if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
+                self._process_error(self.their_role)
+                raise h11.RemoteProtocolError("the body has two lengths")
         elif isinstance(event, h11.Data):
             self.num_chunks += event.chunk_start
             self.num_body_bytes += len(event.data)

@@ -79,8 +79,9 @@ class Api:
         return self.places.capacity - self.places.free
 
     async def health(self, request: Request) -> Response:
-        """Whether the server answers, without a key."""
-        return JSONResponse({"status": "ok", "checkpoint": self.answerer.identity["checkpoint"]})
+        """Whether the server answers, without a key; where there is one, only who has it learns the checkpoint."""
+        checkpoint = {} if self.key else {"checkpoint": self.answerer.identity["checkpoint"]}
+        return JSONResponse({"status": "ok"} | checkpoint)
 
     async def models(self, request: Request) -> Response:
         """The only model, with what it is and what it was trained on."""

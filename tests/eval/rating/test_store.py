@@ -134,6 +134,17 @@ def test_a_form_with_a_wrong_value_keeps_nothing(tmp_path):
     assert store.rated("anna") == set(), "the own diagnosis alone is no form"
 
 
+def test_the_first_own_diagnosis_of_a_case_is_the_only_one(tmp_path):
+    """Also where two pages save theirs at once: each of them found none."""
+    store = Store(tmp_path)
+    for arm, text in (("a", "acne"), ("a", "what the text says"), ("b", "what the text says")):
+        store.save("anna", arm, "c1", {"own_diagnosis": text}, 1.0)
+    assert [(row.arm, row.value) for row in store.current()] == [("a", "acne")]
+    for other in (("bert", "c1"), ("anna", "c2")):
+        store.save(other[0], "b", other[1], {"own_diagnosis": "rosacea"}, 1.0)
+        assert store.own_diagnosis(*other) == "rosacea"
+
+
 def test_a_hash_from_before_argon2_still_logs_in_and_is_replaced(tmp_path):
     store, salt = Store(tmp_path), b"0123456789abcdef"
     old = hashlib.scrypt(b"correct horse", salt=salt, n=2**14, r=8, p=1, dklen=32)

@@ -65,6 +65,10 @@ def test_a_line_is_neither_changed_nor_deleted(path, change):
         (["DELETE FROM line"], "newest 5 lines"),
         (["UPDATE line SET facts = '{}' WHERE id = 2"], "line 2 was changed"),
         (["UPDATE line SET time = '2020-01-01T00:00:00Z' WHERE id = 5"], "line 5 was changed"),
+        (["UPDATE line SET facts = x'ff' WHERE id = 2"], "line 2 was changed"),
+        (["UPDATE line SET facts = '{' WHERE id = 2"], "line 2 was changed"),
+        ([f"UPDATE line SET facts = '{'[' * 100_000}' WHERE id = 2"], "line 2 was changed"),
+        (["DELETE FROM sqlite_sequence", "DELETE FROM line WHERE id = 5"], "its newest may be missing"),
         (["DELETE FROM line WHERE id = 2", "UPDATE line SET id = id - 1 WHERE id > 2"], "line 2 does not follow"),
     ],
 )  # fmt: skip

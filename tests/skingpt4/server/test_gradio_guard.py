@@ -31,6 +31,7 @@ from eval.rating.desk import Desk, select  # noqa: E402
 from eval.rating.store import Store  # noqa: E402
 from skingpt4.server import gradio_app  # noqa: E402
 from tests.support.gradio_page import Page  # noqa: E402
+from tests.support.page_driver import CHROMIUM, Clinician, browser  # noqa: E402
 from tests.support.page_stub import tools  # noqa: E402
 from tests.support.review_run import make_run  # noqa: E402
 
@@ -417,6 +418,20 @@ def test_nothing_else_is_run(served, route):
         assert client(served).request(method, f"/gradio_api/{route}").status_code == 405
 
 
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
+def test_a_page_of_another_site_that_leads_here_leaves_open_pages_their_case(served, tmp_path):
+    (tmp_path / "photo.png").write_bytes(png())
+    with browser() as chromium:
+        clinician = Clinician(chromium, f"{served}/")
+        clinician.accept()
+        other = clinician.context.new_page()
+        other.route("https://elsewhere.example/", lambda route: route.fulfill(body="elsewhere"))
+        other.goto("https://elsewhere.example/")
+        other.evaluate("url => { location.href = url; }", f"{served}/")
+        other.wait_for_selector("#accept input")
+        clinician.add(tmp_path / "photo.png", 1)
+
+
 # ---- log-ins
 
 
@@ -430,7 +445,7 @@ def test_a_stranger_gets_the_log_in_and_nothing_else(locked):
         shown = stranger.get(path)
         assert 'type="password"' in shown.text
         assert "gradio" not in shown.text.lower()
-    assert stranger.get("/health").status_code == 200
+    assert stranger.get("/health").json() == {"status": "ok"}
     for path in (
         "/config",
         "/assets/index.js",
@@ -463,6 +478,11 @@ def test_logging_in_and_out(locked):
     name, value = cookie.split(";")[0].split("=", 1)
     browser.cookies.set(name, value)
     assert browser.get("/config").status_code == 401, "the old cookie is worth nothing"
+
+
+def test_a_log_in_of_too_many_fields_is_refused(locked):
+    answer = client(locked).post("/login", content="&".join(["name=x"] * 11))
+    assert (answer.status_code, answer.json()["detail"]) == (400, EN["server.no_json"])
 
 
 def test_the_form_leads_to_the_page_it_stood_in_place_of(locked):

@@ -92,6 +92,11 @@ def test_bodies_that_do_not_come_do_not_keep_others_out(address):
         b"\0" * 100_000,
         CHUNKED + b"1\r\n[\r\n" * 5000,
         CHUNKED + b"zz\r\n",
+        CHUNKED[:-2] + b"Content-Length: 4\r\n\r\n1\r\n[\r\n0\r\n\r\n",
+        CHUNKED[:-2]
+        + b"Content-Length: 4\r\n\r\n"
+        + (b"400\r\n" + b"x" * 1024 + b"\r\n") * 200
+        + b"0\r\n\r\n",
     ],
 )
 def test_what_is_not_plain_http_is_refused(address, data):

@@ -290,7 +290,7 @@ def test_other_refusals_have_their_status(url):
 def test_health_needs_no_key_and_all_else_does(answerer):
     with served(make_app(Api(answerer, key="sesame"))) as url:
         with urllib.request.urlopen(f"{url}/health") as answer:
-            assert json.load(answer) == {"status": "ok", "checkpoint": "run/1"}
+            assert json.load(answer) == {"status": "ok"}, "a folder's name may tell something"
         status, answer = post(url, WHAT)
         assert (status, answer["error"]["code"]) == (401, "invalid_api_key")
         assert post(url, WHAT, Authorization="Bearer wrong")[0] == 401
