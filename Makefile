@@ -8,6 +8,7 @@ PIP := $(PY) -m pip --disable-pip-version-check
 # An index of other builds of the locked torch and torchvision: for a CPU, or CUDA 12.6 for a V100 (docs/placement.md).
 TORCH_INDEX ?=
 TORCH := $(shell sed -n 's/^\(torch\|torchvision\)==\([0-9.]*\).*/\1==\2/p' requirements.lock)
+WORKERS ?= 2
 .DEFAULT_GOAL := help
 
 .PHONY: help setup weights quickstart ablation demo test test-core soak lint format package-check sbom audit clean lavis-reference parity-full
@@ -49,8 +50,8 @@ lint: setup ## style, types and the floors that imports keep to
 	$(VENV)/bin/lint-imports
 	$(PY) -m mypy
 
-test: weights lint ## lint and the complete test suite
-	$(PY) -m pytest
+test: weights lint ## lint and the complete test suite; WORKERS=1 runs one test at a time
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 test-core: setup ## the network, its prompts and the training step, in under a minute
 	$(PY) -m pytest -m core

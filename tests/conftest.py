@@ -31,6 +31,16 @@ def pytest_collection_modifyitems(items):
             item.add_marker("core")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """Captured texts of odd file names as parallel test processes can send them."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
+
+
 @pytest.fixture(scope="session")
 def byte_tokenizer():
     """One token per byte (its value + 10), Falcon's end token as 0; no bos, as Falcon has none."""
