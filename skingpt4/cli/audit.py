@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from skingpt4.server.audit import START, AuditError, read, verify
 from skingpt4.support.cli import make_parser
-from skingpt4.support.errors import reported
+from skingpt4.support.errors import reported, without_controls
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,11 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         lines = list(read(args.log))
         for line in lines[max(0, len(lines) - args.last) if args.last is not None else 0 :]:
             if args.json:
-                print(json.dumps(line.__dict__, ensure_ascii=False))
+                print(json.dumps(line.__dict__))
             else:
-                print(
-                    f"{line.id:6d}  {line.time}  {line.event:12s} {json.dumps(line.facts, ensure_ascii=False)}"
-                )
+                facts = json.dumps(line.facts, ensure_ascii=False)
+                print(without_controls(f"{line.id:6d}  {line.time}  {line.event:12s} {facts}"))
         count, newest = verify(args.log)  # last, so that the lines of an incomplete log are shown too
         if args.hash and args.hash not in {START, *(line.hash for line in lines)}:
             raise AuditError(f"{args.log}: holds no line with the hash {args.hash}; lines were removed")

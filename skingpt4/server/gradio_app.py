@@ -81,15 +81,21 @@ def launch(
     def answer_health(request: Request) -> JSONResponse:
         return JSONResponse(health)
 
+    def wipe_session(session: str) -> None:
+        wipe(blocks, session)
+        sessions.ended(session)
+
     def end(session: str) -> None:
-        threading.Thread(target=wipe, args=(blocks, session), daemon=True).start()
+        threading.Thread(target=wipe_session, args=(session,), daemon=True).start()
+
+    sessions = Sessions(end)
 
     paths = [f"/{page}" for page, *_ in blocks.pages]
     server = GradioServer(
         pages={*paths, *(f"{path}/" for path in paths if path != "/")},
         texts=texts,
         cookie=f"skingpt4-login-{address.port}",
-        sessions=Sessions(end),
+        sessions=sessions,
         uploads=Uploads(get_upload_folder(), address.max_upload_mb * 2**20),
         takes_uploads=takes_uploads,
         logins=Logins(check_password) if check_password else None,

@@ -100,10 +100,13 @@ def _print_any_name() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def without_controls(text: str) -> str:
+    """Text for a terminal: what that could take for a command is written with a backslash."""
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
 def _print_error(sentence: str, error: Exception) -> None:
-    # A file's name may hold what a terminal takes for a command.
-    plain = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), sentence)
-    print(f"error: {plain}", file=sys.stderr)
+    print(f"error: {without_controls(sentence)}", file=sys.stderr)  # a file's name may hold them
     if os.environ.get(DEBUG) == "1":
         # `raise ... from None` hides what happened first; here it is what one wants to see.
         cause: BaseException | None = error

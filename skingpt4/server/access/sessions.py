@@ -43,12 +43,13 @@ class Sessions:
         """Begin without any session.
 
         Args:
-            end: is called with the name of a session that is over, and wipes what it held.
+            end: is called with the name of a session that is over; it wipes what that held, then calls `ended`.
             max_pages: how many there may be.
             max_of_one: how many of them may be one owner's.
         """
         self._end, self._max_pages, self._max_of_one = end, max_pages, max_of_one
         self._sessions: dict[str, _Session] = {}
+        self._ending: dict[str, Owner] = {}  # not wiped yet, since an answer is being written
 
     def use(self, name: object, owner: Owner) -> None:
         """Let an owner use a session, a new one if there is room.
@@ -61,6 +62,8 @@ class Sessions:
         """
         if not isinstance(name, str) or not NAME.fullmatch(name):
             raise SessionRefused(400, "no_session")
+        if self._ending.get(name, owner) != owner:
+            raise SessionRefused(403, "foreign_page")
         session = self._sessions.pop(name, None)
         if session is None:
             own = [other for other, one in self._sessions.items() if one.owner == owner]
@@ -80,8 +83,14 @@ class Sessions:
         self._drop(idle[0])
 
     def _drop(self, name: str) -> None:
-        if self._sessions.pop(name, None) is not None:
+        session = self._sessions.pop(name, None)
+        if session is not None:
+            self._ending[name] = session.owner
             self._end(name)
+
+    def ended(self, name: str) -> None:
+        """Nothing is left of a session that was over: anybody may use its name. Any thread may call this."""
+        self._ending.pop(name, None)
 
     @contextmanager
     def connected(self, name: str, while_open: bool) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """The audit log: nobody changes or removes a line unseen, and nothing that tells who somebody is stands in it."""
 
 import json
+import re
 import sqlite3
 import subprocess
 import sys
@@ -170,3 +171,12 @@ def test_the_command_shows_the_log_without_loading_torch(path):
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["facts"]["number"] for row in rows] == [3, 4]
     assert done.stderr.startswith("5 lines, complete; newest hash ")
+
+
+def test_a_logged_question_tells_the_terminal_nothing(path, capsys):
+    AuditLog(path, free_text=True).append("asked", question="Größe? \x1b[2J \x9b2J \x07")
+    for options in ([], ["--json"]):
+        assert audit.main([str(path), *options]) == 0
+        shown = capsys.readouterr().out
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", shown)
+        assert "Größe" in shown or json.loads(shown)["facts"]["question"].startswith("Größe? \x1b")

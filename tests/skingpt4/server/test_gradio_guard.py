@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import stat
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,7 +33,7 @@ from eval.rating.store import Store  # noqa: E402
 from skingpt4.server import gradio_app  # noqa: E402
 from tests.support.gradio_page import Page  # noqa: E402
 from tests.support.page_driver import CHROMIUM, Clinician, browser  # noqa: E402
-from tests.support.page_stub import tools  # noqa: E402
+from tests.support.page_stub import Stub, tools  # noqa: E402
 from tests.support.review_run import make_run  # noqa: E402
 
 PASSWORD = "correct horse"
@@ -53,10 +54,10 @@ def folder(tmp_path_factory) -> Iterator[Path]:
         yield made
 
 
-def serve(password: str | None = None) -> tuple[Any, str]:
+def serve(password: str | None = None, session: type[Stub] = Stub) -> tuple[Any, str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = demo.Address(port=free.getsockname()[1], max_upload_mb=1)
-    return demo.launch(tools(), address, password=password), f"http://127.0.0.1:{address.port}"
+    return demo.launch(tools(session), address, password=password), f"http://127.0.0.1:{address.port}"
 
 
 @pytest.fixture(scope="module")
@@ -113,6 +114,38 @@ def test_nobody_else_uses_a_page_s_session(served):
     cancel = {"session_hash": owner.session, "fn_index": 1, "event_id": "x"}
     assert other.send(cancel, "cancel").status_code == 403
     assert "base64" in json.dumps(owner.call("save-json", "click")), "its case is still there"
+
+
+def test_an_answer_that_is_written_for_a_closed_page_reaches_nobody(folder):
+    asked, go_on = threading.Event(), threading.Event()
+
+    class Waiting(Stub):
+        def stream(self, question, generation):
+            for piece in super().stream(question, generation):
+                asked.set()
+                go_on.wait(60)
+                yield piece
+
+    blocks, url = serve(session=Waiting)
+    try:
+        owner, other = Page(url), Page(url)
+        owner.begin()
+        owner.add(png())
+        stream, _ = open_page(owner)
+        owner.send(owner.body("ask", "click", question="a secret")[0]).raise_for_status()
+        assert asked.wait(60)
+        stream.__exit__(None, None, None)
+        owner.http.close()
+        other.session = owner.session
+        save = other.body("save-json", "click")[0]
+        time.sleep(1)
+        assert other.send(save).status_code == 403
+        go_on.set()
+        wait_until(lambda: other.send(save).status_code == 200)
+        assert "secret" not in json.dumps(other.call("save-json", "click"))
+    finally:
+        go_on.set()
+        blocks.close(verbose=False)
 
 
 @pytest.mark.parametrize("name", [None, 7, "", "../x", "a b", "x" * 65, ["a"], {"a": 1}])

@@ -57,6 +57,8 @@ def test_the_page_that_is_one_too_many_is_refused_and_takes_nobody_s_place(sessi
         assert refused(sessions, "e", BERT) == "too_many_pages"
         assert ended == []
     assert sorted(ended) == ["a", "b", "c", "d"], "a page that is closed is over"
+    for name in ended:
+        sessions.ended(name)
     with opened(sessions, ANNA, "a", "b", "c"):
         assert refused(sessions, "d", ANNA) == "too_many_pages_here"
         sessions.use("d", BERT)
@@ -82,6 +84,7 @@ def test_a_page_is_over_when_its_last_connection_ends(sessions, ended):
             pass
         assert ended == []
     assert ended == ["a"]
+    sessions.ended("a")
     sessions.use("a", BERT)  # as new
 
 
@@ -108,3 +111,15 @@ def test_a_log_out_ends_the_pages_of_that_browser(sessions, ended):
         assert ended == ["a", "b"]
     assert ended == ["a", "b"], "once each"
     sessions.use("c", BERT)
+
+
+def test_the_name_of_a_session_that_is_over_is_nobody_else_s_until_it_is_wiped(sessions, ended):
+    with opened(sessions, ANNA, "a"):
+        pass
+    assert ended == ["a"]
+    assert refused(sessions, "a", BERT) == "foreign_page"
+    sessions.use("a", ANNA)
+    sessions.end_all_of(ANNA)
+    assert refused(sessions, "a", BERT) == "foreign_page"
+    sessions.ended("a")
+    sessions.use("a", BERT)
