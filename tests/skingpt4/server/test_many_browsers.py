@@ -35,6 +35,9 @@ SOAK_SECONDS = float(os.environ.get("SKINGPT4_SOAK_SECONDS", "300"))
 class Echo(Stub):
     """Answers with what it was asked and the colours of the pictures it was shown, slowly and in pieces."""
 
+    def pixels(self, image):
+        return image.copy()
+
     def stream(self, question, generation):
         self.stopping.clear()
         colours = [f"colour{image.getpixel((5, 5))[0]:03}" for image in self.images]
