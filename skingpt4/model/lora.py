@@ -117,7 +117,7 @@ def restore(
     """
     if settings != settings_of(language_model):
         remove(language_model)
-        if settings and not any(settings["rank"] in tensor.shape for tensor in tensors.values()):
+        if settings and tensors and not any(settings["rank"] in tensor.shape for tensor in tensors.values()):
             raise LoraError(
                 f"{where}: its card says LoRA of rank {settings['rank']}, its tensors are of another"
             )

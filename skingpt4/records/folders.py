@@ -15,7 +15,6 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 from skingpt4.records.images import FORMATS, prepare_pillow
-from skingpt4.records.manifest import image_paths, read_manifest
 from skingpt4.records.naming import has_image_suffix, hint, name_of
 from skingpt4.support.errors import UserError
 
@@ -123,6 +122,11 @@ def find_images(source: str | Path, left_out: Counter[str] | None = None) -> lis
         raise FolderError(f"{source}: is neither a folder with pictures nor a manifest{hint(source)}")
     if source.suffix.lower() != ".jsonl" and is_image(source):
         return [NamedImage(source.name, source)]
+    from skingpt4.records.manifest import (  # imports pyarrow, which folders need not
+        image_paths,
+        read_manifest,
+    )
+
     unique = {name_of(path, source.parent): path for path in image_paths(read_manifest(source))}
     return [NamedImage(name, path) for name, path in unique.items()]
 

@@ -143,7 +143,8 @@ def cannot_load(name: str, error: Exception) -> LanguageModelError:
         why = "is neither a directory here nor a name that the hub may have, such as lmsys/vicuna-7b-v1.5"
     elif isinstance(error, TypeError | AttributeError | LookupError | RecursionError) and is_local(name):
         why = (
-            f"cannot be loaded: its config.json or tokenizer has values of wrong types ({_shortened(error)})"
+            f"cannot be loaded: its config.json or tokenizer has a value that transformers cannot use "
+            f"({_shortened(error)})"
         )
     elif "trust_remote_code" in str(error):
         why = "brings Python code of its own, which is not run; name a model whose family transformers knows"

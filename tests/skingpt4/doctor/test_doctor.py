@@ -143,7 +143,7 @@ def test_a_language_model_with_an_unknown_part_is_named(configure, tmp_path):
     (path / "config.json").write_text(json.dumps(config | {"hidden_act": "no_such_activation"}))
     *_, line = [f for f in examined(configure(language__model=str(path))) if f.name == "language model"]
     assert line.state == MISSING
-    assert re.search(r"its config.json is not usable: .* cannot be loaded .*no_such_activation", line.text)
+    assert re.search(r"its config.json is not usable: .* cannot be loaded: .*no_such_activation", line.text)
 
 
 def test_a_tokenizer_of_another_model_is_refused(configure, tmp_path):

@@ -168,7 +168,7 @@ def test_every_config_json_is_a_network_or_a_sentence_and_soon(content, tmp_path
         sentence = str(error)
     assert sentence.startswith(f"language.model: {tmp_path}")
     assert "\n" not in sentence
-    assert not re.search(r"object has no attribute|NoneType", sentence) or "wrong types" in sentence
+    assert not re.search(r"object has no attribute|NoneType", sentence) or "cannot use" in sentence
 
 
 def test_code_of_a_model_is_refused_by_every_loader(tmp_path):
