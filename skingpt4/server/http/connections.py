@@ -66,13 +66,22 @@ class Connection(H11Protocol):
         """Whether a request, or the rest of one, is still to come."""
         return self.is_idle or self.cycle.more_body
 
+    @property
+    def is_refused(self) -> bool:
+        """Whether its client sent what is not HTTP; the connection only waits for its end."""
+        return self.conn.their_state is h11.ERROR
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """If there are too many, the one that has waited for its client for longest makes room."""
+        """If there are too many, a refused one makes room, else the one that has waited for its client for longest.
+
+        Many refused ones are held for a moment. On a busy machine the request of an honest client may be unread for
+        longer than that.
+        """
         super().connection_made(transport)
         if len(self.connections) > MAX_CONNECTIONS:
             others = [other for other in self.connections if isinstance(other, Connection)]
             waiting = [other for other in others if other.waits_for_client]
-            min(waiting, key=lambda connection: connection.idle_since).abort()
+            min(waiting, key=lambda each: (not each.is_refused, each.idle_since)).abort()
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:

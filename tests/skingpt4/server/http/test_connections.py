@@ -2,6 +2,7 @@
 
 import socket
 import time
+from contextlib import ExitStack
 
 import pytest
 from starlette.applications import Starlette
@@ -131,3 +132,19 @@ def test_the_connection_that_was_idle_for_longest_makes_room(address):
         assert time.monotonic() - started < 0.4, "it did not wait for its time limit"
     for line in lines:
         line.close()
+
+
+def test_a_refused_connection_makes_room_before_an_older_one(address, monkeypatch):
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 30)
+    monkeypatch.setattr(connections, "REFUSED_SECONDS", 30)
+    with ExitStack() as stack:
+        older = stack.enter_context(socket.create_connection(address, 30))
+        get(older)
+        for _ in range(4):
+            line = stack.enter_context(socket.create_connection(address, 30))
+            line.sendall(b"no HTTP\r\n\r\n")
+            assert b"400" in line.recv(1000)
+        newest = stack.enter_context(socket.create_connection(address, 30))
+        get(newest)
+        older.sendall(GET)
+        assert older.recv(1000), "it is still there"
