@@ -12,6 +12,7 @@ text for `own_diagnosis` (asked before the model's text is shown) and `comment`.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
@@ -39,6 +40,8 @@ SCALE: dict[int, str] = {
 }  # fmt: skip
 AGREE = (4, 5)  # what the paper counts as agreement
 FLAG, TEXTS = "hallucination", ("own_diagnosis", "comment")
+
+logger = logging.getLogger(__name__)
 
 
 class RatingsError(UserError):
@@ -110,6 +113,10 @@ def read_ratings(path: str | Path) -> list[Rating]:
     except SourceError as error:
         raise RatingsError(str(error)) from None
     ratings = [rating for rating in rows if rating.value or rating.item != "comment"]
+    if len(ratings) < len(rows):
+        logger.info(
+            "%s: comments that say nothing (nan, -, ...), left out: %d", path, len(rows) - len(ratings)
+        )
     seen: set[tuple[str, ...]] = set()
     for rating in ratings:
         key = (rating.arm, rating.case_id, rating.rater, rating.item)

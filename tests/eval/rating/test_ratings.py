@@ -67,7 +67,8 @@ def test_ratings_of_a_workbook_and_of_a_german_excel(tmp_path):
         assert ratings.read_ratings(tmp_path / name) == [Rating("a", "7", "jö", "diagnosis", "4")]
 
 
-def test_words_for_nothing_are_no_comment_and_no_rater(tmp_path):
+def test_words_for_nothing_are_no_comment_and_no_rater(tmp_path, caplog):
+    caplog.set_level("INFO")
     path, head = tmp_path / "r.csv", "arm,case_id,rater,item,value,seconds,time\n"
     path.write_text(
         f"{head}a,c,r,diagnosis,4,nan,NaT\na,c,r,comment,n/a,,\na,d,r,comment,fine,,\n"
@@ -78,6 +79,7 @@ def test_words_for_nothing_are_no_comment_and_no_rater(tmp_path):
         Rating("a", "d", "r", "comment", "fine"),
         Rating("a", "c", "r", "own_diagnosis", "not known"),  # the form takes it for an answer
     ]
+    assert "comments that say nothing (nan, -, ...), left out: 1" in caplog.text
     for line in ("a,nan,r,diagnosis,4,,", "a,c,unknown,diagnosis,4,,"):
         path.write_text(f"{head}{line}\n")
         with pytest.raises(ratings.RatingsError, match="row 2: arm, case_id and rater must not be empty"):
