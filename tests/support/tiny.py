@@ -226,3 +226,9 @@ def batch_of(rows: list[Encoded]) -> dict[str, torch.Tensor]:
         batch["labels"].append(labels + [IGNORED] * rest)
         batch["attention_mask"].append([1] * len(row.input_ids) + [0] * rest)
     return {key: torch.tensor(value) for key, value in batch.items()}
+
+
+def loss_of(model):
+    """The summed loss of one answer after one picture."""
+    with torch.no_grad():
+        return model(**batch_of([conversation(model, "What is it?", "Acne.")]), queries=make_queries(1))[0]

@@ -1,9 +1,7 @@
 """What a checkpoint's card may hold, what of it may leave this machine, and what a foreign one may do here."""
 
 import json
-import os
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,41 +15,12 @@ from skingpt4.cli import batch, calibrate, chat, share
 from skingpt4.config.load import to_dict, to_yaml
 from skingpt4.records.comparing.overlap import check_cases
 from skingpt4.records.manifest import read_manifest
-from skingpt4.training.loop import run
 from skingpt4.weights.files.inspect_directory import inspect
 from skingpt4.weights.language_model import LanguageModelError
-from tests.support.tiny import batch_of, conversation, make_queries, tiny_config
+from tests.support.tiny import loss_of
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def working_folder(tmp_path_factory):
-    """Paths inside the working folder are published as relative ones, so they lead to the parts here too."""
-    folder, before = tmp_path_factory.mktemp("card"), Path.cwd()
-    os.chdir(folder)
-    yield folder
-    os.chdir(before)
-
-
-@pytest.fixture(scope="module")
-def config(working_folder):
-    return tiny_config(working_folder, lora__rank=2, optim__init_lr=0.1)
-
-
-@pytest.fixture(scope="module")
-def saved(config):
-    return run(config)
-
-
-@pytest.fixture(scope="module")
-def shared(saved, tmp_path_factory):
-    return repository.write_folder(saved, tmp_path_factory.mktemp("shared") / "tiny-skin", "tiny-skin")
-
-
-def loss_of(model):
-    with torch.no_grad():
-        return model(**batch_of([conversation(model, "What is it?", "Acne.")]), queries=make_queries(1))[0]
+pytestmark = pytest.mark.usefixtures("working_folder")
 
 
 # ---- what may leave

@@ -2,7 +2,6 @@
 
 import functools
 import json
-import os
 import shutil
 from pathlib import Path
 
@@ -14,46 +13,14 @@ from skingpt4.checkpoints import checkpoint, repository
 from skingpt4.checkpoints.load import from_pretrained, load_model, model_source
 from skingpt4.checkpoints.repository import HubError
 from skingpt4.cli import share
-from skingpt4.training.loop import run
 from tests.support.local_hub import Repository, serving
 from tests.support.tiny import (
-    batch_of,
-    conversation,
-    make_queries,
+    loss_of,
     save_language_model,
-    tiny_config,
 )
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def working_folder(tmp_path_factory):
-    """Paths inside the working folder are published as relative ones, so they lead to the parts here too."""
-    folder, before = tmp_path_factory.mktemp("hub"), Path.cwd()
-    os.chdir(folder)
-    yield folder
-    os.chdir(before)
-
-
-@pytest.fixture(scope="module")
-def config(working_folder):
-    return tiny_config(working_folder, lora__rank=2, optim__init_lr=0.1)
-
-
-@pytest.fixture(scope="module")
-def saved(config):
-    return run(config)
-
-
-@pytest.fixture(scope="module")
-def shared(saved, tmp_path_factory):
-    return repository.write_folder(saved, tmp_path_factory.mktemp("shared") / "tiny-skin", "tiny-skin")
-
-
-def loss_of(model):
-    with torch.no_grad():
-        return model(**batch_of([conversation(model, "What is it?", "Acne.")]), queries=make_queries(1))[0]
+pytestmark = pytest.mark.usefixtures("working_folder")
 
 
 def test_a_folder_gives_the_same_model_back(config, saved, shared):
