@@ -19,12 +19,15 @@ from urllib.parse import urlsplit
 from skingpt4.chat.texts import Texts
 from skingpt4.server.address import Address
 from skingpt4.server.private_folder import private_folder
-from skingpt4.server.uploads import max_total_bytes
+from skingpt4.server.uploads import Uploads, max_total_bytes
 
 if TYPE_CHECKING:
     import gradio as gr
     from starlette.requests import Request
     from starlette.responses import JSONResponse
+
+    from skingpt4.server.access.logins import Logins
+    from skingpt4.server.gradio_guard import GradioServer
 
 CSS = Path(__file__).with_name("shared.css").read_text(encoding="utf-8")
 MAX_QUEUED = 64  # events of all pages that wait for their turn; Gradio's script says that the page is busy
@@ -68,42 +71,18 @@ def launch(
         login_message: shown above the log-in.
         takes_uploads: whether the page has a control for files.
     """
-    from gradio.utils import get_upload_folder
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
     from skingpt4.server.access.logins import Logins
-    from skingpt4.server.access.sessions import Sessions
-    from skingpt4.server.gradio_guard import USER, GradioGuard, GradioServer
+    from skingpt4.server.gradio_guard import USER, GradioGuard
     from skingpt4.server.guard import Guard
-    from skingpt4.server.uploads import Uploads
 
     def answer_health(request: Request) -> JSONResponse:
         return JSONResponse(health)
 
-    def wipe_session(session: str) -> None:
-        wipe(blocks, session)
-        sessions.ended(session)
-
-    def end(session: str) -> None:
-        threading.Thread(target=wipe_session, args=(session,), daemon=True).start()
-
-    sessions = Sessions(end)
-
-    paths = [f"/{page}" for page, *_ in blocks.pages]
-    server = GradioServer(
-        pages={*paths, *(f"{path}/" for path in paths if path != "/")},
-        texts=texts,
-        cookie=f"skingpt4-login-{address.port}",
-        sessions=sessions,
-        uploads=Uploads(get_upload_folder(), address.max_upload_mb * 2**20),
-        takes_uploads=takes_uploads,
-        logins=Logins(check_password) if check_password else None,
-        message=login_message,
-        functions=frozenset(blocks.fns),
-        num_pending=lambda session: len(blocks._queue.pending_event_ids_session.get(session, ())),
-    )
-
+    logins = Logins(check_password) if check_password else None
+    server = _guarded_server(blocks, address, texts, logins, login_message, takes_uploads)
     names = set(address.names)
 
     @contextlib.asynccontextmanager
@@ -112,9 +91,8 @@ def launch(
         app.middleware_stack = Guard(GradioGuard(app.middleware_stack, server), address, server.pages, names)
         yield
 
-    blocks.queue(
-        max_size=MAX_QUEUED, api_open=False
-    )  # what has to wait for its turn cannot be called directly
+    # What has to wait for its turn cannot be called directly.
+    blocks.queue(max_size=MAX_QUEUED, api_open=False)
     blocks.launch(
         server_name=f"[{address.ip}]" if ":" in address.ip else address.ip,
         server_port=address.port,
@@ -130,6 +108,43 @@ def launch(
     if blocks.share_url:
         names.add(urlsplit(blocks.share_url).netloc)
     return blocks
+
+
+def _guarded_server(
+    blocks: gr.Blocks,
+    address: Address,
+    texts: Texts,
+    logins: Logins | None,
+    login_message: str,
+    takes_uploads: bool,
+) -> GradioServer:
+    """What the guard needs to know of the page; arguments as of `launch`."""
+    from gradio.utils import get_upload_folder
+
+    from skingpt4.server.access.sessions import Sessions
+    from skingpt4.server.gradio_guard import GradioServer
+
+    def wipe_session(session: str) -> None:
+        wipe(blocks, session)
+        sessions.ended(session)
+
+    def end(session: str) -> None:
+        threading.Thread(target=wipe_session, args=(session,), daemon=True).start()
+
+    sessions = Sessions(end)
+    paths = [f"/{page}" for page, *_ in blocks.pages]
+    return GradioServer(
+        pages={*paths, *(f"{path}/" for path in paths if path != "/")},
+        texts=texts,
+        cookie=f"skingpt4-login-{address.port}",
+        sessions=sessions,
+        uploads=Uploads(get_upload_folder(), address.max_upload_mb * 2**20),
+        takes_uploads=takes_uploads,
+        logins=logins,
+        message=login_message,
+        functions=frozenset(blocks.fns),
+        num_pending=lambda session: len(blocks._queue.pending_event_ids_session.get(session, ())),
+    )
 
 
 def wipe(blocks: gr.Blocks, session: str) -> None:
