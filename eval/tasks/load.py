@@ -33,12 +33,13 @@ def available() -> list[str]:
     return sorted((path.stem for path in FOLDER.glob("*.yaml")), key=lambda name: (name != DEFAULT, name))
 
 
-def load_task(name_or_path: str | Path = DEFAULT) -> Task:
-    """A bundled task by its name, or one's own from a YAML file.
+def load_task(name_or_path: str | Path | None = None) -> Task:
+    """A bundled task by its name, one's own from a YAML file, or the default.
 
     Raises:
         TaskError: there is no such task or file, or the file is not a task.
     """
+    name_or_path = name_or_path or DEFAULT
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml"):
         return _read(path)
@@ -173,9 +174,13 @@ def _problems_of_keys(task: Task) -> list[tuple[str, str]]:
 
 def _problems_of_metrics(task: Task) -> list[tuple[str, str]]:
     needs: dict[str, tuple[str, ...]] = {
-        "top_k": ("classes",), "balanced_accuracy": ("classes",), "fairness": ("classes", "positive", "group_columns"),
-        "weighted_top_k": ("classes", "differential"), "concept_auroc": ("concepts",), "text_overlap": ("references",),
-    }  # fmt: skip
+        "top_k": ("classes",),
+        "balanced_accuracy": ("classes",),
+        "fairness": ("classes", "positive", "group_columns"),
+        "weighted_top_k": ("classes", "differential"),
+        "concept_auroc": ("concepts",),
+        "text_overlap": ("references",),
+    }
     problems = [
         ("metrics", f"{metric!r} needs '{key}', which is not given")
         for metric in task.metrics
