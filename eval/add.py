@@ -64,6 +64,8 @@ def _add_asking(parser: argparse.ArgumentParser) -> None:
     add("--concept-scores", action="store_true", help="also score each of the task's concepts")
     add("--with-history", action="store_true", help="put a case's history before the first prompt")
     add("--concurrency", type=int, default=1, help="cases asked at the same time (default: %(default)s)")
+    add("--max-failures", type=int, default=10,
+        help="stop after so many cases in a row that failed (default: %(default)s; 0: never)")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:

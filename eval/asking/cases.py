@@ -48,6 +48,12 @@ class Case:
         """The record that carries class, disease, concepts and skin type."""
         return self.records[0]
 
+    @property
+    def image_sha256(self) -> str | list[str | None] | None:
+        """The hash of its picture, or of each of several; None where it is not known."""
+        hashes = [record.sha256 for record in self.records]
+        return hashes[0] if len(hashes) == 1 else hashes
+
 
 def read_cases(path: str | Path) -> list[Case]:
     """The cases of a manifest, in order of their first picture.
