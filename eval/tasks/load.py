@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from eval.tasks.task import Task
+from eval.tasks.task import DEFAULT, Task
 from skingpt4.records.schema import KEYS
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import file_sha256, write_text
@@ -19,7 +19,6 @@ from skingpt4.support.regular import read_regular_text
 from skingpt4.taxonomy.taxonomy import CONCEPTS, concept, nearest
 
 FOLDER = Path(__file__).parent
-DEFAULT = "skingpt4_15"
 TASK = "task.json"  # in a run's folder; without it the run's task is the default
 ALL = "all"  # the word for all 48 concepts
 
@@ -53,7 +52,7 @@ def load_task(name_or_path: str | Path | None = None) -> Task:
 
 def write_task(run_dir: Path, task: Task) -> None:
     """Write a run's `task.json`; the default task needs none."""
-    if task.name != DEFAULT:
+    if not task.is_default:
         write_text(run_dir / TASK, json.dumps(asdict(task), indent=1, ensure_ascii=False) + "\n")
 
 
@@ -72,6 +71,25 @@ def read_task(run_dir: Path) -> Task:
         raise TaskError(f"{path}: cannot be read ({reason_of(error)}); run eval.run again") from None
 
 
+def task_of_run(run_dir: Path, name_or_path: str | Path | None) -> Task:
+    """The named task, or the run's own where none is named.
+
+    Raises:
+        TaskError: the folder holds answers about another task.
+    """
+    has_answers = any((run_dir / "answers").glob("*.meta.json"))
+    own = read_task(run_dir) if has_answers else None
+    if name_or_path is None:
+        return own or load_task()
+    task = load_task(name_or_path)
+    if own and own.sha256 != task.sha256:
+        changed = ", whose file has changed since" if own.name == task.name else ""
+        raise TaskError(
+            f"{run_dir}: its answers are about the task {own.name}{changed}; name another --run-dir for {task.name}"
+        )
+    return task
+
+
 def _read(path: Path) -> Task:
     try:
         content = plain_texts(parse_yaml(read_regular_text(path)))
@@ -81,7 +99,10 @@ def _read(path: Path) -> Task:
         raise TaskError(f"{path}: is not YAML that can be read ({reason_of(error)})") from None
     if not isinstance(content, dict):
         raise TaskError(f"{path}: is not a task; a task is keys with values, such as 'name: my_task'")
-    return _checked(_unfolded(content) | {"sha256": file_sha256(path)}, path)
+    task = _checked(_unfolded(content) | {"sha256": file_sha256(path)}, path)
+    if task.is_default and path.parent != FOLDER:
+        raise TaskError(f"{path}: 'name': {DEFAULT} is the default task; give yours another name")
+    return task
 
 
 def _unfolded(content: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,9 @@ Metric = Literal[
     "multiple_choice",
     "text_overlap",
 ]
+DEFAULT = "skingpt4_15"
 UNKNOWN = "unknown"
+OUTSIDE = "outside the task"  # the names of a differential that are none of the labels
 RecordKey = Annotated[str, Field(pattern="^(x_[a-z0-9_]+|[a-z_]+)$")]
 
 
@@ -109,6 +111,11 @@ class Task(_Strict):
     data: Data | None = None
     sha256: str = ""
 
+    @property
+    def is_default(self) -> bool:
+        """Whether it is the paper's own task, which needs no `task.json`."""
+        return self.name == DEFAULT
+
     def label_of(self, row: Mapping[str, Any]) -> str | None:
         """The class of a record: None where its key is empty, or holds none of the task's labels.
 
@@ -120,16 +127,23 @@ class Task(_Strict):
         value = row.get(self.label.key)
         if value is None or isinstance(value, list | dict):
             return None
-        text = str(value).strip()
+        return self.label_named(str(value))
+
+    def label_named(self, name: str) -> str | None:
+        """The class that a name stands for, or None; see `label_of`."""
+        text = name.strip()
         if text in self.classes:
             return text
-        by_value = {_plain(name): label for name, label in self.label.values.items()}
-        if label := by_value.get(_plain(text)):
+        if label := self._by_value.get(_plain(text)):
             return label
         if self.label.key == "class" or is_blank(text):  # the paper's classes have one spelling
             return None
         term = self.lexicon.get(text)
         return term.group if term else None
+
+    @cached_property
+    def _by_value(self) -> dict[str, str]:
+        return {_plain(name): label for name, label in self.label.values.items()}
 
     @cached_property
     def lexicon(self) -> Lexicon:
@@ -151,6 +165,44 @@ class Task(_Strict):
         ]
         return Lexicon([*own, *others], words=taxonomy.lexicon().words)
 
+    def has_answer(self, row: Mapping[str, Any]) -> bool:
+        """Whether a record says what an answer is measured against."""
+        if self.classes:
+            return self.label_of(row) is not None
+        if self.references:
+            return bool(self.references_of(row))
+        return row.get("concepts") is not None
+
+    def differential_of(self, row: Mapping[str, Any]) -> dict[str, float]:
+        """Label to weight, summing to 1 with OUTSIDE, which has the weight of all names outside the task.
+
+        Raises:
+            ValueError: the record's value is not {name: weight}.
+        """
+        value = row.get(self.differential) if self.differential else None
+        if not value:
+            return {}
+        if not isinstance(value, dict) or not all(_is_weight(weight) for weight in value.values()):
+            raise ValueError("is not an object of names with weights of 0 or more")
+        weights: dict[str, float] = {}
+        for name, weight in value.items():
+            label = self.label_named(str(name)) or OUTSIDE
+            weights[label] = weights.get(label, 0.0) + float(weight)
+        total = sum(weights.values())
+        return {name: weight / total for name, weight in weights.items() if weight} if total else {}
+
+    def references_of(self, row: Mapping[str, Any]) -> tuple[str, ...]:
+        """The reference texts of a record, without those that say nothing.
+
+        Raises:
+            ValueError: the record's value is not a text or a list of texts.
+        """
+        value = row.get(self.references) if self.references else None
+        texts = [value] if isinstance(value, str) else value or []
+        if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+            raise ValueError("is not a text or a list of texts")
+        return tuple(text for text in texts if not is_blank(text))
+
     def group_of(self, row: Mapping[str, Any]) -> dict[str, str]:
         """The value of each group column, `unknown` where a record has none."""
         values = {key: row.get(key) for key in self.group_columns}
@@ -167,6 +219,10 @@ class Task(_Strict):
         """The classes that none of some labels is."""
         present = set(labels)
         return [name for name in self.classes if name not in present]
+
+
+def _is_weight(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
 
 
 def _plain(text: str) -> str:
