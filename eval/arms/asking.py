@@ -23,11 +23,11 @@ from eval.arms.respondent import Respondent, RespondentError, RespondentGone, Se
 from eval.arms.workers import outcomes
 from eval.asking import answers, perturbations
 from eval.asking.answers import Answer, Key
-from eval.asking.cases import read_cases
+from eval.asking.cases import check_labels, read_cases
 from eval.asking.claims import ArmError, check_folder, claim, forget, write_cases
 from eval.asking.images import ShownImages
 from eval.asking.perturbations import CONTROLS, STANDARD
-from eval.tasks import Task
+from eval.tasks import Task, write_task
 from skingpt4.checkpoints.checkpoint import git_revision
 from skingpt4.support.files import file_sha256
 from skingpt4.taxonomy import taxonomy
@@ -77,7 +77,7 @@ class AskSettings:
             perturbations=STANDARD if "all" in args.perturb else tuple(args.perturb),
             control=args.control or (args.name if args.name in CONTROLS else None),
             concept_scores=args.concept_scores,
-            with_history=args.with_history,
+            with_history=args.with_history or task.with_history,
             concurrency=args.concurrency,
             max_failures=args.max_failures,
             replace_old=args.replace,
@@ -119,6 +119,7 @@ def answer_with(respondent: Respondent, settings: AskSettings) -> None:
             forget(run_dir, stale)
         claim(run_dir, name, arm.meta(), arm.extra(), replace_old)
         write_cases(arm.cases, settings.cases_path, run_dir)
+        write_task(run_dir, settings.task)
         logger.warning("note: arm %s: %s", name, NOT_COMPARED)
         if isinstance(respondent, Sender) and respondent.is_remote:
             logger.warning("%s", arm.description())
@@ -130,7 +131,8 @@ class _Arm:
 
     def __init__(self, respondent: Respondent, settings: AskSettings) -> None:
         self.respondent, self.settings = respondent, settings
-        self.cases = read_cases(settings.cases_path)
+        self.cases = read_cases(settings.cases_path, settings.task)
+        check_labels(self.cases, settings.cases_path, settings.task)
         self.shown = ShownImages(self.cases, settings.control, settings.seed)
         self.questions = Questions(
             respondent, settings.name, settings.task, self.cases, settings.num_prompts,
