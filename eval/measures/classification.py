@@ -26,6 +26,7 @@ from eval.measures.intervals import (
     top_k,
 )
 from skingpt4.taxonomy.free_text import OUTCOMES
+from skingpt4.taxonomy.taxonomy import CLASSES
 
 NO_ANSWER = "no answer"  # the class of a text that commits to none
 
@@ -88,7 +89,7 @@ def _table(truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str
 
 
 def by_likelihood(lines: Sequence[Line]) -> dict[str, Any]:
-    """Everything about the class with the highest score of the closed set.
+    """Everything about the class with the highest score of the closed set; every line has scores.
 
     Returns:
         `top1`, `top3`, `top5`, `balanced_accuracy`, `macro_f1` (figures), `per_class`, and `confusion` with
@@ -106,8 +107,12 @@ def by_likelihood(lines: Sequence[Line]) -> dict[str, Any]:
     return figures
 
 
-def by_text(lines: Sequence[Line]) -> dict[str, Any]:
+def by_text(lines: Sequence[Line], classes: Sequence[str] = CLASSES) -> dict[str, Any]:
     """Everything about the class that the written answer commits to; committing to none is wrong, and counted.
+
+    Args:
+        lines: each with a text that was read for a class.
+        classes: for the table of confusions, where the lines have no scores.
 
     Returns:
         `accuracy` over all cases, `committed` (share that commits to a class), `accuracy_committed` (share of those
@@ -118,6 +123,8 @@ def by_text(lines: Sequence[Line]) -> dict[str, Any]:
     predicted = [line["text_class"] or NO_ANSWER for line in lines]
     committed = [(t, p) for t, p in zip(truth, predicted, strict=True) if p != NO_ANSWER]
     right = sum(t == p for t, p in committed)
+    columns = list(lines[0].get("class_scores", classes))
+    columns += sorted({*truth, *predicted} - {*columns, NO_ANSWER})  # what a text names outside the list
     outcomes = Counter(line["text_outcome"] for line in lines if line.get("text_outcome"))
     counted = outcomes.total()
     return {
@@ -128,5 +135,5 @@ def by_text(lines: Sequence[Line]) -> dict[str, Any]:
         "macro_f1": macro_f1(truth, predicted).to_dict(),
         "outcomes": {name: proportion(outcomes[name], counted).to_dict() for name in OUTCOMES if counted},
         "per_class": per_class(truth, predicted),
-        "confusion": _table(truth, predicted, [*lines[0]["class_scores"], NO_ANSWER]),
+        "confusion": _table(truth, predicted, [*columns, NO_ANSWER]),
     }

@@ -17,6 +17,8 @@ from eval.measures.intervals import (
     Interval,
     Line,
     concept_counts,
+    concept_sets,
+    having,
     percentile_interval,
     proportion,
     ratio_interval,
@@ -47,18 +49,22 @@ class Measured:
 
 
 def measures(lines: Sequence[Line]) -> dict[str, tuple[list[Line], Measured]]:
-    """What is compared between groups: `top1`, `top1_text`, and `concept_micro_f1` of cases with known concepts."""
-    ones = np.ones(len(lines))
-    text = np.array([line["text_class"] == line["class"] for line in lines], dtype=np.float64)
-    compared = {
-        "top1": (list(lines), Measured(top1_right(lines).astype(np.float64), ones, True)),
-        "top1_text": (list(lines), Measured(text, ones, True)),
-    }
-    known = [line for line in lines if line["concepts"] is not None]
-    if known:
-        counts = concept_counts(
-            [set(line["concepts"]) for line in known], [set(line["predicted_concepts"]) for line in known]
+    """What is compared between groups, of what the arm has.
+
+    `top1`, `top1_text`, and `concept_micro_f1` of cases with known concepts, each with the lines it is about.
+    """
+    compared = {}
+    if scored := having(lines, "class_scores"):
+        compared["top1"] = (
+            scored,
+            Measured(top1_right(scored).astype(np.float64), np.ones(len(scored)), True),
         )
+    if answered := having(lines, "text_class"):
+        text = np.array([line["text_class"] == line["class"] for line in answered], dtype=np.float64)
+        compared["top1_text"] = (answered, Measured(text, np.ones(len(answered)), True))
+    known = [line for line in having(lines, "predicted_concepts") if line["concepts"] is not None]
+    if known:
+        counts = concept_counts(*concept_sets(known))
         top = 2.0 * counts[:, 0]
         compared["concept_micro_f1"] = (known, Measured(top, top + counts[:, 1] + counts[:, 2], False))
     return compared
@@ -162,8 +168,10 @@ def by_groups(lines: Sequence[Line]) -> dict[str, Any]:
         if set(every) == {UNKNOWN}:
             continue
         order = sorted(set(every) - {UNKNOWN})
-        by_grouping[grouping] = {
+        compared = {
             name: _compared(measured, [label(line) for line in some], order)
             for name, (some, measured) in measures(lines).items()
         }
+        if compared:
+            by_grouping[grouping] = compared
     return by_grouping

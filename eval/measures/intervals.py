@@ -284,6 +284,11 @@ def confusion(truth: Sequence[str], predicted: Sequence[str], classes: Sequence[
     return table
 
 
+def having(lines: Iterable[Line], key: str) -> list[Line]:
+    """The lines in which `key` stands; what an arm was not asked is missing (`eval.asking.answers.case_lines`)."""
+    return [line for line in lines if key in line]
+
+
 def best_class(line: Line) -> str:
     """The class whose closed-set score is highest; of equal scores the first in the line's order."""
     scores: dict[str, float] = line["class_scores"]
@@ -306,22 +311,24 @@ def top1_right(lines: Iterable[Line]) -> np.ndarray:
 
 
 def concept_sets(lines: Iterable[Line]) -> tuple[list[set[str]], list[set[str]]]:
-    """The true and the named concepts of each case whose concepts are known (null is unknown, [] is none)."""
-    known = [line for line in lines if line["concepts"] is not None]
+    """The true and the named concepts of each case where both are known (null is unknown, [] is none)."""
+    known = [line for line in having(lines, "predicted_concepts") if line["concepts"] is not None]
     return [set(line["concepts"]) for line in known], [set(line["predicted_concepts"]) for line in known]
 
 
 def arm_summary(lines: Sequence[Line]) -> dict[str, Figure]:
     """The headline measures of one arm, each as `Interval.to_dict()`.
 
-    `concept_micro_f1` is over the cases whose concepts are known and missing where there is none.
+    `concept_micro_f1` is over the cases whose concepts are known and missing where there is none; what the arm lacks
+    is missing too.
     """
-    summary = {
-        "top1": top_k(lines, 1),
-        "top3": top_k(lines, 3),
+    summary = {}
+    if scored := having(lines, "class_scores"):
+        summary = {"top1": top_k(scored, 1), "top3": top_k(scored, 3)}
+    if answered := having(lines, "text_class"):
         # An answer that commits to no class has text_class None and counts as wrong.
-        "top1_text": proportion(sum(line["text_class"] == line["class"] for line in lines), len(lines)),
-    }
+        right = sum(line["text_class"] == line["class"] for line in answered)
+        summary["top1_text"] = proportion(right, len(answered))
     truth, named = concept_sets(lines)
     if truth:
         summary["concept_micro_f1"] = micro_f1(truth, named)
