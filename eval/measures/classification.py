@@ -21,6 +21,7 @@ from eval.measures.intervals import (
     best_class,
     case_draws,
     confusion,
+    one_choice,
     percentile_interval,
     proportion,
     top_k,
@@ -93,13 +94,13 @@ def by_likelihood(lines: Sequence[Line]) -> dict[str, Any]:
 
     Returns:
         `top1`, `top3`, `top5`, `balanced_accuracy`, `macro_f1` (figures), `per_class`, and `confusion` with
-        `classes` and `counts` (rows are the truth). `top5` is missing where fewer than 6 classes are scored.
+        `classes` and `counts` (rows are the truth). `top5` is missing where fewer than 6 classes are scored, and it and
+        `top3` where the scores only say which class was chosen.
     """
     truth, predicted = [line["class"] for line in lines], [best_class(line) for line in lines]
     scored = list(lines[0]["class_scores"])
-    figures: dict[str, Any] = {
-        f"top{k}": top_k(lines, k).to_dict() for k in (1, 3, 5) if k == 1 or k < len(scored)
-    }
+    ranks = [k for k in (3, 5) if k < len(scored) and not one_choice(lines)]
+    figures: dict[str, Any] = {f"top{k}": top_k(lines, k).to_dict() for k in (1, *ranks)}
     figures["balanced_accuracy"] = balanced_accuracy(truth, predicted).to_dict()
     figures["macro_f1"] = macro_f1(truth, predicted).to_dict()
     figures["per_class"] = per_class(truth, predicted)

@@ -289,20 +289,30 @@ def having(lines: Iterable[Line], key: str) -> list[Line]:
     return [line for line in lines if key in line]
 
 
+def one_choice(lines: Sequence[Line]) -> bool:
+    """Whether scores only say which class was chosen, so that they rank nothing and are not confident."""
+    return any(line.get("one_choice") for line in lines)
+
+
 def best_class(line: Line) -> str:
     """The class whose closed-set score is highest; of equal scores the first in the line's order."""
     scores: dict[str, float] = line["class_scores"]
     return max(scores, key=lambda name: scores[name])
 
 
-def top_k(lines: Sequence[Line], k: int) -> Interval:
-    """Share of cases whose class is among the k with the highest score; equal scores rank in the line's order."""
-    num_right = 0
+def in_top_k(lines: Iterable[Line], k: int) -> np.ndarray:
+    """(num_cases,) 1 where the true class is among the k with the highest score; equals rank in the line's order."""
+    right = []
     for line in lines:
         scores: dict[str, float] = line["class_scores"]
         # A sort that keeps the order of equals, so that k = 1 agrees with best_class.
-        num_right += line["class"] in sorted(scores, key=lambda name: -scores[name])[:k]
-    return proportion(num_right, len(lines))
+        right.append(int(line["class"] in sorted(scores, key=lambda name: -scores[name])[:k]))
+    return np.array(right, dtype=np.int64)
+
+
+def top_k(lines: Sequence[Line], k: int) -> Interval:
+    """Share of cases whose class is among the k with the highest score."""
+    return proportion(int(in_top_k(lines, k).sum()), len(lines))
 
 
 def top1_right(lines: Iterable[Line]) -> np.ndarray:
@@ -324,7 +334,9 @@ def arm_summary(lines: Sequence[Line]) -> dict[str, Figure]:
     """
     summary = {}
     if scored := having(lines, "class_scores"):
-        summary = {"top1": top_k(scored, 1), "top3": top_k(scored, 3)}
+        summary = {"top1": top_k(scored, 1)}
+        if not one_choice(scored):
+            summary["top3"] = top_k(scored, 3)
     if answered := having(lines, "text_class"):
         # An answer that commits to no class has text_class None and counts as wrong.
         right = sum(line["text_class"] == line["class"] for line in answered)

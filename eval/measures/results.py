@@ -17,7 +17,7 @@ from eval.measures.comparisons import compare_all
 from eval.measures.concepts import hallucinations, named_concepts, scored_concepts
 from eval.measures.consistency import consistency
 from eval.measures.groups import by_groups
-from eval.measures.intervals import RESAMPLES, Interval, Line, arm_summary, having, text_outcomes
+from eval.measures.intervals import RESAMPLES, Interval, Line, arm_summary, having, one_choice, text_outcomes
 from eval.measures.texts import text_statistics
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import write_text
@@ -29,8 +29,6 @@ TRAINED, CONTROLS = (
     (FIRST, "step1_only", "step2_only"),
     ("untrained", "blank_image", "noise_image", "other_image"),
 )
-# Ways of scoring classes that name one of them and do not rank the others.
-ONE_CHOICE = ("list in the prompt", "free text")
 HEADLINE = {
     "top1": "class top-1",
     "top3": "class in top 3",
@@ -72,16 +70,6 @@ def _in_order(run: Run) -> list[str]:
     return [arm for arm in order if arm in run.arms]
 
 
-def one_choice(meta: Mapping[str, Any]) -> bool:
-    """Whether an arm's scores only say which class it chose, so that they neither rank classes nor are confident."""
-    return card_of(meta).get("closed_set") in ONE_CHOICE
-
-
-def card_of(meta: Mapping[str, Any]) -> dict[str, Any]:
-    """What an arm's meta file says of its system; our own arms have no card, and their meta says the same."""
-    return {**meta, **(meta.get("card") or {})}
-
-
 def _check_scores(line: Line, where: str) -> None:
     for name, score in line["class_scores"].items():
         # A score that is not a number would win or lose every comparison unnoticed.
@@ -103,11 +91,7 @@ def measure_arm(run: Run, arm: ArmAnswers, lines: Sequence[Line]) -> dict[str, A
     measured: dict[str, Any] = arm_summary(lines)
     if scored:
         measured["class"] = by_likelihood(scored)
-        if one_choice(arm.meta):
-            for figures in (measured, measured["class"]):
-                for name in ("top3", "top5"):
-                    figures.pop(name, None)
-        else:
+        if not one_choice(scored):
             measured["calibration"] = calibration(scored)
     if answered:
         measured["text"] = by_text(answered, run.classes)
