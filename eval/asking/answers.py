@@ -26,7 +26,7 @@ from skingpt4.support.parse import ParseError, parse_json, read_json_object
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 
 FOLDER, CASES, TASK = "answers", "cases.jsonl", "task.json"
-# Ways of scoring classes that only say which one was chosen: the others have no order, and nothing says how sure it is.
+# Ways of scoring classes that only say which one was chosen: the others have no order, and there is no confidence.
 ONE_CHOICE = ("list in the prompt", "free text")
 # What a report reads from probes and scores.
 READ = ("predicted_concepts", "text_class", "text_outcome", "text_mention", "class_scores", "concept_scores")

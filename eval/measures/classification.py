@@ -20,7 +20,6 @@ from eval.measures.intervals import (
     Line,
     best_class,
     case_draws,
-    confusion,
     one_choice,
     percentile_interval,
     proportion,
@@ -85,6 +84,24 @@ def per_class(truth: Sequence[str], predicted: Sequence[str]) -> dict[str, dict[
     }
 
 
+def confusion(truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """Counts of (true class, predicted class): (num_classes, num_classes), rows are the truth.
+
+    Raises:
+        ValueError: when the lengths differ or a name is not among `classes`.
+    """
+    if len(truth) != len(predicted):
+        raise ValueError(f"{len(truth)} cases of truth but {len(predicted)} of predictions")
+    unknown = sorted((set(truth) | set(predicted)) - set(classes))
+    if unknown:
+        raise ValueError(f"not among the classes: {', '.join(unknown)}")
+    index = {name: position for position, name in enumerate(classes)}
+    table = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    for true_class, predicted_class in zip(truth, predicted, strict=True):
+        table[index[true_class], index[predicted_class]] += 1
+    return table
+
+
 def _table(truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
     return {"classes": list(classes), "counts": confusion(truth, predicted, classes).tolist()}
 
@@ -94,8 +111,8 @@ def by_likelihood(lines: Sequence[Line]) -> dict[str, Any]:
 
     Returns:
         `top1`, `top3`, `top5`, `balanced_accuracy`, `macro_f1` (figures), `per_class`, and `confusion` with
-        `classes` and `counts` (rows are the truth). `top5` is missing where fewer than 6 classes are scored, and it and
-        `top3` where the scores only say which class was chosen.
+        `classes` and `counts` (rows are the truth). `top5` is missing where fewer than 6 classes are scored; it and
+        `top3` are missing where the scores only say which class was chosen.
     """
     truth, predicted = [line["class"] for line in lines], [best_class(line) for line in lines]
     scored = list(lines[0]["class_scores"])

@@ -147,6 +147,16 @@ def _skin_type(line: Line) -> str:
     return UNKNOWN if value in (None, -1) else str(value)
 
 
+def by_group(lines: Sequence[Line], key: str) -> dict[str, Interval]:
+    """Top-1 of each value of `key` ("fitzpatrick" or "class"), in order; no value or -1 is "unknown"."""
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        value = line.get(key)
+        groups.setdefault("unknown" if value in (None, -1) else str(value), []).append(line)
+    ordered = sorted(groups.items(), key=lambda item: (item[0] == "unknown", item[0]))
+    return {name: proportion(int(top1_right(group).sum()), len(group)) for name, group in ordered}
+
+
 def by_groups(lines: Sequence[Line]) -> dict[str, Any]:
     """Each measure by class, by skin type and by pairs of skin types.
 

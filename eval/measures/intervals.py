@@ -266,24 +266,6 @@ def paired_f1_difference(
     )
 
 
-def confusion(truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> np.ndarray:
-    """Counts of (true class, predicted class): (num_classes, num_classes), rows are the truth.
-
-    Raises:
-        ValueError: when the lengths differ or a name is not among `classes`.
-    """
-    if len(truth) != len(predicted):
-        raise ValueError(f"{len(truth)} cases of truth but {len(predicted)} of predictions")
-    unknown = sorted((set(truth) | set(predicted)) - set(classes))
-    if unknown:
-        raise ValueError(f"not among the classes: {', '.join(unknown)}")
-    index = {name: position for position, name in enumerate(classes)}
-    table = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    for true_class, predicted_class in zip(truth, predicted, strict=True):
-        table[index[true_class], index[predicted_class]] += 1
-    return table
-
-
 def having(lines: Iterable[Line], key: str) -> list[Line]:
     """The lines in which `key` stands; what an arm was not asked is missing (`eval.asking.answers.case_lines`)."""
     return [line for line in lines if key in line]
@@ -350,13 +332,3 @@ def arm_summary(lines: Sequence[Line]) -> dict[str, Figure]:
 def text_outcomes(lines: Iterable[Line]) -> dict[str, int]:
     """How many answers assert a class, and how many do what else; most frequent first."""
     return dict(Counter(line["text_outcome"] for line in lines if "text_outcome" in line).most_common())
-
-
-def by_group(lines: Sequence[Line], key: str) -> dict[str, Interval]:
-    """Top-1 of each value of `key` ("fitzpatrick" or "class"), in order; no value or -1 is "unknown"."""
-    groups: dict[str, list[Line]] = {}
-    for line in lines:
-        value = line.get(key)
-        groups.setdefault("unknown" if value in (None, -1) else str(value), []).append(line)
-    ordered = sorted(groups.items(), key=lambda item: (item[0] == "unknown", item[0]))
-    return {name: proportion(int(top1_right(group).sum()), len(group)) for name, group in ordered}

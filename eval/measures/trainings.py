@@ -17,7 +17,16 @@ from scipy.stats import t as student
 
 from eval.measures.comparisons import compare_pair, correct
 from eval.measures.groups import Measured, measures
-from eval.measures.intervals import RESAMPLES, Interval, Line, case_draws, having, percentile_interval
+from eval.measures.intervals import (
+    RESAMPLES,
+    Interval,
+    Line,
+    case_draws,
+    having,
+    in_top_k,
+    one_choice,
+    percentile_interval,
+)
 from skingpt4.support.errors import UserError
 
 MEASURES = ("top1", "top3", "top1_text", "concept_micro_f1")
@@ -145,10 +154,7 @@ def trained(arms: Sequence[Sequence[Line]]) -> dict[str, Trained]:
     for name in MEASURES:
         if not all(name in each for each in per_arm):
             continue
-        places = [
-            {line["case_id"]: place for place, line in enumerate(lines)}
-            for lines, _ in (each[name] for each in per_arm)
-        ]
+        places = [{line["case_id"]: place for place, line in enumerate(each[name][0])} for each in per_arm]
         shared = tuple(case for case in places[0] if all(case in others for others in places))
         if not shared:
             continue
@@ -164,12 +170,9 @@ def trained(arms: Sequence[Sequence[Line]]) -> dict[str, Trained]:
 
 def _measures(lines: Sequence[Line]) -> dict[str, tuple[list[Line], Measured]]:
     found = measures(lines)
-    if scored := having(lines, "class_scores"):
-        ranks = [
-            sum(score > line["class_scores"][line["class"]] for score in line["class_scores"].values())
-            for line in scored
-        ]
-        hits = (np.array(ranks) < 3).astype(np.float64)
+    scored = having(lines, "class_scores")
+    if scored and not one_choice(scored):
+        hits = in_top_k(scored, 3).astype(np.float64)
         found["top3"] = (scored, Measured(hits, np.ones(len(hits)), True))
     return found
 
@@ -202,10 +205,8 @@ def difference(first: Trained, second: Trained, seed: int = 0, resamples: int = 
     value = float(a.values().mean() - b.values().mean())
     drawn = a.drawn(weights, rng) - b.drawn(weights, rng)
     error, df = _standard_error(a.linear(), b.linear())
-    if error > 0:
-        p = float(2 * student.sf(abs(value) / error, df))
-    else:  # no case and no training differs
-        p = 1.0 if value == 0 else 0.0
+    # Without any spread all cases differ by the same amount.
+    p = float(2 * student.sf(abs(value) / error, df)) if error > 0 else float(value == 0)
     figure = percentile_interval(value, drawn, len(shared)).to_dict()
     return {**figure, "standard_error": error, "df": df, "p": p, "test": TEST}
 

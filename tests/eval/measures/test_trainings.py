@@ -98,7 +98,7 @@ def test_equal_trainings_leave_the_cases_alone():
 
 @pytest.mark.parametrize(("sd", "at_least"), [(0.0, 0.92), (0.1, 0.92), (0.3, 0.84)])
 def test_intervals_cover_the_planted_mean(sd, at_least):
-    """150 cases and 3 trainings. Where trainings differ much, three of them cannot say how much (0.90 in 400 trials)."""
+    """150 cases, 3 trainings. Where trainings differ much, three cannot say how much (0.90 in 400 trials)."""
     inside = 0
     for seed in range(60):
         interval = mean_interval(table(seed, 3, sd=sd), resamples=400)
