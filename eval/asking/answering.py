@@ -7,7 +7,6 @@ projection and in what they are shown.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -22,8 +21,9 @@ from tqdm import tqdm
 
 from eval.asking import answers, perturbations
 from eval.asking.answers import Answer, Key
-from eval.asking.arms import Arm, ArmError, check_folder, check_overlap, claim, forget, hardware, meta_of
+from eval.asking.arms import Arm, check_overlap, hardware, meta_of
 from eval.asking.cases import Case, CasesError, read_cases
+from eval.asking.claims import ArmError, check_folder, claim, forget, write_cases
 from eval.asking.conversation import PROBES, Asker, Pictures, Setting
 from eval.asking.perturbations import BLANK
 from eval.asking.pictures import Shown
@@ -37,8 +37,6 @@ from skingpt4.model import lora
 from skingpt4.model.build import build_encoder
 from skingpt4.model.network import SkinGPT4
 from skingpt4.records.manifest import read_manifest
-from skingpt4.records.naming import name_of
-from skingpt4.support.files import write_text
 from skingpt4.support.threads import in_own_thread
 from skingpt4.taxonomy.taxonomy import CLASSES
 from skingpt4.training.features import cached_queries
@@ -124,8 +122,8 @@ def answer_cases(settings: RunSettings) -> None:
                     "num_processes": state.num_processes, "hardware": hardware(state.device),
                     "git_revision": checkpoint.git_revision(), **overlaps[arm.name],
                 }  # fmt: skip
-                claim(run_dir, arm, meta, extra, settings.replace_old)
-                _write_cases(cases, settings)
+                claim(run_dir, arm.name, meta, extra, settings.replace_old)
+                write_cases(cases, settings.cases_path, run_dir)
             team.wait()
             made_by = {
                 "checkpoint_sha256": card.get("tensors_sha256"),
@@ -166,27 +164,6 @@ def check_classes(cases: Sequence[Case], path: Path) -> None:
             raise CasesError(
                 f"{path}: case {case.id!r} needs one of the 15 classes as 'class', found {case.known.class_name!r}"
             )
-
-
-def _write_cases(cases: Sequence[Case], settings: RunSettings) -> None:
-    """Write what a report needs of the cases; pictures are named as in the list of cases."""
-    folder, lines = settings.cases_path.parent, []
-    for case in cases:
-        known = case.known
-        row = {
-            "id": case.id,
-            "images": [name_of(record.image_path, folder) for record in case.records],
-            "sha256": [record.sha256 for record in case.records],
-            "class": known.class_name,
-            "disease": known.disease,
-            "concepts": None if known.concepts is None else list(known.concepts),
-            "fitzpatrick": known.fitzpatrick,
-            "source": known.source,
-            "history": case.history,
-            "reference": list(case.reference),
-        }
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    write_text(settings.run_dir / answers.CASES, "".join(lines))
 
 
 def _put_in(

@@ -15,9 +15,10 @@ whether closed sets were scored (`scores`; files of earlier versions do not say 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,11 @@ class Key:
     perturbation: str | None
     kind: str
     number: int = 0
+
+
+def seed_of(seed: int, key: Key) -> int:
+    """The seed (31 bits) of one sampled answer: a function of the run's seed and of what is asked."""
+    return int(hashlib.sha256(repr((seed, *astuple(key))).encode()).hexdigest()[:8], 16) >> 1
 
 
 @dataclass(frozen=True)
