@@ -25,6 +25,9 @@ from skingpt4.taxonomy.taxonomy import CLASSES
 
 logger = logging.getLogger(__name__)
 
+# How soon a patient should be seen, from least to most urgent.
+URGENCY = ("self-care", "routine", "soon", "today")
+
 
 class CasesError(UserError):
     """Cases that cannot be used or drawn; the message says which and why."""
@@ -42,6 +45,7 @@ class Case:
     rows: tuple[int, ...]
     history: str | None = None
     reference: tuple[str, ...] = ()
+    urgency: str | None = None
 
     @property
     def known(self) -> Record:
@@ -52,8 +56,8 @@ class Case:
 def read_cases(path: str | Path) -> list[Case]:
     """The cases of a manifest, in order of their first picture.
 
-    `x_history` (text) and `x_reference` (text or list: the reference answer to each prompt) are read too; a
-    record without `case_id` is a case of its own, named after its picture.
+    `x_history` (text), `x_reference` (text or list: the reference answer to each prompt) and `x_urgency` (one of
+    URGENCY) are read too; a record without `case_id` is a case of its own, named after its picture.
 
     Raises:
         CasesError: pictures of one case contradict each other, or a case has no class or disease.
@@ -94,7 +98,22 @@ def _case(
         )
     reference = tuple(text_or_none(text) or "" for text in reference)  # one for each prompt, in their order
     return Case(
-        name, tuple(records), tuple(places), text_or_none(history), reference if any(reference) else ()
+        name,
+        tuple(records),
+        tuple(places),
+        text_or_none(history),
+        reference if any(reference) else (),
+        _urgency(rows[0].get("x_urgency"), name, path),
+    )
+
+
+def _urgency(value: Any, name: str, path: Path) -> str | None:
+    """How soon the patient should have been seen, where the list says it."""
+    word = text_or_none(str(value if value is not None else ""))
+    if word is None or word.casefold() in URGENCY:
+        return word and word.casefold()
+    raise CasesError(
+        f"{path}: 'x_urgency' of case {name!r} must be one of {', '.join(URGENCY)}, found {value!r}"
     )
 
 

@@ -1,4 +1,4 @@
-"""A grey box over a picture until it is opened, as the paper covers some of its own; for pages with and without scripts.
+"""A grey box over a picture until it is opened, as the paper covers some of its own; it needs no script.
 
 The picture is in the page all the same: a cover keeps it from a glance, not from whoever has the file.
 """
