@@ -13,10 +13,10 @@ from typing import Any
 from eval.asking.answers import FOLDER, ArmAnswers, Run, case_lines, kind_of, read_run
 from eval.measures.calibration import calibration
 from eval.measures.classification import by_likelihood, by_text
-from eval.measures.comparisons import compare_all
+from eval.measures.comparing.arms import compare_all
+from eval.measures.comparing.groups import by_groups
 from eval.measures.concepts import hallucinations, named_concepts, scored_concepts
 from eval.measures.consistency import consistency
-from eval.measures.groups import by_groups
 from eval.measures.intervals import RESAMPLES, Interval, Line, arm_summary, having, one_choice, text_outcomes
 from eval.measures.texts import text_statistics
 from skingpt4.support.errors import UserError, reason_of

@@ -11,7 +11,7 @@ import numpy as np
 
 from eval.asking.answers import Run as Answers
 from eval.measures.classification import confusion
-from eval.measures.groups import by_group
+from eval.measures.comparing.groups import by_group
 from eval.measures.intervals import Interval, Line, best_class, concept_sets, per_concept
 from eval.measures.results import HEADLINE
 from eval.page.figures import measures as figures

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import t as student
 
-from eval.measures.comparisons import compare_pair, correct
-from eval.measures.groups import Measured, measures
+from eval.measures.comparing.arms import compare_pair, correct
+from eval.measures.comparing.groups import Measured, measures
 from eval.measures.intervals import (
     RESAMPLES,
     Interval,

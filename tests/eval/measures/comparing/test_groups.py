@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import chi2_contingency
 
 from eval.measures import groups
-from eval.measures.groups import Measured, by_groups, difference, permutation_p
+from eval.measures.comparing.groups import Measured, by_groups, difference, permutation_p
 from tests.support.simulated import covers, simulate
 
 

@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 
-from eval.measures import trainings
-from eval.measures.comparisons import compare_pair
-from eval.measures.intervals import arm_summary
-from eval.measures.trainings import (
+from eval.measures.comparing import trainings
+from eval.measures.comparing.arms import compare_pair
+from eval.measures.comparing.trainings import (
     GroupError,
     Trained,
     check_groups,
@@ -15,6 +14,7 @@ from eval.measures.trainings import (
     parse_groups,
     trained,
 )
+from eval.measures.intervals import arm_summary
 from tests.support.simulated import simulate
 
 
