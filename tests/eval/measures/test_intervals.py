@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from eval.measures import classification, groups, intervals
+from eval.measures import classification, intervals
+from eval.measures.comparing import groups
 from eval.measures.intervals import Interval
 
 # Three cases: 1 found; 1 found and 1 added; 2 missed. tp 2, fp 1, fn 2.
