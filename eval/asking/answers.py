@@ -27,10 +27,9 @@ from skingpt4.support.parse import ParseError, parse_json, read_json_object
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 
 FOLDER, CASES, TASK = "answers", "cases.jsonl", "task.json"
-# Ways of scoring classes that only say which one was chosen: the others have no order, and there is no confidence.
-ONE_CHOICE = ("list in the prompt", "free text")
 # What a report reads from probes and scores.
-READ = ("predicted_concepts", "text_class", "text_outcome", "text_mention", "class_scores", "concept_scores")
+READ = ("predicted_concepts", "text_class", "text_outcome", "text_mention", "listed_class", "class_scores",
+        "concept_scores")  # fmt: skip
 
 
 class AnswersError(UserError):
@@ -190,11 +189,6 @@ def read_run(folder: str | Path) -> Run:
     return Run(folder, cases, arms, task)
 
 
-def card_of(meta: dict[str, Any]) -> dict[str, Any]:
-    """What an arm's meta file says of its system; our own arms have no card, and their meta says the same."""
-    return {**meta, **(meta.get("card") or {})}
-
-
 def kind_of(meta: dict[str, Any]) -> str:
     """What kind of arm a meta file describes: "projection" (ours), "endpoint", "import", ..."""
     return str(meta.get("kind") or "projection")
@@ -211,9 +205,9 @@ def case_lines(run: Run, arm: ArmAnswers) -> list[dict[str, Any]]:
     """The greedy, unchanged answers of an arm, one object a case, as `eval.report` reads them.
 
     Cases with answers missing are left out. A key that the arm has nothing for is missing: `class_scores` and
-    `predicted_class` without scores, `text_class` where no text was read for a class, `predicted_concepts` where none
-    was read for concepts; `turns` and `conversation` are then empty. `one_choice` stands where the scores only say
-    which class was chosen.
+    `predicted_class` without scores, `listed_class` where it did not choose from a list of the classes, `text_class`
+    where no text was read for a class, `predicted_concepts` where none was read for concepts; `turns` and
+    `conversation` may be empty.
     """
     by_case: dict[str, dict[Key, Answer]] = {name: {} for name in run.cases}
     for key, answer in arm.lines.items():
@@ -241,8 +235,6 @@ def case_lines(run: Run, arm: ArmAnswers) -> list[dict[str, Any]]:
             line |= {key: value for key, value in answer.fields.items() if key in READ}
         if scores := line.get("class_scores"):
             line["predicted_class"] = max(scores, key=lambda each: scores[each])
-            if card_of(arm.meta).get("closed_set") in ONE_CHOICE:
-                line["one_choice"] = True
         else:
             line.pop("class_scores", None)
         lines.append(line)

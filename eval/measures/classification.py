@@ -20,9 +20,9 @@ from eval.measures.intervals import (
     Line,
     best_class,
     case_draws,
-    one_choice,
     percentile_interval,
     proportion,
+    top1_right,
     top_k,
 )
 from skingpt4.taxonomy.free_text import OUTCOMES
@@ -106,18 +106,23 @@ def _table(truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str
     return {"classes": list(classes), "counts": confusion(truth, predicted, classes).tolist()}
 
 
-def by_likelihood(lines: Sequence[Line]) -> dict[str, Any]:
-    """Everything about the class with the highest score of the closed set; every line has scores.
+def by_likelihood(lines: Sequence[Line], classes: Sequence[str] = CLASSES) -> dict[str, Any]:
+    """Everything about the class with the highest score of the closed set, or the one chosen from a list.
+
+    Args:
+        lines: each with scores or a choice.
+        classes: for the table of confusions, where the lines have no scores.
 
     Returns:
         `top1`, `top3`, `top5`, `balanced_accuracy`, `macro_f1` (figures), `per_class`, and `confusion` with
         `classes` and `counts` (rows are the truth). `top5` is missing where fewer than 6 classes are scored; it and
-        `top3` are missing where the scores only say which class was chosen.
+        `top3` are missing where one was chosen from a list.
     """
-    truth, predicted = [line["class"] for line in lines], [best_class(line) for line in lines]
-    scored = list(lines[0]["class_scores"])
-    ranks = [k for k in (3, 5) if k < len(scored) and not one_choice(lines)]
-    figures: dict[str, Any] = {f"top{k}": top_k(lines, k).to_dict() for k in (1, *ranks)}
+    truth, predicted = [line["class"] for line in lines], [best_class(line) or NO_ANSWER for line in lines]
+    scored = list(lines[0].get("class_scores", [*classes, NO_ANSWER]))
+    figures: dict[str, Any] = {"top1": proportion(int(top1_right(lines).sum()), len(lines)).to_dict()}
+    if all("class_scores" in line for line in lines):
+        figures |= {f"top{k}": top_k(lines, k).to_dict() for k in (3, 5) if k < len(scored)}
     figures["balanced_accuracy"] = balanced_accuracy(truth, predicted).to_dict()
     figures["macro_f1"] = macro_f1(truth, predicted).to_dict()
     figures["per_class"] = per_class(truth, predicted)

@@ -71,7 +71,7 @@ def read_scored(arm: ArmAnswers) -> Readings:
     """The class with the highest likelihood."""
     return _read(
         arm,
-        lambda a: a.key.kind == "scores" and bool(a.fields.get("class_scores")),
+        lambda a: a.key.kind == "scores" and "class_scores" in a.fields,
         lambda a: best_class(a.fields),
     )
 

@@ -271,15 +271,18 @@ def having(lines: Iterable[Line], key: str) -> list[Line]:
     return [line for line in lines if key in line]
 
 
-def one_choice(lines: Sequence[Line]) -> bool:
-    """Whether scores only say which class was chosen, so that they rank nothing and are not confident."""
-    return any(line.get("one_choice") for line in lines)
+def has_choice(line: Line) -> bool:
+    """Whether one of the classes was taken: by scores, or by a choice from a list of them."""
+    return "class_scores" in line or "listed_class" in line
 
 
-def best_class(line: Line) -> str:
-    """The class whose closed-set score is highest; of equal scores the first in the line's order."""
-    scores: dict[str, float] = line["class_scores"]
-    return max(scores, key=lambda name: scores[name])
+def best_class(line: Line) -> str | None:
+    """The class whose closed-set score is highest; of equal scores the first in the line's order.
+
+    Without scores the class that was chosen from a list; None where an answer names none of it, or several.
+    """
+    scores: dict[str, float] | None = line.get("class_scores")
+    return max(scores, key=lambda name: scores[name]) if scores else line["listed_class"]
 
 
 def in_top_k(lines: Iterable[Line], k: int) -> np.ndarray:
@@ -298,7 +301,7 @@ def top_k(lines: Sequence[Line], k: int) -> Interval:
 
 
 def top1_right(lines: Iterable[Line]) -> np.ndarray:
-    """(num_cases,) 1 where the best-scored class is the true one, else 0."""
+    """(num_cases,) 1 where the class that was scored best, or chosen, is the true one, else 0."""
     return np.array([int(best_class(line) == line["class"]) for line in lines], dtype=np.int64)
 
 
@@ -315,10 +318,10 @@ def arm_summary(lines: Sequence[Line]) -> dict[str, Figure]:
     is missing too.
     """
     summary = {}
+    if chosen := [line for line in lines if has_choice(line)]:
+        summary["top1"] = proportion(int(top1_right(chosen).sum()), len(chosen))
     if scored := having(lines, "class_scores"):
-        summary = {"top1": top_k(scored, 1)}
-        if not one_choice(scored):
-            summary["top3"] = top_k(scored, 3)
+        summary["top3"] = top_k(scored, 3)
     if answered := having(lines, "text_class"):
         # An answer that commits to no class has text_class None and counts as wrong.
         right = sum(line["text_class"] == line["class"] for line in answered)

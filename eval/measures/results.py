@@ -17,7 +17,7 @@ from eval.measures.comparing.arms import compare_all
 from eval.measures.comparing.groups import by_groups
 from eval.measures.concepts import hallucinations, named_concepts, scored_concepts
 from eval.measures.consistency import consistency
-from eval.measures.intervals import RESAMPLES, Interval, Line, arm_summary, having, one_choice, text_outcomes
+from eval.measures.intervals import RESAMPLES, Interval, Line, arm_summary, has_choice, having, text_outcomes
 from eval.measures.texts import text_statistics
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import write_text
@@ -87,13 +87,12 @@ def measure_arm(run: Run, arm: ArmAnswers, lines: Sequence[Line]) -> dict[str, A
         arm: all its answers, for the statistics of texts.
         lines: its greedy, unchanged answers, one a case (`eval.asking.answers.case_lines`).
     """
-    scored, answered = having(lines, "class_scores"), having(lines, "text_class")
     measured: dict[str, Any] = arm_summary(lines)
-    if scored:
-        measured["class"] = by_likelihood(scored)
-        if not one_choice(scored):
-            measured["calibration"] = calibration(scored)
-    if answered:
+    if chosen := [line for line in lines if has_choice(line)]:
+        measured["class"] = by_likelihood(chosen, run.classes)
+    if scored := having(lines, "class_scores"):
+        measured["calibration"] = calibration(scored)
+    if answered := having(lines, "text_class"):
         measured["text"] = by_text(answered, run.classes)
     if named := having(lines, "predicted_concepts"):
         measured["concepts"] = named_concepts(named, concepts=run.concepts)

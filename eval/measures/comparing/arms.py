@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -15,6 +15,7 @@ from eval.measures.intervals import (
     concept_counts,
     concept_sets,
     f1_of_counts,
+    has_choice,
     mcnemar,
     paired_difference,
     paired_f1_difference,
@@ -55,9 +56,11 @@ def f1_exchange_p(
     return float((1 + (drawn >= true - 1e-12).sum()) / (1 + resamples))
 
 
-def _both(first: Sequence[Line], second: Sequence[Line], key: str) -> tuple[list[Line], list[Line]]:
-    """Of two arms' lines about the same cases those in which `key` stands in both."""
-    pairs = [(a, b) for a, b in zip(first, second, strict=True) if key in a and key in b]
+def _both(
+    first: Sequence[Line], second: Sequence[Line], has: Callable[[Line], bool]
+) -> tuple[list[Line], list[Line]]:
+    """Of two arms' lines about the same cases those in which both have what is compared."""
+    pairs = [(a, b) for a, b in zip(first, second, strict=True) if has(a) and has(b)]
     return [a for a, _ in pairs], [b for _, b in pairs]
 
 
@@ -88,14 +91,14 @@ def compare_pair(first: Sequence[Line], second: Sequence[Line]) -> dict[str, Any
     """
     a, b = shared_lines(first, second)
     figures = {}
-    for measure, key, right in (
-        ("top1", "class_scores", top1_right),
-        ("top1_text", "text_class", _text_right),
+    for measure, has, right in (
+        ("top1", has_choice, top1_right),
+        ("top1_text", lambda line: "text_class" in line, _text_right),
     ):
-        one, other = _both(a, b, key)
+        one, other = _both(a, b, has)
         if one:
             figures[measure] = _shares(right(one), right(other))
-    one, other = _both(a, b, "predicted_concepts")
+    one, other = _both(a, b, lambda line: "predicted_concepts" in line)
     truth, named = concept_sets(one)
     if truth:
         named_by_other = concept_sets(other)[1]

@@ -18,6 +18,7 @@ from eval.measures.intervals import (
     Line,
     concept_counts,
     concept_sets,
+    has_choice,
     having,
     percentile_interval,
     proportion,
@@ -54,11 +55,9 @@ def measures(lines: Sequence[Line]) -> dict[str, tuple[list[Line], Measured]]:
     `top1`, `top1_text`, and `concept_micro_f1` of cases with known concepts, each with the lines it is about.
     """
     compared = {}
-    if scored := having(lines, "class_scores"):
-        compared["top1"] = (
-            scored,
-            Measured(top1_right(scored).astype(np.float64), np.ones(len(scored)), True),
-        )
+    if chosen := [line for line in lines if has_choice(line)]:
+        right = top1_right(chosen).astype(np.float64)
+        compared["top1"] = (chosen, Measured(right, np.ones(len(chosen)), True))
     if answered := having(lines, "text_class"):
         text = np.array([line["text_class"] == line["class"] for line in answered], dtype=np.float64)
         compared["top1_text"] = (answered, Measured(text, np.ones(len(answered)), True))

@@ -24,7 +24,6 @@ from eval.measures.intervals import (
     case_draws,
     having,
     in_top_k,
-    one_choice,
     percentile_interval,
 )
 from skingpt4.support.errors import UserError
@@ -170,8 +169,7 @@ def trained(arms: Sequence[Sequence[Line]]) -> dict[str, Trained]:
 
 def _measures(lines: Sequence[Line]) -> dict[str, tuple[list[Line], Measured]]:
     found = measures(lines)
-    scored = having(lines, "class_scores")
-    if scored and not one_choice(scored):
+    if scored := having(lines, "class_scores"):
         hits = in_top_k(scored, 3).astype(np.float64)
         found["top3"] = (scored, Measured(hits, np.ones(len(hits)), True))
     return found

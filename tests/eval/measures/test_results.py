@@ -126,12 +126,20 @@ def test_an_imported_case_is_complete_with_what_was_imported(run):
     assert "endpoint" not in run_lines(read_run(run))
 
 
-def test_one_choice_ranks_nothing_and_is_not_confident(run):
-    scores(run, "endpoint", {"kind": "endpoint", "card": {"closed_set": "list in the prompt"}})
-    arm = write_results(run)["arms"]["endpoint"]
-    assert "top1" in arm
-    assert not {"top3", "calibration"} & set(arm)
+def test_a_choice_from_a_list_ranks_nothing_and_is_not_confident(run):
+    lines = []
+    for place, case in enumerate(cases(run)):
+        chosen = case["class"] if place < 4 else None  # the answer named none of the list, or several
+        fields = {"question": "Which of these?", "answer": "...", "listed_class": chosen}
+        lines.append(Answer("endpoint", Key(case["id"], 0, None, "probe", 1), fields))
+    add_arm(run, "endpoint", {"kind": "endpoint", "prompts": [], "probes": ["?"], "scores": False}, lines)
+    results = write_results(run)
+    arm = results["arms"]["endpoint"]
+    assert arm["top1"]["value"] == arm["class"]["top1"]["value"] == pytest.approx(4 / 6)
+    assert arm["class"]["confusion"]["classes"] == [*CLASSES, "no answer"]
+    assert not {"top3", "calibration", "text", "top1_text"} & set(arm)
     assert not {"top3", "top5"} & set(arm["class"])
+    assert results["pairs"]["two_step_minus_endpoint"]["top1"]["n"] == 6
 
 
 def test_our_own_arm_without_a_complete_case_stops_the_report(run):
