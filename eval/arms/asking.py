@@ -165,8 +165,9 @@ class _Arm:
             "prompts": list(questions.prompts),
             "probes": list(questions.probes.values()),
             "scores": questions.scores,
+            "concepts": list(task.concepts) if questions.concept_scores and not task.is_default else [],
             "with_history": settings.with_history,
-            "scored_diseases": list(questions.diseases.values()),
+            "scored_diseases": [texts[0] for texts in questions.options.values()],
             "taxonomy": taxonomy.version(),
             "decoding": decoding | card.get("decoding", {}),
             "seed": settings.seed,
@@ -191,7 +192,9 @@ class _Arm:
         return {
             key: answer
             for key, answer in answers.by_key(lines).items()
-            if key.kind != "scores" or not self.settings.concept_scores or answer.fields.get("concept_scores")
+            if key.kind != "scores"
+            or not self.questions.concept_scores
+            or answer.fields.get("concept_scores")
         }
 
     def description(self) -> str:

@@ -154,8 +154,9 @@ def check_labels(cases: Sequence[Case], path: Path, task: Task) -> None:
     for case in cases:
         if task.is_default:
             if case.label is None:
+                found = case.known.class_name
                 raise CasesError(
-                    f"{path}: case {case.id!r} needs one of the 15 classes as 'class', found {case.known.class_name!r}"
+                    f"{path}: case {case.id!r} needs one of the 15 classes as 'class', found {found!r}"
                 )
         elif not _has_answer(case, task):
             unlabelled = sum(not _has_answer(other, task) for other in cases)

@@ -86,14 +86,15 @@ def claim(folder: Path, arm: str, meta: dict[str, Any], extra: dict[str, Any], r
 
 def write_cases(cases: Sequence[Case], cases_path: Path, run_dir: Path) -> None:
     """Write what a report needs of the cases; pictures are named as in the list of cases."""
-    folder, lines = cases_path.parent, []
+    folder, lines = cases_path.parent, list[str]()
+    clusters: dict[str, int] = {}  # numbers, because a patient's id belongs into the manifest alone
     for case in cases:
         known = case.known
         row = {
             "id": case.id,
             "images": [name_of(record.image_path, folder) for record in case.records],
             "sha256": [record.sha256 for record in case.records],
-            "class": known.class_name,
+            "class": case.label,
             "disease": known.disease,
             "concepts": None if known.concepts is None else list(known.concepts),
             "fitzpatrick": known.fitzpatrick,
@@ -101,5 +102,10 @@ def write_cases(cases: Sequence[Case], cases_path: Path, run_dir: Path) -> None:
             "history": case.history,
             "reference": list(case.reference),
         }
+        if case.facts:
+            row |= {
+                **case.facts,
+                "cluster": clusters.setdefault(case.facts["cluster"] or f"\0{case.id}", len(clusters)),
+            }
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     write_text(run_dir / answers.CASES, "".join(lines))
