@@ -20,11 +20,11 @@ from skingpt4.support.errors import reported
 # Kind: (module, what it is). A module is imported only when its kind is named. It offers `add_arguments(parser)` and
 # `build(args, task) -> Respondent`; `import` instead has `write(args, task)`, for its answers exist already.
 KINDS = {
-    "endpoint": ("eval.arms.endpoint.command", "a server with OpenAI's API (vLLM, Ollama, llama.cpp, LM Studio, ...)"),
+    "endpoint": ("eval.arms.endpoint.command", "a server with OpenAI's API: vLLM, Ollama, llama.cpp, ..."),
     "transformers": ("eval.arms.transformers_vlm", "a vision-language model in this process, by name or folder"),
     "contrastive": ("eval.arms.contrastive", "a CLIP or SigLIP model, zero-shot"),
     "probe": ("eval.arms.probe_arm", "a classifier on an encoder's features, fitted on a training manifest"),
-    "import": ("eval.arms.importing", "answers of any system or person, from a table"),
+    "import": ("eval.arms.importing.command", "answers of any system or person, from a table"),
 }  # fmt: skip
 EXAMPLE = """kinds:
 """ + "\n".join(f"  {name:<14}{what}" for name, (_, what) in KINDS.items()) + """

@@ -24,14 +24,13 @@ from eval.arms.workers import outcomes
 from eval.asking import answers, perturbations
 from eval.asking.answers import Answer, Key
 from eval.asking.cases import check_labels, read_cases
-from eval.asking.claims import ArmError, check_folder, claim, forget, write_cases
+from eval.asking.claims import ArmError, claimed
 from eval.asking.images import ShownImages
 from eval.asking.perturbations import CONTROLS, STANDARD
-from eval.tasks import Task, write_task
+from eval.tasks import Task
 from skingpt4.checkpoints.checkpoint import git_revision
 from skingpt4.support.files import file_sha256
 from skingpt4.taxonomy import taxonomy
-from skingpt4.training.run_folder import locked
 
 PLACE = ("device", "hardware")  # what a card says of where it ran; another place may continue the arm
 NOT_COMPARED = "an arm that is not ours: its training cannot be compared with the cases"
@@ -113,14 +112,11 @@ def answer_with(respondent: Respondent, settings: AskSettings) -> None:
     if settings.dry_run:
         print(arm.description())
         return
-    name, run_dir, replace_old = settings.name, settings.run_dir, settings.replace_old
-    with locked(run_dir):
-        for stale in check_folder(run_dir, [name], settings.cases_path, replace_old):
-            forget(run_dir, stale)
-        claim(run_dir, name, arm.meta(), arm.extra(), replace_old)
-        write_cases(arm.cases, settings.cases_path, run_dir)
-        write_task(run_dir, settings.task)
-        logger.warning("note: arm %s: %s", name, NOT_COMPARED)
+    with claimed(
+        settings.run_dir, settings.name, arm.cases, settings.cases_path, settings.task, arm.meta(), arm.extra(),
+        settings.replace_old,
+    ):  # fmt: skip
+        logger.warning("note: arm %s: %s", settings.name, NOT_COMPARED)
         if isinstance(respondent, Sender) and respondent.is_remote:
             logger.warning("%s", arm.description())
         arm.run()
@@ -165,8 +161,9 @@ class _Arm:
             "prompts": list(questions.prompts),
             "probes": list(questions.probes.values()),
             "scores": questions.scores,
+            "concepts": list(task.concepts) if questions.concept_scores and not task.is_default else [],
             "with_history": settings.with_history,
-            "scored_diseases": list(questions.diseases.values()),
+            "scored_diseases": [texts[0] for texts in questions.options.values()],
             "taxonomy": taxonomy.version(),
             "decoding": decoding | card.get("decoding", {}),
             "seed": settings.seed,
@@ -191,7 +188,9 @@ class _Arm:
         return {
             key: answer
             for key, answer in answers.by_key(lines).items()
-            if key.kind != "scores" or not self.settings.concept_scores or answer.fields.get("concept_scores")
+            if key.kind != "scores"
+            or not self.questions.concept_scores
+            or answer.fields.get("concept_scores")
         }
 
     def description(self) -> str:

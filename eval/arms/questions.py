@@ -13,11 +13,11 @@ from eval.arms.closed_sets import chosen
 from eval.arms.respondent import LIST, Reply, Respondent
 from eval.asking.answers import Answer, Key, seed_of
 from eval.asking.cases import Case
-from eval.asking.classes import read_class
+from eval.asking.classes import options_of, read_task_class
 from eval.tasks import Task
 from skingpt4.chat import history
 from skingpt4.chat.session import CLINICAL_PROMPTS
-from skingpt4.generation.scoring import CONCEPTS_QUESTION, DIAGNOSIS_QUESTION, scored_diseases
+from skingpt4.generation.scoring import CONCEPTS_QUESTION, DIAGNOSIS_QUESTION
 from skingpt4.taxonomy.free_text import ANSWER_FORM, find_concepts
 
 
@@ -40,17 +40,18 @@ class Questions:
     def __init__(self, respondent: Respondent, arm: str, task: Task, cases: Sequence[Case], num_prompts: int = 4,
                  concept_scores: bool = False, with_history: bool = False, seed: int = 0) -> None:  # fmt: skip
         self.respondent, self.arm, self.task, self.cases = respondent, arm, task, cases
-        self.concept_scores, self.with_history, self.seed = concept_scores, with_history, seed
+        self.with_history, self.seed = with_history, seed
         prompts = CLINICAL_PROMPTS if task.prompts is None else task.prompts
         self.prompts = prompts[:num_prompts] if respondent.turns else ()
-        self.probes: dict[str, str] = {}
-        if respondent.turns and task.concepts:
-            self.probes["concepts"] = CONCEPTS_QUESTION
-        if respondent.turns and task.classes:
-            self.probes["class"] = self.question
-            if respondent.card.get("closed_set") == LIST:
-                self.probes["listed"] = task.list_text()
-        self.scores = respondent.scores and bool(task.classes)
+        self.probes = probes_of(task) if respondent.turns else {}
+        if respondent.card.get("closed_set") != LIST:
+            self.probes.pop("listed", None)
+        self.concept_scores = (
+            (concept_scores or task.needs_concept_scores)
+            and bool(task.concepts)
+            and (respondent.card.get("capabilities", {}).get("concept_scores", True))
+        )
+        self.scores = respondent.scores and bool(task.classes or self.concept_scores)
 
     @property
     def question(self) -> str:
@@ -60,16 +61,7 @@ class Questions:
     @cached_property
     def options(self) -> Mapping[str, tuple[str, ...]]:
         """Class to the texts that stand for it."""
-        if self.task.cases_wording:
-            return {
-                name: (disease,) for name, disease in scored_diseases(c.known for c in self.cases).items()
-            }
-        return self.task.options
-
-    @property
-    def diseases(self) -> dict[str, str]:
-        """Class to the one text that stands for it in a written answer."""
-        return {name: texts[0] for name, texts in self.options.items()}
+        return options_of(self.task, (case.known for case in self.cases))
 
     def keys(self, unit: Unit) -> list[Key]:
         """What is asked about a unit, in order; closed sets are scored only in the first repeat."""
@@ -106,7 +98,7 @@ class Questions:
             return line | {"prompt": prompt, "image_sha256": case.image_sha256}
         what, question = list(self.probes.items())[key.number - 1]
         line = self._reply(images, [], question, key) | {"question": question}
-        return line | self._read(what, line["answer"])
+        return line | read_answer(what, line["answer"], self.task, self.options)
 
     def _reply(
         self, images: Sequence[Image.Image], talk: Sequence[tuple[str, str]], question: str, key: Key
@@ -122,21 +114,40 @@ class Questions:
             **reply.fields,
         }
 
-    def _read(self, what: str, answer: str) -> dict[str, Any]:
-        if what == "concepts":
-            return {"predicted_concepts": find_concepts(answer)}
-        if what == "listed":
-            return {"listed_class": chosen(answer, self.task.classes)}
-        return read_class(answer, self.task.answer_form or ANSWER_FORM, self.diseases)
-
     def _scores(self, images: Sequence[Image.Image]) -> dict[str, Any]:
-        classes = self.respondent.score(images, self.question, self.options)
-        line: dict[str, Any] = {"class_scores": _rounded_all(classes), "concept_scores": None}
-        if self.concept_scores and self.task.concepts:
+        line: dict[str, Any] = {"class_scores": None, "concept_scores": None}
+        if self.options:
+            scores = self.respondent.score(images, self.question, self.options)
+            line["class_scores"] = _rounded_all(scores)
+        if self.concept_scores:
             options = {concept: (concept,) for concept in self.task.concepts}
-            concepts = self.respondent.score(images, CONCEPTS_QUESTION, options)
-            line["concept_scores"] = _rounded_all(concepts)
+            scores = self.respondent.score(images, CONCEPTS_QUESTION, options)
+            line["concept_scores"] = _rounded_all(scores)
         return line
+
+
+def read_answer(what: str, answer: str, task: Task, options: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """What is read from the answer to a single question.
+
+    Args:
+        what: "concepts", "class", or "listed" (a label out of a list).
+        answer: as it was written.
+        task: whose labels are read.
+        options: class to the texts that stand for it.
+    """
+    if what == "concepts":
+        return {"predicted_concepts": find_concepts(answer)}
+    if what == "listed":
+        return {"listed_class": chosen(answer, task.classes) or task.label_named(answer)}
+    return read_task_class(answer, task.answer_form or ANSWER_FORM, task, options)
+
+
+def probes_of(task: Task) -> dict[str, str]:
+    """The single questions of a task by what is read from their answers."""
+    probes = {"concepts": CONCEPTS_QUESTION} if task.concepts else {}
+    if task.classes:
+        probes |= {"class": task.question or DIAGNOSIS_QUESTION, "listed": task.list_text()}
+    return probes
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -12,8 +12,8 @@ from skingpt4.support.errors import UserError
 
 # How a class is taken from an arm; `card["closed_set"]` of a respondent is one of them.
 LOGPROBS, LIST, FREE_TEXT = "logprobs", "list in the prompt", "free text"
-EMBEDDINGS, PROBE = "embeddings", "probe"
-CLOSED_SETS = (LOGPROBS, LIST, FREE_TEXT, EMBEDDINGS, PROBE, None)
+EMBEDDINGS, PROBE, IMPORTED = "embeddings", "probe", "imported scores"
+CLOSED_SETS = (LOGPROBS, LIST, FREE_TEXT, EMBEDDINGS, PROBE, IMPORTED, None)
 
 
 class RespondentError(UserError):

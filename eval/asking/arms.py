@@ -14,7 +14,7 @@ import transformers
 
 from eval.asking import perturbations
 from eval.asking.claims import ArmError
-from eval.asking.conversation import PROBES, Setting
+from eval.asking.conversation import Setting
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.identity import encoder_identity
 from skingpt4.config.schema import Config
@@ -59,7 +59,7 @@ def meta_of(
     config: Config, arm: Arm, card: dict[str, Any], setting: Setting, precision: str, cases_path: Path
 ) -> dict[str, Any]:
     """What answers depend on; a run continues only where it is the same."""
-    return {
+    return _meta_of_task(setting) | {
         "arm": arm.name,
         "checkpoint": arm.checkpoint and str(checkpoint.find(arm.checkpoint)),
         "checkpoint_sha256": card.get("tensors_sha256"),
@@ -69,16 +69,29 @@ def meta_of(
         "encoder": encoder_identity(config),
         "template": config.prompt.template,
         "prompts": list(setting.prompts),
-        "probes": list(PROBES),
+        "probes": list(setting.probes),
         "with_history": setting.with_history,
         "disease_sentence": config.prompt.disease_sentence,
-        "scored_diseases": list(setting.diseases.values()),
+        "scored_diseases": [names[0] for names in setting.options.values()],
         "taxonomy": taxonomy.version(),
         "language_model": config.language.model,
         "precision": precision,
         "decoding": asdict(setting.generation),
         "batch_size": setting.batch_size,
         "seed": setting.generation.seed,
+    }
+
+
+def _meta_of_task(setting: Setting) -> dict[str, Any]:
+    """What a task other than the default adds."""
+    task = setting.task
+    if task.is_default:
+        return {}
+    return {
+        "task": {"name": task.name, "sha256": task.sha256},
+        "classes": list(task.classes),
+        "scores": setting.scores,
+        "concepts": list(task.concepts) if setting.with_concept_scores else [],
     }
 
 

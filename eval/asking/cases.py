@@ -20,6 +20,9 @@ from skingpt4.support.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+# How soon a patient should be seen, from least to most urgent.
+URGENCY = ("self-care", "routine", "soon", "today")
+
 
 class CasesError(UserError):
     """Cases that cannot be used or drawn; the message says which and why."""
@@ -41,6 +44,7 @@ class Case:
     reference: tuple[str, ...] = ()
     label: str | None = None
     facts: dict[str, Any] | None = None
+    urgency: str | None = None
 
     @property
     def known(self) -> Record:
@@ -57,8 +61,8 @@ class Case:
 def read_cases(path: str | Path, task: Task | None = None) -> list[Case]:
     """The cases of a manifest, in order of their first picture.
 
-    `x_history` (text) and `x_reference` (text or list: the reference answer to each prompt) are read too; a
-    record without `case_id` is a case of its own, named after its picture.
+    `x_history` (text), `x_reference` (text or list: the reference answer to each prompt) and `x_urgency` (one of
+    URGENCY) are read too; a record without `case_id` is a case of its own, named after its picture.
 
     Args:
         path: the manifest.
@@ -115,6 +119,17 @@ def _case(
         reference if any(reference) else (),
         task.label_of(rows[0]),
         None if task.is_default else _facts(task, rows[0], f"{path}: case {name!r}"),
+        _urgency(rows[0].get("x_urgency"), name, path),
+    )
+
+
+def _urgency(value: Any, name: str, path: Path) -> str | None:
+    """How soon the patient should have been seen, where the list says it."""
+    word = text_or_none(str(value if value is not None else ""))
+    if word is None or word.casefold() in URGENCY:
+        return word and word.casefold()
+    raise CasesError(
+        f"{path}: 'x_urgency' of case {name!r} must be one of {', '.join(URGENCY)}, found {value!r}"
     )
 
 
@@ -139,8 +154,9 @@ def check_labels(cases: Sequence[Case], path: Path, task: Task) -> None:
     for case in cases:
         if task.is_default:
             if case.label is None:
+                found = case.known.class_name
                 raise CasesError(
-                    f"{path}: case {case.id!r} needs one of the 15 classes as 'class', found {case.known.class_name!r}"
+                    f"{path}: case {case.id!r} needs one of the 15 classes as 'class', found {found!r}"
                 )
         elif not _has_answer(case, task):
             unlabelled = sum(not _has_answer(other, task) for other in cases)

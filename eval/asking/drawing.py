@@ -75,7 +75,7 @@ def sample(
 def _related(
     keys: Keys, training: Sequence[tuple[str, int]], distance: int
 ) -> tuple[np.ndarray, set[int], np.ndarray]:
-    """Of the records before those of training: cluster (n,), and whether it can be compared (n,); training's clusters."""
+    """Of the records before those of training: clusters (n,), training's clusters, and which can be compared (n,)."""
     count = len(keys) - sum(number for _, number in training)
     groups = [("the manifest", count), *((f"--train {name}", number) for name, number in training)]
     for sentence in require_compared(keys.content, groups):

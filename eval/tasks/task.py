@@ -116,6 +116,12 @@ class Task(_Strict):
         """Whether it is the paper's own task, which needs no `task.json`."""
         return self.name == DEFAULT
 
+    @property
+    def needs_concept_scores(self) -> bool:
+        """Whether a metric reads the likelihood of each concept; the default asks for it with --concept-scores."""
+        choices = "multiple_choice" in self.metrics and bool(self.concepts)
+        return not self.is_default and ("concept_auroc" in self.metrics or choices)
+
     def label_of(self, row: Mapping[str, Any]) -> str | None:
         """The class of a record: None where its key is empty, or holds none of the task's labels.
 

@@ -51,14 +51,14 @@ class Endpoint:
             "stream": stream,
             "precision": None,
             "closed_set": None,
-            "capabilities": {"turns": True, "scores": False},
+            "capabilities": {"turns": True, "scores": False, "concept_scores": False},
             "device": f"server at {client.host}",
         }
 
     def choose(self, closed_set: str) -> None:
         """Decide how a class is taken."""
         self.scores = closed_set == LOGPROBS
-        self.card |= {"closed_set": closed_set, "capabilities": {"turns": True, "scores": self.scores}}
+        self.card["closed_set"], self.card["capabilities"]["scores"] = closed_set, self.scores
         if self.scores:
             self.card["closed_set_form"] = (
                 "log-probability of each letter as the first token of the answer to a lettered list in the task's "
