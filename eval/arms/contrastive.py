@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+import transformers
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
@@ -141,6 +142,7 @@ class ContrastiveModel:
             "class_rule": RULE,
             "several_images": "mean of their unit vectors",
             "capabilities": {"turns": False, "scores": True, "images": "several"},
+            "transformers": transformers.__version__,
         }
         self._towers: DualEncoder | OpenClip | None = None
         self._texts: dict[tuple[str, ...], Tensor] = {}  # (texts, d) of one sentence each

@@ -220,7 +220,7 @@ class ProbeModel:
             "train_sha256": [file_sha256(path) for path in training.paths],
             "fold_seed": seed,
             "several_images": "mean of the probabilities",
-            "device": place.device.type,
+            **{key: place.facts()[key] for key in ("device", "hardware")},
             "capabilities": {"turns": False, "scores": True, "images": "several"},
             "scikit_learn": sklearn.__version__,
         }
