@@ -4,8 +4,8 @@ The shapes of Vicuna-7B and 13B with random weights in bf16, nothing downloaded.
 other benchmarks: training steps on cached features as in `scaling` (operations per second against a matrix product
 measured in the same run, samples per second, hours of the paper's two steps, peak memory at batch 2, 16 and 64), and
 decoding of 1, 8 and 32 conversations as in `decode` (bytes per second against a copy); at the end, training with
-layers compiled by torch. The JSON is written after every stage, and it says of a stage that failed or did not fit into the
-time.
+layers compiled by torch. The JSON is written after every stage, and it says of a stage that failed or did not fit
+into the time.
 
 Without a GPU, `--small` runs the same path on the CPU with networks of kilobytes; its figures mean nothing.
 Research software, not a medical device.
