@@ -112,7 +112,9 @@ def test_what_the_page_answers(folder):
     def answer(device):
         config = configure(folder)
         model = build(config, device, build_encoder(config, device))
-        return ImageAnswerer(model, config, None, CLINICAL_PROMPTS, Generation(max_new_tokens=12))(make_picture(1))
+        return ImageAnswerer(model, config, None, CLINICAL_PROMPTS, Generation(max_new_tokens=12))(
+            make_picture(1)
+        )
 
     expected, line = answer(torch.device("cpu")), answer(DEVICE)
     assert [turn["answer"] for turn in line["turns"]] == [turn["answer"] for turn in expected["turns"]]
@@ -154,7 +156,9 @@ def test_quantised_language_models_pass_gradients(folder, quantization):
     if DEVICE.type == "cpu":
         pytest.skip("what quantisation does on a CPU is tested in test_quantisation.py")
     expected, direction = loss_and_gradient(network(folder, DEVICE, "bfloat16"))
-    loss, gradient = loss_and_gradient(network(folder, DEVICE, "bfloat16", language__quantization=quantization))
+    loss, gradient = loss_and_gradient(
+        network(folder, DEVICE, "bfloat16", language__quantization=quantization)
+    )
     assert loss == pytest.approx(expected, rel=0.1)
     assert torch.cosine_similarity(gradient, direction, dim=0) > 0.9
 
@@ -167,7 +171,9 @@ def train(config, folder, *options, on_cpu=False):
     command = [sys.executable, ROOT / "train.py", "--config", path, *options]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    lines = [json.loads(line) for line in (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (Path(config.output_dir) / "metrics.jsonl").read_text().splitlines()
+    ]
     return [line["loss"] for line in lines if line["kind"] == "train"]
 
 
