@@ -3,6 +3,7 @@ import pytest
 
 from eval.asking.answers import Answer, ArmAnswers, Key, Run
 from eval.measures import agreement, consistency
+from eval.tasks import load_task
 from skingpt4.taxonomy.taxonomy import CLASSES
 from tests.support.simulated import covers
 
