@@ -140,7 +140,8 @@ def _keys(kinds: set[str]) -> str:
     digits = "1 to 5" if "scale" in kinds else "1 to 4" if "urgency" in kinds else ""
     keys = f"{digits} answer the marked line, " if digits else ""
     keys += "Y or N the last; " if "yes_no" in kinds else ""
-    return f"Keys: {keys}Enter saves and goes on (Shift+Enter begins a line of a text)."
+    lines = " (Shift+Enter begins a line of a text)" if kinds & {"line", "scale"} else ""
+    return f"Keys: {keys}Enter saves and goes on{lines}."
 
 
 def _question(question: Question, number: int, view: View) -> str:
