@@ -1,87 +1,21 @@
-"""The report's figures of measures, and what all its figures share.
+"""The report's figures of measures."""
 
-A figure is drawn in placeholder colours that are exchanged for the page's CSS variables, so that it follows
-the light, dark and printed page. The two accents are from Okabe and Ito's colour-blind-safe palette, and
-wherever two things share axes they differ in shape or dash as well.
-"""
-
-import io
-import re
 from collections.abc import Sequence
 from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from eval.measures.intervals import ConceptRow, Interval
+from eval.page.figures.drawing import BLUE, INK, ORANGE, RULE, STYLE, new_axes, to_drawing
 from eval.page.parts import Drawing
 
-INK, RULE, BLUE, ORANGE = "#010101", "#c8c8c9", "#0072b2", "#d55e00"
-VARIABLES = {INK: "currentColor", RULE: "var(--rule)", BLUE: "var(--blue)", ORANGE: "var(--orange)"}
-WIDTH = 6.2  # inches of 72 units each: narrow enough to stay readable on a phone
 
-STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "report",
-    "text.parse_math": False,  # a name may hold a dollar sign
-    "font.size": 11,
-    "font.family": "sans-serif",
-    "text.color": INK,
-    "axes.edgecolor": RULE,
-    "axes.labelcolor": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": RULE,
-    "ytick.color": RULE,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "grid.color": RULE,
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-}
-
-
-def to_drawing(figure: Figure, name: str, alt: str) -> Drawing:
-    """The figure without prolog, namespaces or ids that could clash on one page.
-
-    Args:
-        figure: drawn in the placeholder colours.
-        name: begins all ids, so it is different for each figure of a page and has no spaces.
-        alt: says in words what the figure shows.
-    """
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
-    for placeholder, variable in VARIABLES.items():
-        text = text.replace(placeholder, variable)
-    # The font's size stays, its family is the page's own.
-    text = re.sub(r"font-family: [^;\"]*;? ?", "", text)
-    text = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{name}-", text)
-    view_box = re.search(r'viewBox="([^"]*)"', text)
-    assert view_box is not None  # matplotlib always writes one
-    return Drawing(view_box[1], alt, text[text.index(">") + 1 : text.rindex("</svg>")])
-
-
-def new_axes(height: float, width: float = WIDTH) -> tuple[Figure, Axes]:
-    """A figure of this size in inches, with one pair of axes."""
-    figure = Figure(figsize=(width, height), layout="constrained")
-    return figure, figure.subplots()
-
-
-def _bars(
-    axes: Axes, y: float, interval: Interval, colour: str, marker: str, label: str | None = None
-) -> None:
+def _bars(axes: Axes, y: float, interval: Interval, colour: str, marker: str) -> None:
     # Drawn by hand: an interval of the bootstrap need not reach around its own point, which errorbar refuses.
     axes.plot([100 * interval.low, 100 * interval.high], [y, y], color=colour, linewidth=2)
-    axes.plot(
-        [100 * interval.value], [y], color=colour, marker=marker, markersize=7, linestyle="none", label=label
-    )
+    axes.plot([100 * interval.value], [y], color=colour, marker=marker, markersize=7, linestyle="none")
 
 
 def _percent_axis(axes: Axes, rows: Sequence[str], label: str) -> None:
@@ -95,24 +29,33 @@ def _percent_axis(axes: Axes, rows: Sequence[str], label: str) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def arms_figure(arms: dict[str, dict[str, Any]], chance: float) -> Drawing:
-    """Points with interval bars: top-1 (circle) and concept F1 (square) of every arm, and chance."""
+# Measure -> (words, place beside the arm's row, colour, marker).
+MARKS = {
+    "top1": ("top-1", -0.2, BLUE, "o"),
+    "top1_text": ("class in text", 0.0, INK, "^"),
+    "concept_micro_f1": ("concept F1", 0.2, ORANGE, "s"),
+}
+
+
+def arms_figure(arms: dict[str, dict[str, Any]], chance: float | None) -> Drawing:
+    """Points with interval bars of every arm, of the measures that it has, and top-1 by chance."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_axes(1.2 + 0.55 * len(arms))
+        figure, axes = new_axes(1.2 + 0.6 * len(arms))
+        for words, place, colour, marker in MARKS.values():
+            axes.plot([], [], color=colour, marker=marker, markersize=7, label=words)
         for row, summary in enumerate(arms.values()):
-            first = row == 0
-            top1 = Interval.from_dict(summary["top1"])
-            _bars(axes, row - 0.15, top1, BLUE, "o", "right class (top-1)" if first else None)
-            if "concept_micro_f1" in summary:
-                f1 = Interval.from_dict(summary["concept_micro_f1"])
-                _bars(axes, row + 0.15, f1, ORANGE, "s", "concept micro F1" if first else None)
-        axes.axvline(100 * chance, color=BLUE, linestyle=":", linewidth=1.4, label="top-1 by chance")
+            for measure, (_, place, colour, marker) in MARKS.items():
+                if measure in summary:
+                    _bars(axes, row + place, Interval.from_dict(summary[measure]), colour, marker)
+        if chance:
+            axes.axvline(100 * chance, color=BLUE, linestyle=":", linewidth=1.4, label="chance")
         _percent_axis(axes, list(arms), "percent, with 95 % interval")
-        figure.legend(loc="outside upper left", ncols=3, handletextpad=0.4, columnspacing=1.2)
-        shares = ", ".join(f"{name} {100 * arm['top1']['value']:.0f} %" for name, arm in arms.items())
-        return to_drawing(
-            figure, "arms", f"Top-1 and concept F1 of every arm with intervals. Top-1: {shares}."
+        figure.legend(loc="outside upper left", ncols=4, handletextpad=0.4, columnspacing=1.2)
+        shares = ", ".join(
+            f"{name} {100 * arm['top1']['value']:.0f} %" for name, arm in arms.items() if "top1" in arm
         )
+        alt = "Top-1, class in text and concept F1 of every arm that has them, with intervals."
+        return to_drawing(figure, "arms", f"{alt} Top-1: {shares}." if shares else alt)
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:
