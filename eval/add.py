@@ -20,7 +20,7 @@ from skingpt4.support.errors import reported
 # Kind: (module, what it is). A module is imported only when its kind is named. It offers `add_arguments(parser)` and
 # `build(args, task) -> Respondent`; `import` instead has `write(args, task)`, for its answers exist already.
 KINDS = {
-    "endpoint": ("eval.arms.endpoint", "a server in the shape of OpenAI's API (vLLM, Ollama, llama.cpp, LM Studio)"),
+    "endpoint": ("eval.arms.endpoint.command", "a server with OpenAI's API: vLLM, Ollama, llama.cpp, ..."),
     "transformers": ("eval.arms.transformers_vlm", "a vision-language model in this process, by name or folder"),
     "contrastive": ("eval.arms.contrastive", "a CLIP or SigLIP model, zero-shot"),
     "probe": ("eval.arms.probe_arm", "a classifier on an encoder's features, fitted on a training manifest"),
@@ -64,6 +64,8 @@ def _add_asking(parser: argparse.ArgumentParser) -> None:
     add("--concept-scores", action="store_true", help="also score each of the task's concepts")
     add("--with-history", action="store_true", help="put a case's history before the first prompt")
     add("--concurrency", type=int, default=1, help="cases asked at the same time (default: %(default)s)")
+    add("--max-failures", type=int, default=10,
+        help="stop after so many cases in a row that failed (default: %(default)s; 0: never)")  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,9 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with reported() as status:
         module = importlib.import_module(KINDS[kind][0])
         args = _parser(kind, module).parse_args(argv[1:])
-        from eval.tasks import load_task
+        from eval.tasks import task_of_run
 
-        task = load_task(args.task)
+        task = task_of_run(args.run_dir, args.task)
         if kind == "import":
             module.write(args, task)
         else:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -28,13 +28,15 @@ class RespondentGone(RespondentError):
 class Reply:
     """One answer; None where it is not known.
 
-    `num_tokens` counts the answer's tokens; both times are in seconds from the submission of the question.
+    `num_tokens` counts the answer's tokens; both times are in seconds from the submission of the question. `fields`
+    (JSON) are put into the line of the answer.
     """
 
     text: str
     num_tokens: int | None = None
     seconds_to_first_token: float | None = None
     seconds: float | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
 
 
 class Respondent(Protocol):
@@ -83,4 +85,16 @@ class Respondent(Protocol):
         Raises:
             RespondentError, RespondentGone: as `reply`.
         """
+        ...
+
+
+@runtime_checkable
+class Sender(Protocol):
+    """A respondent whose questions leave this process: where they go, and how many bytes its pictures take there."""
+
+    destination: str
+    is_remote: bool  # another machine than this one
+
+    def num_bytes(self, images: Sequence[Image.Image]) -> int:
+        """Bytes of these images as they are sent with one question."""
         ...

@@ -20,6 +20,9 @@ from skingpt4.support.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+# How soon a patient should be seen, from least to most urgent.
+URGENCY = ("self-care", "routine", "soon", "today")
+
 
 class CasesError(UserError):
     """Cases that cannot be used or drawn; the message says which and why."""
@@ -41,18 +44,25 @@ class Case:
     reference: tuple[str, ...] = ()
     label: str | None = None
     facts: dict[str, Any] | None = None
+    urgency: str | None = None
 
     @property
     def known(self) -> Record:
         """The record that carries class, disease, concepts and skin type."""
         return self.records[0]
 
+    @property
+    def image_sha256(self) -> str | list[str | None] | None:
+        """The hash of its picture, or of each of several; None where it is not known."""
+        hashes = [record.sha256 for record in self.records]
+        return hashes[0] if len(hashes) == 1 else hashes
+
 
 def read_cases(path: str | Path, task: Task | None = None) -> list[Case]:
     """The cases of a manifest, in order of their first picture.
 
-    `x_history` (text) and `x_reference` (text or list: the reference answer to each prompt) are read too; a
-    record without `case_id` is a case of its own, named after its picture.
+    `x_history` (text), `x_reference` (text or list: the reference answer to each prompt) and `x_urgency` (one of
+    URGENCY) are read too; a record without `case_id` is a case of its own, named after its picture.
 
     Args:
         path: the manifest.
@@ -110,6 +120,17 @@ def _case(
         reference if any(reference) else (),
         task.label_of(rows[0]),
         facts,
+        _urgency(rows[0].get("x_urgency"), name, path),
+    )
+
+
+def _urgency(value: Any, name: str, path: Path) -> str | None:
+    """How soon the patient should have been seen, where the list says it."""
+    word = text_or_none(str(value if value is not None else ""))
+    if word is None or word.casefold() in URGENCY:
+        return word and word.casefold()
+    raise CasesError(
+        f"{path}: 'x_urgency' of case {name!r} must be one of {', '.join(URGENCY)}, found {value!r}"
     )
 
 

@@ -7,17 +7,16 @@ are not asked for again.
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from eval.asking.answers import Answer, Key
+from eval.asking.answers import Answer, Key, seed_of
 from eval.asking.cases import Case
 from eval.asking.classes import read_task_class
 from eval.tasks import Task, load_task
@@ -171,7 +170,7 @@ class Asker:
         talk.question = turns[-1].question
         prompt = encode_turns(self.template, turns, self.model.tokenizer, talk.queries.shape[1])
         generation = self.setting.generation
-        generation = replace(generation, seed=_seed(generation.seed, *astuple(key)))
+        generation = replace(generation, seed=seed_of(generation.seed, key))
         talk.decoded = self.decoder.submit(
             prompt, talk.queries, generation, self.stop, talk.cache, on_done=lambda _: ended.put(talk)
         )
@@ -212,7 +211,7 @@ class Asker:
         }
         if key.kind == "probe":
             return line | {"question": talk.question, **self._read(talk.question, answer)}
-        return line | {"prompt": talk.question, "image_sha256": _hashes(talk.case)}
+        return line | {"prompt": talk.question, "image_sha256": talk.case.image_sha256}
 
     def _closed_sets(
         self,
@@ -283,13 +282,3 @@ class Asker:
 
 def _rounded(score: float) -> float:
     return round(score, 4)
-
-
-def _hashes(case: Case) -> str | list[str | None] | None:
-    hashes = [record.sha256 for record in case.records]
-    return hashes[0] if len(hashes) == 1 else hashes
-
-
-def _seed(*parts: Any) -> int:
-    """A seed (31 bits) that is a function of what it is for."""
-    return int(hashlib.sha256(repr(parts).encode()).hexdigest()[:8], 16) >> 1
