@@ -36,6 +36,7 @@ from eval.page.sections.checklists import checklists_parts, facts
 from eval.page.sections.gallery import NO_CLASS, gallery_parts
 from eval.page.sections.measures import consistency_parts, measures_parts
 from eval.page.sections.ratings import agreement_parts, ratings_parts
+from eval.page.sections.tasks import task_parts
 from eval.page.sections.times import times_parts
 from eval.rating.ratings import Rating
 
@@ -122,7 +123,7 @@ def document(report: Report) -> Document:
         "times": times_parts(report.answers, list(report.arms), report.ratings, report.printed),
         "consistency": consistency_parts(in_order),
         "losses": _losses(report),
-        "measures": measures_parts(report.results["arms"]),
+        "measures": [*task_parts(report.results), *measures_parts(report.results["arms"])],
         "confusion": _confusion(report),
         "concepts": _concepts(report),
         "groups": _groups(report),
