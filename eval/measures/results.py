@@ -90,14 +90,14 @@ def measure_arm(run: Run, arm: ArmAnswers, lines: Sequence[Line]) -> dict[str, A
     """
     measured: dict[str, Any] = arm_summary(lines)
     if chosen := [line for line in lines if has_choice(line)]:
-        measured["class"] = by_likelihood(chosen, run.classes)
+        measured["class"] = by_likelihood(chosen, run.task.classes)
     if scored := having(lines, "class_scores"):
         measured["calibration"] = calibration(scored)
     if answered := having(lines, "text_class"):
-        measured["text"] = by_text(answered, run.classes)
+        measured["text"] = by_text(answered, run.task.classes)
     if named := having(lines, "predicted_concepts"):
-        measured["concepts"] = named_concepts(named, concepts=run.concepts)
-        measured["hallucination"] = hallucinations(named, run.concepts)
+        measured["concepts"] = named_concepts(named, concepts=run.task.concepts)
+        measured["hallucination"] = hallucinations(named, run.task.concepts)
     return measured | {
         "concepts_auroc": scored_concepts(lines),
         "groups": by_groups(lines),
