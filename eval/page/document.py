@@ -13,6 +13,7 @@ from eval.page.sections.measures import consistency_parts, measures_parts
 from eval.page.sections.provenance import provenance_parts
 from eval.page.sections.ratings import agreement_parts, ratings_parts
 from eval.page.sections.summary import lead, summary_parts
+from eval.page.sections.tasks import task_parts
 from eval.page.sections.times import times_parts
 
 TITLES = {
@@ -77,6 +78,12 @@ def document(report: Report) -> Document:
         "concepts": concepts_parts(report),
         "groups": groups_parts(report),
         "gallery": gallery_parts(report),
+        "losses": _losses(report),
+        "measures": [*task_parts(report.results), *measures_parts(report.results["arms"])],
+        "confusion": _confusion(report),
+        "concepts": _concepts(report),
+        "groups": _groups(report),
+        "gallery": gallery_parts(report.arms, report.image_dir, report.chosen),
         "method": [Text(METHOD.strip())],
         "checklists": checklists_parts(known, TITLES),
         "provenance": provenance_parts(report),
