@@ -153,6 +153,9 @@ class DataConfig:
     batching: str = ruled(one_of("auto", "padded", "grouped"), "auto")
     feature_cache: str | None = None
     feature_views: int = ruled(positive, 1)
+    # How often a record is shown: uniform, each as often as every other; square_root, a class in proportion to the
+    # square root of its records; inverse, every class equally often. Records without a class count as one class.
+    sampling: str = ruled(one_of("uniform", "square_root", "inverse"), "uniform")
 
 
 @dataclass
@@ -171,6 +174,9 @@ class OptimConfig:
     beta1: float = ruled(below_one, 0.9)
     beta2: float = ruled(below_one, 0.999)
     max_grad_norm: float = ruled(positive, 1.0)
+    # Weight in the loss of the tokens that name the record's disease; all others have 1. The training loss is then
+    # the weighted mean, and the held-out loss stays unweighted.
+    disease_weight: float = ruled(positive, 1.0)
 
 
 @dataclass

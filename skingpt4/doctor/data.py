@@ -70,7 +70,9 @@ def _samples(facts: Facts, records: Manifest) -> Finding:
     if facts.tokenizer is not None:
         try:
             encoder = SampleEncoder.from_config(config, facts.tokenizer)
-            facts.training = TrainingSamples(records, encoder, lambda row, rng: {}, config.seed)
+            facts.training = TrainingSamples(
+                records, encoder, lambda row, rng: {}, config.seed, sampling=config.data.sampling
+            )
         except UserError as error:
             return Finding("samples", MISSING, str(error))
     elif not num_answered:
@@ -81,5 +83,17 @@ def _samples(facts: Facts, records: Manifest) -> Finding:
         OK,
         f"{num_answered:,} of {len(records):,} records have an answer in {config.step}; {optim.max_epoch} x "
         f"{optim.iters_per_epoch} iterations of {optim.batch_size} x {optim.accumulation} samples are "
-        f"{num_samples / num_answered:.1f} passes; {optim.warmup_steps} iterations of warm-up to {optim.init_lr:g}",
+        f"{num_samples / num_answered:.1f} passes; {optim.warmup_steps} iterations of warm-up to {optim.init_lr:g}"
+        f"{_balance(facts)}",
+    )
+
+
+def _balance(facts: Facts) -> str:
+    balance = facts.training.balance if facts.training else None
+    if balance is None:
+        return ""
+    fewest, most = balance.times_shown()
+    return (
+        f"; data.sampling {facts.config.data.sampling}: a pass shows a record of {len(balance.classes)} classes "
+        f"{fewest:.2f} to {most:.2f} times"
     )

@@ -130,6 +130,7 @@ class SkinGPT4(nn.Module):
         attention_mask: Tensor | None = None,
         image: Tensor | None = None,
         queries: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over supervised tokens.
 
@@ -139,6 +140,7 @@ class SkinGPT4(nn.Module):
             attention_mask: (b, t), 0 at padding; None where there is none.
             image: (images, 3, h, w), or
             queries: (images, q, d) precomputed.
+            weights: (b, t) fp32, of the labels in the sum; None is 1 for all.
 
         Returns:
             (loss summed over the supervised tokens, fp32 scalar on `input_ids`' device; their number, int64 scalar).
@@ -147,7 +149,7 @@ class SkinGPT4(nn.Module):
             queries = self.encode_images(image)  # (images, q, d)
         embeds = self.embed(input_ids, queries)  # (b, t, width)
         mask = None if attention_mask is None else attention_mask.to(embeds.device)
-        loss, count = supervised_loss(self.language_model, embeds, labels, mask)
+        loss, count = supervised_loss(self.language_model, embeds, labels, mask, weights)
         return loss.to(input_ids.device), torch.tensor(count)
 
     @torch.no_grad()

@@ -105,7 +105,9 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
     held_out = HeldOutSamples(chain(validation), texts, validation_images, limit)
     return Prepared(
         model=model,
-        training=TrainingSamples(train_records, texts, train_images, config.seed, per_question),
+        training=TrainingSamples(
+            train_records, texts, train_images, config.seed, per_question, data.sampling
+        ),
         held_out=held_out if len(held_out) else None,
         identity=identity(config, model),
         data_sha256=_content(data.train),
