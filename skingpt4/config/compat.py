@@ -40,6 +40,8 @@ BEHAVIOURS = {
             ("prompt.template", "vicuna"),
             ("prompt.concepts_question", None),
             ("data.augment", True),
+            ("projector", "qformer"),
+            ("projection.inputs", "raw"),
             ("data.sampling", "uniform"),
             ("optim.disease_weight", 1.0),
         ),

@@ -26,7 +26,7 @@ from skingpt4.model.network import SkinGPT4
 from skingpt4.support.errors import UserError
 from skingpt4.training import compiled, run_folder
 from skingpt4.training.batches import Collate, batches, make_collate, num_supervised
-from skingpt4.training.prepare import Prepared, prepare, require_paths
+from skingpt4.training.prepare import Prepared, describe_parts, prepare, require_paths
 from skingpt4.training.processes import Stopped, StopSignal, Team, make_accelerator
 from skingpt4.training.resume import begin, save_after_failure, save_checkpoint
 from skingpt4.training.run_folder import Failed, RunError
@@ -334,7 +334,7 @@ class Trainer:
         self.print(
             f"{self.config.step}: {len(self.prepared.training)} records, {trainable / 1e6:.2f} M of "
             f"{total / 1e6:.0f} M parameters trained, {self.accelerator.num_processes} x "
-            f"{self.accelerator.device}\n"
+            f"{self.accelerator.device}\n{describe_parts(self.prepared.parts)}\n"
             f"language model: {self.model.language_model.describe_place()}; "
             f"encoder: {encoder.describe_place() if encoder else 'not needed, features are cached'}"
         )

@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config, PromptConfig
+from skingpt4.model.projection import picture_shape
 from skingpt4.model.prompts import (
     Encoded,
     Template,
@@ -110,7 +111,7 @@ class SampleEncoder:
     def from_config(cls, config: Config, tokenizer: Any) -> SampleEncoder:
         """The encoder of a run."""
         return cls(
-            config.prompt, tokenizer, config.qformer.num_query_tokens, config.data.max_text_tokens,
+            config.prompt, tokenizer, picture_shape(config).num_vectors, config.data.max_text_tokens,
             BEHAVIOURS[config.compat].cut_blindly, config.optim.disease_weight,
         )  # fmt: skip
 
@@ -196,14 +197,22 @@ ImageSource = Callable[[int, "np.random.Generator | None"], dict[str, Tensor]]
 
 
 def image_files(
-    records: Sequence[Record], size: int, mean: tuple[float, ...], std: tuple[float, ...], augment: bool
+    records: Sequence[Record],
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    augment: bool,
+    crops: int = 1,
 ) -> ImageSource:
-    """Images read from their files: a random crop if there is a generator, else the complete image."""
+    """Images read from their files: a random crop if there is a generator, else the complete image.
+
+    With several `crops`, that and its tiles.
+    """
 
     def load(row: int, rng: np.random.Generator | None) -> dict[str, Tensor]:
         image = open_image(records[row].image_path)
         box = random_crop_box(*image.size, rng) if augment and rng is not None else None
-        return {"image": to_tensor(image, size, mean, std, box)}
+        return {"image": to_tensor(image, size, mean, std, box, crops)}
 
     return load
 
