@@ -103,7 +103,8 @@ def _something_to_train(config: Config) -> str | None:
     return None
 
 
-def _projector_needs(config: Config) -> str | None:
+def training_problem(config: Config) -> str | None:
+    """What stops a training run of a configuration with which a checkpoint may be loaded; None if nothing does."""
     if config.projection.inputs != "raw" and not config.data.feature_cache:
         return (
             f"'projection.inputs' {config.projection.inputs} takes its statistics from cached features; "
@@ -118,6 +119,5 @@ CROSS_CHECKS = (
     _lavis_needs,
     _augmented_cache,
     _attention_heads,
-    _projector_needs,
     _something_to_train,
 )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from skingpt4.checkpoints.paths import how_to_get
+from skingpt4.config.validate import training_problem
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding
 from skingpt4.records.archives import exists
 from skingpt4.records.comparing.overlap import require_disjoint
@@ -22,6 +23,8 @@ def data(facts: Facts) -> Iterator[Finding]:
     config = facts.config
     if not config.data.train:
         yield Finding("data.train", MISSING, "names no manifest", "data.train=[MANIFEST.jsonl]")
+    if problem := training_problem(config):
+        yield Finding("features", MISSING, problem)
     manifests: dict[str, Manifest] = {}
     for key, paths in (("data.train", config.data.train), ("data.validation", config.data.validation)):
         for path in paths:

@@ -17,6 +17,7 @@ from skingpt4.checkpoints.load import known_queries, load_projection, require_pr
 from skingpt4.checkpoints.paths import missing_paths
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config, ConfigError
+from skingpt4.config.validate import training_problem
 from skingpt4.model import lora
 from skingpt4.model.build import build, build_encoder, empty_encoder
 from skingpt4.model.network import ImageEncoder, SkinGPT4, num_parameters
@@ -80,6 +81,8 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
         raise ConfigError(
             "data.train names no manifest; give at least one, e.g. data.train=[runs/data/train.jsonl]"
         )
+    if problem := training_problem(config):
+        raise ConfigError(problem)
     if config.initial_checkpoint:
         require_projection_width(config, config.initial_checkpoint)
     train, validation = ([read_manifest(p, cache) for p in paths] for paths in (data.train, data.validation))

@@ -12,7 +12,9 @@ from skingpt4.chat.heatmap import HeatmapError, heatmap
 from skingpt4.chat.session import ChatSession
 from skingpt4.checkpoints import checkpoint, minigpt4
 from skingpt4.checkpoints.checkpoint import CheckpointError
-from skingpt4.checkpoints.load import load_model, load_projection
+from skingpt4.checkpoints.load import from_pretrained, load_model, load_projection
+from skingpt4.cli import share
+from skingpt4.config.schema import ConfigError
 from skingpt4.config.validate import check_values
 from skingpt4.doctor.dry_run import dry_run
 from skingpt4.generation.sampling import Generation
@@ -151,10 +153,26 @@ def test_other_coordinates_train_otherwise(configure):
 
 
 def test_coordinates_need_cached_features(configure):
-    with pytest.raises(
-        Exception, match=r"'projection\.inputs' whitened takes its statistics from cached features"
-    ):
-        check_values(configure(cached=False, projection__inputs="whitened"), "config.yaml")
+    config = configure(cached=False, projection__inputs="whitened")
+    sentence = "'projection.inputs' whitened takes its statistics from cached features"
+    with pytest.raises(ConfigError, match=sentence):
+        run(config)
+    report, is_stopped = dry_run("config.yaml", config)
+    assert is_stopped
+    assert sentence in " ".join(report.split())
+
+
+def test_a_shared_folder_gives_the_same_projector_back(configure, tmp_path):
+    config = configure(projection__inputs="whitened", qformer__weights=None, **WAYS["mlp"])
+    run(config)
+    out = tmp_path / "shared"
+    assert share.main(["--checkpoint", config.output_dir, "--out", str(out), "--include", "vision"]) == 0
+    model = from_pretrained(out, language_model=config.language.model)
+    assert_equal(model.projection.state_dict(), tensors_of(config))
+    card = (out / "README.md").read_text()
+    assert "two linear layers, 32 to 32" in card
+    assert "| vectors a picture | 5, of 1 crop(s) | |" in card
+    assert "| projector | mlp on 2 x 2 patches (grid) | |" in card
 
 
 def test_a_checkpoint_of_another_projector_is_refused_in_one_sentence(configure):
@@ -210,5 +228,5 @@ def test_the_projection_may_be_frozen_beside_lora(configure, capsys):
     assert "trained: lora" in capsys.readouterr().out
     assert {n for n, part in card_of(config)["parts"].items() if part["trained"]} == {"lora"}
     config.lora.rank = 0
-    with pytest.raises(Exception, match="'freeze' names projection, so there is nothing to train"):
+    with pytest.raises(ConfigError, match="'freeze' names projection, so there is nothing to train"):
         check_values(config, "config.yaml")
