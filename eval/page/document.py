@@ -40,7 +40,7 @@ from eval.rating.ratings import Rating
 NBSP = "\u00a0"
 # What the text of an answer does, in the terms of skingpt4/taxonomy/taxonomy.py.
 TEXT_OUTCOMES = {"asserted": "asserts a class", **NO_CLASS}
-STEPS = {"step1": "Step 1: concepts", "step2": "Step 2: diagnoses"}
+STEPS = {"align": "Alignment: captions", "step1": "Step 1: concepts", "step2": "Step 2: diagnoses"}
 ARM_NOTES = {
     "two_step": "concepts, then diagnoses",
     "step1_only": "concepts only",
@@ -57,7 +57,7 @@ TITLES = {
     "agreement": "How far the raters agree",
     "times": "Response times",
     "consistency": "Consistency",
-    "losses": "Losses of both steps",
+    "losses": "Losses of the steps",
     "measures": "Further measures",
     "confusion": "Which class is taken for which",
     "concepts": "Concepts",

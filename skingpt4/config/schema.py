@@ -162,6 +162,11 @@ class PromptConfig:
     use_concepts: bool = True
     use_disease: bool = True
     use_note: bool = True
+    # The record's caption, as the alignment before step 1 has it (step: align).
+    use_caption: bool = False
+    # The answer follows the picture directly, without question or role marks, and ends with a line feed: MiniGPT-4's
+    # first stage. It is for training alone; `template` is still the one that a chat would use.
+    bare: bool = False
     # A record with a dialogue of its own trains on that in place of the sentences above.
     use_turns: bool = True
     # A claim about the records: the first questions of their dialogues begin with a history as worded by
@@ -229,12 +234,12 @@ class LogConfig:
 
 @dataclass
 class Config:
-    """One run. `step` is step1 (concepts), step2 (diagnoses), or none (a chat with an untrained projection).
+    """One run. `step` is align (captions), step1 (concepts), step2 (diagnoses), or none (a chat, untrained).
 
     `compat` minigpt4 trains and chats as the original code does, see docs/parity.md.
     """
 
-    step: str = ruled(one_of("step1", "step2", "none"), MISSING)
+    step: str = ruled(one_of("align", "step1", "step2", "none"), MISSING)
     output_dir: str = MISSING
     initial_checkpoint: str | None = None
     compat: str = ruled(one_of(*BEHAVIOURS), "none")

@@ -17,11 +17,12 @@ from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config, PromptConfig
 from skingpt4.model.projection import picture_shape
 from skingpt4.model.prompts import (
+    IMAGE,
     Encoded,
     Template,
     Turn,
     answer_end,
-    encode_turns,
+    encode,
     get_template,
     marks_of,
     num_answer_tokens,
@@ -32,12 +33,14 @@ from skingpt4.model.prompts import (
 from skingpt4.records.images import open_image, random_crop_box, to_tensor
 from skingpt4.records.manifest import Manifest
 from skingpt4.records.record import Record, RecordError
-from skingpt4.support.marks import marks_in
+from skingpt4.support.marks import break_marks, marks_in
 from skingpt4.training.schedule import ClassBalance
+
+BARE_END = "\n"  # closes a bare answer
 
 
 def answer_for(record: Record, prompt: PromptConfig) -> str:
-    """The answer that a record teaches: concepts, then disease, then note, as far as known and configured.
+    """The answer that a record teaches: concepts, disease, note, caption, as far as known and configured.
 
     With `prompt.use_turns`, a record that has a dialogue teaches the dialogue's answers instead. Empty if the record
     has nothing that the configuration asks for.
@@ -51,6 +54,8 @@ def answer_for(record: Record, prompt: PromptConfig) -> str:
         sentences.append(prompt.disease_sentence.format(disease=record.disease))
     if prompt.use_note and record.note:
         sentences.append(record.note)
+    if prompt.use_caption and record.caption:
+        sentences.append(record.caption)
     return " ".join(filter(None, sentences))
 
 
@@ -65,6 +70,7 @@ def rows_with_answer(records: Sequence[Record], prompt: PromptConfig) -> np.ndar
         ("concepts", prompt.use_concepts and bool(prompt.concepts_sentence)),
         ("disease", prompt.use_disease and bool(prompt.disease_sentence)),
         ("note", prompt.use_note),
+        ("caption", prompt.use_caption),
     ):
         if used:
             has_answer |= records.known(column)
@@ -104,7 +110,7 @@ class SampleEncoder:
         self.disease_weight = disease_weight
         self.num_query_tokens, self.max_text_tokens = num_query_tokens, max_text_tokens
         self.template: Template | None = get_template(prompt.template)
-        self.end = answer_end(self.template, tokenizer)
+        self.end = BARE_END if prompt.bare else answer_end(self.template, tokenizer)
         self.marks = marks_of(self.template, tokenizer)
 
     @classmethod
@@ -117,8 +123,8 @@ class SampleEncoder:
 
     def __call__(self, record: Record, question: str) -> Encoded:
         """Encode one record under one question."""
-        turns = self.turns(record, question)
-        encoded = encode_turns(self.template, turns, self.tokenizer, self.num_query_tokens)
+        bos = bool(self.template and self.template.bos)
+        encoded = encode(self._pieces(record, question), self.tokenizer, self.num_query_tokens, bos)
         # Without `cut_blindly` the answer fits already; with it, the surplus stands at the very end.
         length = len(encoded.input_ids) - max(0, sum(encoded.supervised) - self.max_text_tokens)
         return Encoded(encoded.input_ids[:length], encoded.supervised[:length])
@@ -134,11 +140,19 @@ class SampleEncoder:
                 "optim.disease_weight needs a tokenizer of the `tokenizers` library (tokenizer.json), which this "
                 "language model lacks; leave optim.disease_weight at 1"
             )
-        pieces = render(self.template, self.turns(record, question), self.tokenizer)
+        pieces = self._pieces(record, question)
         names = [n for text, learned in pieces if learned for n in self._names(record.disease, text)]
         weights = torch.ones(len(encoded.input_ids))
         weights[torch.tensor(encoded.supervised)] += torch.tensor(names) * (self.disease_weight - 1)
         return weights
+
+    def _pieces(self, record: Record, question: str) -> list[tuple[str, bool]]:
+        """The texts that a record teaches and what stands before them, see `render`."""
+        turns = self.turns(record, question)
+        if not self.prompt.bare:
+            return render(self.template, turns, self.tokenizer)
+        answer = break_marks(" ".join(turn.answer or "" for turn in turns), self.marks)
+        return [(IMAGE, False), (answer + self.end, True)]
 
     def _names(self, disease: str | None, answer: str) -> list[bool]:
         """For each token of an answer, whether it is part of the disease's name."""

@@ -19,11 +19,13 @@ from skingpt4.config.validate import check_values
 from skingpt4.doctor.dry_run import dry_run
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.projection import picture_shape
+from skingpt4.records.comparing.overlap import OverlapError
+from skingpt4.records.record import RecordError
 from skingpt4.training.loop import run
 from skingpt4.training.prepare import prepare
 from skingpt4.training.run_folder import RunDirError
 from skingpt4.weights.files.tensors import WeightsMismatch
-from tests.support.tiny import make_picture, tiny_config
+from tests.support.tiny import make_picture, tiny_config, write_manifest
 
 WAYS = {
     "qformer": {},
@@ -230,3 +232,53 @@ def test_the_projection_may_be_frozen_beside_lora(configure, capsys):
     config.lora.rank = 0
     with pytest.raises(ConfigError, match="'freeze' names projection, so there is nothing to train"):
         check_values(config, "config.yaml")
+
+
+# ---- the alignment before step 1
+
+
+def test_step1_starts_from_the_alignment(configure, folder, tmp_path):
+    """Captions without a question, then concepts from that projection; the card names the parent and what it saw."""
+    captioned = write_manifest(
+        tmp_path / "captions.jsonl", 6, first=50, sha256="cd" * 32, caption="A red face."
+    )
+    align = configure(
+        "align", step="align", data__train=[captioned], prompt__bare=True, prompt__use_caption=True,
+        prompt__use_concepts=False, prompt__use_disease=False, prompt__use_note=False,
+    )  # fmt: skip
+    report, is_stopped = dry_run("align.yaml", align)
+    assert not is_stopped
+    assert "<4 image vectors>>>A red face.\n<<" in report
+    assert "what the vectors mean" not in report
+    run(align)
+    complete = tensors_of(align)
+    without_later(align, 1)
+    run(align, resume=True)
+    assert_equal(tensors_of(align), complete)
+    assert card_of(align)["step"] == "align"
+
+    step1 = configure("step1")
+    report, _ = dry_run("step1.yaml", step1)
+    assert "has to learn what the vectors mean at all" in " ".join(report.split())
+    step1.initial_checkpoint = align.output_dir
+    report, is_stopped = dry_run("step1.yaml", step1)
+    assert not is_stopped
+    assert "(align, iteration 4)" in report
+    prepared = prepare(step1, torch.device("cpu"))
+    assert_equal(prepared.model.projection.state_dict(), complete)
+    run(step1)
+    assert card_of(step1)["parent"]["step"] == "align"
+    seen = checkpoint.load_seen(step1.output_dir, card_of(step1))
+    assert len(seen["sha256"]) == 1 + 6  # of the captions' pictures, and of step 1's
+
+    cases = write_manifest(tmp_path / "cases.jsonl", 2, first=50, sha256="cd" * 32)
+    align.data.evaluation = [cases]
+    with pytest.raises(OverlapError):
+        prepare(align, torch.device("cpu"))
+
+
+def test_captions_are_missing(configure):
+    config = configure(step="align", prompt__use_caption=True, prompt__use_concepts=False,
+                       prompt__use_disease=False, prompt__use_note=False)  # fmt: skip
+    with pytest.raises(RecordError, match="none of the 6 records has what this step teaches"):
+        run(config)

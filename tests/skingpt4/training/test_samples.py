@@ -486,6 +486,38 @@ def test_the_disease_weighs_in_a_dialogue_too(encoder):
     assert batch["weights"].shape == batch["labels"].shape
 
 
+# ---- bare captions
+
+
+def test_a_bare_caption_follows_the_picture_and_ends_with_a_line_feed(encoder, byte_tokenizer):
+    """MiniGPT-4's first stage: [bos] picture caption end, no question and no role."""
+    made = encoder(bare=True, use_caption=True, use_note=False, use_disease=False, questions=["Unused?"])
+    record = Record("a", disease="acne", note="A note.", caption="Red papules ### on a face.")
+    encoded = made(record, "Unused?")
+    first = [byte_tokenizer.bos_token_id] if byte_tokenizer.bos_token_id is not None else []
+    assert encoded.input_ids[: len(first) + 3] == [*first, *[IMAGE_TOKEN] * 3]
+    taught = [t for t, s in zip(encoded.input_ids, encoded.supervised, strict=True) if s]
+    assert byte_tokenizer.decode(taught) == "Red papules ## # on a face.\n"
+    assert len(taught) == len(encoded.input_ids) - len(first) - 3
+    assert rows_with_answer([record, Record("b", note="A note.")], made.prompt).tolist() == [0]
+
+
+def test_a_long_bare_caption_is_cut_before_its_end(encoder, byte_tokenizer):
+    made = encoder(max_text_tokens=12, bare=True, use_caption=True)
+    encoded = made(Record("a", caption="One two three four five six."), "?")
+    taught = byte_tokenizer.decode(
+        [t for t, s in zip(encoded.input_ids, encoded.supervised, strict=True) if s]
+    )
+    assert taught.endswith("\n")
+    assert sum(encoded.supervised) <= 12
+    assert "One two three four five six.".startswith(taught.strip())
+
+
+def test_captions_are_for_the_alignment_alone():
+    record = Record("a", disease="acne", caption="A red face.")
+    assert "red face" not in answer_for(record, PromptConfig())
+
+
 # ---- held-out samples
 
 
