@@ -36,9 +36,7 @@ HOW_TRAINED = (
     "one training counts as fixed. With one training on both sides, cases alone are drawn and McNemar's exact test is "
     "used. Holm: corrected for all pairs of this table with the measure."
 )
-PUBLISHED = (
-    "Printed by others about other cases and models, as a reader's reference. Nothing here is tested against them."
-)
+PUBLISHED = "Printed by others about other cases and models, as a reader's reference. Nothing here is tested against them."
 
 
 def comparisons_parts(report: Report) -> list[Part]:
@@ -95,13 +93,26 @@ def trainings_parts(report: Report) -> list[Part]:
                     words,
                     headline_cell(report, name, measure, figure["n"]),
                     NOTHING if between is None else f"{100 * between:.1f}",
-                    Cell("\n".join(f"{plain(arm)}: {100 * value:.1f}" for arm, value in figure["each"].items())),
+                    Cell(
+                        "\n".join(f"{plain(arm)}: {100 * value:.1f}" for arm, value in figure["each"].items())
+                    ),
                     str(figure["num_trainings"]),
                     str(figure["n"]),
                 ]
             )
-    head = ["recipe", "measure", "mean", "SD of trainings, points", "each training, percent", "trainings", "n"]
-    return [Table("Means over trainings, with two-way 95 % intervals", head, rows, "words"), Text(HOW_TRAINED, "soft")]
+    head = [
+        "recipe",
+        "measure",
+        "mean",
+        "SD of trainings, points",
+        "each training, percent",
+        "trainings",
+        "n",
+    ]
+    return [
+        Table("Means over trainings, with two-way 95 % intervals", head, rows, "words"),
+        Text(HOW_TRAINED, "soft"),
+    ]
 
 
 def published_parts(report: Report) -> list[Part]:
@@ -119,7 +130,9 @@ def published_parts(report: Report) -> list[Part]:
         ]
         for entry in published
     ]
-    table = Table("Published figures of this task", ["system", "measure", "value", "n", "source"], rows, "words")
+    table = Table(
+        "Published figures of this task", ["system", "measure", "value", "n", "source"], rows, "words"
+    )
     return [table, Text(PUBLISHED, "soft"), *_ours(report)]
 
 
