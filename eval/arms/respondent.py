@@ -98,3 +98,12 @@ class Sender(Protocol):
     def num_bytes(self, images: Sequence[Image.Image]) -> int:
         """Bytes of these images as they are sent with one question."""
         ...
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A respondent that knows what it has cost, and what it learned only while it was asked."""
+
+    def usage(self) -> dict[str, Any]:
+        """JSON for the meta file, e.g. `peak_memory_bytes`; answers do not depend on it."""
+        ...

@@ -87,6 +87,12 @@ def claim(folder: Path, arm: str, meta: dict[str, Any], extra: dict[str, Any], r
     write_text(path, json.dumps({**meta, **extra}, indent=1) + "\n")
 
 
+def add_to_meta(folder: Path, arm: str, facts: dict[str, Any]) -> None:
+    """Put facts into an arm's meta file, in place of those of the same names."""
+    path = folder / answers.FOLDER / f"{arm}.meta.json"
+    write_text(path, json.dumps({**_saved_meta(path), **facts}, indent=1) + "\n")
+
+
 def write_cases(cases: Sequence[Case], cases_path: Path, run_dir: Path) -> None:
     """Write what a report needs of the cases; pictures are named as in the list of cases."""
     folder, lines = cases_path.parent, list[str]()
