@@ -22,11 +22,11 @@ from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.tasks import Task, load_task, read_task
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.parse import ParseError, parse_json, read_json_object
-from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 
-FOLDER, CASES, TASK = "answers", "cases.jsonl", "task.json"
+FOLDER, CASES = "answers", "cases.jsonl"
 # What a report reads from probes and scores.
 READ = ("predicted_concepts", "text_class", "text_outcome", "text_mention", "listed_class", "class_scores",
         "concept_scores")  # fmt: skip
@@ -85,22 +85,12 @@ class ArmAnswers:
 
 @dataclass
 class Run:
-    """A run's folder: its cases by id (as `case_line` wrote them) and its arms by name."""
+    """A run's folder: its cases by id (as `write_cases` wrote them), its arms by name, and its task."""
 
     folder: Path
     cases: dict[str, dict[str, Any]]
     arms: dict[str, ArmAnswers]
-    task: dict[str, Any] = field(default_factory=dict)  # as `task.json` holds it; empty: the default task
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The labels among which a case's class is one."""
-        return tuple(self.task.get("classes") or CLASSES)
-
-    @property
-    def concepts(self) -> tuple[str, ...]:
-        """The concepts that a case may have; none where the task has none."""
-        return tuple(self.task["concepts"]) if "concepts" in self.task else CONCEPTS
+    task: Task = field(default_factory=load_task)
 
 
 def to_line(answer: Answer) -> str:
@@ -162,6 +152,7 @@ def read_run(folder: str | Path) -> Run:
 
     Raises:
         AnswersError: there is no run, or a file is damaged.
+        TaskError: its task is damaged.
     """
     folder = Path(folder)
     metas = sorted((folder / FOLDER).glob("*.meta.json"))
@@ -172,7 +163,6 @@ def read_run(folder: str | Path) -> Run:
     try:
         with (folder / CASES).open(encoding="utf-8", newline="\n") as file:
             cases = {row["id"]: row for row in (parse_json(line, file_names=True) for line in file)}
-        task = read_json_object(folder / TASK) if (folder / TASK).is_file() else {}
         places = {name: place for place, name in enumerate(cases)}
         arms = {}
         for path in metas:
@@ -186,7 +176,7 @@ def read_run(folder: str | Path) -> Run:
         raise AnswersError(f"{folder}: cannot be read ({reason_of(error)})") from None
     except (ValueError, LookupError, TypeError, AttributeError):
         raise AnswersError(f"{folder}: holds lines that eval.run does not write; evaluate again") from None
-    return Run(folder, cases, arms, task)
+    return Run(folder, cases, arms, read_task(folder))
 
 
 def kind_of(meta: dict[str, Any]) -> str:
@@ -226,6 +216,8 @@ def case_lines(run: Run, arm: ArmAnswers) -> list[dict[str, Any]]:
             "sha256": case["sha256"][0],
         }
         line |= {key: case[key] for key in ("class", "disease", "concepts", "fitzpatrick")}
+        if case.get("groups"):  # of tasks other than the default
+            line["groups"] = case["groups"]
         ordered = sorted(answered.values(), key=lambda a: (a.key.kind, a.key.number))
         probes = [answer for answer in ordered if answer.key.kind == "probe"]
         turns = [answer for answer in ordered if answer.key.kind == "turn"]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.asking.answers import FOLDER, ArmAnswers, Run, case_lines, kind_of, read_run
+from eval.measures.by_task.table import add_task, task_text
 from eval.measures.calibration import calibration
 from eval.measures.classification import by_likelihood, by_text
 from eval.measures.comparing.arms import compare_all
@@ -89,14 +90,14 @@ def measure_arm(run: Run, arm: ArmAnswers, lines: Sequence[Line]) -> dict[str, A
     """
     measured: dict[str, Any] = arm_summary(lines)
     if chosen := [line for line in lines if has_choice(line)]:
-        measured["class"] = by_likelihood(chosen, run.classes)
+        measured["class"] = by_likelihood(chosen, run.task.classes)
     if scored := having(lines, "class_scores"):
         measured["calibration"] = calibration(scored)
     if answered := having(lines, "text_class"):
-        measured["text"] = by_text(answered, run.classes)
+        measured["text"] = by_text(answered, run.task.classes)
     if named := having(lines, "predicted_concepts"):
-        measured["concepts"] = named_concepts(named, concepts=run.concepts)
-        measured["hallucination"] = hallucinations(named, run.concepts)
+        measured["concepts"] = named_concepts(named, concepts=run.task.concepts)
+        measured["hallucination"] = hallucinations(named, run.task.concepts)
     return measured | {
         "concepts_auroc": scored_concepts(lines),
         "groups": by_groups(lines),
@@ -132,7 +133,7 @@ def measure_run(
     for other in ours if FIRST in arms else []:
         if f"{FIRST}_minus_{other}" not in pairs:
             raise ReportError(f"{run.folder}: {FIRST} against {other}: the two arms share no case")
-    return {
+    results: dict[str, Any] = {
         "num_cases": len({line["case_id"] for lines in arms.values() for line in lines}),
         "seconds": before.get("seconds") if seconds is None else seconds,
         "peak_memory_gb": before.get("peak_memory_gb") if peak_memory_gb is None else peak_memory_gb,
@@ -149,6 +150,8 @@ def measure_run(
             "statistics": _statistics(),
         },
     }
+    add_task(run, results)
+    return results
 
 
 def write_results(
@@ -209,6 +212,8 @@ def headline(results: dict[str, Any]) -> str:
         if "concept_micro_f1" in comparison:
             text += f"; concept F1 {Interval.from_dict(comparison['concept_micro_f1']).points()}"
         lines.append(text)
+    if text := task_text(results):
+        lines += ["", text]
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -6,7 +6,7 @@ one bootstrap and one permutation test serve all.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,9 +141,12 @@ def _compared(measured: Measured, labels: Sequence[str], order: Sequence[str]) -
     return figures
 
 
+def _value(value: Any) -> str:
+    return UNKNOWN if value in (None, -1, "") else str(value)
+
+
 def _skin_type(line: Line) -> str:
-    value = line.get("fitzpatrick")
-    return UNKNOWN if value in (None, -1) else str(value)
+    return _value(line.get("fitzpatrick"))
 
 
 def by_group(lines: Sequence[Line], key: str) -> dict[str, Interval]:
@@ -162,15 +165,17 @@ def by_groups(lines: Sequence[Line]) -> dict[str, Any]:
     Returns:
         {grouping: {measure: {"groups": {name: figure}, "in_test": names of groups of 5 cases or more, "gap":
         highest minus lowest (with `highest`, `lowest`), "p": of the permutation test, "dark_minus_light" (pairs
-        alone)}}} for the groupings `class`, `fitzpatrick` (as recorded) and `fitzpatrick_pairs`; a grouping
-        that is unknown for all cases is left out. The gap's interval takes the two groups as chosen beforehand,
-        so it is too far from 0 where there are many groups; the test is not.
+        alone)}}} for the groupings `class`, `fitzpatrick` (as recorded), `fitzpatrick_pairs` and the columns by
+        which the run's task divides; a grouping that is unknown for all cases is left out. The gap's interval takes
+        the two groups as chosen beforehand, so it is too far from 0 where there are many groups; the test is not.
     """
-    groupings = {
+    groupings: dict[str, Callable[[Line], str]] = {
         "class": lambda line: line["class"],
         "fitzpatrick": _skin_type,
         "fitzpatrick_pairs": lambda line: PAIRS.get(_skin_type(line), UNKNOWN),
     }
+    for column in dict.fromkeys(column for line in lines for column in line.get("groups", ())):
+        groupings.setdefault(column, lambda line, key=column: _value(line.get("groups", {}).get(key)))
     by_grouping: dict[str, Any] = {}
     for grouping, label in groupings.items():
         every = [label(line) for line in lines]

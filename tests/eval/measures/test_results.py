@@ -148,15 +148,39 @@ def test_our_own_arm_without_a_complete_case_stops_the_report(run):
         run_lines(read_run(run))
 
 
-def test_classes_and_concepts_are_those_of_the_task(run):
-    assert read_run(run).classes == CLASSES
-    (run / "task.json").write_text(json.dumps({"name": "two", "classes": ["a", "b"], "concepts": ["x"]}))
-    assert read_run(run).classes == ("a", "b")
-    texts(run, "dermatologist")
-    rows = [{**case, "class": "a", "concepts": ["x"]} for case in cases(run)]
+def test_classes_concepts_and_groups_are_those_of_the_task(run):
+    assert read_run(run).task.classes == CLASSES
+    task = {"name": "two", "title": "Two", "about": "Two classes.", "classes": ["a", "b"], "concepts": ["Papule"],
+            "options": {"a": ["acne"], "b": ["eczema"]}, "group_columns": ["x_site"], "sha256": "0" * 64}  # fmt: skip
+    (run / "task.json").write_text(json.dumps(task))
+    texts(run, "dermatologist", num_right=0)
+    for place, (name, named) in enumerate(
+        (("a", "a"), ("a", "b"), ("b", "b"), ("b", None), ("a", "a"), ("a", "a"))
+    ):
+        change_case(
+            run, place, {"class": name, "concepts": [], "groups": {"x_site": "face" if place < 4 else None}}
+        )
+        change_answer(run, "dermatologist", place, named)
+    for path in [*(run / "answers").glob("two_step.*"), *(run / "answers").glob("untrained.*")]:
+        path.unlink()
+    arm = write_results(run)["arms"]["dermatologist"]
+    assert arm["text"]["confusion"] == {
+        "classes": ["a", "b", "no answer"],
+        "counts": [[3, 1, 0], [0, 1, 1], [0, 0, 0]],
+    }
+    site = arm["groups"]["x_site"]["top1_text"]["groups"]
+    assert (site["face"]["value"], site["face"]["n"]) == (0.5, 4)
+    assert (site["unknown"]["value"], site["unknown"]["n"]) == (1.0, 2)
+
+
+def change_case(run, place, fields):
+    rows = cases(run)
+    rows[place] |= fields
     (run / "cases.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    for arm in ("two_step", "untrained"):
-        for path in (run / "answers").glob(f"{arm}.*"):
-            path.unlink()
-    results = write_results(run)
-    assert results["arms"]["dermatologist"]["text"]["accuracy"]["value"] == 0  # they named none of the two
+
+
+def change_answer(run, arm, place, named):
+    path = run / "answers" / f"{arm}.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    rows[place] |= {"text_class": named, "text_outcome": "asserted" if named else "no_class"}
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
