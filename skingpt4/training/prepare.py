@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from skingpt4.checkpoints import checkpoint
+from skingpt4.checkpoints.diseases import card_values, taught_diseases
 from skingpt4.checkpoints.identity import identity
 from skingpt4.checkpoints.known_answer import queries_of
 from skingpt4.checkpoints.load import known_queries, load_projection, require_projection_width
@@ -45,6 +46,7 @@ class Prepared:
     parent: dict[str, Any] | None
     known_queries: Tensor  # (1, q, d), of the self-test's image
     seen: dict[str, Tensor]  # hashes of all images trained on, the parent's included
+    diseases: dict[str, Any]  # what a card says of those taught, in the parent too
     notes: list[str]  # what the user should know before the run starts
 
 
@@ -97,7 +99,8 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
         queries = queries_of(encoder(), config.vision.image_size)
         model = build(config, device, encoder())
     train_records = chain(train)
-    parent, seen = _load_parent(config, model, queries)
+    parent_card = _load_parent(config, model, queries)
+    parent, seen = _origin(config, parent_card)
     _add_lora(config, model)
     texts = SampleEncoder.from_config(config, model.tokenizer)
     per_question = config.optim.batch_size if BEHAVIOURS[config.compat].question_per_batch else 1
@@ -113,6 +116,7 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
         parent=parent,
         known_queries=queries,
         seen=merge_hashes(team.by_first(lambda: image_hashes(train_records)), seen),
+        diseases=card_values(taught_diseases(train_records, config.prompt), parent_card),
         notes=notes,
     )
 
@@ -170,14 +174,17 @@ def _image_source(
     return image_files(chain(manifests), config.vision.image_size, vision.mean, vision.std, augment)
 
 
-def _load_parent(
-    config: Config, model: SkinGPT4, queries: Tensor
-) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
-    """Load `initial_checkpoint`; returns what the card of this run says of it, and hashes of what it saw."""
+def _load_parent(config: Config, model: SkinGPT4, queries: Tensor) -> dict[str, Any]:
+    """Load `initial_checkpoint`; returns its card, empty without one."""
+    path = config.initial_checkpoint
+    return load_projection(model, config, path, queries) if path else {}
+
+
+def _origin(config: Config, card: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+    """What the card of this run says of `initial_checkpoint`, and hashes of the images that it saw."""
     path = config.initial_checkpoint
     if not path:
         return None, {}
-    card = load_projection(model, config, path, queries)
     parent = {key: card[key] for key in ("step", "iteration", "tensors_sha256")} | {"path": path}
     return parent, checkpoint.load_seen(path, card)
 

@@ -61,6 +61,7 @@ def _write(
         "num_trainable": model.num_parameters()[0],
         **batch_facts(config, num_processes),
         **origin(prepared),
+        **prepared.diseases,
         "known_answer": known_answer.measure(model, prepared.known_queries, config.prompt.template),
         "git_revision": checkpoint.git_revision(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
