@@ -27,6 +27,9 @@ from scipy.special import log_softmax, logsumexp
 from skingpt4.taxonomy import taxonomy
 from skingpt4.taxonomy.taxonomy import CLASSES, OTHERS
 
+# Where no calibration has fitted the weight: a model that has learned its diseases also has their prior from its
+# training, and what the frozen language model says without an image then has nothing to do with it.
+UNFITTED_WEIGHT = 0.0
 # Sentences that are scored about an image: 300 take seconds on two cores.
 MAX_SCORED = 500
 
@@ -45,10 +48,15 @@ class ClosedSet:
 
     Args:
         diseases: at least one of each of the 15 classes; no name twice.
+
+    Raises:
+        ValueError: a class has no disease.
     """
 
     def __init__(self, diseases: Iterable[Disease]) -> None:
         self.diseases = tuple(diseases)
+        if not {disease.class_name for disease in self.diseases} >= set(CLASSES):
+            raise ValueError("a class has no disease")
 
     @classmethod
     def of_training(cls, trained: Iterable[Mapping[str, Any]]) -> ClosedSet:
