@@ -69,7 +69,11 @@ def read_concepts(arm: ArmAnswers) -> Readings:
 
 def read_scored(arm: ArmAnswers) -> Readings:
     """The class with the highest likelihood."""
-    return _read(arm, lambda a: a.key.kind == "scores", lambda a: best_class(a.fields))
+    return _read(
+        arm,
+        lambda a: a.key.kind == "scores" and "class_scores" in a.fields,
+        lambda a: best_class(a.fields),
+    )
 
 
 def _read(arm: ArmAnswers, which: Callable[[Answer], bool], what: Callable[[Answer], Any]) -> Readings:

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 
 from eval.asking.answers import Run as Answers
-from eval.measures.intervals import Interval, Line, best_class, by_group, concept_sets, confusion, per_concept
+from eval.measures.classification import confusion
+from eval.measures.comparing.groups import by_group
+from eval.measures.intervals import Interval, Line, best_class, concept_sets, per_concept
 from eval.measures.results import HEADLINE
-from eval.page import figures
-from eval.page.checklists import checklists_parts, facts
-from eval.page.gallery import NO_CLASS, gallery_parts
-from eval.page.measures import consistency_parts, measures_parts
+from eval.page.figures import measures as figures
 from eval.page.parts import (
     SKIN_TYPES,
     Bullets,
@@ -33,8 +32,11 @@ from eval.page.parts import (
     plain,
     share_cell,
 )
-from eval.page.ratings import agreement_parts, ratings_parts
-from eval.page.times import times_parts
+from eval.page.sections.checklists import checklists_parts, facts
+from eval.page.sections.gallery import NO_CLASS, gallery_parts
+from eval.page.sections.measures import consistency_parts, measures_parts
+from eval.page.sections.ratings import agreement_parts, ratings_parts
+from eval.page.sections.times import times_parts
 from eval.rating.ratings import Rating
 
 NBSP = "\u00a0"

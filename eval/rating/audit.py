@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from eval.measures.intervals import Interval, proportion
-from eval.rating.ratings import AGREE, ITEMS, Rating, RatingsError, read_ratings
+from eval.rating.questionnaire import AGREE, ITEMS
+from eval.rating.ratings import Rating, RatingsError, read_ratings
 
 STATED_CASES, LARGEST = 150, 200
 RESAMPLES = 2000

@@ -23,7 +23,8 @@ from eval.measures.agreement import (
     weighted_kappa,
 )
 from eval.measures.intervals import Figure, Interval
-from eval.rating.ratings import AGREE, FLAG, ITEMS, SCALE, Rating
+from eval.rating.questionnaire import AGREE, FLAG, ITEMS, SCALE
+from eval.rating.ratings import Rating
 
 RESAMPLES, COEFFICIENT_RESAMPLES = 2000, 200
 COEFFICIENTS = {

@@ -1,7 +1,7 @@
 import pytest
 from statsmodels.stats.multitest import multipletests
 
-from eval.measures.comparisons import compare_all, compare_pair, f1_exchange_p, shared_lines
+from eval.measures.comparing.arms import compare_all, compare_pair, f1_exchange_p, shared_lines
 from tests.support.simulated import covers, simulate
 
 

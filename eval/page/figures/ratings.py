@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.patches import Patch
 
-from eval.page.figures import BLUE, INK, ORANGE, RULE, STYLE, new_axes, to_drawing
+from eval.page.figures.drawing import BLUE, INK, ORANGE, RULE, STYLE, new_axes, to_drawing
 from eval.page.parts import Drawing
 from eval.rating.ratings import SCALE
 

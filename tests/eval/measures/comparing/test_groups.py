@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy.stats import chi2_contingency
 
-from eval.measures import groups
-from eval.measures.groups import Measured, by_groups, difference, permutation_p
+from eval.measures.comparing import groups
+from eval.measures.comparing.groups import Measured, by_groups, difference, permutation_p
 from tests.support.simulated import covers, simulate
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from scipy.stats import ttest_ind, wilcoxon
 
 from eval.asking.answers import Run
-from eval.page.figures_ratings import times_figure
+from eval.page.figures.ratings import times_figure
 from eval.page.parts import Figure, Part, Table, Text, p_equals, plain
 from eval.rating.ratings import Rating
 

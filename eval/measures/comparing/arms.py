@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -15,6 +15,7 @@ from eval.measures.intervals import (
     concept_counts,
     concept_sets,
     f1_of_counts,
+    has_choice,
     mcnemar,
     paired_difference,
     paired_f1_difference,
@@ -55,6 +56,18 @@ def f1_exchange_p(
     return float((1 + (drawn >= true - 1e-12).sum()) / (1 + resamples))
 
 
+def _both(
+    first: Sequence[Line], second: Sequence[Line], has: Callable[[Line], bool]
+) -> tuple[list[Line], list[Line]]:
+    """Of two arms' lines about the same cases those in which both have what is compared."""
+    pairs = [(a, b) for a, b in zip(first, second, strict=True) if has(a) and has(b)]
+    return [a for a, _ in pairs], [b for _, b in pairs]
+
+
+def _text_right(lines: Sequence[Line]) -> np.ndarray:
+    return np.array([int(line["text_class"] == line["class"]) for line in lines])
+
+
 def _shares(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
     test = mcnemar(first, second)
     return {
@@ -67,7 +80,7 @@ def _shares(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:
 
 
 def compare_pair(first: Sequence[Line], second: Sequence[Line]) -> dict[str, Any]:
-    """First minus second for each measure: a figure with `p` and `test`.
+    """First minus second for each measure that both arms have: a figure with `p` and `test`.
 
     Returns:
         `top1`, `top1_text` (with `only_first`, `only_second`: cases that one arm alone got right) and, where
@@ -77,14 +90,21 @@ def compare_pair(first: Sequence[Line], second: Sequence[Line]) -> dict[str, Any
         ValueError: the arms share no case.
     """
     a, b = shared_lines(first, second)
-    text = [np.array([int(line["text_class"] == line["class"]) for line in lines]) for lines in (a, b)]
-    figures = {"top1": _shares(top1_right(a), top1_right(b)), "top1_text": _shares(*text)}
-    truth, named = concept_sets(a)
+    figures = {}
+    for measure, has, right in (
+        ("top1", has_choice, top1_right),
+        ("top1_text", lambda line: "text_class" in line, _text_right),
+    ):
+        one, other = _both(a, b, has)
+        if one:
+            figures[measure] = _shares(right(one), right(other))
+    one, other = _both(a, b, lambda line: "predicted_concepts" in line)
+    truth, named = concept_sets(one)
     if truth:
-        other = concept_sets(b)[1]
+        named_by_other = concept_sets(other)[1]
         figures["concept_micro_f1"] = {
-            **paired_f1_difference(truth, named, other).to_dict(),
-            "p": f1_exchange_p(truth, named, other),
+            **paired_f1_difference(truth, named, named_by_other).to_dict(),
+            "p": f1_exchange_p(truth, named, named_by_other),
             "test": f"approximate randomisation, {RESAMPLES} exchanges",
         }
     return figures
@@ -101,10 +121,12 @@ def correct(pairs: dict[str, dict[str, Any]]) -> None:
 
 
 def compare_all(arms: dict[str, list[Line]]) -> dict[str, dict[str, Any]]:
-    """Every pair of arms with a common case, named FIRST_minus_SECOND in the order of display."""
+    """Every pair of arms with a common case and measure, named FIRST_minus_SECOND in the order of display."""
     pairs = {}
     for first, second in combinations(arms, 2):
         if {line["case_id"] for line in arms[first]} & {line["case_id"] for line in arms[second]}:
-            pairs[f"{first}_minus_{second}"] = compare_pair(arms[first], arms[second])
+            compared = compare_pair(arms[first], arms[second])
+            if compared:
+                pairs[f"{first}_minus_{second}"] = compared
     correct(pairs)
     return pairs

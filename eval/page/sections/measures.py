@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from eval.measures.intervals import Interval
-from eval.page.figures import coverage_figure, reliability_figure
-from eval.page.figures_ratings import repeats_figure
+from eval.page.figures.measures import coverage_figure, reliability_figure
+from eval.page.figures.ratings import repeats_figure
 from eval.page.parts import (
     NOTHING,
     SKIN_TYPES,

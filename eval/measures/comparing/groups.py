@@ -17,6 +17,9 @@ from eval.measures.intervals import (
     Interval,
     Line,
     concept_counts,
+    concept_sets,
+    has_choice,
+    having,
     percentile_interval,
     proportion,
     ratio_interval,
@@ -47,18 +50,20 @@ class Measured:
 
 
 def measures(lines: Sequence[Line]) -> dict[str, tuple[list[Line], Measured]]:
-    """What is compared between groups: `top1`, `top1_text`, and `concept_micro_f1` of cases with known concepts."""
-    ones = np.ones(len(lines))
-    text = np.array([line["text_class"] == line["class"] for line in lines], dtype=np.float64)
-    compared = {
-        "top1": (list(lines), Measured(top1_right(lines).astype(np.float64), ones, True)),
-        "top1_text": (list(lines), Measured(text, ones, True)),
-    }
-    known = [line for line in lines if line["concepts"] is not None]
+    """What is compared between groups, of what the arm has.
+
+    `top1`, `top1_text`, and `concept_micro_f1` of cases with known concepts, each with the lines it is about.
+    """
+    compared = {}
+    if chosen := [line for line in lines if has_choice(line)]:
+        right = top1_right(chosen).astype(np.float64)
+        compared["top1"] = (chosen, Measured(right, np.ones(len(chosen)), True))
+    if answered := having(lines, "text_class"):
+        text = np.array([line["text_class"] == line["class"] for line in answered], dtype=np.float64)
+        compared["top1_text"] = (answered, Measured(text, np.ones(len(answered)), True))
+    known = [line for line in having(lines, "predicted_concepts") if line["concepts"] is not None]
     if known:
-        counts = concept_counts(
-            [set(line["concepts"]) for line in known], [set(line["predicted_concepts"]) for line in known]
-        )
+        counts = concept_counts(*concept_sets(known))
         top = 2.0 * counts[:, 0]
         compared["concept_micro_f1"] = (known, Measured(top, top + counts[:, 1] + counts[:, 2], False))
     return compared
@@ -141,6 +146,16 @@ def _skin_type(line: Line) -> str:
     return UNKNOWN if value in (None, -1) else str(value)
 
 
+def by_group(lines: Sequence[Line], key: str) -> dict[str, Interval]:
+    """Top-1 of each value of `key` ("fitzpatrick" or "class"), in order; no value or -1 is "unknown"."""
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        value = line.get(key)
+        groups.setdefault("unknown" if value in (None, -1) else str(value), []).append(line)
+    ordered = sorted(groups.items(), key=lambda item: (item[0] == "unknown", item[0]))
+    return {name: proportion(int(top1_right(group).sum()), len(group)) for name, group in ordered}
+
+
 def by_groups(lines: Sequence[Line]) -> dict[str, Any]:
     """Each measure by class, by skin type and by pairs of skin types.
 
@@ -162,8 +177,10 @@ def by_groups(lines: Sequence[Line]) -> dict[str, Any]:
         if set(every) == {UNKNOWN}:
             continue
         order = sorted(set(every) - {UNKNOWN})
-        by_grouping[grouping] = {
+        compared = {
             name: _compared(measured, [label(line) for line in some], order)
             for name, (some, measured) in measures(lines).items()
         }
+        if compared:
+            by_grouping[grouping] = compared
     return by_grouping
