@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config, PromptConfig
+from skingpt4.model.projection import picture_shape
 from skingpt4.model.prompts import (
     Encoded,
     Template,
@@ -22,6 +25,7 @@ from skingpt4.model.prompts import (
     get_template,
     marks_of,
     num_answer_tokens,
+    render,
     shorten,
     without_placeholders,
 )
@@ -29,6 +33,7 @@ from skingpt4.records.images import open_image, random_crop_box, to_tensor
 from skingpt4.records.manifest import Manifest
 from skingpt4.records.record import Record, RecordError
 from skingpt4.support.marks import marks_in
+from skingpt4.training.schedule import ClassBalance
 
 
 def answer_for(record: Record, prompt: PromptConfig) -> str:
@@ -66,6 +71,14 @@ def rows_with_answer(records: Sequence[Record], prompt: PromptConfig) -> np.ndar
     return np.flatnonzero(has_answer)
 
 
+def class_names(records: Sequence[Record]) -> list[str | None]:
+    """The classes of records, None where unknown; of a manifest by its column."""
+    if isinstance(records, Manifest):
+        names: list[str | None] = records.column("class").to_pylist()
+        return names
+    return [record.class_name for record in records]
+
+
 class SampleEncoder:
     """Encodes records as token ids with the supervised part marked.
 
@@ -75,6 +88,7 @@ class SampleEncoder:
         num_query_tokens: of an image.
         max_text_tokens: supervised tokens of a sample, end symbols included.
         cut_blindly: cut a long answer at the last token that fits, without its end symbol, as the original does.
+        disease_weight: in the loss, of the tokens that name the record's disease.
     """
 
     def __init__(
@@ -84,8 +98,10 @@ class SampleEncoder:
         num_query_tokens: int,
         max_text_tokens: int,
         cut_blindly: bool = False,
+        disease_weight: float = 1.0,
     ) -> None:
         self.prompt, self.tokenizer, self.cut_blindly = prompt, tokenizer, cut_blindly
+        self.disease_weight = disease_weight
         self.num_query_tokens, self.max_text_tokens = num_query_tokens, max_text_tokens
         self.template: Template | None = get_template(prompt.template)
         self.end = answer_end(self.template, tokenizer)
@@ -95,8 +111,8 @@ class SampleEncoder:
     def from_config(cls, config: Config, tokenizer: Any) -> SampleEncoder:
         """The encoder of a run."""
         return cls(
-            config.prompt, tokenizer, config.qformer.num_query_tokens, config.data.max_text_tokens,
-            BEHAVIOURS[config.compat].cut_blindly,
+            config.prompt, tokenizer, picture_shape(config).num_vectors, config.data.max_text_tokens,
+            BEHAVIOURS[config.compat].cut_blindly, config.optim.disease_weight,
         )  # fmt: skip
 
     def __call__(self, record: Record, question: str) -> Encoded:
@@ -106,6 +122,31 @@ class SampleEncoder:
         # Without `cut_blindly` the answer fits already; with it, the surplus stands at the very end.
         length = len(encoded.input_ids) - max(0, sum(encoded.supervised) - self.max_text_tokens)
         return Encoded(encoded.input_ids[:length], encoded.supervised[:length])
+
+    def weights(self, record: Record, question: str, encoded: Encoded) -> Tensor:
+        """(t,) fp32, of each token of an encoded record in the loss: `disease_weight` where it names the disease.
+
+        Raises:
+            RecordError: the tokenizer does not say which characters a token stands for.
+        """
+        if not self.tokenizer.is_fast:
+            raise RecordError(
+                "optim.disease_weight needs a tokenizer of the `tokenizers` library (tokenizer.json), which this "
+                "language model lacks; leave optim.disease_weight at 1"
+            )
+        pieces = render(self.template, self.turns(record, question), self.tokenizer)
+        names = [n for text, learned in pieces if learned for n in self._names(record.disease, text)]
+        weights = torch.ones(len(encoded.input_ids))
+        weights[torch.tensor(encoded.supervised)] += torch.tensor(names) * (self.disease_weight - 1)
+        return weights
+
+    def _names(self, disease: str | None, answer: str) -> list[bool]:
+        """For each token of an answer, whether it is part of the disease's name."""
+        offsets = self.tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True)[
+            "offset_mapping"
+        ]
+        names = [m.span() for m in re.finditer(re.escape(disease), answer, re.IGNORECASE)] if disease else []
+        return [any(start < last and first < end for first, last in names) for start, end in offsets]
 
     def turns(self, record: Record, question: str) -> list[Turn]:
         """The conversation that a record teaches under a question: one turn, or the record's own dialogue.
@@ -156,14 +197,22 @@ ImageSource = Callable[[int, "np.random.Generator | None"], dict[str, Tensor]]
 
 
 def image_files(
-    records: Sequence[Record], size: int, mean: tuple[float, ...], std: tuple[float, ...], augment: bool
+    records: Sequence[Record],
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    augment: bool,
+    crops: int = 1,
 ) -> ImageSource:
-    """Images read from their files: a random crop if there is a generator, else the complete image."""
+    """Images read from their files: a random crop if there is a generator, else the complete image.
+
+    With several `crops`, that and its tiles.
+    """
 
     def load(row: int, rng: np.random.Generator | None) -> dict[str, Tensor]:
         image = open_image(records[row].image_path)
         box = random_crop_box(*image.size, rng) if augment and rng is not None else None
-        return {"image": to_tensor(image, size, mean, std, box)}
+        return {"image": to_tensor(image, size, mean, std, box, crops)}
 
     return load
 
@@ -171,8 +220,8 @@ def image_files(
 class TrainingSamples(Dataset):
     """An endless, shuffled view of the records that have an answer: sample i is a function of (seed, i) alone.
 
-    Every pass over the records is a new permutation; question and crop are drawn for each sample. So a resumed run,
-    or one with another number of processes, sees exactly the same samples.
+    Every pass over the records is a new permutation, or a `ClassBalance`; question and crop are drawn for each
+    sample. So a resumed run, or one with another number of processes, sees exactly the same samples.
 
     Args:
         records: of the training manifests.
@@ -180,9 +229,10 @@ class TrainingSamples(Dataset):
         images: of the records' rows.
         seed: of order, questions and crops.
         per_question: number of consecutive samples that share one drawn question.
+        sampling: `data.sampling`.
 
     Raises:
-        RecordError: no record has an answer; names the first.
+        RecordError: no record has an answer; names the first. Or none has a class to balance.
     """
 
     def __init__(
@@ -192,6 +242,7 @@ class TrainingSamples(Dataset):
         images: ImageSource,
         seed: int,
         per_question: int = 1,
+        sampling: str = "uniform",
     ) -> None:
         self.records, self.encoder, self.images, self.seed = records, encoder, images, seed
         self.per_question = per_question
@@ -206,6 +257,10 @@ class TrainingSamples(Dataset):
         if not encoder.turns(first, encoder.prompt.questions[0])[0].answer:
             text = answer_for(first, encoder.prompt)
             raise RecordError(f"no token of the answer {text!r} is supervised; raise data.max_text_tokens")
+        self.balance: ClassBalance | None = None
+        if sampling != "uniform":
+            names = class_names(records)
+            self.balance = ClassBalance([names[row] for row in self.rows], sampling, seed)
 
     def __len__(self) -> int:
         """The length of one pass."""
@@ -218,7 +273,11 @@ class TrainingSamples(Dataset):
         record = self.records[row]
         shared = np.random.default_rng((self.seed, 3, index // self.per_question))
         question = self.encoder.draw_question(record, rng if self.per_question == 1 else shared)
-        return {"encoded": self.encoder(record, question), **self.images(row, rng)}
+        encoded = self.encoder(record, question)
+        sample = {"encoded": encoded, **self.images(row, rng)}
+        if self.encoder.disease_weight != 1:
+            sample["weights"] = self.encoder.weights(record, question, encoded)
+        return sample
 
     def row_of(self, index: int) -> int:
         """The row of the record that sample `index` shows."""
@@ -226,10 +285,12 @@ class TrainingSamples(Dataset):
         return int(self.rows[self._order(number)[place]])
 
     def _order(self, number: int) -> np.ndarray:
-        """The permutation of a pass; cached for it and the one before, since a batch may lie in both."""
+        """The places of a pass, permuted; cached for it and the one before, since a batch may lie in both."""
         if number not in self._orders:
             rng = np.random.default_rng((self.seed, 1, number))
-            self._orders[number] = rng.permutation(len(self.rows))
+            self._orders[number] = rng.permutation(
+                self.balance.places(number) if self.balance else len(self.rows)
+            )
             if len(self._orders) > 2:
                 self._orders.popitem(last=False)
         return self._orders[number]
