@@ -41,7 +41,7 @@ def arms_figure(arms: dict[str, dict[str, Any]], chance: float | None) -> Drawin
     """Points with interval bars of every arm, of the measures that it has, and top-1 by chance."""
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes(1.2 + 0.6 * len(arms))
-        for words, place, colour, marker in MARKS.values():
+        for words, _, colour, marker in MARKS.values():
             axes.plot([], [], color=colour, marker=marker, markersize=7, label=words)
         for row, summary in enumerate(arms.values()):
             for measure, (_, place, colour, marker) in MARKS.items():

@@ -9,7 +9,19 @@ from eval.measures.intervals import Line
 from eval.measures.results import HEADLINE
 from eval.page.data import Report
 from eval.page.figures.measures import arms_figure
-from eval.page.parts import NOTHING, Cell, Details, Figure, Part, Row, Table, Text, number_cell, plain, share_cell
+from eval.page.parts import (
+    NOTHING,
+    Cell,
+    Details,
+    Figure,
+    Part,
+    Row,
+    Table,
+    Text,
+    number_cell,
+    plain,
+    share_cell,
+)
 from eval.page.sections.gallery import NO_CLASS
 
 # What the text of an answer does, in the terms of skingpt4/taxonomy/taxonomy.py.
@@ -41,9 +53,10 @@ CLOSED_SETS = {
 OUR_CLOSED_SET = "log-probabilities of sentences"
 MISSING = "A dash says that an arm has no such answers; below it stands why. It is never counted as zero."
 COST = (
-    "Seconds and tokens are those of one answer, median and mean, with 95 % intervals (bootstrap over cases); decoded "
-    "together: the largest number of answers at the same time, which slows each of them. Seconds of imported answers are "
-    "as imported. Memory: the peak of the process that answered, where it was recorded."
+    "Seconds and tokens are those of one answer, median and mean, with 95 % intervals (bootstrap over "
+    "cases); decoded together: the largest number of answers at the same time, which slows each of them. "
+    "Seconds of imported answers are as imported. Memory: the peak of the process that answered, where it "
+    "was recorded."
 )
 
 
@@ -59,10 +72,14 @@ def note_of(report: Report, unit: str) -> str:
 def why_missing(measure: str, lines: Sequence[Line]) -> str:
     """Why an arm has no such measure, for the small print of a cell."""
     if measure in ("top1", "top3"):
-        return "one choice, no order" if any("listed_class" in line for line in lines) else "classes not scored"
+        return (
+            "one choice, no order" if any("listed_class" in line for line in lines) else "classes not scored"
+        )
     if measure == "top1_text":
         return "no text read for a class"
-    return "concepts not named" if not any("predicted_concepts" in line for line in lines) else "not annotated"
+    return (
+        "concepts not named" if not any("predicted_concepts" in line for line in lines) else "not annotated"
+    )
 
 
 def missing(reason: str) -> Cell:
@@ -91,7 +108,9 @@ def arms_parts(report: Report) -> list[Part]:
         cells = [headline_cell(report, unit, measure, n) for measure in HEADLINE]
         rows.append([Cell(plain(unit), (note,) if note else ()), *cells, str(n)])
     table = Table(
-        "Each measure above its 95 % interval; n is the number of cases", ["arm", *HEADLINE.values(), "n"], rows
+        "Each measure above its 95 % interval; n is the number of cases",
+        ["arm", *HEADLINE.values(), "n"],
+        rows,
     )
     return [table, *_text_outcomes(report), _figure(report), Text(MISSING, "soft")]
 
@@ -126,10 +145,15 @@ def cards_parts(report: Report) -> list[Part]:
     head = ["arm", "kind", "model", "version", "classes by", "precision", "ran on", "asked"]
     rows: list[Row] = [[plain(arm), *_card(report.meta(arm), report.kind(arm))] for arm in report.arms]
     cards = Table("Every arm, as its meta file describes it", head, rows, "words")
-    head = ["arm", "seconds, first answer", "seconds, last answer", "tokens, first answer", "decoded together", "memory"]
-    cost = Table(
-        "Cost of an answer", head, [[plain(arm), *_cost(report, arm)] for arm in report.arms]
-    )
+    head = [
+        "arm",
+        "seconds, first answer",
+        "seconds, last answer",
+        "tokens, first answer",
+        "decoded together",
+        "memory",
+    ]
+    cost = Table("Cost of an answer", head, [[plain(arm), *_cost(report, arm)] for arm in report.arms])
     return [cards, cost, Text(COST, "soft")]
 
 
@@ -139,9 +163,7 @@ def _card(meta: Mapping[str, Any], kind: str) -> list[Cell | str]:
     if kind == "projection":
         version, by = meta.get("checkpoint_sha256"), OUR_CLOSED_SET
         model = f"{meta.get('language_model') or ''}".rsplit("/", 1)[-1]
-        small = tuple(
-            text for text in (f"projection: {meta['checkpoint']}" if meta.get("checkpoint") else "", meta.get("step")) if text
-        )
+        small = tuple(str(meta[key]) for key in ("checkpoint", "step") if meta.get(key))
     else:
         version = meta.get("revision") or meta.get("sha256") or meta.get("source_sha256")
         by = CLOSED_SETS.get(str(closed_set), "not scored" if closed_set is None else str(closed_set))

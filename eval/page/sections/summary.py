@@ -25,7 +25,9 @@ from eval.page.sections.arms import headline_cell, missing, note_of
 from eval.page.sections.ratings import ROLE_WORDS, by_role
 
 NBSP = "\u00a0"
-SHOWN_ITEM = {"lay": "helps_patients"}  # the item of each role that the summary shows; all others: the diagnosis
+SHOWN_ITEM = {
+    "lay": "helps_patients"
+}  # the item of each role that the summary shows; all others: the diagnosis
 ITEM_WORDS = {"diagnosis": "diagnosis right", "helps_patients": "helps to understand"}
 
 
@@ -45,12 +47,18 @@ def lead(report: Report) -> str:
 
 def summary_parts(report: Report) -> list[Part]:
     """What fits on a page."""
-    return [Text(_what(report)), _table(report), Bullets([("", text) for text in _findings(report)]), Text(LIMITS, "soft")]
+    return [
+        Text(_what(report)),
+        _table(report),
+        Bullets([("", text) for text in _findings(report)]),
+        Text(LIMITS, "soft"),
+    ]
 
 
 LIMITS = (
-    "Intervals are 95 %, n is the number of cases; a dash means not measured, never zero. Cases, raters and models decide "
-    "these figures: they say how these arms answer these cases, and not that any of them may advise anyone."
+    "Intervals are 95 %, n is the number of cases; a dash means not measured, never zero. Cases, raters "
+    "and models decide these figures: they say how these arms answer these cases, and not that any of "
+    "them may advise anyone."
 )
 
 
@@ -63,7 +71,9 @@ def _what(report: Report) -> str:
     text += f" ({foreign} of them not ours)." if foreign else "."
     if raters := report.results.get("ratings", {}).get("raters"):
         roles = Counter(dict((r.rater, r.role) for r in report.ratings).values())
-        who = ", ".join(f"{count} {ROLE_WORDS[role]}{'s' * (count > 1)}" for role, count in roles.items() if role)
+        who = ", ".join(
+            f"{count} {ROLE_WORDS[role]}{'s' * (count > 1)}" for role, count in roles.items() if role
+        )
         text += f" Rated by {raters} rater{'s' * (raters > 1)}{f' ({who})' if who else ''}."
     else:
         text += " Nobody has rated the answers yet."
@@ -94,7 +104,9 @@ def _table(report: Report) -> Table:
         )
         cells.append(number_cell(seconds) if seconds else missing("no times"))
         rows.append([Cell(plain(unit), (note,) if note else ()), *cells])
-    return Table(f"Every arm; n = {report.results['num_cases']} where a cell does not say another", head, rows)
+    return Table(
+        f"Every arm; n = {report.results['num_cases']} where a cell does not say another", head, rows
+    )
 
 
 def _findings(report: Report) -> list[str]:
@@ -119,7 +131,9 @@ def _findings(report: Report) -> list[str]:
 def _best(report: Report) -> str:
     """Which system stands highest in top-1, controls aside, and whether the first arm differs from it."""
     ranked = {
-        name: unit["top1"]["value"] for name, unit in report.units().items() if "top1" in unit and name not in CONTROLS
+        name: unit["top1"]["value"]
+        for name, unit in report.units().items()
+        if "top1" in unit and name not in CONTROLS
     }
     if len(ranked) < 2:
         return ""
