@@ -111,6 +111,7 @@ def _case(
             f"{path}: 'x_reference' of case {name!r} must be text or a list of texts, found {reference!r}"
         )
     reference = tuple(text_or_none(text) or "" for text in reference)  # one for each prompt, in their order
+    facts = None if task.is_default else _facts(task, rows[0], f"{path}: case {name!r}")
     return Case(
         name,
         tuple(records),
@@ -118,7 +119,7 @@ def _case(
         text_or_none(history),
         reference if any(reference) else (),
         task.label_of(rows[0]),
-        None if task.is_default else _facts(task, rows[0], f"{path}: case {name!r}"),
+        facts,
         _urgency(rows[0].get("x_urgency"), name, path),
     )
 

@@ -115,9 +115,13 @@ def labels_of(manifest: Path, task: Task) -> list[str | None]:
         CasesError: no record has what the task needs.
     """
     labels: list[str | None] = []
-    for _, line, _ in manifest_lines(manifest):
+    for number, line, _ in manifest_lines(manifest):
         row = json.loads(line)
-        labels.append((task.label_of(row) or "") if task.has_answer(row) else None)
+        try:
+            labels.append((task.label_of(row) or "") if task.has_answer(row) else None)
+        except ValueError as error:
+            key = task.differential or task.references
+            raise CasesError(f"{manifest}, line {number}: '{key}' {error}") from None
     if not any(label is not None for label in labels):
         key = task.label.key if task.classes else task.references or "concepts"
         raise CasesError(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.asking.answers import FOLDER, ArmAnswers, Run, case_lines, kind_of, read_run
+from eval.measures.by_task.table import add_task, task_text
 from eval.measures.calibration import calibration
 from eval.measures.classification import by_likelihood, by_text
 from eval.measures.comparing.arms import compare_all
@@ -138,7 +139,7 @@ def measure_run(
     for other in ours if FIRST in arms else []:
         if f"{FIRST}_minus_{other}" not in pairs:
             raise ReportError(f"{run.folder}: {FIRST} against {other}: the two arms share no case")
-    return {
+    results: dict[str, Any] = {
         "num_cases": len({line["case_id"] for lines in arms.values() for line in lines}),
         "seconds": before.get("seconds") if seconds is None else seconds,
         "peak_memory_gb": before.get("peak_memory_gb") if peak_memory_gb is None else peak_memory_gb,
@@ -155,6 +156,8 @@ def measure_run(
             "statistics": _statistics(),
         },
     }
+    add_task(run, results)
+    return results
 
 
 def write_results(
@@ -215,6 +218,8 @@ def headline(results: dict[str, Any]) -> str:
         if "concept_micro_f1" in comparison:
             text += f"; concept F1 {Interval.from_dict(comparison['concept_micro_f1']).points()}"
         lines.append(text)
+    if text := task_text(results):
+        lines += ["", text]
     return "\n".join(line.rstrip() for line in lines)
 
 

@@ -13,6 +13,7 @@ from eval.page.sections.measures import consistency_parts, measures_parts
 from eval.page.sections.provenance import provenance_parts
 from eval.page.sections.ratings import agreement_parts, ratings_parts
 from eval.page.sections.summary import lead, summary_parts
+from eval.page.sections.tasks import task_parts
 from eval.page.sections.times import times_parts
 
 TITLES = {
@@ -26,7 +27,7 @@ TITLES = {
     "agreement": "How far the raters agree",
     "times": "Response times",
     "consistency": "Consistency",
-    "losses": "Losses of both steps",
+    "losses": "Losses of the steps",
     "measures": "Further measures",
     "confusion": "Which class is taken for which",
     "concepts": "Concepts",
@@ -73,7 +74,7 @@ def document(report: Report) -> Document:
         "times": times_parts(report),
         "consistency": consistency_parts(in_order),
         "losses": losses_parts(report),
-        "measures": measures_parts(results["arms"]),
+        "measures": [*task_parts(results), *measures_parts(results["arms"])],
         "confusion": confusion_parts(report),
         "concepts": concepts_parts(report),
         "groups": groups_parts(report),

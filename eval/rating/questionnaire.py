@@ -39,6 +39,7 @@ UNKNOWN = "unknown"  # its name among results
 # `own_...` is asked once a case, before a text about it is shown, and never changed. `own_answer_1` answers prompt 1.
 OWN_DIAGNOSIS, OWN_URGENCY, OWN_ANSWER = "own_diagnosis", "own_urgency", "own_answer_{}"
 URGENCY_ITEM, COMMENT = "urgency", "comment"
+MAX_TEXT = 8000  # characters of a text
 
 # Words for each of eval.asking.cases.URGENCY.
 URGENCY_WORDS: dict[str, str] = {

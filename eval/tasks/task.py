@@ -25,7 +25,6 @@ Metric = Literal[
 ]
 DEFAULT = "skingpt4_15"
 UNKNOWN = "unknown"
-OUTSIDE = "outside the task"  # the names of a differential that are none of the labels
 RecordKey = Annotated[str, Field(pattern="^(x_[a-z0-9_]+|[a-z_]+)$")]
 
 
@@ -125,11 +124,17 @@ class Task(_Strict):
     def label_of(self, row: Mapping[str, Any]) -> str | None:
         """The class of a record: None where its key is empty, or holds none of the task's labels.
 
-        A value may be a label, one of its options or a synonym that the taxonomy knows, in any spelling.
+        A value may be a label, one of its options or a synonym that the taxonomy knows, in any spelling. With a
+        differential it is the likeliest label, of equally likely ones the first in the task's order.
 
         Args:
             row: a record as its manifest has it, own keys (`x_...`) included.
         """
+        if self.differential:
+            weights = self.differential_of(row)
+            return max(
+                (name for name in self.classes if name in weights), key=weights.__getitem__, default=None
+            )
         value = row.get(self.label.key)
         if value is None or isinstance(value, list | dict):
             return None
@@ -180,7 +185,7 @@ class Task(_Strict):
         return row.get("concepts") is not None
 
     def differential_of(self, row: Mapping[str, Any]) -> dict[str, float]:
-        """Label to weight, summing to 1 with OUTSIDE, which has the weight of all names outside the task.
+        """Label to weight, summing to 1; names that are none of the labels stay as they are.
 
         Raises:
             ValueError: the record's value is not {name: weight}.
@@ -192,7 +197,7 @@ class Task(_Strict):
             raise ValueError("is not an object of names with weights of 0 or more")
         weights: dict[str, float] = {}
         for name, weight in value.items():
-            label = self.label_named(str(name)) or OUTSIDE
+            label = self.label_named(str(name)) or str(name)
             weights[label] = weights.get(label, 0.0) + float(weight)
         total = sum(weights.values())
         return {name: weight / total for name, weight in weights.items() if weight} if total else {}

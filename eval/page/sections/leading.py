@@ -11,17 +11,17 @@ from eval.page.data import Report
 from eval.page.figures import measures as figures
 from eval.page.parts import SKIN_TYPES, Details, Figure, Pair, Part, Row, Table, Text, plain, share_cell
 
-STEPS = {"step1": "Step 1: concepts", "step2": "Step 2: diagnoses"}
+STEPS = {"align": "Alignment: captions", "step1": "Step 1: concepts", "step2": "Step 2: diagnoses"}
 MOST_CLASSES = 40  # of a table of confusions
 NO_SCORES = "No arm of this run scored the classes or chose one from a list."
 
 
 def losses_parts(report: Report) -> list[Part]:
-    """Training and validation loss of both steps."""
+    """Training and validation loss of the steps."""
     if not report.losses:
         return [Text("The run folder holds no loss logs.")]
     drawn = [[Figure(figures.loss_figure(step, log), STEPS[step])] for step, log in report.losses.items()]
-    missing = [step for step in STEPS if step not in report.losses]
+    missing = [step for step in ("step1", "step2") if step not in report.losses]
     note = [Text(f"No loss log of {' and '.join(missing)}.")] if missing else []
     how = "Thin line: each logged training loss; thick line: its running mean; squares: validation."
     return [Pair(drawn), *note, Text(how, "soft")]

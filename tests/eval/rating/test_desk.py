@@ -48,6 +48,8 @@ def test_lay_raters_get_items_3_and_5_in_plain_words_and_nothing_about_a_diagnos
     assert MARK in view.conversation[0][1]
     with pytest.raises(ReviewError, match="Still to be answered: 2"):
         desk.rate("lay", 0, {"suggestions": "4"}, 1.0)
+    with pytest.raises(ReviewError, match="at most 8000 characters"):
+        desk.rate("lay", 0, {"suggestions": "4", "helps_patients": "2", "comment": 8001 * "x"}, 1.0)
     after = desk.rate(
         "lay", 0, {"suggestions": "4", "helps_patients": "2", "diagnosis": "5", "comment": "ok"}, 8.0
     )
