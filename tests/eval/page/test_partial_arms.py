@@ -105,7 +105,7 @@ def test_a_group_of_trainings_is_one_arm(run, page):
 
 def test_imported_times_are_marked(page):
     assert "dermatologist, first answer, imported" in page.text
-    assert "against the imported times of dermatologist: faster in 6 of 6 cases" in page.text
+    assert "against the imported times of dermatologist, first answer: faster in 6 of 6 cases" in page.text
 
 
 def test_pictures_are_covered_until_they_are_clicked(page):
