@@ -23,7 +23,7 @@ from eval.asking.answers import read_run
 from eval.measures.results import RESULTS, ReportError, read_json
 from eval.rating.questionnaire import DERMATOLOGIST, ITEMS, LAY, LAY_ITEMS
 from eval.rating.ratings import Rating, write_csv
-from eval.seven_arms.stages import PERSON, RATED
+from eval.seven_arms.stages import ARMS, PERSON, RATED
 from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import reported
 from skingpt4.support.files import write_text
