@@ -36,7 +36,7 @@ class Shown:
         """A source of queries for the cases with these numbers (the k-th asked is `numbers[k]`)."""
         others = []
         if control == OTHER:
-            others = perturbations.other_cases([case.known.class_name for case in self.cases], seed)
+            others = perturbations.other_cases([case.label for case in self.cases], seed)
 
         def of(places: Sequence[int]) -> list[Tensor]:
             return [self._of(numbers[place], control, perturbation, others, seed) for place in places]

@@ -95,7 +95,8 @@ def _add_ratings(run: Run, path: Path | None, results: dict[str, Any]) -> list[R
     ratings = [rating for rating in every if rating.case_id in run.cases and rating.arm in results["arms"]]
     if not ratings:
         raise ReportError(f"{path}: none of its {len(every)} rows is about a case and an arm of {run.folder}")
-    results["ratings"] = rating_summary(ratings)
+    urgencies = {name: case["urgency"] for name, case in run.cases.items() if case.get("urgency")}
+    results["ratings"] = rating_summary(ratings, urgencies=urgencies)
     results["provenance"]["ratings"] = {
         "ratings": path.name,
         "ratings sha256": file_sha256(path),
