@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.measures.by_task.clusters import Statistic, cluster_draws, interval_of, weighted_mean
+from eval.measures.by_task.clusters import Statistic, cluster_draws, interval_of, share, weighted_mean
 from eval.measures.concepts import weighted_auroc
 from eval.measures.intervals import RESAMPLES, Interval, Line
 from eval.tasks.task import UNKNOWN
@@ -46,8 +46,7 @@ def fairness(
     for name, by_measure in statistics.items():
         groups[name] = dict(counts[name])
         for measure, statistic in by_measure.items():
-            n = counts[name][{"sensitivity": "num_positive", "specificity": "num_negative"}.get(measure, "n")]
-            figure = interval_of(statistic, draws, n)
+            figure = _figure(measure, name, statistic, lines, positive, column, draws)
             groups[name][measure] = figure.to_dict()
             if name not in (ALL, UNKNOWN) and not np.isnan(figure.value):
                 values[measure][name] = figure.value
@@ -66,6 +65,28 @@ def fairness(
             **_difference(statistics[last][measure], statistics[first][measure], draws).to_dict(),
         }  # fmt: skip
     return {"positive": positive, "column": column, "groups": groups, "gaps": gaps, "last_minus_first": ends}
+
+
+def _figure(
+    measure: str,
+    group: str,
+    statistic: Statistic,
+    lines: Sequence[Line],
+    positive: str,
+    column: str,
+    draws: np.ndarray,
+) -> Interval:
+    """A share of cases as `share` has it, which stays sensible where all are alike; the AUC by drawing cases."""
+    inside = [line for line in lines if group in (ALL, line["groups"][column])]
+    if measure == "auc":
+        return interval_of(statistic, draws, len(inside))
+    asked = [line for line in inside if (line["class"] == positive) == (measure == "sensitivity")]
+    if not asked:
+        return interval_of(statistic, draws, 0)
+    called = [
+        (_log_odds(line["class_scores"], positive) > 0) == (line["class"] == positive) for line in asked
+    ]
+    return share(called, [line["cluster"] for line in asked])
 
 
 def compare_fairness(

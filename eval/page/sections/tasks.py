@@ -24,7 +24,7 @@ def task_parts(results: dict[str, Any]) -> list[Part]:
         parts.append(
             Text(
                 f"Intervals draw the cases of one {clusters['key'].removeprefix('x_')} together: {clusters['cases']} "
-                f"cases, {clusters['number']} of them.", "soft",
+                f"cases in {clusters['number']} clusters.", "soft",
             )
         )  # fmt: skip
     if task["published"]:
