@@ -24,7 +24,7 @@ KINDS = {
     "transformers": ("eval.arms.transformers_vlm", "a vision-language model in this process, by name or folder"),
     "contrastive": ("eval.arms.contrastive", "a CLIP or SigLIP model, zero-shot"),
     "probe": ("eval.arms.probe_arm", "a classifier on an encoder's features, fitted on a training manifest"),
-    "import": ("eval.arms.importing", "answers of any system or person, from a table"),
+    "import": ("eval.arms.importing.command", "answers of any system or person, from a table"),
 }  # fmt: skip
 EXAMPLE = """kinds:
 """ + "\n".join(f"  {name:<14}{what}" for name, (_, what) in KINDS.items()) + """

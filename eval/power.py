@@ -6,7 +6,7 @@
 
 `width`: cases that make the interval of a share no wider than this. `paired`: cases that show a difference of two
 arms on the same cases (McNemar). `ratings`: the width of the interval of a share of ratings, by number of cases and
-raters; ratings of one case, and of one rater, are correlated.
+raters of one role, since roles are reported apart; ratings of one case, and of one rater, are correlated.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{n:,} cases for a power of {args.power:.0%} (exact McNemar test, level 5 %)")
             print(f"150 cases have a power of {power.mcnemar_power(args.better, args.worse, 150):.0%}")
         else:
-            print(f"Half the 95 % interval in points, for a share of {args.share:.0%}:")
+            print(
+                f"Half the 95 % interval in points, for a share of {args.share:.0%} and raters of one role:"
+            )
             print(power.ratings_table(args.share, args.case_icc, args.rater_icc))
             print("More cases do not help where few raters differ from one another: look along the rows.")
     return status.code

@@ -23,7 +23,7 @@ from skingpt4.records.schema import CLASS_NAMES
 from skingpt4.taxonomy.taxonomy import CONCEPTS, concept
 
 # Free texts of a record.
-SCANNED = ("note", "disease", "body_site", "turns", "x_history", "x_reference", "x_references")
+SCANNED = ("note", "caption", "disease", "body_site", "turns", "x_history", "x_reference", "x_references")
 ROUNDED = re.compile(
     r"[0-9](?:[.,][0-9]+)?E\+[0-9]{1,3}"
 )  # what Excel makes of a number of twelve digits or more

@@ -19,21 +19,21 @@ from PIL import Image
 from tqdm import tqdm
 
 from eval.arms.questions import Questions, Unit
-from eval.arms.respondent import Respondent, RespondentError, RespondentGone, Sender
+from eval.arms.respondent import Metered, Respondent, RespondentError, RespondentGone, Sender
 from eval.arms.workers import outcomes
 from eval.asking import answers, perturbations
 from eval.asking.answers import Answer, Key
 from eval.asking.cases import check_labels, read_cases
-from eval.asking.claims import ArmError, check_folder, claim, forget, write_cases
+from eval.asking.claims import ArmError, add_to_meta, claimed
 from eval.asking.images import ShownImages
 from eval.asking.perturbations import CONTROLS, STANDARD
-from eval.tasks import Task, write_task
+from eval.tasks import Task
 from skingpt4.checkpoints.checkpoint import git_revision
 from skingpt4.support.files import file_sha256
 from skingpt4.taxonomy import taxonomy
-from skingpt4.training.run_folder import locked
 
-PLACE = ("device", "hardware")  # what a card says of where it ran; another place may continue the arm
+# What a card says of where it ran, and of its training beside the cases: no answer depends on them.
+PLACE = ("device", "hardware", "overlap_with_training", "overlap_not_compared")
 NOT_COMPARED = "an arm that is not ours: its training cannot be compared with the cases"
 
 logger = logging.getLogger(__name__)
@@ -113,17 +113,19 @@ def answer_with(respondent: Respondent, settings: AskSettings) -> None:
     if settings.dry_run:
         print(arm.description())
         return
-    name, run_dir, replace_old = settings.name, settings.run_dir, settings.replace_old
-    with locked(run_dir):
-        for stale in check_folder(run_dir, [name], settings.cases_path, replace_old):
-            forget(run_dir, stale)
-        claim(run_dir, name, arm.meta(), arm.extra(), replace_old)
-        write_cases(arm.cases, settings.cases_path, run_dir)
-        write_task(run_dir, settings.task)
-        logger.warning("note: arm %s: %s", name, NOT_COMPARED)
+    with claimed(
+        settings.run_dir, settings.name, arm.cases, settings.cases_path, settings.task, arm.meta(), arm.extra(),
+        settings.replace_old,
+    ):  # fmt: skip
+        if "overlap_not_compared" not in respondent.card:
+            logger.warning("note: arm %s: %s", settings.name, NOT_COMPARED)
         if isinstance(respondent, Sender) and respondent.is_remote:
             logger.warning("%s", arm.description())
-        arm.run()
+        try:
+            arm.run()
+        finally:
+            if isinstance(respondent, Metered):
+                add_to_meta(settings.run_dir, settings.name, {"usage": respondent.usage()})
 
 
 class _Arm:
@@ -177,13 +179,13 @@ class _Arm:
         """What the meta file says beside that."""
         card, settings = self.respondent.card, self.settings
         return {
+            "overlap_not_compared": [NOT_COMPARED],
             **{key: card[key] for key in PLACE if key in card},
             "cases": str(settings.cases_path),
             "num_cases": len(self.cases),
             "repeats": settings.repeats,
             "perturbations": list(settings.perturbations),
             "git_revision": git_revision(),
-            "overlap_not_compared": [NOT_COMPARED],
         }
 
     def done(self) -> dict[Key, Answer]:

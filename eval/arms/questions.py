@@ -43,13 +43,9 @@ class Questions:
         self.with_history, self.seed = with_history, seed
         prompts = CLINICAL_PROMPTS if task.prompts is None else task.prompts
         self.prompts = prompts[:num_prompts] if respondent.turns else ()
-        self.probes: dict[str, str] = {}
-        if respondent.turns and task.concepts:
-            self.probes["concepts"] = CONCEPTS_QUESTION
-        if respondent.turns and task.classes:
-            self.probes["class"] = self.question
-            if respondent.card.get("closed_set") == LIST:
-                self.probes["listed"] = task.list_text()
+        self.probes = probes_of(task) if respondent.turns else {}
+        if respondent.card.get("closed_set") != LIST:
+            self.probes.pop("listed", None)
         self.concept_scores = (
             (concept_scores or task.needs_concept_scores)
             and bool(task.concepts)
@@ -102,7 +98,7 @@ class Questions:
             return line | {"prompt": prompt, "image_sha256": case.image_sha256}
         what, question = list(self.probes.items())[key.number - 1]
         line = self._reply(images, [], question, key) | {"question": question}
-        return line | self._read(what, line["answer"])
+        return line | read_answer(what, line["answer"], self.task, self.options)
 
     def _reply(
         self, images: Sequence[Image.Image], talk: Sequence[tuple[str, str]], question: str, key: Key
@@ -118,13 +114,6 @@ class Questions:
             **reply.fields,
         }
 
-    def _read(self, what: str, answer: str) -> dict[str, Any]:
-        if what == "concepts":
-            return {"predicted_concepts": find_concepts(answer)}
-        if what == "listed":
-            return {"listed_class": chosen(answer, self.task.classes)}
-        return read_task_class(answer, self.task.answer_form or ANSWER_FORM, self.task, self.options)
-
     def _scores(self, images: Sequence[Image.Image]) -> dict[str, Any]:
         line: dict[str, Any] = {"class_scores": None, "concept_scores": None}
         if self.options:
@@ -135,6 +124,30 @@ class Questions:
             scores = self.respondent.score(images, CONCEPTS_QUESTION, options)
             line["concept_scores"] = _rounded_all(scores)
         return line
+
+
+def read_answer(what: str, answer: str, task: Task, options: Mapping[str, tuple[str, ...]]) -> dict[str, Any]:
+    """What is read from the answer to a single question.
+
+    Args:
+        what: "concepts", "class", or "listed" (a label out of a list).
+        answer: as it was written.
+        task: whose labels are read.
+        options: class to the texts that stand for it.
+    """
+    if what == "concepts":
+        return {"predicted_concepts": find_concepts(answer)}
+    if what == "listed":
+        return {"listed_class": chosen(answer, task.classes) or task.label_named(answer)}
+    return read_task_class(answer, task.answer_form or ANSWER_FORM, task, options)
+
+
+def probes_of(task: Task) -> dict[str, str]:
+    """The single questions of a task by what is read from their answers."""
+    probes = {"concepts": CONCEPTS_QUESTION} if task.concepts else {}
+    if task.classes:
+        probes |= {"class": task.question or DIAGNOSIS_QUESTION, "listed": task.list_text()}
+    return probes
 
 
 def _rounded(seconds: float | None) -> float | None:

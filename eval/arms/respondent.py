@@ -12,8 +12,8 @@ from skingpt4.support.errors import UserError
 
 # How a class is taken from an arm; `card["closed_set"]` of a respondent is one of them.
 LOGPROBS, LIST, FREE_TEXT = "logprobs", "list in the prompt", "free text"
-EMBEDDINGS, PROBE = "embeddings", "probe"
-CLOSED_SETS = (LOGPROBS, LIST, FREE_TEXT, EMBEDDINGS, PROBE, None)
+EMBEDDINGS, PROBE, IMPORTED = "embeddings", "probe", "imported scores"
+CLOSED_SETS = (LOGPROBS, LIST, FREE_TEXT, EMBEDDINGS, PROBE, IMPORTED, None)
 
 
 class RespondentError(UserError):
@@ -97,4 +97,13 @@ class Sender(Protocol):
 
     def num_bytes(self, images: Sequence[Image.Image]) -> int:
         """Bytes of these images as they are sent with one question."""
+        ...
+
+
+@runtime_checkable
+class Metered(Protocol):
+    """A respondent that knows what it has cost, and what it learned only while it was asked."""
+
+    def usage(self) -> dict[str, Any]:
+        """JSON for the meta file, e.g. `peak_memory_bytes`; answers do not depend on it."""
         ...

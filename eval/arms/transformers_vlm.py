@@ -29,9 +29,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.generation.streamers import BaseStreamer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from eval.arms.chat_format import PLAIN, ChatFormat
-from eval.arms.likelihood import Likelihood
-from eval.arms.loading import (
+from eval.arms.models.chat_format import PLAIN, ChatFormat
+from eval.arms.models.likelihood import Likelihood
+from eval.arms.models.loading import (
     ModelFiles,
     Placement,
     add_loading_arguments,
@@ -100,7 +100,9 @@ def build(args: argparse.Namespace, task: Task) -> TransformersModel:
         max_new_tokens=args.max_new_tokens,
     )
     if args.dry_run:
-        logger.info("would load %s on %s in %s", files.describe(), args.device, model.card["precision"])
+        logger.info(
+            "would load %s on %s in %s", files.describe(), model.place.device, model.card["precision"]
+        )
     return model
 
 
@@ -154,9 +156,10 @@ class TransformersModel:
         self.format = ChatFormat(files.name, processor, template, system)
         self.format.text(1, [("A question?", "An answer.")], "Another question?")
         self.decoding: dict[str, Any] = {
-            "max_new_tokens": max_new_tokens, "do_sample": temperature > 0, "temperature": temperature or 1.0,
-            "top_p": 1.0, "top_k": 0, "num_beams": 1, "repetition_penalty": 1.0,
+            "max_new_tokens": max_new_tokens, "do_sample": temperature > 0, "num_beams": 1, "repetition_penalty": 1.0
         }  # fmt: skip
+        if temperature > 0:
+            self.decoding |= {"temperature": temperature, "top_p": 1.0, "top_k": 0}
         self.card: dict[str, Any] = {
             "kind": "transformers",
             **files.facts(),

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from eval.asking import answers
 from eval.asking.cases import Case
+from eval.tasks import Task, write_task
 from skingpt4.records.naming import name_of
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import drop_truncated_line, file_sha256, write_text
 from skingpt4.support.parse import ParseError, read_json_object
+from skingpt4.training.run_folder import locked
 
 
 class ArmError(UserError):
@@ -84,6 +87,12 @@ def claim(folder: Path, arm: str, meta: dict[str, Any], extra: dict[str, Any], r
     write_text(path, json.dumps({**meta, **extra}, indent=1) + "\n")
 
 
+def add_to_meta(folder: Path, arm: str, facts: dict[str, Any]) -> None:
+    """Put facts into an arm's meta file, in place of those of the same names."""
+    path = folder / answers.FOLDER / f"{arm}.meta.json"
+    write_text(path, json.dumps({**_saved_meta(path), **facts}, indent=1) + "\n")
+
+
 def write_cases(cases: Sequence[Case], cases_path: Path, run_dir: Path) -> None:
     """Write what a report needs of the cases; pictures are named as in the list of cases."""
     folder, lines = cases_path.parent, list[str]()
@@ -102,6 +111,8 @@ def write_cases(cases: Sequence[Case], cases_path: Path, run_dir: Path) -> None:
             "history": case.history,
             "reference": list(case.reference),
         }
+        if case.urgency:
+            row["urgency"] = case.urgency
         if case.facts:
             row |= {
                 **case.facts,
@@ -109,3 +120,29 @@ def write_cases(cases: Sequence[Case], cases_path: Path, run_dir: Path) -> None:
             }
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
     write_text(run_dir / answers.CASES, "".join(lines))
+
+
+@contextmanager
+def claimed(
+    run_dir: Path,
+    arm: str,
+    cases: Sequence[Case],
+    cases_path: Path,
+    task: Task,
+    meta: dict[str, Any],
+    extra: dict[str, Any],
+    replace_old: bool,
+) -> Iterator[None]:
+    """A run's folder for one arm: locked, with the arm's meta file, the cases and the task.
+
+    Raises:
+        ArmError: the folder holds other answers, and `replace_old` is not set.
+        RunDirError: another run is in progress in the folder, or it cannot be written.
+    """
+    with locked(run_dir):
+        for stale in check_folder(run_dir, [arm], cases_path, replace_old):
+            forget(run_dir, stale)
+        claim(run_dir, arm, meta, extra, replace_old)
+        write_cases(cases, cases_path, run_dir)
+        write_task(run_dir, task)
+        yield

@@ -71,6 +71,12 @@ def _in_order(run: Run) -> list[str]:
     return [arm for arm in order if arm in run.arms]
 
 
+def first_arm(run: Run, arms: Mapping[str, Any]) -> str:
+    """The arm that the others are compared with: two_step, or the first where arms of other systems take part."""
+    foreign = any(kind_of(run.arms[name].meta) != "projection" for name in arms)
+    return next(iter(arms)) if foreign else FIRST
+
+
 def _check_scores(line: Line, where: str) -> None:
     for name, score in line["class_scores"].items():
         # A score that is not a number would win or lose every comparison unnoticed.

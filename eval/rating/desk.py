@@ -11,7 +11,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 from eval.asking.answers import Run
-from eval.rating.questionnaire import COMMENT, OWN_DIAGNOSIS, UNKNOWN_ROLE, Question, form_of, steps_before
+from eval.rating.questionnaire import (
+    COMMENT,
+    MAX_TEXT,
+    OWN_DIAGNOSIS,
+    UNKNOWN_ROLE,
+    Question,
+    form_of,
+    steps_before,
+)
 from eval.rating.store import Sheet, Store, clean
 from eval.rating.study import Study, agree, has_agreed, read_study
 from skingpt4.records.archives import exists
@@ -225,7 +233,8 @@ class Desk:
         view = self.open(rater, k)
         if view.stage != RATE:
             raise ReviewError("This form cannot be taken now; load the page again.")
-        form = _complete(view.questions, values) | {COMMENT: str(values.get(COMMENT) or "")}
+        comment = Question(COMMENT, "", kind="text")
+        form = _complete((*view.questions, comment), values)
         _, arm, case_id = self._sheets(rater)[view.k]
         self.store.save(rater, arm, case_id, form, seconds)
         return self.open(rater)
@@ -243,6 +252,8 @@ def _complete(questions: Sequence[Question], values: Mapping[str, object]) -> di
     """
     answers = {question.item: clean(str(values.get(question.item) or "")) for question in questions}
     numbers = [str(n) for n, q in enumerate(questions, 1) if q.required and not answers[q.item]]
+    if any(len(text) > MAX_TEXT for text in answers.values()):
+        raise ReviewError(f"A text may have at most {MAX_TEXT} characters.")
     if not answers.get(OWN_DIAGNOSIS, "x"):
         raise ReviewError("Write your own diagnosis first ('not known' is one); then the answers are shown.")
     if numbers:

@@ -14,7 +14,7 @@ from typing import Any
 import gradio as gr
 
 from eval.rating.desk import BEFORE, CONSENT, DONE, RATE, Desk, ReviewError, View
-from eval.rating.questionnaire import COMMENT, SCALE, Question, own_answer_number
+from eval.rating.questionnaire import COMMENT, MAX_TEXT, SCALE, Question, own_answer_number
 from eval.rating.study import NO_APPROVAL, Study
 from skingpt4.records.images import read_picture
 from skingpt4.server import cover
@@ -125,7 +125,7 @@ def _questions(view: View) -> str:
         text = escape(view.values.get(COMMENT, ""))
         comment = (
             '<label class="comment" for="comment">Comment (if you like)</label>'
-            f'<textarea id="comment" name="{COMMENT}" maxlength="4000">{text}</textarea>'
+            f'<textarea id="comment" name="{COMMENT}" maxlength="{MAX_TEXT}">{text}</textarea>'
         )
     gaps = (
         '<p class="gaps" role="status">Not saved yet: the lines marked in red are still to be answered.</p>'
@@ -140,7 +140,8 @@ def _keys(kinds: set[str]) -> str:
     digits = "1 to 5" if "scale" in kinds else "1 to 4" if "urgency" in kinds else ""
     keys = f"{digits} answer the marked line, " if digits else ""
     keys += "Y or N the last; " if "yes_no" in kinds else ""
-    return f"Keys: {keys}Enter saves and goes on (Shift+Enter begins a line of a text)."
+    lines = " (Shift+Enter begins a line of a text)" if kinds & {"line", "scale"} else ""
+    return f"Keys: {keys}Enter saves and goes on{lines}."
 
 
 def _question(question: Question, number: int, view: View) -> str:
@@ -153,7 +154,7 @@ def _question(question: Question, number: int, view: View) -> str:
         described = f' aria-describedby="hint-{item}"' if hint else ""
         return (
             f'<div class="item {question.kind}"><label for="field-{item}">{escape(title)}</label>{hint}'
-            f'<textarea id="field-{item}" name="{item}" maxlength="8000"{needed}{described}></textarea></div>'
+            f'<textarea id="field-{item}" name="{item}" maxlength="{MAX_TEXT}"{needed}{described}></textarea></div>'
         )
     labels = "".join(
         f'<label title="{escape(spoken)}"><input type="radio" name="{item}" value="{value}" data-key="{key}" '

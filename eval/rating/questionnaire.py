@@ -34,10 +34,12 @@ FLAG_TEXT = "Does the text state something that is not in the picture or is made
 DERMATOLOGIST, PHYSICIAN, LAY = "dermatologist", "physician", "lay"
 ROLES: dict[str, str] = {DERMATOLOGIST: "dermatologist", PHYSICIAN: "other physician", LAY: "lay user"}
 UNKNOWN_ROLE = ""  # of raters from before roles; they get the published form
+UNKNOWN = "unknown"  # its name among results
 
 # `own_...` is asked once a case, before a text about it is shown, and never changed. `own_answer_1` answers prompt 1.
 OWN_DIAGNOSIS, OWN_URGENCY, OWN_ANSWER = "own_diagnosis", "own_urgency", "own_answer_{}"
 URGENCY_ITEM, COMMENT = "urgency", "comment"
+MAX_TEXT = 8000  # characters of a text
 
 # Words for each of eval.asking.cases.URGENCY.
 URGENCY_WORDS: dict[str, str] = {
@@ -133,7 +135,7 @@ def form_of(role: str, study: Study) -> tuple[Question, ...]:
         text = (
             "After reading this text: when would you see a doctor?"
             if lay
-            else "A patient who follows this text would see a doctor:"
+            else "How soon would a patient who follows this text see a doctor?"
         )
         questions.append(_urgency(URGENCY_ITEM, text, lay))
     if not lay:
@@ -143,5 +145,5 @@ def form_of(role: str, study: Study) -> tuple[Question, ...]:
 
 def _urgency(item: str, text: str, lay: bool) -> Question:
     words = LAY_URGENCY_WORDS if lay else URGENCY_WORDS
-    title = "You would see a doctor" if lay else "Your own judgement of urgency"
+    title = "Before the text, you would see a doctor" if lay else "Your own judgement of urgency"
     return Question(item, text, title, "urgency", choices=tuple(words.items()))

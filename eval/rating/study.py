@@ -10,7 +10,7 @@ from eval.rating.database import Database, StoreError
 from skingpt4.support.files import now
 
 NO_APPROVAL = "No approval number was given for this study."
-CONSENT_TEXT = """\
+CONSENT_TEXT = """
 You are asked to rate texts that a computer program wrote about pictures of skin. The program is research software,
 not a medical device. Its texts can be wrong, and they are not advice about your own skin.
 
@@ -19,7 +19,7 @@ one file on the computer that serves this form, and nothing is sent to anybody e
 
 Taking part is voluntary. You can stop at any time; what you have saved until then stays recorded. Some pictures show
 diseased skin and may be unpleasant to look at.
-"""
+""".strip()
 
 
 @dataclass(frozen=True)
@@ -71,9 +71,8 @@ def change_study(database: Database, changes: Mapping[str, str | bool | None]) -
         StoreError: raters have answered already, and what they are asked would change.
     """
     before = read_study(database)
-    new = {
-        name: value for name, value in changes.items() if value is not None and value != getattr(before, name)
-    }
+    given = {n: v.strip() if isinstance(v, str) else v for n, v in changes.items() if v is not None}
+    new = {name: value for name, value in given.items() if value != getattr(before, name)}
     changed = [name for name in ASKED if name in new]
     if changed and database.rows("SELECT 1 FROM answer LIMIT 1"):
         option = changed[0].replace("_", "-")

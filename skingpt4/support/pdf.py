@@ -116,6 +116,14 @@ class Paper(FPDF):
         self.image(picture, w=width)
         self.ln(1)
 
+    def box(self, text: str, width: float, height: float, colour: tuple[int, int, int], link: int) -> None:
+        """A filled box (mm) with white words that lead to another place of the file."""
+        self.set_font(FONT, "B", 7.5)
+        self.set_fill_color(*colour)
+        self.set_text_color(255, 255, 255)
+        self.cell(width, height, text, fill=True, align="C", link=link, new_x="LMARGIN", new_y="NEXT")
+        self.ln(1.5)
+
     def num_lacking(self, text: str) -> int:
         """How many characters of a text the font does not have, e.g. Chinese ones; they are printed as boxes."""
         font = self.fonts[FONT.lower()]

@@ -36,7 +36,13 @@ def test_several_pictures_make_one_case_with_history_and_reference(tmp_path):
     path = manifest(
         tmp_path / "cases.jsonl",
         [
-            {"case_id": "a", "class": "herpes", "x_history": "two weeks", "x_reference": ["one", "two"]},
+            {
+                "case_id": "a",
+                "class": "herpes",
+                "x_history": "two weeks",
+                "x_reference": ["one", "two"],
+                "x_urgency": "Soon",
+            },
             {"disease": "psoriasis"},
             {"case_id": "a", "class": "herpes"},
         ],
@@ -45,6 +51,7 @@ def test_several_pictures_make_one_case_with_history_and_reference(tmp_path):
     assert [(case.id, len(case.records)) for case in found] == [("a", 2), ("p/1.jpg", 1)]
     assert (found[0].history, found[0].reference) == ("two weeks", ("one", "two"))
     assert found[0].known.class_name == "herpes"
+    assert [case.urgency for case in found] == ["soon", None]
 
 
 def test_words_for_nothing_make_no_case_and_contradict_nothing(tmp_path):
@@ -96,6 +103,7 @@ def test_a_broken_line_is_named(tmp_path):
     ("change", "message"),
     [
         ({"x_history": {"age": 3}}, "'x_history' of case 'a.jpg' must be text, found {'age': 3}"),
+        ({"x_urgency": "tomorrow"}, "must be one of self-care, routine, soon, today, found 'tomorrow'"),
         ({"x_reference": 7}, "'x_reference' of case 'a.jpg' must be text or a list of texts, found 7"),
         ({"x_reference": ["fine", None]}, "must be text or a list of texts"),
         ({}, "a.jpg: no such picture (1 missing)"),

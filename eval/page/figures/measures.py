@@ -12,14 +12,10 @@ from eval.page.figures.drawing import BLUE, INK, ORANGE, RULE, STYLE, new_axes, 
 from eval.page.parts import Drawing
 
 
-def _bars(
-    axes: Axes, y: float, interval: Interval, colour: str, marker: str, label: str | None = None
-) -> None:
+def _bars(axes: Axes, y: float, interval: Interval, colour: str, marker: str) -> None:
     # Drawn by hand: an interval of the bootstrap need not reach around its own point, which errorbar refuses.
     axes.plot([100 * interval.low, 100 * interval.high], [y, y], color=colour, linewidth=2)
-    axes.plot(
-        [100 * interval.value], [y], color=colour, marker=marker, markersize=7, linestyle="none", label=label
-    )
+    axes.plot([100 * interval.value], [y], color=colour, marker=marker, markersize=7, linestyle="none")
 
 
 def _percent_axis(axes: Axes, rows: Sequence[str], label: str) -> None:
@@ -33,24 +29,33 @@ def _percent_axis(axes: Axes, rows: Sequence[str], label: str) -> None:
     axes.spines["left"].set_visible(False)
 
 
-def arms_figure(arms: dict[str, dict[str, Any]], chance: float) -> Drawing:
-    """Points with interval bars: top-1 (circle) and concept F1 (square) of every arm, and chance."""
+# Measure -> (words, place beside the arm's row, colour, marker).
+MARKS = {
+    "top1": ("top-1", -0.2, BLUE, "o"),
+    "top1_text": ("class in text", 0.0, INK, "^"),
+    "concept_micro_f1": ("concept F1", 0.2, ORANGE, "s"),
+}
+
+
+def arms_figure(arms: dict[str, dict[str, Any]], chance: float | None) -> Drawing:
+    """Points with interval bars of every arm, of the measures that it has, and top-1 by chance."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = new_axes(1.2 + 0.55 * len(arms))
+        figure, axes = new_axes(1.2 + 0.6 * len(arms))
+        for words, _, colour, marker in MARKS.values():
+            axes.plot([], [], color=colour, marker=marker, markersize=7, label=words)
         for row, summary in enumerate(arms.values()):
-            first = row == 0
-            top1 = Interval.from_dict(summary["top1"])
-            _bars(axes, row - 0.15, top1, BLUE, "o", "right class (top-1)" if first else None)
-            if "concept_micro_f1" in summary:
-                f1 = Interval.from_dict(summary["concept_micro_f1"])
-                _bars(axes, row + 0.15, f1, ORANGE, "s", "concept micro F1" if first else None)
-        axes.axvline(100 * chance, color=BLUE, linestyle=":", linewidth=1.4, label="top-1 by chance")
+            for measure, (_, place, colour, marker) in MARKS.items():
+                if measure in summary:
+                    _bars(axes, row + place, Interval.from_dict(summary[measure]), colour, marker)
+        if chance:
+            axes.axvline(100 * chance, color=BLUE, linestyle=":", linewidth=1.4, label="chance")
         _percent_axis(axes, list(arms), "percent, with 95 % interval")
-        figure.legend(loc="outside upper left", ncols=3, handletextpad=0.4, columnspacing=1.2)
-        shares = ", ".join(f"{name} {100 * arm['top1']['value']:.0f} %" for name, arm in arms.items())
-        return to_drawing(
-            figure, "arms", f"Top-1 and concept F1 of every arm with intervals. Top-1: {shares}."
+        figure.legend(loc="outside upper left", ncols=4, handletextpad=0.4, columnspacing=1.2)
+        shares = ", ".join(
+            f"{name} {100 * arm['top1']['value']:.0f} %" for name, arm in arms.items() if "top1" in arm
         )
+        alt = "Top-1, class in text and concept F1 of every arm that has them, with intervals."
+        return to_drawing(figure, "arms", f"{alt} Top-1: {shares}." if shares else alt)
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

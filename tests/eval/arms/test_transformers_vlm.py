@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from eval.arms import likelihood, transformers_vlm
-from eval.arms.likelihood import CACHED, COMPLETE
-from eval.arms.loading import Placement, find_model
+from eval.arms import transformers_vlm
+from eval.arms.models import likelihood
+from eval.arms.models.likelihood import CACHED, COMPLETE
+from eval.arms.models.loading import Placement, find_model
 from eval.arms.respondent import RespondentError, RespondentGone
 from eval.arms.transformers_vlm import TransformersModel
 from skingpt4.generation.scoring import CONCEPTS_QUESTION

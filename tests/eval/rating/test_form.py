@@ -15,6 +15,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
@@ -104,7 +105,7 @@ def test_killed_server_loses_no_acknowledged_form(folder):
                 shown = browser.rate(FORM)
                 assert "Saved." in shown[-1]
                 acknowledged[name] += 1
-        except (OSError, ValueError, IndexError, AssertionError):
+        except (OSError, HTTPException, ValueError, IndexError, AssertionError):
             return  # the server is gone
 
     for _ in range(2):

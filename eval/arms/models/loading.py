@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from eval.arms.respondent import RespondentError, RespondentGone
+from eval.asking.arms import hardware
 from skingpt4.model.precision import DTYPES, choose_dtype, require_device
 from skingpt4.support.errors import UserError, is_out_of_memory, reason_of
 from skingpt4.support.files import file_sha256
@@ -77,7 +78,11 @@ class Placement:
 
     def facts(self) -> dict[str, Any]:
         """What a card says of it."""
-        return {"precision": str(self.dtype).removeprefix("torch."), "device": self.device.type}
+        return {
+            "precision": str(self.dtype).removeprefix("torch."),
+            "device": self.device.type,
+            "hardware": hardware(self.device),
+        }
 
 
 def add_loading_arguments(parser: argparse.ArgumentParser, required: bool = True) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from eval.arms.loading import shortened
+from eval.arms.models.loading import shortened
 from eval.arms.respondent import RespondentError, RespondentGone
 
 PLAIN = "plain"  # no template: the pictures, then the texts of all turns, a line each (as PaliGemma is asked)

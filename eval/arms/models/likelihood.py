@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eval.arms.chat_format import num_shared
+from eval.arms.models.chat_format import num_shared
 from eval.arms.respondent import RespondentGone
 
 CACHED, COMPLETE = "prompt read once", "prompt read with each answer"
