@@ -109,10 +109,8 @@ def _groups(figures: dict[str, Any]) -> Cells:
     for column, groups in figures.items():
         for value, figure in groups.items():
             small = "value" not in figure
-            yield (
-                f"class in top 1, {column} {value}",
-                f"too few cases (n = {figure['n']})" if small else figure,
-            )
+            words = f"class in top 1, {NAMES.get(column, column.removeprefix('x_'))} {value}"
+            yield words, f"too few cases (n = {figure['n']})" if small else figure
 
 
 FLATTEN: dict[str, Callable[[dict[str, Any]], Cells]] = {
@@ -164,6 +162,5 @@ def task_text(results: dict[str, Any]) -> str:
 def published_text(row: dict[str, Any]) -> str:
     """A printed result of others, for orientation."""
     n = f", n = {row['n']}" if row["n"] else ""
-    return (
-        f"published, for orientation: {row['system']}: {row['metric']} {row['value']:g}{n} ({row['source']})"
-    )
+    value = f"{100 * row['value']:.1f} %" if 0 <= row["value"] <= 1 else f"{row['value']:g}"
+    return f"published, for orientation: {row['system']}: {row['metric']} {value}{n} ({row['source']})"
