@@ -132,7 +132,7 @@ def cell_text(name: str, cell: Figure | str | None) -> str:
     if cell["value"] is None:
         return f"not defined (n = {cell['n']})"
     if cell["low"] is None:
-        return f"{100 * cell['value']:.1f} % (n = {cell['n']})"
+        return f"{100 * cell['value']:.1f} % (too few cases for an interval, n = {cell['n']})"
     interval = Interval.from_dict(cell)
     return interval.points() if " minus " in name else interval.text()
 
