@@ -45,12 +45,19 @@ NATURAL_WIDTH = 72 * WIDTH  # of a figure on the page, in its own units
 CAPTION_ROOM, FIGURE_CAPTION_ROOM = 28.0, 18.0  # mm of a table's caption and head, and of a figure's caption
 
 
+# Letters of a drawing are set in a font that knows Latin-1 alone.
+IN_DRAWINGS = str.maketrans(
+    {"–": "-", "—": "-", "−": "-", "‐": "-", "’": "'", "“": '"', "”": '"', "…": "..."}
+)
+
+
 def svg_file(drawing: Drawing) -> str:
     """A drawing as an SVG file: colours for paper, and no clipping, which fpdf2 cannot place."""
     body = drawing.body
     for variable, colour in COLOURS.items():
         body = body.replace(variable, colour)
     body = re.sub(r' clip-path="[^"]*"', "", body)
+    body = body.translate(IN_DRAWINGS).encode("latin-1", "replace").decode("latin-1")
     namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     return f'<svg {namespaces} viewBox="{drawing.view_box}">{body}</svg>'
 
