@@ -157,13 +157,13 @@ def read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def load_losses(run_dir: Path) -> dict[str, list[dict[str, Any]]]:
-    """The logged losses of both steps, of those that have a log.
+    """The logged losses of all steps, of those that have a log.
 
     Raises:
         ReportError: a line is damaged.
     """
     logs = {}
-    for step in ("step1", "step2"):
+    for step in ("align", "step1", "step2"):
         path = run_dir / step / "metrics.jsonl"
         if not path.is_file():
             continue

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from skingpt4.checkpoints.diseases import shareable
 from skingpt4.config.bundled import portable
 from skingpt4.config.load import to_dict
 from skingpt4.config.schema import Config
@@ -49,12 +50,25 @@ class Language(TypedDict, total=False):
     vocabulary: str
 
 
+class Projector(TypedDict, total=False):
+    """The way from a picture to vectors; cards before 0.3 are all of the Q-Former."""
+
+    kind: str
+    vectors: int
+    width: int
+    crops: int
+
+
 class Parent(TypedDict, total=False):
     """The checkpoint that a run began from."""
 
     step: str
     iteration: int
     tensors_sha256: str
+
+
+# See `skingpt4.checkpoints.diseases`.
+TaughtDisease = TypedDict("TaughtDisease", {"disease": str, "class": str | None, "records": int})
 
 
 class Card(TypedDict, total=False):
@@ -70,6 +84,8 @@ class Card(TypedDict, total=False):
     iteration: int
     num_trainable: int
     encoder: str
+    projector: Projector
+    parts: dict[str, dict[str, int | bool]]
     language_model: Language
     template: str
     lora: Lora | None
@@ -79,6 +95,8 @@ class Card(TypedDict, total=False):
     git_revision: str | None
     versions: dict[str, str]
     demonstration: bool
+    diseases: list[TaughtDisease]
+    num_diseases_left_out: int
 
 
 _CARD = TypeAdapter(Card)
@@ -100,12 +118,12 @@ def problem(card: dict[str, Any]) -> str | None:
 # Everything that is not listed stays here: run and data folders, placement on devices, optimiser state.
 SHARED_VALUES = (
     "format", "tensors_sha256", "lora_sha256", "seen_sha256", "step", "iteration", "num_trainable", "encoder",
-    "template", "lora", "data_sha256", "git_revision", "versions",
+    "template", "lora", "data_sha256", "git_revision", "versions", "projector", "parts",
 )  # fmt: skip
 SHARED_KEYS = (
     "step", "compat", "seed", "vision", "qformer", "encoder.backend", "encoder.dtype", "language.model",
     "language.dtype", "language.attention", "language.quantization", "lora", "prompt", "data.max_text_tokens",
-    "data.augment", "optim",
+    "data.augment", "data.sampling", "optim", "projector", "pooling", "projection", "freeze",
 )  # fmt: skip
 KNOWN_ANSWER_VALUES = (*KnownAnswer.__annotations__, "num_tokens", "device")
 
@@ -121,6 +139,11 @@ def public_card(card: Mapping[str, Any], config: Config) -> dict[str, Any]:
     for key, allowed in (("known_answer", KNOWN_ANSWER_VALUES), ("parent", tuple(Parent.__annotations__))):
         values = card.get(key)
         shared[key] = values and {name: values[name] for name in allowed if name in values}
+    if "diseases" in card:
+        shared["diseases"] = shareable(card["diseases"])
+        shared["num_diseases_left_out"] = (
+            card.get("num_diseases_left_out", 0) + len(card["diseases"]) - len(shared["diseases"])
+        )
     shared["demonstration"] = is_demonstration(card)
     return {**shared, "config": to_dict(public)}
 

@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from eval import cases as eval_cases
-from eval.asking import cases
+from eval.asking import cases, drawing
 from skingpt4.records.comparing.identity import Keys
 from skingpt4.records.manifest import read_manifest
 from skingpt4.records.record import RecordError
@@ -73,7 +73,7 @@ def test_words_for_nothing_make_no_case_and_contradict_nothing(tmp_path):
     read = cases.read_cases(path)
     assert [case.id for case in read] == ["a", "p/2.jpg", "p/3.jpg"]
     assert (read[0].history, read[0].reference, read[1].reference) == (None, ("", "two"), ())
-    cases.write_sample(path, Keys(read_manifest(path)), [2, 3], tmp_path / "drawn/cases.jsonl")
+    drawing.write_sample(path, Keys(read_manifest(path)), [2, 3], tmp_path / "drawn/cases.jsonl")
     assert [row["case_id"] for row in rows_of(tmp_path / "drawn/cases.jsonl")] == ["case-0001", "case-0002"]
 
 
