@@ -4,7 +4,7 @@ import json
 
 from eval import add, review
 from eval.asking.answers import read_run
-from eval.page.report import write_report
+from eval.page import report
 from eval.rating.desk import Desk, select
 from eval.rating.questionnaire import FLAG, ITEMS
 from eval.rating.store import Store
@@ -16,7 +16,7 @@ COUNT = 6
 URGENT = ("today", "soon", "soon", "routine", "self-care", "today")
 
 
-def test_own_answers_become_an_arm_and_urgencies_of_the_list_are_the_reference(tmp_path, capsys):
+def test_own_answers_become_an_arm_and_urgencies_of_the_list_are_the_reference(tmp_path, capsys, monkeypatch):
     cases, run_dir = write_cases(tmp_path / "cases.jsonl", COUNT), tmp_path / "run"
     rows = [json.loads(line) for line in cases.read_text().splitlines()]
     cases.write_text(
@@ -72,7 +72,8 @@ def test_own_answers_become_an_arm_and_urgencies_of_the_list_are_the_reference(t
         assert (answer.text, answer.fields["seconds"]) == (f"=mine {turn}", 10.0 * turn)
         assert answer.fields["prompt"] == CLINICAL_PROMPTS[turn - 1]
 
-    write_report(run_dir)
+    monkeypatch.setattr(report, "write_pdf", lambda *_: None)
+    report.write_report(run_dir)
     rated = json.loads((run_dir / "results.json").read_text())["ratings"]
     assert rated["roles"] == {"dermatologist": 1, "lay": 1}
     assert list(rated["by_role"]["lay"]["arms"]["model"]) == ["suggestions", "helps_patients"]
