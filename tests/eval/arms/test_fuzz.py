@@ -18,9 +18,9 @@ from eval.tasks import load_task
 from skingpt4.support.errors import UserError
 
 WORDS = st.sampled_from(
-    ["choices", "delta", "message", "content", "finish_reason", "logprobs", "top_logprobs", "token", "logprob", "error",
-     "model", "usage", "case", "turn", "text", "seconds", "repeat", "scores", "doc", "doc_id", "id", "resps", "target",
-     "filtered_resps", "token_counts", "output_tokens", "input", "A", "case-0", "diagnosis", "herpes", "NaN", ""]
+    ["choices", "delta", "message", "content", "finish_reason", "logprobs", "top_logprobs", "token", "logprob",
+     "error", "model", "usage", "case", "turn", "text", "seconds", "repeat", "scores", "doc", "doc_id", "id", "resps",
+     "target", "filtered_resps", "token_counts", "output_tokens", "input", "A", "case-0", "diagnosis", "NaN", ""]
 )  # fmt: skip
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 10**30) | st.floats() | WORDS | st.text(max_size=5),
