@@ -7,6 +7,7 @@ import json
 import pytest
 
 from skingpt4.chat import batch
+from skingpt4.chat.differential import Ranker
 from skingpt4.chat.export import to_html
 from skingpt4.chat.record import Consultation, Exchange, from_json
 from skingpt4.chat.session import ChatSession
@@ -53,9 +54,8 @@ def test_in_exports():
 @pytest.mark.usefixtures("says")
 def test_in_a_batch(tmp_path):
     config = tiny_config(tmp_path)
-    answerer = batch.ImageAnswerer(
-        make_model(tmp_path, encoder=make_encoder()), config, None, ("What?", "Why?"), Generation()
-    )
+    model = make_model(tmp_path, encoder=make_encoder())
+    answerer = batch.ImageAnswerer(model, config, Ranker(model, config), ("What?", "Why?"), Generation())
     line = answerer(make_picture(1))
     assert [flag["kind"] for flag in line["flags"]] == ["reassurance", "dose"] * 2
     assert line["turns"][0]["answer"] == ANSWER

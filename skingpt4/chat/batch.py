@@ -23,10 +23,9 @@ from typing import Any, NamedTuple, TextIO
 from PIL import Image
 from tqdm import tqdm
 
-from skingpt4.chat.calibration import Calibration
 from skingpt4.chat.checks import flags
 from skingpt4.chat.checks.quality import assess
-from skingpt4.chat.differential import differential
+from skingpt4.chat.differential import Ranker
 from skingpt4.chat.session import ChatSession
 from skingpt4.config.schema import Config
 from skingpt4.generation.sampling import Generation
@@ -64,7 +63,7 @@ class ImageAnswerer:
 
     model: SkinGPT4
     config: Config
-    calibration: Calibration | None
+    ranker: Ranker
     questions: tuple[str, ...]
     generation: Generation
 
@@ -72,7 +71,8 @@ class ImageAnswerer:
         """JSON-able values.
 
         Returns:
-            class (the likeliest of the 15), confident, probabilities, concepts (those with a probability), quality,
+            class (the likeliest of the 15), confident, probabilities, concepts (those with a probability), diseases
+            (the likeliest, where the checkpoint says what it was taught), quality,
             and with questions: text, flags (see `checks.flags`), and turns where there are several.
 
         Raises:
@@ -81,12 +81,13 @@ class ImageAnswerer:
         session = ChatSession(self.model, self.config)
         try:
             session.add_image(image)
-            ranking = differential(self.model, self.config, session.queries, self.calibration).to_dict()
+            ranking = self.ranker.rank(session.queries).to_dict()
             line: Line = {
                 "class": ranking["ranked"][0]["class_name"],
                 "confident": ranking["confident"],
                 "probabilities": {row["class_name"]: row["probability"] for row in ranking["ranked"]},
                 "concepts": {row["name"]: row["probability"] for row in ranking["concepts"]},
+                **({"diseases": _named(ranking["diseases"])} if "diseases" in ranking else {}),
                 "calibration": ranking["calibration"],
                 "quality": assess(image).to_dict(),
             }
@@ -100,6 +101,10 @@ class ImageAnswerer:
             return line
         finally:
             session.close()
+
+
+def _named(diseases: Sequence[dict[str, Any]]) -> dict[str, float]:
+    return {row["name"]: row["probability"] for row in diseases}
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from skingpt4.support.errors import UserError
 from skingpt4.support.files import file_sha256, write_text
 from skingpt4.support.parse import parse_json
 from skingpt4.support.regular import MAX_TEXT, read_regular
+from skingpt4.taxonomy.closed_set import ClosedSet
 
 NAME, FORMAT = "calibration.json", 1
 NUM_BINS = 10
@@ -40,16 +41,19 @@ class Calibration:
     """How scores become probabilities, and how good those are.
 
     Attributes:
-        temperature: divides the log-likelihoods of the 15 sentences.
+        temperature: divides the classes' log-scores.
         threshold: of the cases whose best class reached it, at least the fraction `target_accuracy` was right; None
             if no threshold did that with enough cases.
         target_accuracy: see `threshold`.
         n: number of cases.
-        diseases: the disease that was scored for each class.
+        diseases: the disease that was scored for each class; of a closed set the commonest of each.
         concepts: of those with enough cases.
         measures: before and after, of cases that the fit did not see (over folds).
         data: what it was fitted on.
         tensors_sha256: of the checkpoint's tensors.
+        closed_set: rows of the diseases whose scores make up those of the classes; None where each class has one
+            disease, as with checkpoints that do not know what diseases they were taught.
+        prior_weight: of what the text alone says of each disease, see `skingpt4.taxonomy.closed_set`.
     """
 
     temperature: float
@@ -61,6 +65,8 @@ class Calibration:
     measures: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     tensors_sha256: str | None = None
+    closed_set: list[dict[str, Any]] | None = None
+    prior_weight: float = 0.0
 
     def class_probabilities(self, scores: np.ndarray) -> np.ndarray:
         """Probabilities (..., 15) among the classes of log-likelihoods (..., 15)."""
@@ -123,6 +129,10 @@ def load(checkpoint_path: str | Path | None) -> Calibration | None:
         calibration = Calibration(**data)
         if not (math.isfinite(calibration.temperature) and calibration.temperature > 0):
             raise ValueError("temperature")
+        if not 0 <= calibration.prior_weight <= 1:
+            raise ValueError("prior_weight")
+        if calibration.closed_set is not None:
+            ClosedSet.of_rows(calibration.closed_set)
     except (ValueError, KeyError, TypeError):
         raise CalibrationError(f"{path}: is damaged; run skingpt4 calibrate again") from None
     if calibration.tensors_sha256 != weights_sha256(checkpoint_path):

@@ -1,12 +1,14 @@
 """Fits a calibration on images that the model was not trained on.
 
-A temperature for the 15 classes (Guo et al. 2017, arXiv 1706.04599), one slope and an intercept each for the concepts
+A temperature for the 15 classes (Guo et al. 2017, arXiv 1706.04599), where diseases were scored the weight of the
+text's own prior (see `skingpt4.taxonomy.closed_set`), one slope and an intercept each for the concepts
 (Platt 1999), and the lowest confidence whose answers are right as often as required.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +21,16 @@ from tqdm import tqdm
 
 from skingpt4.chat import calibration
 from skingpt4.chat.calibration import Calibration, CalibrationError, Platt, class_loss
-from skingpt4.chat.differential import score_images
+from skingpt4.chat.differential import score_concepts, score_images
 from skingpt4.checkpoints import checkpoint
 from skingpt4.config.schema import Config
+from skingpt4.generation.diseases import DiseaseScorer
 from skingpt4.generation.scoring import scored_diseases
 from skingpt4.model.network import SkinGPT4
 from skingpt4.records.comparing.identity import Keys
 from skingpt4.records.comparing.overlap import check_cases, compare
 from skingpt4.records.manifest import Manifest, read_manifest
+from skingpt4.taxonomy.closed_set import ClosedSet
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 
 FOLDS = 5
@@ -34,6 +38,7 @@ MIN_CASES = 30
 MIN_CONFIDENT = 10  # cases that reach a threshold: with fewer, the target is reached by chance
 MIN_OF_CONCEPT = 5  # images with it, and without it
 TEMPERATURES = (0.05, 50.0)
+PRIOR_WEIGHTS = tuple(n / 10 for n in range(11))
 
 
 # --- fitting -------------------------------------------------------------------------------------------
@@ -46,6 +51,17 @@ def fit_temperature(scores: np.ndarray, truth: np.ndarray) -> float:
         lambda t: class_loss(scores, truth, float(np.exp(t))), bounds=(low, high), method="bounded"
     )
     return float(np.exp(minimum.x))
+
+
+def fit_weight(by_weight: Mapping[float, np.ndarray], truth: np.ndarray) -> tuple[float, float]:
+    """(weight of the text's prior, temperature) with the lowest loss.
+
+    Args:
+        by_weight: (n, classes) log-scores for each weight that is tried.
+        truth: (n,) true classes.
+    """
+    fitted = {weight: fit_temperature(scores, truth) for weight, scores in by_weight.items()}
+    return min(fitted.items(), key=lambda item: class_loss(by_weight[item[0]], truth, item[1]))
 
 
 def fit_concepts(scores: np.ndarray, present: np.ndarray, names: Sequence[str]) -> dict[str, Platt]:
@@ -78,7 +94,7 @@ def fit_concepts(scores: np.ndarray, present: np.ndarray, names: Sequence[str]) 
 
 
 def fit(
-    scores: np.ndarray,
+    scores: np.ndarray | Mapping[float, np.ndarray],
     truth: np.ndarray,
     concept_scores: np.ndarray,
     concepts: np.ndarray,
@@ -90,7 +106,8 @@ def fit(
     """A calibration of scores, with measures of folds that each fit did not see.
 
     Args:
-        scores: (n, 15) log-likelihoods in the order of `diseases`.
+        scores: (n, 15) log-likelihoods in the order of `diseases`; or log-scores for each weight of the prior, 0.0
+            among them.
         truth: (n,) number of the true class.
         concept_scores: (n, 48) log-likelihoods.
         concepts: (n, 48) bool.
@@ -104,32 +121,41 @@ def fit(
     """
     n = len(truth)
     _require_enough(n)
-    if not (np.isfinite(scores).all() and np.isfinite(concept_scores).all()):
+    by_weight = scores if isinstance(scores, Mapping) else {0.0: scores}
+    if not all(np.isfinite(each).all() for each in (*by_weight.values(), concept_scores)):
         raise CalibrationError("the model gives scores that are not finite numbers; it cannot be calibrated")
     folds = np.random.default_rng(seed).permutation(n) % FOLDS
-    temperature, probability = fit_temperature(scores, truth), np.zeros_like(scores)
+    probability = np.zeros_like(by_weight[0.0])
     for fold in range(FOLDS):
-        others = fit_temperature(scores[folds != fold], truth[folds != fold])
-        held_out = Calibration(others, None, 1, n, diseases, {})
-        probability[folds == fold] = held_out.class_probabilities(scores[folds == fold])
-    right = (scores.argmax(axis=1) == truth).astype(np.float64)
-    plain = Calibration(1.0, None, target_accuracy, n, diseases, {})
-    confidence = Calibration(temperature, None, 1, n, diseases, {}).class_probabilities(scores).max(axis=1)
+        here, others = folds == fold, folds != fold
+        weight, temperature = fit_weight({w: each[others] for w, each in by_weight.items()}, truth[others])
+        held_out = Calibration(temperature, None, 1, n, diseases, {})
+        probability[here] = held_out.class_probabilities(by_weight[weight][here])
+    weight, temperature = fit_weight(by_weight, truth)
+    before, after = by_weight[0.0], by_weight[weight]
+    plain = Calibration(1.0, None, target_accuracy, n, diseases, {}).class_probabilities(before)
+    confidence = Calibration(temperature, None, 1, n, diseases, {}).class_probabilities(after).max(axis=1)
+    right_before, right, right_held_out = (
+        (each.argmax(axis=1) == truth).astype(np.float64) for each in (before, after, probability)
+    )
     threshold = calibration.choose_threshold(confidence, right, 1 - target_accuracy, MIN_CONFIDENT)
     confident = confidence >= (np.inf if threshold is None else threshold)
     measures: dict[str, Any] = {
-        "accuracy": float(right.mean()),
-        "nll_before": class_loss(scores, truth, 1.0),
+        "accuracy": float(right_held_out.mean()),
+        **({"accuracy_with_prior": float(right_before.mean())} if len(by_weight) > 1 else {}),
+        "nll_before": class_loss(before, truth, 1.0),
         "nll_after": float(-np.log(probability[np.arange(n), truth]).mean()),
-        "ece_before": calibration.calibration_error(plain.class_probabilities(scores).max(axis=1), right),
-        "ece_after": calibration.calibration_error(probability.max(axis=1), right),
+        "ece_before": calibration.calibration_error(plain.max(axis=1), right_before),
+        "ece_after": calibration.calibration_error(probability.max(axis=1), right_held_out),
         "kept_at_threshold": int(confident.sum()),
         "right_at_threshold": int(right[confident].sum()),
         "folds": FOLDS,
         **_concept_measures(concept_scores[known], concepts[known], folds[known]),
     }
     platts = fit_concepts(concept_scores[known], concepts[known], CONCEPTS)
-    return Calibration(temperature, threshold, target_accuracy, n, diseases, platts, measures)
+    return Calibration(
+        temperature, threshold, target_accuracy, n, diseases, platts, measures, prior_weight=weight
+    )
 
 
 def _require_enough(num_cases: int) -> None:
@@ -200,16 +226,34 @@ def require_held_out(records: Manifest, path: str, card: dict[str, Any], allowed
 
 
 def score_records(
-    model: SkinGPT4, config: Config, records: Manifest, queries: Tensor, diseases: dict[str, str]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Log-likelihoods (n, 15) and (n, 48) of each image, with a progress bar; zeros where no concepts are known."""
-    rows = [
-        score_images(model, config, image_queries[None].float(), diseases, record.concepts is not None)
-        for record, image_queries in zip(
-            tqdm(records, desc="scoring pictures", unit="picture"), queries, strict=True
-        )
-    ]
-    return np.stack([classes for classes, _ in rows]), np.stack([concepts for _, concepts in rows])
+    model: SkinGPT4,
+    config: Config,
+    records: Manifest,
+    queries: Tensor,
+    diseases: dict[str, str],
+    closed_set: ClosedSet | None = None,
+) -> tuple[np.ndarray | dict[float, np.ndarray], np.ndarray]:
+    """Scores of each image as `fit` takes them, of classes and of the 48 concepts, with a progress bar.
+
+    Where no concepts are known they are zeros.
+    """
+    scorer = closed_set and DiseaseScorer(model, config.prompt, closed_set)
+    rows, concept_rows = [], []
+    bar = tqdm(records, desc="scoring pictures", unit="picture")
+    for record, image_queries in zip(bar, queries, strict=True):
+        shown, with_concepts = image_queries[None].float(), record.concepts is not None
+        if scorer is None:
+            classes, concepts = score_images(model, config, shown, diseases, with_concepts)
+        else:
+            classes = scorer.scores([shown])[0]
+            concepts = score_concepts(model, config, shown) if with_concepts else np.zeros(len(CONCEPTS))
+        rows.append(classes)
+        concept_rows.append(concepts)
+    scores = np.stack(rows)
+    if scorer is None:
+        return scores, np.stack(concept_rows)
+    by_weight = {w: scorer.closed_set.class_scores(scores, scorer.prior, w) for w in PRIOR_WEIGHTS}
+    return by_weight, np.stack(concept_rows)
 
 
 def calibrate(
@@ -218,6 +262,7 @@ def calibrate(
     records: Manifest,
     queries: Tensor,
     target_accuracy: float = 1 - calibration.TARGET_RISK,
+    closed_set: ClosedSet | None = None,
 ) -> Calibration:
     """Score the images that have a class, and fit.
 
@@ -227,6 +272,7 @@ def calibrate(
         records: held-out records; those without a class are left out.
         queries: (n, q, d) of all of them.
         target_accuracy: of the confident answers.
+        closed_set: the diseases that are scored; None for one of each class.
 
     Raises:
         CalibrationError: too few images with a class.
@@ -234,12 +280,13 @@ def calibrate(
     rows = [row for row, record in enumerate(records) if record.class_name in CLASSES]
     _require_enough(len(rows))  # before minutes of scoring
     chosen: Any = [records[row] for row in rows]
-    diseases = scored_diseases(chosen)
-    scores, concept_scores = score_records(model, config, chosen, queries[rows], diseases)
+    diseases = scored_diseases(chosen) if closed_set is None else closed_set.representatives
+    scores, concept_scores = score_records(model, config, chosen, queries[rows], diseases, closed_set)
     present = np.array([[c in (record.concepts or ()) for c in CONCEPTS] for record in chosen])
     truth = np.array([CLASSES.index(record.class_name) for record in chosen])
     known = np.array([record.concepts is not None for record in chosen])
-    return fit(scores, truth, concept_scores, present, known, diseases, target_accuracy)
+    fitted = fit(scores, truth, concept_scores, present, known, diseases, target_accuracy)
+    return fitted if closed_set is None else replace(fitted, closed_set=closed_set.to_rows())
 
 
 def report(fitted: Calibration) -> str:
@@ -250,6 +297,11 @@ def report(fitted: Calibration) -> str:
         f"temperature {fitted.temperature:.2f}: loss {m['nll_before']:.3f} -> {m['nll_after']:.3f} nats, calibration "
         f"error {m['ece_before']:.3f} -> {m['ece_after']:.3f}",
     ]
+    if fitted.closed_set is not None:
+        lines.append(
+            f"{len(fitted.closed_set)} diseases scored; the text's own prior taken off with weight "
+            f"{fitted.prior_weight:.1f} (with weight 0 {m['accuracy_with_prior']:.1%} right)"
+        )
     if fitted.threshold is None:
         lines.append(
             f"no threshold leaves {MIN_CONFIDENT} or more answers of which {fitted.target_accuracy:.0%} are right: "

@@ -1,9 +1,11 @@
 """Ranks the 15 classes and the visible concepts, with probabilities from the model's own likelihoods.
 
-The published sentence is scored with each class's disease, and the concepts' sentence with each of the 48 concepts;
-both questions share one reading of the images. A calibration (`skingpt4 calibrate`) turns the scores into
-probabilities; without one the class probabilities are those of temperature 1, and no concept has any. The model
-cannot name what it was never trained on: the probabilities are among the 15 classes only. Not a diagnosis.
+The published sentence is scored with every disease that the checkpoint was taught, and a class is the sum over its
+diseases (see `skingpt4.taxonomy.closed_set`). A checkpoint that does not say what it was taught is scored with one
+disease for each class. The concepts' sentence is scored with each of the 48 concepts. A calibration (`skingpt4
+calibrate`) turns the scores into probabilities; without one the class probabilities are those of temperature 1, and
+no concept has any. The model cannot name what it was never trained on: the classes' probabilities are among the 15
+only. Not a diagnosis.
 """
 
 from __future__ import annotations
@@ -18,9 +20,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skingpt4.chat import calibration as calibrations
 from skingpt4.chat.calibration import Calibration
+from skingpt4.checkpoints import checkpoint
+from skingpt4.checkpoints.diseases import of_card
 from skingpt4.config.schema import Config
 from skingpt4.generation.decoder import Decoder
+from skingpt4.generation.diseases import DiseaseScorer
 from skingpt4.generation.scoring import (
     CONCEPTS_QUESTION,
     DIAGNOSIS_QUESTION,
@@ -29,11 +35,13 @@ from skingpt4.generation.scoring import (
     score_sets,
 )
 from skingpt4.model.network import SkinGPT4
-from skingpt4.model.prompts import Turn, encode_turns, get_template
+from skingpt4.model.prompts import Encoded, Turn, encode_turns, get_template
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import read_yaml
+from skingpt4.taxonomy.closed_set import UNFITTED_WEIGHT, ClosedSet
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, class_disease
 
+TOP_DISEASES = 10
 NEVER = 1.0  # the threshold if no confidence is enough
 LANGUAGES = ("en", "de")
 
@@ -44,10 +52,19 @@ class DifferentialError(UserError):
 
 @dataclass(frozen=True)
 class ClassProbability:
-    """A class, the disease whose sentence was scored for it, and its probability among the 15 (0 to 1)."""
+    """A class, its likeliest disease (or the one scored for it), and its probability among the 15 (0 to 1)."""
 
     class_name: str
     disease: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class DiseaseProbability:
+    """A disease that was taught, its class if it is in one of the 15, and its probability among all of them."""
+
+    name: str
+    class_name: str | None
     probability: float
 
 
@@ -61,10 +78,10 @@ class ConceptProbability:
 
 @dataclass(frozen=True)
 class Differential:
-    """Classes and concepts, the most probable first.
+    """Classes, concepts and the TOP_DISEASES, the most probable first.
 
-    `confident` is whether the best class reaches `threshold`; never without a calibration. `calibration` names the
-    data behind the probabilities.
+    `diseases` is empty where the checkpoint does not say what it was taught. `confident` is whether the best class
+    reaches `threshold`; never without a calibration. `calibration` names the data behind the probabilities.
     """
 
     ranked: tuple[ClassProbability, ...]
@@ -74,39 +91,104 @@ class Differential:
     red_flags: tuple[str, ...]
     next_steps: tuple[str, ...]
     calibration: str = "none"
+    diseases: tuple[DiseaseProbability, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, ready for JSON."""
+        """Plain data, ready for JSON; `diseases` only where there are any."""
         data = asdict(self)
-        for row in (*data["ranked"], *data["concepts"]):
+        if not self.diseases:
+            del data["diseases"]
+        for row in (*data["ranked"], *data["concepts"], *data.get("diseases", ())):
             row["probability"] = round(row["probability"], 4)
         return {key: list(value) if isinstance(value, tuple) else value for key, value in data.items()}
 
 
-def differential(
-    model: SkinGPT4,
-    config: Config,
-    queries: Sequence[Tensor],
-    calibration: Calibration | None = None,
-    language: str = "en",
-) -> Differential:
-    """The ranking for the images of one case.
+@dataclass(frozen=True)
+class Rule:
+    """How a checkpoint's scores become a ranking: its calibration, if it has one, and what is scored with it.
+
+    `closed_set` is None where each class is scored by one disease.
+    """
+
+    calibration: Calibration | None = None
+    closed_set: ClosedSet | None = None
+
+    @classmethod
+    def of(cls, checkpoint_path: str | Path | None) -> Rule:
+        """The rule of a checkpoint or a run's folder. A calibration holds for the diseases that it was fitted with.
+
+        Raises:
+            CheckpointError: no such checkpoint, or a damaged one.
+            CalibrationError: the calibration is damaged, or belongs to other weights.
+        """
+        if checkpoint_path is None:
+            return cls()
+        calibration = calibrations.load(checkpoint_path)
+        if calibration is None:
+            return cls(None, of_card(checkpoint.load(checkpoint_path)[1]))
+        rows = calibration.closed_set
+        return cls(calibration, None if rows is None else ClosedSet.of_rows(rows))
+
+    @property
+    def prior_weight(self) -> float:
+        """Of what the text alone says of each disease."""
+        return UNFITTED_WEIGHT if self.calibration is None else self.calibration.prior_weight
+
+
+class Ranker:
+    """Ranks classes, diseases and concepts by one checkpoint's scores; several threads may use it.
 
     Args:
-        model: the network.
-        config: its configuration.
-        queries: (1, q, d) of each image, such as a session's `queries`.
-        calibration: of this model's checkpoint, see `skingpt4.chat.calibration.load`.
-        language: of the warnings and next steps, one of LANGUAGES.
-
-    Raises:
-        DifferentialError: no image, or no such language.
+        model: the network with the checkpoint's projection.
+        config: its configuration, whose sentences are scored.
+        rule: of the checkpoint.
     """
-    if not queries:
-        raise DifferentialError("there is no picture yet; add one before asking for a differential")
-    diseases = calibration.diseases if calibration else {name: class_disease(name) for name in CLASSES}
-    classes, concepts = score_images(model, config, torch.cat(list(queries)), diseases)
-    return from_scores(classes, concepts, diseases, calibration, language)
+
+    def __init__(self, model: SkinGPT4, config: Config, rule: Rule | None = None) -> None:
+        self.rule = rule or Rule()
+        self._model, self._config = model, config
+        closed_set = self.rule.closed_set
+        self._scorer = None if closed_set is None else DiseaseScorer(model, config.prompt, closed_set)
+
+    def rank(self, queries: Sequence[Tensor], language: str = "en") -> Differential:
+        """The ranking for the images of one case.
+
+        Args:
+            queries: (1, q, d) of each image, such as a session's `queries`.
+            language: of the warnings and next steps, one of LANGUAGES.
+
+        Raises:
+            DifferentialError: no image, or no such language.
+        """
+        if not queries:
+            raise DifferentialError("there is no picture yet; add one before asking for a differential")
+        shown, calibration = torch.cat(list(queries)), self.rule.calibration
+        if self._scorer is None:
+            diseases = (
+                calibration.diseases if calibration else {name: class_disease(name) for name in CLASSES}
+            )
+            classes, concepts = score_images(self._model, self._config, shown, diseases)
+            return from_scores(classes, concepts, diseases, calibration, language)
+        closed_set, weight = self._scorer.closed_set, self.rule.prior_weight
+        scores, prior = self._scorer.scores([shown])[0], self._scorer.prior
+        temperature = calibration.temperature if calibration else 1.0
+        probabilities = closed_set.probabilities(scores, prior, weight, temperature)
+        named = sorted(
+            (
+                DiseaseProbability(d.name, d.class_name if d.class_name in CLASSES else None, p)
+                for d, p in zip(closed_set.diseases, probabilities.tolist(), strict=True)
+            ),
+            key=lambda row: -row.probability,
+        )
+        likeliest = {row.class_name: row.name for row in reversed(named)}
+        return from_scores(
+            closed_set.class_scores(scores, prior, weight),
+            score_concepts(self._model, self._config, shown),
+            {name: likeliest[name] for name in CLASSES},
+            calibration,
+            language,
+            named[:TOP_DISEASES],
+        )
 
 
 def score_images(
@@ -121,16 +203,30 @@ def score_images(
         diseases: the disease that is scored for each class.
         with_concepts: False saves most of the work; the concepts' values are then zeros.
     """
-    template, prompt = get_template(config.prompt.template), config.prompt
     prompts = [
-        encode_turns(template, [Turn(question, None, len(queries))], model.tokenizer, queries.shape[1])
-        for question in (DIAGNOSIS_QUESTION, CONCEPTS_QUESTION)
+        _prompt(model, config, queries, question) for question in (DIAGNOSIS_QUESTION, CONCEPTS_QUESTION)
     ]
-    sets = [class_sentences(prompt.disease_sentence, diseases), concept_sentences(prompt.concepts_sentence)]
+    sets = [
+        class_sentences(config.prompt.disease_sentence, diseases),
+        concept_sentences(config.prompt.concepts_sentence),
+    ]
     num_sets = 2 if with_concepts else 1
     scores = Decoder.of(model).run(lambda: score_sets(model, prompts[:num_sets], queries, sets[:num_sets]))
     classes, *concepts = (of_set.double().cpu().numpy() for of_set in scores)
     return classes, concepts[0] if concepts else np.zeros(len(CONCEPTS))
+
+
+def score_concepts(model: SkinGPT4, config: Config, queries: Tensor) -> np.ndarray:
+    """Log-likelihoods of the 48 single concepts' sentences (48,), fp64; arguments as of `score_images`."""
+    prompt = _prompt(model, config, queries, CONCEPTS_QUESTION)
+    sentences = concept_sentences(config.prompt.concepts_sentence)
+    (scores,) = Decoder.of(model).run(lambda: score_sets(model, [prompt], queries, [sentences]))
+    return scores.double().cpu().numpy()
+
+
+def _prompt(model: SkinGPT4, config: Config, queries: Tensor, question: str) -> Encoded:
+    turns = [Turn(question, None, len(queries))]
+    return encode_turns(get_template(config.prompt.template), turns, model.tokenizer, queries.shape[1])
 
 
 def from_scores(
@@ -139,15 +235,17 @@ def from_scores(
     diseases: dict[str, str],
     calibration: Calibration | None = None,
     language: str = "en",
+    named: Sequence[DiseaseProbability] = (),
 ) -> Differential:
     """The ranking of given scores.
 
     Args:
-        classes: (15,) log-likelihoods in the order of `diseases`.
+        classes: (15,) log-scores in the order of `diseases`.
         concepts: (48,) log-likelihoods in SKINCON's order.
-        diseases: the disease that was scored for each class.
+        diseases: the disease that is shown beside each class.
         calibration: None for temperature 1.
         language: of the advice.
+        named: the likeliest diseases, where more than one of a class was scored.
 
     Raises:
         DifferentialError: no advice in that language.
@@ -167,7 +265,7 @@ def from_scores(
     flags, steps = advise(ranked, visible, confident, language)
     return Differential(
         tuple(ranked), tuple(visible), confident, NEVER if threshold is None else threshold, flags, steps,
-        calibration.describe() if calibration else "none",
+        calibration.describe() if calibration else "none", tuple(named),
     )  # fmt: skip
 
 

@@ -147,7 +147,9 @@ def _differential(ranking: dict[str, Any] | None, texts: Texts) -> Iterator[Part
     yield Paragraph(
         texts["record.confident" if confident else "record.not_confident"], "plain" if confident else "warn"
     )
-    head = [texts["record.class"], texts["record.disease"], texts["record.probability"]]
+    diseases = ranking.get("diseases") or []
+    of_class = texts["record.likeliest" if diseases else "record.disease"]
+    head = [texts["record.class"], of_class, texts["record.probability"]]
     rows = []
     for row in ranking.get("ranked", []):
         name = _named(texts, "classes", row["class_name"])
@@ -160,6 +162,10 @@ def _differential(ranking: dict[str, Any] | None, texts: Texts) -> Iterator[Part
         yield Paragraph(texts["record.uncalibrated"], "soft")
     else:
         yield Paragraph(texts("record.calibration", name=data), "soft")
+    if diseases:
+        head = [texts["record.named"], texts["record.probability"]]
+        names = [[str(row["name"]), _percent(row["probability"])] for row in diseases]
+        yield Table([head, *names], texts["record.diseases"], headed=True)
     concepts = [
         [_named(texts, "concepts", row["name"]), _percent(row["probability"])]
         for row in ranking.get("concepts", [])

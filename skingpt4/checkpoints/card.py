@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from skingpt4.checkpoints.diseases import shareable
 from skingpt4.config.bundled import portable
 from skingpt4.config.load import to_dict
 from skingpt4.config.schema import Config
@@ -66,6 +67,10 @@ class Parent(TypedDict, total=False):
     tensors_sha256: str
 
 
+# See `skingpt4.checkpoints.diseases`.
+TaughtDisease = TypedDict("TaughtDisease", {"disease": str, "class": str | None, "records": int})
+
+
 class Card(TypedDict, total=False):
     """The values that are read; cards of older versions lack some of them."""
 
@@ -90,6 +95,8 @@ class Card(TypedDict, total=False):
     git_revision: str | None
     versions: dict[str, str]
     demonstration: bool
+    diseases: list[TaughtDisease]
+    num_diseases_left_out: int
 
 
 _CARD = TypeAdapter(Card)
@@ -132,6 +139,11 @@ def public_card(card: Mapping[str, Any], config: Config) -> dict[str, Any]:
     for key, allowed in (("known_answer", KNOWN_ANSWER_VALUES), ("parent", tuple(Parent.__annotations__))):
         values = card.get(key)
         shared[key] = values and {name: values[name] for name in allowed if name in values}
+    if "diseases" in card:
+        shared["diseases"] = shareable(card["diseases"])
+        shared["num_diseases_left_out"] = (
+            card.get("num_diseases_left_out", 0) + len(card["diseases"]) - len(shared["diseases"])
+        )
     shared["demonstration"] = is_demonstration(card)
     return {**shared, "config": to_dict(public)}
 

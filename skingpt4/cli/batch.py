@@ -6,7 +6,8 @@ not be read is tried again by the next run. In a folder, pictures are known by t
 is left out is counted at the end.
 
     {"image": "a.jpg", "sha256": "9f86...", "class": "acne_and_rosacea", "confident": false,
-     "probabilities": {"acne_and_rosacea": 0.31, ...}, "concepts": {"Papule": 0.8, ...}, "quality": {...},
+     "probabilities": {"acne_and_rosacea": 0.31, ...}, "concepts": {"Papule": 0.8, ...},
+     "diseases": {"acne vulgaris": 0.19, "rosacea": 0.12, ...}, "quality": {...},
      "text": "...", "seconds": 1.9}
     {"image": "b.jpg", "error": "damaged", "message": "b.jpg: the picture is damaged (...)"}
 
@@ -55,7 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Answer all pictures; returns the exit status, 1 if none could be answered or a subfolder could not be read."""
     args = parser().parse_args(argv)
     with reported() as status:
-        from skingpt4.chat import batch, calibration
+        from skingpt4.chat import batch
+        from skingpt4.chat.differential import Ranker, Rule
         from skingpt4.chat.session import CLINICAL_PROMPTS
         from skingpt4.checkpoints.load import model_source
         from skingpt4.generation.sampling import Generation
@@ -76,8 +78,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{DISCLAIMER} {identity['caution']}".strip(), file=sys.stderr)
 
         def load() -> batch.ImageAnswerer:
-            fitted = calibration.load(source.checkpoint_path)
-            return batch.ImageAnswerer(source.load(), source.config, fitted, tuple(questions), generation)
+            rule, model = Rule.of(source.checkpoint_path), source.load()
+            ranker = Ranker(model, source.config, rule)
+            return batch.ImageAnswerer(model, source.config, ranker, tuple(questions), generation)
 
         result = batch.run(images, args.output, meta, load, args.jobs, args.replace)
         summary = [f"{result.num_lines} lines written, {result.num_failures} of them failures"]

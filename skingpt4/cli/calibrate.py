@@ -3,9 +3,10 @@
     skingpt4 calibrate --checkpoint runs/quickstart/step2 \\
         --manifest runs/phantoms/validation/manifest.jsonl
 
-A temperature for the 15 classes, one slope and an intercept each for the concepts, and the lowest confidence whose
-answers are right as often as required. Written as calibration.json into the checkpoint. Give held-out validation
-manifests; those of the evaluation are refused, since its figures would be too good.
+A temperature for the 15 classes, the weight of what the text alone says of each disease, one slope and an intercept
+each for the concepts, and the lowest confidence whose answers are right as often as required. Written as
+calibration.json into the checkpoint. Give held-out validation manifests; those of the evaluation are refused, since
+its figures would be too good.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from skingpt4.chat import calibration
         from skingpt4.chat.calibration_fit import calibrate, report, require_held_out
         from skingpt4.checkpoints import checkpoint
+        from skingpt4.checkpoints.diseases import of_card
         from skingpt4.checkpoints.load import load_model, model_source
         from skingpt4.model.build import build_encoder
         from skingpt4.records.manifest import chain, read_manifest
@@ -76,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ]
         model = load_model(source.loadable, args.checkpoint, with_encoder=False)
         queries = torch.cat([store[range(len(store))] for store in stores])
-        fitted = calibrate(model, config, chain(manifests), queries, args.target_accuracy)
+        fitted = calibrate(model, config, chain(manifests), queries, args.target_accuracy, of_card(card))
         sources = {name for manifest in manifests for name in manifest.column("source").to_pylist() if name}
         data = {
             "manifest": ", ".join(args.manifest), "sha256": [file_sha256(path) for path in args.manifest],

@@ -18,12 +18,14 @@ from skingpt4.support.cli import (
 from skingpt4.support.errors import UserError, reported
 
 if TYPE_CHECKING:
+    from skingpt4.chat.differential import Differential, Ranker
     from skingpt4.chat.session import ChatSession
     from skingpt4.generation.sampling import Generation
 
+NUM_LIKELIEST = 5
 HELP = (
-    "Type a question; /image PATH shows another picture, /condense continues from a summary, /clear starts again, "
-    "/quit or Ctrl-D ends."
+    "Type a question; /image PATH shows another picture, /differential ranks classes and diseases, /condense "
+    "continues from a summary, /clear starts again, /quit or Ctrl-D ends."
 )
 
 
@@ -38,6 +40,11 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="answer once and print one JSON object; without --question the first clinical prompt",
     )
+    result.add_argument(
+        "--differential",
+        action="store_true",
+        help="also rank the classes and diseases that the pictures may show",
+    )
     add_generation_arguments(result)
     return result
 
@@ -46,31 +53,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Chat in the terminal, or answer once with --question or --json; returns the exit status."""
     args = parser().parse_args(argv)
     with reported() as status:
+        from skingpt4.chat.differential import DifferentialError, Ranker, Rule
         from skingpt4.chat.session import CLINICAL_PROMPTS, ChatSession
         from skingpt4.checkpoints.load import load_model, model_source
         from skingpt4.generation.sampling import Generation
         from skingpt4.records.images import open_image
 
+        if args.differential and not args.image:
+            raise DifferentialError("--differential: needs a picture; add --image PATH")
         for path in args.image:
             open_image(path)  # a bad picture is reported before the model is loaded
         source = model_source(args.config, args.checkpoint)
         checkpoint_path = source.checkpoint_path
         generation = Generation(**generation_options(args, source.config.data.max_text_tokens))
         generation.options()
+        rule = Rule.of(checkpoint_path)
         print(f"{DISCLAIMER} {source.identity['caution']}".strip(), file=sys.stderr)
         print(f"loading {checkpoint_path or 'an untrained projection'} ...", file=sys.stderr)
         model = load_model(source.loadable, checkpoint_path)
         places = [f"language model: {model.language_model.describe_place()}"]
         places += [f"encoder: {model.encoder.describe_place()}"] if model.encoder else []
         print("; ".join(places), file=sys.stderr)
-        session = ChatSession(model, source.config)
+        session, ranker = ChatSession(model, source.config), Ranker(model, source.config, rule)
         quality = [_show(session, path) for path in args.image]
         questions = args.question or ([CLINICAL_PROMPTS[0]] if args.json else [])
         if questions:
             facts = {"checkpoint": checkpoint_path, "quality": quality}
+            if args.differential and args.json:
+                facts["differential"] = ranker.rank(session.queries).to_dict()
             _answer_all(session, questions, generation, facts if args.json else None)
-        else:
-            _converse(session, generation)
+        if args.differential and not args.json:
+            _print_ranking(ranker.rank(session.queries))
+        if not questions:
+            _converse(session, generation, ranker)
     return status.code
 
 
@@ -91,7 +106,24 @@ def _answer_all(
             _caution(answer)
 
 
-def _converse(session: ChatSession, generation: Generation) -> None:
+def _print_ranking(ranking: Differential) -> None:
+    """Print the likeliest classes and diseases."""
+    from skingpt4.taxonomy.taxonomy import class_title
+
+    groups = {
+        "classes": [(class_title(row.class_name), row.probability) for row in ranking.ranked],
+        "diseases that the model was trained on": [(row.name, row.probability) for row in ranking.diseases],
+    }
+    for title, rows in groups.items():
+        if rows:
+            print(f"likeliest {title}:")
+        for name, probability in rows[:NUM_LIKELIEST]:
+            print(f"  {100 * probability:5.1f} %  {name}")
+    sure = "confident" if ranking.confident else "not confident"
+    print(f"{sure}; calibrated on: {ranking.calibration}. {DISCLAIMER}")
+
+
+def _converse(session: ChatSession, generation: Generation, ranker: Ranker) -> None:
     from skingpt4.chat.session import ContextFull
 
     print(HELP)
@@ -103,18 +135,20 @@ def _converse(session: ChatSession, generation: Generation) -> None:
         if line == "/quit":
             return
         try:
-            _obey(session, line, generation)
+            _obey(session, line, generation, ranker)
         except ContextFull as error:
             print(f"error: {error}; /condense continues from a summary")
         except UserError as error:
             print(f"error: {error}")
 
 
-def _obey(session: ChatSession, line: str, generation: Generation) -> None:
+def _obey(session: ChatSession, line: str, generation: Generation, ranker: Ranker) -> None:
     if line == "/clear":
         session.reset()
     elif line == "/condense":
         print(f"kept: {session.condense()}")
+    elif line == "/differential":
+        _print_ranking(ranker.rank(session.queries))
     elif line.startswith("/image "):
         _show(session, line.removeprefix("/image ").strip())
     elif line:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from skingpt4.model.loss import log_probabilities
+from skingpt4.generation.tree import Tree, num_shared, read_trees, split_texts
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import IMAGE_TOKEN, Encoded
 from skingpt4.records.record import Record
@@ -55,16 +56,8 @@ def split_candidates(tokenizer: Any, answers: Sequence[str]) -> tuple[list[int],
     every answer remains.
     """
     rows = [tokenizer(answer, add_special_tokens=False)["input_ids"] for answer in answers]
-    shared = _num_shared(rows)
+    shared = num_shared(rows)
     return rows[0][:shared], [row[shared:] for row in rows]
-
-
-def _num_shared(rows: Sequence[Sequence[int]]) -> int:
-    """How many ids all rows begin with; at least one of each row is left over."""
-    shared = 0
-    while all(len(row) > shared + 1 for row in rows) and len({row[shared] for row in rows}) == 1:
-        shared += 1
-    return shared
 
 
 @torch.no_grad()
@@ -87,14 +80,57 @@ def score_answers(
         max_tokens: read in one pass, which bounds the memory; one prompt with all answers may exceed it.
     """
     shared, tails = split_candidates(model.tokenizer, answers)
-    trees, first = [], 0
+    trees = []
+    for start, shown in _starts(prompts, queries, shared):
+        trees.append(Tree([[*start, *tail] for tail in tails], [len(start)] * len(tails), shown))
+    return torch.stack(read_trees(model, trees, max_tokens))
+
+
+def _starts(
+    prompts: Sequence[Encoded], queries: Tensor | None, shared: Sequence[int]
+) -> Iterator[tuple[list[int], Tensor | None]]:
+    """Of each prompt the ids before the answers' own, and the queries of its images."""
+    first = 0
     for prompt in prompts:
-        start = [*prompt.input_ids, *shared]
-        count = start.count(IMAGE_TOKEN) // (1 if queries is None else queries.shape[1])
-        own_queries = None if queries is None else queries[first : first + count]
-        trees.append(Tree([[*start, *tail] for tail in tails], [len(start)] * len(tails), own_queries))
+        count = prompt.input_ids.count(IMAGE_TOKEN) // (1 if queries is None else queries.shape[1])
+        yield [*prompt.input_ids, *shared], None if queries is None else queries[first : first + count]
         first += count
-    return torch.stack(_read(model, trees, max_tokens))
+
+
+@torch.no_grad()
+def score_tree(
+    model: SkinGPT4,
+    prompts: Sequence[Encoded],
+    queries: Tensor | None,
+    sentences: Sequence[str],
+    max_tokens: int = 2048,
+) -> Tensor:
+    """Log-probabilities (prompts, sentences) as of `score_answers`, fast for hundreds of sentences.
+
+    What no probability depends on, the last token of a sentence, is not read, and the tree is read as several rows
+    that are together cheaper than one. The sums therefore differ from those of `score_answers` by rounding.
+
+    Args:
+        model: the network.
+        prompts: rendered conversations whose last answer is open.
+        queries: (images, q, d) of all prompts in order; None without images.
+        sentences: the closed set; the softmax over it is a distribution over the sentences.
+        max_tokens: read in one pass, which bounds the memory; one row may exceed it.
+    """
+    shared, tails = split_candidates(model.tokenizer, sentences)
+    width = model.language_model.get_input_embeddings().weight.shape[1]
+    trees, places = list[Tree](), list[tuple[int, list[int]]]()
+    for number, (start, shown) in enumerate(_starts(prompts, queries, shared)):
+        # A row of p + t tokens costs about 24 d**2 (p + t) + 8 d (p + t)**2 operations a layer (attention at half the
+        # speed of the products with weights). All tails together are cheapest in rows of this t.
+        for group in split_texts(tails, math.isqrt(len(start) ** 2 + 3 * width * len(start))):
+            texts = [[*start, *tails[place]] for place in group]
+            trees.append(Tree(texts, [len(start)] * len(group), shown, with_ends=False))
+            places.append((number, group))
+    result = torch.empty(len(prompts), len(sentences))
+    for (number, group), sums in zip(places, read_trees(model, trees, max_tokens), strict=True):
+        result[number, group] = sums
+    return result
 
 
 @torch.no_grad()
@@ -117,111 +153,5 @@ def score_sets(
         shared, tails = split_candidates(model.tokenizer, answers)
         rows += [[*prompt.input_ids, *shared, *tail] for tail in tails]
         starts += [len(prompt.input_ids) + len(shared)] * len(tails)
-    (scores,) = _read(model, [Tree(rows, starts, queries)])
+    (scores,) = read_trees(model, [Tree(rows, starts, queries)])
     return list(scores.split([len(answers) for answers in sets]))
-
-
-class Tree:
-    """Texts with common beginnings, merged into one row that contains each beginning once.
-
-    The mask lets each token see only its own text, and its position is that in its text. So the row's outputs are
-    those of the texts read one by one, without padding or copies of a cache (tree attention, as in SpecInfer,
-    arXiv 2305.09781).
-
-    Args:
-        texts: token ids, IMAGE_TOKEN where an image's vectors stand.
-        starts: of each text, its first token whose probability counts (not 0).
-        queries: (images, q, d) shown in each text; None without images.
-    """
-
-    def __init__(self, texts: Sequence[Sequence[int]], starts: Sequence[int], queries: Tensor | None) -> None:
-        self.starts, self._queries = starts, queries
-        self.ids: list[int] = []
-        self.parents: list[int] = []  # of each token the one before it, -1 at the root
-        self.depths: list[int] = []
-        self.paths: list[list[int]] = []  # of each text its tokens in the row
-        places: dict[tuple[int, int], int] = {}
-        for text in texts:
-            path: list[int] = []
-            for depth, token in enumerate(text):
-                parent = path[-1] if path else -1
-                path.append(places.setdefault((parent, token), len(self.ids)))
-                if path[-1] == len(self.ids):
-                    self.ids.append(token)
-                    self.parents.append(parent)
-                    self.depths.append(depth)
-            self.paths.append(path)
-        self.counted = sorted({n for path, s in zip(self.paths, starts, strict=True) for n in path[s:]})
-
-    @property
-    def vectors(self) -> Tensor | None:
-        """(vectors, d) at the places of images, in the row's order."""
-        if self._queries is None:
-            return None
-        order: dict[int, int] = {}
-        for path in self.paths:
-            order |= {n: k for k, n in enumerate(n for n in path if self.ids[n] == IMAGE_TOKEN)}
-        return self._queries.flatten(0, 1)[[order[n] for n in sorted(order)]]
-
-    def sees(self) -> Tensor:
-        """(n, n) bool: a token sees itself and the tokens before it in its text."""
-        seen = torch.eye(len(self.ids), dtype=torch.bool)
-        for node, parent in enumerate(self.parents):
-            if parent >= 0:
-                seen[node] |= seen[parent]
-        return seen
-
-    def sums(self, log_probs: Tensor) -> Tensor:
-        """(texts,) sums of the log-probabilities (tokens in `counted`,)."""
-        place = {node: number for number, node in enumerate(self.counted)}
-        each = [[place[n] for n in path[s:]] for path, s in zip(self.paths, self.starts, strict=True)]
-        return torch.stack([log_probs[numbers].sum() for numbers in each])
-
-    def texts(self) -> list[Tree]:
-        """Each text as its own tree."""
-        rows = [[self.ids[n] for n in path] for path in self.paths]
-        return [Tree([row], [start], self._queries) for row, start in zip(rows, self.starts, strict=True)]
-
-
-def _read(model: SkinGPT4, trees: Sequence[Tree], max_tokens: int = 2048) -> list[Tensor]:
-    """The sums of each tree's texts, fp32 on the CPU."""
-    window = getattr(model.language_model.config.get_text_config(decoder=True), "sliding_window", None)
-    deepest = max(max(tree.depths) for tree in trees)
-    # Without a mask that separates branches (ALiBi, flash attention), or with a window that looks back through other
-    # branches, each text is a row of its own; no token sees the padding on its right.
-    masked = model.language_model.takes_mask and not (window and deepest >= window)
-    rows = trees if masked else [text for tree in trees for text in tree.texts()]
-    sums = [
-        row.sums(log_probs)
-        for batch in _batches(rows, max_tokens)
-        for row, log_probs in zip(batch, _pass(model, batch, masked), strict=True)
-    ]
-    return list(torch.cat(sums).split([len(tree.paths) for tree in trees]))
-
-
-def _batches(trees: Sequence[Tree], max_tokens: int) -> Iterator[Sequence[Tree]]:
-    size = max(1, max_tokens // max(len(tree.ids) for tree in trees))
-    for first in range(0, len(trees), size):
-        yield trees[first : first + size]
-
-
-def _pass(model: SkinGPT4, trees: Sequence[Tree], masked: bool) -> list[Tensor]:
-    """Log-probabilities of each tree's counted tokens, from one pass over rows that are padded on the right."""
-    lm, device = model.language_model, model.language_model.input_device
-    length = max(len(tree.ids) for tree in trees)
-    ids = torch.tensor([[*tree.ids, *[0] * (length - len(tree.ids))] for tree in trees])
-    vectors = [tree.vectors for tree in trees if tree.vectors is not None]
-    embeds = model.embed(ids, torch.cat(vectors)[None] if vectors else None)
-    inputs: dict[str, Any] = {}
-    if masked:
-        seen = torch.eye(length, dtype=torch.bool).repeat(len(trees), 1, 1)
-        for row, tree in zip(seen, trees, strict=True):
-            row[: len(tree.ids), : len(tree.ids)] = tree.sees()
-        mask = torch.zeros(seen.shape, dtype=embeds.dtype).masked_fill(~seen, torch.finfo(embeds.dtype).min)
-        depths = torch.tensor([[*tree.depths, *[0] * (length - len(tree.ids))] for tree in trees])
-        inputs = {"attention_mask": mask[:, None].to(device), "position_ids": depths.to(device)}
-    # A token's probability is given by the output at the token before it.
-    counted = [(row, tree.parents[n], tree.ids[n]) for row, tree in enumerate(trees) for n in tree.counted]
-    rows, columns, tokens = torch.tensor(counted).T
-    log_probs = log_probabilities(lm, embeds, rows, columns, tokens, **inputs).cpu()
-    return list(log_probs.split([len(tree.counted) for tree in trees]))

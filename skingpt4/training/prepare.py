@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from skingpt4.checkpoints import checkpoint
+from skingpt4.checkpoints.diseases import card_values, taught_diseases
 from skingpt4.checkpoints.identity import identity
 from skingpt4.checkpoints.known_answer import queries_of
 from skingpt4.checkpoints.load import known_queries, load_projection, require_projection_width
@@ -50,6 +51,7 @@ class Prepared:
     ]  # the network's, each with its `parameters` and whether it is `trained`
     known_queries: Tensor  # (1, q, d), of the self-test's image
     seen: dict[str, Tensor]  # hashes of all images trained on, the parent's included
+    diseases: dict[str, Any]  # what a card says of those taught, in the parent too
     notes: list[str]  # what the user should know before the run starts
 
 
@@ -107,7 +109,8 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
         queries = queries_of(encoder(), config.vision.image_size, config.vision.crops)
         model = build(config, device, encoder())
     train_records = chain(train)
-    parent, seen = initialise_projection(model, features, train_records, config, queries, team)
+    parent_card = initialise_projection(model, features, train_records, config, queries, team)
+    parent, seen = _origin(config, parent_card)
     _add_lora(config, model)
     texts = SampleEncoder.from_config(config, model.tokenizer)
     per_question = config.optim.batch_size if BEHAVIOURS[config.compat].question_per_batch else 1
@@ -126,6 +129,7 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
         parts=_parts(config, model),
         known_queries=queries,
         seen=merge_hashes(team.by_first(lambda: image_hashes(train_records)), seen),
+        diseases=card_values(taught_diseases(train_records, config.prompt), parent_card),
         notes=notes,
     )
 
@@ -225,7 +229,7 @@ def initialise_projection(
     config: Config,
     known: Tensor,
     team: Team,
-) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+) -> dict[str, Any]:
     """Give the projection its start: `initial_checkpoint`'s tensors, or the random ones that it was built with.
 
     With `projection.inputs` it is then trained in other coordinates. A checkpoint's projection does the same in them;
@@ -240,14 +244,10 @@ def initialise_projection(
         team: the processes of the run.
 
     Returns:
-        What the card of this run says of `initial_checkpoint`, None without one; hashes of the images it saw.
+        The card of `initial_checkpoint`, empty without one.
     """
-    path, parent = config.initial_checkpoint, None
-    seen: dict[str, Tensor] = {}
-    if path:
-        card = load_projection(model, config, path, known)
-        parent = {key: card[key] for key in ("step", "iteration", "tensors_sha256")} | {"path": path}
-        seen = checkpoint.load_seen(path, card)
+    path = config.initial_checkpoint
+    card = load_projection(model, config, path, known) if path else {}
     if config.projection.inputs != "raw":
         inputs = team.by_first(lambda: statistics_map(features, config.projection.inputs))
         model.input_map = inputs.to(model.language_model.input_device)
@@ -255,7 +255,16 @@ def initialise_projection(
             projection = model.projection
             projection.load_state_dict(inputs.unfolded(projection.state_dict(), projection.first_layer))
     model.projection.requires_grad_("projection" not in config.freeze)
-    return parent, seen
+    return card
+
+
+def _origin(config: Config, card: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:
+    """What the card of this run says of `initial_checkpoint`, and hashes of the images that it saw."""
+    path = config.initial_checkpoint
+    if not path:
+        return None, {}
+    parent = {key: card[key] for key in ("step", "iteration", "tensors_sha256")} | {"path": path}
+    return parent, checkpoint.load_seen(path, card)
 
 
 def _add_lora(config: Config, model: SkinGPT4) -> None:

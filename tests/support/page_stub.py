@@ -115,6 +115,7 @@ class Scored:
     red_flags: tuple[str, ...] = ("Grows <fast>",)
     next_steps: tuple[str, ...] = ("See a doctor.",)
     calibration: str = "none"
+    diseases: tuple[Concept, ...] = ()
 
     def to_dict(self):
         return {"confident": self.confident}

@@ -9,11 +9,9 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from skingpt4.chat import calibration
-from skingpt4.chat.calibration import Calibration
 from skingpt4.chat.checks import flags
 from skingpt4.chat.checks.quality import assess
-from skingpt4.chat.differential import differential
+from skingpt4.chat.differential import Ranker, Rule
 from skingpt4.chat.session import ChatSession, context_limit
 from skingpt4.checkpoints.load import model_source
 from skingpt4.config.schema import Config
@@ -39,7 +37,11 @@ class Answerer:
     config: Config
     identity: dict[str, Any]
     audit: AuditLog | None = None
-    calibration: Calibration | None = None  # of the differential's probabilities
+    rule: Rule | None = None  # of the differential's probabilities
+
+    def __post_init__(self) -> None:
+        """Prepare what ranks the classes of every request that asks for it."""
+        self.ranker = Ranker(self.model, self.config, self.rule)
 
     @property
     def fingerprint(self) -> str | None:
@@ -173,9 +175,7 @@ class Answer:
         return fields
 
     def _differential(self) -> dict[str, Any]:
-        answerer = self.answerer
-        ranked = differential(answerer.model, answerer.config, self.session.queries, answerer.calibration)
-        return ranked.to_dict()
+        return self.answerer.ranker.rank(self.session.queries).to_dict()
 
     def stop(self) -> None:
         """End after the present token; nobody is listening any more."""
@@ -228,8 +228,8 @@ def load_answerer(
     identity = source.identity
     caution = f" {identity['caution']}" if identity["caution"] else ""
     logger.info("%s%s\nloading %s ...", DISCLAIMER, caution, identity["checkpoint"])
-    fitted = calibration.load(source.checkpoint_path)
-    answerer = Answerer(source.load(), source.config, identity, log, fitted)
+    rule = Rule.of(source.checkpoint_path)
+    answerer = Answerer(source.load(), source.config, identity, log, rule)
     if log is not None:
         log.append("started", checkpoint=identity["checkpoint"], checkpoint_sha256=identity["sha256"])
     return answerer

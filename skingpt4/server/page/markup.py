@@ -14,6 +14,7 @@ from skingpt4.server.gradio_app import escape
 from skingpt4.server.page.state import VIEWS, CaseImage, PageState
 from skingpt4.taxonomy import taxonomy
 
+NUM_DISEASES = 5
 NUM_BARS = 5  # classes that are visible at once; a click shows the others
 MIN_CONCEPT = 0.5  # the probability from which a concept is shown
 
@@ -201,7 +202,7 @@ def differential(state: PageState | None, texts: Texts, cover: bool = False) -> 
         f'<p class="verdict {sure}" role="note">{escape(verdict)}</p>{bars}'
         f'<p class="hint">{escape(calibrated)}</p><p class="hint">{escape(texts["differential.meaning"])}</p>'
     )
-    right = _concepts(scored, texts)
+    right = _diseases(scored, texts) + _concepts(scored, texts)
     for key, lines in (("red_flags", scored.red_flags), ("next_steps", scored.next_steps)):
         if lines:
             right += f'<section class="{key}"><h3>{escape(texts[f"differential.{key}"])}</h3>{_list(lines)}</section>'
@@ -215,6 +216,17 @@ def _bar(texts: Texts, entry: ClassProbability) -> str:
         f'<li><span class="name">{escape(name)}</span><span class="number">{percent}</span>'
         f'<span class="track" aria-hidden="true"><span style="width:{width:.1f}%"></span></span></li>'
     )
+
+
+def _diseases(scored: Differential, texts: Texts) -> str:
+    rows = scored.diseases[:NUM_DISEASES]
+    if not rows:
+        return ""
+    items = "".join(
+        f"<li>{escape(row.name)} <span>{escape(_percent(row.probability))}</span></li>" for row in rows
+    )
+    heading, note = (escape(texts[f"differential.{key}"]) for key in ("diseases", "diseases_note"))
+    return f'<section><h3>{heading}</h3><ol class="chips">{items}</ol><p class="hint">{note}</p></section>'
 
 
 def _concepts(scored: Differential, texts: Texts) -> str:

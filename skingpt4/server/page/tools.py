@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from skingpt4.chat import calibration, differential, export, heatmap, history
+from skingpt4.chat import differential, export, heatmap, history
 from skingpt4.chat.checks import quality
 from skingpt4.chat.record import Consultation
 from skingpt4.chat.session import ChatSession
@@ -78,22 +78,22 @@ def load(
         UserError: something is missing or does not fit.
     """
     source = model_source(config_path, checkpoint_path)
-    identity, fitted = source.identity, calibration.load(source.checkpoint_path)
-    return for_model(source.load(), source.config, identity, fitted, log)
+    identity, rule = source.identity, differential.Rule.of(source.checkpoint_path)
+    return for_model(source.load(), source.config, identity, rule, log)
 
 
 def for_model(
     model: SkinGPT4,
     config: Config,
     identity: dict[str, Any],
-    fitted: calibration.Calibration | None = None,
+    rule: differential.Rule | None = None,
     log: Callable[..., object] | None = None,
 ) -> Tools:
-    """Everything that the page offers with a loaded model; `fitted` turns scores into probabilities."""
+    """Everything that the page offers with a loaded model; `rule` turns scores into probabilities."""
+    ranker = differential.Ranker(model, config, rule)
 
     def rank(session: ChatSession, language: str) -> differential.Differential:
-        language = language if language in differential.LANGUAGES else "en"
-        return differential.differential(model, config, session.queries, fitted, language)
+        return ranker.rank(session.queries, language if language in differential.LANGUAGES else "en")
 
     return Tools(
         new_session=lambda: ChatSession(model, config),

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from skingpt4.chat import batch as batch_module
 from skingpt4.chat.batch import BatchError, ImageAnswerer, in_order, run
+from skingpt4.chat.differential import Ranker
 from skingpt4.chat.session import CLINICAL_PROMPTS, ChatSession
 from skingpt4.cli import batch
 from skingpt4.config.load import to_yaml
@@ -264,7 +265,7 @@ def test_an_image_gets_the_answers_of_a_fresh_session(tmp_path):
     config = tiny_config(tmp_path)
     model = build(config, torch.device("cpu"), build_encoder(config))
     generation = Generation(6)
-    ask = ImageAnswerer(model, config, None, ("What is it?", "Why?"), generation)
+    ask = ImageAnswerer(model, config, Ranker(model, config), ("What is it?", "Why?"), generation)
     first, again = ask(make_picture(1)), [ask(make_picture(seed)) for seed in (2, 1)][1]
     assert first == again, "no state of another picture"
     session = ChatSession(model, config)

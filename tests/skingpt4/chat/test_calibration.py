@@ -7,7 +7,7 @@ from scipy.special import expit, softmax
 
 from skingpt4.chat import calibration, calibration_fit
 from skingpt4.chat.calibration import CalibrationError
-from skingpt4.chat.calibration_fit import fit, fit_concepts, fit_temperature
+from skingpt4.chat.calibration_fit import fit, fit_concepts, fit_temperature, fit_weight
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.identity import identity
 from skingpt4.cli import calibrate
@@ -84,6 +84,34 @@ def test_chance_gets_no_threshold_and_too_little_no_calibration():
         fit(scores, wrong, concept_scores, present, np.ones(100, bool), DISEASES)
 
 
+def test_a_planted_prior_of_the_text_is_taken_off_by_folds_that_do_not_see_their_cases(monkeypatch):
+    """Sentences that the text alone favours, by nats that the pictures do not know of."""
+    rng = np.random.default_rng(3)
+    logits, truth, concept_scores, present = drawn(400, 1.0)
+    prior = rng.normal(0, 4, 15)
+    by_weight = {w: logits + prior - w * prior for w in (0.0, 0.5, 1.0)}
+    fitted = fit(by_weight, truth, concept_scores, present, np.zeros(400, bool), DISEASES)
+    assert fitted.prior_weight == 1.0
+    assert fitted.temperature == pytest.approx(1, rel=0.15)
+    m = fitted.measures
+    assert m["accuracy"] > m["accuracy_with_prior"] + 0.1
+    assert m["nll_after"] < m["nll_before"] - 1
+    # No fold's measures come from a weight that its own cases chose.
+    folds = np.random.default_rng(0).permutation(400) % calibration_fit.FOLDS
+    seen = []
+    monkeypatch.setattr(
+        calibration_fit, "fit_weight", lambda each, truth: seen.append(truth) or fit_weight(each, truth)
+    )
+    fit(by_weight, truth, concept_scores, present, np.zeros(400, bool), DISEASES)
+    assert len(seen) == calibration_fit.FOLDS + 1
+    for fold, others in enumerate(seen[:-1]):
+        assert np.array_equal(others, truth[folds != fold])
+    # Chance keeps the model's own scores.
+    assert (
+        fit({0.0: logits}, truth, concept_scores, present, np.zeros(400, bool), DISEASES).prior_weight == 0.0
+    )
+
+
 # --- the command ---------------------------------------------------------------------------------------
 
 
@@ -123,6 +151,19 @@ def test_the_command_writes_beside_the_checkpoint_what_the_chat_reads(run, capsy
     assert fitted.data["sources"] == ["made"]
     assert {"nll_before", "nll_after", "ece_before", "ece_after"} <= set(fitted.measures)
     assert fitted.describe() == "held_out.jsonl, n = 8"
+
+
+def test_with_a_card_that_names_diseases_the_calibration_holds_what_was_scored(run, capsys):
+    path = run / "run/checkpoints/000001/checkpoint.json"
+    taught = [{"disease": "tinea pedis", "class": "fungal_infections", "records": 4}]
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"diseases": taught}))
+    assert calibrate.main(["--checkpoint", "run", "--manifest", "held_out.jsonl"]) == 0
+    assert "16 diseases scored" in capsys.readouterr().out
+    fitted = calibration.load("run")
+    assert fitted.closed_set[0] == {"name": "tinea pedis", "class_name": "fungal_infections", "records": 4}
+    assert len(fitted.closed_set) == 16
+    assert fitted.prior_weight in calibration_fit.PRIOR_WEIGHTS
+    assert fitted.diseases["fungal_infections"] == "tinea pedis"
 
 
 @pytest.mark.parametrize(

@@ -4,24 +4,28 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.special import softmax
 
 from skingpt4.chat import calibration as calibrations
 from skingpt4.chat.calibration import Calibration, CalibrationError, Platt
 from skingpt4.chat.differential import (
     LANGUAGES,
     NEVER,
+    TOP_DISEASES,
     ClassProbability,
     ConceptProbability,
     DifferentialError,
+    Ranker,
+    Rule,
     advice,
     advise,
-    differential,
     from_scores,
     score_images,
 )
 from skingpt4.checkpoints import checkpoint
 from skingpt4.generation.scoring import DIAGNOSIS_QUESTION, class_sentences, score_answers
 from skingpt4.model.prompts import Turn, encode_turns, get_template
+from skingpt4.taxonomy.closed_set import ClosedSet
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, class_disease
 from tests.support.tiny import make_model, make_queries, tiny_config
 
@@ -50,7 +54,7 @@ def scores_of(**given: float) -> np.ndarray:
 def test_a_differential_is_the_softmax_of_the_sentences_likelihoods(tiny):
     model, config = tiny
     queries = make_queries(1)
-    ranking = differential(model, config, [queries])
+    ranking = Ranker(model, config).rank([queries])
     prompt = encode_turns(
         get_template(config.prompt.template), [Turn(DIAGNOSIS_QUESTION, None, 1)], model.tokenizer, 4
     )
@@ -70,10 +74,66 @@ def test_several_views_are_scored_together(tiny):
     model, config = tiny
     queries = make_queries(2)
     with pytest.raises(DifferentialError, match="no picture"):
-        differential(model, config, [])
-    both = differential(model, config, [queries[:1], queries[1:]])
+        Ranker(model, config).rank([])
+    both = Ranker(model, config).rank([queries[:1], queries[1:]])
     assert both == from_scores(*score_images(model, config, queries, DISEASES), DISEASES)
-    assert both != differential(model, config, [queries[:1]])
+    assert both != Ranker(model, config).rank([queries[:1]])
+
+
+TAUGHT = [
+    {"disease": "Tinea pedis", "class": "fungal_infections", "records": 30},
+    {"disease": "Tinea corporis", "class": "fungal_infections", "records": 10},
+    {"disease": "Alopecia areata", "class": "others", "records": 7},
+]
+
+
+@pytest.mark.parametrize("calibrated", [False, True])
+def test_a_checkpoint_that_knows_its_diseases_is_scored_with_all_of_them(calibrated, tiny):
+    model, config = tiny
+    queries, closed_set = make_queries(2), ClosedSet.of_training(TAUGHT)
+    fitted = replace(CALIBRATION, closed_set=closed_set.to_rows(), prior_weight=0.7) if calibrated else None
+    ranking = Ranker(model, config, Rule(fitted, closed_set)).rank([queries[:1], queries[1:]])
+    template, form = get_template(config.prompt.template), config.prompt.disease_sentence
+    turns = [Turn(DIAGNOSIS_QUESTION, None, 2)], [Turn(DIAGNOSIS_QUESTION, None, 0)]
+    shown, unseen = (encode_turns(template, turn, model.tokenizer, 4) for turn in turns)
+    scores = score_answers(model, [shown], queries, closed_set.sentences(form))[0].double().numpy()
+    prior = score_answers(model, [unseen], None, closed_set.sentences(form))[0].double().numpy()
+    weight, temperature = (0.7, CALIBRATION.temperature) if calibrated else (0.0, 1.0)
+    logits = closed_set.class_scores(scores, prior, weight) / temperature
+    expected = dict(zip(CLASSES, softmax(logits), strict=True))
+    assert {row.class_name: row.probability for row in ranking.ranked} == pytest.approx(expected, abs=1e-4)
+    p = closed_set.probabilities(scores, prior, weight, temperature)
+    best = [closed_set.diseases[n].name for n in np.argsort(-p)[:TOP_DISEASES]]
+    assert [row.name for row in ranking.diseases] == best
+    assert [row.probability for row in ranking.diseases] == pytest.approx(
+        sorted(p)[: -TOP_DISEASES - 1 : -1], abs=1e-4
+    )
+    fungal = next(row for row in ranking.ranked if row.class_name == "fungal_infections")
+    assert fungal.disease in ("Tinea pedis", "Tinea corporis", "ringworm")
+    assert len(json.loads(json.dumps(ranking.to_dict()))["diseases"]) == TOP_DISEASES
+
+
+def test_a_rule_is_the_calibrations_else_what_the_card_names(run):
+    assert Rule.of(None) == Rule.of(run) == Rule()
+    folder = checkpoint.find(run)
+    card = json.loads((folder / checkpoint.CARD).read_text())
+    (folder / checkpoint.CARD).write_text(json.dumps({**card, "diseases": TAUGHT}))
+    assert Rule.of(run).closed_set.diseases == ClosedSet.of_training(TAUGHT).diseases
+    assert Rule.of(run).prior_weight == 0
+    own = replace(CALIBRATION, tensors_sha256=calibrations.weights_sha256(run))
+    calibrations.save(own, run)
+    assert Rule.of(run) == Rule(own, None), "it was fitted with one disease of each class"
+    rows = ClosedSet.of_training(TAUGHT[:1]).to_rows()
+    calibrations.save(replace(own, closed_set=rows, prior_weight=0.3), run)
+    assert Rule.of(run).prior_weight == 0.3
+    assert Rule.of(run).closed_set.to_rows() == rows
+    for change in ({"prior_weight": 2}, {"closed_set": rows[:3]}, {"closed_set": [{"name": 3}]}):
+        path = calibrations.path_of(run)
+        path.write_text(
+            json.dumps({**json.loads(path.read_text()), "prior_weight": 0.3, "closed_set": rows} | change)
+        )
+        with pytest.raises(CalibrationError, match="damaged"):
+            Rule.of(run)
 
 
 def test_calibration_flattens_and_decides(tiny):
@@ -181,7 +241,9 @@ def test_the_advice_covers_all_classes_in_both_languages_without_a_dose():
 
 @pytest.fixture
 def run(tmp_path):
-    checkpoint.save(tmp_path / "run" / "checkpoints" / "000001", {"weight": make_queries(1)[0]}, {"step": 2})
+    checkpoint.save(
+        tmp_path / "run" / "checkpoints" / "000001", {"weight": make_queries(1)[0]}, {"step": "step2"}
+    )
     return tmp_path / "run"
 
 

@@ -88,6 +88,17 @@ def test_the_page_says_everything_and_runs_nothing():
     assert all(attrs.get("alt") for tag, attrs in page.tags if tag == "img")
 
 
+def test_the_likeliest_diseases_are_exported_where_there_are_any():
+    record = full_record()
+    assert "Tinea pedis" not in to_html(record)
+    diseases = [{"name": "Tinea pedis", "class_name": "fungal_infections", "probability": 0.3125}]
+    text = "\n".join(
+        Texts(to_html(full_record(differential=record.differential | {"diseases": diseases}))).texts
+    )
+    assert "Tinea pedis" in text
+    assert "31.2 %" in text
+
+
 def test_the_picture_is_left_out_on_request():
     record = full_record()
     assert "data:image" not in to_html(record, with_pictures=False)

@@ -359,6 +359,25 @@ def test_one_question_on_the_command_line(trained, folder, capsys):
     assert turn["question"] == chat_session.CLINICAL_PROMPTS[0], "it does not wait for somebody to type"
 
 
+def test_the_terminal_ranks_classes_and_the_diseases_of_the_training(trained, folder, capsys, monkeypatch):
+    picture = ["--image", str(folder / "picture.png")]
+    common = ["--checkpoint", trained.output_dir, "--max-new-tokens", "2", "--differential"]
+    assert chat.main(common) == 1
+    assert "--differential: needs a picture" in capsys.readouterr().err
+    assert chat.main([*common, *picture, "--question", "Why?", "--json"]) == 0
+    ranking = json.loads(capsys.readouterr().out)["differential"]
+    assert len(ranking["ranked"]) == 15
+    assert len(ranking["diseases"]) == 10
+    typed = iter(["/differential", "/quit"])
+    monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
+    assert chat.main([*common[:-1], *picture]) == 0
+    shown = capsys.readouterr().out
+    for row in ranking["diseases"][:5]:
+        assert f"{100 * row['probability']:5.1f} %  {row['name']}" in shown
+    assert "not confident; calibrated on: none" in shown
+    assert "not a medical device" in shown
+
+
 def test_the_checkpoint_s_projection_is_the_one_that_answers(trained):
     with_projection = load.load_model(trained, trained.output_dir)
     assert not torch.equal(
@@ -546,7 +565,7 @@ def test_all_that_computes_is_done_by_one_thread(start, monkeypatch):
     scored = differential.score_sets
     monkeypatch.setattr(score, lambda *args: (seen.append(threading.current_thread().name), scored(*args))[1])
     session.add_image(make_picture(1))
-    differential.differential(session.model, session.config, session.queries)
+    differential.Ranker(session.model, session.config).rank(session.queries)
     assert seen == ["decoder", "decoder"]
 
 

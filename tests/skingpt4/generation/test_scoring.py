@@ -1,16 +1,19 @@
 """Scores of a closed set of answers against each complete answer, read one by one."""
 
+import random
+
 import pytest
 import torch
 
-from skingpt4.generation import scoring
-from skingpt4.generation.scoring import score_answers, score_sets, split_candidates
+from skingpt4.generation.scoring import score_answers, score_sets, score_tree, split_candidates
+from skingpt4.generation.tree import Tree, takes_trees
 from tests.support.tiny import (
     FAMILIES,
     conversation,
     make_model,
     make_queries,
     make_tokenizer,
+    save_language_model,
 )
 
 ANSWERS = (
@@ -58,6 +61,54 @@ def test_scores_equal_each_answer_read_alone(family, answers, folder):
     torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("family", "window"), [*((family, None) for family in FAMILIES), ("gemma2", 400), ("mistral", 400)]
+)
+def test_hundreds_of_sentences_score_as_each_read_alone(family, window, folder):
+    """Random names that begin, and end, alike; some are the beginning of others, one is there twice."""
+    if window:  # longer than all texts, as in real models, so that trees are read
+        folder = folder / "wide"
+        save_language_model(folder / family, family, sliding_window=window)
+    model = make_model(folder, family)
+    assert takes_trees(model, 200) == (window is not None or family not in ("gemma2", "mistral"))
+    rng = random.Random(family)
+    names = ["".join(rng.choices(("ac", "ne", "ps", "o", " plaque"), k=rng.randint(1, 5))) for _ in range(40)]
+    sentences = [f"A skin disease image of {name}." for name in [*names, names[0]]]
+    prompts = [
+        conversation(model, "What is it?"),
+        conversation(model, "Is this an image of my skin or of a plaque?", num_images=2),
+    ]
+    queries = make_queries(3)
+    own = (queries[:1], queries[1:])
+    shared, _ = split_candidates(model.tokenizer, sentences)
+    expected = torch.tensor(
+        [
+            [log_probability(model, prompt, pictures, sentence, len(shared)) for sentence in sentences]
+            for prompt, pictures in zip(prompts, own, strict=True)
+        ]
+    )
+    scores = score_tree(model, prompts, queries, sentences)
+    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+    in_small_passes = score_tree(model, prompts, queries, sentences, max_tokens=1)
+    torch.testing.assert_close(in_small_passes, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_hundreds_of_sentences_are_read_in_rows_and_their_last_tokens_not_at_all(folder, monkeypatch):
+    model = make_model(folder)
+    prompt = conversation(model, "What is it?", num_images=0)
+    sentences = [f"A {a}{b}{c}." for a in "aeiou" for b in "rstlm" for c in "pqxyz"]
+    shapes = []
+    embed = model.embed
+    monkeypatch.setattr(model, "embed", lambda ids, queries: shapes.append(ids.shape) or embed(ids, queries))
+    score_tree(model, [prompt], None, sentences)
+    score_answers(model, [prompt], None, sentences)
+    (num_rows, length), whole = shapes
+    start = len(prompt.input_ids) + len(split_candidates(model.tokenizer, sentences)[0])
+    assert whole[0] == 1
+    assert num_rows > 1
+    assert num_rows * (length - start) < whole[1] - start - len(sentences) + num_rows * 10
+
+
 @pytest.mark.parametrize("num_images", [0, 1, 2])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_sets_that_share_their_images_score_as_each_on_its_own(family, num_images, folder):
@@ -81,9 +132,10 @@ def test_families_that_take_no_tree_read_each_text_as_a_row(reason, folder, monk
         monkeypatch.setattr(model.language_model, "takes_mask", False, raising=False)
     else:
         monkeypatch.setattr(model.language_model.config, "sliding_window", 8, raising=False)
-    monkeypatch.setattr(scoring.Tree, "sees", lambda tree: pytest.fail("a tree was read"))
-    scores = score_answers(model, prompts, make_queries(3), ANSWERS, max_tokens=100)
-    torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
+    monkeypatch.setattr(Tree, "sees", lambda tree: pytest.fail("a tree was read"))
+    for score in (score_answers, score_tree):
+        scores = score(model, prompts, make_queries(3), ANSWERS, max_tokens=100)
+        torch.testing.assert_close(scores, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_sets_are_read_in_one_pass_and_what_they_share_once(folder, monkeypatch):
@@ -100,16 +152,6 @@ def test_sets_are_read_in_one_pass_and_what_they_share_once(folder, monkeypatch)
     monkeypatch.setattr(model, "embed", counted)
     score_sets(model, prompts, make_queries(1), [ANSWERS[:3], ANSWERS[:2]])
     assert shown == [make_queries(1).shape[1]]
-
-
-def test_a_tree_holds_each_beginning_once_and_every_token_sees_its_text_alone():
-    tree = scoring.Tree([[5, 6, 7], [5, 6, 8, 9], [4, 7]], [1, 2, 1], None)
-    assert tree.ids == [5, 6, 7, 8, 9, 4, 7]
-    assert tree.depths == [0, 1, 2, 2, 3, 0, 1]
-    assert tree.paths == [[0, 1, 2], [0, 1, 3, 4], [5, 6]]
-    assert tree.counted == [1, 2, 3, 4, 6]
-    assert tree.sees()[4].nonzero().flatten().tolist() == [0, 1, 3, 4]
-    assert tree.sums(torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0])).tolist() == [3.0, 12.0, 16.0]
 
 
 def test_answers_of_one_token_need_no_second_pass(folder):

@@ -728,6 +728,10 @@ def test_a_checkpoint_knows_what_it_and_its_parent_saw(configure, tmp_path):
     for folder, count in ((first, 1), (second, 2)):
         seen = checkpoint.load_seen(folder, checkpoint.load(folder)[1])
         assert {key: len(value) for key, value in seen.items()} == {"sha256": count, "phash": 1}
+    taught = [checkpoint.load(folder)[1]["diseases"] for folder in (first, second)]
+    assert [[(row["disease"], row["class"], row["records"]) for row in rows] for rows in taught] == [
+        [("acne", "acne_and_rosacea", n), ("psoriasis", "psoriasis_and_lichen_planus", n)] for n in (1, 2)
+    ]
 
 
 def test_a_manifest_behind_a_map_and_images_in_a_shard_train_the_same(configure, tmp_path, monkeypatch):

@@ -23,6 +23,7 @@ from skingpt4.taxonomy.taxonomy import CLASSES  # noqa: E402
 from tests.support.page_stub import (  # noqa: E402
     MODEL,
     QUESTIONS,
+    Concept,
     Likely,
     Scored,
     Stub,
@@ -165,6 +166,18 @@ def test_differential_ranks_and_says_how_sure():
     assert "Not confident" not in sure
     assert "calibrated on: 300 phantoms" in sure
     assert "no threshold is known" in markup.differential(scored(threshold=1.0), texts)
+
+
+def test_the_likeliest_diseases_are_shown_where_the_checkpoint_knows_its_own():
+    texts = load("en")
+    heading = escape(texts["differential.diseases"])
+    assert heading not in markup.differential(scored(), texts)
+    diseases = tuple(Concept(f"<i>tinea</i> {n}", 0.4 / 10**n) for n in range(10))
+    shown = markup.differential(scored(diseases=diseases), texts)
+    assert heading in shown
+    assert "&lt;i&gt;tinea&lt;/i&gt; 0 <span>40 %</span>" in shown
+    assert "tinea&lt;/i&gt; 4 <span>&lt; 1 %</span>" in shown
+    assert "tinea&lt;/i&gt; 5" not in shown
 
 
 def test_an_update_changes_only_what_it_names_and_nothing_that_is_no_output():
