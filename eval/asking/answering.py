@@ -22,11 +22,22 @@ from tqdm import tqdm
 
 from eval.asking import answers, perturbations
 from eval.asking.answers import Answer, Key
-from eval.asking.arms import Arm, ArmError, check_folder, check_overlap, claim, forget, hardware, meta_of
+from eval.asking.arms import (
+    Arm,
+    ArmError,
+    check_folder,
+    check_overlap,
+    claim,
+    forget,
+    hardware,
+    meta_of,
+    meta_of_rule,
+)
 from eval.asking.cases import Case, CasesError, read_cases
 from eval.asking.conversation import PROBES, Asker, Pictures, Setting
 from eval.asking.perturbations import BLANK
 from eval.asking.pictures import Shown
+from skingpt4.chat.differential import Rule
 from skingpt4.chat.session import CLINICAL_PROMPTS
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.load import load_model, load_projection
@@ -115,24 +126,28 @@ def answer_cases(settings: RunSettings) -> None:
             forget(run_dir, name)
         for arm in settings.arms:
             card = in_own_thread(partial(_put_in, model, config, initial, arm.checkpoint))
-            if state.is_main_process:
-                precision = str(model.language_model.dtype).removeprefix("torch.")
-                meta = meta_of(config, arm, card, setting, precision, settings.cases_path)
-                extra = {
-                    "cases": str(settings.cases_path), "num_cases": len(cases), "repeats": settings.repeats,
-                    "perturbations": list(settings.perturbations),
-                    "num_processes": state.num_processes, "hardware": hardware(state.device),
-                    "git_revision": checkpoint.git_revision(), **overlaps[arm.name],
-                }  # fmt: skip
-                claim(run_dir, arm, meta, extra, settings.replace_old)
-                _write_cases(cases, settings)
-            team.wait()
+            rule = Rule.of(arm.checkpoint)
             made_by = {
                 "checkpoint_sha256": card.get("tensors_sha256"),
                 "template": config.prompt.template,
                 "device": hardware(state.device)["device"],
             }
-            run_arm(Asker(model, config, setting, arm.name, made_by), arm, cases, shown, team, settings)
+            asker = Asker(model, config, setting, arm.name, made_by, rule)
+            if state.is_main_process:
+                precision = str(model.language_model.dtype).removeprefix("torch.")
+                meta = meta_of(config, arm, card, setting, precision, settings.cases_path) | meta_of_rule(
+                    rule
+                )
+                extra = {
+                    "cases": str(settings.cases_path), "num_cases": len(cases), "repeats": settings.repeats,
+                    "perturbations": list(settings.perturbations),
+                    "num_processes": state.num_processes, "hardware": hardware(state.device),
+                    "git_revision": checkpoint.git_revision(), **overlaps[arm.name], **asker.text_prior(),
+                }  # fmt: skip
+                claim(run_dir, arm, meta, extra, settings.replace_old)
+                _write_cases(cases, settings)
+            team.wait()
+            run_arm(asker, arm, cases, shown, team, settings)
             team.wait()
 
 

@@ -16,6 +16,7 @@ import transformers
 
 from eval.asking import answers, perturbations
 from eval.asking.conversation import PROBES, Setting
+from skingpt4.chat.differential import Rule
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.identity import encoder_identity
 from skingpt4.config.schema import Config
@@ -87,6 +88,13 @@ def meta_of(
         "batch_size": setting.batch_size,
         "seed": setting.generation.seed,
     }
+
+
+def meta_of_rule(rule: Rule) -> dict[str, Any]:
+    """Where classes are sums over diseases: which diseases, and the weight of the text's own prior."""
+    if rule.closed_set is None:
+        return {}
+    return {"closed_set": rule.closed_set.to_rows(), "prior_weight": rule.prior_weight}
 
 
 def hardware(device: torch.device) -> dict[str, Any]:

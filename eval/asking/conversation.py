@@ -14,6 +14,7 @@ from dataclasses import astuple, dataclass, field, replace
 from queue import SimpleQueue
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,11 +22,13 @@ from eval.asking.answers import Answer, Key
 from eval.asking.cases import Case
 from eval.asking.classes import read_class
 from skingpt4.chat import history
+from skingpt4.chat.differential import Rule
 from skingpt4.chat.session import CLINICAL_PROMPTS
 from skingpt4.config.schema import Config
 from skingpt4.generation.answer import Answer as DecodedAnswer
 from skingpt4.generation.cache import ConversationCache
 from skingpt4.generation.decoder import Decoder
+from skingpt4.generation.diseases import DiseaseScorer
 from skingpt4.generation.sampling import Generation
 from skingpt4.generation.scoring import (
     CONCEPTS_QUESTION,
@@ -37,7 +40,7 @@ from skingpt4.generation.scoring import (
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn, encode_turns, get_template, stop_strings
 from skingpt4.taxonomy.free_text import find_concepts
-from skingpt4.taxonomy.taxonomy import CONCEPTS
+from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 
 PROBES = (CONCEPTS_QUESTION, DIAGNOSIS_QUESTION)
 
@@ -78,13 +81,33 @@ class Asker:
         setting: Setting,
         arm: str,
         made_by: Mapping[str, Any] | None = None,
+        rule: Rule | None = None,
     ) -> None:
-        """Prepare what is the same for all cases; `made_by` is put into every line."""
+        """Prepare what is the same for all cases.
+
+        Args:
+            model: with the arm's projection, and its LoRA if it has any.
+            config: its configuration.
+            setting: what is asked.
+            arm: its name.
+            made_by: put into every line.
+            rule: of the arm's checkpoint; by default each class is scored by its disease in the setting.
+        """
         self.model, self.config, self.setting, self.arm = model, config, setting, arm
         self.made_by = dict(made_by or {})
         self.template = get_template(config.prompt.template)
         self.stop = stop_strings(self.template, model.tokenizer)
         self.decoder = Decoder(model, max_rows=setting.batch_size)
+        self.rule = rule or Rule()
+        closed_set = self.rule.closed_set
+        self.scorer = closed_set and DiseaseScorer(model, config.prompt, closed_set, self.decoder)
+
+    def text_prior(self) -> dict[str, dict[str, float]]:
+        """What the sentence of each disease scores without a picture; empty where no diseases are scored."""
+        if self.scorer is None:
+            return {}
+        names = [disease.name for disease in self.scorer.closed_set.diseases]
+        return {"text_prior": _rounded(names, self.scorer.prior)}
 
     def answers(
         self,
@@ -228,16 +251,29 @@ class Asker:
         return read_class(answer, self.config.prompt.disease_sentence, self.setting.diseases)
 
     def _scores(self, cases: Sequence[Case], queries: Sequence[Tensor]) -> list[dict[str, Any]]:
-        """Log-probabilities of the published sentence for each class's disease, and for each single concept.
+        """Log-scores of the 15 classes, and log-probabilities of the sentence for each single concept.
 
-        They sum over the tokens in which the sentences differ.
+        A class's is the log-probability of the published sentence for its one disease, or the sum over its diseases
+        by the checkpoint's rule; then `disease_scores` has the log-probability of each disease's sentence. All sum
+        over the tokens in which the sentences differ.
         """
         diseases, prompt = self.setting.diseases, self.config.prompt
-        sentences = class_sentences(prompt.disease_sentence, diseases)
-        lines = [
-            {"class_scores": dict(zip(diseases, row, strict=True)), "concept_scores": None, **self.made_by}
-            for row in self._likelihoods(DIAGNOSIS_QUESTION, cases, queries, sentences)
-        ]
+        lines: list[dict[str, Any]]
+        if self.scorer is None:
+            sentences = class_sentences(prompt.disease_sentence, diseases)
+            lines = [
+                {"class_scores": dict(zip(diseases, row, strict=True))}
+                for row in self._likelihoods(DIAGNOSIS_QUESTION, cases, queries, sentences)
+            ]
+        else:
+            scores, closed_set = self.scorer.scores(queries), self.scorer.closed_set
+            of_classes = closed_set.class_scores(scores, self.scorer.prior, self.rule.prior_weight)
+            names = [disease.name for disease in closed_set.diseases]
+            lines = [
+                {"class_scores": _rounded(CLASSES, classes), "disease_scores": _rounded(names, each)}
+                for classes, each in zip(of_classes, scores, strict=True)
+            ]
+        lines = [{**line, "concept_scores": None, **self.made_by} for line in lines]
         if self.setting.with_concept_scores:
             sentences = concept_sentences(prompt.concepts_sentence)
             rows = self._likelihoods(CONCEPTS_QUESTION, cases, queries, sentences)
@@ -261,6 +297,10 @@ class Asker:
             lambda: score_answers(self.model, prompts, torch.cat(list(queries)), sentences)
         )
         return [[round(score, 4) for score in row] for row in scores.tolist()]
+
+
+def _rounded(names: Sequence[str], scores: np.ndarray) -> dict[str, float]:
+    return {name: round(score, 4) for name, score in zip(names, scores.tolist(), strict=True)}
 
 
 def _hashes(case: Case) -> str | list[str | None] | None:
