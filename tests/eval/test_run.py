@@ -134,8 +134,9 @@ def test_an_arm_that_knows_its_diseases_is_scored_with_all_of_them(root, taught,
     assert write_results(tmp_path / "again")["arms"]["taught"]["top1"]["n"] == 6
     config = load_config(root / "config.yaml")
     model = load_model(config, taught)
-    shown = model.encode_images(to_tensor(open_image(root / "cases_0.png"), config.vision.image_size,
-                                          model.encoder.vision_encoder.mean, model.encoder.vision_encoder.std)[None])  # fmt: skip
+    vision = model.encoder.vision_encoder
+    image = to_tensor(open_image(root / "cases_0.png"), config.vision.image_size, vision.mean, vision.std)
+    shown = model.encode_images(image[None])
     page = {
         row.class_name: row.probability for row in Ranker(model, config, Rule.of(taught)).rank([shown]).ranked
     }
