@@ -100,7 +100,9 @@ class Asker:
         self.decoder = Decoder(model, max_rows=setting.batch_size)
         self.rule = rule or Rule()
         closed_set = self.rule.closed_set
-        self.scorer = closed_set and DiseaseScorer(model, config.prompt, closed_set, self.decoder)
+        self.scorer = (
+            None if closed_set is None else DiseaseScorer(model, config.prompt, closed_set, self.decoder)
+        )
 
     def text_prior(self) -> dict[str, dict[str, float]]:
         """What the sentence of each disease scores without a picture; empty where no diseases are scored."""
