@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^\(torch\|torchvision\)==\([0-9.]*\).*/\1==\2/p' requ
 WORKERS ?= 2
 .DEFAULT_GOAL := help
 
-.PHONY: help setup weights quickstart ablation demo test test-core soak lint format package-check sbom audit clean lavis-reference parity-full
+.PHONY: help setup weights quickstart ablation demo test test-core soak lint format package-check gpu-wheels sbom audit clean lavis-reference parity-full
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
@@ -69,6 +69,14 @@ lavis-reference: ## numbers of the unmodified LAVIS, by an environment of its ow
 
 parity-full: setup ## our encoder against LAVIS's at the published size, random weights (6 GB of memory, minutes)
 	$(PY) -m pytest tests/parity/test_full_size.py -m slow -s
+
+# What benchmarks/gpu.sh needs beside what images for PyTorch usually hold; GPU_PYTHON is that machine's Python.
+GPU_PYTHON ?= 3.12
+GPU_PACKAGES := omegaconf pydantic pydantic-core annotated-types typing-inspection torchao
+gpu-wheels: setup ## wheels/: locked packages that a GPU machine without network lacks (benchmarks/gpu.sh)
+	$(PIP) download -q --only-binary :all: --no-deps --python-version $(GPU_PYTHON) -d wheels \
+		$(shell for name in $(GPU_PACKAGES); do sed -n "s/^\($$name==[^ ]*\).*/\1/p" requirements.lock; done)
+	@du -sh wheels
 
 sbom: ## list every locked package as CycloneDX: runs/sbom.json
 	$(PYTHON) -m venv .venv-audit && .venv-audit/bin/python -m pip install -q cyclonedx-bom

@@ -8,6 +8,7 @@ import hashlib
 import os
 import secrets
 import sys
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 # Gradio and torch take seconds to import, so they are imported only after the command line has been parsed.
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
         default="en",
         help="language of the page at /: en or de; the others are at /CODE (default: en)",
     )
+    add("--cover", action="store_true", help="cover pictures until they are clicked")
     add("--max-upload-mb", type=int, default=20, help="largest picture file (default: 20)")
     add(
         "--password", action="store_true",
@@ -122,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
 
         from skingpt4.server.page import tools as page_tools
 
-        tools = page_tools.load(args.config, args.checkpoint, log)
+        tools = replace(page_tools.load(args.config, args.checkpoint, log), cover=args.cover)
         gradio_app.until_ended(lambda: launch(tools, address, args.language, password), address)
     return status.code
 

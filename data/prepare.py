@@ -15,6 +15,7 @@ from typing import Any
 from data.preparing import fitzpatrick_images
 from data.reading.rows import Refusal, Rows
 from data.sources import SOURCES
+from data.sources.public_tables import PublicTable
 from skingpt4.support.errors import reported
 
 DOWNLOAD = "fitzpatrick17k-images"
@@ -65,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=raw,
     )  # fmt: skip
     subparsers = top.add_subparsers(dest="command", required=True, metavar="SOURCE")
-    commands: dict[str, ModuleType] = {**SOURCES, DOWNLOAD: fitzpatrick_images}
+    commands: dict[str, ModuleType | PublicTable] = {**SOURCES, DOWNLOAD: fitzpatrick_images}
     for name, module in commands.items():
         sub = subparsers.add_parser(
             name, help=module.HELP, description=f"Prepare {module.HELP}.",

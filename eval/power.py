@@ -6,7 +6,7 @@
 
 `width`: cases that make the interval of a share no wider than this. `paired`: cases that show a difference of two
 arms on the same cases (McNemar). `ratings`: the width of the interval of a share of ratings, by number of cases and
-raters; ratings of one case, and of one rater, are correlated.
+raters of one role, since roles are reported apart; ratings of one case, and of one rater, are correlated.
 """
 
 from __future__ import annotations
@@ -53,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"Half the 95 % interval in points, for a share of {args.share:.0%}:")
             print(power.ratings_table(args.share, args.case_icc, args.rater_icc))
             print("More cases do not help where few raters differ from one another: look along the rows.")
+            print("The raters are those of one role: dermatologists and lay users are reported apart.")
     return status.code
 
 

@@ -22,13 +22,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(__doc__ or "", prog="python -m eval.published")
     parser.add_argument("--ratings", type=Path, help="your own ratings, as eval.review exports them")
     parser.add_argument("--arm", help="the arm of the ratings, where they hold several")
+    parser.add_argument(
+        "--role", help="of the raters, where several roles rated: dermatologist, physician, lay"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the audit as JSON")
     args = parser.parse_args(argv)
     with reported() as status:
         from eval.rating import audit
         from skingpt4.taxonomy.published import published
 
-        ratings = audit.own_ratings(args.ratings, args.arm) if args.ratings else []
+        ratings = audit.own_ratings(args.ratings, args.arm, args.role) if args.ratings else []
         result = audit.audit(published(), ratings)
         print(audit.show(result))
         if args.json:

@@ -31,11 +31,16 @@ SPLITS = {
     "cases": (150, 1.0, 1.0),
 }
 QFORMER = Path("skingpt4/weights/bundled/qformer_tiny.safetensors")
+INTERRUPTED = 130
 SHORT_PICTURES, SHORT_TRAINING = 30, ["optim.max_epoch=1", "optim.iters_per_epoch=3", "optim.batch_size=2"]
 
 
 class StageError(UserError):
     """A stage that failed; its own message is printed above."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, with the name of the stage that it reached."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +142,8 @@ def run_stages(planned: Sequence[Stage], ledger_path: Path) -> dict[str, Any]:
         again = ["--overwrite" if done else "--resume"] if stage.training else []
         began = time.monotonic()
         status = _wait([sys.executable, *stage.command, *again])
+        if status == INTERRUPTED:
+            raise Interrupted(stage.name)
         if status:
             raise StageError(
                 f"stage '{stage.name}' ended with status {status}; fix it and run the same command again"
@@ -150,13 +157,31 @@ def run_stages(planned: Sequence[Stage], ledger_path: Path) -> dict[str, Any]:
 
 
 def _wait(command: Sequence[str]) -> int:
-    """Run a command; Ctrl-C reaches it too, and it is given the time to save."""
+    """Run a command; Ctrl-C reaches it too, and it is given the time to save. Returns its status."""
     with subprocess.Popen(command) as process:
         try:
             return process.wait()
         except KeyboardInterrupt:
             process.wait()
-            raise
+            return INTERRUPTED
+
+
+def _plan(planned: Sequence[Stage]) -> str:
+    """What will happen, for people, before anything does."""
+    training = ", ".join(stage.name for stage in planned if stage.training)
+    return (
+        f"{len(planned)} stages: fetch the pretrained parts, draw phantoms, train ({training}), answer the cases, "
+        "write the report.\nEach training shows the time that it has left. Ctrl-C loses nothing: the same command "
+        "continues.\nResearch software, not a medical device; phantoms are drawings and carry no clinical meaning."
+    )
+
+
+def _next_steps(page: Path, root: Path) -> str:
+    """Where to look now, for people, after all stages."""
+    return (
+        f"Next:\n  open {page}\n  python demo.py --checkpoint {root}/step2   (a consultation in the browser)\n"
+        "  data/README.md   (your own photographs: data.prepare, then both steps)"
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -174,7 +199,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from eval.page.report import write_report
 
         planned = stages(root, phantoms, args.short, args.ablation)
-        ledger = run_stages(planned, root / "stages.json")
+        print(_plan(planned), flush=True)
+        try:
+            ledger = run_stages(planned, root / "stages.json")
+        except Interrupted as stage:
+            print(f"\nInterrupted during {stage}. Run the same command to continue.", file=sys.stderr)
+            return INTERRUPTED
         # The ablation is an extra: the main job's time and memory are those of its own stages.
         own = [ledger[stage.name] for stage in stages(root, phantoms, args.short, ablation=False)]
         results = write_results(
@@ -184,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             provenance={"commands": [entry["command"] for entry in ledger.values()]},
         )
         page = write_report(root, phantoms / "cases" / "manifest.jsonl")
-        print(f"\n{headline(results)}\n\nreport: {page}")
+        print(f"\n{headline(results)}\n\n{_next_steps(page, root)}")
     return status.code
 
 

@@ -1,42 +1,52 @@
 """Rate a run's answers in a local form: python -m eval.review --run-dir RUN.
 
 Each rater logs in with a password and sees the cases under all arms in an order of their own, without any model's
-name. The rater writes their own diagnosis before the text is shown, then answers the seven published items. Each form
-is saved in RUN/ratings.sqlite at once; a rater who comes back continues where they stopped. Several may rate at once.
+name. What a rater is asked depends on the role: physicians write their own diagnosis before the text is shown and
+answer the seven published items; lay users answer items 3 and 5 in plain words. Each form is saved in
+RUN/ratings.sqlite at once; a rater who comes back continues where they stopped. Several may rate at once.
 """
 
 from __future__ import annotations
 
 import argparse
 import getpass
+import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from eval.asking import answers
-from eval.rating import ratings
+from eval.rating import tables
+from eval.rating.database import FILE
 from eval.rating.desk import Desk, ReviewError, select
-from eval.rating.store import FILE, Store
+from eval.rating.questionnaire import ROLES, UNKNOWN_ROLE
+from eval.rating.ratings import numbered_ratings, ratings_csv
+from eval.rating.store import Store, check_name
+from eval.rating.study import NO_APPROVAL, add_consents, change_study
 from skingpt4.server.address import Address, add_name_argument, stay_local
 from skingpt4.support.cli import make_parser, setup_logging
-from skingpt4.support.errors import reported
-from skingpt4.support.files import move_into_place
+from skingpt4.support.errors import reason_of, reported
+from skingpt4.support.files import write_text
+from skingpt4.support.regular import read_regular_text
 
 if TYPE_CHECKING:
     import gradio as gr
 
 
 EXAMPLES = """examples:
-  python -m eval.review add-rater anna --run-dir runs/quickstart
+  python -m eval.review add-rater anna --role dermatologist --run-dir runs/quickstart
+  python -m eval.review --raters raters.csv --run-dir runs/quickstart
   python -m eval.review --run-dir runs/quickstart --cases runs/phantoms/cases/manifest.jsonl
+  python -m eval.review --run-dir runs/quickstart --approval EK-2026-17 --consent consent.txt --urgency --own-answers
   python -m eval.review --run-dir runs/quickstart --status
   python -m eval.review --run-dir runs/quickstart --export ratings.csv
+  python -m eval.review --run-dir runs/quickstart --export answers.csv --table own-answers
 
 The form is reachable from this machine only, unless --host is given."""
 
 
-def add_rater(store: Store, name: str, replace: bool) -> None:
+def add_rater(store: Store, name: str, replace: bool, role: str) -> None:
     """Ask for a password (twice at a terminal, one line of a pipe) and save the rater."""
     if sys.stdin.isatty():
         password = getpass.getpass(f"password for {name}: ")
@@ -44,50 +54,98 @@ def add_rater(store: Store, name: str, replace: bool) -> None:
             raise ReviewError("the two passwords differ; nothing was changed")
     else:
         password = sys.stdin.readline().rstrip("\r\n")
-    store.add_rater(name, password, replace)
-    print(f"{name} can log in")
+    store.add_rater(name, password, replace, role)
+    role = store.roles().get(name, UNKNOWN_ROLE)
+    print(
+        f"{name} can log in; role: {ROLES.get(role, 'not given, so the published form is shown (see --role)')}"
+    )
 
 
-def export(store: Store, path: Path) -> int:
-    """Write the newest answers as long CSV, completely or not at all; returns how many.
+def add_raters(store: Store, path: Path) -> None:
+    """Add the raters of a table with new passwords, which are printed; those who can log in get the role alone.
+
+    Raises:
+        RatingsError, StoreError: a row that cannot be used; nobody was added.
+    """
+    roles, there = tables.read_raters(path, store.roles()), set(store.raters())
+    for name in roles:
+        check_name(name)
+    store.set_roles({name: role for name, role in roles.items() if name in there})
+    for name, role in roles.items():
+        if name in there:
+            print(f"{name}: {ROLES[role]}, has a password already")
+        else:
+            password = secrets.token_hex(8)
+            store.add_rater(name, password, role=role)
+            print(f"{name}: {ROLES[role]}, password {password}", flush=True)
+
+
+def export(store: Store, path: Path, table: str) -> int:
+    """Write a table as CSV, completely or not at all; returns how many lines.
 
     Raises:
         ReviewError: there are none, or the file cannot be written.
     """
-    rows = store.current()
-    if not rows:
-        raise ReviewError(f"{store.path}: holds no ratings yet")
-    part = path.with_name(f".{path.name}.part")
+    if table == "ratings":
+        rows = store.current()
+        text, count = ratings_csv(rows), len(rows)
+    else:
+        make = tables.own_answers_csv if table == "own-answers" else tables.consents_csv
+        text, count = make(store)
+    if not count:
+        raise ReviewError(f"{store.path}: holds no {table.replace('-', ' ')} yet")
     try:
-        ratings.write_csv(rows, part)
-        move_into_place(part, path)
+        write_text(path, text)
     except OSError as error:
         raise ReviewError(f"{path}: cannot be written ({error.strerror})") from None
-    return len(rows)
+    return count
 
 
 def take_over(store: Store, run: answers.Run, path: Path, overwrite: bool) -> tuple[int, int]:
-    """Read a long CSV into the store; returns how many answers it holds and how many of them were new.
+    """Read a CSV of ratings or consents into the store; returns how many lines it holds and how many were new.
 
     Raises:
         RatingsError, ReviewError, StoreError: a wrong line, an arm or case that is not in the run, or a conflict.
     """
-    rows = ratings.read_ratings(path)
-    for row in rows:
+    roles = store.roles()
+    if tables.holds_consents(path):
+        consents = tables.read_consents(path, roles)
+        store.set_roles({one.rater: one.role for one in consents})
+        return len(consents), add_consents(store, consents)
+    rows = numbered_ratings(path, roles)
+    for number, row in rows:
         for kind, name, known in (("arm", row.arm, run.arms), ("case", row.case_id, run.cases)):
             if name not in known:
                 raise ReviewError(
-                    f"{path}: the run in {run.folder} has no {kind} {name!r}; nothing was imported"
+                    f"{path}, row {number}: the run in {run.folder} has no {kind} {name!r}; nothing was imported"
                 )
-    return len(rows), store.add(rows, overwrite)
+    return len(rows), store.add([row for _, row in rows], overwrite)
+
+
+def consent_text(path: Path | None) -> str | None:
+    """The text of a file that raters agree to.
+
+    Raises:
+        ReviewError: it cannot be read, or is empty.
+    """
+    if path is None:
+        return None
+    try:
+        text = read_regular_text(path).strip()
+    except (OSError, ValueError) as error:
+        raise ReviewError(f"{path}: the consent text cannot be read ({reason_of(error)})") from None
+    if not text:
+        raise ReviewError(f"{path}: the consent text is empty")
+    return text
 
 
 def status(desk: Desk) -> str:
     """How many forms each rater has completed."""
-    lines = []
+    lines, roles = [], desk.store.roles()
     for rater in desk.store.raters():
-        view = desk.open(rater)
-        lines.append(f"{rater}: {view.num_rated} of {view.n} forms rated")
+        num_rated, n = desk.progress(rater)
+        role = f" ({ROLES[roles[rater]]})" if rater in roles else ""
+        lines.append(f"{rater}{role}: {num_rated} of {n} forms rated")
     return "\n".join(lines) or "no raters yet"
 
 
@@ -115,13 +173,30 @@ def _parser() -> argparse.ArgumentParser:
         "(default: the run's own cases.jsonl)")  # fmt: skip
     add("--arms", nargs="+", metavar="ARM", help="rate only these (default: all of the run)")
     add("--num-cases", type=int, help="rate only this many cases, evenly spaced over the list")
-    add(
-        "--new-password", action="store_true", help="with add-rater: change the password of an existing rater"
-    )
+    add = parser.add_argument_group("raters").add_argument
+    add("--role", choices=tuple(ROLES), default=UNKNOWN_ROLE, metavar="ROLE",
+        help=f"with add-rater: {', '.join(ROLES)}; it is chosen once")  # fmt: skip
+    add("--new-password", action="store_true", help="with add-rater: change an existing rater's password")
+    add("--raters", type=Path, metavar="CSV", help="add the raters of a table with the columns rater and role, "
+        "print their new passwords, and exit")  # fmt: skip
+    add = parser.add_argument_group("the study (given once; stored with the ratings)").add_argument
+    add("--approval", metavar="NUMBER", help="of an ethics board; the form shows it before the first case")
+    add("--consent", type=Path, metavar="FILE", help="the text that raters agree to before their first case "
+        "(default: a general one)")  # fmt: skip
+    flag = argparse.BooleanOptionalAction
+    add("--urgency", action=flag, help="ask how soon a doctor should be seen, before and after each text")
+    add("--own-answers", action=flag, help="dermatologists may answer the prompts themselves before they see "
+        "a text")  # fmt: skip
+    add("--cover", action=flag, help="cover pictures until they are clicked (default: covered)")
+    add = parser.add_argument_group("tables").add_argument
     add("--status", action="store_true", help="print how many forms each rater has completed, and exit")
     add("--export", type=Path, metavar="CSV", help="write all ratings as long CSV, and exit")
-    add("--import", type=Path, metavar="CSV", dest="take", help="import ratings from a long CSV, and exit")
+    add("--table", choices=("ratings", "own-answers", "consents"), default="ratings",
+        help="what --export writes: ratings, the raters' own answers for eval.add import, or who agreed to take "
+        "part (default: ratings)")  # fmt: skip
+    add("--import", type=Path, metavar="CSV", dest="take", help="import ratings or consents, and exit")
     add("--overwrite", action="store_true", help="with --import: its answers replace existing ones")
+    add = parser.add_argument_group("the server").add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=7861, help="default: %(default)s")
     add_name_argument(parser)
@@ -139,13 +214,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         stay_local()
         run = answers.read_run(args.run_dir)
         store = Store(args.run_dir)
+        changes = {name: getattr(args, name) for name in ("approval", "urgency", "own_answers", "cover")}
+        study = change_study(store, changes | {"consent": consent_text(args.consent)})
         if args.command:
-            add_rater(store, args.command[1], args.new_password)
+            add_rater(store, args.command[1], args.new_password, args.role)
+        elif args.raters:
+            add_raters(store, args.raters)
         elif args.export:
-            print(f"{args.export}: {export(store, args.export)} answers")
+            print(f"{args.export}: {export(store, args.export, args.table)} lines of {args.table}")
         elif args.take:
             total, new = take_over(store, run, args.take, args.overwrite)
-            print(f"{args.take}: {total} answers, {new} of them new")
+            print(f"{args.take}: {total} lines, {new} of them new")
         else:
             folder = args.cases.parent if args.cases else args.run_dir
             desk = Desk(store, select(run, folder, args.arms, args.num_cases))
@@ -159,7 +238,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
             address = Address(args.host, args.port, names=tuple(args.name))
             address.check(password=True)
-            print(status(desk), flush=True)
+            print(status(desk))
+            print(
+                f"Approval: {study.approval}" if study.approval else f"{NO_APPROVAL} (--approval)", flush=True
+            )
             serve(desk, address)
     return result.code
 

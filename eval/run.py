@@ -35,6 +35,10 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--config", required=True, help="its encoder, language model and template are used")
     add("--cases", required=True, type=Path, help="a manifest (JSONL) with classes, see eval.cases")
+    add(
+        "--task",
+        help="labels, questions and measures: a name or YAML file, see eval.tasks (default: the run's)",
+    )
     add("--run-dir", required=True, type=Path, help="answers go to its folder answers/")
     add("--arm", action="append", required=True, metavar="NAME=CHECKPOINT",
         help=f"or 'untrained'; arms that are called {', '.join(CONTROLS)} are shown such pictures")  # fmt: skip
@@ -62,6 +66,7 @@ def _settings(args: argparse.Namespace) -> RunSettings:
     """The settings that the command line names."""
     from eval.asking import arms
     from eval.asking.answering import RunSettings
+    from eval.tasks import task_of_run
     from skingpt4.config.load import load_config
 
     return RunSettings(
@@ -80,6 +85,7 @@ def _settings(args: argparse.Namespace) -> RunSettings:
         with_history=args.with_history,
         allow_overlap=args.allow_overlap,
         replace_old=args.replace,
+        task=task_of_run(args.run_dir, args.task),
     )
 
 

@@ -88,7 +88,12 @@ def test_one_conversation_at_a_time_and_several_at_once_say_the_same(config, mod
     cases = [Case(f"c{number}", (record,), (number,)) for number in range(2)]
 
     def said(batch_size):
-        setting = Setting(scored_diseases([record]), CLINICAL_PROMPTS[:2], Generation(8), batch_size)
+        setting = Setting(
+            {name: (text,) for name, text in scored_diseases([record]).items()},
+            CLINICAL_PROMPTS[:2],
+            Generation(8),
+            batch_size,
+        )
         asker = Asker(model, config, setting, "arm")
         pictures = [session.queries[number] for number in range(len(cases))]
         # A second repeat asks without scoring the closed sets, which takes most of the time.

@@ -3,9 +3,9 @@
 The shapes of Vicuna-7B and 13B with random weights in bf16, nothing downloaded. For each shape it runs stages of the
 other benchmarks: training steps on cached features as in `scaling` (operations per second against a matrix product
 measured in the same run, samples per second, hours of the paper's two steps, peak memory at batch 2, 16 and 64), and
-decoding of 1 and 32 conversations as in `decode` (bytes per second against a copy); at the end, training with layers
-compiled by torch. The JSON is written after every stage, and it says of a stage that failed or did not fit into the
-time.
+decoding of 1, 8 and 32 conversations as in `decode` (bytes per second against a copy); at the end, training with
+layers compiled by torch. The JSON is written after every stage, and it says of a stage that failed or did not fit
+into the time.
 
 Without a GPU, `--small` runs the same path on the CPU with networks of kilobytes; its figures mean nothing.
 Research software, not a medical device.
@@ -30,7 +30,7 @@ from skingpt4.support.errors import reported
 from skingpt4.training import compiled
 
 MODELS = ("vicuna7b", "vicuna13b")
-BATCHES, ROWS, TOKENS = (2, 16, 64), (1, 32), 64
+BATCHES, ROWS, TOKENS = (2, 16, 64), (1, 8, 32), 64
 PAPER_ITERATIONS, PAPER_BATCH, PAPER_STEPS = 20 * 5000, 2, 2
 KILOBYTES = {
     "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -24,6 +24,9 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument(
         "--known-notes", type=float, default=1.0, help="fraction of records with a note, 0..1"
     )
+    render.add_argument(
+        "--captions", action="store_true", help="write what each drawing shows (for step: align)"
+    )
     render.add_argument("--masks", action="store_true", help="save lesion masks too")
     sheet = commands.add_parser(
         "sheet", help="save a picture grid", description=f"Save a picture grid. {WARNING}"
@@ -46,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "render":
             path = write_split(
                 args.out_dir, args.split, args.count, args.seed, args.size, args.known_concepts, args.known_notes,
-                args.masks,
+                args.masks, args.captions,
             )  # fmt: skip
         else:
             path = contact_sheet(args.by, args.out, args.seed, only=args.only)

@@ -50,6 +50,16 @@ SYMPTOMS: dict[str, tuple[str, ...]] = {
     "herpes": ("burning", "tingling and sore"),
 }  # fmt: skip
 DURATIONS = ("for some time", "noticed recently", "for a while now", "not seen before", "duration unclear")
+SKIN = (
+    ("light", "fair"),
+    ("medium", "olive or light brown"),
+    ("dark", "brown"),
+)  # types 1 and 2, 3 and 4, 5 and 6
+CAPTIONS = (
+    "a drawing of {what} on the {site}{extra}, on {skin} skin",
+    "{skin} skin of the {site} with {what}{extra}",
+    "the {site}, {skin} skin: {what}{extra}",
+)
 TEMPLATES = (
     "{what} on the {site}{extra}; {symptom}.",
     "{site_cap}: {what_low}{extra}. {symptom_cap}, {duration}.",
@@ -64,10 +74,33 @@ def write_note(
     rng: np.random.Generator, name: str, concepts: Sequence[str], arrangement: str, site: str
 ) -> str:
     """One or two short sentences on site, features and complaint, with words for drawn concepts only."""
+    what, more = _features(rng, concepts, arrangement, num_words=2)
+    extra = f" with {more[rng.integers(len(more))]}" if more else ""
+    symptom = str(rng.choice(SYMPTOMS[name]))
+    return str(rng.choice(TEMPLATES)).format(
+        what=what[0].upper() + what[1:], what_low=what, site=site, site_cap=site.capitalize(), extra=extra,
+        symptom=symptom, symptom_cap=symptom.capitalize(), duration=str(rng.choice(DURATIONS)),
+    )  # fmt: skip
+
+
+def write_caption(
+    rng: np.random.Generator, concepts: Sequence[str], arrangement: str, site: str, tone: int
+) -> str:
+    """What can be seen, and nothing else: all drawn concepts, their arrangement, the site and the skin type."""
+    what, more = _features(rng, concepts, arrangement, num_words=len(concepts))
+    extra = f" with {' and '.join(more)}" if more else ""
+    skin = str(rng.choice(SKIN[(tone - 1) // 2]))
+    return f"{str(rng.choice(CAPTIONS)).format(what=what, site=site, extra=extra, skin=skin)}."
+
+
+def _features(
+    rng: np.random.Generator, concepts: Sequence[str], arrangement: str, num_words: int
+) -> tuple[str, list[str]]:
+    """The lesions with at most `num_words` adjectives, such as "a group of red papules", and what is beside them."""
     main = next(n for n in NOUNS if n in concepts)
     noun = str(rng.choice(NOUNS[main]))
     known = [str(rng.choice(ADJECTIVES[c])) for c in concepts if c in ADJECTIVES]
-    words = [known[i] for i in sorted(rng.permutation(len(known))[:2])]
+    words = [known[i] for i in sorted(rng.permutation(len(known))[:num_words])]
     ringed = arrangement == "annular" and main in ("Plaque", "Patch")
     one = ringed or (arrangement == "single" and main != "Comedo")
     if ringed:
@@ -79,9 +112,4 @@ def write_note(
         amount = str(rng.choice(AMOUNTS.get(arrangement, ("several",))))
         what = " ".join(filter(None, [amount, ", ".join(words), PLURALS.get(noun, noun + "s")]))
     more = [str(rng.choice(EXTRAS[c])) for c in concepts if c in EXTRAS and c != main]
-    extra = f" with {more[rng.integers(len(more))]}" if more else ""
-    symptom = str(rng.choice(SYMPTOMS[name]))
-    return str(rng.choice(TEMPLATES)).format(
-        what=what[0].upper() + what[1:], what_low=what, site=site, site_cap=site.capitalize(), extra=extra,
-        symptom=symptom, symptom_cap=symptom.capitalize(), duration=str(rng.choice(DURATIONS)),
-    )  # fmt: skip
+    return what, more

@@ -22,7 +22,8 @@ from skingpt4.records.blanks import is_blank
 from skingpt4.records.schema import CLASS_NAMES
 from skingpt4.taxonomy.taxonomy import CONCEPTS, concept
 
-SCANNED = ("note", "disease", "body_site", "turns", "x_history", "x_reference")  # free texts of a record
+# Free texts of a record.
+SCANNED = ("note", "caption", "disease", "body_site", "turns", "x_history", "x_reference", "x_references")
 ROUNDED = re.compile(
     r"[0-9](?:[.,][0-9]+)?E\+[0-9]{1,3}"
 )  # what Excel makes of a number of twelve digits or more

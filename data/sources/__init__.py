@@ -1,18 +1,22 @@
-"""Sources of records, one per file: each checks what it is given and yields rows for `data.preparing.engine`.
+"""Sources of records: each checks what it is given and yields rows for `data.preparing.engine`.
 
-A source is a module with `HELP`, `EPILOG`, `add_arguments(parser)`, the dataclass `Options`, whose fields are those
-arguments, and `read(options) -> Rows`.
+A source is a module or a `PublicTable` with `HELP`, `EPILOG`, `add_arguments(parser)`, the dataclass `Options`, whose
+fields are those arguments, and `read(options) -> Rows`.
 """
 
 from __future__ import annotations
 
 from types import ModuleType
 
-from data.sources import cases, dermnet, folders, notes, skincon
+from data.sources import cases, dermavqa, dermnet, folders, notes, scin, skincon
+from data.sources.public_tables import LAYOUTS, PublicTable
 
-SOURCES: dict[str, ModuleType] = {
+SOURCES: dict[str, ModuleType | PublicTable] = {
     "skincon": skincon,
     "dermnet": dermnet,
+    **{layout.name: PublicTable(layout) for layout in LAYOUTS},
+    "scin": scin,
+    "dermavqa": dermavqa,
     "notes": notes,
     "folders": folders,
     "cases": cases,

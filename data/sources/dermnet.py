@@ -118,6 +118,7 @@ def _rows(root: Path, files: dict[str, DiskMap], by_file: bool) -> Iterator[Cand
                 "disease": finer or folder_title(folder.name),
                 "class": folder.class_name,
                 "x_class_how": folder.how,
+                "x_folder": folder.name,
                 "case_id": readable(name),
                 "licence": LICENCE,
             }

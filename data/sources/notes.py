@@ -16,7 +16,7 @@ from skingpt4.records.naming import locate
 
 HELP = "in-house pictures with notes: CSV, workbook or JSONL (step 2)"
 EPILOG = """FILE has a row for each picture. Its columns are `image` (relative to --images), `note`, and, where known,
-`diagnosis`, `class`, `concepts` (names separated by ; or , or |), `fitzpatrick`, `body_site`, `case_id`,
+`caption`, `diagnosis`, `class`, `concepts` (names separated by ; or , or |), `fitzpatrick`, `body_site`, `case_id`,
 `patient_id`, `split`, `licence`, `turns` (a list of {"question", "answer"}). Name others with --column; other columns
 are not read. data/README.md says in one table how cells are read: words for nothing, lists, skin types, codes.
 
@@ -24,11 +24,19 @@ Every text that goes into a record is scanned for what identifies a person. Such
 otherwise; the scan finds what is written in a usual form and no more (data/README.md says what it misses).
 
   python -m data.prepare notes notes.csv --images photographs --column note=report --column diagnosis=dx
+  python -m data.prepare notes captions.csv --images photographs --column caption=text
   python -m data.prepare notes skincap.csv --images skincap --preset skincap --phi redact"""
 
-TEXTS, IDENTIFIERS = ("note", "body_site", "split", "licence"), ("case_id", "patient_id")
+TEXTS, IDENTIFIERS = ("note", "caption", "body_site", "split", "licence"), ("case_id", "patient_id")
 KEYS = ("image", *TEXTS, *IDENTIFIERS, "diagnosis", "class", "concepts", "fitzpatrick", "turns")
-LABELS = ("note", "diagnosis", "class", "concepts", "turns")  # a row without any of them teaches nothing
+LABELS = (
+    "note",
+    "caption",
+    "diagnosis",
+    "class",
+    "concepts",
+    "turns",
+)  # a row without any of them teaches nothing
 PRESETS: dict[str, dict[str, tuple[str, ...]]] = {
     "skincap": {
         "image": ("skincap_file_path",),
@@ -153,8 +161,8 @@ def _rows(
             if image is None:
                 raise RowError("bad_row", "names no picture")
             fields = {"source": options.source, **fields_of(row)}
-            if not any(fields[key] for key in ("note", "disease", "class", "concepts", "turns")):
-                raise RowError("no_label", "has no note, diagnosis, class or concept")
+            if not any(fields[key] for key in ("note", "caption", "disease", "class", "concepts", "turns")):
+                raise RowError("no_label", "has no note, caption, diagnosis, class or concept")
             remarks = (*row.remarks, *treat_phi(fields, options.phi))
             place = locate(images, image)
             yield Candidate(file, number, place.path, fields, (*remarks, *place.remarks))

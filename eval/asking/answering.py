@@ -7,10 +7,9 @@ projection and in what they are shown.
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,36 +21,25 @@ from tqdm import tqdm
 
 from eval.asking import answers, perturbations
 from eval.asking.answers import Answer, Key
-from eval.asking.arms import (
-    Arm,
-    ArmError,
-    check_folder,
-    check_overlap,
-    claim,
-    forget,
-    hardware,
-    meta_of,
-    meta_of_rule,
-)
-from eval.asking.cases import Case, CasesError, read_cases
-from eval.asking.conversation import PROBES, Asker, Pictures, Setting
+from eval.asking.arms import Arm, check_overlap, hardware, meta_of
+from eval.asking.cases import Case, check_labels, read_cases
+from eval.asking.claims import ArmError, check_folder, claim, forget, write_cases
+from eval.asking.classes import options_of
+from eval.asking.conversation import Asker, Pictures, Setting
 from eval.asking.perturbations import BLANK
 from eval.asking.pictures import Shown
+from eval.tasks import Task, load_task, write_task
 from skingpt4.chat.differential import Rule
 from skingpt4.chat.session import CLINICAL_PROMPTS
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.load import load_model, load_projection
 from skingpt4.config.schema import Config
 from skingpt4.generation.sampling import Generation
-from skingpt4.generation.scoring import scored_diseases
 from skingpt4.model import lora
 from skingpt4.model.build import build_encoder
 from skingpt4.model.network import SkinGPT4
 from skingpt4.records.manifest import read_manifest
-from skingpt4.records.naming import name_of
-from skingpt4.support.files import write_text
 from skingpt4.support.threads import in_own_thread
-from skingpt4.taxonomy.taxonomy import CLASSES
 from skingpt4.training.features import cached_queries
 from skingpt4.training.processes import Team, require_launched, require_started
 from skingpt4.training.run_folder import locked
@@ -76,6 +64,7 @@ class RunSettings:
     with_history: bool = False
     allow_overlap: bool = False
     replace_old: bool = False
+    task: Task = field(default_factory=load_task)
 
     def setting(self, cases: Sequence[Case]) -> Setting:
         """What is asked about these cases, and how answers are drawn."""
@@ -83,12 +72,13 @@ class RunSettings:
         generation = Generation(max_new_tokens=length, temperature=self.temperature, seed=self.seed)
         generation.options()  # refuses what cannot be drawn, before anything heavy is loaded
         return Setting(
-            scored_diseases(case.known for case in cases),
-            CLINICAL_PROMPTS[: self.num_prompts],
+            options_of(self.task, (case.known for case in cases)),
+            (self.task.prompts or CLINICAL_PROMPTS)[: self.num_prompts],
             generation,
             self.batch_size,
-            self.concept_scores,
-            self.with_history,
+            self.concept_scores or self.task.needs_concept_scores,
+            self.with_history or self.task.with_history,
+            self.task,
         )
 
 
@@ -102,8 +92,8 @@ def answer_cases(settings: RunSettings) -> None:
     """
     check_settings(settings)
     config, run_dir = settings.config, settings.run_dir
-    cases = read_cases(settings.cases_path)
-    check_classes(cases, settings.cases_path)
+    cases = read_cases(settings.cases_path, settings.task)
+    check_labels(cases, settings.cases_path, settings.task)
     records = read_manifest(settings.cases_path)
     overlaps = {arm.name: check_overlap(records, arm, settings.allow_overlap) for arm in settings.arms}
     num_asked = require_launched(torch.cuda.device_count())
@@ -126,26 +116,24 @@ def answer_cases(settings: RunSettings) -> None:
             forget(run_dir, name)
         for arm in settings.arms:
             card = in_own_thread(partial(_put_in, model, config, initial, arm.checkpoint))
-            rule = Rule.of(arm.checkpoint)
             made_by = {
                 "checkpoint_sha256": card.get("tensors_sha256"),
                 "template": config.prompt.template,
                 "device": hardware(state.device)["device"],
             }
-            asker = Asker(model, config, setting, arm.name, made_by, rule)
+            asker = Asker(model, config, setting, arm.name, made_by, Rule.of(arm.checkpoint))
             if state.is_main_process:
                 precision = str(model.language_model.dtype).removeprefix("torch.")
-                meta = meta_of(config, arm, card, setting, precision, settings.cases_path) | meta_of_rule(
-                    rule
-                )
+                meta = meta_of(config, arm, card, setting, precision, settings.cases_path) | asker.rule_meta
                 extra = {
                     "cases": str(settings.cases_path), "num_cases": len(cases), "repeats": settings.repeats,
                     "perturbations": list(settings.perturbations),
                     "num_processes": state.num_processes, "hardware": hardware(state.device),
-                    "git_revision": checkpoint.git_revision(), **overlaps[arm.name], **asker.text_prior(),
+                    "git_revision": checkpoint.git_revision(), **overlaps[arm.name], **asker.text_prior,
                 }  # fmt: skip
-                claim(run_dir, arm, meta, extra, settings.replace_old)
-                _write_cases(cases, settings)
+                claim(run_dir, arm.name, meta, extra, settings.replace_old)
+                write_cases(cases, settings.cases_path, run_dir)
+                write_task(run_dir, settings.task)
             team.wait()
             run_arm(asker, arm, cases, shown, team, settings)
             team.wait()
@@ -168,40 +156,6 @@ def check_settings(settings: RunSettings) -> None:
     for arm in settings.arms:
         if arm.checkpoint:
             checkpoint.find(arm.checkpoint)
-
-
-def check_classes(cases: Sequence[Case], path: Path) -> None:
-    """Refuse cases that no closed set can judge.
-
-    Raises:
-        CasesError: a case has none of the 15 classes.
-    """
-    for case in cases:
-        if case.known.class_name not in CLASSES:
-            raise CasesError(
-                f"{path}: case {case.id!r} needs one of the 15 classes as 'class', found {case.known.class_name!r}"
-            )
-
-
-def _write_cases(cases: Sequence[Case], settings: RunSettings) -> None:
-    """Write what a report needs of the cases; pictures are named as in the list of cases."""
-    folder, lines = settings.cases_path.parent, []
-    for case in cases:
-        known = case.known
-        row = {
-            "id": case.id,
-            "images": [name_of(record.image_path, folder) for record in case.records],
-            "sha256": [record.sha256 for record in case.records],
-            "class": known.class_name,
-            "disease": known.disease,
-            "concepts": None if known.concepts is None else list(known.concepts),
-            "fitzpatrick": known.fitzpatrick,
-            "source": known.source,
-            "history": case.history,
-            "reference": list(case.reference),
-        }
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    write_text(settings.run_dir / answers.CASES, "".join(lines))
 
 
 def _put_in(
@@ -232,8 +186,8 @@ def run_arm(
         for change in (None, *settings.perturbations)
         for repeat in range(1 if change else settings.repeats)
     ]
-    num_texts = len(asker.setting.prompts) + len(PROBES)
-    total = sum(len(own) * (num_texts + (repeat == 0)) for repeat, _ in rounds)
+    num_texts = len(asker.setting.prompts) + len(asker.setting.probes)
+    total = sum(len(own) * (num_texts + (repeat == 0 and asker.setting.scores)) for repeat, _ in rounds)
     before = sum(key.case_id in {case.id for case in own} for key in done)
     with (
         (settings.run_dir / answers.FOLDER / name).open("a", encoding="utf-8") as file,

@@ -7,23 +7,29 @@
     scores  log-probabilities of the closed sets: the 15 classes, and the 48 concepts where they were asked for
 
 A line names what made it (checkpoint, template, device). `RUN/answers/ARM.meta.json` holds all settings of an arm,
-`RUN/cases.jsonl` the cases.
+`RUN/cases.jsonl` the cases, `RUN/task.json` the labels and questions where they are not those of the default task.
+
+An arm need not have all kinds: its meta says which prompts (`prompts`) and questions (`probes`) it was asked, and
+whether closed sets were scored (`scores`; files of earlier versions do not say it, and have them).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.tasks import Task, load_task, read_task
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.parse import ParseError, parse_json, read_json_object
 
 FOLDER, CASES = "answers", "cases.jsonl"
 # What a report reads from probes and scores.
-READ = ("predicted_concepts", "text_class", "text_outcome", "text_mention", "class_scores", "concept_scores")
+READ = ("predicted_concepts", "text_class", "text_outcome", "text_mention", "listed_class", "class_scores",
+        "concept_scores")  # fmt: skip
 
 
 class AnswersError(UserError):
@@ -39,6 +45,11 @@ class Key:
     perturbation: str | None
     kind: str
     number: int = 0
+
+
+def seed_of(seed: int, key: Key) -> int:
+    """The seed (31 bits) of one sampled answer: a function of the run's seed and of what is asked."""
+    return int(hashlib.sha256(repr((seed, *astuple(key))).encode()).hexdigest()[:8], 16) >> 1
 
 
 @dataclass(frozen=True)
@@ -74,11 +85,12 @@ class ArmAnswers:
 
 @dataclass
 class Run:
-    """A run's folder: its cases by id (as `case_line` wrote them) and its arms by name."""
+    """A run's folder: its cases by id (as `write_cases` wrote them), its arms by name, and its task."""
 
     folder: Path
     cases: dict[str, dict[str, Any]]
     arms: dict[str, ArmAnswers]
+    task: Task = field(default_factory=load_task)
 
 
 def to_line(answer: Answer) -> str:
@@ -140,6 +152,7 @@ def read_run(folder: str | Path) -> Run:
 
     Raises:
         AnswersError: there is no run, or a file is damaged.
+        TaskError: its task is damaged.
     """
     folder = Path(folder)
     metas = sorted((folder / FOLDER).glob("*.meta.json"))
@@ -163,22 +176,37 @@ def read_run(folder: str | Path) -> Run:
         raise AnswersError(f"{folder}: cannot be read ({reason_of(error)})") from None
     except (ValueError, LookupError, TypeError, AttributeError):
         raise AnswersError(f"{folder}: holds lines that eval.run does not write; evaluate again") from None
-    return Run(folder, cases, arms)
+    return Run(folder, cases, arms, read_task(folder))
+
+
+def kind_of(meta: dict[str, Any]) -> str:
+    """What kind of arm a meta file describes: "projection" (ours), "endpoint", "import", ..."""
+    return str(meta.get("kind") or "projection")
+
+
+def num_expected(meta: dict[str, Any]) -> int:
+    """How many lines a completely answered case has; of imported answers a case has what was imported."""
+    if kind_of(meta) == "import":
+        return 1
+    return len(meta.get("prompts", ())) + len(meta.get("probes", ())) + bool(meta.get("scores", True))
 
 
 def case_lines(run: Run, arm: ArmAnswers) -> list[dict[str, Any]]:
     """The greedy, unchanged answers of an arm, one object a case, as `eval.report` reads them.
 
-    Cases with answers missing are left out.
+    Cases with answers missing are left out. A key that the arm has nothing for is missing: `class_scores` and
+    `predicted_class` without scores, `listed_class` where it did not choose from a list of the classes, `text_class`
+    where no text was read for a class, `predicted_concepts` where none was read for concepts; `turns` and
+    `conversation` may be empty.
     """
     by_case: dict[str, dict[Key, Answer]] = {name: {} for name in run.cases}
     for key, answer in arm.lines.items():
         if key.repeat == 0 and key.perturbation is None:
             by_case[key.case_id][key] = answer
     lines = []
-    num_expected = len(arm.meta["prompts"]) + len(arm.meta["probes"]) + 1
+    expected = max(1, num_expected(arm.meta))
     for name, answered in by_case.items():
-        if len(answered) < num_expected:
+        if len(answered) < expected:
             continue
         case = run.cases[name]
         line: dict[str, Any] = {
@@ -188,14 +216,18 @@ def case_lines(run: Run, arm: ArmAnswers) -> list[dict[str, Any]]:
             "sha256": case["sha256"][0],
         }
         line |= {key: case[key] for key in ("class", "disease", "concepts", "fitzpatrick")}
+        if case.get("groups"):  # of tasks other than the default
+            line["groups"] = case["groups"]
         ordered = sorted(answered.values(), key=lambda a: (a.key.kind, a.key.number))
         probes = [answer for answer in ordered if answer.key.kind == "probe"]
         turns = [answer for answer in ordered if answer.key.kind == "turn"]
         line["turns"] = [{"question": a.fields["question"], "answer": a.text} for a in probes]
         line["conversation"] = [{"question": a.fields["prompt"], "answer": a.text} for a in turns]
-        for answer in (*probes, *(a for a in ordered if a.key.kind == "scores")):
+        for answer in (*turns, *probes, *(a for a in ordered if a.key.kind == "scores")):
             line |= {key: value for key, value in answer.fields.items() if key in READ}
-        scores = line["class_scores"]
-        line["predicted_class"] = max(scores, key=lambda each: scores[each])
+        if scores := line.get("class_scores"):
+            line["predicted_class"] = max(scores, key=lambda each: scores[each])
+        else:
+            line.pop("class_scores", None)
         lines.append(line)
     return lines

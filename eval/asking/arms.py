@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import platform
 import re
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,26 +12,20 @@ from typing import Any
 import torch
 import transformers
 
-from eval.asking import answers, perturbations
-from eval.asking.conversation import PROBES, Setting
-from skingpt4.chat.differential import Rule
+from eval.asking import perturbations
+from eval.asking.claims import ArmError
+from eval.asking.conversation import Setting
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.identity import encoder_identity
 from skingpt4.config.schema import Config
 from skingpt4.records.comparing.overlap import check_cases
 from skingpt4.records.manifest import Manifest
-from skingpt4.support.errors import UserError, reason_of
-from skingpt4.support.files import drop_truncated_line, file_sha256, write_text
-from skingpt4.support.parse import ParseError, read_json_object
+from skingpt4.support.files import file_sha256
 from skingpt4.taxonomy import taxonomy
 
 UNTRAINED = "untrained"
 
 logger = logging.getLogger(__name__)
-
-
-class ArmError(UserError):
-    """An arm or case list that cannot be used; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +59,7 @@ def meta_of(
     config: Config, arm: Arm, card: dict[str, Any], setting: Setting, precision: str, cases_path: Path
 ) -> dict[str, Any]:
     """What answers depend on; a run continues only where it is the same."""
-    return {
+    return _meta_of_task(setting) | {
         "arm": arm.name,
         "checkpoint": arm.checkpoint and str(checkpoint.find(arm.checkpoint)),
         "checkpoint_sha256": card.get("tensors_sha256"),
@@ -77,10 +69,10 @@ def meta_of(
         "encoder": encoder_identity(config),
         "template": config.prompt.template,
         "prompts": list(setting.prompts),
-        "probes": list(PROBES),
+        "probes": list(setting.probes),
         "with_history": setting.with_history,
         "disease_sentence": config.prompt.disease_sentence,
-        "scored_diseases": list(setting.diseases.values()),
+        "scored_diseases": [names[0] for names in setting.options.values()],
         "taxonomy": taxonomy.version(),
         "language_model": config.language.model,
         "precision": precision,
@@ -90,11 +82,17 @@ def meta_of(
     }
 
 
-def meta_of_rule(rule: Rule) -> dict[str, Any]:
-    """Where classes are sums over diseases: which diseases, and the weight of the text's own prior."""
-    if rule.closed_set is None:
+def _meta_of_task(setting: Setting) -> dict[str, Any]:
+    """What a task other than the default adds."""
+    task = setting.task
+    if task.is_default:
         return {}
-    return {"closed_set": rule.closed_set.to_rows(), "prior_weight": rule.prior_weight}
+    return {
+        "task": {"name": task.name, "sha256": task.sha256},
+        "classes": list(task.classes),
+        "scores": setting.scores,
+        "concepts": list(task.concepts) if setting.with_concept_scores else [],
+    }
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
@@ -114,71 +112,6 @@ def _processor() -> str:
     info = Path("/proc/cpuinfo")
     name = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
     return name[1] if name else platform.processor() or platform.machine()
-
-
-def check_folder(folder: Path, arms: Sequence[str], cases: Path, replace_old: bool) -> list[str]:
-    """Refuse a run's folder with answers about another list of cases: its one `cases.jsonl` holds for all arms.
-
-    Returns:
-        Other arms than `arms` whose answers are about another list and may be deleted; `claim` checks `arms`.
-
-    Raises:
-        ArmError: such answers exist, and `replace_old` is not set.
-    """
-    own, stale = file_sha256(cases), []
-    for path in sorted((folder / answers.FOLDER).glob("*.meta.json")):
-        if _saved_meta(path).get("cases_sha256") == own:
-            continue
-        if not replace_old:
-            raise ArmError(
-                f"{path}: the existing answers are about another list of cases than {cases}; name another "
-                "--run-dir, or add --replace to delete them"
-            )
-        stale.append(path.name.removesuffix(".meta.json"))
-    return [name for name in stale if name not in arms]
-
-
-def _saved_meta(path: Path) -> dict[str, Any]:
-    try:
-        return read_json_object(path)
-    except (OSError, ParseError) as error:
-        raise ArmError(f"{path}: is damaged ({reason_of(error)}); name another --run-dir") from None
-
-
-def forget(folder: Path, arm: str) -> None:
-    """Delete an arm's answers and its meta file."""
-    for file in answers.arm_files(folder, arm):
-        file.unlink()
-    (folder / answers.FOLDER / f"{arm}.meta.json").unlink()
-
-
-def claim(folder: Path, arm: Arm, meta: dict[str, Any], extra: dict[str, Any], replace_old: bool) -> None:
-    """Write the arm's meta file, or accept the existing one.
-
-    Raises:
-        ArmError: answers of another checkpoint, case list or setting exist, and `replace_old` is not set.
-    """
-    path = folder / answers.FOLDER / f"{arm.name}.meta.json"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.is_file():
-        before = _saved_meta(path)
-        differing = [key for key, value in meta.items() if before.get(key) != value]
-        if not differing:
-            for file in answers.arm_files(folder, arm.name):
-                drop_truncated_line(file)
-            extra = {"perturbations": sorted({*before.get("perturbations", []), *extra["perturbations"]})} | {
-                "repeats": max(before.get("repeats", 1), extra["repeats"])
-            }
-            write_text(path, json.dumps({**before, **extra}, indent=1) + "\n")
-            return
-        if not replace_old:
-            raise ArmError(
-                f"{path}: the existing answers were made with other settings ({', '.join(differing)} differ); name "
-                "another --run-dir, or add --replace to delete them"
-            )
-    for file in answers.arm_files(folder, arm.name):
-        file.unlink()
-    write_text(path, json.dumps({**meta, **extra}, indent=1) + "\n")
 
 
 def check_overlap(cases: Manifest, arm: Arm, allowed: bool) -> dict[str, list[str]]:

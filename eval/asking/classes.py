@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from eval.tasks import Task
+from skingpt4.generation.scoring import scored_diseases
+from skingpt4.records.record import Record
 from skingpt4.taxonomy import free_text, taxonomy
+
+
+def options_of(task: Task, records: Iterable[Record]) -> dict[str, tuple[str, ...]]:
+    """The texts that stand for each class of a task; the default's follow the cases (`scored_diseases`)."""
+    if task.cases_wording:
+        return {name: (disease,) for name, disease in scored_diseases(records).items()}
+    return {name: task.options[name] for name in task.classes}
+
+
+def read_task_class(
+    answer: str, form: str, task: Task, options: Mapping[str, tuple[str, ...]]
+) -> dict[str, Any]:
+    """As `read_class`, by the labels of a task."""
+    if task.is_default:
+        return read_class(answer, form, {name: texts[0] for name, texts in options.items()})
+    return _fields(free_text.classify(answer, form, task.lexicon))
 
 
 def read_class(answer: str, form: str, scored: dict[str, str]) -> dict[str, Any]:
@@ -26,7 +46,10 @@ def read_class(answer: str, form: str, scored: dict[str, str]) -> dict[str, Any]
         stated = form.format(disease=disease).rstrip(".")
         if taxonomy.disease(disease) is None and stated.casefold() in answer.casefold():
             return {"text_class": class_name, "text_outcome": "asserted", "text_mention": None}
-    result = free_text.classify(answer, form)
+    return _fields(free_text.classify(answer, form))
+
+
+def _fields(result: free_text.Classified) -> dict[str, Any]:
     mention = result.mention
     deciding = mention and {
         "text": mention.text,

@@ -7,20 +7,19 @@ are not asked for again.
 from __future__ import annotations
 
 import functools
-import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from eval.asking.answers import Answer, Key
+from eval.asking.answers import Answer, Key, seed_of
 from eval.asking.cases import Case
-from eval.asking.classes import read_class
+from eval.asking.classes import read_task_class
+from eval.tasks import Task, load_task
 from skingpt4.chat import history
 from skingpt4.chat.differential import Rule
 from skingpt4.chat.session import CLINICAL_PROMPTS
@@ -33,14 +32,13 @@ from skingpt4.generation.sampling import Generation
 from skingpt4.generation.scoring import (
     CONCEPTS_QUESTION,
     DIAGNOSIS_QUESTION,
-    class_sentences,
-    concept_sentences,
     score_answers,
+    score_tree,
 )
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn, encode_turns, get_template, stop_strings
 from skingpt4.taxonomy.free_text import find_concepts
-from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
+from skingpt4.taxonomy.taxonomy import CLASSES
 
 PROBES = (CONCEPTS_QUESTION, DIAGNOSIS_QUESTION)
 
@@ -51,12 +49,24 @@ Pictures = Callable[[Sequence[int]], list[Tensor]]  # numbers of cases -> querie
 class Setting:
     """What is asked, and how answers are drawn."""
 
-    diseases: dict[str, str]  # class -> the disease that is scored for it
+    options: dict[str, tuple[str, ...]]  # class -> the diseases that are scored for it
     prompts: tuple[str, ...] = CLINICAL_PROMPTS
     generation: Generation = field(default_factory=Generation)
     batch_size: int = 25
     with_concept_scores: bool = False
     with_history: bool = False
+    task: Task = field(default_factory=load_task)
+
+    @property
+    def probes(self) -> tuple[str, ...]:
+        """The questions outside the conversation."""
+        asked = (CONCEPTS_QUESTION,) if self.task.concepts else ()
+        return (*asked, self.task.question or DIAGNOSIS_QUESTION) if self.task.classes else asked
+
+    @property
+    def scores(self) -> bool:
+        """Whether any closed set is scored."""
+        return bool(self.options) or self.with_concept_scores
 
 
 @dataclass(eq=False)
@@ -96,20 +106,29 @@ class Asker:
         self.model, self.config, self.setting, self.arm = model, config, setting, arm
         self.made_by = dict(made_by or {})
         self.template = get_template(config.prompt.template)
+        self.form = setting.task.answer_form or config.prompt.disease_sentence
         self.stop = stop_strings(self.template, model.tokenizer)
         self.decoder = Decoder(model, max_rows=setting.batch_size)
         self.rule = rule or Rule()
-        closed_set = self.rule.closed_set
+        closed_set = self.rule.closed_set if setting.task.is_default else None
         self.scorer = (
             None if closed_set is None else DiseaseScorer(model, config.prompt, closed_set, self.decoder)
         )
 
+    @property
+    def rule_meta(self) -> dict[str, Any]:
+        """Where classes are sums over diseases: which diseases, and the weight of the text's own prior."""
+        if self.scorer is None:
+            return {}
+        return {"closed_set": self.scorer.closed_set.to_rows(), "prior_weight": self.rule.prior_weight}
+
+    @property
     def text_prior(self) -> dict[str, dict[str, float]]:
         """What the sentence of each disease scores without a picture; empty where no diseases are scored."""
         if self.scorer is None:
             return {}
         names = [disease.name for disease in self.scorer.closed_set.diseases]
-        return {"text_prior": _rounded(names, self.scorer.prior)}
+        return {"text_prior": _named(names, self.scorer.prior.tolist())}
 
     def answers(
         self,
@@ -138,7 +157,7 @@ class Asker:
         def see(place: int) -> Tensor:
             return pictures([place])[0]
 
-        if repeat == 0:
+        if repeat == 0 and self.setting.scores:
             yield from self._closed_sets(cases, see, done, perturbation)
         waiting = deque(range(len(cases)))
         open_cases: list[_OpenCase] = []
@@ -171,7 +190,7 @@ class Asker:
 
     def _keys(self, case: Case, repeat: int, perturbation: str | None) -> list[Key]:
         """The texts that a case is asked for, in order."""
-        asked = {"turn": len(self.setting.prompts), "probe": len(PROBES)}
+        asked = {"turn": len(self.setting.prompts), "probe": len(self.setting.probes)}
         return [
             Key(case.id, repeat, perturbation, kind, number)
             for kind, count in asked.items()
@@ -185,7 +204,7 @@ class Asker:
         talk.question = turns[-1].question
         prompt = encode_turns(self.template, turns, self.model.tokenizer, talk.queries.shape[1])
         generation = self.setting.generation
-        generation = replace(generation, seed=_seed(generation.seed, *astuple(key)))
+        generation = replace(generation, seed=seed_of(generation.seed, key))
         talk.decoded = self.decoder.submit(
             prompt, talk.queries, generation, self.stop, talk.cache, on_done=lambda _: ended.put(talk)
         )
@@ -194,7 +213,7 @@ class Asker:
         """The conversation so far and what is asked now; the pictures stand in its first turn."""
         views = len(case.records)
         if key.kind == "probe":
-            return [Turn(PROBES[key.number - 1], None, views)]
+            return [Turn(self.setting.probes[key.number - 1], None, views)]
         before = [done[replace(key, number=number)] for number in range(1, key.number)]
         turns = [
             Turn(answer.fields["prompt"], answer.text, 0 if place else views)
@@ -226,7 +245,7 @@ class Asker:
         }
         if key.kind == "probe":
             return line | {"question": talk.question, **self._read(talk.question, answer)}
-        return line | {"prompt": talk.question, "image_sha256": _hashes(talk.case)}
+        return line | {"prompt": talk.question, "image_sha256": talk.case.image_sha256}
 
     def _closed_sets(
         self,
@@ -250,42 +269,58 @@ class Asker:
     def _read(self, question: str, answer: str) -> dict[str, Any]:
         if question == CONCEPTS_QUESTION:
             return {"predicted_concepts": find_concepts(answer)}
-        return read_class(answer, self.config.prompt.disease_sentence, self.setting.diseases)
+        return read_task_class(answer, self.form, self.setting.task, self.setting.options)
 
     def _scores(self, cases: Sequence[Case], queries: Sequence[Tensor]) -> list[dict[str, Any]]:
-        """Log-scores of the 15 classes, and log-probabilities of the sentence for each single concept.
+        """Log-scores of the classes, and log-probabilities of the sentence for each single concept.
 
-        A class's is the log-probability of the published sentence for its one disease, or the sum over its diseases
-        by the checkpoint's rule; then `disease_scores` has the log-probability of each disease's sentence. All sum
-        over the tokens in which the sentences differ.
+        They sum over the tokens in which the sentences differ. The sentences of a class with several diseases count
+        together: its score is the logarithm of the sum of their probabilities, or what the checkpoint's rule makes of
+        them; then `disease_scores` has the log-probability of each disease's sentence.
         """
-        diseases, prompt = self.setting.diseases, self.config.prompt
-        lines: list[dict[str, Any]]
-        if self.scorer is None:
-            sentences = class_sentences(prompt.disease_sentence, diseases)
-            lines = [
-                {"class_scores": dict(zip(diseases, row, strict=True))}
-                for row in self._likelihoods(DIAGNOSIS_QUESTION, cases, queries, sentences)
-            ]
-        else:
-            scores, closed_set = self.scorer.scores(queries), self.scorer.closed_set
-            of_classes = closed_set.class_scores(scores, self.scorer.prior, self.rule.prior_weight)
-            names = [disease.name for disease in closed_set.diseases]
-            lines = [
-                {"class_scores": _rounded(CLASSES, classes), "disease_scores": _rounded(names, each)}
-                for classes, each in zip(of_classes, scores, strict=True)
-            ]
-        lines = [{**line, "concept_scores": None, **self.made_by} for line in lines]
+        task = self.setting.task
+        lines: list[dict[str, Any]] = [
+            {"class_scores": None, "concept_scores": None, **self.made_by} for _ in cases
+        ]
+        if self.setting.options:
+            of_classes = self._by_options if self.scorer is None else self._by_rule
+            lines = [line | scores for line, scores in zip(lines, of_classes(cases, queries), strict=True)]
         if self.setting.with_concept_scores:
-            sentences = concept_sentences(prompt.concepts_sentence)
+            form = self.config.prompt.concepts_sentence
+            sentences = [form.format(concepts=name) for name in task.concepts]
             rows = self._likelihoods(CONCEPTS_QUESTION, cases, queries, sentences)
             for line, row in zip(lines, rows, strict=True):
-                line["concept_scores"] = dict(zip(CONCEPTS, row, strict=True))
+                line["concept_scores"] = dict(zip(task.concepts, map(_rounded, row.tolist()), strict=True))
         return lines
+
+    def _by_options(self, cases: Sequence[Case], queries: Sequence[Tensor]) -> list[dict[str, Any]]:
+        options = self.setting.options
+        sentences = [self.form.format(disease=name) for names in options.values() for name in names]
+        question = self.setting.task.question or DIAGNOSIS_QUESTION
+        sizes = [len(names) for names in options.values()]
+        rows = self._likelihoods(question, cases, queries, sentences)
+        return [
+            {"class_scores": _named(options, (float(part.logsumexp(0)) for part in row.split(sizes)))}
+            for row in rows
+        ]
+
+    def _by_rule(self, cases: Sequence[Case], queries: Sequence[Tensor]) -> list[dict[str, Any]]:
+        assert self.scorer is not None
+        scores, closed_set = self.scorer.scores(queries), self.scorer.closed_set
+        of_classes = closed_set.class_scores(scores, self.scorer.prior, self.rule.prior_weight)
+        names = [disease.name for disease in closed_set.diseases]
+        return [
+            {
+                "class_scores": _named(CLASSES, classes.tolist()),
+                "disease_scores": _named(names, each.tolist()),
+            }
+            for classes, each in zip(of_classes, scores, strict=True)
+        ]
 
     def _likelihoods(
         self, question: str, cases: Sequence[Case], queries: Sequence[Tensor], sentences: Sequence[str]
-    ) -> list[list[float]]:
+    ) -> Tensor:
+        """(cases, sentences), fp32."""
         prompts = [
             encode_turns(
                 self.template,
@@ -295,21 +330,13 @@ class Asker:
             )
             for c in cases
         ]
-        scores = self.decoder.run(
-            lambda: score_answers(self.model, prompts, torch.cat(list(queries)), sentences)
-        )
-        return [[round(score, 4) for score in row] for row in scores.tolist()]
+        score = score_answers if self.setting.task.is_default else score_tree  # which is for hundreds
+        return self.decoder.run(lambda: score(self.model, prompts, torch.cat(list(queries)), sentences))
 
 
-def _rounded(names: Sequence[str], scores: np.ndarray) -> dict[str, float]:
-    return {name: round(score, 4) for name, score in zip(names, scores.tolist(), strict=True)}
+def _named(names: Iterable[str], scores: Iterable[float]) -> dict[str, float]:
+    return {name: _rounded(score) for name, score in zip(names, scores, strict=True)}
 
 
-def _hashes(case: Case) -> str | list[str | None] | None:
-    hashes = [record.sha256 for record in case.records]
-    return hashes[0] if len(hashes) == 1 else hashes
-
-
-def _seed(*parts: Any) -> int:
-    """A seed (31 bits) that is a function of what it is for."""
-    return int(hashlib.sha256(repr(parts).encode()).hexdigest()[:8], 16) >> 1
+def _rounded(score: float) -> float:
+    return round(score, 4)

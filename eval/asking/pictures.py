@@ -36,7 +36,7 @@ class Shown:
         """A source of queries for the cases with these numbers (the k-th asked is `numbers[k]`)."""
         others = []
         if control == OTHER:
-            others = perturbations.other_cases([case.known.class_name for case in self.cases], seed)
+            others = perturbations.other_cases([case.label for case in self.cases], seed)
 
         def of(places: Sequence[int]) -> list[Tensor]:
             return [self._of(numbers[place], control, perturbation, others, seed) for place in places]
@@ -50,8 +50,9 @@ class Shown:
         if control == OTHER:
             return self.features[list(self.cases[others[number]].rows[:1]) * len(case.rows)]
         if control == BLANK:  # the encoder's mean colour
-            size = self.config.vision.image_size
-            return self._encode(lambda: torch.zeros(len(case.rows), 3, size, size))
+            size, crops = self.config.vision.image_size, self.config.vision.crops
+            each = (3, size, size) if crops == 1 else (crops, 3, size, size)
+            return self._encode(lambda: torch.zeros(len(case.rows), *each))
         if control == NOISE:
             size = self.config.vision.image_size
             return self._encode_images(
@@ -65,9 +66,11 @@ class Shown:
 
     def _encode_images(self, images: Iterable[Image.Image]) -> Tensor:
         vision = self.encoder().vision_encoder
-        size = self.config.vision.image_size
+        size, crops = self.config.vision.image_size, self.config.vision.crops
         return self._encode(
-            lambda: torch.stack([to_tensor(image, size, vision.mean, vision.std) for image in images])
+            lambda: torch.stack(
+                [to_tensor(image, size, vision.mean, vision.std, crops=crops) for image in images]
+            )
         )
 
     def _encode(self, image: Callable[[], Tensor]) -> Tensor:

@@ -20,12 +20,13 @@ from eval.measures.intervals import (
     Line,
     best_class,
     case_draws,
-    confusion,
     percentile_interval,
     proportion,
+    top1_right,
     top_k,
 )
 from skingpt4.taxonomy.free_text import OUTCOMES
+from skingpt4.taxonomy.taxonomy import CLASSES
 
 NO_ANSWER = "no answer"  # the class of a text that commits to none
 
@@ -83,22 +84,45 @@ def per_class(truth: Sequence[str], predicted: Sequence[str]) -> dict[str, dict[
     }
 
 
+def confusion(truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> np.ndarray:
+    """Counts of (true class, predicted class): (num_classes, num_classes), rows are the truth.
+
+    Raises:
+        ValueError: when the lengths differ or a name is not among `classes`.
+    """
+    if len(truth) != len(predicted):
+        raise ValueError(f"{len(truth)} cases of truth but {len(predicted)} of predictions")
+    unknown = sorted((set(truth) | set(predicted)) - set(classes))
+    if unknown:
+        raise ValueError(f"not among the classes: {', '.join(unknown)}")
+    index = {name: position for position, name in enumerate(classes)}
+    table = np.zeros((len(classes), len(classes)), dtype=np.int64)
+    for true_class, predicted_class in zip(truth, predicted, strict=True):
+        table[index[true_class], index[predicted_class]] += 1
+    return table
+
+
 def _table(truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
     return {"classes": list(classes), "counts": confusion(truth, predicted, classes).tolist()}
 
 
-def by_likelihood(lines: Sequence[Line]) -> dict[str, Any]:
-    """Everything about the class with the highest score of the closed set.
+def by_likelihood(lines: Sequence[Line], classes: Sequence[str] = CLASSES) -> dict[str, Any]:
+    """Everything about the class with the highest score of the closed set, or the one chosen from a list.
+
+    Args:
+        lines: each with scores or a choice.
+        classes: for the table of confusions, where the lines have no scores.
 
     Returns:
         `top1`, `top3`, `top5`, `balanced_accuracy`, `macro_f1` (figures), `per_class`, and `confusion` with
-        `classes` and `counts` (rows are the truth). `top5` is missing where fewer than 6 classes are scored.
+        `classes` and `counts` (rows are the truth). `top5` is missing where fewer than 6 classes are scored; it and
+        `top3` are missing where one was chosen from a list.
     """
-    truth, predicted = [line["class"] for line in lines], [best_class(line) for line in lines]
-    scored = list(lines[0]["class_scores"])
-    figures: dict[str, Any] = {
-        f"top{k}": top_k(lines, k).to_dict() for k in (1, 3, 5) if k == 1 or k < len(scored)
-    }
+    truth, predicted = [line["class"] for line in lines], [best_class(line) or NO_ANSWER for line in lines]
+    scored = list(lines[0].get("class_scores", [*classes, NO_ANSWER]))
+    figures: dict[str, Any] = {"top1": proportion(int(top1_right(lines).sum()), len(lines)).to_dict()}
+    if all("class_scores" in line for line in lines):
+        figures |= {f"top{k}": top_k(lines, k).to_dict() for k in (3, 5) if k < len(scored)}
     figures["balanced_accuracy"] = balanced_accuracy(truth, predicted).to_dict()
     figures["macro_f1"] = macro_f1(truth, predicted).to_dict()
     figures["per_class"] = per_class(truth, predicted)
@@ -106,8 +130,12 @@ def by_likelihood(lines: Sequence[Line]) -> dict[str, Any]:
     return figures
 
 
-def by_text(lines: Sequence[Line]) -> dict[str, Any]:
+def by_text(lines: Sequence[Line], classes: Sequence[str] = CLASSES) -> dict[str, Any]:
     """Everything about the class that the written answer commits to; committing to none is wrong, and counted.
+
+    Args:
+        lines: each with a text that was read for a class.
+        classes: for the table of confusions, where the lines have no scores.
 
     Returns:
         `accuracy` over all cases, `committed` (share that commits to a class), `accuracy_committed` (share of those
@@ -118,6 +146,8 @@ def by_text(lines: Sequence[Line]) -> dict[str, Any]:
     predicted = [line["text_class"] or NO_ANSWER for line in lines]
     committed = [(t, p) for t, p in zip(truth, predicted, strict=True) if p != NO_ANSWER]
     right = sum(t == p for t, p in committed)
+    columns = list(lines[0].get("class_scores", classes))
+    columns += sorted({*truth, *predicted} - {*columns, NO_ANSWER})  # what a text names outside the list
     outcomes = Counter(line["text_outcome"] for line in lines if line.get("text_outcome"))
     counted = outcomes.total()
     return {
@@ -128,5 +158,5 @@ def by_text(lines: Sequence[Line]) -> dict[str, Any]:
         "macro_f1": macro_f1(truth, predicted).to_dict(),
         "outcomes": {name: proportion(outcomes[name], counted).to_dict() for name in OUTCOMES if counted},
         "per_class": per_class(truth, predicted),
-        "confusion": _table(truth, predicted, [*lines[0]["class_scores"], NO_ANSWER]),
+        "confusion": _table(truth, predicted, [*columns, NO_ANSWER]),
     }

@@ -70,8 +70,19 @@ def _nanmean(values: np.ndarray) -> np.ndarray:
         return np.nanmean(values, axis=-1)
 
 
-def named_concepts(lines: Sequence[Line], seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
+def named_concepts(
+    lines: Sequence[Line],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    concepts: Sequence[str] = CONCEPTS,
+) -> dict[str, Any]:
     """Precision, recall and F1 of the concepts that answers name.
+
+    Args:
+        lines: of one arm.
+        seed: of the draws.
+        resamples: number of draws.
+        concepts: all that a case may have.
 
     Returns:
         {} where no case has known concepts, else `micro` and `macro` (`precision`, `recall`, `f1`), `per_concept`
@@ -121,7 +132,7 @@ def named_concepts(lines: Sequence[Line], seed: int = 0, resamples: int = RESAMP
         },
         "macro": macro,
         "per_concept": table,
-        "never_positive": [name for name in CONCEPTS if name not in names],
+        "never_positive": [name for name in concepts if name not in names],
     }
 
 
@@ -166,8 +177,8 @@ def scored_concepts(lines: Sequence[Line], seed: int = 0, resamples: int = RESAM
     return figures
 
 
-def hallucinations(lines: Sequence[Line]) -> dict[str, Any]:
-    """Concepts that an answer names and the labels do not have.
+def hallucinations(lines: Sequence[Line], concepts: Sequence[str] = CONCEPTS) -> dict[str, Any]:
+    """Concepts that an answer names and the labels do not have, in the order of `concepts` where equally frequent.
 
     Returns:
         {} where no case has known concepts, else `share_of_named` (None values where nothing is named),
@@ -179,7 +190,7 @@ def hallucinations(lines: Sequence[Line]) -> dict[str, Any]:
         return {}
     added = [n - t for t, n in zip(truth, named, strict=True)]
     numbers = [len(case) for case in added]
-    counts = {name: sum(name in case for case in added) for name in CONCEPTS}
+    counts = {name: sum(name in case for case in added) for name in concepts}
     frequent = sorted((name for name in counts if counts[name]), key=lambda name: -counts[name])
     return {
         "share_of_named": ratio_interval(numbers, [len(case) for case in named]).to_dict(),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from eval.asking.answers import Answer, ArmAnswers, Run
-from eval.asking.classes import read_class
+from eval.asking.classes import read_task_class
 from eval.measures.agreement import fleiss, modal_agreement, pairwise_agreement
 from eval.measures.intervals import (
     RESAMPLES,
@@ -27,19 +27,20 @@ from eval.measures.intervals import (
     proportion,
     ratio_interval,
 )
+from eval.tasks import Task
 from skingpt4.taxonomy.free_text import ANSWER_FORM
-from skingpt4.taxonomy.taxonomy import CLASSES
 
 # What a class is read from: the trained question about the diagnosis, and the first answer of the conversation.
 SOURCES = ("diagnosis probe", "turn 1")
 Readings = dict[tuple[str, int, str | None], Any]  # (case, repeat, change) -> what is read of it
 
 
-def read_classes(arm: ArmAnswers, source: str) -> Readings:
+def read_classes(arm: ArmAnswers, source: str, task: Task) -> Readings:
     """The class that each answer commits to, None where it commits to none.
 
     Args:
         arm: all its answers.
+        task: whose classes are read.
         source: one of SOURCES; the probe's class stands in its line, that of turn 1 is read here in the same way.
     """
     if source == "diagnosis probe":
@@ -49,12 +50,13 @@ def read_classes(arm: ArmAnswers, source: str) -> Readings:
             lambda a: a.fields["text_class"],
         )
     form = arm.meta.get("disease_sentence", ANSWER_FORM)
-    scored = dict(zip(CLASSES, arm.meta.get("scored_diseases", ()), strict=False))
+    scored = zip(task.classes, arm.meta.get("scored_diseases", ()), strict=False)
+    options = {name: (disease,) for name, disease in scored}
     read: dict[str, str | None] = {}
 
     def class_of(answer: Answer) -> str | None:
         if answer.text not in read:
-            read[answer.text] = read_class(answer.text, form, scored)["text_class"]
+            read[answer.text] = read_task_class(answer.text, form, task, options)["text_class"]
         return read[answer.text]
 
     return _read(arm, lambda a: a.key.kind == "turn" and a.key.number == 1, class_of)
@@ -69,7 +71,11 @@ def read_concepts(arm: ArmAnswers) -> Readings:
 
 def read_scored(arm: ArmAnswers) -> Readings:
     """The class with the highest likelihood."""
-    return _read(arm, lambda a: a.key.kind == "scores", lambda a: best_class(a.fields))
+    return _read(
+        arm,
+        lambda a: a.key.kind == "scores" and "class_scores" in a.fields,
+        lambda a: best_class(a.fields),
+    )
 
 
 def _read(arm: ArmAnswers, which: Callable[[Answer], bool], what: Callable[[Answer], Any]) -> Readings:
@@ -109,8 +115,12 @@ def jaccard(first: frozenset[str], second: frozenset[str]) -> float:
     return len(first & second) / len(first | second) if first | second else 1.0
 
 
-def repeat_consistency(arm: ArmAnswers) -> dict[str, Any] | None:
+def repeat_consistency(arm: ArmAnswers, task: Task) -> dict[str, Any] | None:
     """How far the repeats of each case agree; None where there is only one.
+
+    Args:
+        arm: all its answers.
+        task: whose classes are read.
 
     Returns:
         `repeats`, `temperature`, `trivial` (True at temperature 0, where `identical_texts` alone is given, as a
@@ -135,7 +145,7 @@ def repeat_consistency(arm: ArmAnswers) -> dict[str, Any] | None:
         )
         return figures
     for source in SOURCES:
-        cases, rows = repeats_table(read_classes(arm, source), repeats)
+        cases, rows = repeats_table(read_classes(arm, source, task), repeats)
         if not rows:
             continue
         table = np.array([[name or "" for name in row] for row in rows])
@@ -166,7 +176,7 @@ def perturbation_consistency(run: Run, arm: ArmAnswers) -> dict[str, Any]:
     """
     changes = dict.fromkeys(key.perturbation for key in arm.lines if key.perturbation is not None)
     read: dict[str, Readings] = {"class_scored": read_scored(arm)}
-    read |= {source: read_classes(arm, source) for source in SOURCES}
+    read |= {source: read_classes(arm, source, run.task) for source in SOURCES}
     concepts = read_concepts(arm)
     by_change: dict[str, Any] = {}
     for change in changes:
@@ -204,7 +214,10 @@ def consistency(run: Run) -> dict[str, Any]:
     """For each arm `repeats` (or None) and `perturbations` (or {}); arms with neither are left out."""
     by_arm = {}
     for name, arm in run.arms.items():
-        entry = {"repeats": repeat_consistency(arm), "perturbations": perturbation_consistency(run, arm)}
+        entry = {
+            "repeats": repeat_consistency(arm, run.task),
+            "perturbations": perturbation_consistency(run, arm),
+        }
         if any(entry.values()):
             by_arm[name] = entry
     return by_arm

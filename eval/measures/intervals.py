@@ -266,62 +266,66 @@ def paired_f1_difference(
     )
 
 
-def confusion(truth: Sequence[str], predicted: Sequence[str], classes: Sequence[str]) -> np.ndarray:
-    """Counts of (true class, predicted class): (num_classes, num_classes), rows are the truth.
+def having(lines: Iterable[Line], key: str) -> list[Line]:
+    """The lines in which `key` stands; what an arm was not asked is missing (`eval.asking.answers.case_lines`)."""
+    return [line for line in lines if key in line]
 
-    Raises:
-        ValueError: when the lengths differ or a name is not among `classes`.
+
+def has_choice(line: Line) -> bool:
+    """Whether one of the classes was taken: by scores, or by a choice from a list of them."""
+    return "class_scores" in line or "listed_class" in line
+
+
+def best_class(line: Line) -> str | None:
+    """The class whose closed-set score is highest; of equal scores the first in the line's order.
+
+    Without scores the class that was chosen from a list; None where an answer names none of it, or several.
     """
-    if len(truth) != len(predicted):
-        raise ValueError(f"{len(truth)} cases of truth but {len(predicted)} of predictions")
-    unknown = sorted((set(truth) | set(predicted)) - set(classes))
-    if unknown:
-        raise ValueError(f"not among the classes: {', '.join(unknown)}")
-    index = {name: position for position, name in enumerate(classes)}
-    table = np.zeros((len(classes), len(classes)), dtype=np.int64)
-    for true_class, predicted_class in zip(truth, predicted, strict=True):
-        table[index[true_class], index[predicted_class]] += 1
-    return table
+    scores: dict[str, float] | None = line.get("class_scores")
+    return max(scores, key=lambda name: scores[name]) if scores else line["listed_class"]
 
 
-def best_class(line: Line) -> str:
-    """The class whose closed-set score is highest; of equal scores the first in the line's order."""
-    scores: dict[str, float] = line["class_scores"]
-    return max(scores, key=lambda name: scores[name])
-
-
-def top_k(lines: Sequence[Line], k: int) -> Interval:
-    """Share of cases whose class is among the k with the highest score; equal scores rank in the line's order."""
-    num_right = 0
+def in_top_k(lines: Iterable[Line], k: int) -> np.ndarray:
+    """(num_cases,) 1 where the true class is among the k with the highest score; equals rank in the line's order."""
+    right = []
     for line in lines:
         scores: dict[str, float] = line["class_scores"]
         # A sort that keeps the order of equals, so that k = 1 agrees with best_class.
-        num_right += line["class"] in sorted(scores, key=lambda name: -scores[name])[:k]
-    return proportion(num_right, len(lines))
+        right.append(int(line["class"] in sorted(scores, key=lambda name: -scores[name])[:k]))
+    return np.array(right, dtype=np.int64)
+
+
+def top_k(lines: Sequence[Line], k: int) -> Interval:
+    """Share of cases whose class is among the k with the highest score."""
+    return proportion(int(in_top_k(lines, k).sum()), len(lines))
 
 
 def top1_right(lines: Iterable[Line]) -> np.ndarray:
-    """(num_cases,) 1 where the best-scored class is the true one, else 0."""
+    """(num_cases,) 1 where the class that was scored best, or chosen, is the true one, else 0."""
     return np.array([int(best_class(line) == line["class"]) for line in lines], dtype=np.int64)
 
 
 def concept_sets(lines: Iterable[Line]) -> tuple[list[set[str]], list[set[str]]]:
-    """The true and the named concepts of each case whose concepts are known (null is unknown, [] is none)."""
-    known = [line for line in lines if line["concepts"] is not None]
+    """The true and the named concepts of each case where both are known (null is unknown, [] is none)."""
+    known = [line for line in having(lines, "predicted_concepts") if line["concepts"] is not None]
     return [set(line["concepts"]) for line in known], [set(line["predicted_concepts"]) for line in known]
 
 
 def arm_summary(lines: Sequence[Line]) -> dict[str, Figure]:
     """The headline measures of one arm, each as `Interval.to_dict()`.
 
-    `concept_micro_f1` is over the cases whose concepts are known and missing where there is none.
+    `concept_micro_f1` is over the cases whose concepts are known and missing where there is none; what the arm lacks
+    is missing too.
     """
-    summary = {
-        "top1": top_k(lines, 1),
-        "top3": top_k(lines, 3),
+    summary = {}
+    if chosen := [line for line in lines if has_choice(line)]:
+        summary["top1"] = proportion(int(top1_right(chosen).sum()), len(chosen))
+    if scored := having(lines, "class_scores"):
+        summary["top3"] = top_k(scored, 3)
+    if answered := having(lines, "text_class"):
         # An answer that commits to no class has text_class None and counts as wrong.
-        "top1_text": proportion(sum(line["text_class"] == line["class"] for line in lines), len(lines)),
-    }
+        right = sum(line["text_class"] == line["class"] for line in answered)
+        summary["top1_text"] = proportion(right, len(answered))
     truth, named = concept_sets(lines)
     if truth:
         summary["concept_micro_f1"] = micro_f1(truth, named)
@@ -331,13 +335,3 @@ def arm_summary(lines: Sequence[Line]) -> dict[str, Figure]:
 def text_outcomes(lines: Iterable[Line]) -> dict[str, int]:
     """How many answers assert a class, and how many do what else; most frequent first."""
     return dict(Counter(line["text_outcome"] for line in lines if "text_outcome" in line).most_common())
-
-
-def by_group(lines: Sequence[Line], key: str) -> dict[str, Interval]:
-    """Top-1 of each value of `key` ("fitzpatrick" or "class"), in order; no value or -1 is "unknown"."""
-    groups: dict[str, list[Line]] = {}
-    for line in lines:
-        value = line.get(key)
-        groups.setdefault("unknown" if value in (None, -1) else str(value), []).append(line)
-    ordered = sorted(groups.items(), key=lambda item: (item[0] == "unknown", item[0]))
-    return {name: proportion(int(top1_right(group).sum()), len(group)) for name, group in ordered}

@@ -10,14 +10,15 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from eval.asking.answers import FOLDER, ArmAnswers, Run, case_lines, read_run
+from eval.asking.answers import FOLDER, ArmAnswers, Run, case_lines, kind_of, read_run
+from eval.measures.by_task.table import add_task, task_text
 from eval.measures.calibration import calibration
 from eval.measures.classification import by_likelihood, by_text
-from eval.measures.comparisons import compare_all
+from eval.measures.comparing.arms import compare_all
+from eval.measures.comparing.groups import by_groups
 from eval.measures.concepts import hallucinations, named_concepts, scored_concepts
 from eval.measures.consistency import consistency
-from eval.measures.groups import by_groups
-from eval.measures.intervals import RESAMPLES, Interval, Line, arm_summary, text_outcomes
+from eval.measures.intervals import RESAMPLES, Interval, Line, arm_summary, has_choice, having, text_outcomes
 from eval.measures.texts import text_statistics
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import write_text
@@ -25,7 +26,10 @@ from skingpt4.support.parse import ParseError, read_json_object
 
 RESULTS = "results.json"
 FIRST = "two_step"  # the arm that the others are compared with
-ARMS = (FIRST, "step1_only", "step2_only", "untrained", "blank_image", "noise_image", "other_image")
+TRAINED, CONTROLS = (
+    (FIRST, "step1_only", "step2_only"),
+    ("untrained", "blank_image", "noise_image", "other_image"),
+)
 HEADLINE = {
     "top1": "class top-1",
     "top3": "class in top 3",
@@ -42,17 +46,29 @@ class ReportError(UserError):
 def run_lines(run: Run) -> dict[str, list[Line]]:
     """The greedy answers of every arm, in order of display; see `eval.asking.answers.case_lines`.
 
+    Arms of other systems that have not answered a complete case yet are left out.
+
     Raises:
-        ReportError: an arm answered no case completely, or a score is not a number.
+        ReportError: no arm answered a case completely, one of ours did not, or a score is not a number.
     """
-    names = [arm for arm in ARMS if arm in run.arms] + [arm for arm in run.arms if arm not in ARMS]
-    arms = {name: case_lines(run, run.arms[name]) for name in names}
-    for name, lines in arms.items():
-        if not lines:
+    arms = {name: case_lines(run, run.arms[name]) for name in _in_order(run)}
+    for name in [name for name, lines in arms.items() if not lines]:
+        if len(arms) > 1 and kind_of(run.arms[name].meta) != "projection":
+            del arms[name]
+        else:
             raise ReportError(f"{run.folder}: arm {name} has no completely answered case; run eval.run again")
-        for line in lines:
+    for name, lines in arms.items():
+        for line in having(lines, "class_scores"):
             _check_scores(line, f"{run.folder}: arm {name}, case {line['case_id']!r}")
     return arms
+
+
+def _in_order(run: Run) -> list[str]:
+    """Our trained arms, then the others; the controls come last where there are arms of other systems."""
+    others = [arm for arm in run.arms if arm not in (*TRAINED, *CONTROLS)]
+    foreign = any(kind_of(arm.meta) != "projection" for arm in run.arms.values())
+    order = (*TRAINED, *others, *CONTROLS) if foreign else (*TRAINED, *CONTROLS, *others)
+    return [arm for arm in order if arm in run.arms]
 
 
 def _check_scores(line: Line, where: str) -> None:
@@ -64,21 +80,26 @@ def _check_scores(line: Line, where: str) -> None:
         raise ReportError(f"{where}: the true class {line['class']!r} has no score")
 
 
-def measure_arm(arm: ArmAnswers, lines: Sequence[Line]) -> dict[str, Any]:
-    """Every measure of one arm.
+def measure_arm(run: Run, arm: ArmAnswers, lines: Sequence[Line]) -> dict[str, Any]:
+    """Every measure of one arm; what it was not asked is missing.
 
     Args:
+        run: whose task names classes and concepts.
         arm: all its answers, for the statistics of texts.
         lines: its greedy, unchanged answers, one a case (`eval.asking.answers.case_lines`).
     """
-    return {
-        **arm_summary(lines),
-        "class": by_likelihood(lines),
-        "text": by_text(lines),
-        "concepts": named_concepts(lines),
+    measured: dict[str, Any] = arm_summary(lines)
+    if chosen := [line for line in lines if has_choice(line)]:
+        measured["class"] = by_likelihood(chosen, run.task.classes)
+    if scored := having(lines, "class_scores"):
+        measured["calibration"] = calibration(scored)
+    if answered := having(lines, "text_class"):
+        measured["text"] = by_text(answered, run.task.classes)
+    if named := having(lines, "predicted_concepts"):
+        measured["concepts"] = named_concepts(named, concepts=run.task.concepts)
+        measured["hallucination"] = hallucinations(named, run.task.concepts)
+    return measured | {
         "concepts_auroc": scored_concepts(lines),
-        "hallucination": hallucinations(lines),
-        "calibration": calibration(lines),
         "groups": by_groups(lines),
         "answers": text_statistics(arm),
     }
@@ -108,15 +129,18 @@ def measure_run(
     """
     before = read_json(run.folder / RESULTS)
     pairs = compare_all(arms)
-    for other in [name for name in arms if name != FIRST] if FIRST in arms else []:
+    ours = [name for name in arms if name != FIRST and kind_of(run.arms[name].meta) == "projection"]
+    for other in ours if FIRST in arms else []:
         if f"{FIRST}_minus_{other}" not in pairs:
             raise ReportError(f"{run.folder}: {FIRST} against {other}: the two arms share no case")
-    return {
+    results: dict[str, Any] = {
         "num_cases": len({line["case_id"] for lines in arms.values() for line in lines}),
         "seconds": before.get("seconds") if seconds is None else seconds,
         "peak_memory_gb": before.get("peak_memory_gb") if peak_memory_gb is None else peak_memory_gb,
-        "arms": {name: measure_arm(run.arms[name], lines) for name, lines in arms.items()},
-        "text_outcomes": {name: text_outcomes(lines) for name, lines in arms.items()},
+        "arms": {name: measure_arm(run, run.arms[name], lines) for name, lines in arms.items()},
+        "text_outcomes": {
+            name: text_outcomes(lines) for name, lines in arms.items() if having(lines, "text_class")
+        },
         "comparisons": _with_first(pairs),
         "pairs": pairs,
         "consistency": consistency(run),
@@ -126,6 +150,8 @@ def measure_run(
             "statistics": _statistics(),
         },
     }
+    add_task(run, results)
+    return results
 
 
 def write_results(
@@ -176,7 +202,7 @@ def headline(results: dict[str, Any]) -> str:
     rows = [["arm", *HEADLINE.values()]]
     for name, summary in results["arms"].items():
         figures = [summary.get(measure) for measure in HEADLINE]
-        rows.append([name, *(Interval.from_dict(f).text() if f else "not annotated" for f in figures)])
+        rows.append([name, *(Interval.from_dict(f).text() if f else "not measured" for f in figures)])
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
@@ -186,6 +212,8 @@ def headline(results: dict[str, Any]) -> str:
         if "concept_micro_f1" in comparison:
             text += f"; concept F1 {Interval.from_dict(comparison['concept_micro_f1']).points()}"
         lines.append(text)
+    if text := task_text(results):
+        lines += ["", text]
     return "\n".join(line.rstrip() for line in lines)
 
 

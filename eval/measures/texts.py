@@ -54,8 +54,10 @@ def median(values: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -
 def _about(answers: Sequence[Answer], limit: int | None) -> dict[str, Any]:
     """One question's answers, one a case."""
     texts = [answer.text for answer in answers]
-    tokens = [answer.fields["num_tokens"] for answer in answers if "num_tokens" in answer.fields]
-    seconds = [answer.fields["seconds"] for answer in answers if "seconds" in answer.fields]
+    tokens, seconds = (
+        [answer.fields[key] for answer in answers if answer.fields.get(key) is not None]
+        for key in ("num_tokens", "seconds")
+    )
     counts = Counter(texts)
     figures: dict[str, Any] = {
         "words": ratio_interval([len(words(text)) for text in texts]).to_dict(),

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.page.figures import WIDTH
+from eval.page.figures.drawing import WIDTH
 from eval.page.parts import (
     Bullets,
     Case,

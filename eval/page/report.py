@@ -95,7 +95,8 @@ def _add_ratings(run: Run, path: Path | None, results: dict[str, Any]) -> list[R
     ratings = [rating for rating in every if rating.case_id in run.cases and rating.arm in results["arms"]]
     if not ratings:
         raise ReportError(f"{path}: none of its {len(every)} rows is about a case and an arm of {run.folder}")
-    results["ratings"] = rating_summary(ratings)
+    urgencies = {name: case["urgency"] for name, case in run.cases.items() if case.get("urgency")}
+    results["ratings"] = rating_summary(ratings, urgencies=urgencies)
     results["provenance"]["ratings"] = {
         "ratings": path.name,
         "ratings sha256": file_sha256(path),
@@ -156,13 +157,13 @@ def read_jsonl(path: Path) -> list[tuple[int, dict[str, Any]]]:
 
 
 def load_losses(run_dir: Path) -> dict[str, list[dict[str, Any]]]:
-    """The logged losses of both steps, of those that have a log.
+    """The logged losses of all steps, of those that have a log.
 
     Raises:
         ReportError: a line is damaged.
     """
     logs = {}
-    for step in ("step1", "step2"):
+    for step in ("align", "step1", "step2"):
         path = run_dir / step / "metrics.jsonl"
         if not path.is_file():
             continue

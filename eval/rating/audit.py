@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from eval.measures.intervals import Interval, proportion
-from eval.rating.ratings import AGREE, ITEMS, Rating, RatingsError, read_ratings
+from eval.rating.questionnaire import AGREE, ITEMS, UNKNOWN
+from eval.rating.ratings import Rating, RatingsError, read_ratings
 
 STATED_CASES, LARGEST = 150, 200
 RESAMPLES = 2000
@@ -160,15 +161,20 @@ def show(result: dict[str, Any]) -> str:
     return "\n".join(lines).strip()
 
 
-def own_ratings(path: Path, arm: str | None) -> list[Rating]:
-    """The ratings of one arm.
+def own_ratings(path: Path, arm: str | None, role: str | None = None) -> list[Rating]:
+    """The ratings of one arm by raters of one role.
 
     Raises:
-        RatingsError: no such file or arm, or several arms and none is named: they are never pooled.
+        RatingsError: no such file, arm or role, or several and none is named: they are never pooled.
     """
     ratings = [rating for rating in read_ratings(path) if rating.item in ITEMS]
-    arms = list(dict.fromkeys(rating.arm for rating in ratings))
-    if arm not in arms and (arm or len(arms) > 1):
-        what = f"has no ratings of arm {arm!r}" if arm else "rates several arms"
-        raise RatingsError(f"{path}: {what}; name one with --arm: {', '.join(arms) or 'there is none'}")
-    return [rating for rating in ratings if arm in (None, rating.arm)]
+    for option, chosen in (("arm", arm), ("role", role)):
+        there = list(dict.fromkeys(getattr(rating, option) or UNKNOWN for rating in ratings))
+        if chosen not in there and (chosen or len(there) > 1):
+            several = "rates several arms" if option == "arm" else "holds ratings of several roles"
+            what = f"has no ratings of {option} {chosen!r}" if chosen else several
+            raise RatingsError(
+                f"{path}: {what}; name one with --{option}: {', '.join(there) or 'there is none'}"
+            )
+        ratings = [r for r in ratings if chosen in (None, getattr(r, option) or UNKNOWN)]
+    return ratings

@@ -1,4 +1,4 @@
-"""What a rater is shown of a run, and when: blinded, in the rater's own order, the own diagnosis before any text.
+"""What a rater is shown of a run, and when: blinded, in the rater's own order, their own opinion before any text.
 
 No Gradio here: `eval.rating.form` lays out the `View`s that a `Desk` gives.
 """
@@ -7,12 +7,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 from eval.asking.answers import Run
-from eval.rating.ratings import FLAG, ITEMS
+from eval.rating.questionnaire import (
+    COMMENT,
+    MAX_TEXT,
+    OWN_DIAGNOSIS,
+    UNKNOWN_ROLE,
+    Question,
+    form_of,
+    steps_before,
+)
 from eval.rating.store import Sheet, Store, clean
+from eval.rating.study import Study, agree, has_agreed, read_study
 from skingpt4.records.archives import exists
 from skingpt4.records.naming import hint, image_path
 from skingpt4.support.errors import UserError
@@ -25,7 +34,7 @@ FAMILIES = (
 )  # fmt: skip
 SIZE = r"(?:[-\s]?v?\d(?:[\w.-]*\w)?|-[\w.-]*\w)?"
 ORDINARY = {"blank", "noise", "untrained"}  # arms whose names are words of their own and tell a rater nothing
-DIAGNOSE, RATE, DONE = "diagnose", "rate", "done"
+CONSENT, BEFORE, RATE, DONE = "consent", "before", "rate", "done"
 
 
 class ReviewError(UserError):
@@ -34,14 +43,21 @@ class ReviewError(UserError):
 
 @dataclass(frozen=True)
 class View:
-    """What is shown at place `k` (from 0) of `n`. `conversation` is empty until the own diagnosis is saved."""
+    """What is shown at place `k` (from 0) of `n`. `conversation` is empty until all that comes before it is saved.
+
+    `questions` are asked now, and after them `steps_left` more steps before the text; `own` is what the rater
+    answered in those steps, as (question, answer).
+    """
 
     k: int
     n: int
     stage: str
+    study: Study
     pictures: tuple[Path, ...] = ()
     history: str = ""
-    own: str = ""
+    questions: tuple[Question, ...] = ()
+    steps_left: int = 0
+    own: tuple[tuple[Question, str], ...] = ()
     conversation: tuple[tuple[str, str], ...] = ()
     values: Mapping[str, str] = field(default_factory=dict)
     num_rated: int = 0
@@ -57,6 +73,11 @@ class Material:
     pictures: Mapping[str, tuple[Path, ...]]
     histories: Mapping[str, str]
     conversations: Mapping[tuple[str, str], tuple[tuple[str, str], ...]]
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        """What the models were asked, by the longest of the conversations."""
+        return tuple(prompt for prompt, _ in max(self.conversations.values(), key=len))
 
 
 def name_pattern(arms: Sequence[str], models: Sequence[str]) -> re.Pattern[str]:
@@ -128,66 +149,113 @@ class Desk:
         sheets = self.store.sheets(rater, material.arms, material.cases)
         return [sheet for sheet in sheets if sheet[1:] in material.conversations]
 
+    def _role(self, rater: str) -> str:
+        return self.store.roles().get(rater, UNKNOWN_ROLE)
+
+    def progress(self, rater: str) -> tuple[int, int]:
+        """How many of the rater's forms are complete, and how many there are."""
+        done = self._done(rater, self._sheets(rater), read_study(self.store))
+        return sum(done), len(done)
+
+    def _done(self, rater: str, sheets: Sequence[Sheet], study: Study) -> list[bool]:
+        needed = [question.item for question in form_of(self._role(rater), study) if question.required]
+        rated = self.store.rated(rater, needed)
+        return [sheet[1:] in rated for sheet in sheets]
+
     def open(self, rater: str, k: int | None = None) -> View:
-        """The sheet at place k, or the rater's first without a complete form."""
-        sheets, rated = self._sheets(rater), self.store.rated(rater)
-        done = [sheet[1:] in rated for sheet in sheets]
-        current = done.index(False) if False in done else len(sheets)
+        """The sheet at place k, or the rater's first without a complete form; before all, the consent."""
+        sheets, study, role = self._sheets(rater), read_study(self.store), self._role(rater)
+        done = self._done(rater, sheets, study)
+        n, num_rated = len(sheets), sum(done)
+        if not has_agreed(self.store, rater, study):
+            return View(0, n, CONSENT, study, num_rated=num_rated)
+        current = done.index(False) if False in done else n
         k = current if k is None else min(max(k, 0), current)
-        if k == len(sheets):
-            return View(k, len(sheets), DONE, num_rated=sum(done))
+        if k == n:
+            return View(k, n, DONE, study, num_rated=num_rated)
         sheet = sheets[k]
-        own = self.store.own_diagnosis(rater, sheet.case_id)
-        values = self.store.form(rater, sheet.arm, sheet.case_id) if own is not None else {}
-        return View(
-            k,
-            len(sheets),
-            DIAGNOSE if own is None else RATE,
-            self.material.pictures[sheet.case_id],
-            self.material.histories[sheet.case_id],
-            own or "",
-            () if own is None else self.material.conversations[sheet[1:]],
-            values,
-            sum(done),
-            done[k],
+        answered = self.store.own(rater, sheet.case_id)
+        steps = steps_before(role, study, self.material.prompts)
+        open_steps = [step for step in steps if any(question.item not in answered for question in step)]
+        own = [(q, answered[q.item]) for step in steps for q in step if q.item in answered]
+        view = View(
+            k, n, BEFORE, study, self.material.pictures[sheet.case_id], self.material.histories[sheet.case_id],
+            own=tuple(own), num_rated=num_rated, revising=done[k],
+        )  # fmt: skip
+        if open_steps:
+            return replace(view, questions=open_steps[0], steps_left=len(open_steps) - 1)
+        return replace(
+            view,
+            stage=RATE,
+            questions=form_of(role, study),
+            conversation=self.material.conversations[sheet[1:]],
+            values=self.store.form(rater, sheet.arm, sheet.case_id),
         )
 
-    def diagnose(self, rater: str, k: int, text: str, seconds: float) -> View:
-        """Save the rater's own diagnosis, then show the text. A second page does not change what is saved.
+    def agree(self, rater: str) -> View:
+        """The rater agrees to take part; then the first case is shown."""
+        agree(self.store, rater, read_study(self.store))
+        return self.open(rater)
+
+    def answer(
+        self, rater: str, k: int, items: Sequence[str], values: Mapping[str, object], seconds: float
+    ) -> View:
+        """Save what is asked before the text, then show what comes next.
+
+        A second page with the same questions does not change what is saved.
+
+        Args:
+            rater: who answers.
+            k: place of the sheet.
+            items: of the questions that were shown.
+            values: by item.
+            seconds: since they were shown.
 
         Raises:
-            ReviewError: it is empty.
+            ReviewError: an answer is missing; nothing is saved.
+            RatingsError: an answer that is not in its list.
         """
-        text = clean(text)
-        if not text:
-            raise ReviewError(
-                "Write your own diagnosis first ('not known' is one); then the answers are shown."
-            )
         view = self.open(rater, k)
-        if view.stage == DIAGNOSE:
+        if view.stage == BEFORE and [question.item for question in view.questions] == list(items):
+            answers = _complete(view.questions, values)
             _, arm, case_id = self._sheets(rater)[view.k]
-            self.store.save(rater, arm, case_id, {"own_diagnosis": text}, seconds)
+            self.store.save(rater, arm, case_id, answers, seconds)
             view = self.open(rater, k)
         return view
 
-    def rate(self, rater: str, k: int, values: Mapping[str, str], seconds: float) -> View:
+    def rate(self, rater: str, k: int, values: Mapping[str, object], seconds: float) -> View:
         """Save a complete form, then show the first sheet without one.
 
         Raises:
-            ReviewError: an answer is missing, or the own diagnosis is; nothing is saved.
+            ReviewError: an answer is missing, or what comes before it is; nothing is saved.
             RatingsError: an answer that is not on its scale.
         """
-        if self.open(rater, k).stage != RATE:
+        view = self.open(rater, k)
+        if view.stage != RATE:
             raise ReviewError("This form cannot be taken now; load the page again.")
-        missing = [item for item in (*ITEMS, FLAG) if not values.get(item)]
-        if missing:
-            numbers = [str([*ITEMS, FLAG].index(item) + 1) for item in missing]
-            raise ReviewError(f"Still to be answered: {', '.join(numbers)}.")
-        _, arm, case_id = self._sheets(rater)[k]
-        form = {item: str(values[item]) for item in (*ITEMS, FLAG)}
-        self.store.save(rater, arm, case_id, form | {"comment": str(values.get("comment") or "")}, seconds)
+        comment = Question(COMMENT, "", kind="text")
+        form = _complete((*view.questions, comment), values)
+        _, arm, case_id = self._sheets(rater)[view.k]
+        self.store.save(rater, arm, case_id, form, seconds)
         return self.open(rater)
 
     def back(self, rater: str, k: int) -> View:
         """The sheet before, to be revised."""
         return self.open(rater, max(k - 1, 0))
+
+
+def _complete(questions: Sequence[Question], values: Mapping[str, object]) -> dict[str, str]:
+    """The answer to each question.
+
+    Raises:
+        ReviewError: a required one is missing.
+    """
+    answers = {question.item: clean(str(values.get(question.item) or "")) for question in questions}
+    numbers = [str(n) for n, q in enumerate(questions, 1) if q.required and not answers[q.item]]
+    if any(len(text) > MAX_TEXT for text in answers.values()):
+        raise ReviewError(f"A text may have at most {MAX_TEXT} characters.")
+    if not answers.get(OWN_DIAGNOSIS, "x"):
+        raise ReviewError("Write your own diagnosis first ('not known' is one); then the answers are shown.")
+    if numbers:
+        raise ReviewError(f"Still to be answered: {', '.join(numbers)}.")
+    return answers

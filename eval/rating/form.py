@@ -13,9 +13,11 @@ from typing import Any
 
 import gradio as gr
 
-from eval.rating.desk import DIAGNOSE, DONE, RATE, Desk, ReviewError, View
-from eval.rating.ratings import FLAG, ITEMS, SCALE
+from eval.rating.desk import BEFORE, CONSENT, DONE, RATE, Desk, ReviewError, View
+from eval.rating.questionnaire import COMMENT, MAX_TEXT, SCALE, Question, own_answer_number
+from eval.rating.study import NO_APPROVAL, Study
 from skingpt4.records.images import read_picture
+from skingpt4.server import cover
 from skingpt4.server.decoding import decoded
 from skingpt4.server.gradio_app import escape, note
 from skingpt4.support.errors import UserError
@@ -23,11 +25,10 @@ from skingpt4.support.parse import parse_json
 
 TITLE = "Review of answers"
 DISCLAIMER = "Research software, not a medical device. The answers shown here are not a diagnosis."
-FLAG_TEXT = "Does the text state something that is not in the picture or is made up (a hallucination)?"
 SHOWN_SIDE = 1600  # pixels; a larger picture is shown as a copy of this size
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
 
-CSS = Path(__file__).with_name("review.css").read_text(encoding="utf-8")
+CSS = cover.CSS + Path(__file__).with_name("review.css").read_text(encoding="utf-8")
 SCRIPT = f"<script>{Path(__file__).with_name('review.js').read_text(encoding='utf-8')}</script>"
 
 READY = "() => window.reviewReady()"
@@ -55,63 +56,139 @@ def head(view: View, rater: str, serial: str) -> str:
 
 
 def pictures(view: View) -> str:
-    """The case's pictures and history."""
-    figures = "".join(
-        f'<figure><img src="{picture_uri(path)}" alt="Picture {n} of the case; a click enlarges it"></figure>'
-        for n, path in enumerate(view.pictures, 1)
-    )
+    """The case's pictures, covered if the study says so, and history."""
+    figures = ""
+    for n, path in enumerate(view.pictures, 1):
+        image = f'<img src="{picture_uri(path)}" alt="Picture {n} of the case; a click enlarges it">'
+        shown = cover.covered(image, key=f"{view.k}-{n}") if view.study.cover else image
+        figures += f"<figure>{shown}</figure>"
     history = (
         f'<p class="history"><strong>History:</strong> {escape(view.history)}</p>' if view.history else ""
     )
     return f'<div id="pictures">{figures}</div>{history}'
 
 
+def consent(study: Study) -> str:
+    """What raters agree to, and under which number it was approved."""
+    paragraphs = "".join(f"<p>{escape(' '.join(part.split()))}</p>" for part in study.consent.split("\n\n"))
+    approval = f"Approval: {study.approval}" if study.approval else NO_APPROVAL
+    return (
+        f'<section id="consent"><h2>Before you begin</h2>{paragraphs}<p><strong>{escape(approval)}</strong></p>'
+        "<p>That you agree is recorded with the time, this text and the approval number.</p></section>"
+    )
+
+
 def sheet(view: View, serial: str) -> str:
-    """The conversation and the questionnaire, or what stands there when all is done."""
+    """What is asked now, under what the rater has read and written of the case so far."""
     if view.stage == DONE:
         return '<p class="done">All forms are rated. Thank you; this page can be closed.</p>'
-    if view.stage == DIAGNOSE:
-        return ""
-    turns = "".join(
+    if view.stage == CONSENT:
+        body = consent(view.study)
+    else:
+        turns = "".join(_turn(prompt, answer, "(no answer)") for prompt, answer in view.conversation)
+        body = _own(view) + turns + _questions(view)
+    return f'<form id="sheet" data-serial="{serial}" onsubmit="return false" autocomplete="off">{body}</form>'
+
+
+def _turn(prompt: str, answer: str, nothing: str) -> str:
+    return (
         f'<div class="turn"><p class="asked">{escape(prompt)}</p>'
-        f'<p class="said">{escape(answer) or "(no answer)"}</p></div>'
-        for prompt, answer in view.conversation
+        f'<p class="said">{escape(answer) or nothing}</p></div>'
     )
-    words = "".join(f"<span>{number} {SCALE[number]}</span>" for number in sorted(SCALE))
-    scale = [(str(number), str(number), str(number), SCALE[number]) for number in sorted(SCALE)]
-    items = [_group(n, item, statement, scale, view) for n, (item, statement) in enumerate(ITEMS.items(), 1)]
-    yes_no = [("y", "1", "Yes", "yes"), ("n", "0", "No", "no")]
-    items.append(_group(len(ITEMS) + 1, FLAG, FLAG_TEXT, yes_no, view))
-    return (
-        f'<p class="own"><strong>Your own diagnosis:</strong> {escape(view.own)}</p>{turns}'
-        f'<form id="sheet" data-serial="{serial}" onsubmit="return false" autocomplete="off">'
-        f'<div class="words" aria-hidden="true"><span></span>{words}</div>{"".join(items)}'
-        '<label class="comment" for="comment">Comment (if you like)</label>'
-        f'<textarea id="comment" name="comment" maxlength="4000">{escape(view.values.get("comment", ""))}</textarea>'
+
+
+def _own(view: View) -> str:
+    """What the rater answered before the text; their own answers are folded once the text is shown."""
+    answers, notes = "", ""
+    for question, value in view.own:
+        if own_answer_number(question.item):
+            answers += _turn(question.text, value, "(left empty)")
+        else:
+            words = dict(question.choices).get(value, value)
+            notes += f'<p class="own"><strong>{escape(question.title)}:</strong> {escape(words)}</p>'
+    if answers:
+        opened = " open" if view.stage == BEFORE else ""
+        answers = f'<details class="own"{opened}><summary>Your own answers</summary>{answers}</details>'
+    return notes + answers
+
+
+def _questions(view: View) -> str:
+    several = len(view.questions) > 1
+    asked = [_question(question, n if several else 0, view) for n, question in enumerate(view.questions, 1)]
+    kinds = {question.kind for question in view.questions}
+    head = ""
+    if "scale" in kinds:
+        words = "".join(f"<span>{number} {SCALE[number]}</span>" for number in sorted(SCALE))
+        head = f'<div class="words" aria-hidden="true"><span></span>{words}</div>'
+    comment = ""
+    if view.stage == RATE:
+        text = escape(view.values.get(COMMENT, ""))
+        comment = (
+            '<label class="comment" for="comment">Comment (if you like)</label>'
+            f'<textarea id="comment" name="{COMMENT}" maxlength="{MAX_TEXT}">{text}</textarea>'
+        )
+    gaps = (
         '<p class="gaps" role="status">Not saved yet: the lines marked in red are still to be answered.</p>'
-        '<p class="keys">Keys: 1 to 5 answer the marked line, Y or N the last; Enter saves and goes on '
-        "(in the comment too; Shift+Enter begins a line).</p></form>"
     )
+    return f'{head}{"".join(asked)}{comment}{gaps}<p class="keys">{_keys(kinds)}</p>'
 
 
-def _group(
-    number: int, item: str, statement: str, choices: list[tuple[str, str, str, str]], view: View
-) -> str:
-    """One line of the questionnaire; choices are (key, value, label, spoken label)."""
+def _keys(kinds: set[str]) -> str:
+    """Which keys answer these kinds of questions."""
+    if "text" in kinds:
+        return "Enter begins a line; Ctrl+Enter goes on."
+    digits = "1 to 5" if "scale" in kinds else "1 to 4" if "urgency" in kinds else ""
+    keys = f"{digits} answer the marked line, " if digits else ""
+    keys += "Y or N the last; " if "yes_no" in kinds else ""
+    lines = " (Shift+Enter begins a line of a text)" if kinds & {"line", "scale"} else ""
+    return f"Keys: {keys}Enter saves and goes on{lines}."
+
+
+def _question(question: Question, number: int, view: View) -> str:
+    """One line of the questionnaire, numbered from 1; 0 gives it no number."""
+    item = question.item
+    title = f"{number}. {question.text}" if number else question.text
+    hint = f'<p class="hint" id="hint-{item}">{escape(question.hint)}</p>' if question.hint else ""
+    if question.kind in ("line", "text"):
+        needed = " required" if question.required else ""
+        described = f' aria-describedby="hint-{item}"' if hint else ""
+        return (
+            f'<div class="item {question.kind}"><label for="field-{item}">{escape(title)}</label>{hint}'
+            f'<textarea id="field-{item}" name="{item}" maxlength="{MAX_TEXT}"{needed}{described}></textarea></div>'
+        )
     labels = "".join(
-        f'<label title="{spoken}"><input type="radio" name="{item}" value="{value}" data-key="{key}" '
-        f'aria-label="{label}, {spoken}"{" checked" if view.values.get(item) == value else ""}>'
-        f"<span>{label}</span></label>"
-        for key, value, label, spoken in choices
+        f'<label title="{escape(spoken)}"><input type="radio" name="{item}" value="{value}" data-key="{key}" '
+        f'aria-label="{escape(spoken if shown == spoken else f"{shown}, {spoken}")}"'
+        f"{' checked' if view.values.get(item) == value else ''}><span>{escape(shown)}</span></label>"
+        for key, value, shown, spoken in _choices(question)
     )
     return (
-        f'<div class="item" role="radiogroup" aria-labelledby="item-{item}">'
-        f'<p id="item-{item}">{number}. {escape(statement)}</p>{labels}</div>'
+        f'<div class="item {question.kind}" role="radiogroup" aria-labelledby="item-{item}">'
+        f'<p id="item-{item}">{escape(title)}</p>{labels}</div>'
     )
+
+
+def _choices(question: Question) -> list[tuple[str, str, str, str]]:
+    """(key, value, words, spoken words) of each choice."""
+    if question.kind == "yes_no":
+        return [("y", "1", "Yes", "yes"), ("n", "0", "No", "no")]
+    if question.kind == "urgency":
+        return [(str(n), value, words, words) for n, (value, words) in enumerate(question.choices, 1)]
+    return [(str(number), str(number), str(number), SCALE[number]) for number in sorted(SCALE)]
+
+
+def _go_on(view: View) -> str:
+    """The words on the button that sends this view's form."""
+    if view.stage == BEFORE:
+        return "Go on" if view.steps_left else "Show the answers"
+    return "I agree, begin" if view.stage == CONSENT else "Save and go on"
 
 
 class Page:
-    """What the controls do: a view of the desk as values of the components. `now` is (place, serial, since)."""
+    """What the controls do: a view of the desk as values of the components.
+
+    `now` is (place, stage, items asked, serial, since).
+    """
 
     def __init__(self, desk: Desk) -> None:
         """Serve this desk to all raters."""
@@ -121,17 +198,15 @@ class Page:
         """Values of all components for a view."""
         since = time.monotonic()
         serial = f"{view.k}-{view.stage}-{since:.6f}"
-        asking = view.stage == DIAGNOSE
         try:
             seen = pictures(view)
         except UserError as error:
             seen = note(str(error), failed=True)
         return [
-            (view.k, serial, since),
+            (view.k, view.stage, [question.item for question in view.questions], serial, since),
             head(view, rater, serial),
             seen,
-            gr.Textbox(value="", visible=asking),
-            gr.Button("Show the answers" if asking else "Save and go on", visible=view.stage != DONE),
+            gr.Button(_go_on(view), visible=view.stage != DONE),
             gr.Button(visible=view.k > 0),
             sheet(view, serial),
             note(message),
@@ -146,29 +221,30 @@ class Page:
         except Exception as error:
             traceback.print_exception(error)
             why = f"Something unexpected failed ({type(error).__name__}); the terminal shows where."
-        return [gr.skip()] * 7 + [note(f"Not saved. {why}", failed=True)]
+        return [gr.skip()] * 6 + [note(f"Not saved. {why}", failed=True)]
 
     def open(self, request: gr.Request) -> list[Any]:
         """The page was loaded: go on where the rater stopped."""
         rater = str(request.username)
         return self._try(rater, lambda: self.desk.open(rater))
 
-    def go_on(self, now: tuple | None, own: str, collected: str, request: gr.Request) -> list[Any]:
-        """Save the own diagnosis, or the form."""
+    def go_on(self, now: tuple | None, collected: str, request: gr.Request) -> list[Any]:
+        """Save what the form on the page holds."""
         rater = str(request.username)
+        place, stage, items, serial, since = now or (0, "", [], None, 0.0)
 
         def act() -> View:
-            place, serial, since = now or (None, "", 0.0)
             sent = parse_json(collected or "{}")
-            if place is None:
+            if serial is None or sent.get("serial") != serial:
                 raise ReviewError("This page is out of date; load it again.")
-            if not sent.get("serial"):  # only the own diagnosis is sent
-                return self.desk.diagnose(rater, place, own, time.monotonic() - since)
-            if sent["serial"] != serial:
-                raise ReviewError("This page is out of date; load it again.")
-            return self.desk.rate(rater, place, sent["values"], time.monotonic() - since)
+            if stage == CONSENT:
+                return self.desk.agree(rater)
+            seconds = time.monotonic() - since
+            if stage == BEFORE:
+                return self.desk.answer(rater, place, items, sent["values"], seconds)
+            return self.desk.rate(rater, place, sent["values"], seconds)
 
-        return self._try(rater, act, "Saved.")
+        return self._try(rater, act, "" if stage == CONSENT else "Saved.")
 
     def back(self, now: tuple | None, request: gr.Request) -> list[Any]:
         """Show the form before, to be revised."""
@@ -187,22 +263,15 @@ def build(desk: Desk) -> gr.Blocks:
             with gr.Column(scale=4, min_width=300, elem_id="seen"):
                 seen = gr.HTML("")
             with gr.Column(scale=6, min_width=320):
-                own = gr.Textbox(
-                    label="Your own diagnosis, before any answer is shown", visible=False, elem_id="own",
-                    info="One or several, the likeliest first. It cannot be changed afterwards. Enter goes on.",
-                    max_length=1000,
-                )  # fmt: skip
                 asked = gr.HTML("")
                 line = gr.HTML("", elem_id="note")
                 with gr.Row(elem_id="buttons"):
                     back = gr.Button("Back", min_width=90, scale=1, visible=False)
                     save = gr.Button("Go on", variant="primary", scale=3, elem_id="save", visible=False)
-        shown = [now, title, seen, own, save, back, asked, line]
-        collect = "(now, own) => [now, own, window.reviewCollect()]"
+        shown = [now, title, seen, save, back, asked, line]
+        collect = "(now) => [now, window.reviewCollect()]"
         then: dict[str, Any] = {"fn": None, "js": READY, "show_progress": "hidden"}
         blocks.load(page.open, None, shown, **QUIET).then(**then)
-        gr.on([save.click, own.submit], page.go_on, [now, own, collected], shown, js=collect, **QUIET).then(
-            **then
-        )
+        save.click(page.go_on, [now, collected], shown, js=collect, **QUIET).then(**then)
         back.click(page.back, now, shown, **QUIET).then(**then)
     return blocks

@@ -1,12 +1,26 @@
 // The ratings form in the browser: keys, focus, and what is sent. It knows the form's marks and nothing of ratings.
 (() => {
   let last = null;
+  const opened = new Set(); // pictures that this page has uncovered
   const form = () => document.querySelector('#sheet');
   const groups = () => [...document.querySelectorAll('#sheet .item')];
-  const answered = group => group.querySelector('input:checked');
+  const field = group => group.querySelector('textarea') || group.querySelector('input:checked') || group.querySelector('input');
+  const answered = group => {
+    const text = group.querySelector('textarea');
+    return text ? !text.required || text.value.trim() !== '' : group.querySelector('input:checked') !== null;
+  };
+  const covered = () => document.querySelector('#pictures details.cover:not([open]) > summary');
   const point = (group, scroll) => {
-    (answered(group) || group.querySelector('input')).focus({preventScroll: true});
+    field(group).focus({preventScroll: true});
     if (scroll) group.scrollIntoView({block: 'nearest'});
+  };
+  // To what comes next: a picture that is still covered, or the first question without an answer.
+  const goOn = () => {
+    const group = groups().find(each => !answered(each)) || groups()[0];
+    const cover = covered();
+    if (cover) cover.focus({preventScroll: true});
+    else if (group) point(group, false);
+    else document.querySelector('#save')?.focus({preventScroll: true});
   };
   window.reviewCollect = () => {
     const values = {};
@@ -14,11 +28,7 @@
     return JSON.stringify({serial: form() ? form().dataset.serial : '', values});
   };
   // The page is drawn some time after its values have come, so wait until the new view is really there.
-  const drawn = serial => {
-    if (serial.includes('-rate-')) return form()?.dataset.serial === serial;
-    if (serial.includes('-diagnose-')) return !form() && document.querySelector('#own textarea, #own input');
-    return true;
-  };
+  const drawn = serial => serial.includes('-done-') || form()?.dataset.serial === serial;
   window.reviewReady = () => {
     const until = Date.now() + 30000;
     const look = () => {
@@ -32,9 +42,10 @@
     if (serial === last) return;
     last = serial;
     window.scrollTo(0, 0);
-    if (!form()) return document.querySelector('#own textarea, #own input')?.focus({preventScroll: true});
-    form().reset();
-    point(groups().find(group => !answered(group)) || groups()[0], false);
+    form()?.reset();
+    for (const cover of document.querySelectorAll('#pictures details.cover'))
+      if (opened.has(cover.dataset.key)) cover.open = true;
+    goOn();
   };
   const choose = (group, key) => {
     const input = group.querySelector(`input[data-key="${key}"]`);
@@ -43,22 +54,40 @@
     group.classList.remove('missing');
     const next = groups()[groups().indexOf(group) + 1];
     if (next) return point(next, true);
-    document.querySelector('#sheet textarea').focus({preventScroll: true});
+    (document.querySelector('#comment') || input).focus({preventScroll: true});
     document.querySelector('#save')?.scrollIntoView({block: 'nearest'});
   };
   document.addEventListener('click', event => {
     if (event.target.matches('#pictures img')) event.target.classList.toggle('large');
   });
-  document.addEventListener('change', event => event.target.closest('#sheet .item')?.classList.remove('missing'));
+  document.addEventListener('toggle', event => {
+    if (!event.target.matches('#pictures details.cover')) return;
+    const {open, dataset} = event.target;
+    if (open === opened.has(dataset.key)) return;
+    opened[open ? 'add' : 'delete'](dataset.key);
+    if (open) goOn();
+  }, true);
+  for (const kind of ['change', 'input'])
+    document.addEventListener(kind, event => event.target.closest('#sheet .item')?.classList.remove('missing'));
+  const send = () => {
+    const open = groups().filter(group => !answered(group));
+    open.forEach(group => group.classList.add('missing'));
+    if (open.length) point(open[0], true); else document.querySelector('#save').click();
+  };
   document.addEventListener('keydown', event => {
-    if (!form() || event.ctrlKey || event.altKey || event.metaKey || event.isComposing || event.repeat)
-      return;
+    if (!form() || event.altKey || event.isComposing || event.repeat) return;
     const target = event.target, typing = target.matches('textarea, input:not([type=radio])');
-    if (event.key === 'Enter' && !event.shiftKey && !target.matches('button, a') && (!typing || form().contains(target))) {
+    const long = target.matches('.text textarea'); // here Enter begins a line
+    const held = event.ctrlKey || event.metaKey;
+    if (event.key === 'Enter' && long && held) {
       event.preventDefault();
-      const open = groups().filter(group => !answered(group));
-      open.forEach(group => group.classList.add('missing'));
-      if (open.length) point(open[0], true); else document.querySelector('#save').click();
+      send();
+    } else if (held || long) {
+      return;
+    } else if (event.key === 'Enter' && !event.shiftKey && !target.matches('button, a, summary')
+        && (!typing || form().contains(target))) {
+      event.preventDefault();
+      send();
     } else if (!typing && /^[1-5yn]$/i.test(event.key)) {
       const group = target.closest('#sheet .item') || groups().find(group => !answered(group));
       if (group) { event.preventDefault(); choose(group, event.key.toLowerCase()); }

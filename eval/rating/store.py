@@ -1,8 +1,7 @@
-"""The ratings of a run in one SQLite file: raters, the order of their sheets, and every answer they ever gave.
+"""What raters do, in the file of `eval.rating.database`: log in, go through their sheets, and answer.
 
-A sheet is one case under one arm. An answer is never changed: a newer one is appended and counts, so the file is its
-own history. One form is one transaction, on disk before it is acknowledged (WAL, synchronous FULL). Several raters
-and processes may write at once.
+A sheet is one case under one arm. An answer is never changed: a newer one is appended and counts. One form is one
+transaction.
 """
 
 from __future__ import annotations
@@ -12,43 +11,21 @@ import random
 import re
 import sqlite3
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from eval.rating import passwords
-from eval.rating.ratings import FLAG, ITEMS, Rating, check
+from eval.rating.database import Database, StoreError
+from eval.rating.questionnaire import ROLES, UNKNOWN_ROLE, is_own
+from eval.rating.ratings import Rating, check
 from skingpt4.records.blanks import is_blank
 from skingpt4.server.access.logins import MAX_LENGTH
-from skingpt4.support.errors import UserError
 from skingpt4.support.files import now
-from skingpt4.support.sqlite import WAIT_SECONDS, private_file, write_ahead
 
-FILE, VERSION = "ratings.sqlite", 1
 MIN_PASSWORD = 8
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
-SCHEMA = f"""
-CREATE TABLE rater (name TEXT PRIMARY KEY, salt BLOB NOT NULL, hash BLOB NOT NULL, time TEXT NOT NULL);
-CREATE TABLE sheet (
-    rater TEXT NOT NULL, place INTEGER NOT NULL, arm TEXT NOT NULL, case_id TEXT NOT NULL,
-    PRIMARY KEY (rater, place), UNIQUE (rater, arm, case_id)
-);
-CREATE TABLE answer (
-    id INTEGER PRIMARY KEY AUTOINCREMENT, source TEXT NOT NULL,
-    arm TEXT NOT NULL, case_id TEXT NOT NULL, rater TEXT NOT NULL, item TEXT NOT NULL, value TEXT NOT NULL,
-    seconds TEXT NOT NULL, time TEXT NOT NULL
-);
-CREATE INDEX answer_key ON answer (rater, case_id, arm, item, id);
-CREATE VIEW newest AS SELECT * FROM answer WHERE id IN (
-    SELECT max(id) FROM answer GROUP BY rater, case_id, arm, item
-);
-PRAGMA user_version = {VERSION};
-"""
-
-
-class StoreError(UserError):
-    """Ratings that cannot be read or saved; the message says why and what to do."""
 
 
 class Sheet(NamedTuple):
@@ -65,98 +42,30 @@ def clean(text: str) -> str:
     return "".join(c for c in text if c in "\n\t" or unicodedata.category(c) != "Cc").strip()
 
 
-class Store:
-    """The file of one run; every method opens it again, so it may be used from any thread."""
+def check_name(name: str) -> None:
+    """Refuse a name that raters cannot have.
 
-    def __init__(self, run_dir: Path | str) -> None:
-        """Open the file, or make it.
+    Raises:
+        StoreError: says what a name may be.
+    """
+    if not NAME.fullmatch(name) or is_blank(name):
+        raise StoreError(
+            f"rater {name!r}: use up to 40 letters, digits, '.', '_' and '-', and no word for nothing (na, none)"
+        )
 
-        Raises:
-            StoreError: locked, damaged, of another version, or not writable.
-        """
-        self.path = Path(run_dir) / FILE
-        try:
-            private_file(self.path)  # it holds what people wrote
-        except OSError as error:
-            raise StoreError(f"{self.path}: cannot be made ({error.strerror})") from None
-        with self._reported():
-            connection = self._connect()
-            try:
-                write_ahead(connection)
-                connection.execute("BEGIN IMMEDIATE")
-                version = connection.execute("PRAGMA user_version").fetchone()[0]
-                tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-                if version == 0 and tables == 0:
-                    for statement in filter(str.strip, SCHEMA.split(";\n")):
-                        connection.execute(statement)
-                elif version != VERSION:
-                    raise StoreError(
-                        f"{self.path}: was not made by this version of eval.review; move it away"
-                    )
-                connection.execute("COMMIT")
-                state = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
-                if state != "ok":
-                    raise sqlite3.DatabaseError(state)
-            finally:
-                connection.close()
 
-    def _connect(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=WAIT_SECONDS, isolation_level=None)
-        connection.execute("PRAGMA synchronous = FULL")
-        return connection
-
-    @contextmanager
-    def _reported(self) -> Iterator[None]:
-        try:
-            yield
-        except sqlite3.OperationalError as error:
-            if "locked" in str(error) or "busy" in str(error):
-                why = "is held by another program; end that one (or an SQLite browser), then go on"
-            else:
-                why = f"cannot be used ({error}); look at the disk's space and the folder's rights"
-            raise StoreError(f"{self.path}: {why}") from None
-        except sqlite3.DatabaseError as error:
-            why = " ".join(str(error).split())
-            raise StoreError(
-                f"{self.path}: is damaged ({why}); move it away together with {FILE}-wal and {FILE}-shm "
-                "and bring the last export back with --import"
-            ) from None
-
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, on disk when it ends."""
-        with self._reported():
-            connection = self._connect()
-            try:
-                connection.execute("BEGIN IMMEDIATE")
-                yield connection
-                connection.execute("COMMIT")
-            finally:
-                with suppress(sqlite3.Error):
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                connection.close()
-
-    def _rows(self, query: str, *values: object) -> list[tuple]:
-        with self._reported():
-            connection = self._connect()
-            try:
-                return connection.execute(query, values).fetchall()
-            finally:
-                connection.close()
+class Store(Database):
+    """The ratings of one run."""
 
     # Raters
 
-    def add_rater(self, name: str, password: str, replace: bool = False) -> None:
+    def add_rater(self, name: str, password: str, replace: bool = False, role: str = UNKNOWN_ROLE) -> None:
         """Add a rater, or (`replace`) give one a new password; only its Argon2id hash is stored.
 
         Raises:
-            StoreError: a name or password that does not do, a rater who is there already, or is not.
+            StoreError: a name, password or role that does not do, a rater who is there already, or is not.
         """
-        if not NAME.fullmatch(name) or is_blank(name):
-            raise StoreError(
-                f"rater {name!r}: use up to 40 letters, digits, '.', '_' and '-', and no word for nothing (na, none)"
-            )
+        check_name(name)
         if not MIN_PASSWORD <= len(password) <= MAX_LENGTH:
             raise StoreError(f"the password of {name} needs {MIN_PASSWORD} to {MAX_LENGTH} characters")
         if (name in self.raters()) != replace:
@@ -164,9 +73,9 @@ class Store:
                 "exists already; --new-password changes the password" if not replace else "does not exist yet"
             )
             raise StoreError(f"{self.path}: rater {name} {known}")
-        with (
-            self._transaction() as connection
-        ):  # the hash holds its own salt; those from before Argon2 do not
+        with self.transaction() as connection:
+            _set_roles(connection, {name: role}, self.path)
+            # The hash holds its own salt; those from before Argon2 do not.
             connection.execute(
                 "INSERT OR REPLACE INTO rater VALUES (?, ?, ?, ?)",
                 (name, b"", passwords.hashed(password), now()),
@@ -174,19 +83,32 @@ class Store:
 
     def raters(self) -> list[str]:
         """Names of all who can log in."""
-        return [name for (name,) in self._rows("SELECT name FROM rater ORDER BY name")]
+        return [name for (name,) in self.rows("SELECT name FROM rater ORDER BY name")]
+
+    def roles(self) -> dict[str, str]:
+        """Role of each rater of whom it is known, also of those whose ratings were imported."""
+        return dict(self.rows("SELECT rater, role FROM role ORDER BY rater"))
+
+    def set_roles(self, roles: Mapping[str, str]) -> None:
+        """Store raters' roles, all or none; a role is chosen once.
+
+        Raises:
+            StoreError: a role that does not exist, or a rater who has another one.
+        """
+        with self.transaction() as connection:
+            _set_roles(connection, roles, self.path)
 
     def login(self, name: str, password: str) -> bool:
         """Whether the password is the rater's; an unknown name takes as long as a wrong password.
 
         A hash from before Argon2, or of another cost than today's, is replaced once the password is known.
         """
-        rows = self._rows("SELECT salt, hash FROM rater WHERE name = ?", name)
+        rows = self.rows("SELECT salt, hash FROM rater WHERE name = ?", name)
         salt, stored = rows[0] if rows else (b"", passwords.nobodys_hash())
         if not passwords.matches(password, salt, stored):
             return False
         if passwords.is_outdated(salt, stored):
-            with suppress(StoreError), self._transaction() as connection:  # it can wait for the next log-in
+            with suppress(StoreError), self.transaction() as connection:  # it can wait for the next log-in
                 values = (b"", passwords.hashed(password), name)
                 connection.execute("UPDATE rater SET salt = ?, hash = ? WHERE name = ?", values)
         return True
@@ -201,9 +123,9 @@ class Store:
         """
         needed = {(arm, case) for arm in arms for case in cases}
         query = "SELECT place, arm, case_id FROM sheet WHERE rater = ? ORDER BY place"
-        rows = self._rows(query, rater)
+        rows = self.rows(query, rater)
         if not needed <= {row[1:] for row in rows}:
-            with self._transaction() as connection:
+            with self.transaction() as connection:
                 there = connection.execute(query, (rater,)).fetchall()
                 first = there[-1][0] + 1 if there else 0
                 new = draw(rater, needed - {row[1:] for row in there})
@@ -211,14 +133,13 @@ class Store:
                     "INSERT INTO sheet VALUES (?, ?, ?, ?)",
                     [(rater, place, *pair) for place, pair in enumerate(new, first)],
                 )
-            rows = self._rows(query, rater)
+            rows = self.rows(query, rater)
         return [Sheet(*row) for row in rows if row[1:] in needed]
 
-    def rated(self, rater: str) -> set[tuple[str, str]]:
-        """(arm, case_id) of the rater's complete forms: all seven items and the flag."""
-        needed = (*ITEMS, FLAG)
+    def rated(self, rater: str, needed: Sequence[str]) -> set[tuple[str, str]]:
+        """(arm, case_id) of the rater's complete forms, in which all `needed` items are answered."""
         marks = ", ".join("?" * len(needed))
-        rows = self._rows(
+        rows = self.rows(
             f"SELECT arm, case_id FROM newest WHERE rater = ? AND item IN ({marks}) "
             "GROUP BY arm, case_id HAVING count(*) = ?",
             rater, *needed, len(needed),
@@ -228,7 +149,7 @@ class Store:
     def form(self, rater: str, arm: str, case_id: str) -> dict[str, str]:
         """The newest value of each item of a sheet."""
         return dict(
-            self._rows(
+            self.rows(
                 "SELECT item, value FROM newest WHERE rater = ? AND arm = ? AND case_id = ?",
                 rater,
                 arm,
@@ -236,22 +157,19 @@ class Store:
             )
         )
 
-    def own_diagnosis(self, rater: str, case_id: str) -> str | None:
-        """What the rater wrote before the first text about the case was shown, under whichever arm that was."""
-        rows = self._rows(
-            "SELECT value FROM newest WHERE rater = ? AND case_id = ? AND item = 'own_diagnosis' ORDER BY id",
-            rater, case_id,
-        )  # fmt: skip
-        return rows[0][0] if rows else None
+    def own(self, rater: str, case_id: str) -> dict[str, str]:
+        """What the rater answered before the first text about the case was shown, under whichever arm that was."""
+        rows = self.rows(
+            "SELECT item, value FROM newest WHERE rater = ? AND case_id = ? ORDER BY id DESC", rater, case_id
+        )
+        return {item: value for item, value in rows if is_own(item)}  # of two, the older one
 
     # Answers
 
-    def save(
-        self, rater: str, arm: str, case_id: str, values: Mapping[str, str], seconds: float
-    ) -> list[Rating]:
-        """Save a form (or the own diagnosis) in one transaction; it is on disk when this returns.
+    def save(self, rater: str, arm: str, case_id: str, values: Mapping[str, str], seconds: float) -> None:
+        """Save a form, or what comes before it, in one transaction; it is on disk when this returns.
 
-        An own diagnosis that is there already stays the only one, also if two pages save theirs at once.
+        What was answered before the first text stays as it is, also if two pages save theirs at once.
 
         Raises:
             RatingsError: a value that does not fit its item; nothing is saved.
@@ -262,31 +180,31 @@ class Store:
             check(Rating(arm, case_id, rater, item, clean(value), f"{seconds:.1f}", time), "the form")
             for item, value in values.items()
         ]
-        with self._transaction() as connection:
-            query = "SELECT 1 FROM answer WHERE rater = ? AND case_id = ? AND item = 'own_diagnosis'"
-            if connection.execute(query, (rater, case_id)).fetchone():
-                rows = [row for row in rows if row.item != "own_diagnosis"]
+        with self.transaction() as connection:
+            query = "SELECT DISTINCT item FROM answer WHERE rater = ? AND case_id = ?"
+            there = {item for (item,) in connection.execute(query, (rater, case_id)) if is_own(item)}
+            rows = [row for row in rows if row.item not in there]
             _insert(connection, rows, "form")
-        return rows
 
     def current(self) -> list[Rating]:
         """The newest answers of everybody, by rater and in the order they were given; empty comments left out."""
-        rows = self._rows(
-            "SELECT arm, case_id, rater, item, value, seconds, time FROM newest "
-            "WHERE NOT (item = 'comment' AND value = '') ORDER BY rater, id"
+        rows = self.rows(
+            "SELECT arm, case_id, newest.rater, item, value, seconds, newest.time, coalesce(role.role, '') "
+            "FROM newest LEFT JOIN role ON role.rater = newest.rater "
+            "WHERE NOT (item = 'comment' AND value = '') ORDER BY newest.rater, id"
         )
         return [Rating(*row) for row in rows]
 
     def add(self, rows: Sequence[Rating], overwrite: bool = False) -> int:
-        """Import ratings, all or none; those that exist already are skipped.
+        """Import ratings with their raters' roles, all or none; those that exist already are skipped.
 
         Returns:
             How many are new.
 
         Raises:
-            StoreError: an answer exists with another value, and `overwrite` is not set.
+            StoreError: an answer exists with another value, and `overwrite` is not set; or a rater has another role.
         """
-        with self._transaction() as connection:
+        with self.transaction() as connection:
             there = {
                 tuple(key): value
                 for *key, value in connection.execute("SELECT arm, case_id, rater, item, value FROM newest")
@@ -299,8 +217,23 @@ class Store:
                     f"{self.path}: {len(changed)} of the imported answers exist with another value, first: "
                     f"{one.rater}, case {one.case_id}, {one.item}; nothing was imported (--overwrite replaces them)"
                 )
+            _set_roles(connection, {r.rater: r.role for r in rows}, self.path)
             _insert(connection, new, "import")
         return len(new)
+
+
+def _set_roles(connection: sqlite3.Connection, roles: Mapping[str, str], path: Path) -> None:
+    there = dict(connection.execute("SELECT rater, role FROM role"))
+    for rater, role in roles.items():
+        if role not in (*ROLES, UNKNOWN_ROLE):
+            raise StoreError(f"{path}: {role!r} is not a role; the roles are {', '.join(ROLES)}")
+        if role and there.get(rater, role) != role:
+            raise StoreError(
+                f"{path}: the role of {rater} is {there[rater]} and does not change; "
+                f"add a rater of another name as {role}"
+            )
+        if role and rater not in there:
+            connection.execute("INSERT INTO role VALUES (?, ?, ?)", (rater, role, now()))
 
 
 def _insert(connection: sqlite3.Connection, rows: Iterable[Rating], source: str) -> None:

@@ -1,4 +1,4 @@
-"""What dermatologists' ratings say: shares that agree, raters' agreement, and arms against each other.
+"""What people's ratings say: shares that agree, raters' agreement, arms against each other, roles apart, triage.
 
 Pure functions from ratings to plain data; every figure as {"value", "low", "high", "n"}. A case is drawn with all its
 ratings, because the ratings of one case are not independent.
@@ -7,7 +7,7 @@ ratings, because the ratings of one case are not independent.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,9 @@ from eval.measures.agreement import (
     weighted_kappa,
 )
 from eval.measures.intervals import Figure, Interval
-from eval.rating.ratings import AGREE, FLAG, ITEMS, SCALE, Rating
+from eval.rating.questionnaire import AGREE, FLAG, ITEMS, ROLES, SCALE, UNKNOWN
+from eval.rating.ratings import Rating
+from eval.rating.urgency import urgency_summary
 
 RESAMPLES, COEFFICIENT_RESAMPLES = 2000, 200
 COEFFICIENTS = {
@@ -188,7 +190,10 @@ def sign_flip(per_case: np.ndarray, seed: int = 0, resamples: int = 10_000) -> f
 
 
 def summary(
-    ratings: Sequence[Rating], first: str = "two_step", resamples: int = COEFFICIENT_RESAMPLES
+    ratings: Sequence[Rating],
+    first: str = "two_step",
+    resamples: int = COEFFICIENT_RESAMPLES,
+    urgencies: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Everything about a run's ratings.
 
@@ -196,11 +201,30 @@ def summary(
         ratings: as `eval.rating.ratings.read_ratings` gives them.
         first: the arm that the others are compared with.
         resamples: of the agreement coefficients.
+        urgencies: urgency by case, where the list of cases has it.
 
     Returns:
         `num_ratings`, `raters`, `cases` (number), `arms` {arm: {item: item_summary}}, `hallucination`
-        {arm: figure}, `pairs` {"A_minus_B": {item: compare}} with `p_holm` over all of them.
+        {arm: figure}, `pairs` {"A_minus_B": {item: compare}} with `p_holm` over all of them. `roles` {role: number
+        of raters}; with several roles `by_role` {role: the same of its raters alone}, because an item that both
+        dermatologists and lay users rate is not one opinion. `urgency`, where it was asked: `urgency_summary`.
     """
+    raters: dict[str, set[str]] = {}
+    for rating in ratings:
+        raters.setdefault(rating.role or UNKNOWN, set()).add(rating.rater)
+    roles = [role for role in (*ROLES, UNKNOWN) if role in raters]
+    result = _summary(ratings, first, resamples) | {"roles": {role: len(raters[role]) for role in roles}}
+    if len(roles) > 1:
+        result["by_role"] = {
+            role: _summary([r for r in ratings if (r.role or UNKNOWN) == role], first, resamples)
+            for role in roles
+        }
+    triage = urgency_summary(ratings, urgencies or {})
+    return result | ({"urgency": triage} if triage else {})
+
+
+def _summary(ratings: Sequence[Rating], first: str, resamples: int) -> dict[str, Any]:
+    """What raters say, whatever their role; see `summary`."""
     scored = [rating for rating in ratings if rating.item in ITEMS]
     arms = list(dict.fromkeys(r.arm for r in scored))
     arms.sort(key=lambda arm: arm != first)

@@ -20,6 +20,7 @@ from torch import Tensor
 from skingpt4.chat.record import MAX_SIDE, reduced_copy
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.precision import half_precision
+from skingpt4.model.projection import Pooling
 from skingpt4.records.images import clean_rgb, to_tensor
 from skingpt4.support.errors import UserError
 
@@ -42,10 +43,10 @@ def heatmap(model: SkinGPT4, image: Image.Image, pixels: Tensor | None = None) -
     Args:
         model: the network with its encoder.
         image: any mode.
-        pixels: what the encoder saw of it, (3, h, w), if the image here is only a reduced copy.
+        pixels: what the encoder saw of it, (3, h, w) or (c, 3, h, w), if the image here is only a reduced copy.
 
     Raises:
-        HeatmapError: the model has no encoder, or its tokens lie on no grid.
+        HeatmapError: the model has no encoder or no Q-Former, or its tokens lie on no grid.
         ImageError: the image is too small.
     """
     rgb = clean_rgb(image)
@@ -62,15 +63,17 @@ def attention_map(encoder: ImageEncoder | None, image: Image.Image | Tensor) -> 
 
     Args:
         encoder: of either backend.
-        image: upright RGB, or what the encoder sees of it, (3, h, w).
+        image: upright RGB, or what the encoder sees of it, (3, h, w) or (c, 3, h, w).
 
     Raises:
-        HeatmapError: no encoder, or its tokens lie on no grid.
+        HeatmapError: no encoder or Q-Former, or its tokens lie on no grid.
     """
     if encoder is None:
         raise HeatmapError(
             "the model was loaded without its image encoder, so there is no map of its attention"
         )
+    if isinstance(encoder.qformer, Pooling):
+        raise HeatmapError("this model has no Q-Former, whose attention the map would show")
     vision = encoder.vision_encoder
     side = math.isqrt(vision.num_tokens - vision.num_prefix)
     if side**2 != vision.num_tokens - vision.num_prefix or side < 2:
@@ -81,6 +84,7 @@ def attention_map(encoder: ImageEncoder | None, image: Image.Image | Tensor) -> 
         image if isinstance(image, Tensor) else to_tensor(image, vision.image_size, vision.mean, vision.std)
     )
     device = next(encoder.parameters()).device
+    pixels = pixels[0] if pixels.dim() == 4 else pixels  # of several crops the complete picture is the first
     with torch.no_grad(), half_precision(device, encoder.precision):
         tokens = vision(pixels[None].to(device))
         with _cross_attention(encoder.qformer) as layers:

@@ -17,6 +17,7 @@ from skingpt4.generation.answer import Timing
 from skingpt4.generation.decoder import Decoder
 from skingpt4.generation.sampling import ChatError, Generation
 from skingpt4.model.network import ImageEncoder, SkinGPT4
+from skingpt4.model.projection import picture_shape
 from skingpt4.model.prompts import (
     Encoded,
     Turn,
@@ -121,7 +122,7 @@ class ChatSession:
         self.waiting += 1
 
     def pixels(self, image: Image.Image) -> Tensor:
-        """All that the encoder sees of an image, (3, h, w) fp32, for `add_image` when the image itself is gone.
+        """All that the encoder sees of an image, (3, h, w) or (c, 3, h, w) fp32, for `add_image` when it is gone.
 
         Raises:
             ImageError: the image is too small.
@@ -131,8 +132,8 @@ class ChatSession:
         return self.decoder.run(lambda: self._to_tensor(image))
 
     def _to_tensor(self, image: Image.Image) -> Tensor:
-        vision = self._require_encoder().vision_encoder
-        return to_tensor(clean_rgb(image), self.config.vision.image_size, vision.mean, vision.std)
+        vision, config = self._require_encoder().vision_encoder, self.config.vision
+        return to_tensor(clean_rgb(image), config.image_size, vision.mean, vision.std, crops=config.crops)
 
     def _require_encoder(self) -> ImageEncoder:
         if self.model.encoder is None:
@@ -248,5 +249,5 @@ class ChatSession:
 
     def encode(self, turns: Sequence[Turn]) -> Encoded:
         """Token ids of a conversation under this session's template."""
-        num_queries = self.config.qformer.num_query_tokens
-        return encode_turns(self.template, turns, self.model.tokenizer, num_queries)
+        num_vectors = picture_shape(self.config).num_vectors
+        return encode_turns(self.template, turns, self.model.tokenizer, num_vectors)

@@ -50,6 +50,15 @@ class Language(TypedDict, total=False):
     vocabulary: str
 
 
+class Projector(TypedDict, total=False):
+    """The way from a picture to vectors; cards before 0.3 are all of the Q-Former."""
+
+    kind: str
+    vectors: int
+    width: int
+    crops: int
+
+
 class Parent(TypedDict, total=False):
     """The checkpoint that a run began from."""
 
@@ -75,6 +84,8 @@ class Card(TypedDict, total=False):
     iteration: int
     num_trainable: int
     encoder: str
+    projector: Projector
+    parts: dict[str, dict[str, int | bool]]
     language_model: Language
     template: str
     lora: Lora | None
@@ -107,12 +118,12 @@ def problem(card: dict[str, Any]) -> str | None:
 # Everything that is not listed stays here: run and data folders, placement on devices, optimiser state.
 SHARED_VALUES = (
     "format", "tensors_sha256", "lora_sha256", "seen_sha256", "step", "iteration", "num_trainable", "encoder",
-    "template", "lora", "data_sha256", "git_revision", "versions",
+    "template", "lora", "data_sha256", "git_revision", "versions", "projector", "parts",
 )  # fmt: skip
 SHARED_KEYS = (
     "step", "compat", "seed", "vision", "qformer", "encoder.backend", "encoder.dtype", "language.model",
     "language.dtype", "language.attention", "language.quantization", "lora", "prompt", "data.max_text_tokens",
-    "data.augment", "optim",
+    "data.augment", "data.sampling", "optim", "projector", "pooling", "projection", "freeze",
 )  # fmt: skip
 KNOWN_ANSWER_VALUES = (*KnownAnswer.__annotations__, "num_tokens", "device")
 

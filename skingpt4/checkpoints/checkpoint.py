@@ -246,18 +246,27 @@ def _require_sha256(path: Path, sha256: str | None) -> None:
 
 
 def require_fit(card: dict[str, Any], identity: dict[str, Any], where: str | Path) -> None:
-    """Refuse a checkpoint made with another encoder, language model or prompt template.
+    """Refuse a checkpoint made with another projector, encoder, language model or prompt template.
 
     Args:
         card: the checkpoint's own.
-        identity: of this run, with the keys `encoder`, `language_model`, `template`.
+        identity: of this run, with the keys `projector`, `encoder`, `language_model`, `template`.
         where: the checkpoint's path, for the message.
 
     Raises:
         CheckpointError: names everything that differs.
     """
+    if "projector" in identity:
+        here, theirs = identity["projector"], card.get("projector", {"kind": "qformer"})
+        if here | theirs != here:
+            raise CheckpointError(
+                f"checkpoint {where} was trained with {_projector(theirs)}, and this run has {_projector(here)}; set "
+                "projector, pooling and vision.crops as they were, or start from another checkpoint"
+            )
     differences = []
     for key, here in identity.items():
+        if key == "projector":
+            continue
         theirs = card.get(key)
         if key == "language_model" and isinstance(theirs, dict):  # its path does not matter
             theirs, here = ({k: v for k, v in d.items() if k != "name"} for d in (theirs, here))
@@ -265,6 +274,14 @@ def require_fit(card: dict[str, Any], identity: dict[str, Any], where: str | Pat
             differences.append(f"its {key} is {theirs}, here it is {here}")
     if differences:
         raise CheckpointError(f"checkpoint {where} does not fit this run: {'; '.join(differences)}")
+
+
+def _projector(identity: Mapping[str, Any]) -> str:
+    text = f"projector {identity.get('kind')}"
+    if "vectors" not in identity:
+        return text
+    crops = f" in {identity['crops']} crops" if identity.get("crops", 1) > 1 else ""
+    return f"{text} ({identity['vectors']} vectors of {identity.get('width')} a picture{crops})"
 
 
 def set_aside(folder: Path) -> None:

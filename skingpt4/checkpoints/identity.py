@@ -14,8 +14,9 @@ from skingpt4.checkpoints.card import is_demonstration
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config
 from skingpt4.model.network import SkinGPT4
+from skingpt4.model.projection import picture_shape
 from skingpt4.support.files import file_sha256
-from skingpt4.weights.files.layouts import NORM_NAMES, QFORMER_PREFIXES, VISION_PREFIXES
+from skingpt4.weights.files.layouts import NORM_NAMES, QFORMER_PREFIXES, VISION_PREFIXES, brings_norm
 from skingpt4.weights.files.source import source_files
 
 DEMONSTRATION = "Demonstration: trained on computer-drawn pictures. Its answers have no clinical meaning."
@@ -66,10 +67,10 @@ def _named(path: str | Path, parts: int = 2) -> str:
 
 def encoder_files(config: Config) -> list[Path]:
     """Every file that the encoder's weights are read from."""
-    sources = (
-        (config.vision.weights, VISION_PREFIXES),
-        (config.qformer.weights, QFORMER_PREFIXES + NORM_NAMES),
-    )
+    qformer = config.qformer.weights
+    if config.projector != "qformer" and qformer and not brings_norm(qformer):
+        qformer = None
+    sources = ((config.vision.weights, VISION_PREFIXES), (qformer, QFORMER_PREFIXES + NORM_NAMES))
     return [file for weights, prefixes in sources if weights for file in source_files(weights, prefixes)]
 
 
@@ -79,20 +80,35 @@ def encoder_identity(config: Config) -> str:
     They do not depend on `encoder.backend`: both backends give the same queries within 1e-5 (docs/parity.md), less
     than half precision changes them, so a projection or cached features of one serve the other.
     """
+    has_qformer = config.projector == "qformer"
     parts: dict[str, Any] = {
         "vision": asdict(config.vision),
-        "qformer": asdict(config.qformer),
+        **({"qformer": asdict(config.qformer)} if has_qformer else {"pooling": asdict(config.pooling)}),
         "files": [file_sha256(file) for file in encoder_files(config)],
     }
-    for group in ("vision", "qformer"):
+    for group in parts.keys() & {"vision", "qformer"}:
         del parts[group]["weights"]  # the content counts, not the path
+    if config.vision.crops == 1:
+        del parts["vision"]["crops"]  # which version 0.2 did not have
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def projector_identity(config: Config) -> dict[str, Any]:
+    """What a card says of the way from a picture to vectors."""
+    shape = picture_shape(config)
+    return {
+        "kind": config.projector,
+        "vectors": shape.num_vectors,
+        "width": shape.width,
+        "crops": config.vision.crops,
+    }
+
+
 def identity(config: Config, model: SkinGPT4) -> dict[str, Any]:
-    """What a projection depends on, as a checkpoint stores it: encoder, language model, template."""
+    """What a projection depends on, as a checkpoint stores it: projector, encoder, language model, template."""
     lm = model.language_model
     return {
+        "projector": projector_identity(config),
         "encoder": encoder_identity(config),
         "language_model": checkpoint.language_identity(lm.model, lm.tokenizer, config.language.model),
         "template": config.prompt.template,

@@ -47,10 +47,10 @@ def image() -> Image.Image:
     return Image.fromarray(np.stack(channels, -1).clip(0, 255).astype(np.uint8))
 
 
-def queries_of(encoder: Any, image_size: int) -> Tensor:
-    """Queries (1, q, d) fp32, on the CPU, that an `ImageEncoder` makes of the fixed image."""
+def queries_of(encoder: Any, image_size: int, crops: int = 1) -> Tensor:
+    """Queries (1, q, d) fp32, on the CPU, that an `ImageEncoder` makes of the fixed image (and its tiles)."""
     vision = encoder.vision_encoder
-    return encoder(to_tensor(image(), image_size, vision.mean, vision.std)[None]).cpu()
+    return encoder(to_tensor(image(), image_size, vision.mean, vision.std, crops=crops)[None]).cpu()
 
 
 def precision(language_model: LanguageModel) -> str:

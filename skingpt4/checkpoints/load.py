@@ -210,9 +210,10 @@ def load_projection(
     model.projection.load_state_dict(tensors, strict=True)
     if queries is None and card.get("known_answer"):
         if model.encoder is not None:
-            queries = known_answer.queries_of(model.encoder, config.vision.image_size)
+            queries = known_answer.queries_of(model.encoder, config.vision.image_size, config.vision.crops)
         else:
-            queries = known_queries(config, lambda: build_encoder(config).to(model.projection.weight.device))
+            device = model.language_model.input_device
+            queries = known_queries(config, lambda: build_encoder(config).to(device))
     known_answer.check(model, queries, card, str(path))
     return card
 
@@ -227,6 +228,7 @@ def require_projection_width(config: Config, path: str | Path) -> None:
         LanguageModelError: the language model's configuration cannot be read.
     """
     if checkpoint.is_minigpt4(path):
+        minigpt4.require_qformer(path, config.projector)
         language_model = configuration(config.language.model)
         minigpt4.require_width(path, language_model.hidden_size, config.qformer.width)
         if mismatch := minigpt4.mismatched_vicuna(language_model.hidden_size, language_model.vocab_size):
@@ -242,7 +244,8 @@ def known_queries(config: Config, get_encoder: Callable[[], ImageEncoder]) -> Te
     path = folder / f"known-{encoder_identity(config)}.safetensors"
     if path.is_file():
         return load_tensors(path)["queries"]
-    queries = known_answer.queries_of(get_encoder(), config.vision.image_size).contiguous()
+    vision = config.vision
+    queries = known_answer.queries_of(get_encoder(), vision.image_size, vision.crops).contiguous()
     with suppress(OSError, SafetensorError):  # not cached: the next start computes one picture again
         folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{os.getpid()}.part")

@@ -74,6 +74,19 @@ def require_width(path: str | Path, width: int, query_width: int) -> None:
         )
 
 
+def require_qformer(path: str | Path, projector: str) -> None:
+    """Refuse a `.pth` for a projector that reads no Q-Former.
+
+    Raises:
+        WeightsMismatch: says what to set.
+    """
+    if projector != "qformer":
+        raise WeightsMismatch(
+            f"{path}: is MiniGPT-4's layer on Q-Former queries, and this run has projector: {projector}; set "
+            "projector: qformer, or start from another checkpoint"
+        )
+
+
 def mismatched_vicuna(width: int, vocabulary: int) -> str:
     """Why MiniGPT-4's projection does not belong to a language model of its width; empty where it may.
 
@@ -149,7 +162,7 @@ def export(
 
     Raises:
         WeightsMismatch: `path` cannot be written.
-        ExportError: `path` exists already, or the checkpoint has LoRA, which this layout cannot hold.
+        ExportError: `path` exists already, or the checkpoint has LoRA or a projector that this layout cannot hold.
     """
     path = Path(path)
     if path.exists() and not overwrite:
@@ -160,6 +173,11 @@ def export(
         raise ExportError(
             f"{path}: the checkpoint was trained with LoRA, which MiniGPT-4's layout cannot hold; without it the "
             "projection would answer differently"
+        )
+    kind = card.get("projector", {}).get("kind", "qformer")
+    if kind != "qformer":
+        raise ExportError(
+            f"{path}: the checkpoint has projector {kind}, and MiniGPT-4's layout is one layer on Q-Former queries"
         )
     # The original reads `model` and, when it resumes, `epoch`.
     return write(path, tensors, {"epoch": 0})

@@ -22,6 +22,7 @@ from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.card import public_card, public_config
 from skingpt4.config.load import from_card, from_dict
 from skingpt4.config.schema import Config
+from skingpt4.model.projection import picture_shape
 from skingpt4.model.prompts import TOKENIZER_TEMPLATE, get_template
 from skingpt4.support.cli import DISCLAIMER
 from skingpt4.support.errors import UserError
@@ -145,7 +146,7 @@ def _processor(config: Config) -> dict[str, Any]:
             "mean": list(config.vision.mean or (timm_config.mean if timm_config else [])),
             "std": list(config.vision.std or (timm_config.std if timm_config else [])),
         },
-        "num_query_tokens": config.qformer.num_query_tokens,
+        "num_query_tokens": picture_shape(config).num_vectors,
         "prompt": {
             "name": config.prompt.template,
             "text": TOKENIZER_TEMPLATE if template is None else vars(template),
@@ -175,6 +176,7 @@ def model_card(
         name=name,
         licence=licence,
         config=config,
+        picture=picture_shape(config),
         card={**optional, "versions": {}, **card},
         metadata=yaml.safe_dump(metadata, sort_keys=False).strip(),
         included=[PARTS[key] for key in include],

@@ -36,6 +36,14 @@ BEHAVIOURS = {
         mean_of_means=True,
         chat_template="minigpt4_chat",
         # The original trains on random crops; cached features are of complete images.
-        needs=(("prompt.template", "vicuna"), ("prompt.concepts_question", None), ("data.augment", True)),
+        needs=(
+            ("prompt.template", "vicuna"),
+            ("prompt.concepts_question", None),
+            ("data.augment", True),
+            ("projector", "qformer"),
+            ("projection.inputs", "raw"),
+            ("data.sampling", "uniform"),
+            ("optim.disease_weight", 1.0),
+        ),
     ),
 }

@@ -65,6 +65,30 @@ def up_to(most: int) -> Rule:
     return lambda value: positive(value) or (None if value <= most else f"it must be at most {most:,}")
 
 
+FROZEN = ("vision_encoder", "qformer", "language_model")  # in every step
+
+
+def frozen_parts(parts: list[str]) -> str | None:
+    """The parts of the network that a step does not train: those that no step trains, and perhaps the projection."""
+    if set(parts) <= {*FROZEN, "projection"} and set(FROZEN) <= set(parts):
+        return None
+    return f"it must name {', '.join(FROZEN)}, which no step trains, and may name projection"
+
+
+def optional_width(value: int | None) -> str | None:
+    """A width, or None for the usual one."""
+    return None if value is None else up_to(100_000)(value)
+
+
+def whole_and_tiles(value: int) -> str | None:
+    """The number of crops of a picture: itself, and the tiles of a square if there are any."""
+    if value == 1 or (value - 1 in (n * n for n in range(2, 6))):
+        return None
+    return (
+        "write 1 (the complete picture), or 1 and its tiles: 5 (2 x 2), 10 (3 x 3), 17 (4 x 4) or 26 (5 x 5)"
+    )
+
+
 def sentence_with(name: str) -> Rule:
     """A sentence whose only placeholder is `{name}`, without attributes or a format."""
 

@@ -12,14 +12,17 @@ from skingpt4.config.placement import ATTENTIONS, QUANTIZATIONS, device_rule
 from skingpt4.config.rules import (
     below_one,
     fraction,
+    frozen_parts,
     not_empty,
     not_negative,
     one_of,
     one_per_channel,
+    optional_width,
     positive,
     ruled,
     sentence_with,
     up_to,
+    whole_and_tiles,
     without_weights,
 )
 from skingpt4.support.errors import UserError
@@ -33,12 +36,18 @@ class ConfigError(UserError):
 
 @dataclass
 class VisionConfig:
-    """The frozen vision encoder: any timm backbone. `block` counts from 1; null takes the last one."""
+    """The frozen vision encoder: any timm backbone. `block` counts from 1; null takes the last one.
+
+    `image_size` may differ from the one of the weights (336, 448 and so on): learned positions are resampled. With
+    `crops` above 1 the encoder sees the complete picture and its tiles, e.g. 5 for 2 x 2 of them, each at
+    `image_size`; their vectors stand one after the other in the prompt.
+    """
 
     model: str = "eva_giant_patch14_clip_224"
     model_args: dict[str, Any] = field(default_factory=dict, metadata={"rule": without_weights})
     weights: str | None = None
     image_size: int = ruled(up_to(4096), 224)
+    crops: int = ruled(whole_and_tiles, 1)
     block: int | None = None
     norm: bool = True
     norm_eps: float | None = None
@@ -57,6 +66,33 @@ class QFormerConfig:
     num_heads: int = ruled(up_to(1000), 12)
     intermediate_width: int = ruled(up_to(1_000_000), 3072)
     cross_attention_every: int = ruled(positive, 2)
+
+
+@dataclass
+class PoolingConfig:
+    """Which vectors the projectors mlp and linear read: patch tokens pooled to `side` x `side` for each crop.
+
+    `method` grid takes means of neighbouring patches; pixel_shuffle joins the patches of a square to one wider token,
+    so `side` must divide theirs. `class_token` adds the class token, where the backbone has one.
+    """
+
+    method: str = ruled(one_of("grid", "pixel_shuffle"), "grid")
+    side: int = ruled(up_to(100), 4)
+    class_token: bool = True
+
+
+@dataclass
+class ProjectionConfig:
+    """The trained part of the projector. `hidden_width` is between mlp's layers; null takes the language model's.
+
+    `inputs` are the coordinates in which the first layer is trained: raw, standardised (each dimension with mean 0
+    and variance 1), or whitened (every direction around the mean with variance 1). Mean and variances are those of
+    the cached training features. The map is multiplied into the layer when it is saved: a checkpoint holds plain
+    layers.
+    """
+
+    hidden_width: int | None = field(default=None, metadata={"rule": optional_width})
+    inputs: str = ruled(one_of("raw", "standardised", "whitened"), "raw")
 
 
 @dataclass
@@ -126,6 +162,11 @@ class PromptConfig:
     use_concepts: bool = True
     use_disease: bool = True
     use_note: bool = True
+    # The record's caption, as the alignment before step 1 has it (step: align).
+    use_caption: bool = False
+    # The answer follows the picture directly, without question or role marks, and ends with a line feed: MiniGPT-4's
+    # first stage. It is for training alone; `template` is still the one that a chat would use.
+    bare: bool = False
     # A record with a dialogue of its own trains on that in place of the sentences above.
     use_turns: bool = True
     # A claim about the records: the first questions of their dialogues begin with a history as worded by
@@ -153,6 +194,9 @@ class DataConfig:
     batching: str = ruled(one_of("auto", "padded", "grouped"), "auto")
     feature_cache: str | None = None
     feature_views: int = ruled(positive, 1)
+    # How often a record is shown: uniform, each as often as every other; square_root, a class in proportion to the
+    # square root of its records; inverse, every class equally often. Records without a class count as one class.
+    sampling: str = ruled(one_of("uniform", "square_root", "inverse"), "uniform")
 
 
 @dataclass
@@ -171,6 +215,9 @@ class OptimConfig:
     beta1: float = ruled(below_one, 0.9)
     beta2: float = ruled(below_one, 0.999)
     max_grad_norm: float = ruled(positive, 1.0)
+    # Weight in the loss of the tokens that name the record's disease; all others have 1. The training loss is then
+    # the weighted mean, and the held-out loss stays unweighted.
+    disease_weight: float = ruled(positive, 1.0)
 
 
 @dataclass
@@ -187,18 +234,28 @@ class LogConfig:
 
 @dataclass
 class Config:
-    """One run. `step` is step1 (concepts), step2 (diagnoses), or none (a chat with an untrained projection).
+    """One run. `step` is align (captions), step1 (concepts), step2 (diagnoses), or none (a chat, untrained).
 
     `compat` minigpt4 trains and chats as the original code does, see docs/parity.md.
     """
 
-    step: str = ruled(one_of("step1", "step2", "none"), MISSING)
+    step: str = ruled(one_of("align", "step1", "step2", "none"), MISSING)
     output_dir: str = MISSING
     initial_checkpoint: str | None = None
     compat: str = ruled(one_of(*BEHAVIOURS), "none")
     seed: int = ruled(not_negative, 42)
     vision: VisionConfig = field(default_factory=VisionConfig)
     qformer: QFormerConfig = field(default_factory=QFormerConfig)
+    # Parts that this step does not train. The first three never are; with `projection` too, LoRA alone is trained.
+    freeze: list[str] = field(
+        default_factory=lambda: ["vision_encoder", "qformer", "language_model"],
+        metadata={"rule": frozen_parts},
+    )
+    # The way from picture to vectors: qformer (the paper's: one linear layer on the Q-Former's queries), mlp (LLaVA's
+    # two layers on pooled patch tokens) or linear (one layer on them); the last two need no Q-Former.
+    projector: str = ruled(one_of("qformer", "mlp", "linear"), "qformer")
+    pooling: PoolingConfig = field(default_factory=PoolingConfig)
+    projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

@@ -21,6 +21,7 @@ LAVIS_NEEDS: tuple[tuple[str, Any], ...] = (
     ("vision.block", None),
     ("vision.norm", True),
     ("vision.norm_eps", 1e-5),
+    ("projector", "qformer"),
 )
 
 
@@ -94,4 +95,29 @@ def _attention_heads(config: Config) -> str | None:
     )
 
 
-CROSS_CHECKS = (_placement, _compat_needs, _lavis_needs, _augmented_cache, _attention_heads)
+def _something_to_train(config: Config) -> str | None:
+    if "projection" in config.freeze and not config.lora.rank:
+        return (
+            "'freeze' names projection, so there is nothing to train; set lora.rank, or leave projection out"
+        )
+    return None
+
+
+def training_problem(config: Config) -> str | None:
+    """What stops a training run of a configuration with which a checkpoint may be loaded; None if nothing does."""
+    if config.projection.inputs != "raw" and not config.data.feature_cache:
+        return (
+            f"'projection.inputs' {config.projection.inputs} takes its statistics from cached features; "
+            "set 'data.feature_cache', or projection.inputs: raw"
+        )
+    return None
+
+
+CROSS_CHECKS = (
+    _placement,
+    _compat_needs,
+    _lavis_needs,
+    _augmented_cache,
+    _attention_heads,
+    _something_to_train,
+)

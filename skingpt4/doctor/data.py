@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from skingpt4.checkpoints.paths import how_to_get
+from skingpt4.config.validate import training_problem
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding
 from skingpt4.records.archives import exists
 from skingpt4.records.comparing.overlap import require_disjoint
@@ -22,6 +23,8 @@ def data(facts: Facts) -> Iterator[Finding]:
     config = facts.config
     if not config.data.train:
         yield Finding("data.train", MISSING, "names no manifest", "data.train=[MANIFEST.jsonl]")
+    if problem := training_problem(config):
+        yield Finding("features", MISSING, problem)
     manifests: dict[str, Manifest] = {}
     for key, paths in (("data.train", config.data.train), ("data.validation", config.data.validation)):
         for path in paths:
@@ -70,7 +73,9 @@ def _samples(facts: Facts, records: Manifest) -> Finding:
     if facts.tokenizer is not None:
         try:
             encoder = SampleEncoder.from_config(config, facts.tokenizer)
-            facts.training = TrainingSamples(records, encoder, lambda row, rng: {}, config.seed)
+            facts.training = TrainingSamples(
+                records, encoder, lambda row, rng: {}, config.seed, sampling=config.data.sampling
+            )
         except UserError as error:
             return Finding("samples", MISSING, str(error))
     elif not num_answered:
@@ -81,5 +86,17 @@ def _samples(facts: Facts, records: Manifest) -> Finding:
         OK,
         f"{num_answered:,} of {len(records):,} records have an answer in {config.step}; {optim.max_epoch} x "
         f"{optim.iters_per_epoch} iterations of {optim.batch_size} x {optim.accumulation} samples are "
-        f"{num_samples / num_answered:.1f} passes; {optim.warmup_steps} iterations of warm-up to {optim.init_lr:g}",
+        f"{num_samples / num_answered:.1f} passes; {optim.warmup_steps} iterations of warm-up to {optim.init_lr:g}"
+        f"{_balance(facts)}",
+    )
+
+
+def _balance(facts: Facts) -> str:
+    balance = facts.training.balance if facts.training else None
+    if balance is None:
+        return ""
+    fewest, most = balance.times_shown()
+    return (
+        f"; data.sampling {facts.config.data.sampling}: a pass shows a record of {len(balance.classes)} classes "
+        f"{fewest:.2f} to {most:.2f} times"
     )

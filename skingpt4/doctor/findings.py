@@ -39,6 +39,7 @@ class Facts:
     tokenizer: Any = None
     shape: memory.LanguageShape | None = None
     encoder_parameters: int = 0
+    encoding_bytes: int = 0  # while the encoder reads one picture
     training: TrainingSamples | None = None
     num_images: int = 0
     download_bytes: int = 0

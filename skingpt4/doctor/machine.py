@@ -16,6 +16,7 @@ from skingpt4.doctor import memory
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding
 from skingpt4.model.build import encoder_device
 from skingpt4.model.language import require_devices
+from skingpt4.model.projection import num_projection_parameters, picture_shape
 from skingpt4.support.errors import UserError
 from skingpt4.training import run_folder
 
@@ -80,11 +81,13 @@ def _memory(facts: Facts, free: int, spread: bool) -> Iterator[Finding]:
     needs = {}
     if config.step != "none":
         needs["memory, training"] = memory.training(
-            config, shape, facts.dtype, facts.encoder_parameters, facts.num_images, quantization=quantization
-        )
+            config, shape, facts.dtype, facts.encoder_parameters, facts.num_images, quantization=quantization,
+            encoding_bytes=facts.encoding_bytes,
+        )  # fmt: skip
     needs["memory, chat"] = memory.chat(
-        config, shape, facts.dtype, facts.encoder_parameters, quantization=quantization
-    )
+        config, shape, facts.dtype, facts.encoder_parameters, quantization=quantization,
+        encoding_bytes=facts.encoding_bytes,
+    )  # fmt: skip
     fixes = {
         "memory, training": "language.quantization=nf4, data.feature_cache=runs/features with data.augment=false, "
         "a smaller optim.batch_size with more optim.accumulation, or a smaller language.model",
@@ -113,10 +116,13 @@ def _disk(facts: Facts) -> Finding:
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
-    trained = memory.num_trainable(config, facts.shape) if facts.shape else (config.qformer.width + 1) * 4096
+    trained = (
+        memory.num_trainable(config, facts.shape) if facts.shape else num_projection_parameters(config, 4096)
+    )
     need = 12 * trained * (config.log.keep_checkpoints + 1)
     if config.data.feature_cache:
-        need += 2 * facts.num_images * config.qformer.num_query_tokens * config.qformer.width
+        picture = picture_shape(config)
+        need += 2 * facts.num_images * picture.num_vectors * picture.width
     need += facts.download_bytes
     text = f"{free / 1e9:.1f} GB free, the run writes about {need / 1e9:.2g} GB"
     text += f", the download of {facts.download_bytes / 1e9:.0f} GB included" if facts.download_bytes else ""

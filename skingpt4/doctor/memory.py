@@ -18,12 +18,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from skingpt4.config.schema import Config
+from skingpt4.model.build import empty_encoder
 from skingpt4.model.loss import LOSS_CHUNK_BYTES
+from skingpt4.model.network import num_parameters
 from skingpt4.model.precision import DTYPES, choose_attention
-from skingpt4.model.qformer import QFormer
+from skingpt4.model.projection import num_projection_parameters, picture_shape
 from skingpt4.model.quantisation import import_bitsandbytes
-from skingpt4.model.vision import VisionEncoder
-from skingpt4.weights.files.source import built_without_memory
 from skingpt4.weights.language_model import LanguageModelError, cannot_load, read_configuration
 
 GIB = 2.0**30
@@ -179,9 +179,8 @@ def trained_bytes(num_trained: int) -> int:
 
 def num_trainable(config: Config, shape: LanguageShape) -> int:
     """Trained numbers of a run: the projection's and LoRA's."""
-    return (config.qformer.width + 1) * shape.width + lora_parameters(
-        shape, config.lora.rank, config.lora.targets
-    )
+    projection = 0 if "projection" in config.freeze else num_projection_parameters(config, shape.width)
+    return projection + lora_parameters(shape, config.lora.rank, config.lora.targets)
 
 
 def lora_parameters(shape: LanguageShape, rank: int, targets: Sequence[str]) -> int:
@@ -216,6 +215,7 @@ def training(
     tokens: int | None = None,
     supervised: int | None = None,
     quantization: str = "none",
+    encoding_bytes: int = 0,
 ) -> dict[str, int]:
     """Bytes by part at the peak of a training step.
 
@@ -228,9 +228,10 @@ def training(
         tokens: of one sample; by default the queries, a question of 40 tokens and the longest answer.
         supervised: tokens of one sample; by default the longest answer.
         quantization: of the language model.
+        encoding_bytes: of one picture, see `encoding`.
     """
-    batch, queries = config.optim.batch_size, config.qformer.num_query_tokens
-    tokens = tokens or queries + 40 + config.data.max_text_tokens
+    batch, picture = config.optim.batch_size, picture_shape(config)
+    tokens = tokens or picture.num_vectors + 40 + config.data.max_text_tokens
     supervised = supervised or config.data.max_text_tokens
     cached = config.data.feature_cache is not None
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -238,11 +239,11 @@ def training(
     with_logits, chunk = (supervised, LOSS_CHUNK_BYTES) if shape.plain_head else (tokens, 0)
     return {
         "language model": weight_bytes(shape, dtype, quantization),
-        "image encoder": 0 if cached else 4 * encoder_parameters,
+        "image encoder": 0 if cached else 4 * encoder_parameters + batch * encoding_bytes,
         "trained tensors, gradients, AdamW": trained_bytes(num_trainable(config, shape)),
         ACTIVATIONS: activation_bytes(shape, batch, tokens, dtype, attention),
         "logits": logits_bytes(shape, batch * with_logits, dtype, chunk),
-        "cached features": num_images * queries * config.qformer.width * 2 if cached else 0,
+        "cached features": num_images * picture.num_vectors * picture.width * 2 if cached else 0,
     }
 
 
@@ -253,26 +254,32 @@ def chat(
     encoder_parameters: int,
     tokens: int = 512,
     quantization: str = "none",
+    encoding_bytes: int = 0,
 ) -> dict[str, int]:
     """Bytes by part while a conversation of so many tokens (queries of images included) is answered."""
     return {
         "language model": weight_bytes(shape, dtype, quantization),
-        "image encoder": 4 * encoder_parameters,
-        "projection": 4 * (config.qformer.width + 1) * shape.width,
+        "image encoder": 4 * encoder_parameters + encoding_bytes,
+        "projection": 4 * num_projection_parameters(config, shape.width),
         "keys and values": kv_cache_bytes(shape, 1, tokens, dtype),
         "reading the prompt": reading_bytes(shape, 1, tokens, dtype) + 8 * shape.vocabulary,
     }
 
 
+def encoding(config: Config, num_tokens: int, width: int) -> int:
+    """Bytes while the vision encoder reads one picture, all crops at once: the widest point of a block in fp32.
+
+    Args:
+        config: of the network.
+        num_tokens: of the vision encoder for one crop.
+        width: of such a token.
+    """
+    return config.vision.crops * num_tokens * 8 * width * ITEM_BYTES["float32"]
+
+
 def encoder_parameters(config: Config) -> int:
     """Parameters of vision encoder and Q-Former together; no file is read."""
-    return sum(p.numel() for part in empty_encoder(config) for p in part.parameters())
-
-
-def empty_encoder(config: Config) -> tuple[VisionEncoder, QFormer]:
-    """Vision encoder and Q-Former of a configuration on the meta device, without weights."""
-    vision = built_without_memory(lambda: VisionEncoder(config.vision))
-    return vision, built_without_memory(lambda: QFormer(config.qformer, vision.width))
+    return sum(map(num_parameters, empty_encoder(config)))
 
 
 def host_bytes(parts: dict[str, int]) -> int:

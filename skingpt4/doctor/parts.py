@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from skingpt4.checkpoints import checkpoint, minigpt4
-from skingpt4.checkpoints.identity import encoder_identity
+from skingpt4.checkpoints.identity import encoder_identity, projector_identity
 from skingpt4.checkpoints.paths import how_to_get
+from skingpt4.config.schema import Config
 from skingpt4.doctor import memory
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding
 from skingpt4.model import lora
+from skingpt4.model.build import empty_encoder
+from skingpt4.model.network import num_parameters
+from skingpt4.model.projection import Pooling, make_projection, picture_shape
 from skingpt4.model.qformer import QFormer
 from skingpt4.model.vision import VisionEncoder
 from skingpt4.support.errors import UserError
@@ -26,19 +31,35 @@ PARENT = "starts from"
 
 
 def encoder(facts: Facts) -> Iterator[Finding]:
-    """Vision encoder and Q-Former: built without memory, their files' headers compared name by name."""
+    """Vision encoder, Q-Former and projector: built without memory, their files' headers compared name by name."""
     config = facts.config
     try:
-        vision, qformer = memory.empty_encoder(config)
+        vision, qformer = empty_encoder(config)
     except UserError as error:
         yield Finding("vision encoder", MISSING, str(error))
         return
-    facts.encoder_parameters = sum(p.numel() for part in (vision, qformer) for p in part.parameters())
+    facts.encoder_parameters = num_parameters(vision) + num_parameters(qformer)
+    facts.encoding_bytes = memory.encoding(config, vision.num_tokens, vision.width)
     text = f"{config.vision.model}, {vision.num_tokens} tokens of {vision.width}"
     yield _weights("vision encoder", text, config.vision.weights, VISION_PREFIXES, vision)
-    text = f"{config.qformer.num_query_tokens} queries of {config.qformer.width}"
-    yield _weights("Q-Former", text, config.qformer.weights, QFORMER_PREFIXES, qformer)
+    if isinstance(qformer, QFormer):
+        text = f"{config.qformer.num_query_tokens} queries of {config.qformer.width}"
+        yield _weights("Q-Former", text, config.qformer.weights, QFORMER_PREFIXES, qformer)
+    yield _projector(config, qformer)
     yield from _final_norm(config.vision.weights, config.qformer.weights, vision)
+
+
+def _projector(config: Config, reads: QFormer | Pooling) -> Finding:
+    """The way from a picture to tokens of the prompt, and how many these are."""
+    shape = picture_shape(config)
+    layers = "2 linear layers" if config.projector == "mlp" else "1 linear layer"
+    what = "the Q-Former's queries"
+    if isinstance(reads, Pooling):
+        class_token = " and the class token" if reads.has_class_token else ""
+        what = f"{reads.side} x {reads.side} patches ({reads.method}){class_token}"
+    crops = f" of {config.vision.crops} crops" if config.vision.crops > 1 else ""
+    tokens = f"{shape.num_vectors} tokens of the prompt a picture, from vectors of {shape.width}"
+    return Finding("projector", OK, f"{config.projector}: {layers} on {what}{crops}; {tokens}")
 
 
 def _weights(
@@ -78,7 +99,13 @@ def parent(facts: Facts) -> Finding:
     """The checkpoint that the run starts from: encoder, language model, template, LoRA and width."""
     path = facts.config.initial_checkpoint
     if not path:
-        return Finding(PARENT, OK, f"an untrained projection (seed {facts.config.seed})")
+        text = f"an untrained projection (seed {facts.config.seed})"
+        if facts.config.step in ("step1", "step2"):
+            text += (
+                "; this step then has to learn what the vectors mean at all beside what it teaches: the paper starts "
+                "from MiniGPT-4's projection, aligned on captions (step: align makes one, docs/training.md)"
+            )
+        return Finding(PARENT, OK, text)
     return _minigpt4_projection(facts, path) if checkpoint.is_minigpt4(path) else _checkpoint(facts, path)
 
 
@@ -97,9 +124,8 @@ def _checkpoint(facts: Facts, path: str) -> Finding:
     except UserError as error:
         fix = "start from a checkpoint of the same parts, or train step 1 with them"
         return Finding(PARENT, MISSING, str(error), fix)
-    shape = tuple(tensors["weight"].shape) if "weight" in tensors else ()
-    if facts.shape and shape != (expected := (facts.shape.width, config.qformer.width)):
-        return Finding(PARENT, MISSING, f"{path}: its projection is {shape}, here it must be {expected}")
+    if facts.shape and (problem := _misfit(config, tensors, facts.shape.width)):
+        return Finding(PARENT, MISSING, f"{path}: {problem}")
     text = f"{checkpoint.find(path)} ({card.get('step')}, iteration {card.get('iteration')})"
     if unchecked:
         text += f"; not compared, since its files are not here: {', '.join(unchecked)}"
@@ -110,9 +136,23 @@ def _checkpoint(facts: Facts, path: str) -> Finding:
     return Finding(PARENT, WARNING, text)
 
 
+def _misfit(config: Config, tensors: dict[str, Tensor], out_features: int) -> str:
+    """How a checkpoint's projection differs from the configuration's; empty where it does not."""
+    with torch.device("meta"):
+        empty = make_projection(
+            config.projector, picture_shape(config).width, out_features, config.projection.hidden_width
+        )
+    theirs, ours = ({k: tuple(v.shape) for k, v in t.items()} for t in (tensors, empty.state_dict()))
+    if theirs == ours:
+        return ""
+    name = next(name for name in [*ours, *theirs] if ours.get(name) != theirs.get(name))
+    return f"its projection's {name} is {theirs.get(name, ())}, here it must be {ours.get(name, ())}"
+
+
 def _identity(facts: Facts) -> tuple[dict[str, Any], list[str]]:
     """What a checkpoint must fit, and the parts that cannot be compared because their files are not here."""
-    identity: dict[str, Any] = {"template": facts.config.prompt.template}
+    config = facts.config
+    identity: dict[str, Any] = {"projector": projector_identity(config), "template": config.prompt.template}
     unchecked = []
     try:
         identity["encoder"] = encoder_identity(facts.config)
@@ -132,6 +172,7 @@ def _identity(facts: Facts) -> tuple[dict[str, Any], list[str]]:
 def _minigpt4_projection(facts: Facts, path: str) -> Finding:
     """A `.pth` of MiniGPT-4 or the published SkinGPT-4: it records widths alone."""
     try:
+        minigpt4.require_qformer(path, facts.config.projector)
         width, query_width = minigpt4.shape_of(path)
         minigpt4.require_width(path, facts.shape.width if facts.shape else width, facts.config.qformer.width)
     except UserError as error:
@@ -144,12 +185,22 @@ def _minigpt4_projection(facts: Facts, path: str) -> Finding:
     return Finding(PARENT, WARNING, text)
 
 
+def _has_qformer(facts: Facts) -> bool:
+    return facts.config.projector == "qformer"
+
+
 def trainable(facts: Facts) -> Iterator[Finding]:
     """How many numbers are trained."""
     if facts.shape and facts.encoder_parameters:
         num_trained = memory.num_trainable(facts.config, facts.shape)
         total = num_trained + facts.shape.num_parameters + facts.encoder_parameters
         rank = facts.config.lora.rank
-        parts = "1 linear layer" + (f" and LoRA of rank {rank} on the language model" if rank else "")
-        text = f"{parts}: {num_trained / 1e6:.2f} M of {total / 1e6:,.0f} M parameters, encoder included"
+        layers = "2 linear layers" if facts.config.projector == "mlp" else "1 linear layer"
+        layers = "no linear layer" if "projection" in facts.config.freeze else layers
+        parts = layers + (f" and LoRA of rank {rank} on the language model" if rank else "")
+        frozen = ", ".join(part for part in facts.config.freeze if part != "qformer" or _has_qformer(facts))
+        text = (
+            f"{parts}: {num_trained / 1e6:.2f} M of {total / 1e6:,.0f} M parameters, encoder included; "
+            f"frozen: {frozen}"
+        )
         yield Finding("trained", OK, text)

@@ -9,6 +9,7 @@ from skingpt4.model.language import LanguageModel
 from skingpt4.model.lavis import LavisQFormer, LavisVision, lavis_classes
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.precision import require_device
+from skingpt4.model.projection import Pooling, picture_shape
 from skingpt4.model.qformer import QFormer
 from skingpt4.model.vision import VisionEncoder
 from skingpt4.weights.files.layouts import brings_norm
@@ -60,7 +61,7 @@ def encoder_device(config: Config, device: torch.device | str) -> torch.device:
 def build_encoder(
     config: Config, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
 ) -> ImageEncoder:
-    """Vision encoder and Q-Former of a configuration, frozen; host memory holds the weights once."""
+    """Vision encoder and Q-Former (or pooling) of a configuration, frozen; host memory holds the weights once."""
     if config.encoder.backend == "lavis":
         lavis_classes()  # a missing package is noticed before gigabytes are read
     device = encoder_device(config, device)
@@ -72,10 +73,20 @@ def build_encoder(
             f"vision.weights: {config.vision.weights} lacks the final norm (ln_vision), and {config.qformer.weights} "
             "brings none; set qformer.weights to the BLIP-2 checkpoint, or vision.weights to a file with norm.weight"
         )
+    if config.projector != "qformer":
+        return ImageEncoder(vision, Pooling(config.pooling, vision), config.encoder.dtype)
     qformer = build_qformer(config.qformer, vision.width, device, dtype)
     if config.encoder.backend == "lavis":
         return ImageEncoder(LavisVision(vision), LavisQFormer(qformer), config.encoder.dtype)
     return ImageEncoder(vision, qformer, config.encoder.dtype)
+
+
+def empty_encoder(config: Config) -> tuple[VisionEncoder, QFormer | Pooling]:
+    """Vision encoder and Q-Former (or pooling) of a configuration on the meta device, without weights."""
+    vision = built_without_memory(lambda: VisionEncoder(config.vision))
+    if config.projector != "qformer":
+        return vision, Pooling(config.pooling, vision)
+    return vision, built_without_memory(lambda: QFormer(config.qformer, vision.width))
 
 
 def build(config: Config, device: torch.device, encoder: ImageEncoder | None = None) -> SkinGPT4:
@@ -83,6 +94,7 @@ def build(config: Config, device: torch.device, encoder: ImageEncoder | None = N
     language_model = LanguageModel(config.language, device)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = SkinGPT4(encoder, language_model, config.qformer.width)
+        width = picture_shape(config).width
+        model = SkinGPT4(encoder, language_model, width, config.projector, config.projection.hidden_width)
     model.projection.to(language_model.input_device)
     return model.train(False)

@@ -7,6 +7,7 @@ is computed twice. The sums are those of `F.cross_entropy` in fp32.
 
 from __future__ import annotations
 
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -19,7 +20,9 @@ from skingpt4.model.prompts import IGNORED
 LOSS_CHUNK_BYTES = 32 * 2**20  # of fp32 logits in memory at once
 
 
-def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, chunk_bytes: int) -> Tensor:
+def head_loss(
+    head: nn.Module, hidden: Tensor, targets: Tensor, chunk_bytes: int, weights: Tensor | None = None
+) -> Tensor:
     """Summed cross-entropy, fp32 scalar, of a language model's head at some positions.
 
     Args:
@@ -28,26 +31,42 @@ def head_loss(head: nn.Module, hidden: Tensor, targets: Tensor, chunk_bytes: int
         targets: (n,) int64 vocabulary ids.
         chunk_bytes: of fp32 logits in memory at once, at least one row; 0 takes all rows at once, through autograd,
             and so does a head that is itself trained (LoRA on it).
+        weights: (n,) fp32, of each position in the sum; None is 1 for all.
     """
     trained = any(p.requires_grad for p in head.parameters())
     if not chunk_bytes or trained or not len(targets):
-        return F.cross_entropy(head(hidden).float(), targets, reduction="sum")
+        return _cross_entropy(head(hidden), targets, weights)
     vocabulary = head.weight.shape[0] if _is_plain(head) else head(hidden[:1].detach()).shape[-1]  # type: ignore[index]
-    return _HeadLoss.apply(hidden, head, targets, max(1, chunk_bytes // (4 * vocabulary)))
+    return _HeadLoss.apply(hidden, head, targets, max(1, chunk_bytes // (4 * vocabulary)), weights)
+
+
+def _cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+    """Summed over the rows of logits (n, vocabulary), each with its weight."""
+    if weights is None:
+        return F.cross_entropy(logits.float(), targets, reduction="sum")
+    return (F.cross_entropy(logits.float(), targets, reduction="none") * weights).sum()
 
 
 class _HeadLoss(torch.autograd.Function):
     """The sum over chunks of rows; the gradient is ready when the forward is."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, head: nn.Module, targets: Tensor, num_rows: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, head: nn.Module, targets: Tensor, num_rows: int, weights: Tensor | None
+    ) -> Tensor:
         of_chunk = _by_hand if _is_plain(head) else _by_autograd
         with_gradient = ctx.needs_input_grad[0]
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
         gradients = []
-        # (rows, d), (rows,)
-        for rows, ids in zip(hidden.split(num_rows), targets.split(num_rows), strict=True):
-            value, gradient = of_chunk(head, rows, ids, with_gradient)
+        # (rows, d), (rows,), (rows,)
+        parts = zip(
+            hidden.split(num_rows),
+            targets.split(num_rows),
+            repeat(None) if weights is None else weights.split(num_rows),
+            strict=False,
+        )
+        for rows, ids, scale in parts:
+            value, gradient = of_chunk(head, rows, ids, scale, with_gradient)
             loss += value
             if gradient is not None:
                 gradients.append(gradient)
@@ -56,9 +75,9 @@ class _HeadLoss(torch.autograd.Function):
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, *outer: Tensor) -> tuple[Tensor, None, None, None, None]:
         (gradient,) = ctx.saved_tensors
-        return gradient * outer[0].to(gradient), None, None, None
+        return gradient * outer[0].to(gradient), None, None, None, None
 
 
 def _is_plain(head: nn.Module) -> bool:
@@ -67,26 +86,31 @@ def _is_plain(head: nn.Module) -> bool:
     return type(head) is nn.Linear and not own
 
 
-def _by_hand(head: Any, hidden: Tensor, targets: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
+def _by_hand(
+    head: Any, hidden: Tensor, targets: Tensor, weights: Tensor | None, with_gradient: bool
+) -> tuple[Tensor, Tensor | None]:
     """(loss, gradient of `hidden`) of one chunk; the softmax is written over the logits."""
     columns = targets[:, None]  # (rows, 1)
     logits = F.linear(hidden, head.weight, head.bias).float()  # (rows, vocabulary)
     norm = logits.logsumexp(-1, keepdim=True)  # (rows, 1)
-    loss = (norm - logits.gather(1, columns)).sum()
+    losses = norm - logits.gather(1, columns)  # (rows, 1)
+    loss = losses.sum() if weights is None else (losses * weights[:, None]).sum()
     if not with_gradient:
         return loss, None
     errors = logits.sub_(norm).exp_()  # softmax, then softmax - one-hot
     errors.scatter_add_(1, columns, errors.new_full(columns.shape, -1.0))
+    if weights is not None:
+        errors *= weights[:, None]
     return loss, errors.to(head.weight.dtype) @ head.weight
 
 
 def _by_autograd(
-    head: Any, hidden: Tensor, targets: Tensor, with_gradient: bool
+    head: Any, hidden: Tensor, targets: Tensor, weights: Tensor | None, with_gradient: bool
 ) -> tuple[Tensor, Tensor | None]:
     """The same through the head's own forward, whatever it is."""
     rows = hidden.detach().requires_grad_(with_gradient)
     with torch.set_grad_enabled(with_gradient):
-        loss = F.cross_entropy(head(rows).float(), targets, reduction="sum")
+        loss = _cross_entropy(head(rows), targets, weights)
     return loss.detach(), torch.autograd.grad(loss, rows)[0] if with_gradient else None
 
 
@@ -95,6 +119,7 @@ def supervised_loss(
     embeds: Tensor,
     labels: Tensor,
     attention_mask: Tensor | None,
+    weights: Tensor | None = None,
 ) -> tuple[Tensor, int]:
     """(cross-entropy summed over the supervised tokens, fp32 scalar; their number).
 
@@ -107,18 +132,21 @@ def supervised_loss(
         embeds: (b, t, d) input embeddings.
         labels: (b, t), IGNORED where not supervised.
         attention_mask: (b, t), 0 at padding, or None.
+        weights: (b, t) of the labels in the sum; None is 1 for all.
     """
     targets = labels[:, 1:]  # what position t predicts is the label at t + 1
     supervised = F.pad(targets != IGNORED, (0, 1))  # (b, t)
+    if weights is not None:
+        weights = weights[:, 1:][targets != IGNORED].to(embeds.device)  # (n,)
     targets = targets[targets != IGNORED]  # (n,)
     if language_model.has_plain_head:
         hidden = language_model.hidden_states(embeds, attention_mask)
         hidden = hidden[supervised.to(hidden.device)]  # (n, d)
         head = language_model.get_output_embeddings()
-        return head_loss(head, hidden, targets.to(hidden.device), LOSS_CHUNK_BYTES), len(targets)
+        return head_loss(head, hidden, targets.to(hidden.device), LOSS_CHUNK_BYTES, weights), len(targets)
     logits = language_model.logits(embeds, attention_mask)
     logits = logits[supervised.to(logits.device)]  # (n, vocabulary)
-    return F.cross_entropy(logits.float(), targets.to(logits.device), reduction="sum"), len(targets)
+    return _cross_entropy(logits, targets.to(logits.device), weights), len(targets)
 
 
 def log_probabilities(

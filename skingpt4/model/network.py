@@ -14,7 +14,7 @@ from skingpt4.model.language import LanguageModel
 from skingpt4.model.lavis import LavisQFormer, LavisVision
 from skingpt4.model.loss import supervised_loss
 from skingpt4.model.precision import DTYPES, describe_precision, half_precision, num_bytes
-from skingpt4.model.projection import Projection
+from skingpt4.model.projection import InputMap, Pooling, make_projection
 from skingpt4.model.prompts import IMAGE_TOKEN, Encoded
 from skingpt4.model.qformer import QFormer
 from skingpt4.model.vision import VisionEncoder
@@ -22,11 +22,11 @@ from skingpt4.support.marks import special_tokens
 
 
 class ImageEncoder(nn.Module):
-    """Vision encoder and Q-Former as one frozen map from images to queries, always in eval mode.
+    """Vision encoder and Q-Former (or pooling) as one frozen map from images to queries, always in eval mode.
 
     Args:
         vision_encoder: images to tokens.
-        qformer: tokens to queries.
+        qformer: tokens to queries; with the projectors mlp and linear `Pooling` stands in its place.
         precision: auto stores fp32 weights and computes in the precision that the device is fast in. A half precision
             by name is also that of the stored matrices; norms, positions and the residual stream stay fp32, since
             an encoder that is converted completely has about three times the error.
@@ -35,7 +35,7 @@ class ImageEncoder(nn.Module):
     def __init__(
         self,
         vision_encoder: VisionEncoder | LavisVision,
-        qformer: QFormer | LavisQFormer,
+        qformer: QFormer | LavisQFormer | Pooling,
         precision: str = "auto",
     ) -> None:
         super().__init__()
@@ -52,7 +52,9 @@ class ImageEncoder(nn.Module):
 
     @torch.no_grad()
     def forward(self, image: Tensor) -> Tensor:
-        """Map images (b, 3, h, w) to queries (b, q, d) in fp32."""
+        """Map images (b, 3, h, w), or several crops of each (b, c, 3, h, w), to queries (b, q, d) in fp32."""
+        if image.dim() == 5:
+            return self(image.flatten(0, 1)).unflatten(0, image.shape[:2]).flatten(1, 2)  # (b, c * q, d)
         device = next(self.parameters()).device
         with half_precision(device, self.precision):
             tokens = self.vision_encoder(image.to(device))  # (b, n, encoder width)
@@ -72,19 +74,40 @@ class SkinGPT4(nn.Module):
         encoder: the image encoder, or None where only precomputed queries are used.
         language_model: the frozen language model.
         query_width: width d of the queries.
+        projector: qformer, linear or mlp.
+        hidden_width: of mlp.
+
+    Attributes:
+        input_map: the coordinates in which the projection is trained, if they are not the queries' own.
     """
 
-    def __init__(self, encoder: ImageEncoder | None, language_model: LanguageModel, query_width: int) -> None:
+    def __init__(
+        self,
+        encoder: ImageEncoder | None,
+        language_model: LanguageModel,
+        query_width: int,
+        projector: str = "qformer",
+        hidden_width: int | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.language_model = language_model
-        self.projection = Projection(query_width, language_model.get_input_embeddings().weight.shape[1])
+        width = language_model.get_input_embeddings().weight.shape[1]
+        self.projection = make_projection(projector, query_width, width, hidden_width)
+        self.input_map: InputMap | None = None
         self.config: Config | None = None  # only of a model `from_pretrained`
 
     @property
     def tokenizer(self) -> Any:
         """The language model's."""
         return self.language_model.tokenizer
+
+    def plain_projection(self) -> dict[str, Tensor]:
+        """The projection's tensors as a checkpoint holds them: plain layers, the `input_map` multiplied in."""
+        tensors = self.projection.state_dict()
+        if self.input_map is None:
+            return tensors
+        return self.input_map.folded(tensors, self.projection.first_layer)
 
     def train(self, mode: bool = True) -> SkinGPT4:
         """Put only what is trained (the projection, and LoRA if there is any) into training mode."""
@@ -94,7 +117,7 @@ class SkinGPT4(nn.Module):
         return self
 
     def encode_images(self, image: Tensor) -> Tensor:
-        """Map images (b, 3, h, w) to queries (b, q, d)."""
+        """Map images (b, 3, h, w), or crops of them (b, c, 3, h, w), to queries (b, q, d)."""
         if self.encoder is None:
             raise RuntimeError("this model was built without an image encoder; give it queries")
         return self.encoder(image)
@@ -120,6 +143,8 @@ class SkinGPT4(nn.Module):
             )
         if queries is None:
             return embeds
+        if self.input_map is not None:
+            queries = self.input_map(queries)
         projected = self.projection(queries)  # (images, q, width)
         return embeds.masked_scatter(is_image[..., None], projected.flatten(0, 1).to(embeds))
 
@@ -130,6 +155,7 @@ class SkinGPT4(nn.Module):
         attention_mask: Tensor | None = None,
         image: Tensor | None = None,
         queries: Tensor | None = None,
+        weights: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Summed cross-entropy over supervised tokens.
 
@@ -137,8 +163,9 @@ class SkinGPT4(nn.Module):
             input_ids: (b, t) with IMAGE_TOKEN where queries go, right padded.
             labels: (b, t), IGNORED where not supervised.
             attention_mask: (b, t), 0 at padding; None where there is none.
-            image: (images, 3, h, w), or
+            image: (images, 3, h, w) or (images, c, 3, h, w), or
             queries: (images, q, d) precomputed.
+            weights: (b, t) fp32, of the labels in the sum; None is 1 for all.
 
         Returns:
             (loss summed over the supervised tokens, fp32 scalar on `input_ids`' device; their number, int64 scalar).
@@ -147,7 +174,7 @@ class SkinGPT4(nn.Module):
             queries = self.encode_images(image)  # (images, q, d)
         embeds = self.embed(input_ids, queries)  # (b, t, width)
         mask = None if attention_mask is None else attention_mask.to(embeds.device)
-        loss, count = supervised_loss(self.language_model, embeds, labels, mask)
+        loss, count = supervised_loss(self.language_model, embeds, labels, mask, weights)
         return loss.to(input_ids.device), torch.tensor(count)
 
     @torch.no_grad()
@@ -196,6 +223,11 @@ class SkinGPT4(nn.Module):
         """(trainable, all) numbers of parameters."""
         parameters = list(self.parameters())
         return sum(p.numel() for p in parameters if p.requires_grad), sum(p.numel() for p in parameters)
+
+
+def num_parameters(module: nn.Module) -> int:
+    """All parameters of a module."""
+    return sum(p.numel() for p in module.parameters())
 
 
 def cut_at(text: str, stops: Sequence[str]) -> str:

@@ -21,9 +21,10 @@ class QFormer(nn.Module):
     Args:
         config: its sizes; the defaults are BLIP-2's. `config.weights` is not read here.
         encoder_width: of the vision tokens.
+        text: also build the text branch, which only pretraining needs (`training.qformer`).
     """
 
-    def __init__(self, config: QFormerConfig, encoder_width: int) -> None:
+    def __init__(self, config: QFormerConfig, encoder_width: int, text: bool = False) -> None:
         super().__init__()
         self.model = Blip2QFormerModel(
             Blip2QFormerConfig(
@@ -33,8 +34,7 @@ class QFormer(nn.Module):
                 intermediate_size=config.intermediate_width,
                 cross_attention_frequency=config.cross_attention_every,
                 encoder_hidden_size=encoder_width,
-                # The vocabulary belongs to the text branch, which is never built.
-                use_qformer_text_input=False,
+                use_qformer_text_input=text,
             )
         )
         self.width, self.num_query_tokens = config.width, config.num_query_tokens

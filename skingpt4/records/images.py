@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -175,6 +176,7 @@ def to_tensor(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     box: tuple[float, float, float, float] | None = None,
+    crops: int = 1,
 ) -> Tensor:
     """Resize (bicubic, aspect ratio not kept, as BLIP-2 evaluates) and normalise.
 
@@ -184,15 +186,32 @@ def to_tensor(
         mean: per channel, on the scale 0 to 1.
         std: per channel, on the scale 0 to 1.
         box: (left, top, right, bottom) of a crop to take first, in pixels.
+        crops: 1, or 1 + n x n: the picture, then its tiles row by row, each resized to the same size.
 
     Returns:
-        (3, size, size) float32.
+        (3, size, size) float32; (crops, 3, size, size) with several crops.
     """
     import torch  # here: there are many processes that only read images, and each should stay small
 
+    if crops > 1:
+        boxes = (box, *tile_boxes(box or (0, 0, *image.size), math.isqrt(crops - 1)))
+        return torch.stack([to_tensor(image, size, mean, std, each) for each in boxes])
     resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255.0
     return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+
+
+def tile_boxes(
+    box: tuple[float, float, float, float], num_rows: int
+) -> list[tuple[float, float, float, float]]:
+    """A box cut into rows and as many columns of equal tiles, row by row; of a tiny image a tile has one pixel."""
+    left, top, right, bottom = box
+    width, height = (right - left) / num_rows, (bottom - top) / num_rows
+    places = [(column, row) for row in range(num_rows) for column in range(num_rows)]
+    return [
+        (left + column * width, top + row * height, left + (column + 1) * width, top + (row + 1) * height)
+        for column, row in places
+    ]
 
 
 def random_crop_box(

@@ -31,7 +31,7 @@ from skingpt4.records.record import Record, RecordError, record_of
 from skingpt4.support.files import move_into_place
 from skingpt4.support.regular import open_regular
 
-VERSION = 2  # of the reader and of the Arrow file's columns; a file of another version is written again
+VERSION = 3  # of the reader and of the Arrow file's columns; a file of another version is written again
 SMALL_BYTES = 4 * 2**20  # below, parsing takes a fraction of a second and no file is written
 BLOCK_BYTES = 4 * 2**20  # of a batch of records: some thousand
 MAX_NAME = 180  # bytes of a manifest's name; file systems allow 255, and the Arrow file's name is longer

@@ -3,7 +3,8 @@
     {"image": "images/000123.jpg", "sha256": "9f86...", "phash": "e0f8c4d2b1a09784", "width": 800, "height": 600,
      "source": "phantoms", "split": "train", "concepts": ["Plaque", "Scale"], "disease": "psoriasis",
      "class": "psoriasis_and_lichen_planus", "fitzpatrick": 3, "body_site": "forearm",
-     "note": "Silvery plaques on the forearm.", "turns": [{"question": "Does it itch?", "answer": "It may."}],
+     "note": "Silvery plaques on the forearm.", "caption": "Scaly plaques on a forearm.",
+     "turns": [{"question": "Does it itch?", "answer": "It may."}],
      "case_id": "phantom-train-000123", "patient_id": null, "licence": "Apache-2.0", "phi": null}
 
 Only `image` is required. `records.schema` defines the keys and their values.
@@ -45,6 +46,7 @@ class Record:
     fitzpatrick: int | None = None
     body_site: str | None = None
     note: str | None = None
+    caption: str | None = None
     case_id: str | None = None
     phash: str | None = None
     width: int | None = None

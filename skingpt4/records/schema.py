@@ -91,6 +91,7 @@ FIELDS: dict[str, Field] = {
     ),
     "body_site": Field(Plain.TEXT, "Where on the body."),
     "note": Field(Plain.TEXT, "A doctor's words."),
+    "caption": Field(Plain.TEXT, "What the image shows, for the alignment before step 1."),
     "turns": Field(Plain.TURNS, "A dialogue of the source's own."),
     "case_id": Field(Plain.TEXT, "Images of one case share it, within a source."),
     "patient_id": Field(Plain.TEXT, "Images of one patient share it, within a source."),

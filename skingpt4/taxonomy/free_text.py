@@ -7,8 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+from skingpt4.taxonomy.lexicon import Lexicon
 from skingpt4.taxonomy.mentions import Mention, find_mentions, sentences
-from skingpt4.taxonomy.taxonomy import CONCEPTS, concept_spellings, disease, lexicon
+from skingpt4.taxonomy.taxonomy import CONCEPTS, concept_spellings, lexicon
 
 Outcome = Literal["asserted", "ambiguous", "no_class", "mentioned", "negated", "unknown"]
 OUTCOMES: tuple[Outcome, ...] = ("asserted", "ambiguous", "no_class", "mentioned", "negated", "unknown")
@@ -31,7 +32,7 @@ class Classified:
     mentions: tuple[Mention, ...] = ()
 
 
-def classify(text: str, form: str = ANSWER_FORM) -> Classified:
+def classify(text: str, form: str = ANSWER_FORM, names: Lexicon | None = None) -> Classified:
     """The class that a free text asserts.
 
     An answer in the published form is judged by that sentence only: what it says later about other diseases does not
@@ -41,9 +42,11 @@ def classify(text: str, form: str = ANSWER_FORM) -> Classified:
     Args:
         text: an answer, a note or a single name.
         form: the sentence that states a diagnosis, with `{disease}` in it.
+        names: diseases with their classes (default: the taxonomy's).
     """
-    term = disease(text)
-    mentions = find_mentions(lexicon(), text)
+    names = names or lexicon()
+    term = names.get(text)
+    mentions = find_mentions(names, text)
     if term is not None and not mentions and not re.search(r"[?;]|[.!]\s", text):
         mentions = (Mention(term, 0, len(text), text, "asserted"),)
     stated = _stated_spans(text, form)

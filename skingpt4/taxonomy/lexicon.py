@@ -67,7 +67,7 @@ class Lexicon:
         self.terms: dict[tuple[str, ...], Term] = {}
         self._joined_forms: dict[str, Term] = {}  # where hyphens and blanks do not matter
         self._lengths: dict[str, set[int]] = {}
-        self._words = frozenset(words)
+        self.words = frozenset(words)
         for term in terms:
             forms = tuple(normal_form(word) for word in WORD.findall(term.name))
             self.terms.setdefault(forms, term)
@@ -111,5 +111,5 @@ class Lexicon:
         if not _is_abbreviation(term.name):
             return True
         if word in (term.name, term.name + "s"):
-            return not (all_capitals and term.name in self._words)
-        return word == term.name.lower() and len(word) > 2 and term.name not in self._words
+            return not (all_capitals and term.name in self.words)
+        return word == term.name.lower() and len(word) > 2 and term.name not in self.words

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 
 from skingpt4.config.compat import BEHAVIOURS
@@ -76,7 +77,7 @@ def pad_right(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
     Returns:
         input_ids and labels (b, t) int64; attention_mask (b, t), 0 at padding; image (b, 3, h, w) or queries
-        (b, q, d).
+        (b, q, d); weights (b, t) fp32 of the labels, if the samples have any.
     """
     length = max(len(sample["encoded"].input_ids) for sample in samples)
     input_ids = torch.zeros(len(samples), length, dtype=torch.long)
@@ -92,7 +93,15 @@ def pad_right(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
     for key in ("image", "queries"):
         if key in samples[0]:
             batch[key] = torch.stack([sample[key] for sample in samples])
+    if "weights" in samples[0]:
+        batch["weights"] = pad_sequence([sample["weights"] for sample in samples], batch_first=True)
     return batch
+
+
+def num_supervised(batch: dict[str, Tensor]) -> float:
+    """The number of a batch's supervised tokens, or the sum of their weights."""
+    supervised = batch["labels"][:, 1:] >= 0
+    return float((batch["weights"][:, 1:][supervised] if "weights" in batch else supervised).sum())
 
 
 def make_collate(config: Config, language_model: LanguageModel) -> Collate:

@@ -1,4 +1,6 @@
-"""The feature cache: the Q-Former's queries of every image of a manifest, computed once and stored on disk.
+"""The feature cache: the encoder's vectors of every image of a manifest, computed once and stored on disk.
+
+They are the Q-Former's queries, or the pooled patch tokens that the projectors mlp and linear read.
 
 An image is cached complete (one view), or as several random crops of which training draws one for each sample. The
 crops are drawn from the file's own hash, so they are the same in every manifest: features that another manifest of
@@ -24,6 +26,7 @@ from skingpt4.checkpoints.identity import encoder_identity
 from skingpt4.config.schema import Config
 from skingpt4.model.build import build_encoder
 from skingpt4.model.network import ImageEncoder
+from skingpt4.model.projection import InputMap, input_map, picture_shape
 from skingpt4.records.archives import StoreError, read_bytes
 from skingpt4.records.feature_store import (
     DTYPE,
@@ -43,6 +46,7 @@ from skingpt4.training.samples import ImageSource
 
 logger = logging.getLogger(__name__)
 
+MAX_COUNTED = 5_000  # images whose features give the mean and covariance
 MAX_ENCODED = 16  # images, or crops of them, that are encoded at once
 
 
@@ -73,7 +77,8 @@ def cached_queries(
         FeatureError: the disk is too small, read-only or not shared by the processes, or the store is damaged.
         ImageError: an image cannot be read.
     """
-    shape = StoreShape(len(records), views, config.qformer.num_query_tokens, config.qformer.width)
+    picture = picture_shape(config)
+    shape = StoreShape(len(records), views, picture.num_vectors, picture.width)
     kind = f"{encoder_identity(config)}-{views}x{shape.num_queries}-{DTYPE}"
     folder = Path(cache_dir) / kind / file_sha256(manifest)[:16]
     team = team or Team()
@@ -110,6 +115,23 @@ def cached_images(*stores: FeatureStore) -> ImageSource:
     return load
 
 
+def statistics_map(stores: Sequence[FeatureStore], inputs: str) -> InputMap:
+    """The map of `projection.inputs` with mean and covariance of cached features, every vector counted once.
+
+    Of more than MAX_COUNTED images, that many are taken, evenly spread.
+    """
+    width = stores[0].shape.width
+    count, total, products = 0, torch.zeros(width).double(), torch.zeros(width, width).double()
+    places = [(store, row) for store in stores for row in range(len(store))]
+    for store, row in places[:: -(-len(places) // MAX_COUNTED)]:
+        vectors = store.view(row, 0).double()  # (q, d)
+        count += len(vectors)
+        total += vectors.sum(0)
+        products += vectors.T @ vectors
+    mean = total / count
+    return input_map(inputs, mean, products / count - torch.outer(mean, mean))
+
+
 def _fill(
     folder: Path,
     shape: StoreShape,
@@ -129,11 +151,19 @@ def _fill(
             return
         encoder = get_encoder()
         vision = encoder.vision_encoder
-        views = _Views(records, rows, shape.num_views, config.vision.image_size, vision.mean, vision.std)
+        views = _Views(
+            records,
+            rows,
+            shape.num_views,
+            config.vision.image_size,
+            vision.mean,
+            vision.std,
+            config.vision.crops,
+        )
         on_gpu = next(encoder.parameters()).device.type == "cuda"
         loader = DataLoader(
             views,
-            batch_size=max(1, MAX_ENCODED // shape.num_views),
+            batch_size=max(1, MAX_ENCODED // (shape.num_views * config.vision.crops)),
             collate_fn=list,
             num_workers=config.data.num_workers if on_gpu else 0,
         )
@@ -173,7 +203,7 @@ def _image_bytes(record: Record) -> bytes:
 
 @dataclass
 class _Views(Dataset):
-    """The images of some rows: row, SHA-256 of the file, pixels (views, 3, h, w)."""
+    """The images of some rows: row, SHA-256 of the file, pixels (views, 3, h, w) or (views, crops, 3, h, w)."""
 
     records: Sequence[Record]
     rows: Sequence[int]
@@ -181,6 +211,7 @@ class _Views(Dataset):
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crops: int = 1
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -191,7 +222,7 @@ class _Views(Dataset):
         digest = hashlib.sha256(data).digest()
         image = open_image(data, str(self.records[row].image_path))
         boxes = [None] if self.num_views == 1 else crop_boxes(digest, image.size, self.num_views)
-        pixels = [to_tensor(image, self.size, self.mean, self.std, box) for box in boxes]
+        pixels = [to_tensor(image, self.size, self.mean, self.std, box, self.crops) for box in boxes]
         return row, digest, torch.stack(pixels)
 
 

@@ -25,8 +25,8 @@ from skingpt4.config.schema import Config, OptimConfig
 from skingpt4.model.network import SkinGPT4
 from skingpt4.support.errors import UserError
 from skingpt4.training import compiled, run_folder
-from skingpt4.training.batches import Collate, batches, make_collate
-from skingpt4.training.prepare import Prepared, prepare, require_paths
+from skingpt4.training.batches import Collate, batches, make_collate, num_supervised
+from skingpt4.training.prepare import Prepared, describe_parts, prepare, require_paths
 from skingpt4.training.processes import Stopped, StopSignal, Team, make_accelerator
 from skingpt4.training.resume import begin, save_after_failure, save_checkpoint
 from skingpt4.training.run_folder import Failed, RunError
@@ -93,7 +93,7 @@ class StepResult:
     """What one optimiser step did."""
 
     loss: float  # nats a token
-    num_tokens: float  # supervised
+    num_tokens: float  # supervised; the sum of their weights with optim.disease_weight
     gradient_norm: float  # before clipping; if it is not finite, the step was skipped
 
 
@@ -113,7 +113,7 @@ def train_step(
     Raises:
         RunError: no token is supervised, or the loss is not finite.
     """
-    count = sum(int((batch["labels"][:, 1:] >= 0).sum()) for batch in micro_batches)
+    count = sum(map(num_supervised, micro_batches))
     num_tokens = accelerator.reduce(torch.tensor(float(count), device=accelerator.device)).item()
     if not num_tokens:
         raise RunError("a batch has no supervised token; raise data.max_text_tokens or check the answers")
@@ -334,7 +334,7 @@ class Trainer:
         self.print(
             f"{self.config.step}: {len(self.prepared.training)} records, {trainable / 1e6:.2f} M of "
             f"{total / 1e6:.0f} M parameters trained, {self.accelerator.num_processes} x "
-            f"{self.accelerator.device}\n"
+            f"{self.accelerator.device}\n{describe_parts(self.prepared.parts)}\n"
             f"language model: {self.model.language_model.describe_place()}; "
             f"encoder: {encoder.describe_place() if encoder else 'not needed, features are cached'}"
         )

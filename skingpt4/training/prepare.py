@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +18,17 @@ from skingpt4.checkpoints.load import known_queries, load_projection, require_pr
 from skingpt4.checkpoints.paths import missing_paths
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config, ConfigError
+from skingpt4.config.validate import training_problem
 from skingpt4.model import lora
-from skingpt4.model.build import build, build_encoder
-from skingpt4.model.network import ImageEncoder, SkinGPT4
+from skingpt4.model.build import build, build_encoder, empty_encoder
+from skingpt4.model.network import ImageEncoder, SkinGPT4, num_parameters
 from skingpt4.records.archives import exists
 from skingpt4.records.comparing.overlap import image_hashes, merge_hashes, require_disjoint
+from skingpt4.records.feature_store import FeatureStore
 from skingpt4.records.manifest import Manifest, chain, image_paths, read_manifest
 from skingpt4.records.naming import hint
 from skingpt4.support.files import file_sha256
-from skingpt4.training.features import cached_images, cached_queries
+from skingpt4.training.features import cached_images, cached_queries, statistics_map
 from skingpt4.training.processes import Team
 from skingpt4.training.samples import HeldOutSamples, ImageSource, SampleEncoder, TrainingSamples, image_files
 
@@ -44,6 +46,9 @@ class Prepared:
     data_sha256: str  # of the training manifests, in their order
     validation_sha256: str
     parent: dict[str, Any] | None
+    parts: dict[
+        str, dict[str, int | bool]
+    ]  # the network's, each with its `parameters` and whether it is `trained`
     known_queries: Tensor  # (1, q, d), of the self-test's image
     seen: dict[str, Tensor]  # hashes of all images trained on, the parent's included
     diseases: dict[str, Any]  # what a card says of those taught, in the parent too
@@ -78,6 +83,8 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
         raise ConfigError(
             "data.train names no manifest; give at least one, e.g. data.train=[runs/data/train.jsonl]"
         )
+    if problem := training_problem(config):
+        raise ConfigError(problem)
     if config.initial_checkpoint:
         require_projection_width(config, config.initial_checkpoint)
     train, validation = ([read_manifest(p, cache) for p in paths] for paths in (data.train, data.validation))
@@ -89,17 +96,20 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
         lambda: require_disjoint(chain([*train, *validation]), data.evaluation, data.allow_overlap)
     )
     encoder = _Lazy(lambda: build_encoder(config, device))
-    train_images = _image_source(config, train, encoder, data.augment, team)
-    validation_images = _image_source(config, validation, encoder, False, team)
+    features = _features(config, train, encoder, data.augment, team)
+    train_images = _image_source(config, train, encoder, data.augment, features)
+    validation_images = _image_source(
+        config, validation, encoder, False, _features(config, validation, encoder, False, team)
+    )
     if cache:
         queries = known_queries(config, encoder)
         encoder.free()  # its work is done, and it must not take up memory beside the language model
         model = build(config, device, None)
     else:
-        queries = queries_of(encoder(), config.vision.image_size)
+        queries = queries_of(encoder(), config.vision.image_size, config.vision.crops)
         model = build(config, device, encoder())
     train_records = chain(train)
-    parent_card = _load_parent(config, model, queries)
+    parent_card = initialise_projection(model, features, train_records, config, queries, team)
     parent, seen = _origin(config, parent_card)
     _add_lora(config, model)
     texts = SampleEncoder.from_config(config, model.tokenizer)
@@ -108,17 +118,43 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
     held_out = HeldOutSamples(chain(validation), texts, validation_images, limit)
     return Prepared(
         model=model,
-        training=TrainingSamples(train_records, texts, train_images, config.seed, per_question),
+        training=TrainingSamples(
+            train_records, texts, train_images, config.seed, per_question, data.sampling
+        ),
         held_out=held_out if len(held_out) else None,
         identity=identity(config, model),
         data_sha256=_content(data.train),
         validation_sha256=_content(data.validation),
         parent=parent,
+        parts=_parts(config, model),
         known_queries=queries,
         seen=merge_hashes(team.by_first(lambda: image_hashes(train_records)), seen),
         diseases=card_values(taught_diseases(train_records, config.prompt), parent_card),
         notes=notes,
     )
+
+
+def _parts(config: Config, model: SkinGPT4) -> dict[str, dict[str, int | bool]]:
+    """What a card says of each part of the network: its `parameters`, and whether this step has it `trained`."""
+    vision, qformer = empty_encoder(config)
+    branches = lora.trainable(model.language_model)
+    num_lora = sum(p.numel() for p in branches.values())
+    counts = {
+        "vision_encoder": num_parameters(vision),
+        **({"qformer": num_parameters(qformer)} if config.projector == "qformer" else {}),
+        "projection": num_parameters(model.projection),
+        "language_model": num_parameters(model.language_model) - num_lora,
+        **({"lora": num_lora} if num_lora else {}),
+    }
+    return {name: {"parameters": n, "trained": name not in config.freeze} for name, n in counts.items()}
+
+
+def describe_parts(parts: Mapping[str, Mapping[str, int | bool]]) -> str:
+    """A line on what is trained and what is frozen, e.g. ``trained: projection 0.15 M; frozen: qformer 5.0 M``."""
+    names: dict[bool, list[str]] = {True: [], False: []}
+    for name, part in parts.items():
+        names[bool(part["trained"])].append(f"{name} {part['parameters'] / 1e6:.3g} M")
+    return f"trained: {', '.join(names[True])}; frozen: {', '.join(names[False])}"
 
 
 def _content(manifests: Sequence[str]) -> str:
@@ -158,26 +194,68 @@ class _Lazy:
         self._encoder = None
 
 
+def _features(
+    config: Config, manifests: Sequence[Manifest], encoder: _Lazy, augment: bool, team: Team
+) -> list[FeatureStore]:
+    """The cached features of each manifest; empty without a cache."""
+    cache = config.data.feature_cache
+    if not cache:
+        return []
+    views = config.data.feature_views if augment else 1
+    return [cached_queries(m.parts[0].path, m, config, cache, encoder, views, team) for m in manifests]
+
+
 def _image_source(
-    config: Config, manifests: Sequence[Manifest], encoder: _Lazy, augment: bool, team: Team | None
+    config: Config,
+    manifests: Sequence[Manifest],
+    encoder: _Lazy,
+    augment: bool,
+    features: Sequence[FeatureStore],
 ) -> ImageSource:
     """The images of the manifests' records: cached queries, or files."""
-    cache = config.data.feature_cache
-    if cache and manifests:
-        views = config.data.feature_views if augment else 1
-        return cached_images(
-            *(cached_queries(m.parts[0].path, m, config, cache, encoder, views, team) for m in manifests)
-        )
+    if features:
+        return cached_images(*features)
     if not manifests:
         return image_files([], config.vision.image_size, (0.0,), (1.0,), augment)
     vision = encoder().vision_encoder
-    return image_files(chain(manifests), config.vision.image_size, vision.mean, vision.std, augment)
+    size, crops = config.vision.image_size, config.vision.crops
+    return image_files(chain(manifests), size, vision.mean, vision.std, augment, crops)
 
 
-def _load_parent(config: Config, model: SkinGPT4, queries: Tensor) -> dict[str, Any]:
-    """Load `initial_checkpoint`; returns its card, empty without one."""
+def initialise_projection(
+    model: SkinGPT4,
+    features: Sequence[FeatureStore],
+    records: Manifest,
+    config: Config,
+    known: Tensor,
+    team: Team,
+) -> dict[str, Any]:
+    """Give the projection its start: `initial_checkpoint`'s tensors, or the random ones that it was built with.
+
+    With `projection.inputs` it is then trained in other coordinates. A checkpoint's projection does the same in them;
+    a random one is random in them.
+
+    Args:
+        model: the network.
+        features: cached, of each training manifest; empty without a cache.
+        records: of the training manifests, in the features' order.
+        config: of the run.
+        known: queries of the self-test's image, (1, q, d).
+        team: the processes of the run.
+
+    Returns:
+        The card of `initial_checkpoint`, empty without one.
+    """
     path = config.initial_checkpoint
-    return load_projection(model, config, path, queries) if path else {}
+    card = load_projection(model, config, path, known) if path else {}
+    if config.projection.inputs != "raw":
+        inputs = team.by_first(lambda: statistics_map(features, config.projection.inputs))
+        model.input_map = inputs.to(model.language_model.input_device)
+        if path:
+            projection = model.projection
+            projection.load_state_dict(inputs.unfolded(projection.state_dict(), projection.first_layer))
+    model.projection.requires_grad_("projection" not in config.freeze)
+    return card
 
 
 def _origin(config: Config, card: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:

@@ -61,6 +61,7 @@ def _write(
         "num_trainable": model.num_parameters()[0],
         **batch_facts(config, num_processes),
         **origin(prepared),
+        "parts": prepared.parts,
         **prepared.diseases,
         "known_answer": known_answer.measure(model, prepared.known_queries, config.prompt.template),
         "git_revision": checkpoint.git_revision(),
@@ -68,8 +69,10 @@ def _write(
         "config": to_dict(config),
     }
     state = {"optimizer": optimizer.state_dict()}
+    if model.input_map is not None:  # the checkpoint's plain layers are rounded: the run continues from these
+        state |= {"projection": model.projection.state_dict(), "input_map": model.input_map.state_dict()}
     lora_tensors = lora.trainable(model.language_model)
-    checkpoint.save(path, model.projection.state_dict(), card, state, lora_tensors, prepared.seen)
+    checkpoint.save(path, model.plain_projection(), card, state, lora_tensors, prepared.seen)
     checkpoint.prune(Path(config.output_dir), config.log.keep_checkpoints)
 
 
@@ -134,10 +137,12 @@ def begin(config: Config, prepared: Prepared, optimizer: Any, team: Team, resume
     problem = batch_problem(card, to_dict(config), team.world) or content_problem(card, prepared)
     if problem:
         raise RunError(f"{run_dir}: {problem}")
-    model.projection.load_state_dict(saved.tensors)
+    model.projection.load_state_dict(saved.state.get("projection", saved.tensors))
+    if model.input_map is not None:
+        model.input_map.load_state_dict(saved.state["input_map"])
     lora.restore(model.language_model, lora.settings_of(model.language_model), saved.lora, str(saved.path))
     known_answer.check(model, prepared.known_queries, card, str(saved.path))
-    optimizer.load_state_dict(saved.optimizer)
+    optimizer.load_state_dict(saved.state["optimizer"])
     _report_changes(card, config, prepared)
     return int(card["iteration"])
 
@@ -166,7 +171,7 @@ class _Saved:
     tensors: dict[str, Tensor]
     card: dict[str, Any]
     lora: dict[str, Tensor]
-    optimizer: dict[str, Any]
+    state: dict[str, Any]
 
     @classmethod
     def read(cls, path: Path) -> _Saved:
@@ -180,7 +185,7 @@ class _Saved:
         if not isinstance(iteration, int) or path.name != _name(iteration):
             raise CheckpointError(f"{path / checkpoint.CARD}: is damaged, its iteration is {iteration}")
         state = checkpoint.load_state(path, card)
-        return cls(path, tensors, card, checkpoint.load_lora(path, card), state["optimizer"])
+        return cls(path, tensors, card, checkpoint.load_lora(path, card), state)
 
 
 def _name(iteration: int) -> str:

@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config, PromptConfig
+from skingpt4.model.projection import picture_shape
 from skingpt4.model.prompts import (
+    IMAGE,
     Encoded,
     Template,
     Turn,
     answer_end,
-    encode_turns,
+    encode,
     get_template,
     marks_of,
     num_answer_tokens,
+    render,
     shorten,
     without_placeholders,
 )
 from skingpt4.records.images import open_image, random_crop_box, to_tensor
 from skingpt4.records.manifest import Manifest
 from skingpt4.records.record import Record, RecordError
-from skingpt4.support.marks import marks_in
+from skingpt4.support.marks import break_marks, marks_in
+from skingpt4.training.schedule import ClassBalance
+
+BARE_END = "\n"  # closes a bare answer
 
 
 def answer_for(record: Record, prompt: PromptConfig) -> str:
-    """The answer that a record teaches: concepts, then disease, then note, as far as known and configured.
+    """The answer that a record teaches: concepts, disease, note, caption, as far as known and configured.
 
     With `prompt.use_turns`, a record that has a dialogue teaches the dialogue's answers instead. Empty if the record
     has nothing that the configuration asks for.
@@ -46,6 +54,8 @@ def answer_for(record: Record, prompt: PromptConfig) -> str:
         sentences.append(prompt.disease_sentence.format(disease=record.disease))
     if prompt.use_note and record.note:
         sentences.append(record.note)
+    if prompt.use_caption and record.caption:
+        sentences.append(record.caption)
     return " ".join(filter(None, sentences))
 
 
@@ -60,10 +70,19 @@ def rows_with_answer(records: Sequence[Record], prompt: PromptConfig) -> np.ndar
         ("concepts", prompt.use_concepts and bool(prompt.concepts_sentence)),
         ("disease", prompt.use_disease and bool(prompt.disease_sentence)),
         ("note", prompt.use_note),
+        ("caption", prompt.use_caption),
     ):
         if used:
             has_answer |= records.known(column)
     return np.flatnonzero(has_answer)
+
+
+def class_names(records: Sequence[Record]) -> list[str | None]:
+    """The classes of records, None where unknown; of a manifest by its column."""
+    if isinstance(records, Manifest):
+        names: list[str | None] = records.column("class").to_pylist()
+        return names
+    return [record.class_name for record in records]
 
 
 class SampleEncoder:
@@ -75,6 +94,7 @@ class SampleEncoder:
         num_query_tokens: of an image.
         max_text_tokens: supervised tokens of a sample, end symbols included.
         cut_blindly: cut a long answer at the last token that fits, without its end symbol, as the original does.
+        disease_weight: in the loss, of the tokens that name the record's disease.
     """
 
     def __init__(
@@ -84,28 +104,63 @@ class SampleEncoder:
         num_query_tokens: int,
         max_text_tokens: int,
         cut_blindly: bool = False,
+        disease_weight: float = 1.0,
     ) -> None:
         self.prompt, self.tokenizer, self.cut_blindly = prompt, tokenizer, cut_blindly
+        self.disease_weight = disease_weight
         self.num_query_tokens, self.max_text_tokens = num_query_tokens, max_text_tokens
         self.template: Template | None = get_template(prompt.template)
-        self.end = answer_end(self.template, tokenizer)
+        self.end = BARE_END if prompt.bare else answer_end(self.template, tokenizer)
         self.marks = marks_of(self.template, tokenizer)
 
     @classmethod
     def from_config(cls, config: Config, tokenizer: Any) -> SampleEncoder:
         """The encoder of a run."""
         return cls(
-            config.prompt, tokenizer, config.qformer.num_query_tokens, config.data.max_text_tokens,
-            BEHAVIOURS[config.compat].cut_blindly,
+            config.prompt, tokenizer, picture_shape(config).num_vectors, config.data.max_text_tokens,
+            BEHAVIOURS[config.compat].cut_blindly, config.optim.disease_weight,
         )  # fmt: skip
 
     def __call__(self, record: Record, question: str) -> Encoded:
         """Encode one record under one question."""
-        turns = self.turns(record, question)
-        encoded = encode_turns(self.template, turns, self.tokenizer, self.num_query_tokens)
+        bos = bool(self.template and self.template.bos)
+        encoded = encode(self._pieces(record, question), self.tokenizer, self.num_query_tokens, bos)
         # Without `cut_blindly` the answer fits already; with it, the surplus stands at the very end.
         length = len(encoded.input_ids) - max(0, sum(encoded.supervised) - self.max_text_tokens)
         return Encoded(encoded.input_ids[:length], encoded.supervised[:length])
+
+    def weights(self, record: Record, question: str, encoded: Encoded) -> Tensor:
+        """(t,) fp32, of each token of an encoded record in the loss: `disease_weight` where it names the disease.
+
+        Raises:
+            RecordError: the tokenizer does not say which characters a token stands for.
+        """
+        if not self.tokenizer.is_fast:
+            raise RecordError(
+                "optim.disease_weight needs a tokenizer of the `tokenizers` library (tokenizer.json), which this "
+                "language model lacks; leave optim.disease_weight at 1"
+            )
+        pieces = self._pieces(record, question)
+        names = [n for text, learned in pieces if learned for n in self._names(record.disease, text)]
+        weights = torch.ones(len(encoded.input_ids))
+        weights[torch.tensor(encoded.supervised)] += torch.tensor(names) * (self.disease_weight - 1)
+        return weights
+
+    def _pieces(self, record: Record, question: str) -> list[tuple[str, bool]]:
+        """The texts that a record teaches and what stands before them, see `render`."""
+        turns = self.turns(record, question)
+        if not self.prompt.bare:
+            return render(self.template, turns, self.tokenizer)
+        answer = break_marks(" ".join(turn.answer or "" for turn in turns), self.marks)
+        return [(IMAGE, False), (answer + self.end, True)]
+
+    def _names(self, disease: str | None, answer: str) -> list[bool]:
+        """For each token of an answer, whether it is part of the disease's name."""
+        offsets = self.tokenizer(answer, add_special_tokens=False, return_offsets_mapping=True)[
+            "offset_mapping"
+        ]
+        names = [m.span() for m in re.finditer(re.escape(disease), answer, re.IGNORECASE)] if disease else []
+        return [any(start < last and first < end for first, last in names) for start, end in offsets]
 
     def turns(self, record: Record, question: str) -> list[Turn]:
         """The conversation that a record teaches under a question: one turn, or the record's own dialogue.
@@ -156,14 +211,22 @@ ImageSource = Callable[[int, "np.random.Generator | None"], dict[str, Tensor]]
 
 
 def image_files(
-    records: Sequence[Record], size: int, mean: tuple[float, ...], std: tuple[float, ...], augment: bool
+    records: Sequence[Record],
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    augment: bool,
+    crops: int = 1,
 ) -> ImageSource:
-    """Images read from their files: a random crop if there is a generator, else the complete image."""
+    """Images read from their files: a random crop if there is a generator, else the complete image.
+
+    With several `crops`, that and its tiles.
+    """
 
     def load(row: int, rng: np.random.Generator | None) -> dict[str, Tensor]:
         image = open_image(records[row].image_path)
         box = random_crop_box(*image.size, rng) if augment and rng is not None else None
-        return {"image": to_tensor(image, size, mean, std, box)}
+        return {"image": to_tensor(image, size, mean, std, box, crops)}
 
     return load
 
@@ -171,8 +234,8 @@ def image_files(
 class TrainingSamples(Dataset):
     """An endless, shuffled view of the records that have an answer: sample i is a function of (seed, i) alone.
 
-    Every pass over the records is a new permutation; question and crop are drawn for each sample. So a resumed run,
-    or one with another number of processes, sees exactly the same samples.
+    Every pass over the records is a new permutation, or a `ClassBalance`; question and crop are drawn for each
+    sample. So a resumed run, or one with another number of processes, sees exactly the same samples.
 
     Args:
         records: of the training manifests.
@@ -180,9 +243,10 @@ class TrainingSamples(Dataset):
         images: of the records' rows.
         seed: of order, questions and crops.
         per_question: number of consecutive samples that share one drawn question.
+        sampling: `data.sampling`.
 
     Raises:
-        RecordError: no record has an answer; names the first.
+        RecordError: no record has an answer; names the first. Or none has a class to balance.
     """
 
     def __init__(
@@ -192,6 +256,7 @@ class TrainingSamples(Dataset):
         images: ImageSource,
         seed: int,
         per_question: int = 1,
+        sampling: str = "uniform",
     ) -> None:
         self.records, self.encoder, self.images, self.seed = records, encoder, images, seed
         self.per_question = per_question
@@ -206,6 +271,10 @@ class TrainingSamples(Dataset):
         if not encoder.turns(first, encoder.prompt.questions[0])[0].answer:
             text = answer_for(first, encoder.prompt)
             raise RecordError(f"no token of the answer {text!r} is supervised; raise data.max_text_tokens")
+        self.balance: ClassBalance | None = None
+        if sampling != "uniform":
+            names = class_names(records)
+            self.balance = ClassBalance([names[row] for row in self.rows], sampling, seed)
 
     def __len__(self) -> int:
         """The length of one pass."""
@@ -218,7 +287,11 @@ class TrainingSamples(Dataset):
         record = self.records[row]
         shared = np.random.default_rng((self.seed, 3, index // self.per_question))
         question = self.encoder.draw_question(record, rng if self.per_question == 1 else shared)
-        return {"encoded": self.encoder(record, question), **self.images(row, rng)}
+        encoded = self.encoder(record, question)
+        sample = {"encoded": encoded, **self.images(row, rng)}
+        if self.encoder.disease_weight != 1:
+            sample["weights"] = self.encoder.weights(record, question, encoded)
+        return sample
 
     def row_of(self, index: int) -> int:
         """The row of the record that sample `index` shows."""
@@ -226,10 +299,12 @@ class TrainingSamples(Dataset):
         return int(self.rows[self._order(number)[place]])
 
     def _order(self, number: int) -> np.ndarray:
-        """The permutation of a pass; cached for it and the one before, since a batch may lie in both."""
+        """The places of a pass, permuted; cached for it and the one before, since a batch may lie in both."""
         if number not in self._orders:
             rng = np.random.default_rng((self.seed, 1, number))
-            self._orders[number] = rng.permutation(len(self.rows))
+            self._orders[number] = rng.permutation(
+                self.balance.places(number) if self.balance else len(self.rows)
+            )
             if len(self._orders) > 2:
                 self._orders.popitem(last=False)
         return self._orders[number]

@@ -1,11 +1,17 @@
-"""The learning rate of each iteration."""
+"""Schedules: the learning rate of each iteration, and the records of each pass where classes are balanced."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+import numpy as np
 
 from skingpt4.config.compat import OURS, Behaviour
 from skingpt4.config.schema import OptimConfig
+from skingpt4.records.record import RecordError
+
+POWER = {"square_root": 0.5, "inverse": 0.0}  # a class's share of the samples is its records to this power
 
 
 def learning_rate(iteration: int, optim: OptimConfig, behaviour: Behaviour = OURS) -> float:
@@ -21,3 +27,49 @@ def learning_rate(iteration: int, optim: OptimConfig, behaviour: Behaviour = OUR
         return optim.warmup_lr + (optim.init_lr - optim.warmup_lr) * warm / optim.warmup_steps
     done = iteration / (optim.max_epoch * optim.iters_per_epoch)
     return optim.min_lr + (optim.init_lr - optim.min_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+class ClassBalance:
+    """A pass over records that shows rare classes more often: as many samples as records, a quota for each class.
+
+    Within a class the records take turns, in a new order each time all of them were shown.
+
+    Args:
+        names: the records' classes; None counts as a class.
+        sampling: square_root or inverse, see `POWER`.
+        seed: of the orders.
+
+    Raises:
+        RecordError: no record has a class.
+    """
+
+    def __init__(self, names: Sequence[str | None], sampling: str, seed: int) -> None:
+        if not any(names):
+            raise RecordError(
+                f"data.sampling {sampling} needs records with a class, and none of the {len(names)} has one; "
+                "add 'class' to the manifests, or set data.sampling: uniform"
+            )
+        classes, codes = np.unique([name or "" for name in names], return_inverse=True)
+        self.seed = seed
+        self.classes = [np.flatnonzero(codes == code) for code in range(len(classes))]  # places by class
+        sizes = np.array(list(map(len, self.classes)))
+        shares = sizes ** POWER[sampling]
+        exact = len(names) * shares / shares.sum()
+        self.quotas = exact.astype(int)
+        rest = len(names) - self.quotas.sum()
+        self.quotas[np.argsort(self.quotas - exact, kind="stable")[:rest]] += 1  # the largest remainders
+
+    def places(self, number: int) -> np.ndarray:
+        """The records of pass `number`, class by class: (n,) places; a function of the seed and the number."""
+        parts = []
+        for code, (members, quota) in enumerate(zip(self.classes, self.quotas, strict=True)):
+            first, end, size = number * quota, (number + 1) * quota, len(members)
+            for turn in range(first // size, -(-end // size)):
+                order = np.random.default_rng((self.seed, 4, code, turn)).permutation(members)
+                parts.append(order[max(0, first - turn * size) : end - turn * size])
+        return np.concatenate(parts)
+
+    def times_shown(self) -> tuple[float, float]:
+        """How often a pass shows a record of the class that it shows least, and most."""
+        times = self.quotas / np.array(list(map(len, self.classes)))
+        return float(times.min()), float(times.max())

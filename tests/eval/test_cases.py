@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from eval import cases as eval_cases
-from eval.asking import cases
+from eval.asking import cases, drawing
 from skingpt4.records.comparing.identity import Keys
 from skingpt4.records.manifest import read_manifest
 from skingpt4.records.record import RecordError
@@ -36,7 +36,13 @@ def test_several_pictures_make_one_case_with_history_and_reference(tmp_path):
     path = manifest(
         tmp_path / "cases.jsonl",
         [
-            {"case_id": "a", "class": "herpes", "x_history": "two weeks", "x_reference": ["one", "two"]},
+            {
+                "case_id": "a",
+                "class": "herpes",
+                "x_history": "two weeks",
+                "x_reference": ["one", "two"],
+                "x_urgency": "Soon",
+            },
             {"disease": "psoriasis"},
             {"case_id": "a", "class": "herpes"},
         ],
@@ -45,6 +51,7 @@ def test_several_pictures_make_one_case_with_history_and_reference(tmp_path):
     assert [(case.id, len(case.records)) for case in found] == [("a", 2), ("p/1.jpg", 1)]
     assert (found[0].history, found[0].reference) == ("two weeks", ("one", "two"))
     assert found[0].known.class_name == "herpes"
+    assert [case.urgency for case in found] == ["soon", None]
 
 
 def test_words_for_nothing_make_no_case_and_contradict_nothing(tmp_path):
@@ -66,7 +73,7 @@ def test_words_for_nothing_make_no_case_and_contradict_nothing(tmp_path):
     read = cases.read_cases(path)
     assert [case.id for case in read] == ["a", "p/2.jpg", "p/3.jpg"]
     assert (read[0].history, read[0].reference, read[1].reference) == (None, ("", "two"), ())
-    cases.write_sample(path, Keys(read_manifest(path)), [2, 3], tmp_path / "drawn/cases.jsonl")
+    drawing.write_sample(path, Keys(read_manifest(path)), [2, 3], tmp_path / "drawn/cases.jsonl")
     assert [row["case_id"] for row in rows_of(tmp_path / "drawn/cases.jsonl")] == ["case-0001", "case-0002"]
 
 
@@ -96,6 +103,7 @@ def test_a_broken_line_is_named(tmp_path):
     ("change", "message"),
     [
         ({"x_history": {"age": 3}}, "'x_history' of case 'a.jpg' must be text, found {'age': 3}"),
+        ({"x_urgency": "tomorrow"}, "must be one of self-care, routine, soon, today, found 'tomorrow'"),
         ({"x_reference": 7}, "'x_reference' of case 'a.jpg' must be text or a list of texts, found 7"),
         ({"x_reference": ["fine", None]}, "must be text or a list of texts"),
         ({}, "a.jpg: no such picture (1 missing)"),

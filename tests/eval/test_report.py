@@ -7,8 +7,8 @@ from PIL import Image
 
 from eval.asking.answers import Answer, Key, read_run, to_line
 from eval.measures.results import ReportError, headline, run_lines, write_results
-from eval.page.gallery import gallery_cases
 from eval.page.report import write_report
+from eval.page.sections.gallery import gallery_cases
 from eval.report import main
 
 CLASSES = ["acne_and_rosacea", "dermatitis", "herpes", "urticaria_hives", "vascular_tumors"]

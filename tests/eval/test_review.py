@@ -15,14 +15,14 @@ from eval import review
 from eval.asking import answers
 from eval.rating import desk as review_desk
 from eval.rating import ratings
-from eval.rating.desk import DIAGNOSE, DONE, RATE, Desk, ReviewError, select
-from eval.rating.ratings import FLAG, ITEMS
+from eval.rating.desk import BEFORE, DONE, RATE, Desk, ReviewError, select
+from eval.rating.questionnaire import FLAG, FLAG_TEXT, ITEMS
 from eval.rating.store import Store
 from skingpt4.server import address
 from tests.support.review_run import FORM, MARK, make_run
 
 address.stay_local()
-PASSWORD = "correct horse"
+PASSWORD, OWN = "correct horse", ["own_diagnosis"]
 
 
 @pytest.fixture
@@ -30,31 +30,40 @@ def desk(tmp_path) -> Desk:
     folder = make_run(tmp_path / "run")
     store = Store(folder)
     store.add_rater("anna", PASSWORD)
-    return Desk(store, select(answers.read_run(folder), folder))
+    desk = Desk(store, select(answers.read_run(folder), folder))
+    for name in ("anna", "bert", "cleo", "dora"):
+        desk.agree(name)
+    return desk
+
+
+def own(view) -> str:
+    ((question, answer),) = view.own
+    assert question.item == "own_diagnosis"
+    return answer
 
 
 def rate_all(desk: Desk, rater: str, forms: int) -> None:
     for _ in range(forms):
         view = desk.open(rater)
-        if view.stage == DIAGNOSE:
-            desk.diagnose(rater, view.k, "acne", 1.0)
+        if view.stage == BEFORE:
+            desk.answer(rater, view.k, OWN, {"own_diagnosis": "acne"}, 1.0)
         desk.rate(rater, view.k, FORM, 2.0)
 
 
 def test_own_diagnosis_comes_before_any_text(desk):
     view = desk.open("anna")
-    assert (view.stage, view.k, view.n, view.conversation) == (DIAGNOSE, 0, 6, ())
+    assert (view.stage, view.k, view.n, view.conversation) == (BEFORE, 0, 6, ())
     assert len(view.pictures) >= 1
     with pytest.raises(ReviewError, match="own diagnosis first"):
-        desk.diagnose("anna", 0, "  \n", 1.0)
+        desk.answer("anna", 0, OWN, {"own_diagnosis": "  \n"}, 1.0)
     with pytest.raises(ReviewError, match="cannot be taken now"):
         desk.rate("anna", 0, FORM, 1.0)
     assert desk.store.current() == []
-    view = desk.diagnose("anna", 0, "psoriasis", 7.25)
-    assert (view.stage, view.own, len(view.conversation)) == (RATE, "psoriasis", 4)
+    view = desk.answer("anna", 0, OWN, {"own_diagnosis": "psoriasis"}, 7.25)
+    assert (view.stage, own(view), len(view.conversation)) == (RATE, "psoriasis", 4)
     assert MARK in view.conversation[0][1]
-    again = desk.diagnose("anna", 0, "what the text says", 1.0)
-    assert again.own == "psoriasis", "after the text was shown it is not changed any more"
+    again = desk.answer("anna", 0, OWN, {"own_diagnosis": "what the text says"}, 1.0)
+    assert own(again) == "psoriasis", "after the text was shown it is not changed any more"
     (row,) = desk.store.current()
     assert (row.item, row.value, row.seconds) == ("own_diagnosis", "psoriasis", "7.2")
 
@@ -64,11 +73,11 @@ def test_a_case_under_the_next_arm_keeps_the_own_diagnosis_and_asks_no_second(de
     for _ in range(6):
         view = desk.open("anna")
         stages.append(view.stage)
-        if view.stage == DIAGNOSE:
-            desk.diagnose("anna", view.k, f"own {view.pictures[0].name}", 1.0)
-        assert desk.open("anna").own == f"own {view.pictures[0].name}"
+        if view.stage == BEFORE:
+            desk.answer("anna", view.k, OWN, {"own_diagnosis": f"own {view.pictures[0].name}"}, 1.0)
+        assert own(desk.open("anna")) == f"own {view.pictures[0].name}"
         desk.rate("anna", view.k, FORM, 1.0)
-    assert stages == [DIAGNOSE] * 3 + [RATE] * 3
+    assert stages == [BEFORE] * 3 + [RATE] * 3
     assert desk.open("anna").stage == DONE
 
 
@@ -124,7 +133,7 @@ def test_back_shows_the_last_form_and_the_newest_counts(desk):
 
 
 def test_a_form_with_a_gap_keeps_nothing(desk):
-    desk.diagnose("anna", 0, "acne", 1.0)
+    desk.answer("anna", 0, OWN, {"own_diagnosis": "acne"}, 1.0)
     for item, number in (("diagnosis", 1), (FLAG, 8)):
         with pytest.raises(ReviewError, match=f"Still to be answered: {number}"):
             desk.rate("anna", 0, {**FORM, item: ""}, 1.0)
@@ -160,23 +169,25 @@ def test_page_of_a_view(desk):
     assert MARK not in sent
     assert "melanoma" not in sent, "the case's name may tell the class"
     assert "Form 1 of 6" in sent
-    now, *shown = page.go_on(now, "acne", json.dumps({"serial": "", "values": {}}), request)
-    assert MARK in shown[5]
-    assert "&lt;b&gt;in" in shown[5]
-    assert "{value}" not in shown[5], "no template of Gradio's"
-    for text in (*ITEMS.values(), form.FLAG_TEXT):
-        assert form.escape(text) in shown[5]
-    gap = page.go_on(now, "", json.dumps({"serial": now[1], "values": {"privacy": "4"}}), request)
+    now, *shown = page.go_on(
+        now, json.dumps({"serial": now[3], "values": {"own_diagnosis": "acne"}}), request
+    )
+    assert MARK in shown[4]
+    assert "&lt;b&gt;in" in shown[4]
+    assert "{value}" not in shown[4], "no template of Gradio's"
+    for text in (*ITEMS.values(), FLAG_TEXT):
+        assert form.escape(text) in shown[4]
+    gap = page.go_on(now, json.dumps({"serial": now[3], "values": {"privacy": "4"}}), request)
     assert "Not saved. Still to be answered: 1, 2" in gap[-1]
     assert all(value == {"__type__": "update"} for value in gap[:-1]), "what was entered stays"
-    old = page.go_on(now, "", json.dumps({"serial": "0-rate-0", "values": FORM}), request)
+    old = page.go_on(now, json.dumps({"serial": "0-rate-0", "values": FORM}), request)
     assert "out of date" in old[-1]
-    assert desk.store.rated("anna") == set()
-    saved = page.go_on(now, "", json.dumps({"serial": now[1], "values": FORM}), request)
+    assert desk.store.rated("anna", [*ITEMS, FLAG]) == set()
+    saved = page.go_on(now, json.dumps({"serial": now[3], "values": FORM}), request)
     assert "Saved." in saved[-1]
-    assert len(desk.store.rated("anna")) == 1
-    assert "out of date" in page.go_on(None, "", "", request)[-1]
-    assert "checked" in page.back(saved[0], request)[6]
+    assert len(desk.store.rated("anna", [*ITEMS, FLAG])) == 1
+    assert "out of date" in page.go_on(None, "", request)[-1]
+    assert "checked" in page.back(saved[0], request)[5]
 
 
 def test_shown_picture_has_neither_name_nor_metadata(tmp_path):
@@ -223,6 +234,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert command(folder, "--export", str(tmp_path / "r.csv")) == 1
     assert "holds no ratings yet" in capsys.readouterr().err
     desk = Desk(Store(folder), select(answers.read_run(folder), folder))
+    desk.agree("anna")
     rate_all(desk, "anna", 2)
     assert command(folder, "--status") == 0
     assert capsys.readouterr().out == "anna: 2 of 6 forms rated\n"
@@ -232,7 +244,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     twin = make_run(tmp_path / "twin")
     assert command(twin, "--import", str(tmp_path / "r.csv")) == 0
     assert Store(twin).current() == rows
-    assert Desk(Store(twin), desk.material).open("anna").num_rated == 2
+    assert Desk(Store(twin), desk.material).progress("anna") == (2, 6)
     other = make_run(tmp_path / "other", arms=("x",))
     capsys.readouterr()
     assert command(other, "--import", str(tmp_path / "r.csv")) == 1

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from eval import run
-from eval.asking.arms import ArmError, check_overlap, parse_arm
+from eval.asking.arms import check_overlap, parse_arm
+from eval.asking.claims import ArmError
 from skingpt4.checkpoints import checkpoint
 from skingpt4.records.comparing.overlap import image_hashes
 from skingpt4.records.manifest import read_manifest

@@ -8,7 +8,7 @@ import pytest
 from data.phantoms.__main__ import main as phantoms
 from eval import report, review
 from eval.rating import summary as rated
-from eval.rating.ratings import ITEMS, TEXTS
+from eval.rating.questionnaire import ITEMS
 from eval.rating.store import Store
 from tests.support.simulated_run import Panel, write_run
 
@@ -108,7 +108,7 @@ def test_from_150_rendered_cases_to_the_report(planted, tmp_path, capsys):
     ]  # fmt: skip
     assert sum(inside) >= 0.9 * len(inside) == 0.9 * 28
     assert results["ratings"]["num_ratings"] == 150 * 2 * 3 * len(ITEMS)
-    assert results["provenance"]["ratings"]["ratings rows"] == 150 * 2 * 3 * (len(ITEMS) + len(TEXTS))
+    assert results["provenance"]["ratings"]["ratings rows"] == 150 * 2 * 3 * (len(ITEMS) + 2)
     assert f"n = {150}" in capsys.readouterr().out
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from eval.rating.ratings import FLAG, ITEMS
+from eval.rating.questionnaire import FLAG, ITEMS
 from skingpt4.chat.session import CLINICAL_PROMPTS
 
 MARK = "sharply bordered plaque"  # stands in every answer
@@ -63,7 +63,7 @@ class Browser:
         backend = [d for d in self.config["dependencies"] if d["backend_fn"]]
         self.calls = {
             "open": self._one(backend, 0),
-            "go_on": self._one(backend, 3),
+            "go_on": self._one(backend, 2),
             "back": self._one(backend, 1),
         }
         self.serial = ""
@@ -93,17 +93,18 @@ class Browser:
         raise ConnectionError("the stream ended before an answer")
 
     def open(self) -> list[Any]:
-        """Load the page."""
-        return self._seen(self.call("open"))
+        """Load the page; a rater who was not asked yet agrees to take part."""
+        shown = self._seen(self.call("open"))
+        return self.rate({}) if "-consent-" in self.serial else shown
 
     def diagnose(self, text: str) -> list[Any]:
         """Send the own diagnosis."""
-        return self._seen(self.call("go_on", None, text, json.dumps({"serial": "", "values": {}})))
+        return self.rate({"own_diagnosis": text})
 
     def rate(self, values: dict[str, str]) -> list[Any]:
         """Send a form."""
         sent = json.dumps({"serial": self.serial, "values": values})
-        return self._seen(self.call("go_on", None, "", sent))
+        return self._seen(self.call("go_on", None, sent))
 
     def _seen(self, shown: list[Any]) -> list[Any]:
         if isinstance(shown[1], str) and "data-view" in shown[1]:

@@ -16,7 +16,7 @@ from skingpt4.chat.session import CLINICAL_PROMPTS
 from skingpt4.chat.texts import FIRST, Texts, languages
 from skingpt4.chat.texts import load as load_texts
 from skingpt4.generation.sampling import Generation
-from skingpt4.server import uploads
+from skingpt4.server import cover, uploads
 from skingpt4.server.address import Address
 from skingpt4.server.gradio_app import escape
 from skingpt4.server.page import markup
@@ -27,7 +27,7 @@ from skingpt4.server.page.tools import Tools
 
 Changes = dict[Any, Any]  # new values or properties by component; the other components stay as they are
 Values = Mapping[Any, Any]  # the values of an event's inputs by component
-CSS = Path(__file__).with_name("page.css").read_text(encoding="utf-8")
+CSS = cover.CSS + Path(__file__).with_name("page.css").read_text(encoding="utf-8")
 SCRIPT = f"<script>{Path(__file__).with_name('page.js').read_text(encoding='utf-8')}</script>"
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}  # no spinners, no API
 # Answers of several pages are decoded together; more than these wait in a queue.
@@ -311,9 +311,9 @@ class Layout:
             images = state.images if state is not None else []
             held = state is not None and state.held_image is not None
             changes[self.guidance] = markup.guidance(self.texts, self.address, opened=not images)
-            changes[self.gallery] = markup.gallery(state, self.texts)
+            changes[self.gallery] = markup.gallery(state, self.texts, self.tools.cover)
             changes[self.decide] = gr.Row(visible=held)
             changes[self.remove] = gr.Button(visible=bool(images) and not images[-1].sent)
         if update.differential:
-            changes[self.differential] = markup.differential(state, self.texts)
+            changes[self.differential] = markup.differential(state, self.texts, self.tools.cover)
         return changes

@@ -9,6 +9,7 @@ from skingpt4.chat.differential import ClassProbability, Differential
 from skingpt4.chat.texts import Texts, languages
 from skingpt4.records.images import MAX_JPEG_PIXELS, MAX_PIXELS
 from skingpt4.server.address import Address
+from skingpt4.server.cover import covered
 from skingpt4.server.gradio_app import escape
 from skingpt4.server.page.state import VIEWS, CaseImage, PageState
 from skingpt4.taxonomy import taxonomy
@@ -124,15 +125,20 @@ def megapixels() -> dict[str, int]:
     return {"megapixels": MAX_PIXELS // 10**6, "jpeg_megapixels": MAX_JPEG_PIXELS // 10**6}
 
 
-def gallery(state: PageState | None, texts: Texts) -> str:
-    """The images of the case, each with its quality and how to retake it."""
+def gallery(state: PageState | None, texts: Texts, cover: bool = False) -> str:
+    """The images of the case, covered or not, each with its quality and how to retake it."""
     if state is None or not state.images:
         return f'<p class="hint">{escape(texts["pictures.none"])}</p>'
-    items = (_case_image(number, image, texts) for number, image in enumerate(state.images, 1))
+    items = (_case_image(number, image, texts, cover) for number, image in enumerate(state.images, 1))
     return f'<ol class="views">{"".join(items)}</ol>'
 
 
-def _case_image(number: int, image: CaseImage, texts: Texts) -> str:
+def _image(url: str, alt: str, texts: Texts, cover: bool) -> str:
+    image = f'<img src="{url}" alt="{escape(alt)}">'
+    return covered(image, texts["pictures.uncover"], texts["pictures.cover"]) if cover else image
+
+
+def _case_image(number: int, image: CaseImage, texts: Texts, cover: bool) -> str:
     shown = image.shown
     name = texts("pictures.alt", number=number, view=texts[f"pictures.{shown.view}"])
     facts = [texts("pictures.size", width=shown.width, height=shown.height)]
@@ -148,7 +154,7 @@ def _case_image(number: int, image: CaseImage, texts: Texts) -> str:
     problems = f'<ul class="problems">{items}</ul>' if items else ""
     css_class = "held" if image.held else "fine"
     return (
-        f'<li class="{css_class}"><img src="{image.url}" alt="{escape(name)}"><div><strong>{escape(name)}</strong>'
+        f'<li class="{css_class}">{_image(image.url, name, texts, cover)}<div><strong>{escape(name)}</strong>'
         f"<p>{escape('; '.join(facts))}</p>{problems}</div></li>"
     )
 
@@ -170,7 +176,7 @@ def _percent(value: float) -> str:
     return "< 1 %" if 0 < value < 0.01 else f"{100 * value:.0f} %"
 
 
-def differential(state: PageState | None, texts: Texts) -> str:
+def differential(state: PageState | None, texts: Texts, cover: bool = False) -> str:
     """The ranked classes as bars, the confidence, concepts, warning signs, next steps and heat maps."""
     scored = state.differential if state is not None else None
     if state is None or scored is None:
@@ -200,7 +206,7 @@ def differential(state: PageState | None, texts: Texts) -> str:
     for key, lines in (("red_flags", scored.red_flags), ("next_steps", scored.next_steps)):
         if lines:
             right += f'<section class="{key}"><h3>{escape(texts[f"differential.{key}"])}</h3>{_list(lines)}</section>'
-    return f'<div class="scores"><div>{left}</div><div>{right}{_heatmaps(state.heatmaps, texts)}</div></div>'
+    return f'<div class="scores"><div>{left}</div><div>{right}{_heatmaps(state.heatmaps, texts, cover)}</div></div>'
 
 
 def _bar(texts: Texts, entry: ClassProbability) -> str:
@@ -233,12 +239,12 @@ def _concepts(scored: Differential, texts: Texts) -> str:
     return f"<section><h3>{escape(texts['differential.concepts'])}</h3>{body}</section>"
 
 
-def _heatmaps(urls: Sequence[str], texts: Texts) -> str:
+def _heatmaps(urls: Sequence[str], texts: Texts, cover: bool) -> str:
     if not urls:
         return ""
     heatmap_note = texts["differential.heatmap_note"]
     figures = "".join(
-        f'<img src="{url}" alt="{escape(texts("differential.heatmap_alt", number=number, note=heatmap_note))}">'
+        _image(url, texts("differential.heatmap_alt", number=number, note=heatmap_note), texts, cover)
         for number, url in enumerate(urls, 1)
     )
     heading, below = escape(texts["differential.heatmap"]), escape(heatmap_note)

@@ -50,6 +50,7 @@ class Tools:
         trained_history: whether the model was trained with histories.
         answer_tokens: of an answer at first, as many as in training; a clinician may choose another number.
         log: takes an event and its facts; see `AuditLog.append`.
+        cover: whether pictures are covered until they are clicked.
     """
 
     new_session: Callable[[], ChatSession]
@@ -65,6 +66,7 @@ class Tools:
     trained_history: bool = False
     answer_tokens: int = Generation.max_new_tokens
     log: Callable[..., object] = ignore
+    cover: bool = False
 
 
 def load(

@@ -8,6 +8,7 @@ from PIL import Image
 
 from data.phantoms import WARNING, splits
 from data.phantoms.__main__ import main
+from data.phantoms.notes import ADJECTIVES, EXTRAS, NOUNS
 from data.phantoms.scene import EXCLUDES, NEEDS, choose_scene
 from data.phantoms.sheet import DRAWN_CONCEPTS, contact_sheet
 from data.phantoms.splits import DISEASES, render_phantom, write_split
@@ -203,3 +204,21 @@ def test_bad_input_is_one_sentence_and_an_error_status(argv, tmp_path, capsys):
     assert main([a.format(tmp=tmp_path) for a in argv]) != 0
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert error.startswith("error: ")
+
+
+def test_captions_name_what_is_drawn_and_change_nothing_else(tmp_path):
+    plain, captioned = (
+        read(write_split(tmp_path / name, "align", 15, seed=1, size=64, captions=captions))
+        for name, captions in (("plain", False), ("captioned", True))
+    )
+    assert "captions" not in json.loads((tmp_path / "plain" / "align" / "params.json").read_text())
+    captions = [record.pop("caption") for record in captioned]
+    assert captioned == plain
+    assert len({*captions}) == 15
+    for caption, record in zip(captions, plain, strict=True):
+        assert record["body_site"] in caption
+        assert "skin" in caption
+        assert record["disease"] not in caption
+        for concept, words in {**ADJECTIVES, **EXTRAS}.items():
+            if concept in record["concepts"] and concept not in NOUNS:
+                assert any(word in caption for word in words), (concept, caption)

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from eval.asking import answers, arms
+from eval.asking import answers, claims
 from eval.asking.answers import Answer, Key
 from skingpt4.support.files import drop_truncated_line
 
@@ -68,5 +68,5 @@ def test_a_run_folder_with_other_content_is_one_sentence(file, damage, tmp_path)
     with pytest.raises(answers.AnswersError, match=rf"{tmp_path}: (cannot be read|holds lines)"):
         answers.read_run(tmp_path)
     if "meta" in file:
-        with pytest.raises(arms.ArmError, match=r"a\.meta\.json: is damaged"):
-            arms.check_folder(tmp_path, ["b"], tmp_path / "cases.jsonl", replace_old=False)
+        with pytest.raises(claims.ArmError, match=r"a\.meta\.json: is damaged"):
+            claims.check_folder(tmp_path, ["b"], tmp_path / "cases.jsonl", replace_old=False)

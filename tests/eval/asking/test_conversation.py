@@ -43,7 +43,7 @@ def asker_of(model, folder, batch_size, **drawn):
     generation = Generation(**{"max_new_tokens": 40, **drawn})
     config = tiny_config(folder)
     asker = Asker(
-        model, config, Setting({"herpes": "herpes"}, CLINICAL_PROMPTS, generation, batch_size), "arm"
+        model, config, Setting({"herpes": ("herpes",)}, CLINICAL_PROMPTS, generation, batch_size), "arm"
     )
     asker.stop = (*asker.stop, "e")  # answers of different lengths
     return asker

@@ -3,9 +3,11 @@ import pytest
 
 from eval.asking.answers import Answer, ArmAnswers, Key, Run
 from eval.measures import agreement, consistency
+from eval.tasks import load_task
 from skingpt4.taxonomy.taxonomy import CLASSES
 from tests.support.simulated import covers
 
+TASK = load_task()
 META = {"decoding": {"temperature": 0.7, "max_new_tokens": 8}, "prompts": ["?"], "probes": ["!"]}
 
 
@@ -33,7 +35,7 @@ def add(arm, case, repeat, change, name, concepts=()):
 
 def test_repeats_by_hand():
     table = [["psoriasis", "psoriasis", "eczema"], [None, None, None]]
-    found = consistency.repeat_consistency(arm_of(table))
+    found = consistency.repeat_consistency(arm_of(table), TASK)
     probe = found["diagnosis probe"]
     assert (found["repeats"], found["temperature"], found["trivial"]) == (3, 0.7, False)
     assert probe["pairwise"]["value"] == pytest.approx((1 / 3 + 1) / 2)
@@ -49,7 +51,7 @@ def test_repeats_by_hand():
 
 def test_greedy_repeats_are_trivial_and_no_result():
     meta = META | {"decoding": {"temperature": 0.0}}
-    found = consistency.repeat_consistency(arm_of([["acne", "acne"]], meta=meta))
+    found = consistency.repeat_consistency(arm_of([["acne", "acne"]], meta=meta), TASK)
     assert found["trivial"]
     assert found["identical_texts"]["value"] == 1
     assert "not a result" in found["reason"]
@@ -57,15 +59,15 @@ def test_greedy_repeats_are_trivial_and_no_result():
 
 
 def test_one_repeat_no_lines_and_cases_without_all_repeats():
-    assert consistency.repeat_consistency(arm_of([["acne"]])) is None
-    assert consistency.repeat_consistency(ArmAnswers("x", META)) is None
+    assert consistency.repeat_consistency(arm_of([["acne"]]), TASK) is None
+    assert consistency.repeat_consistency(ArmAnswers("x", META), TASK) is None
     arm = arm_of([["acne", "acne"], ["acne", "acne"]])
     del arm.lines[Key("case-1", 1, None, "probe", 1)]
-    assert consistency.repeat_consistency(arm)["diagnosis probe"]["pairwise"]["n"] == 1
+    assert consistency.repeat_consistency(arm, TASK)["diagnosis probe"]["pairwise"]["n"] == 1
 
 
 def test_kappa_of_one_category_is_not_defined():
-    found = consistency.repeat_consistency(arm_of([["acne", "acne"]] * 3))
+    found = consistency.repeat_consistency(arm_of([["acne", "acne"]] * 3), TASK)
     assert found["diagnosis probe"]["fleiss_kappa"] == {"value": None, "low": None, "high": None, "n": 3}
 
 

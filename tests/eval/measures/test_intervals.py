@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from eval.measures import intervals
+from eval.measures import classification, intervals
+from eval.measures.comparing import groups
 from eval.measures.intervals import Interval
 
 # Three cases: 1 found; 1 found and 1 added; 2 missed. tp 2, fp 1, fn 2.
@@ -142,10 +143,10 @@ def test_paired_f1_difference_by_hand():
 
 
 def test_confusion_rows_are_the_truth():
-    table = intervals.confusion(["a", "a", "b"], ["a", "b", "b"], ["a", "b", "c"])
+    table = classification.confusion(["a", "a", "b"], ["a", "b", "b"], ["a", "b", "c"])
     assert table.tolist() == [[1, 1, 0], [0, 1, 0], [0, 0, 0]]
     with pytest.raises(ValueError, match="not among the classes: z"):
-        intervals.confusion(["a"], ["z"], ["a"])
+        classification.confusion(["a"], ["z"], ["a"])
 
 
 def test_arm_summary_by_hand():
@@ -177,10 +178,10 @@ def test_a_ratio_over_cases_and_where_it_is_not_defined():
 
 
 def test_by_group_counts_each_group_and_names_the_unknown():
-    types = intervals.by_group(LINES, "fitzpatrick")
+    types = groups.by_group(LINES, "fitzpatrick")
     assert list(types) == ["1", "unknown"]
     assert (types["1"].value, types["1"].n, types["unknown"].n) == (0.5, 2, 1)
-    assert {name: group.value for name, group in intervals.by_group(LINES, "class").items()} == {
+    assert {name: group.value for name, group in groups.by_group(LINES, "class").items()} == {
         "a": 1.0,
         "b": 0.0,
         "d": 0.0,

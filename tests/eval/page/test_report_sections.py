@@ -10,12 +10,13 @@ from PIL import Image
 
 from eval.asking.answers import read_run
 from eval.measures.results import ReportError
-from eval.page import checklists, measures, pdf, report
+from eval.page import pdf, report
 from eval.page.html import page as write_page
 from eval.page.parts import Document, Drawing, Figure, Heading, Section, Text
-from eval.page.ratings import printed_shares
 from eval.page.report import write_report
-from eval.page.times import doctors_times, response_times
+from eval.page.sections import checklists, measures
+from eval.page.sections.ratings import printed_shares
+from eval.page.sections.times import doctors_times, response_times
 from eval.rating.ratings import Rating, RatingsError, write_csv
 from eval.report import main
 from skingpt4.taxonomy.published import published

@@ -20,19 +20,21 @@ from pathlib import Path
 
 import pytest
 
-from eval.rating import ratings
-from eval.rating import store as review_store
-from eval.rating.ratings import FLAG, ITEMS, Rating
-from eval.rating.store import Store, StoreError, draw
+from eval.rating import database, ratings
+from eval.rating.database import FILE, StoreError
+from eval.rating.questionnaire import FLAG, ITEMS
+from eval.rating.ratings import Rating
+from eval.rating.store import Store, draw
 
 FORM = {**dict.fromkeys(ITEMS, "4"), FLAG: "0", "comment": "fine"}
+NEEDED = (*ITEMS, FLAG)
 CASES, ARMS = tuple(f"c{n}" for n in range(8)), ("a", "b", "c")
 # Forms without end, each acknowledged on stdout after it was kept, with a breath in which another can write.
 WRITER = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
 from eval.rating.store import Store
-from eval.rating.ratings import FLAG, ITEMS
+from eval.rating.questionnaire import FLAG, ITEMS
 store, name, number = Store(sys.argv[2]), sys.argv[3], 0
 while True:
     number += 1
@@ -43,7 +45,7 @@ while True:
 
 
 def forms_of(path: Path) -> Counter[tuple[str, str]]:
-    with closing(sqlite3.connect(path / review_store.FILE)) as connection:
+    with closing(sqlite3.connect(path / FILE)) as connection:
         rows = connection.execute("SELECT arm, case_id FROM answer").fetchall()
     return Counter(rows)
 
@@ -120,7 +122,7 @@ def test_newest_answer_counts_and_older_ones_stay(tmp_path):
     assert (current["privacy"].value, current["privacy"].seconds) == ("1", "3.0")
     assert "comment" not in current, "a comment taken back is no comment"
     assert forms_of(tmp_path) == {("a", "c1"): 2 * len(FORM)}
-    assert store.rated("anna") == {("a", "c1")}
+    assert store.rated("anna", NEEDED) == {("a", "c1")}
     assert store.form("anna", "a", "c1")["privacy"] == "1"
 
 
@@ -130,8 +132,8 @@ def test_a_form_with_a_wrong_value_keeps_nothing(tmp_path):
         store.save("anna", "a", "c1", {**FORM, "willingness": "6"}, 1.0)
     assert store.current() == []
     store.save("anna", "a", "c1", {"own_diagnosis": " acne\r\nor\x00 \ud800rosacea "}, 1.0)
-    assert store.own_diagnosis("anna", "c1") == "acne\nor rosacea"
-    assert store.rated("anna") == set(), "the own diagnosis alone is no form"
+    assert store.own("anna", "c1") == {"own_diagnosis": "acne\nor rosacea"}
+    assert store.rated("anna", NEEDED) == set(), "the own diagnosis alone is no form"
 
 
 def test_the_first_own_diagnosis_of_a_case_is_the_only_one(tmp_path):
@@ -142,7 +144,7 @@ def test_the_first_own_diagnosis_of_a_case_is_the_only_one(tmp_path):
     assert [(row.arm, row.value) for row in store.current()] == [("a", "acne")]
     for other in (("bert", "c1"), ("anna", "c2")):
         store.save(other[0], "b", other[1], {"own_diagnosis": "rosacea"}, 1.0)
-        assert store.own_diagnosis(*other) == "rosacea"
+        assert store.own(*other) == {"own_diagnosis": "rosacea"}
 
 
 def test_a_hash_from_before_argon2_still_logs_in_and_is_replaced(tmp_path):
@@ -265,7 +267,7 @@ def test_formulas_are_texts_in_the_csv_and_come_back(tmp_path):
 
 
 def test_damaged_foreign_and_locked_files_get_a_sentence(tmp_path, monkeypatch):
-    path = tmp_path / review_store.FILE
+    path = tmp_path / FILE
     path.write_bytes(b"no database at all, but long enough to be looked at" * 50)
     with pytest.raises(StoreError, match="is damaged"):
         Store(tmp_path)
@@ -276,7 +278,7 @@ def test_damaged_foreign_and_locked_files_get_a_sentence(tmp_path, monkeypatch):
         Store(tmp_path)
     path.unlink()
     store = Store(tmp_path)
-    monkeypatch.setattr(review_store, "WAIT_SECONDS", 0.05)
+    monkeypatch.setattr(database, "WAIT_SECONDS", 0.05)
     holder = sqlite3.connect(path, isolation_level=None)
     holder.execute("BEGIN IMMEDIATE")
     with pytest.raises(StoreError, match="is held by another program"):

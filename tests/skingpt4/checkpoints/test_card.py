@@ -67,7 +67,7 @@ def test_what_is_not_listed_stays_here(config, saved, tmp_path):
 
 def test_each_value_of_a_configuration_either_leaves_or_stays(config):
     """Whoever adds a key decides here."""
-    complete = {"vision", "qformer", "lora", "prompt", "optim"}
+    complete = {"vision", "qformer", "pooling", "projection", "lora", "prompt", "optim"}
     stays = {
         "output_dir", "initial_checkpoint", "encoder.device", "language.device_map", "language.max_memory",
         "language.offload_dir", "language.compile", "data.train", "data.validation", "data.evaluation",

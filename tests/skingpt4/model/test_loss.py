@@ -77,6 +77,30 @@ def test_chunks_of_logits(chunk_bytes, golden, monkeypatch):
     torch.testing.assert_close(computed(model, Collate()(samples)), expected, **close)
 
 
+@pytest.mark.parametrize("chunk_bytes", [0, 1, 4000])
+def test_weights_of_tokens(chunk_bytes, golden, monkeypatch):
+    """Loss and gradients as of autograd on all logits, each token's loss times its weight; all 1 is no weight."""
+    model, samples, expected = golden
+    monkeypatch.setattr("skingpt4.model.loss.LOSS_CHUNK_BYTES", chunk_bytes)
+    (batch,) = Collate()(samples)
+    unweighted = computed(model, [batch])
+    torch.testing.assert_close(
+        computed(model, [batch | {"weights": torch.ones(batch["labels"].shape)}]), unweighted
+    )
+    weights = torch.rand(batch["labels"].shape, generator=torch.Generator().manual_seed(0)) * 5
+    embeds = model.embed(batch["input_ids"], batch["queries"])
+    logits = model.language_model(inputs_embeds=embeds, attention_mask=batch["attention_mask"]).logits
+    losses = F.cross_entropy(
+        logits[:, :-1].flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED, reduction="none"
+    )
+    loss = (losses * weights[:, 1:].flatten()).sum() / (batch["labels"][:, 1:] >= 0).sum()
+    loss.backward()
+    expected = [loss.detach(), *taken_gradients(model)]
+    torch.testing.assert_close(
+        computed(model, [batch | {"weights": weights}]), expected, rtol=1e-5, atol=1e-5
+    )
+
+
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_every_attention(attention, golden):
     model, samples, expected = golden

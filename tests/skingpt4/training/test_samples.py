@@ -24,6 +24,7 @@ from skingpt4.training.samples import (
     image_files,
     rows_with_answer,
 )
+from skingpt4.training.schedule import ClassBalance
 
 ROW = {
     "image": "images/1.png",
@@ -369,6 +370,152 @@ def test_a_question_is_drawn_for_each_sample(encoder, byte_tokenizer):
     counts = [sum(question in text for text in shown) for question in ("First?", "Second?", "Third?")]
     assert sum(counts) == 60
     assert min(counts) >= 8  # 20 expected; fixed by the seed
+
+
+# ---- classes in balance
+
+
+def of_classes(**counts):
+    return [
+        Record(f"{name}{n}.png", disease=name, class_name=None if name == "unknown" else name)
+        for name, count in counts.items()
+        for n in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "shown"),
+    [
+        ("inverse", {"acne": 33, "eczema": 33, "unknown": 34}),
+        ("square_root", {"acne": 61, "eczema": 29, "unknown": 10}),
+    ],
+)
+def test_a_pass_shows_each_class_its_quota(sampling, shown, encoder):
+    rows = of_classes(acne=80, eczema=18, unknown=2)
+    samples = TrainingSamples(rows, encoder(), no_images, seed=3, sampling=sampling)
+    for number in range(3):
+        diseases = [rows[samples.row_of(100 * number + i)].disease for i in range(100)]
+        assert {name: diseases.count(name) for name in shown} == shown
+
+
+def test_within_a_class_the_records_take_turns(encoder):
+    """After any number of passes no record of a class was shown more than once more often than another."""
+    rows = of_classes(acne=40, eczema=7, melanoma=3)
+    samples = TrainingSamples(rows, encoder(), no_images, seed=1, sampling="inverse")
+    counts = np.zeros(50, int)
+    for number in range(4):
+        np.add.at(counts, [samples.row_of(50 * number + i) for i in range(50)], 1)
+        for first, end in ((0, 40), (40, 47), (47, 50)):
+            assert np.ptp(counts[first:end]) <= 1
+    assert counts[47:].min() > 5 * counts[:40].max()
+
+
+def test_balanced_samples_are_a_function_of_seed_and_index(encoder):
+    def rows(seed, indices):
+        data = of_classes(acne=40, eczema=7, melanoma=3)
+        samples = TrainingSamples(data, encoder(), no_images, seed, sampling="square_root")
+        return {index: samples.row_of(index) for index in indices}
+
+    assert rows(1, range(300)) == rows(1, reversed(range(300)))
+    assert rows(1, range(300)) != rows(2, range(300))
+
+
+def test_a_manifest_is_balanced_by_its_column(manifest, encoder):
+    lines = [ROW | {"image": f"{n}.png"} for n in range(6)] + [ROW | {"image": "7.png", "class": None}]
+    path = manifest(*lines)
+    mapped, plain = (
+        TrainingSamples(rows, encoder(), no_images, 0, sampling="inverse")
+        for rows in (read_manifest(path), list(read_manifest(path)))
+    )
+    assert [mapped.row_of(i) for i in range(40)] == [plain.row_of(i) for i in range(40)]
+    assert mapped.balance.times_shown() == (pytest.approx(3 / 6, abs=0.2), pytest.approx(3.5, abs=0.6))
+
+
+@given(
+    st.lists(st.sampled_from("abcde"), min_size=1, max_size=200), st.sampled_from(["inverse", "square_root"])
+)
+@settings(max_examples=50, deadline=None)
+def test_every_class_has_a_place_in_every_pass(names, sampling):
+    balance = ClassBalance(names, sampling, seed=0)
+    assert balance.quotas.sum() == len(names)
+    assert balance.quotas.min() >= 1
+    assert {names[place] for place in balance.places(7)} == {*names}
+
+
+def test_records_without_a_class_cannot_be_balanced(encoder):
+    with pytest.raises(RecordError, match=r"data\.sampling inverse needs .* none of the 4 has one"):
+        TrainingSamples(records(4), encoder(), no_images, 0, sampling="inverse")
+
+
+# ---- the weight of the disease's tokens
+
+
+def weighted(encoder, record, weight=4.0, **prompt):
+    made = encoder(**prompt)
+    made.disease_weight = weight
+    samples = TrainingSamples([record], made, no_images, 0)
+    return samples[0], made.tokenizer
+
+
+def test_the_tokens_of_the_disease_weigh_more(encoder):
+    record = Record("a", disease="psoriasis", note="Psoriasis is not infectious.")
+    sample, tokenizer = weighted(encoder, record)
+    encoded, weights = sample["encoded"], sample["weights"]
+    heavy = [token for token, weight in zip(encoded.input_ids, weights.tolist(), strict=True) if weight == 4]
+    assert "".join(tokenizer.decode(heavy).split()) == "psoriasisPsoriasis"
+    assert {*weights.tolist()} == {1.0, 4.0}
+    assert all(encoded.supervised[place] for place in np.flatnonzero(weights != 1))
+    assert "weights" not in HeldOutSamples([record], encoder(), no_images, 1)[0]
+
+
+def test_no_disease_or_no_weight_weighs_nothing(encoder):
+    sample, _ = weighted(encoder, Record("a", concepts=("Plaque",)))
+    assert {*sample["weights"].tolist()} == {1.0}
+    sample, _ = weighted(encoder, Record("a", disease="acne"), weight=1.0)
+    assert "weights" not in sample
+
+
+def test_the_disease_weighs_in_a_dialogue_too(encoder):
+    record = Record("a", disease="acne", turns=(("Acne?", "It is acne."), ("Sure?", "Acne (vulgaris), yes.")))
+    sample, tokenizer = weighted(encoder, record)
+    heavy = [
+        t for t, w in zip(sample["encoded"].input_ids, sample["weights"].tolist(), strict=True) if w == 4
+    ]
+    assert "".join(tokenizer.decode(heavy).split()).lower() == "acneacne"
+    batch = pad_right([sample, weighted(encoder, Record("b", disease="eczema"))[0]])
+    assert batch["weights"].shape == batch["labels"].shape
+
+
+# ---- bare captions
+
+
+def test_a_bare_caption_follows_the_picture_and_ends_with_a_line_feed(encoder, byte_tokenizer):
+    """MiniGPT-4's first stage: [bos] picture caption end, no question and no role."""
+    made = encoder(bare=True, use_caption=True, use_note=False, use_disease=False, questions=["Unused?"])
+    record = Record("a", disease="acne", note="A note.", caption="Red papules ### on a face.")
+    encoded = made(record, "Unused?")
+    first = [byte_tokenizer.bos_token_id] if byte_tokenizer.bos_token_id is not None else []
+    assert encoded.input_ids[: len(first) + 3] == [*first, *[IMAGE_TOKEN] * 3]
+    taught = [t for t, s in zip(encoded.input_ids, encoded.supervised, strict=True) if s]
+    assert byte_tokenizer.decode(taught) == "Red papules ## # on a face.\n"
+    assert len(taught) == len(encoded.input_ids) - len(first) - 3
+    assert rows_with_answer([record, Record("b", note="A note.")], made.prompt).tolist() == [0]
+
+
+def test_a_long_bare_caption_is_cut_before_its_end(encoder, byte_tokenizer):
+    made = encoder(max_text_tokens=12, bare=True, use_caption=True)
+    encoded = made(Record("a", caption="One two three four five six."), "?")
+    taught = byte_tokenizer.decode(
+        [t for t, s in zip(encoded.input_ids, encoded.supervised, strict=True) if s]
+    )
+    assert taught.endswith("\n")
+    assert sum(encoded.supervised) <= 12
+    assert "One two three four five six.".startswith(taught.strip())
+
+
+def test_captions_are_for_the_alignment_alone():
+    record = Record("a", disease="acne", caption="A red face.")
+    assert "red face" not in answer_for(record, PromptConfig())
 
 
 # ---- held-out samples

@@ -135,6 +135,11 @@ def test_pictures_are_listed_with_their_faults_and_how_to_retake_them(tmp_path):
     assert "defect: new_kind" in shown, "a fault without words of its own is named"
     assert 'alt="Picture 1, far view"' in shown
     assert "use" not in markup.gallery(None, texts)
+    assert "<details" not in shown
+    german = load("de")
+    covered = markup.gallery(state, german, cover=True)
+    assert f"{german['pictures.uncover']}</span>" in covered
+    assert covered.index("<details") < covered.index("<img") < covered.index("</details>")
 
 
 def scored(**changes) -> SimpleNamespace:

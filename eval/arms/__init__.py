@@ -1,0 +1,1 @@
+"""Arms that are not a projection of ours: other models, encoders, and answers that exist already."""

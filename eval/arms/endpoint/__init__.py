@@ -1,0 +1,1 @@
+"""A model behind a server in the shape of OpenAI's API."""

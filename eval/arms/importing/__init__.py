@@ -1,0 +1,1 @@
+"""Answers that exist already, of any system or person, as an arm."""

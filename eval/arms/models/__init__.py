@@ -1,0 +1,1 @@
+"""Other people's models in this process: their files, their templates, and the likelihood of given answers."""

@@ -1,0 +1,171 @@
+"""The measures of a task as rows for people: one name, and of each arm a figure or a few words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from eval.asking.answers import Run
+from eval.measures.by_task.fairness import MEASURES
+from eval.measures.by_task.figures import task_figures, task_lines
+from eval.measures.intervals import Figure, Interval
+from eval.tasks import Task, read_task
+
+Row = tuple[str, dict[str, Figure | str]]  # the measure, and of each arm what it has
+NOTHING = "not measured"
+NAMES = {"auc": "AUC"}
+
+
+def add_task(run: Run, results: dict[str, Any]) -> None:
+    """Put `task` into the results of a run and of each of its arms; the default task adds nothing.
+
+    Raises:
+        TaskError: the run's `task.json` is damaged.
+    """
+    task = read_task(run.folder)
+    if task.is_default:
+        return
+    results["task"] = {
+        "name": task.name,
+        "title": task.title,
+        "sha256": task.sha256,
+        "published": [
+            {key: getattr(row, key) for key in ("system", "metric", "value", "n", "source")}
+            for row in task.published
+        ],
+        "clusters": _clusters(run, task),
+    }
+    for name, arm in results["arms"].items():
+        arm["task"] = task_figures(task, task_lines(run, run.arms[name]))
+
+
+def _clusters(run: Run, task: Task) -> dict[str, Any] | None:
+    if not task.cluster:
+        return None
+    numbers = {case.get("cluster") for case in run.cases.values()}
+    return {"key": task.cluster, "number": len(numbers), "cases": len(run.cases)}
+
+
+def task_rows(results: dict[str, Any]) -> list[Row]:
+    """Every measure of the run's task that at least one arm has."""
+    arms = {name: arm.get("task", {}) for name, arm in results["arms"].items()}
+    names: dict[str, None] = {}
+    cells: dict[str, dict[str, Figure | str]] = {}
+    for arm, figures in arms.items():
+        for metric, flatten in FLATTEN.items():
+            for name, cell in flatten(figures[metric]) if metric in figures else ():
+                names.setdefault(name)
+                cells.setdefault(name, {})[arm] = cell
+    return [(name, cells[name]) for name in names]
+
+
+Cells = Iterator[tuple[str, Figure | str]]
+
+
+def _top_k(figures: dict[str, Any]) -> Cells:
+    for name, figure in figures.items():
+        yield f"class in top {name.removeprefix('top')}", figure
+
+
+def _fairness(figures: dict[str, Any]) -> Cells:
+    for column, table in figures.items():
+        for name, group in table["groups"].items():
+            for measure in MEASURES:
+                yield f"{NAMES.get(measure, measure)}, {column} {name}", group[measure]
+        for measure, gap in table["last_minus_first"].items():
+            yield f"{NAMES.get(measure, measure)}, {column} {gap['last']} minus {gap['first']}", gap
+
+
+def _weighted(figures: dict[str, Any]) -> Cells:
+    words = {
+        "weight_in_top": "weight of the differential in the best {}",
+        "best_top": "the most that {} labels could hold",
+        "likeliest_in_top": "a likeliest condition in the best {}",
+    }
+    for name, figure in figures.items():
+        for start, text in words.items():
+            if name.startswith(start):
+                yield text.format(name.removeprefix(start)), figure
+    yield "weight of conditions outside the task", figures["weight_outside"]
+
+
+def _concepts(figures: dict[str, Any]) -> Cells:
+    for name, words in (("macro", "mean over concepts"), ("micro", "all together")):
+        if name in figures:
+            yield f"AUROC of the concepts, {words}", figures[name]
+
+
+def _choices(figures: dict[str, Any]) -> Cells:
+    questions = f"{figures['num_questions']} questions of {figures['choices']} options"
+    yield f"multiple choice, {questions} (chance {figures['chance']:.0%})", figures["accuracy"]
+
+
+def _texts(figures: dict[str, Any]) -> Cells:
+    if "missing" in figures:
+        yield "overlap with reference texts", figures["missing"]
+    for name, words in (("chrf", "chrF"), ("bleu", "BLEU of single answers")):
+        if name in figures:
+            yield f"{words} against {figures['num_references']} references", figures[name]
+
+
+def _groups(figures: dict[str, Any]) -> Cells:
+    for column, groups in figures.items():
+        for value, figure in groups.items():
+            small = "value" not in figure
+            yield (
+                f"class in top 1, {column} {value}",
+                f"too few cases (n = {figure['n']})" if small else figure,
+            )
+
+
+FLATTEN: dict[str, Callable[[dict[str, Any]], Cells]] = {
+    "fairness": _fairness,
+    "weighted_top_k": _weighted,
+    "top_k": _top_k,
+    "balanced_accuracy": lambda figure: iter([("balanced accuracy", figure)]),
+    "concept_auroc": _concepts,
+    "multiple_choice": _choices,
+    "text_overlap": _texts,
+    "groups": _groups,
+}
+
+
+def cell_text(name: str, cell: Figure | str | None) -> str:
+    """What stands in a row for one arm: a share in percent, a difference in points."""
+    if cell is None or isinstance(cell, str):
+        return cell or NOTHING
+    if cell["value"] is None:
+        return f"not defined (n = {cell['n']})"
+    if cell["low"] is None:
+        return f"{100 * cell['value']:.1f} % (n = {cell['n']})"
+    interval = Interval.from_dict(cell)
+    return interval.points() if " minus " in name else interval.text()
+
+
+def task_text(results: dict[str, Any]) -> str:
+    """The task's measures as a table for the terminal, and what others printed; empty for the default task."""
+    task = results.get("task")
+    if not task:
+        return ""
+    arms = list(results["arms"])
+    rows = [[f"task {task['name']}", *arms]]
+    rows += [[name, *(cell_text(name, cells.get(arm)) for arm in arms)] for name, cells in task_rows(results)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = [
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    ]
+    if task["clusters"]:
+        counts = task["clusters"]
+        lines.append(
+            f"intervals draw the cases of one {counts['key']} together ({counts['cases']} cases, {counts['number']})"
+        )
+    lines += [published_text(row) for row in task["published"]]
+    return "\n".join(lines)
+
+
+def published_text(row: dict[str, Any]) -> str:
+    """A printed result of others, for orientation."""
+    n = f", n = {row['n']}" if row["n"] else ""
+    return (
+        f"published, for orientation: {row['system']}: {row['metric']} {row['value']:g}{n} ({row['source']})"
+    )

@@ -1,0 +1,1 @@
+"""The sections of the report, each from plain results to a list of parts."""

@@ -1,0 +1,49 @@
+"""The stages of the quickstart: run once, continued after Ctrl-C, told in plain sentences."""
+
+import json
+
+import pytest
+
+from eval import quickstart
+from eval.quickstart import INTERRUPTED, Interrupted, Stage, StageError, run_stages
+
+WRITES = "import pathlib, sys; pathlib.Path(sys.argv[1]).open('a').write('x')"
+
+
+def writing(path, name="write"):
+    return Stage(name, ["-c", WRITES, str(path)], path)
+
+
+def ending(status, path, name="step1"):
+    return Stage(name, ["-c", f"import sys; sys.exit({status})"], path)
+
+
+def test_a_stage_that_is_done_is_not_run_again(tmp_path, capsys):
+    stage = writing(tmp_path / "out")
+    for _ in range(2):
+        ledger = run_stages([stage], tmp_path / "stages.json")
+    assert (tmp_path / "out").read_text() == "x"
+    assert ledger == json.loads((tmp_path / "stages.json").read_text())
+    assert "reused" in capsys.readouterr().out
+
+
+def test_ctrl_c_names_the_stage_and_keeps_what_is_done(tmp_path):
+    done, stopped = writing(tmp_path / "out"), ending(INTERRUPTED, tmp_path / "never")
+    with pytest.raises(Interrupted, match="step1"):
+        run_stages([done, stopped], tmp_path / "stages.json")
+    assert list(json.loads((tmp_path / "stages.json").read_text())) == ["write"]
+
+
+def test_a_failure_names_the_stage(tmp_path):
+    with pytest.raises(StageError, match="stage 'step1' ended with status 3"):
+        run_stages([ending(3, tmp_path / "never")], tmp_path / "stages.json")
+
+
+def test_the_command_says_how_to_continue(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(quickstart, "run_stages", lambda *_: (_ for _ in ()).throw(Interrupted("step1")))
+    assert quickstart.main(["--short"]) == INTERRUPTED
+    printed = capsys.readouterr()
+    assert "Interrupted during step1. Run the same command to continue." in printed.err
+    assert "error" not in printed.err
+    assert "not a medical device" in printed.out
