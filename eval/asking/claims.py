@@ -111,6 +111,8 @@ def write_cases(cases: Sequence[Case], cases_path: Path, run_dir: Path) -> None:
             "history": case.history,
             "reference": list(case.reference),
         }
+        if case.urgency:
+            row["urgency"] = case.urgency
         if case.facts:
             row |= {
                 **case.facts,
