@@ -59,7 +59,7 @@ GREY = (128, 128, 128)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this kind."""
     add_loading_arguments(parser)
-    add = parser.add_argument
+    add = parser.add_argument_group("how it is asked").add_argument
     add("--chat-template", metavar="FILE", help="a Jinja template in place of the model's own; 'plain': the pictures "
         "and the question alone, for models without one, such as PaliGemma")  # fmt: skip
     add("--system", help="text of a system turn before the conversation (default: none)")

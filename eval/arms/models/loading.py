@@ -91,12 +91,6 @@ def add_loading_arguments(parser: argparse.ArgumentParser, required: bool = True
     add("--model", required=required, help="a folder, or a name of the hub whose files are here")
     add("--revision", help="commit, tag or branch of a model of the hub (default: main)")
     add("--allow-download", action="store_true", help="fetch the model from the hub if it is not here")
-    add_placement_arguments(parser)
-
-
-def add_placement_arguments(parser: argparse.ArgumentParser) -> None:
-    """--device and --dtype."""
-    add = parser.add_argument
     add("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: the GPU, if there is one)")
     add("--dtype", default="auto", choices=("auto", *DTYPES),
         help="precision of the weights (default: float32 on a CPU, bfloat16 on a GPU)")  # fmt: skip
