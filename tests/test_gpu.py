@@ -107,7 +107,7 @@ def test_what_the_page_answers(folder):
     """Greedy answers to the four prompts, probabilities and concepts of a picture, in fp32."""
     pytest.importorskip("scipy")
     from skingpt4.chat.batch import ImageAnswerer
-    from skingpt4.chat.session import CLINICAL_PROMPTS
+    from skingpt4.generation.questions import CLINICAL_PROMPTS
 
     def answer(device):
         config = configure(folder)

@@ -50,7 +50,7 @@ from eval.arms.models.loading import (
 from eval.arms.respondent import PROBE, Reply, RespondentError, RespondentGone
 from eval.measures.probing import FLOOR, Probe, ProbingError, fit_logistic, fit_neighbours, group_of
 from skingpt4.config.load import load_config
-from skingpt4.generation.scoring import CONCEPTS_QUESTION
+from skingpt4.generation.questions import CONCEPTS_QUESTION
 from skingpt4.records.comparing.identity import Keys
 from skingpt4.records.comparing.overlap import compare
 from skingpt4.records.manifest import Manifest, chain, manifest_lines, read_manifest

@@ -44,7 +44,7 @@ from eval.arms.models.loading import (
 )
 from eval.arms.respondent import LOGPROBS, Reply, RespondentGone
 from skingpt4.config.schema import PromptConfig
-from skingpt4.generation.scoring import CONCEPTS_QUESTION
+from skingpt4.generation.questions import CONCEPTS_QUESTION
 from skingpt4.support.errors import reason_of
 
 if TYPE_CHECKING:

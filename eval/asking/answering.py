@@ -30,10 +30,10 @@ from eval.asking.perturbations import BLANK
 from eval.asking.pictures import Shown
 from eval.tasks import Task, load_task, write_task
 from skingpt4.chat.differential import Rule
-from skingpt4.chat.session import CLINICAL_PROMPTS
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.load import load_model, load_projection
 from skingpt4.config.schema import Config
+from skingpt4.generation.questions import CLINICAL_PROMPTS
 from skingpt4.generation.sampling import Generation
 from skingpt4.model import lora
 from skingpt4.model.build import build_encoder

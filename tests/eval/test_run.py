@@ -23,11 +23,11 @@ from eval.report import main as report
 from skingpt4.chat import calibration
 from skingpt4.chat.calibration import Calibration
 from skingpt4.chat.differential import Ranker, Rule
-from skingpt4.chat.session import CLINICAL_PROMPTS
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.identity import identity
 from skingpt4.checkpoints.load import load_model
 from skingpt4.config.load import load_config, to_yaml
+from skingpt4.generation.questions import CLINICAL_PROMPTS
 from skingpt4.records.images import open_image, to_tensor
 from skingpt4.taxonomy.closed_set import ClosedSet, Disease
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, version

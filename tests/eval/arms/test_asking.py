@@ -9,7 +9,7 @@ from eval.arms.respondent import FREE_TEXT, LIST, RespondentError, RespondentGon
 from eval.asking.answers import arm_files, case_lines, read_lines, read_run
 from eval.asking.claims import ArmError
 from eval.tasks import load_task
-from skingpt4.chat.session import CLINICAL_PROMPTS
+from skingpt4.generation.questions import CLINICAL_PROMPTS
 from skingpt4.support.errors import UserError
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 from tests.support.respondents import Echo
