@@ -76,7 +76,7 @@ def test_other_coordinates_keep_the_start(configure, inputs):
 
 
 def test_it_needs_one_linear_layer_and_cached_features(configure):
-    with pytest.raises(ConfigError, match="projection.start"):
+    with pytest.raises(ConfigError, match=r"projection\.start"):
         prepare(configure(projector="mlp", pooling__side=2), torch.device("cpu"))
     config = configure()
     config.data.feature_cache = None
