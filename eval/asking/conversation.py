@@ -31,12 +31,15 @@ from skingpt4.generation.scoring import (
     CONCEPTS_QUESTION,
     DIAGNOSIS_QUESTION,
     score_answers,
+    score_tree,
 )
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn, encode_turns, get_template, stop_strings
 from skingpt4.taxonomy.free_text import find_concepts
+from skingpt4.taxonomy.taxonomy import CONCEPTS
 
 PROBES = (CONCEPTS_QUESTION, DIAGNOSIS_QUESTION)
+MANY = len(CONCEPTS)  # sentences; more of them are scored faster as several rows
 
 Pictures = Callable[[Sequence[int]], list[Tensor]]  # numbers of cases -> queries (pictures, q, d) of each
 
@@ -275,9 +278,9 @@ class Asker:
             )
             for c in cases
         ]
-        return self.decoder.run(
-            lambda: score_answers(self.model, prompts, torch.cat(list(queries)), sentences)
-        )
+        # Both give the same sums up to rounding; the default task keeps its own.
+        score = score_tree if len(sentences) > MANY else score_answers
+        return self.decoder.run(lambda: score(self.model, prompts, torch.cat(list(queries)), sentences))
 
 
 def _rounded(score: float) -> float:
