@@ -68,9 +68,8 @@ def _set(writer: Writer, case: Case, ratings: dict[str, str]) -> None:
 def _columns(writer: Writer, columns: Sequence[Column]) -> None:
     """The arms one below the other: complete answers are longer than a column is wide."""
     for column in columns:
-        writer.heading(column.title, 4)
-        for line in column.lines:
-            writer.text("".join(span.text for span in line.spans), 8)
+        writer.heading(column.title, 5)
+        writer.text("   ·   ".join("".join(span.text for span in line.spans) for line in column.lines), 8)
 
 
 def _ratings(report: Report) -> dict[str, dict[str, str]]:

@@ -157,15 +157,20 @@ def cards_parts(report: Report) -> list[Part]:
     return [cards, cost, Text(COST, "soft")]
 
 
+def version_of(meta: Mapping[str, Any]) -> str | None:
+    """The hash or revision by which a meta file identifies what answered."""
+    keys = ("checkpoint_sha256", "revision", "sha256", "answers_sha256")
+    return next((str(meta[key]) for key in keys if meta.get(key)), None)
+
+
 def _card(meta: Mapping[str, Any], kind: str) -> list[Cell | str]:
     """The cells of an arm's card."""
-    closed_set = meta.get("closed_set")
+    closed_set, version = meta.get("closed_set"), version_of(meta)
     if kind == "projection":
-        version, by = meta.get("checkpoint_sha256"), OUR_CLOSED_SET
+        by = OUR_CLOSED_SET
         model = f"{meta.get('language_model') or ''}".rsplit("/", 1)[-1]
         small = tuple(str(meta[key]) for key in ("checkpoint", "step") if meta.get(key))
     else:
-        version = meta.get("revision") or meta.get("sha256") or meta.get("source_sha256")
         by = CLOSED_SETS.get(str(closed_set), "not scored" if closed_set is None else str(closed_set))
         model = str(meta.get("model") or meta.get("system") or "")
         served = meta.get("served_model")
@@ -176,7 +181,7 @@ def _card(meta: Mapping[str, Any], kind: str) -> list[Cell | str]:
     return [
         KINDS.get(kind, kind),
         Cell(model, small) if model else missing("not stated"),
-        str(version)[:12] if version else missing("not stated"),
+        version[:12] if version else missing("not stated"),
         by if kind != "import" or closed_set else missing("not scored"),
         str(meta["precision"]) if meta.get("precision") else missing("not stated"),
         _place(meta),

@@ -20,7 +20,6 @@ from eval.page.parts import (
     points_cell,
     share_cell,
 )
-from eval.page.sections.arms import headline_cell
 
 HOW = (
     "Paired by case. Points: first minus second with a 95 % bootstrap interval that draws both arms' "
@@ -94,11 +93,9 @@ def trainings_parts(report: Report) -> list[Part]:
                 [
                     plain(name),
                     words,
-                    headline_cell(report, name, measure, figure["n"]),
+                    share_cell(figure),
                     NOTHING if between is None else f"{100 * between:.1f}",
-                    Cell(
-                        "\n".join(f"{plain(arm)}: {100 * value:.1f}" for arm, value in figure["each"].items())
-                    ),
+                    ", ".join(f"{plain(arm)} {100 * value:.1f}" for arm, value in figure["each"].items()),
                     str(figure["num_trainings"]),
                     str(figure["n"]),
                 ]
@@ -114,7 +111,7 @@ def trainings_parts(report: Report) -> list[Part]:
     ]
     return [
         Table("Means over trainings, with two-way 95 % intervals", head, rows, "words"),
-        Text(HOW_TRAINED, "soft"),
+        Text("How intervals and p are computed stands below the paired comparisons.", "soft"),
     ]
 
 

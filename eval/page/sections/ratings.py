@@ -138,7 +138,8 @@ def _role_parts(role: str, rated: dict[str, Any], shares: dict[str, dict[str, fl
     parts = [part for arm_parts in by_arm[:opened] for part in arm_parts]
     if by_arm[opened:]:
         folded = [part for arm_parts in by_arm[opened:] for part in arm_parts]
-        parts.append(Details(f"The other {len(by_arm) - opened} arms", folded))
+        number = len(by_arm) - opened
+        parts.append(Details(f"The other {f'{number} arms' if number > 1 else 'arm'}", folded))
     return [*parts, *_hallucinations(rated), *_differences(rated)]
 
 

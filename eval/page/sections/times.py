@@ -132,14 +132,17 @@ def _test(times: dict[str, dict[str, dict[str, float]]], doctors: dict[str, list
 def _against_imported(times: dict[str, dict[str, dict[str, float]]], imported: str) -> str:
     """The first arm against imported times, case by case; empty with fewer than six cases of both."""
     arm, kinds = next(iter(times.items()))
-    ours, theirs = list(kinds.values())[-1], list(times[imported].values())[-1]
+    what = next(
+        (name for name in ("conversation", "first answer") if name in kinds and name in times[imported]), ""
+    )
+    ours, theirs = kinds.get(what, {}), times[imported].get(what, {})
     shared = [case for case in ours if case in theirs]
     if arm == imported or len(shared) < 6:
         return ""
     a, b = (np.array([side[case] for case in shared]) for side in (ours, theirs))
     p = wilcoxon(a, b).pvalue if (a != b).any() else 1.0
     return (
-        f"{plain(arm).capitalize()} against the imported times of {plain(imported)}: faster in "
+        f"{plain(arm).capitalize()} against the imported times of {plain(imported)}, {what}: faster in "
         f"{int((a < b).sum())} of {len(shared)} cases, medians {np.median(a):.1f} and {np.median(b):.1f} "
         f"s, Wilcoxon's signed rank {p_equals(p)}. Imported seconds are what their source says, such as a "
         "person's own time or the wait for a reply."
