@@ -73,20 +73,12 @@ def _parts(table: Table, first: Table, measure: str, number: int) -> list[Part]:
         reason = "another task" if other_task else "another list of cases"
         parts.append(Text(f"Apart from the first table, because this is {reason}."))
     rows = [_row(entry, table.entries[0], measure) for entry in table.entries]
-    measures = _shown(table)
-    head = [
-        "arm",
-        "kind",
-        "version",
-        *(HEADLINE[name] for name in measures),
-        "n",
-        "behind the first",
-        "p, Holm",
-    ]
+    measures = _shown(table, measure)
+    head = ["arm", "kind", *(HEADLINE[name] for name in measures), "n", "behind the first", "p, Holm"]
     cells: list[Row] = [
         [
             Cell(plain(entry.arm), (entry.run,)),
-            *_about(entry),
+            _about(entry),
             *(_figure(entry, name) for name in measures),
             *rest,
         ]
