@@ -310,7 +310,7 @@ def test_what_notes_cannot_be_read_from(tmp_path, images, capsys):
     out = tmp_path / "out"
     path = write_csv(tmp_path / "n.csv", ["picture", "text"], [["0.jpg", "x"]])
     assert "no column 'image'" in refused(["notes", path], out, capsys)
-    assert "no column 'note' or 'diagnosis'" in refused(
+    assert "no column 'note' or 'caption' or 'diagnosis'" in refused(
         ["notes", path, "--column", "image=picture"], out, capsys
     )
     message = refused(["notes", path, "--column", "imag=picture"], out, capsys)

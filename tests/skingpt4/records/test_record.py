@@ -30,6 +30,7 @@ ROW = {
     "fitzpatrick": 34,
     "body_site": "forearm",
     "note": "Silvery plaques.",
+    "caption": "Scaly plaques on a forearm.",
     "turns": [{"question": "Does it itch?", "answer": "It may."}],
     "case_id": "c1",
     "patient_id": "p1",
