@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from skingpt4.chat.differential import differential
+from skingpt4.chat.differential import Ranker
 from skingpt4.chat.heatmap import HeatmapError, heatmap
 from skingpt4.chat.session import ChatSession
 from skingpt4.checkpoints import checkpoint, minigpt4
@@ -107,7 +107,7 @@ def test_a_projector_from_training_to_an_answer(way, configure):
     assert torch.equal(session.queries[0], session.queries[1])
     assert session.queries[0].shape == (1, shape.num_vectors, shape.width)
     assert isinstance(session.ask("What is it?", Generation(max_new_tokens=4)), str)
-    ranked = differential(model, config, session.queries)
+    ranked = Ranker(model, config).rank(session.queries)
     assert sum(c.probability for c in ranked.ranked) == pytest.approx(1.0)
     if kind == "qformer":
         assert heatmap(model, make_picture(3)).size == make_picture(3).size
