@@ -21,6 +21,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer, StandardScaler
+from threadpoolctl import threadpool_limits
 
 from eval.measures.intervals import Interval, proportion
 from skingpt4.records.record import Record
@@ -31,6 +32,7 @@ NEIGHBOURS = (1, 3, 5, 10, 20, 50)
 TEMPERATURE = 0.07
 MAX_FOLDS = 5
 MAX_ITERATIONS = 2000
+SMALL = 2_000_000  # numbers; with fewer, threads that share the sums make them several times as slow
 FLOOR = float(np.log(1e-12))  # the log-probability of a class of which the training has no example
 
 
@@ -100,9 +102,9 @@ def fit_logistic(
 
     def fit(rows: np.ndarray, names: np.ndarray, strength: float) -> _Fitted:
         model = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=MAX_ITERATIONS))
-        with (
-            warnings.catch_warnings()
-        ):  # an almost unpenalised fit may not converge: its log loss speaks for it
+        limits = threadpool_limits(1 if rows.size < SMALL else None)
+        with limits, warnings.catch_warnings():
+            # With hardly a penalty a fit may not converge: its log loss speaks for it.
             warnings.simplefilter("ignore", ConvergenceWarning)
             model.fit(rows, names)
 

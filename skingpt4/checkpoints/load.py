@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from skingpt4.checkpoints import checkpoint, known_answer, minigpt4, repository
-from skingpt4.checkpoints.identity import encoder_identity, identity, model_identity
+from skingpt4.checkpoints.identity import encoder_identity, identity, model_identity, projector_identity
 from skingpt4.checkpoints.paths import missing_paths
 from skingpt4.config.load import from_card, load_config
 from skingpt4.config.schema import Config
@@ -219,11 +219,12 @@ def load_projection(
 
 
 def require_projection_width(config: Config, path: str | Path) -> None:
-    """Refuse a MiniGPT-4 `.pth` of another width by headers alone, before anything heavy is loaded.
+    """Refuse a checkpoint of another projector, or a `.pth` of another width, before anything heavy is loaded.
 
     Warns where the widths fit but the language model is not the Vicuna that MiniGPT-4 was trained with.
 
     Raises:
+        CheckpointError: missing, damaged, or of another projector.
         WeightsMismatch: names both widths; or no projection of this kind.
         LanguageModelError: the language model's configuration cannot be read.
     """
@@ -233,6 +234,8 @@ def require_projection_width(config: Config, path: str | Path) -> None:
         minigpt4.require_width(path, language_model.hidden_size, config.qformer.width)
         if mismatch := minigpt4.mismatched_vicuna(language_model.hidden_size, language_model.vocab_size):
             logger.warning("%s: %s", path, mismatch)
+        return
+    checkpoint.require_fit(checkpoint.load(path)[1], {"projector": projector_identity(config)}, path)
 
 
 def known_queries(config: Config, get_encoder: Callable[[], ImageEncoder]) -> Tensor:

@@ -116,7 +116,7 @@ def cached_images(*stores: FeatureStore) -> ImageSource:
 
 
 def statistics_map(stores: Sequence[FeatureStore], inputs: str) -> InputMap:
-    """The map of `projection.inputs` with mean and covariance of cached features, every vector counted once.
+    """The map of `projection.inputs` with mean and covariance of cached features: all vectors of each first view.
 
     Of more than MAX_COUNTED images, that many are taken, evenly spread.
     """

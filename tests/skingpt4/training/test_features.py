@@ -26,7 +26,7 @@ from skingpt4.records.feature_store import (
 from skingpt4.records.images import ImageError, open_image, to_tensor
 from skingpt4.records.manifest import read_manifest
 from skingpt4.training import features
-from skingpt4.training.features import Team, cached_images, cached_queries, crop_boxes
+from skingpt4.training.features import Team, cached_images, cached_queries, crop_boxes, statistics_map
 from tests.support.tiny import (
     IMAGE_SIZE,
     NUM_QUERIES,
@@ -328,3 +328,21 @@ def test_a_run_that_waits_for_another_finds_its_work_done(config, tmp_path, monk
     began = time.monotonic()
     assert len(keep(config, tmp_path, get_encoder=no_encoder)) == 6
     assert time.monotonic() - began < 30
+
+
+def test_coordinates_are_of_every_cached_vector(config, tmp_path, monkeypatch):
+    """Mean and variance against numpy's over all vectors of all stores; of many images, evenly spread ones."""
+    other = write_manifest(tmp_path / "other.jsonl", 5, first=40)
+    stores = [keep(config, tmp_path / "cache"), keep(config, tmp_path / "cache", other)]
+    vectors = torch.cat([everything(store) for store in stores]).flatten(0, 1).double()  # (11 * q, d)
+    inputs = statistics_map(stores, "standardised")
+    variance = vectors.var(0, correction=0)
+    torch.testing.assert_close(inputs.matrix, (variance + 1e-3 * variance.mean()).rsqrt().float())
+    torch.testing.assert_close(
+        inputs.offset, (-vectors.mean(0) * inputs.matrix).float(), rtol=1e-4, atol=1e-5
+    )
+    monkeypatch.setattr(features, "MAX_COUNTED", 4)
+    spread = torch.cat([everything(store) for store in stores])[::3].flatten(0, 1).double()
+    variance = spread.var(0, correction=0)
+    matrix = statistics_map(stores, "standardised").matrix
+    torch.testing.assert_close(matrix, (variance + 1e-3 * variance.mean()).rsqrt().float())
