@@ -12,6 +12,7 @@ from typing import Any
 
 from skingpt4.checkpoints.load import model_source
 from skingpt4.generation.lost import Labelled, Lost, measure
+from skingpt4.generation.stages import StageError
 from skingpt4.records.comparing.overlap import require_disjoint
 from skingpt4.records.manifest import chain, read_manifest
 from skingpt4.support.cli import DISCLAIMER
@@ -50,8 +51,8 @@ def after_training(run: str, on_progress: Callable[[int, int], None] = lambda do
     source = model_source(None, run)
     config = source.config
     if not config.data.train or not config.data.validation:
-        raise DoctorError(
-            f"{run}: its configuration names no data.train or no data.validation manifest to probe with"
+        raise StageError(
+            f"{run}: its configuration names no manifest under data.train or none under data.validation"
         )
     training = chain(map(read_manifest, config.data.train))
     require_disjoint(training, config.data.validation, allowed=False)

@@ -29,6 +29,7 @@ from skingpt4.training.qformer.objectives import Pretraining, Weights
 from skingpt4.training.qformer.start import start_as_pooling, written_parameters
 from skingpt4.training.qformer.vocabulary import Vocabulary
 
+SAVE_EVERY = 50  # steps; so many are computed again after a kill
 NUM_SAMPLED = 400  # images, from which the start and the final scale are computed
 CONSTANT_ENERGY = (
     0.5  # of the queries' varying energy: what all images have in common carries an answer's wording
@@ -50,7 +51,6 @@ class Settings:
     seed: int = 42
     seen_patches: float = 0.5  # fraction of the patches that the Q-Former sees in a step
     max_words: int = 32
-    save_every: int = 50
     start: str = "pooling"  # or random
     weights: Weights = field(default_factory=Weights)
 
@@ -91,10 +91,10 @@ def train(
         examples: to train on.
         vocabulary: of the captions.
         settings: of the training.
-        state: file that is written every `save_every` steps and says how far the run is.
+        state: file that is written every SAVE_EVERY steps and says how far the run is.
 
     Returns:
-        The trained Q-Former without its text branch, and the losses every `save_every` steps.
+        The trained Q-Former without its text branch, and the losses every SAVE_EVERY steps.
 
     Raises:
         PretrainingError: the state file is of other settings or damaged.
@@ -114,7 +114,7 @@ def train(
             mean.setdefault(name, []).append(value)
         bar.update()
         bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()}, refresh=False)
-        if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == settings.steps:
             history.append({"step": step + 1} | {n: round(float(np.mean(v)), 5) for n, v in mean.items()})
             mean.clear()
             _save(state, facts, model, optimizer, history, step + 1)
@@ -172,8 +172,9 @@ def _new(config: Config, examples: Examples, num_words: int, settings: Settings)
         if settings.start == "pooling":
             start_as_pooling(qformer, sample, examples.num_prefix)
         model = Pretraining(qformer, examples.width, examples.num_prefix, num_words, settings.max_words + 1)
+    model.eval()  # no dropout: what is dropped could not be reconstructed
     model.start_heads(sample)
-    return model.eval()  # no dropout: what is dropped could not be reconstructed
+    return model
 
 
 def _optimizer(model: Pretraining, settings: Settings) -> torch.optim.Optimizer:
