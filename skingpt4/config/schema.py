@@ -91,14 +91,14 @@ class ProjectionConfig:
     layers.
 
     `start` is where a linear projection begins: random, or from the labels of the training records, see
-    `skingpt4.training.start.from_labels`, for which `start_iterations` train the codes of the labels. After an
-    `initial_checkpoint` the start from labels is added to its projection.
+    `skingpt4.training.start.from_labels`, for which `start_iterations` train the codes of the labels (null: until each
+    label was seen some two dozen times). After an `initial_checkpoint` the start is added to its projection.
     """
 
     hidden_width: int | None = field(default=None, metadata={"rule": optional_width})
     inputs: str = ruled(one_of("raw", "standardised", "whitened"), "raw")
     start: str = ruled(one_of("random", "labels"), "random")
-    start_iterations: int = ruled(positive, 150)
+    start_iterations: int | None = field(default=None, metadata={"rule": optional_width})
 
 
 @dataclass

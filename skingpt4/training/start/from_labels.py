@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -41,6 +42,7 @@ RATE = 0.15  # of the spread of the language model's embeddings
 WARM_UP, LAST_RATE = 5, 0.1
 NOISE = 0.1  # added to each label: what a regression finds is a mixture
 GAINS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+MIN_ITERATIONS, TIMES_SEEN = 40, 24  # of the codes: altogether, and how often each label is seen on average
 NUM_COMPARED = 32  # records on which the gains are compared
 
 
@@ -92,7 +94,7 @@ def start_from_labels(
         saved = load_file(path)
         codes, bias = saved["codes"], saved["bias"]
     else:
-        codes, bias = _learn(model, samples, labels, config.projection.start_iterations)
+        codes, bias = _learn(model, samples, labels, num_iterations(labels, config))
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
         save_file({"codes": codes, "bias": bias}, part)
@@ -113,6 +115,16 @@ def start_from_labels(
     print(
         f"start from {len(labels.names)} labels: gain {best[1]:g}, "
         f"{best[0]:.3f} nats a token on {NUM_COMPARED} records"
+    )
+
+
+def num_iterations(labels: Labels, config: Config) -> int:
+    """How long codes are trained: as configured, or until each label was seen TIMES_SEEN times on average."""
+    seen = (
+        float(labels.values.sum(1).clamp(min=1).mean()) * config.optim.batch_size * config.optim.accumulation
+    )
+    return config.projection.start_iterations or max(
+        MIN_ITERATIONS, math.ceil(TIMES_SEEN * len(labels.names) / seen)
     )
 
 
