@@ -105,7 +105,8 @@ def parent(facts: Facts) -> Finding:
         if facts.config.step in ("step1", "step2"):
             text += (
                 "; this step then has to learn what the vectors mean at all beside what it teaches: the paper starts "
-                "from MiniGPT-4's projection, aligned on captions (docs/training.md: step: align, or projection.start: labels)"
+                "from MiniGPT-4's projection, aligned on captions (step: align or projection.start: labels, see "
+                "docs/training.md)"
             )
         return Finding(PARENT, OK, text)
     return _minigpt4_projection(facts, path) if checkpoint.is_minigpt4(path) else _checkpoint(facts, path)
