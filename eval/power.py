@@ -50,10 +50,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{n:,} cases for a power of {args.power:.0%} (exact McNemar test, level 5 %)")
             print(f"150 cases have a power of {power.mcnemar_power(args.better, args.worse, 150):.0%}")
         else:
-            print(f"Half the 95 % interval in points, for a share of {args.share:.0%}:")
+            print(
+                f"Half the 95 % interval in points, for a share of {args.share:.0%} and raters of one role:"
+            )
             print(power.ratings_table(args.share, args.case_icc, args.rater_icc))
             print("More cases do not help where few raters differ from one another: look along the rows.")
-            print("The raters are those of one role: dermatologists and lay users are reported apart.")
     return status.code
 
 

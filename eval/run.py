@@ -41,7 +41,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--run-dir", required=True, type=Path, help="answers go to its folder answers/")
     add("--arm", action="append", required=True, metavar="NAME=CHECKPOINT",
-        help=f"or 'untrained'; arms that are called {', '.join(CONTROLS)} are shown such pictures")  # fmt: skip
+        help="or 'untrained', or NAME=untrained for the initial projection under another name; arms that are called "
+        f"{', '.join(CONTROLS)} are shown such pictures")  # fmt: skip
     add("--batch-size", type=int, default=50, help="cases answered together (default: %(default)s)")
     add_answer_length(parser)
     add(

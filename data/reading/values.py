@@ -166,7 +166,7 @@ UNDECIDED = "with several equally likely diagnoses of different classes, read as
 
 @functools.lru_cache(10_000)
 def class_of(name: str | None) -> str | None:
-    """The class of a diagnosis whose exact name the taxonomy knows, else None."""
+    """The class of a diagnosis whose name the taxonomy knows, else None."""
     return disease_class(name) if name else None
 
 

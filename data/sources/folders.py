@@ -21,7 +21,7 @@ from skingpt4.records.naming import readable
 from skingpt4.records.schema import CLASS_NAMES
 from skingpt4.support.errors import reason_of
 from skingpt4.support.regular import read_regular_text
-from skingpt4.taxonomy.taxonomy import disease, disease_class, lexicon, written_out
+from skingpt4.taxonomy.taxonomy import disease_class, lexicon, listed_disease, written_out
 
 HELP = "any folder of class folders (step 2)"
 EPILOG = """DIR/NAME/... holds the pictures of NAME: a class of the paper (acne_and_rosacea, others, ...) or a disease
@@ -102,7 +102,7 @@ def label_of(name: str) -> dict[str, str | None] | None:
     """Class and disease that a folder's name says by itself, or None; _ and - stand for spaces in a disease."""
     if name in CLASS_NAMES:
         return {"class": name, "disease": None}
-    known = disease(name) or disease(_spaced(name))
+    known = listed_disease(name) or listed_disease(_spaced(name))
     return {"class": known.group, "disease": written_out(_spaced(name))} if known else None
 
 

@@ -29,6 +29,7 @@ from eval.asking.images import ShownImages
 from eval.asking.perturbations import CONTROLS, STANDARD
 from eval.tasks import Task
 from skingpt4.checkpoints.checkpoint import git_revision
+from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import file_sha256
 from skingpt4.taxonomy import taxonomy
 
@@ -214,9 +215,7 @@ class _Arm:
         ]
         if isinstance(respondent, Sender):
             num_bytes = sum(
-                count * respondent.num_bytes(self.shown.of(unit.number, unit.change))
-                for unit, count in open_keys.items()
-                if count
+                count * self._num_bytes(respondent, unit) for unit, count in open_keys.items() if count
             )
             history = ", the cases' histories" if self.settings.with_history else ""
             lines.append(
@@ -226,6 +225,13 @@ class _Arm:
                 "earlier answers; not the labels, names of files or ids of cases"
             )
         return "\n".join(lines)
+
+    def _num_bytes(self, sender: Sender, unit: Unit) -> int:
+        """Bytes of a unit's pictures; 0 where they cannot be read, which fails when they are asked about."""
+        try:
+            return sender.num_bytes(self.shown.of(unit.number, unit.change))
+        except UserError:
+            return 0
 
     def run(self) -> None:
         """Ask what is open, and write each answer at once.
@@ -257,8 +263,8 @@ class _Arm:
                 in_a_row = 0 if result is None else in_a_row + 1
                 if result is not None:
                     case_id = self.cases[unit.number].id
-                    failures.setdefault(case_id, str(result))
-                    tqdm.write(f"case {case_id} failed: {result}", file=sys.stderr)
+                    failures.setdefault(case_id, reason_of(result))
+                    tqdm.write(f"case {case_id} failed: {reason_of(result)}", file=sys.stderr)
                 if isinstance(result, RespondentGone) or in_a_row == settings.max_failures > 0:
                     stopped = "stopped early; "
                     todo.clear()  # what is in progress ends and is written

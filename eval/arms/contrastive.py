@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from eval.arms.models.dual_encoders import DualEncoder, OpenClip, load_dual_encoder
+from eval.arms.models.dual_encoders import DualEncoder, OpenClip, load_dual_encoder, require_towers
 from eval.arms.models.loading import (
     ModelFiles,
     Placement,
@@ -136,6 +136,7 @@ class ContrastiveModel:
         self.card: dict[str, Any] = {
             "kind": "contrastive",
             **files.facts(),
+            "architecture": require_towers(files, place),
             **place.facts(),
             "closed_set": EMBEDDINGS,
             "templates": {"classes": list(templates.classes), "concepts": [*map(list, templates.concepts)]},

@@ -16,11 +16,9 @@ Examples:
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,14 +45,15 @@ from eval.arms.models.loading import (
     peak_memory,
     placement,
 )
+from eval.arms.models.training import Training, overlap_facts, read_training
 from eval.arms.respondent import PROBE, Reply, RespondentError, RespondentGone
 from eval.measures.probing import FLOOR, Probe, ProbingError, fit_logistic, fit_neighbours, group_of
 from skingpt4.config.load import load_config
 from skingpt4.generation.scoring import CONCEPTS_QUESTION
-from skingpt4.records.comparing.identity import Keys
-from skingpt4.records.comparing.overlap import compare
-from skingpt4.records.manifest import Manifest, chain, manifest_lines, read_manifest
-from skingpt4.records.record import Record, check_row
+from skingpt4.records.feature_store import FeatureError
+from skingpt4.records.images import ImageError
+from skingpt4.records.manifest import read_manifest
+from skingpt4.records.record import Record
 from skingpt4.support.files import file_sha256
 
 if TYPE_CHECKING:
@@ -116,70 +115,6 @@ def build(args: argparse.Namespace, task: Task) -> ProbeModel:
     if args.dry_run:
         logger.info("would fit %s on %s, features %s", args.classifier, training.describe(), card["model"])
     return model
-
-
-@dataclass(frozen=True)
-class Training:
-    """Records of one or several manifests with their labels under a task (None: none of its labels)."""
-
-    paths: tuple[Path, ...]
-    manifest: Manifest
-    labels: tuple[str | None, ...]
-
-    def describe(self) -> str:
-        """A line on its size."""
-        known = sum(label is not None for label in self.labels)
-        return f"{known} labelled of {len(self.labels)} records in {', '.join(map(str, self.paths))}"
-
-
-def read_training(paths: Sequence[Path], task: Task) -> Training:
-    """The records of manifests with their labels.
-
-    Raises:
-        RespondentGone: no record has one of the task's labels.
-        RecordError: a line is not a record.
-    """
-    labels: list[str | None] = []
-    manifest = chain(read_manifest(path) for path in paths)
-    for path in paths:
-        for number, line, _ in manifest_lines(path):
-            row = json.loads(line)
-            labels.append(task.label_of(row | check_row(row, f"{path}, line {number}")))
-    if task.classes and not any(labels):
-        raise RespondentGone(
-            f"--train: no record of {', '.join(map(str, paths))} has one of the labels of task {task.name} under "
-            f"'{task.label.key}' ({', '.join(task.classes[:3])}, ...)"
-        )
-    if missing := task.missing_labels(label for label in labels if label):
-        logger.warning(
-            "note: the training has no example of %s; the probe cannot choose them", ", ".join(missing)
-        )
-    return Training(tuple(paths), manifest, tuple(labels))
-
-
-def overlap_facts(training: Manifest, cases: Path, allowed: bool) -> dict[str, list[str]]:
-    """Refuse a training that shares something with the cases, or cannot be compared with them.
-
-    Returns:
-        What the card says: `overlap_with_training`, where it is allowed, and `overlap_not_compared`.
-
-    Raises:
-        RespondentGone: they share something, or nothing could be compared, and that is not allowed.
-    """
-    result = compare(Keys(training), Keys(read_manifest(cases)), str(cases), "--train")
-    if result.shared and not allowed:
-        raise RespondentGone(
-            f"--train: the training shares records with the cases: {'; '.join(result.shared)}; take them out of one "
-            "side, or add --allow-overlap"
-        )
-    if result.nothing and not allowed:
-        raise RespondentGone(
-            f"--train: overlap with the cases cannot be checked: {'; '.join(result.uncompared)}; put the pictures "
-            "where the manifests say, or add --allow-overlap"
-        )
-    for sentence in (*result.shared, *result.uncompared):
-        logger.warning("note: the training and the cases: %s", sentence)
-    return {"overlap_with_training": result.shared, "overlap_not_compared": result.uncompared}
 
 
 class ProbeModel:
@@ -270,10 +205,18 @@ class ProbeModel:
         return self._features
 
     def _fitted(self) -> Probe:
+        """The classifier, fitted at its first use.
+
+        Raises:
+            RespondentGone: the training's pictures or labels do not allow it; no case would.
+        """
         if self._probe is None:
             labels = self.training.labels
             rows = [row for row, label in enumerate(labels) if label is not None]
-            self._probe = self._fit(rows, [str(labels[row]) for row in rows], self.classifier)
+            try:
+                self._probe = self._fit(rows, [str(labels[row]) for row in rows], self.classifier)
+            except (ProbingError, ImageError, FeatureError) as error:
+                raise RespondentGone(f"--train: {error}") from error
             settings = self._probe.settings
             chosen = {key: settings[key] for key in ("C", "k") if key in settings}
             loss = min(settings["log_loss"].values())

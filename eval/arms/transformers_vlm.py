@@ -18,7 +18,8 @@ import argparse
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -187,7 +188,7 @@ class TransformersModel:
         """The answer, greedy or drawn with the seed; see `Respondent`."""
         with self._lock:
             model = self._loaded()
-            with answering(self.files.name, self.place), self._seeded(seed):
+            with answering(self.files.name, self.place), _seeded(seed, self.place.device):
                 start = time.perf_counter()
                 prompt = self.format.prompt(images, conversation, question)
                 clock = _FirstToken()
@@ -196,7 +197,8 @@ class TransformersModel:
                 answer = ids[0, inputs["input_ids"].shape[1] :].tolist()
                 seconds = time.perf_counter() - start
                 first = None if clock.time is None else clock.time - start
-                return Reply(self.format.decode(answer), len(answer), first, seconds)
+                fields = {"peak_memory_bytes": peak_memory(self.place.device)}
+                return Reply(self.format.decode(answer), len(answer), first, seconds, fields)
 
     def score(
         self, images: Sequence[Image.Image], question: str, options: Mapping[str, Sequence[str]]
@@ -258,22 +260,13 @@ class TransformersModel:
         pad = first if own.pad_token_id is None else own.pad_token_id
         return GenerationConfig(**self.decoding, eos_token_id=eos, pad_token_id=pad)
 
-    def _seeded(self, seed: int) -> Any:
-        """A block whose random numbers are a function of the seed, and leave those outside as they were."""
-        devices = [self.place.device] if self.place.device.type == "cuda" else []
-        return _Seeded(seed, devices)
 
-
-class _Seeded:
-    def __init__(self, seed: int, devices: list[torch.device]) -> None:
-        self.seed, self._fork = seed, torch.random.fork_rng(devices=devices)
-
-    def __enter__(self) -> None:
-        self._fork.__enter__()
-        torch.manual_seed(self.seed)
-
-    def __exit__(self, *error: Any) -> None:
-        self._fork.__exit__(*error)
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """A block whose random numbers are a function of the seed, and leave those outside as they were."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 class _FirstToken(BaseStreamer):

@@ -29,6 +29,7 @@ from eval.asking.conversation import Asker, Pictures, Setting
 from eval.asking.perturbations import BLANK
 from eval.asking.pictures import Shown
 from eval.tasks import Task, load_task, write_task
+from skingpt4.chat.differential import Rule
 from skingpt4.chat.session import CLINICAL_PROMPTS
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.load import load_model, load_projection
@@ -115,25 +116,26 @@ def answer_cases(settings: RunSettings) -> None:
             forget(run_dir, name)
         for arm in settings.arms:
             card = in_own_thread(partial(_put_in, model, config, initial, arm.checkpoint))
-            if state.is_main_process:
-                precision = str(model.language_model.dtype).removeprefix("torch.")
-                meta = meta_of(config, arm, card, setting, precision, settings.cases_path)
-                extra = {
-                    "cases": str(settings.cases_path), "num_cases": len(cases), "repeats": settings.repeats,
-                    "perturbations": list(settings.perturbations),
-                    "num_processes": state.num_processes, "hardware": hardware(state.device),
-                    "git_revision": checkpoint.git_revision(), **overlaps[arm.name],
-                }  # fmt: skip
-                claim(run_dir, arm.name, meta, extra, settings.replace_old)
-                write_cases(cases, settings.cases_path, run_dir)
-                write_task(run_dir, settings.task)
-            team.wait()
             made_by = {
                 "checkpoint_sha256": card.get("tensors_sha256"),
                 "template": config.prompt.template,
                 "device": hardware(state.device)["device"],
             }
-            run_arm(Asker(model, config, setting, arm.name, made_by), arm, cases, shown, team, settings)
+            asker = Asker(model, config, setting, arm.name, made_by, Rule.of(arm.checkpoint))
+            if state.is_main_process:
+                precision = str(model.language_model.dtype).removeprefix("torch.")
+                meta = meta_of(config, arm, card, setting, precision, settings.cases_path) | asker.rule_meta
+                extra = {
+                    "cases": str(settings.cases_path), "num_cases": len(cases), "repeats": settings.repeats,
+                    "perturbations": list(settings.perturbations),
+                    "num_processes": state.num_processes, "hardware": hardware(state.device),
+                    "git_revision": checkpoint.git_revision(), **overlaps[arm.name], **asker.text_prior,
+                }  # fmt: skip
+                claim(run_dir, arm.name, meta, extra, settings.replace_old)
+                write_cases(cases, settings.cases_path, run_dir)
+                write_task(run_dir, settings.task)
+            team.wait()
+            run_arm(asker, arm, cases, shown, team, settings)
             team.wait()
 
 

@@ -222,7 +222,9 @@ def case_lines(run: Run, arm: ArmAnswers) -> list[dict[str, Any]]:
         probes = [answer for answer in ordered if answer.key.kind == "probe"]
         turns = [answer for answer in ordered if answer.key.kind == "turn"]
         line["turns"] = [{"question": a.fields["question"], "answer": a.text} for a in probes]
-        line["conversation"] = [{"question": a.fields["prompt"], "answer": a.text} for a in turns]
+        line["conversation"] = [
+            {"number": a.key.number, "question": a.fields["prompt"], "answer": a.text} for a in turns
+        ]
         for answer in (*turns, *probes, *(a for a in ordered if a.key.kind == "scores")):
             line |= {key: value for key, value in answer.fields.items() if key in READ}
         if scores := line.get("class_scores"):

@@ -42,7 +42,7 @@ class Arm:
 
 
 def parse_arm(text: str) -> Arm:
-    """`two_step=runs/x/step2`, `blank_image=runs/x/step2`, or `untrained`.
+    """`two_step=runs/x/step2`, `blank_image=runs/x/step2`, `untrained`, or `untrained_13b=untrained`.
 
     Raises:
         ArmError: no checkpoint for an arm that needs one, or a name that cannot be a file's.
@@ -52,7 +52,7 @@ def parse_arm(text: str) -> Arm:
         raise ArmError(f"arm {text!r}: write NAME=CHECKPOINT (only '{UNTRAINED}' has none)")
     if not name.isidentifier():
         raise ArmError(f"arm {text!r}: a name has only letters, digits and _")
-    return Arm(name, path or None)
+    return Arm(name, None if path in ("", UNTRAINED) else path)
 
 
 def meta_of(

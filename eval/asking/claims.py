@@ -77,7 +77,7 @@ def claim(folder: Path, arm: str, meta: dict[str, Any], extra: dict[str, Any], r
             }
             write_text(path, json.dumps({**before, **extra}, indent=1) + "\n")
             return
-        if not replace_old:
+        if not replace_old and any(file.stat().st_size for file in answers.arm_files(folder, arm)):
             raise ArmError(
                 f"{path}: the existing answers were made with other settings ({', '.join(differing)} differ); name "
                 "another --run-dir, or add --replace to delete them"
@@ -111,6 +111,8 @@ def write_cases(cases: Sequence[Case], cases_path: Path, run_dir: Path) -> None:
             "history": case.history,
             "reference": list(case.reference),
         }
+        if case.urgency:
+            row["urgency"] = case.urgency
         if case.facts:
             row |= {
                 **case.facts,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
 from typing import Any
@@ -21,20 +21,24 @@ from eval.asking.cases import Case
 from eval.asking.classes import read_task_class
 from eval.tasks import Task, load_task
 from skingpt4.chat import history
+from skingpt4.chat.differential import Rule
 from skingpt4.chat.session import CLINICAL_PROMPTS
 from skingpt4.config.schema import Config
 from skingpt4.generation.answer import Answer as DecodedAnswer
 from skingpt4.generation.cache import ConversationCache
 from skingpt4.generation.decoder import Decoder
+from skingpt4.generation.diseases import DiseaseScorer
 from skingpt4.generation.sampling import Generation
 from skingpt4.generation.scoring import (
     CONCEPTS_QUESTION,
     DIAGNOSIS_QUESTION,
     score_answers,
+    score_tree,
 )
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn, encode_turns, get_template, stop_strings
 from skingpt4.taxonomy.free_text import find_concepts
+from skingpt4.taxonomy.taxonomy import CLASSES
 
 PROBES = (CONCEPTS_QUESTION, DIAGNOSIS_QUESTION)
 
@@ -87,14 +91,44 @@ class Asker:
         setting: Setting,
         arm: str,
         made_by: Mapping[str, Any] | None = None,
+        rule: Rule | None = None,
     ) -> None:
-        """Prepare what is the same for all cases; `made_by` is put into every line."""
+        """Prepare what is the same for all cases.
+
+        Args:
+            model: with the arm's projection, and its LoRA if it has any.
+            config: its configuration.
+            setting: what is asked.
+            arm: its name.
+            made_by: put into every line.
+            rule: of the arm's checkpoint; by default each class is scored by its disease in the setting.
+        """
         self.model, self.config, self.setting, self.arm = model, config, setting, arm
         self.made_by = dict(made_by or {})
         self.template = get_template(config.prompt.template)
         self.form = setting.task.answer_form or config.prompt.disease_sentence
         self.stop = stop_strings(self.template, model.tokenizer)
         self.decoder = Decoder(model, max_rows=setting.batch_size)
+        self.rule = rule or Rule()
+        closed_set = self.rule.closed_set if setting.task.is_default else None
+        self.scorer = (
+            None if closed_set is None else DiseaseScorer(model, config.prompt, closed_set, self.decoder)
+        )
+
+    @property
+    def rule_meta(self) -> dict[str, Any]:
+        """Where classes are sums over diseases: which diseases, and the weight of the text's own prior."""
+        if self.scorer is None:
+            return {}
+        return {"closed_set": self.scorer.closed_set.to_rows(), "prior_weight": self.rule.prior_weight}
+
+    @property
+    def text_prior(self) -> dict[str, dict[str, float]]:
+        """What the sentence of each disease scores without a picture; empty where no diseases are scored."""
+        if self.scorer is None:
+            return {}
+        names = [disease.name for disease in self.scorer.closed_set.diseases]
+        return {"text_prior": _named(names, self.scorer.prior.tolist())}
 
     def answers(
         self,
@@ -238,22 +272,19 @@ class Asker:
         return read_task_class(answer, self.form, self.setting.task, self.setting.options)
 
     def _scores(self, cases: Sequence[Case], queries: Sequence[Tensor]) -> list[dict[str, Any]]:
-        """Log-probabilities of the sentence for each class, and for each single concept.
+        """Log-scores of the classes, and log-probabilities of the sentence for each single concept.
 
         They sum over the tokens in which the sentences differ. The sentences of a class with several diseases count
-        together: its score is the logarithm of the sum of their probabilities.
+        together: its score is the logarithm of the sum of their probabilities, or what the checkpoint's rule makes of
+        them; then `disease_scores` has the log-probability of each disease's sentence.
         """
-        task, options = self.setting.task, self.setting.options
+        task = self.setting.task
         lines: list[dict[str, Any]] = [
             {"class_scores": None, "concept_scores": None, **self.made_by} for _ in cases
         ]
-        if options:
-            sentences = [self.form.format(disease=name) for names in options.values() for name in names]
-            question = task.question or DIAGNOSIS_QUESTION
-            sizes = [len(names) for names in options.values()]
-            for line, row in zip(lines, self._likelihoods(question, cases, queries, sentences), strict=True):
-                each = [float(part.logsumexp(0)) for part in row.split(sizes)]
-                line["class_scores"] = dict(zip(options, map(_rounded, each), strict=True))
+        if self.setting.options:
+            of_classes = self._by_options if self.scorer is None else self._by_rule
+            lines = [line | scores for line, scores in zip(lines, of_classes(cases, queries), strict=True)]
         if self.setting.with_concept_scores:
             form = self.config.prompt.concepts_sentence
             sentences = [form.format(concepts=name) for name in task.concepts]
@@ -261,6 +292,30 @@ class Asker:
             for line, row in zip(lines, rows, strict=True):
                 line["concept_scores"] = dict(zip(task.concepts, map(_rounded, row.tolist()), strict=True))
         return lines
+
+    def _by_options(self, cases: Sequence[Case], queries: Sequence[Tensor]) -> list[dict[str, Any]]:
+        options = self.setting.options
+        sentences = [self.form.format(disease=name) for names in options.values() for name in names]
+        question = self.setting.task.question or DIAGNOSIS_QUESTION
+        sizes = [len(names) for names in options.values()]
+        rows = self._likelihoods(question, cases, queries, sentences)
+        return [
+            {"class_scores": _named(options, (float(part.logsumexp(0)) for part in row.split(sizes)))}
+            for row in rows
+        ]
+
+    def _by_rule(self, cases: Sequence[Case], queries: Sequence[Tensor]) -> list[dict[str, Any]]:
+        assert self.scorer is not None
+        scores, closed_set = self.scorer.scores(queries), self.scorer.closed_set
+        of_classes = closed_set.class_scores(scores, self.scorer.prior, self.rule.prior_weight)
+        names = [disease.name for disease in closed_set.diseases]
+        return [
+            {
+                "class_scores": _named(CLASSES, classes.tolist()),
+                "disease_scores": _named(names, each.tolist()),
+            }
+            for classes, each in zip(of_classes, scores, strict=True)
+        ]
 
     def _likelihoods(
         self, question: str, cases: Sequence[Case], queries: Sequence[Tensor], sentences: Sequence[str]
@@ -275,9 +330,12 @@ class Asker:
             )
             for c in cases
         ]
-        return self.decoder.run(
-            lambda: score_answers(self.model, prompts, torch.cat(list(queries)), sentences)
-        )
+        score = score_answers if self.setting.task.is_default else score_tree  # which is for hundreds
+        return self.decoder.run(lambda: score(self.model, prompts, torch.cat(list(queries)), sentences))
+
+
+def _named(names: Iterable[str], scores: Iterable[float]) -> dict[str, float]:
+    return {name: _rounded(score) for name, score in zip(names, scores, strict=True)}
 
 
 def _rounded(score: float) -> float:

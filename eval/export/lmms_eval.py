@@ -65,7 +65,7 @@ def _sample(run: Run, arm: ArmAnswers, number: int, answer: Answer) -> Sample:
     }
     target, metrics = _judged(answer, case)
     if key.kind == "scores":
-        prompt = arm.meta.get("probes", [""])[-1]
+        prompt = (arm.meta.get("probes") or [""])[-1]
         scores = answer.fields["class_scores"]
         doc["choices"] = list(scores)
         arguments = [part for name in scores for part in (prompt, name)]

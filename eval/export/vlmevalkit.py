@@ -14,6 +14,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from eval.asking.answers import ArmAnswers, Run, case_lines
+from eval.measures.intervals import best_class, has_choice
 from skingpt4.records.archives import exists, read_bytes, split_path
 from skingpt4.records.naming import hint, image_path, readable
 from skingpt4.support.errors import UserError
@@ -100,12 +101,12 @@ def write(run: Run, out: Path, arms: list[ArmAnswers], images: Path, as_paths: b
         tables[f"{arm.name}_{NAME}"] = [
             {
                 **row,
-                "prediction": LETTER.get(lines[case["id"]]["text_class"], ""),
-                "prediction_scored": LETTER.get(lines[case["id"]]["predicted_class"], ""),
-                "text": lines[case["id"]]["turns"][-1]["answer"],
+                "prediction": LETTER.get(line.get("text_class") or "", ""),
+                "prediction_scored": LETTER.get((best_class(line) if has_choice(line) else None) or "", ""),
+                "text": next((turn["answer"] for turn in reversed(line["turns"])), ""),
             }
             for row, case in zip(rows, cases, strict=True)
-            if case["id"] in lines
+            if (line := lines.get(case["id"]))
         ]
     out.mkdir(parents=True, exist_ok=True)
     written = []

@@ -282,7 +282,7 @@ def best_class(line: Line) -> str | None:
     Without scores the class that was chosen from a list; None where an answer names none of it, or several.
     """
     scores: dict[str, float] | None = line.get("class_scores")
-    return max(scores, key=lambda name: scores[name]) if scores else line["listed_class"]
+    return max(scores, key=lambda name: scores[name]) if scores else line.get("listed_class")
 
 
 def in_top_k(lines: Iterable[Line], k: int) -> np.ndarray:

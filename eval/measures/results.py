@@ -71,6 +71,12 @@ def _in_order(run: Run) -> list[str]:
     return [arm for arm in order if arm in run.arms]
 
 
+def first_arm(run: Run, arms: Mapping[str, Any]) -> str:
+    """The arm that the others are compared with: two_step, or the first where arms of other systems take part."""
+    foreign = any(kind_of(run.arms[name].meta) != "projection" for name in arms)
+    return next(iter(arms)) if foreign else FIRST
+
+
 def _check_scores(line: Line, where: str) -> None:
     for name, score in line["class_scores"].items():
         # A score that is not a number would win or lose every comparison unnoticed.
@@ -207,11 +213,16 @@ def headline(results: dict[str, Any]) -> str:
     lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in rows]
     lines.insert(1, "  ".join("-" * width for width in widths))
     for name, comparison in results["comparisons"].items():
-        text = f"{name}: top-1 {Interval.from_dict(comparison['top1']).points()}"
-        text += f", McNemar p = {comparison['top1']['mcnemar_p']:.3g}"
-        if "concept_micro_f1" in comparison:
-            text += f"; concept F1 {Interval.from_dict(comparison['concept_micro_f1']).points()}"
-        lines.append(text)
+        texts = []
+        if figure := comparison.get("top1"):
+            texts.append(
+                f"top-1 {Interval.from_dict(figure).points()}, McNemar p = {figure['mcnemar_p']:.3g}"
+            )
+        for measure, words in (("top1_text", "class in text"), ("concept_micro_f1", "concept F1")):
+            # Only what the terminal has room for: the class in text where no class was scored or chosen.
+            if measure in comparison and not (measure == "top1_text" and texts):
+                texts.append(f"{words} {Interval.from_dict(comparison[measure]).points()}")
+        lines.append(f"{name}: {'; '.join(texts)}")
     if text := task_text(results):
         lines += ["", text]
     return "\n".join(line.rstrip() for line in lines)

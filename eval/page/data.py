@@ -52,7 +52,7 @@ class Report:
         units: dict[str, dict[str, Any]] = {}
         for arm, summary in self.results["arms"].items():
             name = inside.get(arm, arm)
-            units.setdefault(name, measured[name] if name in measured else summary)
+            units.setdefault(name, measured.get(name, summary))
         return units
 
     def pairs(self) -> dict[str, dict[str, Any]]:

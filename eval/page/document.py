@@ -49,8 +49,9 @@ Concept micro F1 pools all (case, concept) pairs: twice the number of concepts r
 those named plus those annotated, and 0 where there are neither. Shares have Wilson 95 % intervals. F1 and
 all differences have percentile bootstrap intervals that draw cases; a difference computes both arms on the
 same drawn cases. McNemar's exact test uses the cases that only one arm got right. The intervals describe
-the sampling of cases, not training again with another seed; where no case differs, a bootstrap interval
-has no width.
+the sampling of cases, not training again with another seed (for that, see groups of trainings); where no
+case differs, a bootstrap interval has no width. Arms of other systems are asked the same; how their classes
+were scored stands in the table of arms, and scores of different kinds differ in what they can show.
 """
 
 
@@ -82,9 +83,13 @@ def document(report: Report) -> Document:
         "checklists": checklists_parts(known, TITLES),
         "provenance": provenance_parts(report),
     }
-    sections = [Section(key, title, parts[key]) for key, title in TITLES.items() if parts[key]]
+    sections = [
+        Section(key, title, parts[key], ends_page=key == "summary")
+        for key, title in TITLES.items()
+        if parts[key]
+    ]
     notes = [Bullets([("", note) for note in report.notes])] if report.notes else []
-    introduction = [Text(warning(report), "warn"), Text(lead(report), "lead"), *notes]
+    introduction: list[Part] = [Text(warning(report), "warn"), Text(lead(report), "lead"), *notes]
     return Document(f"Evaluation of {report.name}", introduction, sections)
 
 

@@ -144,13 +144,14 @@ class Picture:
 
 @dataclass(frozen=True)
 class Case:
-    """A case with its picture (None: not found), what is known of it, and what each arm answered."""
+    """A case with its picture (None: `note` says why), what is known of it, and what each arm answered."""
 
     title: str
     picture: Picture | None
     facts: Mapping[str, str]
     answers: SideBySide
     conversation: Sequence[tuple[str, SideBySide]] = ()  # each prompt with the answers to it
+    note: str = "picture not found"
 
 
 Part = Text | Heading | Bullets | Table | Figure | Details | Pair | SideBySide | Case
@@ -158,11 +159,12 @@ Part = Text | Heading | Bullets | Table | Figure | Details | Pair | SideBySide |
 
 @dataclass(frozen=True)
 class Section:
-    """A titled section; `key` is the target of links."""
+    """A titled section; `key` is the target of links. On paper a new page may follow it."""
 
     key: str
     title: str
     parts: Sequence[Part]
+    ends_page: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Writes a report on paper; figures stay drawings (SVG), so the file is small and sharp.
 
-What the page folds away as "full answer" is left out, and links to sections are the file's bookmarks.
+What the page folds away as "full answer" is left out, and links to sections are the file's bookmarks. Pictures of
+cases stand on the last pages; a grey box in their place leads to them.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from eval.page.parts import (
     Heading,
     Pair,
     Part,
+    Picture,
     SideBySide,
     Table,
     Text,
@@ -35,9 +37,18 @@ COLOURS = {
     "var(--blue)": "#0072b2",
     "var(--orange)": "#d55e00",
 }
-PICTURE_WIDTH, FIGURE_WIDTH, WIDE_WIDTH = 32.0, 125.0, 150.0  # mm
+PICTURE_WIDTH, FIGURE_WIDTH, WIDE_WIDTH = 75.0, 125.0, 150.0  # mm
+BOX, BOX_COLOUR = (46.0, 12.0), (91, 100, 112)  # mm of the box in a picture's place
+COVERED, PICTURES = "Picture: see the last pages", "Pictures"
+MOST_COLUMNS = 4  # of answers side by side; more stand in several rows
 NATURAL_WIDTH = 72 * WIDTH  # of a figure on the page, in its own units
 CAPTION_ROOM, FIGURE_CAPTION_ROOM = 28.0, 18.0  # mm of a table's caption and head, and of a figure's caption
+
+
+# Letters of a drawing are set in a font that knows Latin-1 alone.
+IN_DRAWINGS = str.maketrans(
+    {"–": "-", "—": "-", "−": "-", "‐": "-", "’": "'", "“": '"', "”": '"', "…": "..."}
+)
 
 
 def svg_file(drawing: Drawing) -> str:
@@ -46,6 +57,7 @@ def svg_file(drawing: Drawing) -> str:
     for variable, colour in COLOURS.items():
         body = body.replace(variable, colour)
     body = re.sub(r' clip-path="[^"]*"', "", body)
+    body = body.translate(IN_DRAWINGS).encode("latin-1", "replace").decode("latin-1")
     namespaces = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink"'
     return f'<svg {namespaces} viewBox="{drawing.view_box}">{body}</svg>'
 
@@ -67,6 +79,7 @@ class Writer:
         """Write to this paper."""
         self.paper = paper
         self._heading: tuple[str, int] | None = None  # (text, level): set when it is known what follows it
+        self._pictures: list[tuple[str, Picture, int]] = []  # title, picture, link to its place
 
     def add(self, parts: Sequence[Part]) -> None:
         """Set these parts."""
@@ -134,6 +147,12 @@ class Writer:
 
     def _side_by_side(self, columns: Sequence[Column]) -> None:
         self.finish()
+        if len(columns) > MOST_COLUMNS:
+            num_rows = -(-len(columns) // MOST_COLUMNS)
+            step = -(-len(columns) // num_rows)  # rows of about equal length
+            for start in range(0, len(columns), step):
+                self._side_by_side(columns[start : start + step])
+            return
         cells = [
             [column.title, *("".join(span.text for span in line.spans) for line in column.lines)]
             for column in columns
@@ -146,18 +165,38 @@ class Writer:
         self.paper.rows(rows, size=6.5)
 
     def _case(self, case: Case) -> None:
-        self.finish()
-        if case.picture:
-            self.paper.picture(io.BytesIO(case.picture.jpeg), PICTURE_WIDTH, PICTURE_WIDTH + 30)
         self.heading(case.title, 3)
-        if not case.picture:
-            self.text("picture not found", 7.5, soft=True)
+        if case.picture:
+            self.cover(case.title, case.picture)
+        else:
+            self.text(case.note, 7.5, soft=True)
         for name, value in case.facts.items():
             self.text(f"{name}: {value}", 7.5)
         self._side_by_side(case.answers.columns)
         for title, answers in case.conversation:
             self.heading(title, 4)
             self._side_by_side(answers.columns)
+
+    def cover(self, title: str, picture: Picture) -> None:
+        """Set a grey box that leads to the picture, which `pictures` sets."""
+        self.finish(BOX[1] + 30)
+        link = self.paper.add_link()
+        self._pictures.append((title, picture, link))
+        self.paper.box(COVERED, *BOX, BOX_COLOUR, link)
+
+    def pictures(self) -> None:
+        """Set the pictures of all boxes on pages of their own."""
+        if not self._pictures:
+            return
+        self.finish()
+        self.paper.add_page()
+        self.heading(PICTURES, 2)
+        for title, picture, link in self._pictures:
+            height = PICTURE_WIDTH * picture.height / picture.width
+            self.heading(title, 3)
+            self.finish(height + 12)
+            self.paper.set_link(link, page=self.paper.page_no(), y=self.paper.y)
+            self.paper.picture(io.BytesIO(picture.jpeg), PICTURE_WIDTH, height)
 
 
 def _lines(cell: Cell | str) -> str:
@@ -176,8 +215,16 @@ def write_pdf(document: Document, path: Path) -> None:
         for section in document.sections:
             writer.heading(section.title, 2)
             writer.add(section.parts)
-        writer.finish()
-        data = bytes(paper.output())
+            if section.ends_page:
+                writer.finish()
+                paper.add_page()
+        save(writer, path)
+
+
+def save(writer: Writer, path: Path) -> None:
+    """Set what is left, and write the file; it appears complete or not at all."""
+    writer.pictures()
+    writer.finish()
     temporary = path.with_name(f".{path.name}.part")
-    temporary.write_bytes(data)
+    temporary.write_bytes(bytes(writer.paper.output()))
     temporary.replace(path)

@@ -30,7 +30,8 @@ NEUTRAL = "the system"
 # Families of models; a version or size that follows (`-13b-v1.5`, ` 4`) goes with the name.
 FAMILIES = (
     r"(?:open[- ]?)?skin[- ]?gpt", "mini[- ]?gpt", "chat[- ]?gpt", "gpt", "vicuna", "(?:code|med)?[- ]?llama",
-    "llava", "alpaca", r"falcon[- ]\d+b", "smol(?:lm|vlm)", "qwen", "(?:med[- ]?)?gemma", "mi[sx]tral", "blip",
+    "llava", "alpaca", r"falcon[- ]\d+b", "smol(?:lm|vlm)", "qwen", "(?:med|pali)?[- ]?gemma", "mi[sx]tral", "blip",
+    "intern[- ]?vl", "idefics", "gemini", "deepseek", "claude", "derm[- ]?(?:gpt|vlm|llava)",
 )  # fmt: skip
 SIZE = r"(?:[-\s]?v?\d(?:[\w.-]*\w)?|-[\w.-]*\w)?"
 ORDINARY = {"blank", "noise", "untrained"}  # arms whose names are words of their own and tell a rater nothing
@@ -111,11 +112,12 @@ def select(
     names = tuple(run.cases)
     num_shown = min(num_cases or len(names), len(names))
     cases = tuple(names[place * len(names) // num_shown] for place in range(num_shown))
-    pattern = name_pattern(
-        tuple(run.arms), [str(arm.meta.get("language_model", "")) for arm in run.arms.values()]
-    )
+    models = [str(arm.meta.get("language_model") or "") for arm in run.arms.values()]
+    pattern = name_pattern(tuple(run.arms), models)
     conversations = {}
     for arm in chosen:
+        if not run.arms[arm].meta.get("texts", True):
+            continue  # imported times, without any text
         turns: dict[str, dict[int, tuple[str, str]]] = {}
         for answer in run.arms[arm].of("turn"):
             turn = (str(answer.fields["prompt"]), pattern.sub(NEUTRAL, answer.text))

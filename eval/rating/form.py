@@ -115,7 +115,7 @@ def _own(view: View) -> str:
 def _questions(view: View) -> str:
     several = len(view.questions) > 1
     asked = [_question(question, n if several else 0, view) for n, question in enumerate(view.questions, 1)]
-    kinds = {question.kind for question in view.questions}
+    kinds: set[str] = {question.kind for question in view.questions}
     head = ""
     if "scale" in kinds:
         words = "".join(f"<span>{number} {SCALE[number]}</span>" for number in sorted(SCALE))

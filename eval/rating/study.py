@@ -74,18 +74,17 @@ def change_study(database: Database, changes: Mapping[str, str | bool | None]) -
     given = {n: v.strip() if isinstance(v, str) else v for n, v in changes.items() if v is not None}
     new = {name: value for name, value in given.items() if value != getattr(before, name)}
     changed = [name for name in ASKED if name in new]
-    if changed and database.rows("SELECT 1 FROM answer LIMIT 1"):
-        option = changed[0].replace("_", "-")
-        raise StoreError(
-            f"{database.path}: raters have answered already {'without' if new[changed[0]] else 'with'} --{option}, "
-            "and forms of two kinds are not mixed; use another run folder, or move this file away"
-        )
-    if new:
-        with database.transaction() as connection:
-            connection.executemany(
-                "INSERT INTO setting (name, value, time) VALUES (?, ?, ?)",
-                [(n, ("yes" if v else "no") if isinstance(v, bool) else v, now()) for n, v in new.items()],
+    with database.transaction() as connection:
+        if changed and connection.execute("SELECT 1 FROM answer LIMIT 1").fetchone():
+            option = changed[0].replace("_", "-")
+            raise StoreError(
+                f"{database.path}: raters have answered already {'without' if new[changed[0]] else 'with'} "
+                f"--{option}, and forms of two kinds are not mixed; use another run folder, or move this file away"
             )
+        connection.executemany(
+            "INSERT INTO setting (name, value, time) VALUES (?, ?, ?)",
+            [(n, ("yes" if v else "no") if isinstance(v, bool) else v, now()) for n, v in new.items()],
+        )
     return read_study(database)
 
 

@@ -82,7 +82,8 @@ def _show(task: Task, manifest: Path | None) -> Iterator[str]:
         yield f"  {counts[None]:>7} without what the task needs"
     for row in task.published:
         n = f", n = {row.n}" if row.n else ""
-        yield f"published  {row.system}: {row.metric} {row.value:g}{n} ({row.source})"
+        value = f"{100 * row.value:.1f} %" if 0 <= row.value <= 1 else f"{row.value:g}"
+        yield f"published  {row.system}: {row.metric} {value}{n} ({row.source})"
     yield "published results are shown beside ours; nothing is tested against them"
 
 

@@ -36,7 +36,7 @@ class _Strict:
 
 @dataclass(frozen=True)
 class Published(_Strict):
-    """A result that somebody else printed; it is shown beside ours and never tested against it."""
+    """A result that somebody else printed (`value` as a fraction); shown beside ours, never tested against."""
 
     system: str
     metric: str

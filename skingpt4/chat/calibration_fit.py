@@ -237,7 +237,7 @@ def score_records(
 
     Where no concepts are known they are zeros.
     """
-    scorer = closed_set and DiseaseScorer(model, config.prompt, closed_set)
+    scorer = None if closed_set is None else DiseaseScorer(model, config.prompt, closed_set)
     rows, concept_rows = [], []
     bar = tqdm(records, desc="scoring pictures", unit="picture")
     for record, image_queries in zip(bar, queries, strict=True):

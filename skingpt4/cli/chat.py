@@ -78,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         quality = [_show(session, path) for path in args.image]
         questions = args.question or ([CLINICAL_PROMPTS[0]] if args.json else [])
         if questions:
-            facts = {"checkpoint": checkpoint_path, "quality": quality}
+            facts: dict[str, Any] = {"checkpoint": checkpoint_path, "quality": quality}
             if args.differential and args.json:
                 facts["differential"] = ranker.rank(session.queries).to_dict()
             _answer_all(session, questions, generation, facts if args.json else None)

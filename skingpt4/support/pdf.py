@@ -97,7 +97,11 @@ class Paper(FPDF):
             max(min(max((len(line) for line in row[column].split("\n")), default=0), 36) for row in padded)
             for column in range(columns)
         ]
-        widths = tuple(max(8, length) for length in lengths)
+        # Headings are bold, and a word of one must not be broken.
+        words = [max((len(word) for word in name.split()), default=0) for name in padded[0]]
+        widths = tuple(
+            max(8, length, 1.25 * word if headed else 0) for length, word in zip(lengths, words, strict=True)
+        )
         full = self.w - self.l_margin - self.r_margin
         width = min(full, sum(widths) * size * 0.26 + 3 * columns)
         with self.table(
@@ -115,6 +119,15 @@ class Paper(FPDF):
             self.add_page()
         self.image(picture, w=width)
         self.ln(1)
+
+    def box(self, text: str, width: float, height: float, colour: tuple[int, int, int], link: int) -> None:
+        """A filled box (mm) with white words that lead to another place of the file."""
+        self.set_font(FONT, "B", 7.5)
+        with self.local_context(
+            fill_color=colour, text_color=(255, 255, 255)
+        ):  # or tables would be filled too
+            self.cell(width, height, text, fill=True, align="C", link=link, new_x="LMARGIN", new_y="NEXT")
+        self.ln(1.5)
 
     def num_lacking(self, text: str) -> int:
         """How many characters of a text the font does not have, e.g. Chinese ones; they are printed as boxes."""

@@ -75,12 +75,12 @@ class ClosedSet:
             by_name.setdefault(disease.name.casefold(), []).append(disease)
         merged = [_merged(spellings) for spellings in by_name.values()]
         merged.sort(key=lambda disease: (-disease.records, disease.name))
-        known = {(term.usual, d.class_name) for d in merged if (term := taxonomy.disease(d.name))}
+        known = {(term.usual, d.class_name) for d in merged if (term := taxonomy.listed_disease(d.name))}
         for class_name in CLASSES:
             name = taxonomy.class_disease(class_name)
             if name in by_name:  # taught, perhaps as one of another class
                 name = taxonomy.class_title(class_name).casefold()
-            term = taxonomy.disease(taxonomy.class_disease(class_name))
+            term = taxonomy.listed_disease(taxonomy.class_disease(class_name))
             if term is None or (term.usual, class_name) not in known:
                 merged.append(Disease(name, class_name, 0))
         first = {d.class_name: place for place, d in reversed(list(enumerate(merged)))}

@@ -65,16 +65,19 @@ class Lexicon:
 
     def __init__(self, terms: Iterable[Term], words: Iterable[str] = ()) -> None:
         self.terms: dict[tuple[str, ...], Term] = {}
+        self._joined_forms: dict[str, Term] = {}  # where hyphens and blanks do not matter
         self._lengths: dict[str, set[int]] = {}
         self.words = frozenset(words)
         for term in terms:
             forms = tuple(normal_form(word) for word in WORD.findall(term.name))
             self.terms.setdefault(forms, term)
+            self._joined_forms.setdefault("".join(forms), term)
             self._lengths.setdefault(forms[0], set()).add(len(forms))
 
     def get(self, text: str) -> Term | None:
-        """The term that the complete text is, up to spelling, case and punctuation."""
-        return self.terms.get(tuple(normal_form(word) for word in WORD.findall(text)))
+        """The term that the complete text is, up to spelling, case, punctuation, blanks and hyphens."""
+        forms = tuple(normal_form(word) for word in WORD.findall(text))
+        return self.terms.get(forms) or self._joined_forms.get("".join(forms))
 
     def find(self, text: str) -> Iterator[tuple[Term, int, int]]:
         """Terms in the text from left to right with their spans, the longest at each place."""

@@ -10,13 +10,14 @@ import difflib
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import read_yaml
-from skingpt4.taxonomy.lexicon import Lexicon, Term
+from skingpt4.taxonomy import naming
+from skingpt4.taxonomy.lexicon import Lexicon, Term, normal_form
 
 OTHERS = "others"
 
@@ -157,7 +158,24 @@ def disease(name: str) -> Term | None:
     return lexicon().get(name)
 
 
+@lru_cache(4096)
+def listed_disease(name: str) -> Term | None:
+    """The disease that a data set's list means by a name, which may have brackets and words for site and form too."""
+    return disease(name) or naming.reduced(name, _sure, _qualifiers())
+
+
+def _sure(name: str) -> Term | None:
+    """A disease as the rest of a longer name: not a finding that is a disease only as the complete name."""
+    term = lexicon().get(name)
+    return None if term is None or term.only_alone else term
+
+
+@cache
+def _qualifiers() -> frozenset[str]:
+    return frozenset(normal_form(word) for word in _diseases()["qualifiers"])
+
+
 def disease_class(name: str) -> str | None:
-    """The class of a disease; None if the name is unknown (see `disease`) or in no class of Table 2."""
-    term = disease(name)
+    """The class of a disease; None if the name is unknown (see `listed_disease`) or in no class of Table 2."""
+    term = listed_disease(name)
     return term.group if term else None

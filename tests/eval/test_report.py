@@ -14,8 +14,8 @@ from eval.report import main
 CLASSES = ["acne_and_rosacea", "dermatitis", "herpes", "urticaria_hives", "vascular_tumors"]
 EVIL = "<script>alert('x')</script>"
 SECTIONS = [
-    "arms", "comparisons", "ratings", "agreement", "times", "consistency", "losses", "measures", "confusion",
-    "concepts", "groups", "gallery", "method", "checklists", "provenance",
+    "summary", "arms", "cards", "comparisons", "published", "ratings", "agreement", "times", "consistency", "losses",
+    "measures", "confusion", "concepts", "groups", "gallery", "method", "checklists", "provenance",
 ]  # fmt: skip
 
 
@@ -180,7 +180,8 @@ def test_page_is_accessible(page):
 
 def test_page_tells_numbers_and_provenance(page):
     assert "80.0 % (62.7 to 90.5, n = 30)" in page.text
-    assert "McNemar exact p < 0.001" in page.text
+    assert "class top-1 two-step − untrained +60.0 points 40.0 to 76.7" in page.text
+    assert "McNemar's exact test" in page.text
     for fact in ("make quickstart", "612 s", "2.25 GB", "two-step: two_step.safetensors", "versions.torch"):
         assert fact in page.text
 
@@ -246,7 +247,7 @@ def test_gallery_of_chosen_cases(copy, capsys):
     arguments = ["--run-dir", str(run_dir), "--cases", str(cases), "--show"]
     before = (run_dir / "report.html").read_bytes()
     assert main([*arguments, "case-029", "nobody"]) == 1
-    assert "arm two_step has no answered case 'nobody' to be shown" in capsys.readouterr().err
+    assert "no arm has an answered case 'nobody' to be shown" in capsys.readouterr().err
     assert (run_dir / "report.html").read_bytes() == before
     assert main([*arguments, "case-029", "case-004"]) == 0
     page = Page((run_dir / "report.html").read_text(encoding="utf-8"))

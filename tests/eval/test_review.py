@@ -99,6 +99,7 @@ def test_nobody_sees_a_name(desk):
         ("smollm2-135m-instruct says", "the system says"),
         ("arm two_step here", "arm the system here"),
         ("GPT-4o. Or Falcon-40B-instruct?", "the system. Or the system?"),
+        ("MedGemma-4b, PaliGemma 2 or InternVL3-8B", "the system, the system or the system"),
         (
             "two steps, blank skin, noise, 2 llamas, gemmate",
             "two steps, blank skin, noise, 2 llamas, gemmate",
@@ -154,6 +155,11 @@ def test_selection(tmp_path):
         select(run, folder, None, 0)
     with pytest.raises(ReviewError, match=r"no such picture \(11 missing\); --cases"):
         select(run, tmp_path)
+    meta = folder / "answers/two_step.meta.json"
+    meta.write_text(json.dumps({**json.loads(meta.read_text()), "texts": False}))
+    assert {arm for arm, _ in select(answers.read_run(folder), folder).conversations} == {"untrained"}, (
+        "an arm of which only times are known is not shown"
+    )
     lines = (folder / "answers/untrained.jsonl").read_text().splitlines(keepends=True)
     (folder / "answers/untrained.jsonl").write_text("".join(lines[:6]))
     left = select(answers.read_run(folder), folder, ["untrained"])

@@ -7,7 +7,9 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
 
@@ -18,11 +20,19 @@ from eval.asking.arms import Arm
 from eval.asking.pictures import Shown
 from eval.measures.results import run_lines, write_results
 from eval.report import main as report
+from skingpt4.chat import calibration
+from skingpt4.chat.calibration import Calibration
+from skingpt4.chat.differential import Ranker, Rule
 from skingpt4.chat.session import CLINICAL_PROMPTS
+from skingpt4.checkpoints import checkpoint
+from skingpt4.checkpoints.identity import identity
+from skingpt4.checkpoints.load import load_model
 from skingpt4.config.load import load_config, to_yaml
+from skingpt4.records.images import open_image, to_tensor
+from skingpt4.taxonomy.closed_set import ClosedSet, Disease
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, version
 from skingpt4.training.loop import run as train
-from tests.support.tiny import tiny_config, write_manifest
+from tests.support.tiny import make_encoder, make_model, tiny_config, write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +78,71 @@ def test_cases_with_and_without_known_concepts(root, tmp_path, capsys):
     assert report(["--run-dir", str(tmp_path), "--cases", str(root / "cases.jsonl")]) == 0
     assert "n = 4" in (tmp_path / "report.html").read_text()
     capsys.readouterr()
+
+
+@pytest.fixture
+def taught(root, tmp_path):
+    """A checkpoint whose card names the diseases of its training."""
+    config = tiny_config(root)
+    model = make_model(root, encoder=make_encoder())
+    diseases = [
+        {"disease": "Tinea pedis", "class": "fungal_infections", "records": 30},
+        {"disease": "Tinea corporis", "class": "fungal_infections", "records": 10},
+        {"disease": "Alopecia areata", "class": "others", "records": 7},
+    ]
+    card = {
+        "config": asdict(config),
+        "step": "step2",
+        "iteration": 1,
+        "diseases": diseases,
+        **identity(config, model),
+    }
+    seen = {"sha256": torch.zeros(1, 32, dtype=torch.uint8)}
+    return checkpoint.save(tmp_path / "taught", model.projection.state_dict(), card, seen=seen)
+
+
+def test_an_arm_that_knows_its_diseases_is_scored_with_all_of_them(root, taught, tmp_path, capsys):
+    """By the same rule as on the page, with the calibration's weight of the text's prior where there is one."""
+    arm = ["--arm", f"taught={taught}", "--allow-overlap"]
+    assert answer(root, tmp_path / "run", "cases.jsonl", *arm) == 0
+    meta = json.loads((tmp_path / "run/answers/taught.meta.json").read_text())
+    closed_set = ClosedSet.of_rows(meta["closed_set"])
+    assert closed_set.diseases[0] == Disease("Tinea pedis", "fungal_infections", 30)
+    assert meta["prior_weight"] == 0
+    plain = json.loads((tmp_path / "run/answers/untrained.meta.json").read_text())
+    assert not {"closed_set", "prior_weight", "text_prior"} & set(plain)
+    fitted = Calibration(1.0, None, 0.8, 40, {}, {}, closed_set=closed_set.to_rows(), prior_weight=0.6,
+                         tensors_sha256=calibration.weights_sha256(taught))  # fmt: skip
+    calibration.save(fitted, taught)
+    assert answer(root, tmp_path / "run", "cases.jsonl", *arm) == 1, (
+        "its classes are scored in another way now"
+    )
+    assert "prior_weight" in capsys.readouterr().err
+    assert answer(root, tmp_path / "again", "cases.jsonl", *arm) == 0
+    for folder, weight in (("run", 0.0), ("again", 0.6)):
+        prior = json.loads((tmp_path / folder / "answers/taught.meta.json").read_text())["text_prior"]
+        found = [
+            a.fields for a in read_lines(arm_files(tmp_path / folder, "taught")) if a.key.kind == "scores"
+        ]
+        assert len(found) == 6
+        for fields in found:
+            assert list(fields["disease_scores"]) == list(prior) == [d.name for d in closed_set.diseases]
+            scores, of_text = (np.array(list(each.values())) for each in (fields["disease_scores"], prior))
+            expected = closed_set.class_scores(scores, of_text, weight)
+            assert list(fields["class_scores"]) == list(CLASSES)
+            assert list(fields["class_scores"].values()) == pytest.approx(expected.tolist(), abs=1e-3)
+    rows = run_lines(read_run(tmp_path / "again"))["taught"]
+    assert write_results(tmp_path / "again")["arms"]["taught"]["top1"]["n"] == 6
+    config = load_config(root / "config.yaml")
+    model = load_model(config, taught)
+    vision = model.encoder.vision_encoder
+    image = to_tensor(open_image(root / "cases_0.png"), config.vision.image_size, vision.mean, vision.std)
+    shown = model.encode_images(image[None])
+    page = {
+        row.class_name: row.probability for row in Ranker(model, config, Rule.of(taught)).rank([shown]).ranked
+    }
+    of_run = torch.tensor([rows[0]["class_scores"][name] for name in CLASSES]).softmax(0).tolist()
+    assert [page[name] for name in CLASSES] == pytest.approx(of_run, abs=1e-3)
 
 
 def test_any_projector_is_evaluated_on_tokens_of_several_crops(root, tmp_path, capsys):

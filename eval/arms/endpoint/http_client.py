@@ -35,7 +35,7 @@ NUM_SHOWN = 200  # characters of a server's own message
 logger = logging.getLogger(__name__)
 
 
-class _Retryable(Exception):
+class Retryable(Exception):
     """An attempt that failed in a way that may go better later; `wait` is what the server asks for, in seconds."""
 
     def __init__(self, message: str, wait: float | None = None, gone: bool = False, max_attempts: int = 99):
@@ -96,7 +96,7 @@ class HttpClient:
             attempt += 1
             try:
                 return self._attempt(path, body, attempt)
-            except _Retryable as error:
+            except Retryable as error:
                 if attempt > min(self.limits.retries, error.max_attempts - 1):
                     kind = RespondentGone if error.gone else RespondentError
                     times = f" ({attempt} attempts)" if attempt > 1 else ""
@@ -124,15 +124,15 @@ class HttpClient:
                     raise self._refusal(response, b"".join(piece for _, piece in pieces))
                 kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
                 if kind == "text/event-stream":
-                    objects, first = _events(pieces, self.host)
+                    objects, first = events_of(pieces, self.host)
                 else:
                     objects, first = [self._object(b"".join(piece for _, piece in pieces), kind)], None
         except httpx.TimeoutException:
             raise self._too_slow() from None
         except httpx.ConnectError as error:
-            raise _Retryable(f"cannot be reached ({reason_of(error)}); is it running?", gone=True) from None
+            raise Retryable(f"cannot be reached ({reason_of(error)}); is it running?", gone=True) from None
         except httpx.TransportError as error:
-            raise _Retryable(f"broke off the connection ({reason_of(error)})") from None
+            raise Retryable(f"broke off the connection ({reason_of(error)})") from None
         except (httpx.InvalidURL, httpx.UnsupportedProtocol) as error:
             raise RespondentGone(f"{self.url}: is not an address ({error})") from None
         return Received(objects, first and first - start, time.monotonic() - start, attempt)
@@ -150,11 +150,9 @@ class HttpClient:
                 raise self._too_slow()
             yield now, piece
 
-    def _too_slow(self) -> _Retryable:
+    def _too_slow(self) -> Retryable:
         # A server that hangs is asked once more, no more often: every attempt takes the complete time.
-        return _Retryable(
-            f"did not answer within {self.limits.timeout:g} seconds (--timeout)", max_attempts=2
-        )
+        return Retryable(f"did not answer within {self.limits.timeout:g} seconds (--timeout)", max_attempts=2)
 
     def _refusal(self, response: httpx.Response, content: bytes) -> Exception:
         status = response.status_code
@@ -170,7 +168,7 @@ class HttpClient:
             return RespondentGone(f"{self.host} {GONE[status]} (HTTP {status}{said})")
         text = f"answers with the failure HTTP {status}{said}"
         if status in AGAIN:
-            return _Retryable(text, _seconds(response.headers.get("retry-after")))
+            return Retryable(text, _seconds(response.headers.get("retry-after")))
         return RespondentError(f"{self.host} {text}")
 
     def _object(self, content: bytes, kind: str) -> dict[str, Any]:
@@ -199,11 +197,12 @@ def _json_object(content: bytes | str, host: str) -> dict[str, Any]:
     return value
 
 
-def _events(pieces: Iterator[tuple[float, bytes]], host: str) -> tuple[list[dict[str, Any]], float | None]:
+def events_of(pieces: Iterator[tuple[float, bytes]], host: str) -> tuple[list[dict[str, Any]], float | None]:
     """(the objects of a stream of server-sent events, when the first came).
 
     Raises:
-        RespondentError: the stream ends before its end mark, or holds something else.
+        RespondentError: the stream holds something else.
+        Retryable: it ends before its end mark.
     """
     objects: list[dict[str, Any]] = []
     first, rest, ended = None, b"", False
@@ -217,7 +216,7 @@ def _events(pieces: Iterator[tuple[float, bytes]], host: str) -> tuple[list[dict
                 first = first or now
                 objects.append(_json_object(data, host))
     if not (ended or any(_finish_reason(item) for item in objects)):
-        raise _Retryable("ended its answer in the middle")
+        raise Retryable("ended its answer in the middle")
     return objects, first
 
 

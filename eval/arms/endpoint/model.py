@@ -176,5 +176,5 @@ class Endpoint:
         image.thumbnail((self.max_side, self.max_side), Image.Resampling.LANCZOS)
         buffer = io.BytesIO()
         options = {"quality": 95, "subsampling": 0} if self.image_format == "jpeg" else {}
-        image.save(buffer, self.image_format, **options)  # type: ignore[arg-type]
+        image.save(buffer, self.image_format, **options)
         return f"data:image/{self.image_format};base64,{base64.b64encode(buffer.getvalue()).decode()}"

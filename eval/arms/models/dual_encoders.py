@@ -17,7 +17,7 @@ import transformers
 from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel, AutoProcessor
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, AutoProcessor
 
 from eval.arms.models.loading import ModelFiles, Placement, loading, require_all_weights
 from eval.arms.respondent import RespondentGone
@@ -41,7 +41,7 @@ class DualEncoder:
         bias: what is added to them.
 
     Raises:
-        RespondentGone: it has no two towers, or its files are missing or damaged.
+        RespondentGone: its files are missing or damaged.
     """
 
     library = f"transformers {transformers.__version__}"
@@ -49,18 +49,10 @@ class DualEncoder:
     def __init__(self, files: ModelFiles, place: Placement) -> None:
         self.files, self.place = files, place
         with loading(files, place):
-            config = AutoConfig.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
-            model: Any = None
-            if hasattr(config, "text_config") and hasattr(config, "vision_config"):
-                model, info = AutoModel.from_pretrained(
-                    files.folder, dtype=place.dtype, trust_remote_code=False, local_files_only=True,
-                    output_loading_info=True,
-                )  # fmt: skip
-            if model is None or not all(hasattr(model, name) for name in (*_PAIRED, "logit_scale")):
-                raise RespondentGone(
-                    f"--model: {files.name} is a {config.model_type} model, which has no image tower beside a text "
-                    "tower; name a CLIP, SigLIP or open_clip model"
-                )
+            model, info = AutoModel.from_pretrained(
+                files.folder, dtype=place.dtype, trust_remote_code=False, local_files_only=True,
+                output_loading_info=True,
+            )  # fmt: skip
             require_all_weights(files.name, info)
             self.processor = AutoProcessor.from_pretrained(
                 files.folder, trust_remote_code=False, local_files_only=True
@@ -69,8 +61,7 @@ class DualEncoder:
         self.is_sigmoid = hasattr(model, "logit_bias")
         self.scale = float(model.logit_scale.exp())
         self.bias = float(model.logit_bias) if self.is_sigmoid else 0.0
-        self.max_tokens = config.text_config.max_position_embeddings
-        self.architecture = config.model_type
+        self.max_tokens = model.config.text_config.max_position_embeddings
 
     @torch.no_grad()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
@@ -106,15 +97,10 @@ class OpenClip:
     """Two towers of open_clip, from a folder with `open_clip_config.json`; attributes as of `DualEncoder`.
 
     Raises:
-        RespondentGone: open_clip is not installed, or the files are damaged.
+        RespondentGone: the files are damaged.
     """
 
     def __init__(self, files: ModelFiles, place: Placement, allow_download: bool = False) -> None:
-        if find_spec("open_clip") is None:
-            raise RespondentGone(
-                f"--model: {files.name} is a model of open_clip, which is not installed; run "
-                "`pip install open_clip_torch`, or name a copy in the format of transformers"
-            )
         import open_clip
 
         self.files, self.place = files, place
@@ -128,7 +114,6 @@ class OpenClip:
         self.is_sigmoid = bias is not None
         self.scale, self.bias = float(model.logit_scale.exp()), float(bias or 0.0)
         self.library = f"open_clip {open_clip.__version__}"
-        self.architecture = "open_clip"
 
     @torch.no_grad()
     def images(self, images: Sequence[Image.Image]) -> Tensor:
@@ -146,13 +131,40 @@ class OpenClip:
         return F.normalize(vectors.float().cpu(), dim=-1)
 
 
+def is_open_clip(files: ModelFiles) -> bool:
+    """Whether a folder is in open_clip's format; where both formats are, transformers' is read."""
+    return (files.folder / OPEN_CLIP_CONFIG).is_file() and not (files.folder / "config.json").is_file()
+
+
+def require_towers(files: ModelFiles, place: Placement) -> str:
+    """The architecture of a model that has two towers, from its configuration alone.
+
+    Raises:
+        RespondentGone: it has not, or open_clip is needed and not installed.
+    """
+    if is_open_clip(files):
+        if find_spec("open_clip") is None:
+            raise RespondentGone(
+                f"--model: {files.name} is a model of open_clip, which is not installed; run "
+                "`pip install open_clip_torch`, or name a copy in the format of transformers"
+            )
+        return "open_clip"
+    with loading(files, place):
+        config = AutoConfig.from_pretrained(files.folder, trust_remote_code=False, local_files_only=True)
+    network = MODEL_MAPPING.get(type(config), None)
+    if not all(hasattr(network, name) for name in _PAIRED):
+        raise RespondentGone(
+            f"--model: {files.name} is a {config.model_type} model, which has no image tower beside a text tower; "
+            "name a CLIP, SigLIP or open_clip model"
+        )
+    return str(config.model_type)
+
+
 def load_dual_encoder(
     files: ModelFiles, place: Placement, allow_download: bool = False
 ) -> DualEncoder | OpenClip:
-    """The towers of a folder, by what stands in it; transformers' where both formats do."""
-    if (files.folder / OPEN_CLIP_CONFIG).is_file() and not (files.folder / "config.json").is_file():
-        return OpenClip(files, place, allow_download)
-    return DualEncoder(files, place)
+    """The towers of a folder, by what stands in it; see `require_towers`."""
+    return OpenClip(files, place, allow_download) if is_open_clip(files) else DualEncoder(files, place)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from eval.arms.models.dual_encoders import load_dual_encoder
+from eval.arms.models.dual_encoders import load_dual_encoder, require_towers
 from eval.arms.models.loading import ModelFiles, Placement
 from skingpt4.checkpoints.identity import encoder_identity
 from skingpt4.config.schema import Config
@@ -83,9 +83,14 @@ class EncoderFeatures:
 
 
 class TowerFeatures:
-    """The unit vectors of a contrastive model's image tower."""
+    """The unit vectors of a contrastive model's image tower.
+
+    Raises:
+        RespondentGone: it has none.
+    """
 
     def __init__(self, files: ModelFiles, place: Placement) -> None:
+        require_towers(files, place)
         self.files, self.place = files, place
         self.identity = f"tower-{files.sha256[:16]}-{place.facts()['precision']}"
         self._towers = None

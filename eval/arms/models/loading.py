@@ -145,21 +145,36 @@ def find_model(name: str, allow_download: bool = False, revision: str | None = N
 
 def _of_hub(name: str, allow_download: bool, revision: str | None) -> ModelFiles:
     from huggingface_hub import HfApi, snapshot_download
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    excluded = list(_OTHER_FORMATS)
+    excluded = [*_OTHER_FORMATS, "*.bin"]  # beside safetensors it is the same again
     try:
         if allow_download:
             logger.info("fetching %s from the hub, as --allow-download says", name)
-            if any(
+            if not any(
                 file.endswith(".safetensors") for file in HfApi().list_repo_files(name, revision=revision)
             ):
-                excluded.append("*.bin")
+                excluded.remove("*.bin")
         folder = snapshot_download(
             name, revision=revision, local_files_only=not allow_download,
             allow_patterns=list(_FILES), ignore_patterns=excluded,
         )  # fmt: skip
+    except GatedRepoError:
+        raise RespondentGone(
+            f"--model: {name} is gated; accept its terms on its page, then set a token with `hf auth login` "
+            "(or HF_TOKEN)"
+        ) from None
+    except RepositoryNotFoundError:
+        raise RespondentGone(
+            f"--model: {name} is neither a folder here nor a public model of the hub; check the name, or run "
+            "`hf auth login` if it is yours"
+        ) from None
     except LocalEntryNotFoundError:
+        if allow_download:
+            raise RespondentGone(
+                f"--model: {name} is not on this machine, and the hub cannot be reached or is forbidden "
+                "(HF_HUB_OFFLINE); name a folder"
+            ) from None
         raise RespondentGone(
             f"--model: {name} is not on this machine, and nothing is fetched unasked; add --allow-download, "
             f"run `hf download {name}`, or name a folder"

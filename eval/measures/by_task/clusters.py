@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -65,10 +66,16 @@ def weighted_mean(values: Sequence[float] | np.ndarray, among: np.ndarray | None
 def share(right: Sequence[bool] | np.ndarray, clusters: Sequence[Hashable], seed: int = 0) -> Interval:
     """A share of cases: Wilson's interval where every case is a cluster, else a bootstrap that draws clusters.
 
+    Where no case or every case is right, whatever is drawn is the same; the interval is then Wilson's of so many
+    clusters.
+
     Raises:
         ValueError: no case.
     """
     hits = np.asarray(right, dtype=np.float64)
-    if len(set(clusters)) == len(hits):
+    num_clusters = len(set(clusters))
+    if num_clusters == len(hits):
         return proportion(int(hits.sum()), len(hits))
+    if hits.min() == hits.max():
+        return replace(proportion(int(hits[0]) * num_clusters, num_clusters), n=len(hits))
     return interval_of(weighted_mean(hits), cluster_draws(clusters, seed=seed))

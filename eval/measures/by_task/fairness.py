@@ -6,22 +6,30 @@ positive class has the higher score; the AUC depends on the order of the cases a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from eval.measures.by_task.clusters import Statistic, cluster_draws, interval_of, weighted_mean
+from eval.measures.by_task.clusters import Statistic, cluster_draws, interval_of, share, weighted_mean
 from eval.measures.concepts import weighted_auroc
-from eval.measures.intervals import RESAMPLES, Interval, Line
+from eval.measures.intervals import RESAMPLES, Figure, Interval, Line
 from eval.tasks.task import UNKNOWN
 
 MEASURES = ("sensitivity", "specificity", "auc")
 ALL = "all"
+MIN_CASES = 5
 
 
 def fairness(
-    lines: Sequence[Line], positive: str, column: str, seed: int = 0, resamples: int = RESAMPLES
+    lines: Sequence[Line],
+    positive: str,
+    column: str,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    min_cases: int = MIN_CASES,
 ) -> dict[str, Any]:
     """The table of one arm.
 
@@ -31,6 +39,8 @@ def fairness(
         column: key of `groups`.
         seed: of the draws.
         resamples: number of draws.
+        min_cases: of each side; with fewer, a group's AUC and its gaps have no interval, for a bootstrap of so few
+            cases has hardly any width.
 
     Returns:
         `groups`: {name: {n, num_positive, num_negative, and a figure for each of MEASURES}}, the first named "all";
@@ -46,8 +56,9 @@ def fairness(
     for name, by_measure in statistics.items():
         groups[name] = dict(counts[name])
         for measure, statistic in by_measure.items():
-            n = counts[name][{"sensitivity": "num_positive", "specificity": "num_negative"}.get(measure, "n")]
-            figure = interval_of(statistic, draws, n)
+            figure = _figure(measure, name, statistic, lines, positive, column, draws)
+            if measure == "auc" and _side(counts[name]) < min_cases:
+                figure = replace(figure, low=math.nan, high=math.nan)
             groups[name][measure] = figure.to_dict()
             if name not in (ALL, UNKNOWN) and not np.isnan(figure.value):
                 values[measure][name] = figure.value
@@ -57,15 +68,55 @@ def fairness(
             continue
         highest, lowest = max(known, key=lambda g: known[g]), min(known, key=lambda g: known[g])
         first, last = min(known, key=_order), max(known, key=_order)
+        few = {name for name in known if _side(counts[name]) < min_cases}
         gaps[measure] = {
             "highest": highest, "lowest": lowest,
-            **_difference(statistics[highest][measure], statistics[lowest][measure], draws).to_dict(),
+            **_gap(statistics, measure, highest, lowest, draws, few),
         }  # fmt: skip
         ends[measure] = {
             "first": first, "last": last,
-            **_difference(statistics[last][measure], statistics[first][measure], draws).to_dict(),
+            **_gap(statistics, measure, last, first, draws, few),
         }  # fmt: skip
     return {"positive": positive, "column": column, "groups": groups, "gaps": gaps, "last_minus_first": ends}
+
+
+def _side(counts: dict[str, int]) -> int:
+    """Cases of the smaller side of a group."""
+    return min(counts["num_positive"], counts["num_negative"])
+
+
+def _gap(
+    statistics: dict[str, dict[str, Statistic]],
+    measure: str,
+    first: str,
+    second: str,
+    draws: np.ndarray,
+    few: set[str],
+) -> Figure:
+    gap = _difference(statistics[first][measure], statistics[second][measure], draws)
+    return (replace(gap, low=math.nan, high=math.nan) if {first, second} & few else gap).to_dict()
+
+
+def _figure(
+    measure: str,
+    group: str,
+    statistic: Statistic,
+    lines: Sequence[Line],
+    positive: str,
+    column: str,
+    draws: np.ndarray,
+) -> Interval:
+    """A share of cases as `share` has it, which stays sensible where all are alike; the AUC by drawing cases."""
+    inside = [line for line in lines if group in (ALL, line["groups"][column])]
+    if measure == "auc":
+        return interval_of(statistic, draws, len(inside))
+    asked = [line for line in inside if (line["class"] == positive) == (measure == "sensitivity")]
+    if not asked:
+        return interval_of(statistic, draws, 0)
+    called = [
+        (_log_odds(line["class_scores"], positive) > 0) == (line["class"] == positive) for line in asked
+    ]
+    return share(called, [line["cluster"] for line in asked])
 
 
 def compare_fairness(

@@ -7,22 +7,18 @@ from typing import Any
 
 from eval.asking.answers import Run
 from eval.measures.by_task.fairness import MEASURES
-from eval.measures.by_task.figures import task_figures, task_lines
+from eval.measures.by_task.figures import fairness_pairs, task_figures, task_lines
 from eval.measures.intervals import Figure, Interval
-from eval.tasks import Task, read_task
+from eval.tasks import Task
 
 Row = tuple[str, dict[str, Figure | str]]  # the measure, and of each arm what it has
 NOTHING = "not measured"
-NAMES = {"auc": "AUC"}
+NAMES = {"auc": "AUC", "fitzpatrick": "skin type"}
 
 
 def add_task(run: Run, results: dict[str, Any]) -> None:
-    """Put `task` into the results of a run and of each of its arms; the default task adds nothing.
-
-    Raises:
-        TaskError: the run's `task.json` is damaged.
-    """
-    task = read_task(run.folder)
+    """Put `task` into the results of a run and of each of its arms; the default task adds nothing."""
+    task = run.task
     if task.is_default:
         return
     results["task"] = {
@@ -35,8 +31,11 @@ def add_task(run: Run, results: dict[str, Any]) -> None:
         ],
         "clusters": _clusters(run, task),
     }
+    lines = {name: task_lines(run, run.arms[name]) for name in results["arms"]}
     for name, arm in results["arms"].items():
-        arm["task"] = task_figures(task, task_lines(run, run.arms[name]))
+        arm["task"] = task_figures(task, lines[name])
+    if "fairness" in task.metrics:
+        results["task"]["pairs"] = fairness_pairs(task, lines)
 
 
 def _clusters(run: Run, task: Task) -> dict[str, Any] | None:
@@ -59,6 +58,21 @@ def task_rows(results: dict[str, Any]) -> list[Row]:
     return [(name, cells[name]) for name in names]
 
 
+def pair_lines(results: dict[str, Any]) -> list[str]:
+    """Two arms on the same cases, in words: the difference of each measure, and of what dark skin loses."""
+    lines = []
+    for name, columns in results["task"].get("pairs", {}).items():
+        for column, measures in columns.items():
+            for measure, compared in measures.items():
+                for key, words in (("difference", "all"), ("gap_difference", "last minus first group")):
+                    if compared[key] and compared[key]["value"] is not None:
+                        text = Interval.from_dict(compared[key]).points()
+                        lines.append(
+                            f"{name}: {NAMES.get(measure, measure)}, {NAMES.get(column, column)} {words} {text}"
+                        )
+    return lines
+
+
 Cells = Iterator[tuple[str, Figure | str]]
 
 
@@ -69,11 +83,12 @@ def _top_k(figures: dict[str, Any]) -> Cells:
 
 def _fairness(figures: dict[str, Any]) -> Cells:
     for column, table in figures.items():
-        for name, group in table["groups"].items():
-            for measure in MEASURES:
-                yield f"{NAMES.get(measure, measure)}, {column} {name}", group[measure]
-        for measure, gap in table["last_minus_first"].items():
-            yield f"{NAMES.get(measure, measure)}, {column} {gap['last']} minus {gap['first']}", gap
+        for measure in MEASURES:
+            words = f"{NAMES.get(measure, measure)}, {NAMES.get(column, column)}"
+            for name, group in table["groups"].items():
+                yield f"{words} {name}", group[measure]
+            if gap := table["last_minus_first"].get(measure):
+                yield f"{words} {gap['last']} minus {gap['first']}", gap
 
 
 def _weighted(figures: dict[str, Any]) -> Cells:
@@ -108,16 +123,6 @@ def _texts(figures: dict[str, Any]) -> Cells:
             yield f"{words} against {figures['num_references']} references", figures[name]
 
 
-def _groups(figures: dict[str, Any]) -> Cells:
-    for column, groups in figures.items():
-        for value, figure in groups.items():
-            small = "value" not in figure
-            yield (
-                f"class in top 1, {column} {value}",
-                f"too few cases (n = {figure['n']})" if small else figure,
-            )
-
-
 FLATTEN: dict[str, Callable[[dict[str, Any]], Cells]] = {
     "fairness": _fairness,
     "weighted_top_k": _weighted,
@@ -126,7 +131,6 @@ FLATTEN: dict[str, Callable[[dict[str, Any]], Cells]] = {
     "concept_auroc": _concepts,
     "multiple_choice": _choices,
     "text_overlap": _texts,
-    "groups": _groups,
 }
 
 
@@ -137,7 +141,7 @@ def cell_text(name: str, cell: Figure | str | None) -> str:
     if cell["value"] is None:
         return f"not defined (n = {cell['n']})"
     if cell["low"] is None:
-        return f"{100 * cell['value']:.1f} % (n = {cell['n']})"
+        return f"{100 * cell['value']:.1f} % (too few cases for an interval, n = {cell['n']})"
     interval = Interval.from_dict(cell)
     return interval.points() if " minus " in name else interval.text()
 
@@ -154,10 +158,12 @@ def task_text(results: dict[str, Any]) -> str:
     lines = [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
+    lines += pair_lines(results)
     if task["clusters"]:
         counts = task["clusters"]
+        key = counts["key"].removeprefix("x_")
         lines.append(
-            f"intervals draw the cases of one {counts['key']} together ({counts['cases']} cases, {counts['number']})"
+            f"intervals draw the cases of one {key} together ({counts['cases']} cases in {counts['number']} clusters)"
         )
     lines += [published_text(row) for row in task["published"]]
     return "\n".join(lines)
@@ -166,6 +172,5 @@ def task_text(results: dict[str, Any]) -> str:
 def published_text(row: dict[str, Any]) -> str:
     """A printed result of others, for orientation."""
     n = f", n = {row['n']}" if row["n"] else ""
-    return (
-        f"published, for orientation: {row['system']}: {row['metric']} {row['value']:g}{n} ({row['source']})"
-    )
+    value = f"{100 * row['value']:.1f} %" if 0 <= row["value"] <= 1 else f"{row['value']:g}"
+    return f"published, for orientation: {row['system']}: {row['metric']} {value}{n} ({row['source']})"

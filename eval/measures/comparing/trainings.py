@@ -236,7 +236,7 @@ def _standard_error(first: np.ndarray, second: np.ndarray) -> tuple[float, float
 
 
 def measure_groups(groups: Mapping[str, Sequence[str]], arms: Mapping[str, Sequence[Line]]) -> dict[str, Any]:
-    """Every group and every arm outside one, and all pairs of them with at least one group.
+    """Every group, and all pairs of groups and arms outside one.
 
     Args:
         groups: name -> its arms, of `parse_groups`.
@@ -252,16 +252,10 @@ def measure_groups(groups: Mapping[str, Sequence[str]], arms: Mapping[str, Seque
     alone = {name: trained([lines]) for name, lines in arms.items() if name not in inside}
     pairs: dict[str, dict[str, Any]] = {}
     for first, second in combinations([*units, *alone], 2):
-        if first in alone:
-            continue
-        a, b = units[first], (units | alone)[second]
-        compared = {
-            name: difference(a[name], b[name])
-            for name in a
-            if name in b and set(a[name].case_ids) & set(b[name].case_ids)
-        }
-        if compared and len(groups[first]) == len(groups.get(second, [second])) == 1:
-            compared = compare_pair(arms[groups[first][0]], arms[groups.get(second, [second])[0]])
+        compared = _compare((units | alone)[first], (units | alone)[second])
+        members = [groups.get(name, [name]) for name in (first, second)]
+        if compared and all(len(each) == 1 for each in members):
+            compared = compare_pair(*(arms[each[0]] for each in members))
         if compared:
             pairs[f"{first}_minus_{second}"] = compared
     correct(pairs)
@@ -271,6 +265,15 @@ def measure_groups(groups: Mapping[str, Sequence[str]], arms: Mapping[str, Seque
             for name, unit in units.items()
         },
         "pairs": pairs,
+    }
+
+
+def _compare(first: Mapping[str, Trained], second: Mapping[str, Trained]) -> dict[str, Any]:
+    """The difference in each measure that both have on common cases."""
+    return {
+        name: difference(measure, second[name])
+        for name, measure in first.items()
+        if name in second and set(measure.case_ids) & set(second[name].case_ids)
     }
 
 

@@ -37,11 +37,17 @@ MARKS = {
 }
 
 
-def arms_figure(arms: dict[str, dict[str, Any]], chance: float | None) -> Drawing:
-    """Points with interval bars of every arm, of the measures that it has, and top-1 by chance."""
+def arms_figure(arms: dict[str, dict[str, Any]], chance: float | None, name: str = "arms") -> Drawing:
+    """Points with interval bars of every arm, of the measures that it has, and top-1 by chance.
+
+    Args:
+        arms: words of a row -> its measures.
+        chance: share of right answers by chance, or None.
+        name: of the figure on the page, without spaces.
+    """
     with matplotlib.rc_context(STYLE):
         figure, axes = new_axes(1.2 + 0.6 * len(arms))
-        for words, place, colour, marker in MARKS.values():
+        for words, _, colour, marker in MARKS.values():
             axes.plot([], [], color=colour, marker=marker, markersize=7, label=words)
         for row, summary in enumerate(arms.values()):
             for measure, (_, place, colour, marker) in MARKS.items():
@@ -52,10 +58,10 @@ def arms_figure(arms: dict[str, dict[str, Any]], chance: float | None) -> Drawin
         _percent_axis(axes, list(arms), "percent, with 95 % interval")
         figure.legend(loc="outside upper left", ncols=4, handletextpad=0.4, columnspacing=1.2)
         shares = ", ".join(
-            f"{name} {100 * arm['top1']['value']:.0f} %" for name, arm in arms.items() if "top1" in arm
+            f"{words} {100 * arm['top1']['value']:.0f} %" for words, arm in arms.items() if "top1" in arm
         )
         alt = "Top-1, class in text and concept F1 of every arm that has them, with intervals."
-        return to_drawing(figure, "arms", f"{alt} Top-1: {shares}." if shares else alt)
+        return to_drawing(figure, name, f"{alt} Top-1: {shares}." if shares else alt)
 
 
 def _smooth(values: np.ndarray) -> np.ndarray:

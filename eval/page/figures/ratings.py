@@ -120,7 +120,7 @@ def times_figure(seconds: Mapping[str, Sequence[float]], doctors: tuple[float, f
         axes.minorticks_off()
         axes.set_yticks(range(len(seconds)), labels=list(seconds))
         axes.set_ylim(len(seconds) - 0.4, -0.6)
-        axes.set_xlabel("time, logarithmic; box: quartiles, whiskers: 5th and 95th percentile")
+        axes.set_xlabel("time, logarithmic; box: quartiles, whiskers: 5 and 95 %")
         axes.grid(axis="x")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)

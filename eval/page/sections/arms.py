@@ -53,9 +53,10 @@ CLOSED_SETS = {
 OUR_CLOSED_SET = "log-probabilities of sentences"
 MISSING = "A dash says that an arm has no such answers; below it stands why. It is never counted as zero."
 COST = (
-    "Seconds and tokens are those of one answer, median and mean, with 95 % intervals (bootstrap over cases); decoded "
-    "together: the largest number of answers at the same time, which slows each of them. Seconds of imported answers are "
-    "as imported. Memory: the peak of the process that answered, where it was recorded."
+    "Seconds and tokens are those of one answer, median and mean, with 95 % intervals (bootstrap over "
+    "cases); decoded together: the largest number of answers at the same time, which slows each of them. "
+    "Seconds of imported answers are as imported. Memory: the peak of the process that answered, where it "
+    "was recorded."
 )
 
 
@@ -156,22 +157,20 @@ def cards_parts(report: Report) -> list[Part]:
     return [cards, cost, Text(COST, "soft")]
 
 
+def version_of(meta: Mapping[str, Any]) -> str | None:
+    """The hash or revision by which a meta file identifies what answered."""
+    keys = ("checkpoint_sha256", "revision", "sha256", "answers_sha256")
+    return next((str(meta[key]) for key in keys if meta.get(key)), None)
+
+
 def _card(meta: Mapping[str, Any], kind: str) -> list[Cell | str]:
     """The cells of an arm's card."""
-    closed_set = meta.get("closed_set")
+    closed_set, version = meta.get("closed_set"), version_of(meta)
     if kind == "projection":
-        version, by = meta.get("checkpoint_sha256"), OUR_CLOSED_SET
+        by = OUR_CLOSED_SET
         model = f"{meta.get('language_model') or ''}".rsplit("/", 1)[-1]
-        small = tuple(
-            text
-            for text in (
-                f"projection: {meta['checkpoint']}" if meta.get("checkpoint") else "",
-                meta.get("step"),
-            )
-            if text
-        )
+        small = tuple(str(meta[key]) for key in ("checkpoint", "step") if meta.get(key))
     else:
-        version = meta.get("revision") or meta.get("sha256") or meta.get("source_sha256")
         by = CLOSED_SETS.get(str(closed_set), "not scored" if closed_set is None else str(closed_set))
         model = str(meta.get("model") or meta.get("system") or "")
         served = meta.get("served_model")
@@ -182,7 +181,7 @@ def _card(meta: Mapping[str, Any], kind: str) -> list[Cell | str]:
     return [
         KINDS.get(kind, kind),
         Cell(model, small) if model else missing("not stated"),
-        str(version)[:12] if version else missing("not stated"),
+        version[:12] if version else missing("not stated"),
         by if kind != "import" or closed_set else missing("not scored"),
         str(meta["precision"]) if meta.get("precision") else missing("not stated"),
         _place(meta),

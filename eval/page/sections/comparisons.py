@@ -1,4 +1,4 @@
-"""The sections about differences: arms against each other, trainings of one recipe, and what others have published."""
+"""The sections about differences: between arms, between trainings of one recipe, and what others have published."""
 
 from __future__ import annotations
 
@@ -20,23 +20,25 @@ from eval.page.parts import (
     points_cell,
     share_cell,
 )
-from eval.page.sections.arms import headline_cell
 
 HOW = (
-    "Paired by case. Points: first minus second with a 95 % bootstrap interval that draws both arms' cases together; "
-    "where it contains zero the sign is open. Only first, only second: cases that one arm alone got right (McNemar's "
-    "exact test); concept F1 is tested by exchanging answers at random. Holm: p corrected for all pairs of arms with "
-    "this measure; the intervals are not corrected."
+    "Paired by case. Points: first minus second with a 95 % bootstrap interval that draws both arms' "
+    "cases together; where it contains zero the sign is open. Only first, only second: cases that one arm "
+    "alone got right (McNemar's exact test); concept F1 is tested by exchanging answers at random. Holm: "
+    "p corrected for all pairs of arms with this measure; the intervals are not corrected."
 )
 HOW_TRAINED = (
-    "Several trainings of one recipe count as one arm: each figure is their mean. Intervals draw cases and trainings "
-    "(two-way bootstrap; deviations of R trainings are widened by the root of R / (R - 1)). They cover other cases like "
-    "these and other seeds; with fewer than five trainings that differ much they are too narrow. p: t test whose variance "
-    "has a part of the cases and a part of the trainings (mean squares, degrees of freedom by Satterthwaite); an arm with "
-    "one training counts as fixed. With one training on both sides, cases alone are drawn and McNemar's exact test is "
-    "used. Holm: corrected for all pairs of this table with the measure."
+    "Several trainings of one recipe count as one arm: each figure is their mean. Intervals draw cases "
+    "and trainings (two-way bootstrap; deviations of R trainings are widened by the root of R / (R - 1)). "
+    "They cover other cases like these and other seeds; with fewer than five trainings that differ much "
+    "they are too narrow. p: t test whose variance has a part of the cases and a part of the trainings "
+    "(mean squares, degrees of freedom by Satterthwaite); an arm with one training counts as fixed. With "
+    "one training on both sides, cases alone are drawn and McNemar's exact test is used. Holm: corrected "
+    "for all pairs of this table with the measure."
 )
-PUBLISHED = "Printed by others about other cases and models, as a reader's reference. Nothing here is tested against them."
+PUBLISHED = (
+    "Printed by others about other cases and models, for reference. Nothing here is tested against them."
+)
 
 
 def comparisons_parts(report: Report) -> list[Part]:
@@ -91,11 +93,9 @@ def trainings_parts(report: Report) -> list[Part]:
                 [
                     plain(name),
                     words,
-                    headline_cell(report, name, measure, figure["n"]),
+                    share_cell(figure),
                     NOTHING if between is None else f"{100 * between:.1f}",
-                    Cell(
-                        "\n".join(f"{plain(arm)}: {100 * value:.1f}" for arm, value in figure["each"].items())
-                    ),
+                    ", ".join(f"{plain(arm)} {100 * value:.1f}" for arm, value in figure["each"].items()),
                     str(figure["num_trainings"]),
                     str(figure["n"]),
                 ]
@@ -111,7 +111,7 @@ def trainings_parts(report: Report) -> list[Part]:
     ]
     return [
         Table("Means over trainings, with two-way 95 % intervals", head, rows, "words"),
-        Text(HOW_TRAINED, "soft"),
+        Text("How intervals and p are computed stands below the paired comparisons.", "soft"),
     ]
 
 

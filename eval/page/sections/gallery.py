@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from eval.measures.intervals import Line as AnswerLine
-from eval.measures.intervals import best_class
+from eval.measures.intervals import best_class, has_choice
+from eval.page.data import Report
 from eval.page.parts import SKIN_TYPES, Case, Column, Line, Part, Picture, SideBySide, Span, Text, plain
 from skingpt4.records.images import ImageError, open_image
 from skingpt4.records.naming import image_path
@@ -32,9 +33,12 @@ HOW = (
 )
 
 
-def gallery_cases(lines: Sequence[AnswerLine]) -> list[AnswerLine]:
-    """The first case of each class, class by class in the order of the scores, then each second one, ..."""
-    order = {name: place for place, name in enumerate(lines[0]["class_scores"])}
+def gallery_cases(lines: Sequence[AnswerLine], classes: Sequence[str] = ()) -> list[AnswerLine]:
+    """The first case of each class, class by class in the order of the scores, then each second one, ...
+
+    `classes` is the order where the lines have no scores.
+    """
+    order = {name: place for place, name in enumerate(lines[0].get("class_scores", classes))}
     seen: Counter[str] = Counter()
     keyed = []
     for line in lines:
@@ -43,32 +47,47 @@ def gallery_cases(lines: Sequence[AnswerLine]) -> list[AnswerLine]:
     return [line for _, line in sorted(keyed, key=lambda item: item[0])[:GALLERY_SIZE]]
 
 
-def gallery_parts(
-    arms: dict[str, list[AnswerLine]], image_dir: Path, chosen: Sequence[str] = ()
-) -> list[Part]:
-    """Each case with its picture, the truth, and what each arm answered, arm beside arm.
+def gallery_parts(report: Report) -> list[Part]:
+    """Each case with its picture, the truth, and what each arm answered, arm beside arm (figure 3).
+
+    Of a group of trainings the first stands for all. Cases of `--show`, else those of `gallery_cases`.
+    """
+    by_id = answers_by_case(report)
+    first = next(iter(report.arms.values()))
+    ids = report.chosen or [line["case_id"] for line in gallery_cases(first, report.answers.task.classes)]
+    cases = [case_part(report, by_id[name]) for name in ids]
+    how = "chosen by hand" if report.chosen else RULE
+    text = f"{len(cases)} case{'s' * (len(cases) > 1)} {how}. {HOW}"
+    if report.groups:
+        text += " Of each group of trainings the first is shown."
+    return [Text(text), *cases]
+
+
+def answers_by_case(report: Report) -> dict[str, dict[str, AnswerLine | None]]:
+    """Case -> arm -> its line, None where the arm has not answered the case; one arm of each group of trainings."""
+    shown = [report.groups.get(unit, [unit])[0] for unit in report.units()]
+    by_arm = {arm: {line["case_id"]: line for line in report.arms[arm]} for arm in shown}
+    answered = {name for lines in by_arm.values() for name in lines}
+    return {
+        name: {arm: lines.get(name) for arm, lines in by_arm.items()}
+        for name in report.answers.cases
+        if name in answered
+    }
+
+
+def case_part(report: Report, answers: dict[str, AnswerLine | None], complete: bool = False) -> Case:
+    """A case with the answers of every arm.
 
     Args:
-        arms: their lines.
-        image_dir: what the pictures' paths are relative to.
-        chosen: ids of cases that the first arm answered; none takes those of `gallery_cases`.
+        report: whose pictures and settings are used.
+        answers: of `answers_by_case`.
+        complete: long answers are neither cut nor folded.
     """
-    by_id = {name: {line["case_id"]: line for line in answers} for name, answers in arms.items()}
-    first = next(iter(by_id.values()))
-    lines = [first[name] for name in chosen] or gallery_cases(next(iter(arms.values())))
-    cases = [
-        _case(line, {name: answers.get(line["case_id"]) for name, answers in by_id.items()}, image_dir)
-        for line in lines
-    ]
-    how = "chosen by hand" if chosen else RULE
-    return [Text(f"{len(cases)} case{'s' * (len(cases) > 1)} {how}. {HOW}"), *cases]
-
-
-def _case(line: AnswerLine, answers: dict[str, AnswerLine | None], image_dir: Path) -> Case:
-    title = f"{plain(line['class'])}: {line.get('disease') or 'disease not given'}"
+    line = next(answer for answer in answers.values() if answer is not None)
+    title = f"{plain(line['class'] or 'case')}: {line.get('disease') or 'disease not given'}"
     concepts = "unknown" if line["concepts"] is None else ", ".join(line["concepts"]) or "none annotated"
     skin_type = line.get("fitzpatrick")
-    asked = [turn.get("question", "") for turn in line["turns"]]
+    asked = next((asks for a in answers.values() if a and (asks := [t["question"] for t in a["turns"]])), [])
     facts = {
         "annotated concepts": concepts,
         "Fitzpatrick type": "unknown"
@@ -77,9 +96,13 @@ def _case(line: AnswerLine, answers: dict[str, AnswerLine | None], image_dir: Pa
         "case": line["case_id"],
         **{f"question {number}": question for number, question in enumerate(asked, start=1)},
     }
-    columns = [_column(name, answer, asked) for name, answer in answers.items()]
-    picture = _picture(image_path(image_dir, line["image"]), f"{title}; concepts: {concepts}")
-    return Case(title, picture, facts, SideBySide(columns), _conversation(answers))
+    limit = None if complete else LONG_ANSWER
+    columns = [_column(name, answer, asked, limit) for name, answer in answers.items()]
+    picture = None
+    if report.with_pictures:
+        picture = _picture(image_path(report.image_dir, line["image"]), f"{title}; concepts: {concepts}")
+    note = "" if picture else "picture not found" if report.with_pictures else "picture left out"
+    return Case(title, picture, facts, SideBySide(columns), _conversation(answers, limit), note)
 
 
 def _picture(path: Path, alt: str) -> Picture | None:
@@ -98,28 +121,33 @@ def _mark(right: bool, word: str) -> Span:
     return Span(f"✓\u00a0{word}", "right") if right else Span(f"✗\u00a0{word}", "wrong")
 
 
-def _column(arm: str, line: AnswerLine | None, asked: Sequence[str]) -> Column:
-    """What one arm answered: its best-scored class, the class in its text, its concepts and its texts."""
+def _column(arm: str, line: AnswerLine | None, asked: Sequence[str], limit: int | None) -> Column:
+    """What one arm answered: its class, the class in its text, its concepts and its texts, as far as it has them."""
     if line is None:
         return Column(plain(arm), [Line([Span("not answered")])])
-    best, text_class = best_class(line), line["text_class"]
-    in_text = (
-        NO_CLASS.get(line.get("text_outcome", ""), "no class named")
-        if text_class is None
-        else plain(text_class)
-    )
-    right = best == line["class"]
-    lines = [
-        Line([_mark(right, "right" if right else "wrong"), Span(f": {plain(best)}")]),
-        Line([Span("in its text:", "soft"), Span(" "), _mark(text_class == line["class"], in_text)]),
-        Line([Span("concepts:", "soft"), Span(" "), *_concepts(line)]),
-    ]
+    lines = []
+    if has_choice(line):
+        best = best_class(line)
+        right = best == line["class"]
+        name = plain(best) if best else "none of the list"
+        lines.append(Line([_mark(right, "right" if right else "wrong"), Span(f": {name}")]))
+    if "text_class" in line:
+        text_class = line["text_class"]
+        in_text = (
+            NO_CLASS.get(line.get("text_outcome", ""), "no class named")
+            if text_class is None
+            else plain(text_class)
+        )
+        marked = _mark(text_class == line["class"], in_text)
+        lines.append(Line([Span("in its text:", "soft"), Span(" "), marked]))
+    if "predicted_concepts" in line:
+        lines.append(Line([Span("concepts:", "soft"), Span(" "), *_concepts(line)]))
     for number, turn in enumerate(line["turns"], start=1):
         question = turn.get("question", "")
         if question not in asked[number - 1 : number]:  # this arm was asked something else
             lines.append(Line([Span(question, "soft")]))
-        lines.append(_answer(turn["answer"], [Span(f"{number}.", "soft"), Span(" ")]))
-    return Column(plain(arm), lines)
+        lines.append(_answer(turn["answer"], limit, [Span(f"{number}.", "soft"), Span(" ")]))
+    return Column(plain(arm), lines or [Line([Span("no single answers", "soft")])])
 
 
 def _concepts(line: AnswerLine) -> list[Span]:
@@ -135,23 +163,26 @@ def _concepts(line: AnswerLine) -> list[Span]:
     return [*(spans or [Span("none named")]), Span(missed)]
 
 
-def _conversation(answers: dict[str, AnswerLine | None]) -> list[tuple[str, SideBySide]]:
-    """The conversation of every arm, prompt by prompt and arm beside arm; empty where none was held."""
-    turns = {arm: line.get("conversation", []) for arm, line in answers.items() if line is not None}
-    prompts: list[dict[str, Any]] = next((each for each in turns.values() if each), [])
+def _conversation(answers: dict[str, AnswerLine | None], limit: int | None) -> list[tuple[str, SideBySide]]:
+    """The conversation of every arm that held one, prompt by prompt and arm beside arm; empty where none did."""
+    turns = {arm: line["conversation"] for arm, line in answers.items() if line and line.get("conversation")}
+    prompts: list[dict[str, Any]] = max(turns.values(), key=len, default=[])
     prompted = []
     for number, prompt in enumerate(prompts, start=1):
         columns = []
         for arm, each in turns.items():
-            lines = [_answer(turn["answer"]) for turn in each[number - 1 : number]]
-            columns.append(Column(plain(arm), lines or [Line([Span("not answered")])]))
+            answered = [turn for turn in each if turn["number"] == number]
+            lines = [_answer(turn["answer"], limit) for turn in answered]
+            if answered and answered[0]["question"] != prompt["question"]:
+                lines.insert(0, Line([Span(f"asked: {answered[0]['question']}", "soft")]))
+            columns.append(Column(plain(arm), lines or [Line([Span("not answered", "soft")])]))
         prompted.append((f"Prompt {number}: {prompt['question']}", SideBySide(columns, level=5)))
     return prompted
 
 
-def _answer(text: str, before: Sequence[Span] = ()) -> Line:
-    """An answer behind these spans; a long one is cut and folded."""
+def _answer(text: str, limit: int | None, before: Sequence[Span] = ()) -> Line:
+    """An answer behind these spans; one longer than the limit is cut and folded."""
     text = text.strip() or "(no text)"
-    if len(text) <= LONG_ANSWER:
+    if limit is None or len(text) <= limit:
         return Line([*before, Span(text)])
-    return Line([*before, Span(f"{text[:LONG_ANSWER].rsplit(' ', 1)[0]} …")], full=text)
+    return Line([*before, Span(f"{text[:limit].rsplit(' ', 1)[0]} …")], full=text)

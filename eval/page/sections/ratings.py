@@ -1,9 +1,10 @@
-"""The sections of the report about what people said: the seven items (figure 4a) and how far raters agree."""
+"""The sections about what people said: the items by role (figure 4a), urgency, and how far raters agree."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from eval.asking.cases import URGENCY
 from eval.page.figures.ratings import scale_figure
 from eval.page.parts import (
     NOTHING,
@@ -21,8 +22,10 @@ from eval.page.parts import (
     share_cell,
     signed_cell,
 )
-from eval.rating.ratings import ITEMS
+from eval.rating.questionnaire import DERMATOLOGIST, ITEMS, ROLES, UNKNOWN
 from eval.rating.summary import COEFFICIENT_RESAMPLES
+
+ROLE_WORDS = {**ROLES, UNKNOWN: "rater"}
 
 # Short enough for the axis of a figure; the complete sentences stand in the table.
 SHORT = {
@@ -34,6 +37,7 @@ SHORT = {
     "privacy": "protects privacy",
     "willingness": "willing to use",
 }
+FEW_ARMS = 3  # that stand unfolded
 NO_RATINGS = (
     "No ratings yet. Collect them with python -m eval.review --run-dir RUN, then write the report again with "
     "--ratings ratings.csv; figure 4a and the raters' agreement appear here."
@@ -71,38 +75,110 @@ def printed_shares(printed: dict[str, Any]) -> dict[str, dict[str, float]]:
     return {item: {edition: by_item[item] for edition, by_item in shares.items()} for item in ITEMS}
 
 
+def by_role(rated: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What raters of each role said: role -> of `eval.rating.summary.summary`; empty without ratings."""
+    if not rated.get("arms"):
+        return {}
+    roles = list(rated.get("roles", {})) or [UNKNOWN]
+    return rated.get("by_role") or {roles[0]: rated}
+
+
+def _several(role: str, number: int) -> str:
+    return f"{number} {ROLE_WORDS[role]}{'s' if number > 1 else ''}"
+
+
 def ratings_parts(rated: dict[str, Any], printed: dict[str, Any]) -> list[Part]:
-    """Figure 4a of each arm, its numbers beside the published ones, hallucinations and the arms' differences.
+    """Figure 4a for each role and arm, its numbers beside the published ones, hallucinations and differences.
+
+    Roles stand separately, because an item that both dermatologists and lay users rate is not one opinion.
 
     Args:
         rated: of `eval.rating.summary.summary`; empty without ratings.
         printed: the paper's figures, of `skingpt4.taxonomy.published`.
     """
-    if not rated or not rated["arms"]:
+    roles = by_role(rated)
+    if not roles:
         return [Text(NO_RATINGS)]
-    shares = printed_shares(printed)
-    raters = f"{rated['raters']} rater{'s' if rated['raters'] > 1 else ''}"
-    parts: list[Part] = [Text(f"Ratings: {rated['num_ratings']}, cases: {rated['cases']}, by {raters}.")]
+    who = ", ".join(_several(role, summary["raters"]) for role, summary in roles.items())
+    parts: list[Part] = [Text(f"Ratings: {rated['num_ratings']}, cases: {rated['cases']}, by {who}.")]
+    for role, summary in roles.items():
+        if len(roles) > 1:
+            parts.append(Heading(_several(role, summary["raters"]).capitalize()))
+        parts += _role_parts(role if len(roles) > 1 else "", summary, printed_shares(printed))
+    parts.append(Text(PUBLISHED, "soft"))
+    if any(summary["raters"] > 1 for summary in roles.values()):
+        parts.append(Text(OVER_RATERS, "soft"))
+    return [*parts, *_urgency(rated.get("urgency") or {})]
+
+
+def _role_parts(role: str, rated: dict[str, Any], shares: dict[str, dict[str, float]]) -> list[Part]:
+    """What raters of one role said; the published figures are dermatologists'. Further arms are folded if many."""
+    dermatologists = role in ("", DERMATOLOGIST)
     head = ["item", "agree", "also over raters", "published: article", "preprint", "ratings", "cases"]
+    by_arm: list[list[Part]] = []
     for arm, items in rated["arms"].items():
         by_words = {SHORT[item]: summary for item, summary in items.items()}
-        points = {SHORT[item]: sorted(set(shares[item].values())) for item in items}
+        printed = shares if dermatologists else {}
+        points = {SHORT[item]: sorted(set(printed[item].values())) for item in items if item in printed}
         caption = (
             f"{plain(arm)}: the five-point scale by item, n ratings each. Dot and line: agree or strongly "
-            "agree with its 95 % interval (cases drawn with all their ratings). Diamonds: published."
-        )
+            "agree with its 95 % interval (cases drawn with all their ratings)."
+        ) + (" Diamonds: published." if points else "")
         rows: list[Row] = [
-            [ITEMS[item], *_item_cells(summary, shares[item])] for item, summary in items.items()
+            [ITEMS[item], *_item_cells(summary, printed.get(item, {}))] for item, summary in items.items()
         ]
-        parts += [
-            Heading(plain(arm)),
-            Figure(scale_figure(by_words, points, f"scale-{arm}"), caption),
-            Table(f"{plain(arm)}: agree or strongly agree, with 95 % intervals", head, rows),
-        ]
-    parts.append(Text(PUBLISHED, "soft"))
-    if rated["raters"] > 1:
-        parts.append(Text(OVER_RATERS, "soft"))
+        by_arm.append(
+            [
+                Heading(plain(arm), 4 if role else 3),
+                Figure(scale_figure(by_words, points, f"scale-{role or 'all'}-{arm}"), caption),
+                Table(f"{plain(arm)}: agree or strongly agree, with 95 % intervals", head, rows),
+            ]
+        )
+    opened = len(by_arm) if len(by_arm) <= FEW_ARMS and not role else 1
+    parts = [part for arm_parts in by_arm[:opened] for part in arm_parts]
+    if by_arm[opened:]:
+        folded = [part for arm_parts in by_arm[opened:] for part in arm_parts]
+        number = len(by_arm) - opened
+        parts.append(Details(f"The other {f'{number} arms' if number > 1 else 'arm'}", folded))
     return [*parts, *_hallucinations(rated), *_differences(rated)]
+
+
+def _urgency(urgency: dict[str, Any]) -> list[Part]:
+    """How far raters' urgencies agree with the reference, before a text and after each arm's."""
+    if not urgency:
+        return []
+    rows: list[Row] = []
+    whose = {
+        "own, before any text": urgency["own"],
+        **{plain(arm): roles for arm, roles in urgency["arms"].items()},
+    }
+    for words, roles in whose.items():
+        for role, figures in roles.items():
+            shares = (share_cell(figures[key]) for key in ("exact", "less_urgent", "more_urgent"))
+            rows.append(
+                [words, _several(role, figures["raters"]), number_cell(figures["kappa"], "not defined"), *shares,
+                 str(figures["num_ratings"]), str(figures["kappa"]["n"])]
+            )  # fmt: skip
+    head = [
+        "after the text of",
+        "who",
+        "weighted kappa",
+        "the same",
+        "less urgent",
+        "more urgent",
+        "ratings",
+        "cases",
+    ]
+    how = (
+        f"Urgency has four steps ({', '.join(URGENCY)}). Reference: {urgency['reference']}, "
+        f"{urgency['num_cases']} cases. Kappa is quadratic-weighted, the mean over raters; less urgent: "
+        "the rating is below the reference."
+    )
+    return [
+        Heading("How soon somebody should be seen"),
+        Table("Urgency against the reference", head, rows),
+        Text(how, "soft"),
+    ]
 
 
 def _item_cells(summary: dict[str, Any], shares: dict[str, float]) -> Row:
@@ -151,9 +227,23 @@ def _differences(rated: dict[str, Any]) -> list[Part]:
 
 
 def agreement_parts(rated: dict[str, Any]) -> list[Part]:
-    """How far raters agree, item by item and arm by arm."""
-    if not rated or rated["raters"] < 2:
+    """How far raters of one role agree, item by item and arm by arm."""
+    roles = {role: summary for role, summary in by_role(rated).items() if summary["raters"] > 1}
+    if not roles:
         return [Text("Agreement needs two raters or more who rated the same cases." if rated else NO_RATINGS)]
+    parts: list[Part] = []
+    for role, summary in roles.items():
+        if len(by_role(rated)) > 1:
+            parts.append(Heading(_several(role, summary["raters"]).capitalize()))
+        parts += _coefficients(summary)
+    how = (
+        f"Intervals of kappa, alpha and AC2 draw cases ({COEFFICIENT_RESAMPLES} times); that of ICC(2,k) "
+        "is based on F. n is the number of cases."
+    )
+    return [*parts, Text(KAPPAS), Details("How they are computed", [Text(how)])]
+
+
+def _coefficients(rated: dict[str, Any]) -> list[Part]:
     parts: list[Part] = []
     for arm, items in rated["arms"].items():
         names = list(next((summary["agreement"] for summary in items.values() if summary["agreement"]), {}))
@@ -166,8 +256,4 @@ def agreement_parts(rated: dict[str, Any]) -> list[Part]:
             rows.append([ITEMS[item], *cells, str(summary["num_cases"])])
         caption = f"{plain(arm)}: agreement of the raters, with 95 % intervals"
         parts.append(Table(caption, ["item", *names, "n"], rows))
-    how = (
-        f"Intervals of kappa, alpha and AC2 draw cases ({COEFFICIENT_RESAMPLES} times); that of ICC(2,k) "
-        "is based on F. n is the number of cases."
-    )
-    return [*parts, Text(KAPPAS), Details("How they are computed", [Text(how)])]
+    return parts

@@ -56,8 +56,9 @@ def summary_parts(report: Report) -> list[Part]:
 
 
 LIMITS = (
-    "Intervals are 95 %, n is the number of cases; a dash means not measured, never zero. Cases, raters and models decide "
-    "these figures: they say how these arms answer these cases, and not that any of them may advise anyone."
+    "Intervals are 95 %, n is the number of cases; a dash means not measured, never zero. Cases, raters "
+    "and models decide these figures: they say how these arms answer these cases, and not that any of "
+    "them may advise anyone."
 )
 
 
@@ -81,7 +82,8 @@ def _what(report: Report) -> str:
 
 def _table(report: Report) -> Table:
     rated = by_role(report.results.get("ratings") or {})
-    columns = [measure for measure in HEADLINE if any(measure in unit for unit in report.units().values())]
+    measured = {measure for unit in report.units().values() for measure in unit}
+    columns = [measure for measure in HEADLINE if measure in measured and measure != "top3"]
     head = ["arm", *(HEADLINE[measure] for measure in columns)]
     head += [f"{ROLE_WORDS[role]}s: {ITEM_WORDS[SHOWN_ITEM.get(role, 'diagnosis')]}" for role in rated]
     head += ["seconds, first answer"]

@@ -1,4 +1,4 @@
-"""The measures of a task other than the default, with what others printed beside them."""
+"""The measures that a task other than the default asks for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from eval.page.parts import NOTHING, Cell, Part, Row, Table, Text, plain
 
 
 def task_parts(results: dict[str, Any]) -> list[Part]:
-    """A table of every measure of the run's task, and one of published results; nothing for the default task."""
+    """A table of every measure of the run's task; nothing for the default task."""
     task = results.get("task")
     if not task:
         return []
@@ -24,18 +24,9 @@ def task_parts(results: dict[str, Any]) -> list[Part]:
         parts.append(
             Text(
                 f"Intervals draw the cases of one {clusters['key'].removeprefix('x_')} together: {clusters['cases']} "
-                f"cases, {clusters['number']} of them.", "soft",
+                f"cases in {clusters['number']} clusters.", "soft",
             )
         )  # fmt: skip
-    if task["published"]:
-        head = ["system", "measure", "value", "n", "source"]
-        printed: list[Row] = [
-            [row["system"], row["metric"], f"{row['value']:g}", str(row["n"] or NOTHING), row["source"]]
-            for row in task["published"]
-        ]
-        parts += [
-            Table("Printed by others, for orientation: other cases, other prompts", head, printed, "words"),
-        ]
     return parts
 
 

@@ -8,11 +8,13 @@ from typing import Any
 import numpy as np
 from scipy.stats import ttest_ind, wilcoxon
 
-from eval.asking.answers import Run
+from eval.asking.answers import Run, kind_of
+from eval.page.data import Report
 from eval.page.figures.ratings import times_figure
 from eval.page.parts import Figure, Part, Table, Text, p_equals, plain
 from eval.rating.ratings import Rating
 
+FEW_ARMS = 3  # whose times are all drawn
 MEASURED = {
     "first token": "until the first token of the first answer",
     "first answer": "until the first answer is complete",
@@ -34,7 +36,10 @@ def response_times(run: Run, arms: Sequence[str]) -> dict[str, dict[str, dict[st
             if answer.key.number == 1:
                 times["first token"][case] = fields.get("seconds_to_first_token") or 0.0
                 times["first answer"][case] = fields.get("seconds") or 0.0
-        times["conversation"] = {case: sum(each) for case, each in turns.items() if len(each) == num_prompts}
+        if num_prompts > 1:
+            times["conversation"] = {
+                case: sum(each) for case, each in turns.items() if len(each) == num_prompts and all(each)
+            }
         known = {what: {case: s for case, s in by_case.items() if s > 0} for what, by_case in times.items()}
         known = {what: by_case for what, by_case in known.items() if by_case}
         if known:
@@ -61,19 +66,22 @@ def doctors_times(ratings: Sequence[Rating]) -> dict[str, list[float]]:
     return by_case
 
 
-def times_parts(
-    run: Run, arms: Sequence[str], ratings: Sequence[Rating], printed: dict[str, Any]
-) -> list[Part]:
-    """Box plots of these arms, their numbers, the test that is possible, and what it cannot say."""
+def times_parts(report: Report) -> list[Part]:
+    """Box plots of every arm, their numbers, the tests that are possible, and what they cannot say."""
+    run, arms, printed = report.answers, list(report.arms), report.printed
     times = response_times(run, arms)
     if not times:
         return [Text("The answers of this run carry no times.")]
     rows, seconds = [], {}
+    imported = [arm for arm in times if kind_of(run.arms[arm].meta) == "import"]
     for arm, kinds in times.items():
         for what, by_case in kinds.items():
-            seconds[f"{plain(arm)},\n{what}"] = list(by_case.values())
-            rows.append(_row(f"{plain(arm)}, {what}", list(by_case.values())))
-    doctors = doctors_times(ratings)
+            words = f"{what}{', imported' if arm in imported else ''}"
+            # Seven arms with three rows each are no figure any more: then each arm has its longest time alone.
+            if len(times) <= FEW_ARMS or what == list(kinds)[-1]:
+                seconds[f"{plain(arm)},\n{words}"] = list(by_case.values())
+            rows.append(_row(f"{plain(arm)}, {words}", list(by_case.values())))
+    doctors = doctors_times(report.ratings)
     if doctors:
         every = [second for each in doctors.values() for second in each]
         seconds["raters, own\ndiagnosis"] = every
@@ -88,6 +96,7 @@ def times_parts(
         Figure(times_figure(seconds, band), caption),
         Table("Response times", ["what", "median s", "quartiles s", "5th to 95th s", "n"], rows),
         Text(_test(times, doctors)),
+        *(Text(text) for arm in imported if (text := _against_imported(times, arm))),
         Text(_limits(together, published), "soft"),
     ]
 
@@ -117,6 +126,26 @@ def _test(times: dict[str, dict[str, dict[str, float]]], doctors: dict[str, list
         "over them). The paper's test, a two-tailed Student t of the seconds: t = "
         f"{student.statistic:.1f}, {p_equals(student.pvalue)}. Paired by case and without its assumption "
         f"of a normal spread, Wilcoxon's signed rank: {p_equals(paired.pvalue)}."
+    )
+
+
+def _against_imported(times: dict[str, dict[str, dict[str, float]]], imported: str) -> str:
+    """The first arm against imported times, case by case; empty with fewer than six cases of both."""
+    arm, kinds = next(iter(times.items()))
+    what = next(
+        (name for name in ("conversation", "first answer") if name in kinds and name in times[imported]), ""
+    )
+    ours, theirs = kinds.get(what, {}), times[imported].get(what, {})
+    shared = [case for case in ours if case in theirs]
+    if arm == imported or len(shared) < 6:
+        return ""
+    a, b = (np.array([side[case] for case in shared]) for side in (ours, theirs))
+    p = wilcoxon(a, b).pvalue if (a != b).any() else 1.0
+    return (
+        f"{plain(arm).capitalize()} against the imported times of {plain(imported)}, {what}: faster in "
+        f"{int((a < b).sum())} of {len(shared)} cases, medians {np.median(a):.1f} and {np.median(b):.1f} "
+        f"s, Wilcoxon's signed rank {p_equals(p)}. Imported seconds are what their source says, such as a "
+        "person's own time or the wait for a reply."
     )
 
 

@@ -116,6 +116,16 @@ def start_as_pooling(qformer: QFormer, tokens: Tensor, num_prefix: int) -> Token
     return statistics
 
 
+def written_parameters(qformer: QFormer) -> list[nn.Parameter]:
+    """What `start_as_pooling` writes values other than zero into."""
+    first = qformer.model.encoder.layer[0]
+    return [
+        qformer.query_tokens,
+        *first.attention.output.LayerNorm.parameters(),
+        *first.crossattention.parameters(),
+    ]
+
+
 def _first_states(qformer: QFormer) -> Tensor:
     """The states (q, width) of the queries where the first cross-attention reads them."""
     layer = qformer.model.encoder.layer[0]

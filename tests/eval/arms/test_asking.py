@@ -201,3 +201,40 @@ def test_another_machine_continues_an_arm(cases, tmp_path):
     there.card["device"] = "elsewhere"
     answer_with(there, settings(cases, tmp_path))
     assert there.asked == []
+
+
+def test_a_task_of_concepts_alone_has_scores_of_concepts_and_no_class(cases, tmp_path):
+    task = load_task("skincon_48")
+    echo = Echo()
+    answer_with(echo, AskSettings(cases, tmp_path, "echo", task, num_prompts=0))
+    assert [(a.key.kind, a.key.number) for a in lines(tmp_path)] == [("scores", 0), ("probe", 1)] * 6
+    first = lines(tmp_path)[0].fields
+    assert first["class_scores"] is None
+    assert list(first["concept_scores"]) == list(task.concepts)
+    assert meta(tmp_path)["concepts"] == list(task.concepts)
+    assert meta(tmp_path)["classes"] == []
+
+
+def test_a_task_of_one_s_own_has_its_labels_and_questions(cases, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "name: mine\ntitle: Mine\nabout: Four diseases.\nquestion: Which disease is it?\n"
+        "classes: {psoriasis: [psoriasis, psoriasis vulgaris], acne: [acne], melanoma: [melanoma], "
+        "eczema: [eczema]}\nprompts: [Describe it.]\n"
+    )
+    echo = Echo(closed_set=LIST)
+    answer_with(echo, AskSettings(cases, tmp_path / "run", "echo", load_task(path)))
+    found = [a for a in lines(tmp_path / "run") if a.key.case_id == "case-1"]
+    assert [(a.key.kind, a.key.number) for a in found] == [
+        ("scores", 0),
+        ("turn", 1),
+        ("probe", 1),
+        ("probe", 2),
+    ]
+    assert list(found[0].fields["class_scores"]) == ["psoriasis", "acne", "melanoma", "eczema"]
+    assert found[1].fields["prompt"] == "Describe it."
+    assert (found[2].fields["question"], found[2].fields["text_class"]) == ("Which disease is it?", "eczema")
+    assert found[3].fields["listed_class"] == "eczema"
+    run = read_run(tmp_path / "run")
+    assert run.task.classes == ("psoriasis", "acne", "melanoma", "eczema")
+    assert [case["class"] for case in run.cases.values()][:4] == ["psoriasis", "acne", "melanoma", "eczema"]

@@ -129,7 +129,7 @@ def test_the_card_is_json_and_says_the_rule(folder):
 def test_a_model_without_a_text_tower_is_refused(tmp_path):
     files = find_model(save_language_model(tmp_path / "text", "llama"))
     with pytest.raises(RespondentGone, match="a llama model, which has no image tower beside a text tower"):
-        ContrastiveModel(files, CPU, ONE).score([make_picture(1)], QUESTION, OPTIONS)
+        ContrastiveModel(files, CPU, ONE)
 
 
 # ---- sentences as data
@@ -188,7 +188,7 @@ def test_open_clip_is_asked_for_by_name(tmp_path, monkeypatch):
     (tmp_path / "open_clip_model.safetensors").write_bytes(b"weights")
     monkeypatch.setattr(dual_encoders, "find_spec", lambda name: None)
     with pytest.raises(RespondentGone, match="pip install open_clip_torch"):
-        ContrastiveModel(find_model(str(tmp_path)), CPU, ONE).score([make_picture(1)], QUESTION, OPTIONS)
+        ContrastiveModel(find_model(str(tmp_path)), CPU, ONE)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("open_clip") is None, reason="open_clip_torch is not installed")

@@ -20,7 +20,7 @@ from eval.arms.models.features import (
     cached_features,
 )
 from eval.arms.models.loading import Placement, find_model
-from eval.arms.probe_arm import overlap_facts, read_training
+from eval.arms.models.training import overlap_facts, read_training
 from eval.arms.respondent import RespondentError, RespondentGone
 from eval.asking.answers import read_run
 from eval.measures.probing import FLOOR
@@ -239,6 +239,16 @@ def test_an_encoder_or_a_model_but_not_both(folder):
         build(folder, "--encoder", "configs/tiny/step2.yaml")
     with pytest.raises(RespondentGone, match="name either --encoder"):
         build(folder, model=False)
+
+
+def test_a_training_that_no_probe_can_be_fitted_on_ends_the_arm(folder, tmp_path):
+    write_records(folder / "one.jsonl", 9, seed=6, **{"class": "herpes"})
+    with pytest.raises(RespondentGone, match="--train: a probe needs two classes"):
+        build(folder, train="one.jsonl").score([make_picture(1)], "What?", {"herpes": (), "dermatitis": ()})
+    write_records(folder / "gone.jsonl", 9, seed=7, sha256="0" * 64)
+    (folder / "gone_4.png").unlink()
+    with pytest.raises(RespondentGone, match=r"gone_4\.png: no such picture"):
+        build(folder, train="gone.jsonl").score([make_picture(1)], "What?", {"herpes": (), "dermatitis": ()})
 
 
 def test_concepts_that_no_record_knows(folder, tmp_path):

@@ -1,16 +1,13 @@
 """Arms that lack texts or scores, and run folders of earlier versions."""
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
 
-from eval.asking.answers import Answer, Key, read_run, to_line
+from eval.asking.answers import read_run
 from eval.measures.results import ReportError, run_lines, write_results
 from skingpt4.taxonomy.taxonomy import CLASSES
-
-OLD = Path(__file__).parents[1] / "old_run"
+from tests.support.partial_run import OLD, cases, copy_old, listed, scores, texts
 
 
 def same(ours, theirs, where=""):
@@ -33,43 +30,7 @@ def same(ours, theirs, where=""):
 @pytest.fixture
 def run(tmp_path):
     """A folder of an earlier version: two arms of 6 cases, two repeats."""
-    shutil.copytree(OLD, tmp_path / "run")
-    (tmp_path / "run" / "results.json").unlink()
-    return tmp_path / "run"
-
-
-def add_arm(run, name, meta, lines):
-    (run / "answers" / f"{name}.meta.json").write_text(json.dumps({"arm": name, **meta}), encoding="utf-8")
-    (run / "answers" / f"{name}.jsonl").write_text("".join(map(to_line, lines)), encoding="utf-8")
-
-
-def cases(run):
-    return [json.loads(line) for line in (run / "cases.jsonl").read_text().splitlines()]
-
-
-def scores(run, name, meta=None, num_right=4, concepts=None):
-    """An arm that scores classes and writes nothing; the first `num_right` of 6 cases are right."""
-    lines = []
-    for place, case in enumerate(cases(run)):
-        best = case["class"] if place < num_right else next(c for c in CLASSES if c != case["class"])
-        fields = {"class_scores": {c: float(c == best) for c in CLASSES}, "concept_scores": concepts}
-        lines.append(Answer(name, Key(case["id"], 0, None, "scores"), fields))
-    card = {"kind": "probe", "prompts": [], "probes": [], "scores": True, **(meta or {})}
-    add_arm(run, name, card, lines)
-
-
-def texts(run, name, meta=None, num_right=3, num_answered=6):
-    """An arm that answers the first prompt in words and scores nothing."""
-    lines = []
-    for place, case in enumerate(cases(run)[:num_answered]):
-        fields = {
-            "prompt": "Could you describe it?", "answer": "Some words.", "num_tokens": None, "seconds": 30.0,
-            "text_class": case["class"] if place < num_right else None,
-            "text_outcome": "asserted" if place < num_right else "no_class",
-        }  # fmt: skip
-        lines.append(Answer(name, Key(case["id"], 0, None, "turn", 1), fields))
-    card = {"kind": "import", "prompts": ["Could you describe it?"], "probes": [], "scores": False}
-    add_arm(run, name, card | (meta or {}), lines)
+    return copy_old(tmp_path / "run")
 
 
 def test_an_old_run_has_the_results_it_had(run):
@@ -127,12 +88,7 @@ def test_an_imported_case_is_complete_with_what_was_imported(run):
 
 
 def test_a_choice_from_a_list_ranks_nothing_and_is_not_confident(run):
-    lines = []
-    for place, case in enumerate(cases(run)):
-        chosen = case["class"] if place < 4 else None  # the answer named none of the list, or several
-        fields = {"question": "Which of these?", "answer": "...", "listed_class": chosen}
-        lines.append(Answer("endpoint", Key(case["id"], 0, None, "probe", 1), fields))
-    add_arm(run, "endpoint", {"kind": "endpoint", "prompts": [], "probes": ["?"], "scores": False}, lines)
+    listed(run, "endpoint")
     results = write_results(run)
     arm = results["arms"]["endpoint"]
     assert arm["top1"]["value"] == arm["class"]["top1"]["value"] == pytest.approx(4 / 6)

@@ -22,6 +22,7 @@ import pytest
 
 from eval.rating.questionnaire import FLAG, ITEMS
 from eval.rating.store import Store
+from eval.rating.study import change_study
 from tests.support.review_run import FORM, MARK, Browser, make_run
 
 PASSWORD = "correct horse"
@@ -134,50 +135,107 @@ def test_killed_server_loses_no_acknowledged_form(folder):
         assert all(items - {"own_diagnosis"} in (set(), whole) for items in by_form.values())
 
 
-def test_two_cases_in_chromium(served):
+@pytest.fixture
+def chromium():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
-    if not chromium:
+    path = os.environ.get("CHROMIUM") or shutil.which("chromium")
+    if not path:
         pytest.skip("there is no Chromium (CHROMIUM=/path/to/it)")
-    folder, url = served
     with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page, errors = browser.new_page(viewport={"width": 390, "height": 800}), []
-        page.set_default_timeout(1000 * PATIENCE)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(url)
-        page.fill("input:not([type=password])", "anna")
-        page.fill("input[type=password]", PASSWORD)
-        page.keyboard.press("Enter")
-        for number in (1, 2):
-            if number == 1:
-                page.click("text=I agree, begin")
-            page.wait_for_selector("#pictures summary:focus")
-            assert not page.is_visible("#pictures img")
-            while not page.is_visible("#sheet textarea:focus"):  # a case may have two pictures
-                page.keyboard.press("Enter")
-                page.wait_for_timeout(100)
-            assert page.is_visible("#pictures img")
-            assert MARK not in page.content()
-            page.keyboard.type("acne")
-            page.keyboard.press("Enter")
-            page.wait_for_selector("#sheet input:focus")
-            assert page.is_visible("#pictures img")
-            assert MARK in page.content()
-            assert page.evaluate("document.documentElement.scrollWidth") <= 390
-            page.keyboard.press("Enter")
-            page.wait_for_selector(
-                "#sheet .gaps:visible"
-            )  # nothing is sent, and no "Saved." is left in sight
-            assert not page.is_visible("#note")
-            for key in "1234512y":
-                page.keyboard.press(key)
-            assert not page.is_visible("#sheet .gaps")
-            page.keyboard.type(f"comment {number}")
-            page.keyboard.press("Enter")
-        page.wait_for_selector("text=Form 3 of 60")
+        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
         browser.close()
+
+
+def logged_in(chromium, url: str, name: str):
+    """A page of a phone's width whose rater has agreed to take part, and the errors of its script."""
+    page, errors = chromium.new_context(viewport={"width": 390, "height": 800}).new_page(), []
+    page.set_default_timeout(1000 * PATIENCE)
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.goto(url)
+    page.fill("input:not([type=password])", name)
+    page.fill("input[type=password]", PASSWORD)
+    page.keyboard.press("Enter")
+    page.click("text=I agree, begin")
+    return page, errors
+
+
+def uncover(page, then: str) -> None:
+    """Open the covered pictures of a case by keyboard; then a control has the focus."""
+    page.wait_for_selector("#pictures summary:focus")
+    assert not page.is_visible("#pictures img")
+    while not page.is_visible(f"{then}:focus"):  # a case may have two pictures
+        page.keyboard.press("Enter")
+        page.wait_for_timeout(100)
+    assert page.is_visible("#pictures img")
+
+
+def test_two_cases_in_chromium(served, chromium):
+    folder, url = served
+    page, errors = logged_in(chromium, url, "anna")
+    for number in (1, 2):
+        uncover(page, "#sheet textarea")
+        assert MARK not in page.content()
+        page.keyboard.type("acne")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#sheet input:focus")
+        assert page.is_visible("#pictures img")
+        assert MARK in page.content()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#sheet .gaps:visible")  # nothing is sent, and no "Saved." is left in sight
+        assert not page.is_visible("#note")
+        for key in "1234512y":
+            page.keyboard.press(key)
+        assert not page.is_visible("#sheet .gaps")
+        page.keyboard.type(f"comment {number}")
+        page.keyboard.press("Enter")
+    page.wait_for_selector("text=Form 3 of 60")
     assert errors == []
     rows = Store(folder).current()
     assert [row.value for row in rows if row.item == "comment"] == ["comment 1", "comment 2"]
     assert [row.value for row in rows if row.item in FORM][:8] == [*"1234512", "1"]
+
+
+def test_a_lay_rater_and_a_dermatologist_who_answers_herself_in_chromium(folder, chromium):
+    store = Store(folder)
+    store.set_roles({"anna": "dermatologist", "bert": "lay"})
+    change_study(store, {"urgency": True, "own_answers": True})
+    server, url = start(folder)
+    try:
+        page, errors = logged_in(chromium, url, "bert")
+        uncover(page, "#sheet input")
+        page.keyboard.press("3")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#sheet [name=suggestions]:focus")
+        for key in "424":
+            page.keyboard.press(key)
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=Form 2 of 60")
+        assert errors == []
+
+        page, errors = logged_in(chromium, url, "anna")
+        uncover(page, "#sheet textarea")
+        page.keyboard.type("acne")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#sheet .missing [name=own_urgency]:focus")
+        page.keyboard.press("1")
+        page.keyboard.press("Enter")
+        for number in range(1, 5):
+            page.wait_for_selector(f"#field-own_answer_{number}:focus")
+            assert MARK not in page.content()
+            page.keyboard.type("Red.\n1 to 5 spots.")
+            page.keyboard.press("Control+Enter")
+        page.wait_for_selector("#sheet [name=diagnosis]:focus")
+        assert MARK in page.content()
+        assert errors == []
+    finally:
+        server.kill()
+        server.wait()
+    saved = [(row.rater, row.item, row.value) for row in store.current()]
+    answers = [("anna", f"own_answer_{number}", "Red.\n1 to 5 spots.") for number in range(1, 5)]
+    assert saved == [
+        ("anna", "own_diagnosis", "acne"), ("anna", "own_urgency", "self-care"), *answers,
+        ("bert", "own_urgency", "soon"), ("bert", "suggestions", "4"), ("bert", "helps_patients", "2"),
+        ("bert", "urgency", "today"),
+    ]  # fmt: skip

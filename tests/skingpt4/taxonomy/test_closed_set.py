@@ -38,8 +38,8 @@ def test_a_name_that_was_taught_as_another_class_does_not_leave_its_class_empty(
     assert len({disease.name for disease in closed.diseases}) == len(closed)
 
 
-def test_of_thousands_the_commonest_are_scored_and_the_commonest_of_each_class():
-    rows = [{"disease": f"eczema {n}", "class": "dermatitis", "records": 5000 - n} for n in range(3000)]
+def test_of_too_many_the_commonest_are_scored_and_the_commonest_of_each_class():
+    rows = [{"disease": f"eczema {n}", "class": "dermatitis", "records": 5000 - n} for n in range(700)]
     rows += [{"disease": "rare blister", "class": "bullous_disease", "records": 1}]
     closed = ClosedSet.of_training(rows)
     assert len(closed) == MAX_SCORED

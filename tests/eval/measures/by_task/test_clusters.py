@@ -24,6 +24,13 @@ def test_cases_of_their_own_are_drawn_as_ever():
     assert share([True, False, True], [5, 6, 7]) == proportion(2, 3)
 
 
+def test_a_share_of_nothing_has_an_interval_of_its_clusters():
+    # Six wrong cases of three patients: as wide as 0 of 3.
+    figure = share([False] * 6, [0, 0, 1, 1, 2, 2])
+    assert (figure.low, figure.high, figure.n) == (0.0, proportion(0, 3).high, 6)
+    assert share([True] * 4, [0, 0, 1, 1]).low == proportion(2, 2).low
+
+
 def test_a_share_among_no_case_is_not_defined():
     figure = interval_of(weighted_mean([1, 0], np.array([False, False])), cluster_draws([0, 1]))
     assert figure.to_dict() == {"value": None, "low": None, "high": None, "n": 2}

@@ -25,7 +25,7 @@ def values(table, name):
 
 
 def test_the_table_of_eight_cases_by_hand():
-    table = fairness([line(n, *row) for n, row in enumerate(ROWS)], "malignant", "tone")
+    table = fairness([line(n, *row) for n, row in enumerate(ROWS)], "malignant", "tone", min_cases=2)
     assert list(table["groups"]) == ["all", "12", "56"]
     assert values(table, "12") == [0.5, 0.5, 0.5]
     assert values(table, "56") == [0.0, 1.0, 0.75]
@@ -47,6 +47,18 @@ def test_the_table_of_eight_cases_by_hand():
     }
     low, high = (table["gaps"]["auc"][key] for key in ("low", "high"))
     assert low < 0.25 < high
+
+
+def test_few_cases_have_no_interval_of_a_bootstrap():
+    table = fairness([line(n, *row) for n, row in enumerate(ROWS)], "malignant", "tone")
+    for figure in (
+        table["groups"]["12"]["auc"],
+        table["gaps"]["auc"],
+        table["last_minus_first"]["specificity"],
+    ):
+        assert figure["value"] is not None
+        assert (figure["low"], figure["high"]) == (None, None)
+    assert table["groups"]["56"]["sensitivity"]["high"] > 0.5  # 0 of 2, Wilson
 
 
 def test_an_unknown_group_counts_among_all_only():

@@ -1,0 +1,1 @@
+"""An evaluation with seven arms of six kinds on the bundled default: python -m eval.seven_arms."""
