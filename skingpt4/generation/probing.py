@@ -247,7 +247,8 @@ def _chosen(
         )
     candidates = tuple(c for c in candidates if parameter != "k" or c <= min(len(t) for t, _ in splits))
     losses = {}
-    for candidate in candidates:
+    # A single candidate needs no choice, and a fit takes seconds.
+    for candidate in candidates if len(candidates) > 1 else ():
         total = 0.0
         for train, test in splits:
             own, predict = fit(rows[train], names[train], candidate)
@@ -256,7 +257,7 @@ def _chosen(
             places = np.searchsorted(sorted(set(names)), names[test])
             total -= float(log_probs[np.arange(len(test)), places].sum())
         losses[candidate] = total / sum(len(test) for _, test in splits)
-    best = min(candidates, key=lambda candidate: losses[candidate])  # of equal ones the first, the simplest
+    best = min(candidates, key=lambda candidate: losses.get(candidate, 0.0))  # of equal ones the first, the simplest
     own, predict = fit(rows, names, best)
     settings = {
         "kind": kind,

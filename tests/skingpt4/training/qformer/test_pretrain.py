@@ -1,4 +1,4 @@
-"""`skingpt4 pretrain-qformer`: from manifests to a file that loads, the same bits after a stop, refusals before work."""
+"""`skingpt4 pretrain-qformer`: a file that loads, the same bits after a stop, refusals before work."""
 
 import json
 

@@ -7,8 +7,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from eval.measures.probing import FLOOR, ProbingError, fit_logistic, fit_neighbours, group_of, top1
+from eval.measures.probing import top1
 from skingpt4.generation import probing
+from skingpt4.generation.probing import FLOOR, ProbingError, fit_logistic, fit_neighbours, group_of
 from skingpt4.records.record import Record
 
 FITS = pytest.mark.parametrize("fit", [fit_logistic, fit_neighbours])
