@@ -42,7 +42,7 @@ from skingpt4.records.manifest import read_manifest
 from skingpt4.support.threads import in_own_thread
 from skingpt4.training.features import cached_queries
 from skingpt4.training.processes import Team, require_launched, require_started
-from skingpt4.training.run_folder import locked
+from skingpt4.training.resuming.run_folder import locked
 
 
 @dataclass(frozen=True)

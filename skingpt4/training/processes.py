@@ -17,7 +17,7 @@ from accelerate.utils import broadcast_object_list, gather_object, reduce
 
 from skingpt4.config.schema import Config, ConfigError
 from skingpt4.support.errors import UserError
-from skingpt4.training.run_folder import TRY_AGAIN, RunError
+from skingpt4.training.resuming.run_folder import TRY_AGAIN, RunError
 
 T = TypeVar("T")
 

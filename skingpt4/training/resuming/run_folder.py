@@ -22,7 +22,7 @@ from skingpt4.support.errors import FILE_FAILED, UserError
 from skingpt4.support.files import write_text
 from skingpt4.support.parse import parse_json, read_json_object
 from skingpt4.support.regular import read_regular_text
-from skingpt4.training import same_run
+from skingpt4.training.resuming import same_run
 
 CONFIG, METRICS, CHECKPOINTS, BOARD = "config.yaml", "metrics.jsonl", "checkpoints", "tensorboard"
 LOCK = ".lock"  # there while a run is in progress; a killed run leaves it behind, unlocked
