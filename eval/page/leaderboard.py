@@ -8,9 +8,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.measures.comparing.runs import Entry, Table
 from eval.measures.results import HEADLINE
 from eval.page import html
+from eval.page.compared import Entry, Table
 from eval.page.figures.measures import arms_figure
 from eval.page.parts import (
     Cell,
