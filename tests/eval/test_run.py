@@ -177,7 +177,7 @@ def test_no_case_with_known_concepts(root, tmp_path, capsys):
     assert answer(root, tmp_path, "bare.jsonl") == 0
     assert "concept_micro_f1" not in write_results(tmp_path)["arms"]["untrained"]
     assert report(["--run-dir", str(tmp_path), "--cases", str(root / "bare.jsonl")]) == 0
-    assert "not annotated" in capsys.readouterr().out
+    assert "not measured" in capsys.readouterr().out
     page = (tmp_path / "report.html").read_text()
     assert "their concepts are unknown" in page
     assert "not annotated" in page
