@@ -255,7 +255,9 @@ def _chosen(
             places = np.searchsorted(sorted(set(names)), names[test])
             total -= float(log_probs[np.arange(len(test)), places].sum())
         losses[candidate] = total / sum(len(test) for _, test in splits)
-    best = min(candidates, key=lambda candidate: losses.get(candidate, 0.0))  # of equal ones the first, the simplest
+    best = min(
+        candidates, key=lambda candidate: losses.get(candidate, 0.0)
+    )  # of equal ones the first, the simplest
     own, predict = fit(rows, names, best)
     settings = {
         "kind": kind,

@@ -38,7 +38,9 @@ from skingpt4.weights.language_model import read_tokenizer
 logger = logging.getLogger(__name__)
 
 PROBED = 1000  # training records that a probe is fitted on, evenly spread
-STRENGTHS = (3e-3,)  # of the probe, the same for all that it compares: to choose it takes longer than the training
+STRENGTHS = (
+    3e-3,
+)  # of the probe, the same for all that it compares: to choose it takes longer than the training
 
 
 @dataclass(frozen=True)
