@@ -109,7 +109,7 @@ def train(
     for step in range(first, settings.steps):
         for group in optimizer.param_groups:
             group["lr"] = group["rate"] * _schedule(step, settings)
-        losses = _step(model, optimizer, examples, settings, step)
+        losses = train_step(model, optimizer, examples, settings, step)
         for name, value in losses.items():
             mean.setdefault(name, []).append(value)
         bar.update()
@@ -149,7 +149,8 @@ def set_scale(qformer: QFormer, tokens: Tensor) -> None:
     queries = torch.cat([qformer(part) for part in tokens.split(32)])
     mean = queries.mean((0, 1))
     spread = (queries - queries.mean(0)).square().mean((0, 1)).sqrt().clamp_min(1e-3)
-    norm = qformer.model.encoder.layer[-1].output_query.LayerNorm
+    model: Any = qformer.model
+    norm = model.encoder.layer[-1].output_query.LayerNorm
     constant = mean / mean.norm() * (CONSTANT_ENERGY * len(mean)) ** 0.5
     norm.bias.copy_((norm.bias - mean) / spread + constant)
     norm.weight.div_(spread)
@@ -182,11 +183,14 @@ def _optimizer(model: Pretraining, settings: Settings) -> torch.optim.Optimizer:
     written = written_parameters(model.qformer) if settings.start == "pooling" else []
     ids = set(map(id, written))
     others = [p for p in model.parameters() if id(p) not in ids]
-    groups = [{"params": others, "rate": settings.rate}, {"params": written, "rate": 0.1 * settings.rate}]
+    groups: list[dict[str, Any]] = [
+        {"params": others, "rate": settings.rate},
+        {"params": written, "rate": 0.1 * settings.rate},
+    ]
     return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.rate, weight_decay=0.05)
 
 
-def _step(
+def train_step(
     model: Pretraining, optimizer: torch.optim.Optimizer, examples: Examples, settings: Settings, step: int
 ) -> dict[str, float]:
     """One update; returns the losses."""

@@ -67,7 +67,7 @@ def test_a_stopped_training_ends_with_the_same_bits(folder, tmp_path, monkeypatc
     monkeypatch.setattr(pretrain, "SAVE_EVERY", 2)
     assert run(folder, whole) == 0
     steps = []
-    own_step = pretrain._step
+    own_step = pretrain.train_step
 
     def dies(model, optimizer, examples, settings, step):
         steps.append(step)
@@ -75,7 +75,7 @@ def test_a_stopped_training_ends_with_the_same_bits(folder, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return own_step(model, optimizer, examples, settings, step)
 
-    monkeypatch.setattr(pretrain, "_step", dies)
+    monkeypatch.setattr(pretrain, "train_step", dies)
     assert run(folder, stopped) == 130
     assert not stopped.exists()
     assert run(folder, stopped, "--rate", "0.1") == 1  # the state is of other settings
