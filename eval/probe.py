@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from tqdm import tqdm
 
         from skingpt4.checkpoints.load import model_source
-        from skingpt4.generation.lost import Labelled, measure
-        from skingpt4.generation.stages import chosen_stages, needs_model
+        from skingpt4.generation.probing.lost import Labelled, measure
+        from skingpt4.generation.probing.stages import chosen_stages, needs_model
         from skingpt4.model.build import build_encoder
         from skingpt4.records.comparing.overlap import require_disjoint
         from skingpt4.records.manifest import chain, read_manifest

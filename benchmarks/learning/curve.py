@@ -31,7 +31,7 @@ from skingpt4.checkpoints.diseases import taught_diseases
 from skingpt4.config.load import load_config
 from skingpt4.config.schema import Config
 from skingpt4.generation.diseases import DiseaseScorer
-from skingpt4.generation.probing import accuracy, fit_logistic
+from skingpt4.generation.probing.probes import accuracy, fit_logistic
 from skingpt4.model.build import build
 from skingpt4.model.network import SkinGPT4
 from skingpt4.records.feature_store import StoreShape

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from eval.measures.intervals import Interval, proportion
-from skingpt4.generation.probing import (
+from skingpt4.generation.probing.probes import (
     FLOOR,
     Probe,
     ProbingError,

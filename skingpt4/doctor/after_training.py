@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 from skingpt4.checkpoints.load import model_source
-from skingpt4.generation.lost import Labelled, Lost, measure
-from skingpt4.generation.stages import StageError
+from skingpt4.generation.probing.lost import Labelled, Lost, measure
+from skingpt4.generation.probing.stages import StageError
 from skingpt4.records.comparing.overlap import require_disjoint
 from skingpt4.records.manifest import chain, read_manifest
 from skingpt4.support.cli import DISCLAIMER

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from skingpt4.checkpoints.checkpoint import git_revision
 from skingpt4.config.schema import Config
-from skingpt4.generation.probing import Accuracy, ProbingError, accuracy, fit_logistic, group_of
-from skingpt4.generation.stages import pool_tokens
+from skingpt4.generation.probing.probes import Accuracy, ProbingError, accuracy, fit_logistic, group_of
+from skingpt4.generation.probing.stages import pool_tokens
 from skingpt4.model.build import build_vision
 from skingpt4.model.qformer import QFormer
 from skingpt4.records.comparing.overlap import require_disjoint

@@ -8,8 +8,8 @@ import pytest
 from eval import probe
 from skingpt4.cli import doctor
 from skingpt4.doctor.after_training import advice
-from skingpt4.generation.lost import Lost
-from skingpt4.generation.probing import Accuracy
+from skingpt4.generation.probing.lost import Lost
+from skingpt4.generation.probing.probes import Accuracy
 from skingpt4.training.loop import run
 from tests.support.tiny import tiny_config, write_manifest
 

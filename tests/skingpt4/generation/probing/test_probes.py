@@ -9,7 +9,7 @@ from sklearn.preprocessing import StandardScaler
 
 from eval.measures.probing import top1
 from skingpt4.generation import probing
-from skingpt4.generation.probing import FLOOR, ProbingError, fit_logistic, fit_neighbours, group_of
+from skingpt4.generation.probing.probes import FLOOR, ProbingError, fit_logistic, fit_neighbours, group_of
 from skingpt4.records.record import Record
 
 FITS = pytest.mark.parametrize("fit", [fit_logistic, fit_neighbours])

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from skingpt4.generation import lost
-from skingpt4.generation.lost import Labelled, Lost, label_of, measure
-from skingpt4.generation.probing import Accuracy
-from skingpt4.generation.stages import (
+from skingpt4.generation.probing import lost
+from skingpt4.generation.probing.lost import Labelled, Lost, label_of, measure
+from skingpt4.generation.probing.probes import Accuracy
+from skingpt4.generation.probing.stages import (
     STAGES,
     StageError,
     answer_prompt,

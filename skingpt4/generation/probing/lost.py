@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from skingpt4.config.schema import Config
-from skingpt4.generation.probing import Accuracy, accuracy, fit_logistic, group_of
-from skingpt4.generation.stages import STAGES, StageError, stage_features
+from skingpt4.generation.probing.probes import Accuracy, accuracy, fit_logistic, group_of
+from skingpt4.generation.probing.stages import STAGES, StageError, stage_features
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.records.record import Record
 
