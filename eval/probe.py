@@ -68,10 +68,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         source = model_source(args.config, args.checkpoint)
         model = source.load() if needs_model(stages) else None
-        encoder = model.encoder if model else build_encoder(source.loadable)
+        encoder = (model and model.encoder) or build_encoder(source.loadable)
         total = len(train.labels) + len(test.labels)
         with tqdm(total=total, desc="images", unit="image") as bar:
-            lost = measure(encoder, source.loadable, train, test, stages, model, args.seed, bar.update)
+
+            def on_image(count: int) -> None:
+                bar.update(count)
+
+            lost = measure(encoder, source.loadable, train, test, stages, model, args.seed, on_image)
         print(f"{args.label} by logistic regression, fitted on {len(train.labels)} images")
         for stage, result in lost.stages.items():
             print(f"  {stage:16} {result}")

@@ -90,7 +90,8 @@ def build(args: argparse.Namespace, task: Task) -> ProbeModel:
         raise RespondentGone(
             "name either --encoder CONFIG (our encoder) or --model (a CLIP, SigLIP or open_clip model)"
         )
-    place, source = placement(args), None
+    place = placement(args)
+    source: FeatureSource
     card: dict[str, Any] = {"closed_set": PROBE, "precision": place.facts()["precision"], "model": None}
     if args.encoder:
         config = load_config(args.encoder, args.set)

@@ -24,7 +24,7 @@ VERSION = 1
 
 
 def _from_matplotlib(name: str) -> np.ndarray:
-    with cbook.get_sample_data(name) as file:
+    with cbook.get_sample_data(name) as file:  # type: ignore[union-attr]
         return np.asarray(Image.open(file).convert("RGB"))
 
 
