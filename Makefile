@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^\(torch\|torchvision\)==\([0-9.]*\).*/\1==\2/p' requ
 WORKERS ?= 2
 .DEFAULT_GOAL := help
 
-.PHONY: help setup weights quickstart ablation demo test test-core soak lint format package-check gpu-wheels sbom audit clean lavis-reference parity-full
+.PHONY: help setup weights quickstart ablation seven-arms demo test test-core soak lint format package-check gpu-wheels sbom audit clean lavis-reference parity-full
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
@@ -40,6 +40,9 @@ quickstart: setup ## both training steps and the evaluation on the bundled defau
 
 ablation: setup ## quickstart, and step 2 without step 1 in the same report
 	$(PY) -m eval.quickstart --ablation
+
+seven-arms: setup ## an evaluation with seven arms of six kinds and three simulated raters; writes runs/seven-arms/report.html
+	$(PY) -m eval.seven_arms
 
 demo: setup ## the consultation page on the quickstart's model, for this machine only
 	$(PY) demo.py --config configs/tiny/step2.yaml

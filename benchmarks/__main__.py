@@ -16,6 +16,7 @@ COMMANDS = {
     "scaling": ("speed.scaling", "throughput over batch, length, records and processes: table and plot"),
     "cpu": ("speed.cpu", "settings of the default on a CPU, side by side"),
     "gpu": ("speed.gpu", "everything for one GPU in one call of under ten minutes"),
+    "learning": ("learning.curve", "a learning curve on stored vectors, beside a probe of them"),
     "memory-estimate": (
         "memory.estimate",
         "the table of docs/memory.md, and the estimate against measurement",

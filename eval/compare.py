@@ -28,8 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     setup_logging()
     with reported() as status:
-        from eval.measures.comparing.runs import compare_runs
         from eval.measures.results import ReportError
+        from eval.page.compared import compare_runs
         from eval.page.leaderboard import write_leaderboard
 
         tables = compare_runs(args.runs, args.sort)

@@ -12,11 +12,12 @@ from PIL import Image
 from data.phantoms.splits import DISEASES, render_phantom
 from eval.asking.cases import Case
 from eval.asking.conversation import Asker, Setting
-from skingpt4.chat.session import CLINICAL_PROMPTS, ChatSession
+from skingpt4.chat.session import ChatSession
 from skingpt4.checkpoints.load import load_model
 from skingpt4.config.load import load_config
+from skingpt4.generation.questions import CLINICAL_PROMPTS, scored_diseases
 from skingpt4.generation.sampling import Generation
-from skingpt4.generation.scoring import score_answers, scored_diseases
+from skingpt4.generation.scoring import score_answers
 from skingpt4.model.prompts import Turn
 from skingpt4.records.record import Record
 

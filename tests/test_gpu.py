@@ -107,14 +107,16 @@ def test_what_the_page_answers(folder):
     """Greedy answers to the four prompts, probabilities and concepts of a picture, in fp32."""
     pytest.importorskip("scipy")
     from skingpt4.chat.batch import ImageAnswerer
-    from skingpt4.chat.session import CLINICAL_PROMPTS
+    from skingpt4.chat.differential import Ranker
+    from skingpt4.generation.questions import CLINICAL_PROMPTS
 
     def answer(device):
         config = configure(folder)
         model = build(config, device, build_encoder(config, device))
-        return ImageAnswerer(model, config, None, CLINICAL_PROMPTS, Generation(max_new_tokens=12))(
-            make_picture(1)
+        ask = ImageAnswerer(
+            model, config, Ranker(model, config), CLINICAL_PROMPTS, Generation(max_new_tokens=12)
         )
+        return ask(make_picture(1))
 
     expected, line = answer(torch.device("cpu")), answer(DEVICE)
     assert [turn["answer"] for turn in line["turns"]] == [turn["answer"] for turn in expected["turns"]]

@@ -31,7 +31,7 @@ class Original:
     """The parts. `encode` maps images (b, 3, h, w) to queries (b, q, d); only `projection` is trained."""
 
     encode: Callable[[Tensor], Tensor]
-    projection: nn.Linear
+    projection: nn.Module
     language_model: Any
     tokenizer: Any
     max_txt_len: int = 160
@@ -94,7 +94,7 @@ def training_loss(parts: Original, image: Tensor, question: str, answers: Sequen
     )
 
 
-def make_optimizer(projection: nn.Linear, weight_decay: float = 0.05) -> torch.optim.AdamW:
+def make_optimizer(projection: nn.Module, weight_decay: float = 0.05) -> torch.optim.AdamW:
     """AdamW; the bias is not decayed. The rate is set before each step."""
     return torch.optim.AdamW(
         [{"params": [projection.weight], "weight_decay": weight_decay},

@@ -20,10 +20,11 @@ from torch import Tensor
 
 from benchmarks.harness import counts, hardware, options, pairs, shapes, workload
 from benchmarks.speed import chat
-from skingpt4.chat.session import CLINICAL_PROMPTS, ChatSession
+from skingpt4.chat.session import ChatSession
 from skingpt4.config.schema import Config
 from skingpt4.generation.answer import Timing
 from skingpt4.generation.decoder import Decoder
+from skingpt4.generation.questions import CLINICAL_PROMPTS
 from skingpt4.generation.sampling import ChatError, Generation
 from skingpt4.model.network import SkinGPT4
 from skingpt4.support.errors import reported

@@ -39,7 +39,7 @@ from eval.arms.models.loading import (
     placement,
 )
 from eval.arms.respondent import EMBEDDINGS, Reply, RespondentError, RespondentGone
-from skingpt4.generation.scoring import CONCEPTS_QUESTION
+from skingpt4.generation.questions import CONCEPTS_QUESTION
 from skingpt4.support.errors import reason_of
 from skingpt4.support.files import read_yaml
 from skingpt4.support.parse import ParseError, parse_yaml

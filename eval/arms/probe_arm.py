@@ -49,7 +49,7 @@ from eval.arms.models.training import Training, overlap_facts, read_training
 from eval.arms.respondent import PROBE, Reply, RespondentError, RespondentGone
 from eval.measures.probing import FLOOR, Probe, ProbingError, fit_logistic, fit_neighbours, group_of
 from skingpt4.config.load import load_config
-from skingpt4.generation.scoring import CONCEPTS_QUESTION
+from skingpt4.generation.questions import CONCEPTS_QUESTION
 from skingpt4.records.feature_store import FeatureError
 from skingpt4.records.images import ImageError
 from skingpt4.records.manifest import read_manifest
@@ -90,7 +90,8 @@ def build(args: argparse.Namespace, task: Task) -> ProbeModel:
         raise RespondentGone(
             "name either --encoder CONFIG (our encoder) or --model (a CLIP, SigLIP or open_clip model)"
         )
-    place, source = placement(args), None
+    place = placement(args)
+    source: FeatureSource
     card: dict[str, Any] = {"closed_set": PROBE, "precision": place.facts()["precision"], "model": None}
     if args.encoder:
         config = load_config(args.encoder, args.set)

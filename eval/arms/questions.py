@@ -16,8 +16,7 @@ from eval.asking.cases import Case
 from eval.asking.classes import options_of, read_task_class
 from eval.tasks import Task
 from skingpt4.chat import history
-from skingpt4.chat.session import CLINICAL_PROMPTS
-from skingpt4.generation.scoring import CONCEPTS_QUESTION, DIAGNOSIS_QUESTION
+from skingpt4.generation.questions import CLINICAL_PROMPTS, CONCEPTS_QUESTION, DIAGNOSIS_QUESTION
 from skingpt4.taxonomy.free_text import ANSWER_FORM, find_concepts
 
 

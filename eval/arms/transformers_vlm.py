@@ -45,7 +45,7 @@ from eval.arms.models.loading import (
 )
 from eval.arms.respondent import LOGPROBS, Reply, RespondentGone
 from skingpt4.config.schema import PromptConfig
-from skingpt4.generation.scoring import CONCEPTS_QUESTION
+from skingpt4.generation.questions import CONCEPTS_QUESTION
 from skingpt4.support.errors import reason_of
 
 if TYPE_CHECKING:
@@ -239,10 +239,11 @@ class TransformersModel:
         if self._model is None:
             logger.info("loading %s", self.files.describe())
             with loading(self.files, self.place):
-                model, info = AutoModelForImageTextToText.from_pretrained(
+                loaded: Any = AutoModelForImageTextToText.from_pretrained(
                     self.files.folder, dtype=self.place.dtype, trust_remote_code=False, local_files_only=True,
                     output_loading_info=True,
                 )  # fmt: skip
+                model, info = loaded
                 require_all_weights(self.files.name, info)
                 self._model = model.to(self.place.device).requires_grad_(False).eval()
         return self._model
@@ -273,7 +274,8 @@ class _FirstToken(BaseStreamer):
     """Notes when the first token came; what is put before it is the prompt."""
 
     def __init__(self) -> None:
-        self.puts, self.time = 0, None
+        self.puts = 0
+        self.time: float | None = None
 
     def put(self, value: torch.Tensor) -> None:
         self.puts += 1

@@ -30,10 +30,10 @@ from eval.asking.perturbations import BLANK
 from eval.asking.pictures import Shown
 from eval.tasks import Task, load_task, write_task
 from skingpt4.chat.differential import Rule
-from skingpt4.chat.session import CLINICAL_PROMPTS
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.load import load_model, load_projection
 from skingpt4.config.schema import Config
+from skingpt4.generation.questions import CLINICAL_PROMPTS
 from skingpt4.generation.sampling import Generation
 from skingpt4.model import lora
 from skingpt4.model.build import build_encoder
@@ -42,7 +42,7 @@ from skingpt4.records.manifest import read_manifest
 from skingpt4.support.threads import in_own_thread
 from skingpt4.training.features import cached_queries
 from skingpt4.training.processes import Team, require_launched, require_started
-from skingpt4.training.run_folder import locked
+from skingpt4.training.resuming.run_folder import locked
 
 
 @dataclass(frozen=True)

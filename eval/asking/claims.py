@@ -15,7 +15,7 @@ from skingpt4.records.naming import name_of
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import drop_truncated_line, file_sha256, write_text
 from skingpt4.support.parse import ParseError, read_json_object
-from skingpt4.training.run_folder import locked
+from skingpt4.training.resuming.run_folder import locked
 
 
 class ArmError(UserError):

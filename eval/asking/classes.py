@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from eval.tasks import Task
-from skingpt4.generation.scoring import scored_diseases
+from skingpt4.generation.questions import scored_diseases
 from skingpt4.records.record import Record
 from skingpt4.taxonomy import free_text, taxonomy
 
@@ -36,7 +36,7 @@ def read_class(answer: str, form: str, scored: dict[str, str]) -> dict[str, Any]
     Args:
         answer: what the model wrote.
         form: the sentence that states a diagnosis, with `{disease}` in it.
-        scored: class to disease, from `skingpt4.generation.scoring.scored_diseases`.
+        scored: class to disease, from `skingpt4.generation.questions.scored_diseases`.
 
     Returns:
         `text_class` (None: commits to none), `text_outcome` (one of taxonomy.OUTCOMES) and `text_mention`, the

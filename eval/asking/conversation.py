@@ -22,19 +22,14 @@ from eval.asking.classes import read_task_class
 from eval.tasks import Task, load_task
 from skingpt4.chat import history
 from skingpt4.chat.differential import Rule
-from skingpt4.chat.session import CLINICAL_PROMPTS
 from skingpt4.config.schema import Config
 from skingpt4.generation.answer import Answer as DecodedAnswer
 from skingpt4.generation.cache import ConversationCache
 from skingpt4.generation.decoder import Decoder
 from skingpt4.generation.diseases import DiseaseScorer
+from skingpt4.generation.questions import CLINICAL_PROMPTS, CONCEPTS_QUESTION, DIAGNOSIS_QUESTION
 from skingpt4.generation.sampling import Generation
-from skingpt4.generation.scoring import (
-    CONCEPTS_QUESTION,
-    DIAGNOSIS_QUESTION,
-    score_answers,
-    score_tree,
-)
+from skingpt4.generation.scoring import score_answers, score_tree
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn, encode_turns, get_template, stop_strings
 from skingpt4.taxonomy.free_text import find_concepts

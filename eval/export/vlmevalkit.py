@@ -101,8 +101,8 @@ def write(run: Run, out: Path, arms: list[ArmAnswers], images: Path, as_paths: b
         tables[f"{arm.name}_{NAME}"] = [
             {
                 **row,
-                "prediction": LETTER.get(line.get("text_class"), ""),
-                "prediction_scored": LETTER.get(best_class(line) if has_choice(line) else None, ""),
+                "prediction": LETTER.get(line.get("text_class") or "", ""),
+                "prediction_scored": LETTER.get((best_class(line) if has_choice(line) else None) or "", ""),
                 "text": next((turn["answer"] for turn in reversed(line["turns"])), ""),
             }
             for row, case in zip(rows, cases, strict=True)

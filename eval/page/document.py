@@ -89,7 +89,7 @@ def document(report: Report) -> Document:
         if parts[key]
     ]
     notes = [Bullets([("", note) for note in report.notes])] if report.notes else []
-    introduction = [Text(warning(report), "warn"), Text(lead(report), "lead"), *notes]
+    introduction: list[Part] = [Text(warning(report), "warn"), Text(lead(report), "lead"), *notes]
     return Document(f"Evaluation of {report.name}", introduction, sections)
 
 

@@ -8,9 +8,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from eval.measures.comparing.runs import Entry, Table
 from eval.measures.results import HEADLINE
 from eval.page import html
+from eval.page.compared import Entry, Table
 from eval.page.figures.measures import arms_figure
 from eval.page.parts import (
     Cell,
@@ -73,20 +73,12 @@ def _parts(table: Table, first: Table, measure: str, number: int) -> list[Part]:
         reason = "another task" if other_task else "another list of cases"
         parts.append(Text(f"Apart from the first table, because this is {reason}."))
     rows = [_row(entry, table.entries[0], measure) for entry in table.entries]
-    measures = _shown(table)
-    head = [
-        "arm",
-        "kind",
-        "version",
-        *(HEADLINE[name] for name in measures),
-        "n",
-        "behind the first",
-        "p, Holm",
-    ]
+    measures = _shown(table, measure)
+    head = ["arm", "kind", *(HEADLINE[name] for name in measures), "n", "behind the first", "p, Holm"]
     cells: list[Row] = [
         [
             Cell(plain(entry.arm), (entry.run,)),
-            *_about(entry),
+            _about(entry),
             *(_figure(entry, name) for name in measures),
             *rest,
         ]
@@ -98,17 +90,18 @@ def _parts(table: Table, first: Table, measure: str, number: int) -> list[Part]:
     return [*parts, Text(HOW.format(measure=HEADLINE[measure]), "soft")]
 
 
-def _shown(table: Table) -> list[str]:
-    return [name for name in HEADLINE if any(name in entry.measures for entry in table.entries)]
+def _shown(table: Table, measure: str) -> list[str]:
+    """The measures for which the page has room; top 3 only where the table is sorted by it."""
+    shown = [name for name in HEADLINE if any(name in entry.measures for entry in table.entries)]
+    return [name for name in shown if name != "top3" or measure == "top3"]
 
 
-def _about(entry: Entry) -> list[Cell | str]:
-    model = entry.meta.get("model") or entry.meta.get("language_model") or ""
-    version = version_of(entry.meta)
-    return [
-        Cell(KINDS.get(entry.kind, entry.kind), (str(model).rsplit("/", 1)[-1],) if model else ()),
-        str(version)[:12] if version else missing("not stated"),
-    ]
+def _about(entry: Entry) -> Cell:
+    """Kind, model and the first letters of its hash or revision."""
+    model = entry.meta.get("model") or entry.meta.get("language_model") or entry.meta.get("system") or ""
+    version = (version_of(entry.meta) or "")[:12]
+    small = tuple(text for text in (str(model).rsplit("/", 1)[-1], version) if text)
+    return Cell(KINDS.get(entry.kind, entry.kind), small)
 
 
 def _figure(entry: Entry, name: str) -> Cell:

@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="a projection of configs/tiny (default: a short training here, minutes)",
     )
     add("--port", type=int, default=8017, help="of this machine, for the HTTP API (default: %(default)s)")
+    add("--num-cases", type=int, default=30, help="phantoms that are answered (default: %(default)s)")
     add("--dry-run", action="store_true", help="print the commands and stop")
     args = parser.parse_args(argv)
     setup_logging()
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from eval.quickstart import run_stages
         from eval.seven_arms.stages import plan
 
-        planned = plan(args.root, args.checkpoint, args.port)
+        planned = plan(args.root, args.checkpoint, args.port, args.num_cases)
         if args.dry_run:
             print("\n".join(shlex.join(["python", *stage.command]) for stage in planned))
             return 0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-from eval.quickstart import Stage, stages
+from eval.quickstart import SHORT_PICTURES, Stage, stages
 
 PERSON = "simulated_dermatologist"
 ARMS = ("two_step", "untrained", "blank_image", "endpoint", "tiny_vlm", "probe", PERSON)
@@ -20,11 +21,11 @@ TRAINING = ("weights", "step1", "step2")
 CONTRIBUTION = "simulated for a check of the software, not a person"
 
 
-def plan(root: Path, checkpoint: Path | None, port: int) -> list[Stage]:
+def plan(root: Path, checkpoint: Path | None, port: int, num_cases: int = SHORT_PICTURES) -> list[Stage]:
     """All stages; without a checkpoint the short quickstart's two steps are trained first."""
     phantoms = root / "phantoms"
     planned = [
-        stage
+        _with_count(stage, num_cases) if stage.name == "render cases" else stage
         for stage in stages(root, phantoms, short=True, ablation=False)
         if stage.name.startswith("render") or stage.name in (TRAINING if checkpoint is None else TRAINING[:1])
     ]
@@ -34,6 +35,12 @@ def plan(root: Path, checkpoint: Path | None, port: int) -> list[Stage]:
         *_arms(root, phantoms, ours, port),
         *_people(root, phantoms / "cases" / "manifest.jsonl"),
     ]
+
+
+def _with_count(stage: Stage, count: int) -> Stage:
+    """The same rendering of so many pictures."""
+    place = stage.command.index("--count") + 1
+    return replace(stage, command=[*stage.command[:place], str(count), *stage.command[place + 1 :]])
 
 
 def _arms(root: Path, phantoms: Path, ours: str, port: int) -> list[Stage]:

@@ -42,7 +42,7 @@ def _list() -> Iterator[str]:
         task = load_task(name)
         yield f"{name:20} {_size(task):12} {task.title} ({', '.join(task.metrics)})"
     yield ""
-    yield "one task: python -m eval.tasks show NAME; one's own: a YAML file, see docs/evaluation.md"
+    yield "one task: python -m eval.tasks show NAME; one's own: a YAML file, see docs/tasks.md"
 
 
 def _size(task: Task) -> str:

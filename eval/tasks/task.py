@@ -64,7 +64,7 @@ class Label(_Strict):
 
 @dataclass(frozen=True)
 class Task(_Strict):
-    """One task; `eval/tasks/*.yaml` are examples, and docs/evaluation.md explains every key.
+    """One task; `eval/tasks/*.yaml` are examples, and docs/tasks.md explains every key.
 
     Attributes:
         classes: the closed set, in its order; empty for a task about concepts or texts alone.

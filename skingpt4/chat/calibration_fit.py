@@ -25,7 +25,7 @@ from skingpt4.chat.differential import score_concepts, score_images
 from skingpt4.checkpoints import checkpoint
 from skingpt4.config.schema import Config
 from skingpt4.generation.diseases import DiseaseScorer
-from skingpt4.generation.scoring import scored_diseases
+from skingpt4.generation.questions import scored_diseases
 from skingpt4.model.network import SkinGPT4
 from skingpt4.records.comparing.identity import Keys
 from skingpt4.records.comparing.overlap import check_cases, compare

@@ -27,13 +27,13 @@ from skingpt4.checkpoints.diseases import of_card
 from skingpt4.config.schema import Config
 from skingpt4.generation.decoder import Decoder
 from skingpt4.generation.diseases import DiseaseScorer
-from skingpt4.generation.scoring import (
+from skingpt4.generation.questions import (
     CONCEPTS_QUESTION,
     DIAGNOSIS_QUESTION,
     class_sentences,
     concept_sentences,
-    score_sets,
 )
+from skingpt4.generation.scoring import score_sets
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Encoded, Turn, encode_turns, get_template
 from skingpt4.support.errors import UserError

@@ -29,13 +29,6 @@ from skingpt4.model.prompts import (
 )
 from skingpt4.records.images import clean_rgb, open_image, to_tensor
 
-# The four questions asked about every case of the published evaluation (Nature Communications 2024, 15:5649).
-CLINICAL_PROMPTS = (
-    "Could you describe the skin disease in this image for me?",
-    "Please provide a paragraph listing additional features you observed in the image.",
-    "Based on the previous information, please provide a detailed explanation of the cause of this skin disease.",
-    "What treatment and medication should be recommended for this case?",
-)
 GREEDY = Generation()
 
 

@@ -58,8 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with reported() as status:
         from skingpt4.chat import batch
         from skingpt4.chat.differential import Ranker, Rule
-        from skingpt4.chat.session import CLINICAL_PROMPTS
         from skingpt4.checkpoints.load import model_source
+        from skingpt4.generation.questions import CLINICAL_PROMPTS
         from skingpt4.generation.sampling import Generation
         from skingpt4.records.folders import BROKEN, UNREADABLE, find_images, left_out_lines
 

@@ -54,8 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     with reported() as status:
         from skingpt4.chat.differential import DifferentialError, Ranker, Rule
-        from skingpt4.chat.session import CLINICAL_PROMPTS, ChatSession
+        from skingpt4.chat.session import ChatSession
         from skingpt4.checkpoints.load import load_model, model_source
+        from skingpt4.generation.questions import CLINICAL_PROMPTS
         from skingpt4.generation.sampling import Generation
         from skingpt4.records.images import open_image
 

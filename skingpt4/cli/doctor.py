@@ -21,9 +21,16 @@ def parser() -> argparse.ArgumentParser:
     result = make_parser(
         "Check everything a run needs without loading large files, and print the command that fixes each problem:\n"
         "language model, tokenizer, template, weights, checkpoint, data, memory, disk.",
-        "example: skingpt4 doctor --config configs/tiny/step1.yaml optim.batch_size=16",
+        "examples:\n  skingpt4 doctor --config configs/tiny/step1.yaml optim.batch_size=16\n"
+        "  skingpt4 doctor --after-training runs/quickstart/step2",
     )
-    result.add_argument("--config", required=True, help="a YAML file under configs/")
+    what = result.add_mutually_exclusive_group(required=True)
+    what.add_argument("--config", help="a YAML file under configs/")
+    what.add_argument(
+        "--after-training",
+        metavar="RUN",
+        help="a run's folder or a checkpoint: load it, and show where it loses what its vision encoder saw",
+    )
     result.add_argument("--json", action="store_true", help="print one JSON object")
     result.add_argument(
         "--online",
@@ -38,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse the command line and print the findings; the status is 1 if something would stop the run."""
     args = parser().parse_intermixed_args(argv)
     with reported() as status:
+        if args.after_training:
+            _after_training(args.after_training, args.json)
+            return status.code
         from skingpt4.config.load import load_config
         from skingpt4.doctor.examine import examine, stopped, table, verdict
         from skingpt4.doctor.findings import Facts
@@ -52,3 +62,21 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(table(args.config, findings, min(118, shutil.get_terminal_size((110, 24)).columns)))
         status.code = int(stops)
     return status.code
+
+
+def _after_training(run: str, as_json: bool) -> None:
+    """Print the probes of a trained model's stages."""
+    from tqdm import tqdm
+
+    from skingpt4.doctor.after_training import after_training, table, to_dict
+    from skingpt4.support.cli import setup_logging
+
+    setup_logging()
+    with tqdm(desc="images", unit="image") as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        lost = after_training(run, show)
+    print(json.dumps(to_dict(run, lost), indent=1) if as_json else table(run, lost))

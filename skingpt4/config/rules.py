@@ -75,8 +75,8 @@ def frozen_parts(parts: list[str]) -> str | None:
     return f"it must name {', '.join(FROZEN)}, which no step trains, and may name projection"
 
 
-def optional_width(value: int | None) -> str | None:
-    """A width, or None for the usual one."""
+def optional_count(value: int | None) -> str | None:
+    """A positive number, or None for the usual one."""
     return None if value is None else up_to(100_000)(value)
 
 

@@ -17,7 +17,7 @@ from skingpt4.config.rules import (
     not_negative,
     one_of,
     one_per_channel,
-    optional_width,
+    optional_count,
     positive,
     ruled,
     sentence_with,
@@ -89,10 +89,16 @@ class ProjectionConfig:
     and variance 1), or whitened (every direction around the mean with variance 1). Mean and variances are those of
     the cached training features. The map is multiplied into the layer when it is saved: a checkpoint holds plain
     layers.
+
+    `start` is where a linear projection begins: random, or from the labels of the training records, see
+    `skingpt4.training.start.from_labels`, for which `start_iterations` train the codes of the labels (null: until
+    each was seen some two dozen times). After an `initial_checkpoint` the start is added to its projection.
     """
 
-    hidden_width: int | None = field(default=None, metadata={"rule": optional_width})
+    hidden_width: int | None = field(default=None, metadata={"rule": optional_count})
     inputs: str = ruled(one_of("raw", "standardised", "whitened"), "raw")
+    start: str = ruled(one_of("random", "labels"), "random")
+    start_iterations: int | None = field(default=None, metadata={"rule": optional_count})
 
 
 @dataclass

@@ -18,7 +18,7 @@ from skingpt4.model.build import encoder_device
 from skingpt4.model.language import require_devices
 from skingpt4.model.projection import num_projection_parameters, picture_shape
 from skingpt4.support.errors import UserError
-from skingpt4.training import run_folder
+from skingpt4.training.resuming import run_folder
 
 
 def machine(facts: Facts) -> Iterator[Finding]:

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from skingpt4.config.schema import PromptConfig
 from skingpt4.generation.decoder import Decoder
-from skingpt4.generation.scoring import DIAGNOSIS_QUESTION, score_tree
+from skingpt4.generation.questions import DIAGNOSIS_QUESTION
+from skingpt4.generation.scoring import score_tree
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn, encode_turns, get_template
 from skingpt4.taxonomy.closed_set import ClosedSet

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
+import tempfile
+from pathlib import Path
 from typing import Any
+
+from skingpt4.support.errors import UserError, reason_of
 
 NOT_A_DEVICE = "Research software, not a medical device."
 DISCLAIMER = f"{NOT_A_DEVICE} Its answers are not a diagnosis; ask a doctor."
@@ -54,6 +59,24 @@ def generation_options(args: argparse.Namespace, max_text_tokens: int) -> dict[s
         "num_beams": args.beams,
         "seed": args.seed,
     }
+
+
+def require_writable(out: Path, option: str = "--out") -> None:
+    """Find out before the work whether its result can be written; makes the folder.
+
+    Raises:
+        UserError: names the option and the reason.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+        if out.is_dir() or (out.exists() and not os.access(out, os.W_OK)):
+            raise PermissionError("a folder of that name, or a file that may not be replaced, is there")
+    except OSError as error:
+        raise UserError(
+            f"{option} {out}: cannot be written ({reason_of(error)}); name another file"
+        ) from None
 
 
 class _StderrHandler(logging.Handler):

@@ -24,12 +24,13 @@ from skingpt4.config.load import to_yaml
 from skingpt4.config.schema import Config, OptimConfig
 from skingpt4.model.network import SkinGPT4
 from skingpt4.support.errors import UserError
-from skingpt4.training import compiled, run_folder
+from skingpt4.training import compiled
 from skingpt4.training.batches import Collate, batches, make_collate, num_supervised
 from skingpt4.training.prepare import Prepared, describe_parts, prepare, require_paths
-from skingpt4.training.processes import Stopped, StopSignal, Team, make_accelerator
-from skingpt4.training.resume import begin, save_after_failure, save_checkpoint
-from skingpt4.training.run_folder import Failed, RunError
+from skingpt4.training.processes import RunError, Stopped, StopSignal, Team, make_accelerator
+from skingpt4.training.resuming import run_folder
+from skingpt4.training.resuming.resume import begin, save_after_failure, save_checkpoint
+from skingpt4.training.resuming.run_folder import Failed
 from skingpt4.training.samples import HeldOutSamples
 from skingpt4.training.schedule import learning_rate
 

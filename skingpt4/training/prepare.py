@@ -31,6 +31,7 @@ from skingpt4.support.files import file_sha256
 from skingpt4.training.features import cached_images, cached_queries, statistics_map
 from skingpt4.training.processes import Team
 from skingpt4.training.samples import HeldOutSamples, ImageSource, SampleEncoder, TrainingSamples, image_files
+from skingpt4.training.start.from_labels import start_from_labels
 
 MAX_CHECKED_IMAGES = 20_000  # a file takes microseconds to find on a disk, milliseconds over a network
 
@@ -248,14 +249,32 @@ def initialise_projection(
     """
     path = config.initial_checkpoint
     card = load_projection(model, config, path, known) if path else {}
+    if config.projection.start == "labels":
+        team.by_first(lambda: _start_from_labels(model, features, records, config, card))
     if config.projection.inputs != "raw":
         inputs = team.by_first(lambda: statistics_map(features, config.projection.inputs))
         model.input_map = inputs.to(model.language_model.input_device)
-        if path:
+        if path or config.projection.start == "labels":
             projection = model.projection
             projection.load_state_dict(inputs.unfolded(projection.state_dict(), projection.first_layer))
     model.projection.requires_grad_("projection" not in config.freeze)
     return card
+
+
+def _start_from_labels(
+    model: SkinGPT4,
+    features: Sequence[FeatureStore],
+    records: Manifest,
+    config: Config,
+    card: dict[str, Any],
+) -> None:
+    load = cached_images(*features)
+    key = {
+        "identity": identity(config, model),
+        "parent": card.get("tensors_sha256"),
+        "data": _content(config.data.train),
+    }
+    start_from_labels(model, lambda row: load(row, None)["queries"], records, config, key)
 
 
 def _origin(config: Config, card: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:

@@ -17,7 +17,6 @@ from accelerate.utils import broadcast_object_list, gather_object, reduce
 
 from skingpt4.config.schema import Config, ConfigError
 from skingpt4.support.errors import UserError
-from skingpt4.training.run_folder import TRY_AGAIN, RunError
 
 T = TypeVar("T")
 
@@ -32,6 +31,12 @@ SHARDING = {
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 # Features of a large manifest take hours; collectives of a training step still end after torch's own minutes.
 PATIENCE = timedelta(days=7)
+# EX_TEMPFAIL, an exit status for schedulers: saved or in use, --resume continues (docs/slurm.md).
+TRY_AGAIN = 75
+
+
+class RunError(UserError):
+    """A run that cannot start or continue; the message says what to do."""
 
 
 def make_accelerator(config: Config) -> Accelerator:

@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 LOCK_IT = """
 import sys
 from pathlib import Path
-from skingpt4.training import run_folder
+from skingpt4.training.resuming import run_folder
 
 try:
     with run_folder.locked(Path(sys.argv[1])):

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from eval.rating.questionnaire import FLAG, ITEMS
-from skingpt4.chat.session import CLINICAL_PROMPTS
+from skingpt4.generation.questions import CLINICAL_PROMPTS
 
 MARK = "sharply bordered plaque"  # stands in every answer
 FORM = {**dict.fromkeys(ITEMS, "4"), FLAG: "0", "comment": ""}

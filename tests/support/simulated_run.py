@@ -10,7 +10,7 @@ import numpy as np
 
 from eval.asking.answers import Answer, Key, to_line
 from eval.rating.ratings import ITEMS, Rating
-from skingpt4.chat.session import CLINICAL_PROMPTS
+from skingpt4.generation.questions import CLINICAL_PROMPTS
 from skingpt4.taxonomy.taxonomy import CLASSES
 
 CUTS = (-1.6, -0.9, -0.2, 0.8)  # of the latent opinion, between the five points of the scale

@@ -16,7 +16,7 @@ from eval.arms.endpoint.http_client import HttpClient, Received, is_loopback
 from eval.arms.respondent import LIST, LOGPROBS, Reply, RespondentError, RespondentGone
 from eval.asking.images import MEAN_COLOUR, SIZE
 from eval.tasks import Task
-from skingpt4.generation.scoring import DIAGNOSIS_QUESTION
+from skingpt4.generation.questions import DIAGNOSIS_QUESTION
 
 logger = logging.getLogger(__name__)
 

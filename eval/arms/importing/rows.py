@@ -14,7 +14,7 @@ from eval.asking.answers import Answer, Key
 from eval.asking.cases import Case
 from eval.asking.classes import options_of
 from eval.tasks import Task
-from skingpt4.chat.session import CLINICAL_PROMPTS
+from skingpt4.generation.questions import CLINICAL_PROMPTS
 from skingpt4.support.errors import UserError
 from skingpt4.taxonomy.taxonomy import nearest
 

@@ -15,11 +15,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from eval.arms.models.dual_encoders import load_dual_encoder, require_towers
+from eval.arms.models.dual_encoders import DualEncoder, OpenClip, load_dual_encoder, require_towers
 from eval.arms.models.loading import ModelFiles, Placement
 from skingpt4.checkpoints.identity import encoder_identity
 from skingpt4.config.schema import Config
 from skingpt4.model.build import build_encoder
+from skingpt4.model.network import ImageEncoder
 from skingpt4.model.precision import half_precision
 from skingpt4.records.feature_store import (
     FeatureStore,
@@ -64,7 +65,7 @@ class EncoderFeatures:
     def __init__(self, config: Config, kind: str, device: torch.device) -> None:
         self.config, self.kind, self.device = config, kind, device
         self.identity = f"{encoder_identity(config)}-{kind}"
-        self._encoder = None
+        self._encoder: ImageEncoder | None = None
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
@@ -93,7 +94,7 @@ class TowerFeatures:
         require_towers(files, place)
         self.files, self.place = files, place
         self.identity = f"tower-{files.sha256[:16]}-{place.facts()['precision']}"
-        self._towers = None
+        self._towers: DualEncoder | OpenClip | None = None
 
     def __call__(self, images: Sequence[Image.Image]) -> Tensor:
         """(n, d) fp32 on the CPU."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,12 @@ from sklearn.metrics import recall_score
 from eval.asking.answers import ArmAnswers, Run
 from eval.measures.by_task.clusters import Statistic, cluster_draws, interval_of, share
 from eval.measures.by_task.differential import KS, weighted_top_k
-from eval.measures.by_task.fairness import fairness
+from eval.measures.by_task.fairness import compare_fairness, fairness
 from eval.measures.by_task.multiple_choice import multiple_choice
 from eval.measures.by_task.reference_texts import text_overlap
 from eval.measures.concepts import scored_concepts
 from eval.measures.intervals import Line
 from eval.tasks import Task
-from eval.tasks.task import UNKNOWN
-
-MIN_CASES = 5  # of a group whose share is compared
 
 
 def task_lines(run: Run, arm: ArmAnswers) -> list[Line]:
@@ -48,8 +46,7 @@ def task_figures(task: Task, lines: Sequence[Line]) -> dict[str, Any]:
     """What the task asks for, as far as an arm's lines have it.
 
     Returns:
-        {metric: figures}, and `groups` ({column: {value: top-1}}) where classes are scored. A metric of which an arm
-        has nothing is left out.
+        {metric: figures}; a metric of which an arm has nothing is left out.
     """
     scored = [line for line in lines if line["class_scores"] and line["class"] in line["class_scores"]]
     about_concepts = bool(task.concepts) and not task.classes
@@ -70,9 +67,24 @@ def task_figures(task: Task, lines: Sequence[Line]) -> dict[str, Any]:
     for metric in task.metrics:
         if (scored or metric not in needs_scores) and (result := compute[metric]()):
             figures[metric] = result
-    if scored and task.group_columns:
-        figures["groups"] = {column: by_group(scored, column) for column in task.group_columns}
     return figures
+
+
+def fairness_pairs(task: Task, arms: Mapping[str, Sequence[Line]]) -> dict[str, dict[str, Any]]:
+    """Every pair of arms with scores of common cases, named FIRST_minus_SECOND: {group column: differences}."""
+    scored = {
+        name: {line["case_id"]: line for line in lines if line["class_scores"]}
+        for name, lines in arms.items()
+    }
+    pairs = {}
+    for first, second in combinations((name for name in scored if scored[name]), 2):
+        shared = [name for name in scored[first] if name in scored[second]]
+        if shared:
+            a, b = ([scored[arm][name] for name in shared] for arm in (first, second))
+            pairs[f"{first}_minus_{second}"] = {
+                column: compare_fairness(a, b, task.positive or "", column) for column in task.group_columns
+            }
+    return pairs
 
 
 def top_k(lines: Sequence[Line], ks: Sequence[int] = KS) -> dict[str, Any]:
@@ -113,19 +125,3 @@ def _mean_recall(right: np.ndarray, present: np.ndarray) -> Statistic:
         return np.nanmean(shares, axis=1)
 
     return mean
-
-
-def by_group(lines: Sequence[Line], column: str) -> dict[str, Any]:
-    """Top-1 of each value of a group column: {value: figure}; groups of fewer than MIN_CASES have no figure."""
-    members: dict[str, list[Line]] = {}
-    for line in lines:
-        members.setdefault(line["groups"].get(column, UNKNOWN), []).append(line)
-    figures: dict[str, Any] = {}
-    for value in sorted(members):
-        group = members[value]
-        clusters: list[Hashable] = [line["cluster"] for line in group]
-        enough = len(group) >= MIN_CASES
-        figures[value] = (
-            share([among_best(line) for line in group], clusters).to_dict() if enough else {"n": len(group)}
-        )
-    return figures

@@ -7,7 +7,7 @@ from typing import Any
 
 from eval.asking.answers import Run
 from eval.measures.by_task.fairness import MEASURES
-from eval.measures.by_task.figures import task_figures, task_lines
+from eval.measures.by_task.figures import fairness_pairs, task_figures, task_lines
 from eval.measures.intervals import Figure, Interval
 from eval.tasks import Task
 
@@ -31,8 +31,11 @@ def add_task(run: Run, results: dict[str, Any]) -> None:
         ],
         "clusters": _clusters(run, task),
     }
+    lines = {name: task_lines(run, run.arms[name]) for name in results["arms"]}
     for name, arm in results["arms"].items():
-        arm["task"] = task_figures(task, task_lines(run, run.arms[name]))
+        arm["task"] = task_figures(task, lines[name])
+    if "fairness" in task.metrics:
+        results["task"]["pairs"] = fairness_pairs(task, lines)
 
 
 def _clusters(run: Run, task: Task) -> dict[str, Any] | None:
@@ -53,6 +56,21 @@ def task_rows(results: dict[str, Any]) -> list[Row]:
                 names.setdefault(name)
                 cells.setdefault(name, {})[arm] = cell
     return [(name, cells[name]) for name in names]
+
+
+def pair_lines(results: dict[str, Any]) -> list[str]:
+    """Two arms on the same cases, in words: the difference of each measure, and of what dark skin loses."""
+    lines = []
+    for name, columns in results["task"].get("pairs", {}).items():
+        for column, measures in columns.items():
+            for measure, compared in measures.items():
+                for key, words in (("difference", "all"), ("gap_difference", "last minus first group")):
+                    if compared[key] and compared[key]["value"] is not None:
+                        text = Interval.from_dict(compared[key]).points()
+                        lines.append(
+                            f"{name}: {NAMES.get(measure, measure)}, {NAMES.get(column, column)} {words} {text}"
+                        )
+    return lines
 
 
 Cells = Iterator[tuple[str, Figure | str]]
@@ -105,14 +123,6 @@ def _texts(figures: dict[str, Any]) -> Cells:
             yield f"{words} against {figures['num_references']} references", figures[name]
 
 
-def _groups(figures: dict[str, Any]) -> Cells:
-    for column, groups in figures.items():
-        for value, figure in groups.items():
-            small = "value" not in figure
-            words = f"class in top 1, {NAMES.get(column, column.removeprefix('x_'))} {value}"
-            yield words, f"too few cases (n = {figure['n']})" if small else figure
-
-
 FLATTEN: dict[str, Callable[[dict[str, Any]], Cells]] = {
     "fairness": _fairness,
     "weighted_top_k": _weighted,
@@ -121,7 +131,6 @@ FLATTEN: dict[str, Callable[[dict[str, Any]], Cells]] = {
     "concept_auroc": _concepts,
     "multiple_choice": _choices,
     "text_overlap": _texts,
-    "groups": _groups,
 }
 
 
@@ -149,6 +158,7 @@ def task_text(results: dict[str, Any]) -> str:
     lines = [
         "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
     ]
+    lines += pair_lines(results)
     if task["clusters"]:
         counts = task["clusters"]
         key = counts["key"].removeprefix("x_")

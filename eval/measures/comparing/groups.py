@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -145,6 +146,10 @@ def _value(value: Any) -> str:
     return UNKNOWN if value in (None, -1, "") else str(value)
 
 
+def _column(column: str, line: Line) -> str:
+    return _value(line.get("groups", {}).get(column))
+
+
 def _skin_type(line: Line) -> str:
     return _value(line.get("fitzpatrick"))
 
@@ -175,7 +180,7 @@ def by_groups(lines: Sequence[Line]) -> dict[str, Any]:
         "fitzpatrick_pairs": lambda line: PAIRS.get(_skin_type(line), UNKNOWN),
     }
     for column in dict.fromkeys(column for line in lines for column in line.get("groups", ())):
-        groupings.setdefault(column, lambda line, key=column: _value(line.get("groups", {}).get(key)))
+        groupings.setdefault(column, partial(_column, column))
     by_grouping: dict[str, Any] = {}
     for grouping, label in groupings.items():
         every = [label(line) for line in lines]

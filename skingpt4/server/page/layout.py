@@ -12,9 +12,9 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from skingpt4.chat.session import CLINICAL_PROMPTS
 from skingpt4.chat.texts import FIRST, Texts, languages
 from skingpt4.chat.texts import load as load_texts
+from skingpt4.generation.questions import CLINICAL_PROMPTS
 from skingpt4.generation.sampling import Generation
 from skingpt4.server import cover, uploads
 from skingpt4.server.address import Address

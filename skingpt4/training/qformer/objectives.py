@@ -71,6 +71,20 @@ class Pretraining(nn.Module):
         self.log_scale = nn.Parameter(torch.tensor(2.5))
         self.register_buffer("spread", torch.ones(encoder_width))  # of a token's dimensions, for the targets
 
+    @torch.no_grad()
+    def start_heads(self, tokens: Tensor) -> None:
+        """Fit what reads the reconstruction by regression, since random heads would first destroy a good start.
+
+        Args:
+            tokens: (n, t, d) of a sample of images.
+        """
+        self.spread.copy_(tokens[:, self.num_prefix :].std((0, 1)).clamp_min(1e-3))
+        queries = torch.cat([self.qformer(part) for part in tokens.split(32)])
+        cells = grid_targets(tokens, self.num_prefix, queries.shape[1])
+        _regress(self.cell, queries.flatten(0, 1), cells.flatten(0, 1))
+        if self.num_prefix:
+            _regress(self.prefix, queries.mean(1), tokens[:, : self.num_prefix].mean(1))
+
     def text(self, words: Tensor) -> Tensor:
         """Embeddings (b, l, width) of word ids (b, l)."""
         return self.words(words) + self.places.weight[: words.shape[1]]
@@ -166,6 +180,17 @@ class Pretraining(nn.Module):
         queries, _ = self.read(torch.cat([seen, seen[other]]), torch.cat([begun, begun[rows]]), causal=False)
         truth = torch.cat([begun.new_ones(len(seen)), begun.new_zeros(len(other))])
         return F.cross_entropy(self.match(queries).mean(1).float(), truth)
+
+
+def _regress(head: nn.Linear, inputs: Tensor, targets: Tensor, ridge: float = 0.01) -> None:
+    """Write the ridge regression of targets (n, d) on inputs (n, width) into a linear layer."""
+    mean, target_mean = inputs.mean(0), targets.mean(0)
+    centred = (inputs - mean).double()
+    gram = centred.T @ centred
+    gram.diagonal().add_(ridge * gram.diagonal().mean())
+    weight = torch.linalg.solve(gram, centred.T @ (targets - target_mean).double()).float().T  # (d, width)
+    head.weight.copy_(weight)
+    head.bias.copy_(target_mean - weight @ mean)
 
 
 def _begin(words: Tensor, first: int) -> Tensor:

@@ -24,7 +24,7 @@ VERSION = 1
 
 
 def _from_matplotlib(name: str) -> np.ndarray:
-    with cbook.get_sample_data(name) as file:
+    with cbook.get_sample_data(name) as file:  # type: ignore[union-attr]
         return np.asarray(Image.open(file).convert("RGB"))
 
 
@@ -40,7 +40,7 @@ PHOTOGRAPHS: dict[str, tuple[Callable[[], np.ndarray], str]] = {
 
 
 def write_crops(folder: Path, count: int, seed: int) -> Path:
-    """Write `count` crops and their manifest, which comes last; crops of an earlier call with the same arguments stay.
+    """Write `count` crops and their manifest, which comes last; those of an equal earlier call are reused.
 
     Args:
         folder: gets `images/` and `manifest.jsonl`.

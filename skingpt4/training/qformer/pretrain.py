@@ -9,9 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import os
-import tempfile
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +26,10 @@ from skingpt4.records.feature_store import FeatureStore
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import move_into_place, write_text
 from skingpt4.training.qformer.objectives import Pretraining, Weights
-from skingpt4.training.qformer.start import start_as_pooling
+from skingpt4.training.qformer.start import start_as_pooling, written_parameters
 from skingpt4.training.qformer.vocabulary import Vocabulary
 
+SAVE_EVERY = 50  # steps; so many are computed again after a kill
 NUM_SAMPLED = 400  # images, from which the start and the final scale are computed
 CONSTANT_ENERGY = (
     0.5  # of the queries' varying energy: what all images have in common carries an answer's wording
@@ -52,9 +51,8 @@ class Settings:
     seed: int = 42
     seen_patches: float = 0.5  # fraction of the patches that the Q-Former sees in a step
     max_words: int = 32
-    save_every: int = 50
     start: str = "pooling"  # or random
-    weights: Weights = Weights()
+    weights: Weights = field(default_factory=Weights)
 
 
 @dataclass(frozen=True)
@@ -83,24 +81,6 @@ class Examples:
         return self.tokens(np.sort(rng.permutation(len(self.words))[:count]))
 
 
-def require_writable(out: Path) -> None:
-    """Find out before hours of work whether the result can be written.
-
-    Raises:
-        PretrainingError: its folder is missing and cannot be made, or nothing can be written there.
-    """
-    if out.suffix != ".safetensors":
-        raise PretrainingError(f"--out {out}: the name must end in .safetensors")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out.parent):
-            pass
-        if out.is_dir() or (out.exists() and not os.access(out, os.W_OK)):
-            raise PermissionError("it exists and cannot be replaced")
-    except OSError as error:
-        raise PretrainingError(f"--out {out}: cannot be written ({reason_of(error)})") from None
-
-
 def train(
     config: Config, examples: Examples, vocabulary: Vocabulary, settings: Settings, state: Path
 ) -> tuple[QFormer, list[dict[str, float]]]:
@@ -111,16 +91,16 @@ def train(
         examples: to train on.
         vocabulary: of the captions.
         settings: of the training.
-        state: file that is written every `save_every` steps and says how far the run is.
+        state: file that is written every SAVE_EVERY steps and says how far the run is.
 
     Returns:
-        The trained Q-Former without its text branch, and the losses every `save_every` steps.
+        The trained Q-Former without its text branch, and the losses every SAVE_EVERY steps.
 
     Raises:
         PretrainingError: the state file is of other settings or damaged.
     """
     model = _new(config, examples, len(vocabulary), settings)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.rate, weight_decay=0.05)
+    optimizer = _optimizer(model, settings)
     history: list[dict[str, float]] = []
     facts = _facts(config, examples, settings)
     first = _restore(state, facts, model, optimizer, history)
@@ -128,13 +108,13 @@ def train(
     mean: dict[str, list[float]] = {}
     for step in range(first, settings.steps):
         for group in optimizer.param_groups:
-            group["lr"] = settings.rate * _schedule(step, settings)
-        losses = _step(model, optimizer, examples, settings, step)
+            group["lr"] = group["rate"] * _schedule(step, settings)
+        losses = train_step(model, optimizer, examples, settings, step)
         for name, value in losses.items():
             mean.setdefault(name, []).append(value)
         bar.update()
         bar.set_postfix({name: f"{value:.3f}" for name, value in losses.items()}, refresh=False)
-        if (step + 1) % settings.save_every == 0 or step + 1 == settings.steps:
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == settings.steps:
             history.append({"step": step + 1} | {n: round(float(np.mean(v)), 5) for n, v in mean.items()})
             mean.clear()
             _save(state, facts, model, optimizer, history, step + 1)
@@ -169,7 +149,8 @@ def set_scale(qformer: QFormer, tokens: Tensor) -> None:
     queries = torch.cat([qformer(part) for part in tokens.split(32)])
     mean = queries.mean((0, 1))
     spread = (queries - queries.mean(0)).square().mean((0, 1)).sqrt().clamp_min(1e-3)
-    norm = qformer.model.encoder.layer[-1].output_query.LayerNorm
+    model: Any = qformer.model
+    norm = model.encoder.layer[-1].output_query.LayerNorm
     constant = mean / mean.norm() * (CONSTANT_ENERGY * len(mean)) ** 0.5
     norm.bias.copy_((norm.bias - mean) / spread + constant)
     norm.weight.div_(spread)
@@ -192,11 +173,24 @@ def _new(config: Config, examples: Examples, num_words: int, settings: Settings)
         if settings.start == "pooling":
             start_as_pooling(qformer, sample, examples.num_prefix)
         model = Pretraining(qformer, examples.width, examples.num_prefix, num_words, settings.max_words + 1)
-    model.spread.copy_(sample[:, examples.num_prefix :].std((0, 1)).clamp_min(1e-3))
-    return model.eval()  # no dropout: what is dropped could not be reconstructed
+    model.eval()  # no dropout: what is dropped could not be reconstructed
+    model.start_heads(sample)
+    return model
 
 
-def _step(
+def _optimizer(model: Pretraining, settings: Settings) -> torch.optim.Optimizer:
+    """AdamW; what the start wrote moves at a tenth of the rate, since Adam's first steps ignore how good it is."""
+    written = written_parameters(model.qformer) if settings.start == "pooling" else []
+    ids = set(map(id, written))
+    others = [p for p in model.parameters() if id(p) not in ids]
+    groups: list[dict[str, Any]] = [
+        {"params": others, "rate": settings.rate},
+        {"params": written, "rate": 0.1 * settings.rate},
+    ]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=settings.rate, weight_decay=0.05)
+
+
+def train_step(
     model: Pretraining, optimizer: torch.optim.Optimizer, examples: Examples, settings: Settings, step: int
 ) -> dict[str, float]:
     """One update; returns the losses."""
@@ -230,7 +224,7 @@ def _schedule(step: int, settings: Settings) -> float:
 
 
 def _facts(config: Config, examples: Examples, settings: Settings) -> dict[str, Any]:
-    """Everything that a stopped run must have in common with the one that goes on; as JSON, which compares as text."""
+    """Everything that a stopped run must have in common with the one that goes on."""
     sizes = copy.deepcopy(asdict(config.qformer)) | {"weights": None}
     stores = [store.folder.parent.name + "/" + store.folder.name for store in examples.stores]
     ours = asdict(settings)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +100,7 @@ def start_as_pooling(qformer: QFormer, tokens: Tensor, num_prefix: int) -> Token
         What was computed from the tokens.
     """
     statistics = token_statistics(tokens, num_prefix)
-    model = qformer.model
+    model: Any = qformer.model
     for layer in model.encoder.layer:
         branches = [layer.attention.output, layer.output_query]
         branches += [layer.crossattention.output] if layer.has_cross_attention else []
@@ -116,13 +117,25 @@ def start_as_pooling(qformer: QFormer, tokens: Tensor, num_prefix: int) -> Token
     return statistics
 
 
+def written_parameters(qformer: QFormer) -> list[nn.Parameter]:
+    """What `start_as_pooling` writes values other than zero into."""
+    model: Any = qformer.model
+    first = model.encoder.layer[0]
+    return [
+        qformer.query_tokens,
+        *first.attention.output.LayerNorm.parameters(),
+        *first.crossattention.parameters(),
+    ]
+
+
 def _first_states(qformer: QFormer) -> Tensor:
     """The states (q, width) of the queries where the first cross-attention reads them."""
-    layer = qformer.model.encoder.layer[0]
-    return layer.attention.output.LayerNorm(qformer.model.layernorm(qformer.query_tokens[0]))
+    model: Any = qformer.model
+    layer = model.encoder.layer[0]
+    return layer.attention.output.LayerNorm(model.layernorm(qformer.query_tokens[0]))
 
 
-def _write_attention(attention: nn.Module, qformer: QFormer, statistics: TokenStatistics) -> None:
+def _write_attention(attention: Any, qformer: QFormer, statistics: TokenStatistics) -> None:
     """Keys tell where a token lies; queries ask for the neighbourhood of their cell's centre, in every head alike."""
     cells = centres(*grid_of_queries(qformer.num_query_tokens))
     size = attention.attention_head_size
@@ -144,7 +157,7 @@ def _write_attention(attention: nn.Module, qformer: QFormer, statistics: TokenSt
     attention.key.bias.copy_(bias.repeat(heads))
 
 
-def _write_values(cross: nn.Module, statistics: TokenStatistics) -> None:
+def _write_values(cross: Any, statistics: TokenStatistics) -> None:
     """Values are principal components, with large variances reduced, and the output is their own order."""
     width = cross.output.dense.weight.shape[0]
     count = min(width, len(statistics.mean))
@@ -159,7 +172,7 @@ def _write_values(cross: nn.Module, statistics: TokenStatistics) -> None:
 
 
 def _balance_class_token(
-    attention: nn.Module, qformer: QFormer, tokens: Tensor, num_prefix: int, statistics: TokenStatistics
+    attention: Any, qformer: QFormer, tokens: Tensor, num_prefix: int, statistics: TokenStatistics
 ) -> None:
     """Shift what the queries ask of the class token until it has its fraction of their attention."""
     size = attention.attention_head_size

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -14,14 +15,6 @@ from skingpt4.model.vision import VisionEncoder
 from skingpt4.records.feature_store import FeatureStore
 from skingpt4.records.record import Record
 from skingpt4.training.features import cached_queries
-
-
-class Unchanged(nn.Module):
-    """In the place of a Q-Former it hands on the backbone's tokens."""
-
-    def forward(self, tokens: object) -> object:
-        """The same tokens."""
-        return tokens
 
 
 def cached_tokens(
@@ -49,5 +42,6 @@ def cached_tokens(
     config = copy.deepcopy(config)
     config.qformer.weights, config.qformer.num_query_tokens = None, vision.num_tokens
     config.qformer.width = vision.width
-    encoder = ImageEncoder(vision, Unchanged(), config.encoder.dtype)
+    unchanged: Any = nn.Identity()  # in the place of a Q-Former
+    encoder = ImageEncoder(vision, unchanged, config.encoder.dtype)
     return cached_queries(manifest, records, config, cache, lambda: encoder, views)

@@ -9,7 +9,7 @@ from eval.arms.respondent import FREE_TEXT, LIST, RespondentError, RespondentGon
 from eval.asking.answers import arm_files, case_lines, read_lines, read_run
 from eval.asking.claims import ArmError
 from eval.tasks import load_task
-from skingpt4.chat.session import CLINICAL_PROMPTS
+from skingpt4.generation.questions import CLINICAL_PROMPTS
 from skingpt4.support.errors import UserError
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 from tests.support.respondents import Echo
@@ -236,5 +236,5 @@ def test_a_task_of_one_s_own_has_its_labels_and_questions(cases, tmp_path):
     assert (found[2].fields["question"], found[2].fields["text_class"]) == ("Which disease is it?", "eczema")
     assert found[3].fields["listed_class"] == "eczema"
     run = read_run(tmp_path / "run")
-    assert run.classes == ("psoriasis", "acne", "melanoma", "eczema")
+    assert run.task.classes == ("psoriasis", "acne", "melanoma", "eczema")
     assert [case["class"] for case in run.cases.values()][:4] == ["psoriasis", "acne", "melanoma", "eczema"]

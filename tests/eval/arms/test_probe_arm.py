@@ -25,7 +25,7 @@ from eval.arms.respondent import RespondentError, RespondentGone
 from eval.asking.answers import read_run
 from eval.measures.probing import FLOOR
 from eval.tasks import load_task
-from skingpt4.generation.scoring import CONCEPTS_QUESTION
+from skingpt4.generation.questions import CONCEPTS_QUESTION
 from skingpt4.model.build import build_encoder
 from skingpt4.records.images import to_tensor
 from skingpt4.records.manifest import read_manifest

@@ -18,7 +18,7 @@ from eval.arms.models.likelihood import CACHED, COMPLETE
 from eval.arms.models.loading import Placement, find_model
 from eval.arms.respondent import RespondentError, RespondentGone
 from eval.arms.transformers_vlm import TransformersModel
-from skingpt4.generation.scoring import CONCEPTS_QUESTION
+from skingpt4.generation.questions import CONCEPTS_QUESTION
 from tests.support.threads import one_thread
 from tests.support.tiny import make_picture, save_language_model
 from tests.support.tiny_vlm import FAMILIES, save_vlm

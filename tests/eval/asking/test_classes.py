@@ -6,7 +6,7 @@ import pytest
 
 from data.phantoms.splits import DISEASES
 from eval.asking.classes import read_class
-from skingpt4.generation.scoring import scored_diseases
+from skingpt4.generation.questions import scored_diseases
 from skingpt4.records.record import Record
 from skingpt4.taxonomy import taxonomy
 from skingpt4.taxonomy.free_text import ANSWER_FORM, find_names

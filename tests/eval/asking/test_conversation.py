@@ -9,7 +9,7 @@ import torch
 from eval.asking.answers import Key
 from eval.asking.cases import Case
 from eval.asking.conversation import PROBES, Asker, Setting
-from skingpt4.chat.session import CLINICAL_PROMPTS
+from skingpt4.generation.questions import CLINICAL_PROMPTS
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.prompts import Turn, encode_turns, get_template
 from skingpt4.records.record import Record

@@ -16,7 +16,7 @@ from eval.rating.questionnaire import FLAG, ITEMS, LAY_ITEMS
 from eval.rating.ratings import RatingsError
 from eval.rating.store import Store
 from eval.rating.study import change_study, consents
-from skingpt4.chat.session import CLINICAL_PROMPTS
+from skingpt4.generation.questions import CLINICAL_PROMPTS
 from tests.support.review_run import FORM, MARK, make_run
 
 ROLES = {"derma": "dermatologist", "phys": "physician", "lay": "lay"}

@@ -9,7 +9,7 @@ from eval.rating.desk import Desk, select
 from eval.rating.questionnaire import FLAG, ITEMS
 from eval.rating.store import Store
 from eval.rating.study import change_study
-from skingpt4.chat.session import CLINICAL_PROMPTS
+from skingpt4.generation.questions import CLINICAL_PROMPTS
 from tests.support.respondents import write_cases
 
 COUNT = 6

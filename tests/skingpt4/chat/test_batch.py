@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from skingpt4.chat import batch as batch_module
 from skingpt4.chat.batch import BatchError, ImageAnswerer, in_order, run
 from skingpt4.chat.differential import Ranker
-from skingpt4.chat.session import CLINICAL_PROMPTS, ChatSession
+from skingpt4.chat.session import ChatSession
 from skingpt4.cli import batch
 from skingpt4.config.load import to_yaml
+from skingpt4.generation.questions import CLINICAL_PROMPTS
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.build import build, build_encoder
 from skingpt4.records import folders

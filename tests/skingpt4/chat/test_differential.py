@@ -23,7 +23,8 @@ from skingpt4.chat.differential import (
     score_images,
 )
 from skingpt4.checkpoints import checkpoint
-from skingpt4.generation.scoring import DIAGNOSIS_QUESTION, class_sentences, score_answers
+from skingpt4.generation.questions import DIAGNOSIS_QUESTION, class_sentences
+from skingpt4.generation.scoring import score_answers
 from skingpt4.model.prompts import Turn, encode_turns, get_template
 from skingpt4.taxonomy.closed_set import ClosedSet
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, class_disease

@@ -9,12 +9,12 @@ import torch
 from torch import nn
 
 from skingpt4.chat import differential
-from skingpt4.chat import session as chat_session
 from skingpt4.chat.session import ChatSession, ContextFull
 from skingpt4.checkpoints import load
 from skingpt4.cli import chat
 from skingpt4.config.load import to_yaml
 from skingpt4.generation.decoder import Decoder
+from skingpt4.generation.questions import CLINICAL_PROMPTS
 from skingpt4.generation.sampling import ChatError, Generation
 from skingpt4.model.build import build, build_encoder
 from skingpt4.model.prompts import IMAGE_TOKEN, PromptError, Turn, encode, get_template, render
@@ -356,7 +356,7 @@ def test_one_question_on_the_command_line(trained, folder, capsys):
     picture, short = str(folder / "picture.png"), ["--max-new-tokens", "12"]
     assert chat.main(["--checkpoint", trained.output_dir, "--image", picture, "--json", *short]) == 0
     (turn,) = json.loads(capsys.readouterr().out)["turns"]
-    assert turn["question"] == chat_session.CLINICAL_PROMPTS[0], "it does not wait for somebody to type"
+    assert turn["question"] == CLINICAL_PROMPTS[0], "it does not wait for somebody to type"
 
 
 def test_the_terminal_ranks_classes_and_the_diseases_of_the_training(trained, folder, capsys, monkeypatch):

@@ -170,7 +170,7 @@ def test_no_input_of_a_page_takes_one(request, outside, looked_up, where):
     for meta in ({}, {"meta": META}):
         for path in (str(outside), f"http://{LEAK}/?name=X"):
             requests = list(page.every_input({"path": path} | meta))
-            assert len(requests) > 3
+            assert len(requests) >= 3  # the review form has three inputs, the page more
             assert {page.send(body).status_code for body in requests} == {403}
     assert outside.read_bytes() == png("brown")
     assert LEAK not in looked_up

@@ -18,7 +18,7 @@ from skingpt4.records.feature_store import FeatureStore
 from skingpt4.training import prepare, processes
 from skingpt4.training.loop import run
 from skingpt4.training.processes import Team, require_launched
-from skingpt4.training.run_folder import RunDirError
+from skingpt4.training.resuming.run_folder import RunDirError
 from tests.support.kill_trials import metrics_of, trained_bits
 from tests.support.tiny import tiny_config, write_manifest
 

@@ -23,7 +23,7 @@ from skingpt4.records.comparing.overlap import OverlapError
 from skingpt4.records.record import RecordError
 from skingpt4.training.loop import run
 from skingpt4.training.prepare import prepare
-from skingpt4.training.run_folder import RunDirError
+from skingpt4.training.resuming.run_folder import RunDirError
 from skingpt4.weights.files.tensors import WeightsMismatch
 from tests.support.tiny import make_picture, tiny_config, write_manifest
 

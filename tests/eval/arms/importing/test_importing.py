@@ -12,7 +12,7 @@ from eval.add import main
 from eval.arms.importing.tables import read_table
 from eval.asking.answers import Answer, Key, arm_files, case_lines, from_line, read_lines, read_run, to_line
 from eval.tasks import load_task
-from skingpt4.chat.session import CLINICAL_PROMPTS
+from skingpt4.generation.questions import CLINICAL_PROMPTS
 from skingpt4.records.blanks import is_blank
 from skingpt4.support.spreadsheets import csv_text
 from skingpt4.taxonomy.taxonomy import CLASSES

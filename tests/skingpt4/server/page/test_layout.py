@@ -12,8 +12,8 @@ demo.stay_local()
 
 import gradio as gr  # noqa: E402
 
-from skingpt4.chat.session import CLINICAL_PROMPTS  # noqa: E402
 from skingpt4.chat.texts import load  # noqa: E402
+from skingpt4.generation.questions import CLINICAL_PROMPTS  # noqa: E402
 from skingpt4.server.address import Address  # noqa: E402
 from skingpt4.server.gradio_app import escape  # noqa: E402
 from skingpt4.server.page import layout, markup  # noqa: E402

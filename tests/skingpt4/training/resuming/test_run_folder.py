@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from skingpt4.support import files
-from skingpt4.training import run_folder
-from skingpt4.training.run_folder import CHECKPOINTS, CONFIG, METRICS, Metrics, RunDirError
+from skingpt4.training.resuming import run_folder
+from skingpt4.training.resuming.run_folder import CHECKPOINTS, CONFIG, METRICS, Metrics, RunDirError
 from tests.support.locking import lock_elsewhere
 
 CONFIG_TEXT = yaml.safe_dump(

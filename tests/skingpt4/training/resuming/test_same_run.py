@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from skingpt4.config.load import to_dict
 from skingpt4.config.schema import Config
-from skingpt4.training.same_run import batch_facts, configuration_problem
+from skingpt4.training.resuming.same_run import batch_facts, configuration_problem
 
 CONFIG = to_dict(Config(step="step1", output_dir="runs/a", initial_checkpoint="runs/step1"))
 CONFIG["language"]["model"] = "weights/model"

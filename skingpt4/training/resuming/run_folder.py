@@ -18,23 +18,17 @@ import yaml
 
 from skingpt4.checkpoints import checkpoint
 from skingpt4.config.upgrade import upgraded
-from skingpt4.support.errors import FILE_FAILED, UserError
+from skingpt4.support.errors import FILE_FAILED
 from skingpt4.support.files import write_text
 from skingpt4.support.parse import parse_json, read_json_object
 from skingpt4.support.regular import read_regular_text
-from skingpt4.training import same_run
+from skingpt4.training.processes import TRY_AGAIN, RunError
+from skingpt4.training.resuming import same_run
 
 CONFIG, METRICS, CHECKPOINTS, BOARD = "config.yaml", "metrics.jsonl", "checkpoints", "tensorboard"
 LOCK = ".lock"  # there while a run is in progress; a killed run leaves it behind, unlocked
-TRY_AGAIN = (
-    75  # EX_TEMPFAIL, an exit status for schedulers: saved or in use, --resume continues (docs/slurm.md)
-)
 
 logger = logging.getLogger(__name__)
-
-
-class RunError(UserError):
-    """A run that cannot start or continue; the message says what to do."""
 
 
 class RunDirError(RunError):

@@ -21,9 +21,9 @@ from skingpt4.model import lora
 from skingpt4.model.network import SkinGPT4
 from skingpt4.support.errors import UserError
 from skingpt4.training.prepare import Prepared
-from skingpt4.training.processes import Team
-from skingpt4.training.run_folder import CHECKPOINTS, RunError
-from skingpt4.training.same_run import batch_facts, batch_problem, computed
+from skingpt4.training.processes import RunError, Team
+from skingpt4.training.resuming.run_folder import CHECKPOINTS
+from skingpt4.training.resuming.same_run import batch_facts, batch_problem, computed
 from skingpt4.weights.files.tensors import WeightsMismatch
 
 logger = logging.getLogger(__name__)

@@ -7,8 +7,9 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from eval.measures import probing
-from eval.measures.probing import FLOOR, ProbingError, fit_logistic, fit_neighbours, group_of, top1
+from eval.measures.probing import top1
+from skingpt4.generation.probing import probes
+from skingpt4.generation.probing.probes import FLOOR, ProbingError, fit_logistic, fit_neighbours, group_of
 from skingpt4.records.record import Record
 
 FITS = pytest.mark.parametrize("fit", [fit_logistic, fit_neighbours])
@@ -149,5 +150,5 @@ def test_what_cannot_be_fitted_is_refused(fit):
 
 def test_the_candidates_are_listed():
     probe = fit_logistic(*clouds(30))
-    assert list(probe.settings["log_loss"]) == [f"{c:g}" for c in probing.STRENGTHS]
+    assert list(probe.settings["log_loss"]) == [f"{c:g}" for c in probes.STRENGTHS]
     assert probe.settings["num_examples"] == 30

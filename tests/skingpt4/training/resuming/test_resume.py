@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from skingpt4.checkpoints import checkpoint
-from skingpt4.training import resume
 from skingpt4.training.loop import run
-from skingpt4.training.run_folder import METRICS, Metrics
+from skingpt4.training.resuming import resume
+from skingpt4.training.resuming.run_folder import METRICS, Metrics
 from tests.support.kill_trials import metrics_of, trained_bits
 from tests.support.tiny import tiny_config
 

@@ -1,0 +1,216 @@
+"""A learning curve on stored vectors: python -m benchmarks learning --train A.npz --test B.npz --out C.json.
+
+The files hold what an encoder saw of pictures, not the pictures: `vectors` (n, q, d), or the array that --vectors
+names, and the texts `disease` and `class_name` (n,). The projection is started and trained on them as `train.py`
+would, and after each of --points iterations the test cases are scored as a checkpoint would score them: all diseases
+of the training, summed by class, with three weights of the text's own prior. Beside it stands a probe, a logistic
+regression on the same vectors: what they hold.
+
+Changes to the configuration follow as key=value, one factor at a time (`projection.start=random seed=1`). The JSON
+is written after every point; a curve that is complete is not measured again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from benchmarks.harness.results import RESULTS, about, write
+from skingpt4.checkpoints.diseases import taught_diseases
+from skingpt4.config.load import load_config
+from skingpt4.config.schema import Config
+from skingpt4.generation.diseases import DiseaseScorer
+from skingpt4.generation.probing.probes import accuracy, fit_logistic
+from skingpt4.model.build import build
+from skingpt4.model.network import SkinGPT4
+from skingpt4.records.feature_store import StoreShape
+from skingpt4.records.manifest import Manifest, read_manifest
+from skingpt4.support.errors import UserError, reported
+from skingpt4.support.files import write_text
+from skingpt4.taxonomy.closed_set import ClosedSet
+from skingpt4.taxonomy.taxonomy import CLASSES
+from skingpt4.training.batches import batches, make_collate
+from skingpt4.training.loop import make_optimizer, train_step
+from skingpt4.training.prepare import initialise_projection
+from skingpt4.training.processes import Team
+from skingpt4.training.samples import SampleEncoder, TrainingSamples
+from skingpt4.training.schedule import learning_rate
+
+WEIGHTS = (0.0, 0.5, 1.0)  # of the text's own prior
+
+
+class VectorsError(UserError):
+    """Stored vectors that cannot be used; the message says why."""
+
+
+class Stored:
+    """The vectors of a file with their diseases and classes; it reads like a store of cached features."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                self.vectors = torch.from_numpy(file[name])
+                self.diseases, self.classes = (file[key].astype(str) for key in ("disease", "class_name"))
+        except (OSError, ValueError, KeyError) as error:
+            raise VectorsError(f"{path}: has no arrays {name}, disease and class_name ({error})") from None
+        if self.vectors.dim() != 3:
+            raise VectorsError(
+                f"{path}: {name} must be (n, vectors, width), found {tuple(self.vectors.shape)}"
+            )
+        count, num_vectors, width = self.vectors.shape
+        self.shape = StoreShape(count, 1, num_vectors, width)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def view(self, row: int, view: int) -> Tensor:
+        """The vectors (q, d) of a picture."""
+        return self.vectors[row]
+
+    def manifest(self, folder: Path) -> Path:
+        """A manifest of the records, whose pictures are not there."""
+        rows = enumerate(zip(self.diseases, self.classes, strict=True))
+        lines = [
+            json.dumps({"image": f"{number}.png", "disease": disease, "class": class_name}) + "\n"
+            for number, (disease, class_name) in rows
+        ]
+        path = folder / "records.jsonl"
+        write_text(path, "".join(lines))
+        return path
+
+
+class Test:
+    """The test cases of the 15 classes, scored as a checkpoint scores them."""
+
+    def __init__(
+        self, stored: Stored, records: Manifest, model: SkinGPT4, config: Config, limit: int
+    ) -> None:
+        rows = np.flatnonzero(np.isin(stored.classes, CLASSES))
+        self.rows = rows[:: max(1, len(rows) // limit)] if limit else rows
+        self.vectors, self.classes = stored.vectors[self.rows].float(), stored.classes[self.rows]
+        self.closed_set = ClosedSet.of_training(taught_diseases(records, config.prompt))
+        self.scorer = DiseaseScorer(model, config.prompt, self.closed_set)
+
+    def score(self) -> dict[str, Any]:
+        """Class top-1 and top-3 for each weight of the prior."""
+        scores = np.concatenate([self.scorer.scores([vectors[None]]) for vectors in self.vectors])
+        result: dict[str, Any] = {}
+        for weight in WEIGHTS:
+            of_classes = self.closed_set.class_scores(scores, self.scorer.prior, weight)
+            best = np.argsort(-of_classes, axis=1)[:, :3]
+            top3 = [name in [CLASSES[c] for c in row] for name, row in zip(self.classes, best, strict=True)]
+            result[f"prior weight {weight:g}"] = {
+                "top1": accuracy(of_classes, CLASSES, self.classes).to_dict(), "top3": float(np.mean(top3)),
+            }  # fmt: skip
+        return result
+
+
+def probe(train: Stored, test: Stored, rows: np.ndarray) -> dict[str, Any]:
+    """Top-1 of a logistic regression on the mean vector and the first one, beside chance."""
+
+    def features(stored: Stored) -> np.ndarray:
+        vectors = stored.vectors.float()
+        return torch.cat([vectors[:, 0], vectors.mean(1)], 1).numpy()
+
+    fitted = fit_logistic(features(train), train.classes, [str(row) for row in range(len(train))])
+    logs = fitted.log_probabilities(features(test)[rows], CLASSES)
+    return {**accuracy(logs, CLASSES, test.classes[rows]).to_dict(), "settings": fitted.settings}
+
+
+def measure(args: argparse.Namespace, words: Sequence[str]) -> None:
+    """Measure one curve."""
+    train, test = Stored(args.train, args.vectors), Stored(args.test, args.vectors)
+    config = load_config(args.config, args.overrides)
+    config.projector, config.initial_checkpoint, config.vision.crops = "qformer", None, 1
+    config.qformer.num_query_tokens, config.qformer.width = train.shape.num_queries, train.shape.width
+    config.optim.max_epoch, config.optim.iters_per_epoch = 1, max(1, *args.points)
+    config.data.feature_cache = str(args.out.parent / "codes")
+    with tempfile.TemporaryDirectory() as folder:
+        config.data.train = [str(train.manifest(Path(folder)))]
+        records = read_manifest(config.data.train[0])
+        accelerator = Accelerator()
+        model = build(config, accelerator.device)
+        result: dict[str, Any] = {
+            "overrides": args.overrides, "vectors": args.vectors, "num_train": len(train),
+            "batch_size": config.optim.batch_size, "points": [], "complete": False,
+        }  # fmt: skip
+        began = time.monotonic()
+        known = torch.zeros(1, *train.vectors.shape[1:])
+        initialise_projection(model, [train], records, config, known, Team())  # type: ignore[list-item]
+        scored = Test(test, records, model, config, args.limit)
+        result["probe"] = probe(train, test, scored.rows)
+        print(f"probe: {100 * result['probe']['value']:.1f} % of {result['probe']['n']}", flush=True)
+        texts = SampleEncoder.from_config(config, model.tokenizer)
+        samples = TrainingSamples(
+            records, texts, lambda row, _: {"queries": train.vectors[row].float()}, config.seed,
+            sampling=config.data.sampling,
+        )  # fmt: skip
+        optimizer, losses = make_optimizer(model, config.optim), list[float]()
+        collate, last = make_collate(config, model.language_model), max(args.points)
+        steps = batches(config, samples, collate, accelerator, 0, last)
+        for iteration in range(last + 1):
+            if iteration in args.points:
+                model.eval()
+                point = {
+                    "iteration": iteration, "samples": iteration * config.optim.batch_size,
+                    "loss": float(np.mean(losses)) if losses else None, **scored.score(),
+                    "seconds": time.monotonic() - began,
+                }  # fmt: skip
+                result["points"].append(point)
+                losses = []
+                result["complete"] = iteration == last
+                write({**about(["learning", *words], accelerator.device), **result}, args.out)
+                tops = [f"{100 * point[f'prior weight {w:g}']['top1']['value']:.1f}" for w in WEIGHTS]
+                print(
+                    f"iteration {iteration}: top-1 {', '.join(tops)} % (prior weights {WEIGHTS})", flush=True
+                )
+                model.train()
+            if iteration < last:
+                for group in optimizer.param_groups:
+                    group["lr"] = learning_rate(iteration, config.optim)
+                norm = config.optim.max_grad_norm
+                losses.append(train_step(model, optimizer, next(steps), accelerator, norm).loss)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    words = list(argv or [])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks learning", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )  # fmt: skip
+    add = parser.add_argument
+    add(
+        "--config",
+        default="configs/tiny/step2.yaml",
+        help="its prompt, projection and optimiser (%(default)s)",
+    )
+    add("--train", required=True, type=Path, help="vectors to learn from (.npz)")
+    add("--test", required=True, type=Path, help="vectors of other pictures (.npz)")
+    add("--vectors", default="vectors", help="the array of the files (%(default)s)")
+    add("--points", type=int, nargs="+", default=[0, 100], help="iterations after which the test is scored")
+    add("--limit", type=int, default=0, help="score about so many test cases, evenly spread (all)")
+    add("--out", type=Path, default=RESULTS / "learning.json", help="JSON with the curve (%(default)s)")
+    add("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
+    args = parser.parse_intermixed_args(words)
+    with reported() as status:
+        if args.out.is_file() and json.loads(args.out.read_text()).get("complete"):
+            print(f"{args.out}: complete, nothing to do")
+        else:
+            measure(args, words)
+    return status.code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

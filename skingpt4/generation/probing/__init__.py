@@ -1,0 +1,1 @@
+"""Probes: what each stage from a picture to an answer still holds."""

@@ -1,0 +1,1 @@
+"""The start of a projection from the labels of its training records."""

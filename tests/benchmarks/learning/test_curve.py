@@ -1,0 +1,61 @@
+"""The learning curve on stored vectors of a random network: its points, its probe, what it refuses, and once only."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks.__main__ import main
+from skingpt4.config.load import to_yaml
+from tests.support.tiny import tiny_config
+
+DISEASES = {"acne": "acne_and_rosacea", "psoriasis": "psoriasis_and_lichen_planus", "eczema": "dermatitis"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A configuration, and vectors in which each disease has its own direction."""
+    folder = tmp_path_factory.mktemp("learning")
+    config = tiny_config(folder)
+    (folder / "config.yaml").write_text(to_yaml(config))
+    rng = np.random.default_rng(0)
+    directions = rng.standard_normal((len(DISEASES), 32)) * 2
+    for name, count in (("train", 48), ("test", 12)):
+        disease = np.array([list(DISEASES)[number % 3] for number in range(count)])
+        vectors = rng.standard_normal((count, 4, 32)) * 0.3
+        vectors += np.stack([directions[number % 3] for number in range(count)])[:, None]
+        np.savez(
+            folder / f"{name}.npz", vectors=vectors.astype(np.float16), disease=disease,
+            class_name=np.array([DISEASES[d] for d in disease]),
+        )  # fmt: skip
+    return folder
+
+
+def curve(folder, out, *overrides):
+    files = ["--train", str(folder / "train.npz"), "--test", str(folder / "test.npz")]
+    words = ["--config", str(folder / "config.yaml"), *files, "--points", "0", "3", "--out", str(out)]
+    return main(["learning", *words, *overrides])
+
+
+@pytest.mark.parametrize("start", ["random", "labels"])
+def test_points_and_probe(start, folder, tmp_path, capsys):
+    out = tmp_path / "curve.json"
+    changes = (f"projection.start={start}", "projection.start_iterations=5", "prompt.use_concepts=false")
+    assert curve(folder, out, *changes) == 0
+    result = json.loads(out.read_text())
+    assert result["complete"]
+    assert [point["iteration"] for point in result["points"]] == [0, 3]
+    assert result["points"][1]["loss"] > 0
+    for point in result["points"]:
+        assert point["prior weight 0"]["top1"]["n"] == 12
+    assert result["probe"]["value"] > 0.9
+    capsys.readouterr()
+    assert curve(folder, out) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_files_without_vectors_are_refused(folder, tmp_path, capsys):
+    np.savez(tmp_path / "train.npz", other=np.zeros(3))
+    assert main(["learning", "--train", str(tmp_path / "train.npz"), "--test", str(folder / "test.npz"),
+                 "--config", str(folder / "config.yaml"), "--out", str(tmp_path / "o.json")]) == 1  # fmt: skip
+    assert "has no arrays vectors, disease and class_name" in capsys.readouterr().err
