@@ -197,8 +197,7 @@ class TransformersModel:
                 answer = ids[0, inputs["input_ids"].shape[1] :].tolist()
                 seconds = time.perf_counter() - start
                 first = None if clock.time is None else clock.time - start
-                fields = {"peak_memory_bytes": peak_memory(self.place.device)}
-                return Reply(self.format.decode(answer), len(answer), first, seconds, fields)
+                return Reply(self.format.decode(answer), len(answer), first, seconds)
 
     def score(
         self, images: Sequence[Image.Image], question: str, options: Mapping[str, Sequence[str]]

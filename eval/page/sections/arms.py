@@ -201,9 +201,9 @@ def _place(meta: Mapping[str, Any]) -> Cell | str:
 def _cost(report: Report, arm: str) -> list[Cell | str]:
     answers = report.results["arms"][arm].get("answers", {})
     turns = [figures for name, figures in answers.items() if name.startswith("turn")]
-    lines = report.answers.arms[arm].lines.values()
-    together = [n for a in lines if (n := a.fields.get("num_decoded_together"))]
-    memory = [n for a in lines if (n := a.fields.get("peak_memory_bytes"))]
+    answered = report.answers.arms[arm]
+    together = [n for a in answered.lines.values() if (n := a.fields.get("num_decoded_together"))]
+    memory = answered.meta.get("usage", {}).get("peak_memory_bytes")
     if not turns:
         reason = "writes no text" if not answers else "no conversation"
         cells: list[Cell | str] = [missing(reason)] * 3
@@ -215,5 +215,5 @@ def _cost(report: Report, arm: str) -> list[Cell | str]:
     return [
         *cells,
         str(max(together)) if together else missing("not recorded"),
-        f"{max(memory) / 2**30:.2f} GiB" if memory else missing("not recorded"),
+        f"{memory / 2**30:.2f} GiB" if memory else missing("not recorded"),
     ]

@@ -65,9 +65,9 @@ def test_an_arm_is_added_and_repeating_the_command_asks_nothing(kind, models, ca
     assert add(kind, tmp_path, cases, *words) == 0
     after = [json.loads(line) for line in path.read_text().splitlines()]
     first = [json.loads(line) for line in before.decode().splitlines()]
-    times = ("seconds", "seconds_to_first_token")
+    measured = ("seconds", "seconds_to_first_token")
     for row in (*after, *first):
-        for key in times:
+        for key in measured:
             row.pop(key, None)
     assert after == first
 
