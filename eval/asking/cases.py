@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.asking.urgency import URGENCY
 from eval.tasks import Task, load_task
 from skingpt4.records.archives import exists
 from skingpt4.records.blanks import text_or_none
@@ -19,9 +20,6 @@ from skingpt4.records.record import Record, check_row
 from skingpt4.support.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-# How soon a patient should be seen, from least to most urgent.
-URGENCY = ("self-care", "routine", "soon", "today")
 
 
 class CasesError(UserError):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,6 +26,7 @@ from eval.page.parts import (
 from eval.page.parts import Table as TablePart
 from eval.page.sections.arms import KINDS, missing, version_of, why_missing
 from skingpt4.support.files import write_text
+from skingpt4.support.spreadsheets import csv_text
 
 PAGE, CSV, JSON = "compare.html", "compare.csv", "compare.json"
 WARNING = "Research software, not a medical device."
@@ -125,9 +124,7 @@ def as_csv(tables: Sequence[Table]) -> str:
     head = ["table", "task", "cases_sha256", "run", "arm", "kind", "model", "version", "closed_set"]
     parts = ("value", "low", "high", "n")
     head += [f"{name}_{part}" for name in HEADLINE for part in parts]
-    file = io.StringIO()
-    writer = csv.writer(file, lineterminator="\n")
-    writer.writerow(head)
+    rows = []
     for number, table in enumerate(tables, 1):
         for entry in table.entries:
             row = entry.to_dict()
@@ -136,5 +133,5 @@ def as_csv(tables: Sequence[Table]) -> str:
                 row[key] if row[key] is not None else ""
                 for key in ("run", "arm", "kind", "model", "version", "closed_set")
             ]
-            writer.writerow([number, table.task, table.cases_sha256, *facts, *figures])
-    return file.getvalue()
+            rows.append([number, table.task, table.cases_sha256, *facts, *figures])
+    return csv_text(head, rows)

@@ -22,7 +22,7 @@ from pathlib import Path
 from data.reading.rows import RowError, SourceError
 from data.reading.tables import Table
 from data.reading.values import as_text, whole_number
-from eval.asking.cases import URGENCY
+from eval.asking.urgency import URGENCY
 from eval.rating.questionnaire import (
     COMMENT,
     FLAG,

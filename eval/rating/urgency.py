@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from eval.asking.cases import URGENCY
+from eval.asking.urgency import URGENCY
 from eval.measures.agreement import statistic_interval, weighted_kappa
 from eval.rating.questionnaire import DERMATOLOGIST, OWN_URGENCY, UNKNOWN, URGENCY_ITEM
 from eval.rating.ratings import Rating

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from eval.asking.cases import URGENCY
+from eval.asking.urgency import URGENCY
 from eval.page.figures.ratings import scale_figure
 from eval.page.parts import (
     NOTHING,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eval.asking.cases import URGENCY
+from eval.asking.urgency import URGENCY
 from eval.rating import ratings, tables
 from eval.rating.database import FILE, SCHEMA_1, StoreError
 from eval.rating.questionnaire import FLAG, ITEMS, ROLES

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from eval.asking.cases import URGENCY
+from eval.asking.urgency import URGENCY
 from eval.rating.questionnaire import LAY_URGENCY_WORDS, URGENCY_WORDS
 from eval.rating.ratings import Rating
 from eval.rating.summary import summary

@@ -589,7 +589,7 @@ def test_another_rater_in_the_same_browser_does_not_get_the_page(folder, tmp_pat
         page = Page.__new__(Page)
         page.http, page.session = browser, "annas-page"
         page.read_config()
-        body, _ = page.body("save", "click", own="acne")
+        body, _ = page.body("save", "click")
         assert page.send(body).status_code == 200
         log_in(browser, username="bert")
         assert page.send(body).json()["detail"] == EN["server.foreign_page"], "anna's form is not bert's"

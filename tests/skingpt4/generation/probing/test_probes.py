@@ -83,9 +83,9 @@ def test_the_folds_divide_no_group(monkeypatch):
     labels = [f"class{n}" for n in rng.integers(0, 2, 40)]
     groups = [f"patient{n}" for n in range(40)]
     twice = np.repeat(once, 3, axis=0)
-    grouped = fit_neighbours(twice, np.repeat(labels, 3), np.repeat(groups, 3), neighbours=(1,))
+    grouped = fit_neighbours(twice, np.repeat(labels, 3), np.repeat(groups, 3), neighbours=(1, 3))
     divided = fit_neighbours(
-        twice, np.repeat(labels, 3), [str(n) for n in range(len(twice))], neighbours=(1,)
+        twice, np.repeat(labels, 3), [str(n) for n in range(len(twice))], neighbours=(1, 3)
     )
     assert divided.settings["log_loss"]["1"] < 0.4 < grouped.settings["log_loss"]["1"]
 
