@@ -224,6 +224,7 @@ def test_a_lay_rater_and_a_dermatologist_who_answers_herself_in_chromium(folder,
         for number in range(1, 5):
             page.wait_for_selector(f"#field-own_answer_{number}:focus")
             assert MARK not in page.content()
+            page.wait_for_timeout(400)  # a person reads the question first; Gradio is still finishing the last event
             page.keyboard.type("Red.\n1 to 5 spots.")
             page.keyboard.press("Control+Enter")
         page.wait_for_selector("#sheet [name=diagnosis]:focus")
