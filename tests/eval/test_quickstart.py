@@ -1,4 +1,4 @@
-"""The stages of the quickstart: run once, continued after Ctrl-C, told in plain sentences."""
+"""The stages of the quickstart: run once, continued after Ctrl-C, explained in plain sentences."""
 
 import json
 
