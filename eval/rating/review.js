@@ -22,10 +22,13 @@
     else if (group) point(group, false);
     else document.querySelector('#save')?.focus({preventScroll: true});
   };
+  // Gradio turns the old form's fields into the new one's: until `begin` has emptied them they hold the last answer.
+  const begun = () => form()?.dataset.serial === last;
   window.reviewCollect = () => {
     const values = {};
-    if (form()) for (const [name, value] of new FormData(form())) values[name] = value;
-    return JSON.stringify({serial: form() ? form().dataset.serial : '', values});
+    if (!begun()) return JSON.stringify({serial: '', values});
+    for (const [name, value] of new FormData(form())) values[name] = value;
+    return JSON.stringify({serial: last, values});
   };
   // The page is drawn some time after its values have come, so wait until the new view is really there.
   const drawn = serial => serial.includes('-done-') || form()?.dataset.serial === serial;
@@ -75,6 +78,7 @@
     if (open.length) point(open[0], true); else document.querySelector('#save').click();
   };
   document.addEventListener('keydown', event => {
+    if (form() && !begun() && form().contains(event.target)) return event.preventDefault();
     if (!form() || event.altKey || event.isComposing || event.repeat) return;
     const target = event.target, typing = target.matches('textarea, input:not([type=radio])');
     const long = target.matches('.text textarea'); // here Enter begins a line
