@@ -12,7 +12,7 @@ from typing import Any
 from data.reading.fields import Row, treat_phi
 from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError
 from data.reading.tables import DiskMap, need_folder
-from data.sources.public_tables import Pictures
+from data.sources.public_tables import CaseFields, Pictures, candidates_of_case
 from skingpt4.support.errors import reason_of
 from skingpt4.support.parse import ParseError, parse_json
 from skingpt4.support.regular import read_regular_text
@@ -86,23 +86,19 @@ def _names(encounter: dict[str, Any]) -> list[str]:
 def _rows(
     encounters: list[dict[str, Any]], pictures: Pictures, options: Options, blanks: Counter[str]
 ) -> Iterator[Candidate | Refusal]:
-    file, seen = str(options.file), DiskMap()
+    seen = DiskMap()
     for number, encounter in enumerate(encounters, 1):
         names = _names(encounter)
-        try:
+
+        def read(encounter: Any = encounter, names: Any = names) -> CaseFields:
             fields = _case(Row(encounter, blanks), options)
             if not names:
                 raise RowError("bad_row", "names no picture")
             if not seen.add(fields["case_id"]):
                 raise RowError("listed_twice", f"the encounter {fields['case_id']!r} is in an earlier row")
-            remarks = treat_phi(fields, options.phi)
-            places = [pictures.find(name) for name in names]
-        except RowError as error:
-            for name in names or (None,):
-                yield Refusal(file, number, name, error.reason, str(error))
-            continue
-        for place in places:
-            yield Candidate(file, number, place.path, fields, (*remarks, *place.remarks))
+            return fields, treat_phi(fields, options.phi)
+
+        yield from candidates_of_case(str(options.file), number, names, pictures, read)
 
 
 def _case(row: Row, options: Options) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any
@@ -263,3 +263,29 @@ step 2 teaches) and x_references (what a written answer is compared with).
     captions=("caption_zh_polish_en", "caption_en"),
 )
 LAYOUTS = (HAM10000, PAD_UFES_20, DDI, FITZPATRICK17K, SKINCAP)
+
+
+CaseFields = tuple[dict[str, Any], tuple[str, ...]]  # a case's fields, and remarks about them
+
+
+def candidates_of_case(
+    file: str, number: int, names: Sequence[str], pictures: Pictures, read: Callable[[], CaseFields]
+) -> Iterator[Candidate | Refusal]:
+    """A row for every picture of a case, all with the case's fields, or a refusal of each.
+
+    Args:
+        file: that names the case, at
+        number: its row.
+        names: of the case's pictures.
+        pictures: where they are.
+        read: the case's fields, and remarks; it raises RowError where it cannot be used.
+    """
+    try:
+        fields, remarks = read()
+        places = [pictures.find(name) for name in names]
+    except RowError as error:
+        for name in names or (None,):
+            yield Refusal(file, number, name, error.reason, str(error))
+        return
+    for place in places:
+        yield Candidate(file, number, place.path, fields, (*remarks, *place.remarks))

@@ -13,7 +13,7 @@ from data.reading.fields import Row
 from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError
 from data.reading.tables import DiskMap, Table, need_folder
 from data.reading.values import literal
-from data.sources.public_tables import Pictures
+from data.sources.public_tables import CaseFields, Pictures, candidates_of_case
 
 HELP = "SCIN: people's own pictures with weighted differentials"
 EPILOG = """CASES is scin_cases.csv, --labels scin_labels.csv; DIR holds the pictures (the paths in CASES begin with
@@ -91,32 +91,25 @@ def _paths(row: dict[str, Any]) -> list[str]:
 def _rows(
     table: Table, by_case: DiskMap, pictures: Pictures, blanks: Counter[str]
 ) -> Iterator[Candidate | Refusal]:
-    file, seen = str(table.path), DiskMap()
+    seen = DiskMap()
     for number, cells in table:
-        names: list[str] = []
-        try:
+        names = [] if isinstance(cells, str) else _paths(cells)
+
+        def read(cells: Any = cells, names: Any = names) -> CaseFields:
             if isinstance(cells, str):
                 raise RowError("bad_row", cells)
-            names = _paths(cells)
             row = Row(cells, blanks)
             case_id = row.identifier("case_id")
             if case_id is None or not names:
                 raise RowError("bad_row", "has no case_id" if names else "names no picture")
             if not seen.add(case_id):
                 raise RowError("listed_twice", f"the case {case_id!r} is in an earlier row")
-            fields, remarks = _case(case_id, row, by_case.get(case_id) or {}, blanks)
-            places = [pictures.find(name) for name in names]
-        except RowError as error:
-            for name in names or (None,):
-                yield Refusal(file, number, name, error.reason, str(error))
-            continue
-        for place in places:
-            yield Candidate(file, number, place.path, fields, (*remarks, *place.remarks))
+            return _case(case_id, row, by_case.get(case_id) or {}, blanks)
+
+        yield from candidates_of_case(str(table.path), number, names, pictures, read)
 
 
-def _case(
-    case_id: str, row: Row, cells: dict[str, str], blanks: Counter[str]
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _case(case_id: str, row: Row, cells: dict[str, str], blanks: Counter[str]) -> CaseFields:
     skin = "; ".join(text for column in RATED_SKIN if (text := cells.get(column, "").strip()))
     label = Row({**cells, "fitzpatrick": skin}, blanks)
     weights = _weights(cells.get(WEIGHTS, ""))
