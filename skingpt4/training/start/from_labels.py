@@ -32,6 +32,7 @@ from skingpt4.config.schema import Config
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.projection import Projection
 from skingpt4.records.manifest import Manifest
+from skingpt4.records.record import RecordError
 from skingpt4.support.files import move_into_place
 from skingpt4.training.batches import Collate, make_collate
 from skingpt4.training.samples import SampleEncoder, TrainingSamples
@@ -81,6 +82,9 @@ def start_from_labels(
         records: of the training.
         config: of the run.
         cache_key: what the codes depend on beside the records' labels, the prompt and the seed.
+
+    Raises:
+        RecordError: no record has a label that the step teaches.
     """
     projection = model.projection
     assert isinstance(projection, Projection)
@@ -88,6 +92,11 @@ def start_from_labels(
         nn.init.zeros_(projection.weight)
         nn.init.zeros_(projection.bias)
     labels = labels_of(records, config.prompt)
+    if not labels.names:
+        raise RecordError(
+            f"projection.start: none of the {len(records)} records has a concept or disease that this step teaches; "
+            "add them to the manifest, or set projection.start: random"
+        )
     samples = _Samples(model, vectors, records, labels, config)
     path = _path(labels, config, cache_key)
     if path.is_file():
@@ -102,19 +111,26 @@ def start_from_labels(
     weight, offset = regress(vectors, labels)
     direction = (codes.double().T @ weight).float()  # (width, d)
     centre = labels.values.mean(0).double()
-    with torch.no_grad():
-        before, before_bias = projection.weight.clone(), projection.bias + bias.to(projection.bias)
-        best = (float("inf"), 0.0)
-        for gain in (*GAINS, None):
-            chosen = best[1] if gain is None else gain
-            shift = codes.double().T @ (centre + chosen * (offset - centre))
-            projection.weight.copy_(before + chosen * direction.to(before))
-            projection.bias.copy_(before_bias + shift.to(before_bias))
-            if gain is not None:
-                best = min(best, (samples.loss_with_pictures(model), gain))
+    before, before_bias = (
+        projection.weight.detach().clone(),
+        projection.bias.detach() + bias.to(projection.bias),
+    )
+
+    @torch.no_grad()
+    def set_gain(gain: float) -> None:
+        shift = codes.double().T @ (centre + gain * (offset - centre))
+        projection.weight.copy_(before + gain * direction.to(before))
+        projection.bias.copy_(before_bias + shift.to(before_bias))
+
+    losses = {}
+    for gain in GAINS:
+        set_gain(gain)
+        losses[gain] = samples.loss_with_pictures(model)
+    best = min(GAINS, key=losses.__getitem__)
+    set_gain(best)
     print(
-        f"start from {len(labels.names)} labels: gain {best[1]:g}, "
-        f"{best[0]:.3f} nats a token on {NUM_COMPARED} records"
+        f"start from {len(labels.names)} labels: gain {best:g}, "
+        f"{losses[best]:.3f} nats a token on {NUM_COMPARED} records"
     )
 
 

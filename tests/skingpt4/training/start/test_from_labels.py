@@ -9,6 +9,7 @@ import torch
 from skingpt4.checkpoints import checkpoint
 from skingpt4.config.schema import ConfigError
 from skingpt4.model.projection import Projection
+from skingpt4.records.record import RecordError
 from skingpt4.training.loop import run
 from skingpt4.training.prepare import prepare
 from skingpt4.training.start import from_labels
@@ -81,4 +82,13 @@ def test_it_needs_one_linear_layer_and_cached_features(configure):
     config = configure()
     config.data.feature_cache = None
     with pytest.raises(ConfigError, match=r"data\.feature_cache"):
+        prepare(config, torch.device("cpu"))
+
+
+def test_records_without_labels_are_refused(configure, folder):
+    config = configure()
+    config.data.train = [
+        write_manifest(folder / "notes.jsonl", concepts=None, disease=None, note="See a doctor.")
+    ]
+    with pytest.raises(RecordError, match="none of the 6 records has a concept or disease"):
         prepare(config, torch.device("cpu"))
