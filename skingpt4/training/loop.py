@@ -21,18 +21,19 @@ from tqdm import tqdm
 from skingpt4.checkpoints import checkpoint
 from skingpt4.config.compat import BEHAVIOURS, OURS, Behaviour
 from skingpt4.config.load import to_yaml
-from skingpt4.config.schema import Config, OptimConfig
+from skingpt4.config.schema import Config
 from skingpt4.model.network import SkinGPT4
 from skingpt4.support.errors import UserError
 from skingpt4.training import compiled
 from skingpt4.training.batches import Collate, batches, make_collate, num_supervised
+from skingpt4.training.optim.optimizer import make_optimizer
+from skingpt4.training.optim.schedule import learning_rate
 from skingpt4.training.prepare import Prepared, describe_parts, prepare, require_paths
 from skingpt4.training.processes import RunError, Stopped, StopSignal, Team, make_accelerator
 from skingpt4.training.resuming import run_folder
 from skingpt4.training.resuming.resume import begin, save_after_failure, save_checkpoint
 from skingpt4.training.resuming.run_folder import Failed
 from skingpt4.training.samples import HeldOutSamples
-from skingpt4.training.schedule import learning_rate
 
 logger = logging.getLogger(__name__)
 
@@ -162,16 +163,6 @@ def held_out_loss(
     sums = accelerator.reduce(sums)
     model.train()
     return float(sums[0] / sums[1])
-
-
-def make_optimizer(model: SkinGPT4, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW on the trainable parameters; weight decay on matrices, none on biases."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": optim.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=optim.init_lr, betas=(optim.beta1, optim.beta2))
 
 
 class Trainer:
