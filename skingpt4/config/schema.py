@@ -228,8 +228,8 @@ class OptimConfig:
     # Weight in the loss of the tokens that name the record's disease; all others have 1. The training loss is then
     # the weighted mean, and the held-out loss stays unweighted.
     disease_weight: float = ruled(positive, 1.0)
-    # Weight of a sample in the loss by its class: none, all alike; square_root and inverse, one over the square
-    # root or over the number of the class's records, with a mean of 1 over all records. With data.sampling it counts twice.
+    # A sample's weight in the loss by its class: none, all alike; square_root and inverse, one over the square root
+    # or over the number of the class's records, with a mean of 1. With data.sampling, rare classes count twice.
     class_weight: str = ruled(one_of("none", "square_root", "inverse"), "none")
     name: str = ruled(one_of("adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"), "adamw")
 

@@ -40,8 +40,10 @@ class Facts:
     shape: LanguageShape | None = None
     encoder_parameters: int = 0
     encoding_bytes: int = 0  # while the encoder reads one picture
+    encoding_operations: float = 0.0  # for one picture
     training: TrainingSamples | None = None
     num_images: int = 0
+    follows: bool = False  # another step is trained before, whose run is `initial_checkpoint`
     download_bytes: int = 0
 
     @property

@@ -40,8 +40,14 @@ logger = logging.getLogger(__name__)
 MAX_SKIPPED = 20  # consecutive iterations without a finite gradient before a run gives up
 
 
-def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
+def run(config: Config, resume: bool = False, overwrite: bool = False, is_last: bool = True) -> Path:
     """Train one step as configured; returns the last checkpoint's folder.
+
+    Args:
+        config: of the step.
+        resume: continue the run in `output_dir`, if there is one.
+        overwrite: delete it first.
+        is_last: whether several processes part afterwards; those of a recipe go on with its next step.
 
     Raises:
         RunDirError: `output_dir` holds another run, or one that is in progress.
@@ -61,10 +67,10 @@ def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
         start = begin(config, prepared, optimizer, team, resume and not overwrite)
         # The folder changes, and an old run is deleted, only when nothing can refuse this one.
         team.by_first(lambda: run_folder.claim(folder, *how))
-        return _train(Trainer(config, prepared, optimizer, accelerator, team, start))
+        return _train(Trainer(config, prepared, optimizer, accelerator, team, start), is_last)
 
 
-def _train(trainer: Trainer) -> Path:
+def _train(trainer: Trainer, is_last: bool) -> Path:
     """The iterations that are left; returns the last checkpoint's folder."""
     config = trainer.config
     try:
@@ -87,7 +93,8 @@ def _train(trainer: Trainer) -> Path:
                 trainer.save()
         return trainer.checkpoint_path
     finally:
-        trainer.accelerator.end_training()
+        if is_last:
+            trainer.accelerator.end_training()
 
 
 @dataclass
