@@ -2,9 +2,9 @@
 
     python -m eval.preferences --run-dir runs/study --cases cases.jsonl --ratings ratings.csv --out preferences.jsonl
 
-A line of the manifest is a picture with two conversations of a case, `turns` and `rejected`: the arm that the raters
-rated better, and the one they rated worse. Divide it with `python -m data.split`, so that no case is in two parts, and
-evaluate what was trained on it on other cases: it has seen these.
+A line of the manifest is a picture with two conversations of a case: `turns` of the arm that the raters rated better,
+and `rejected` of the one they rated worse. Divide it with `python -m data.split`, so that no case is in two parts.
+What was trained on it has seen these cases: evaluate it with others.
 """
 
 from __future__ import annotations

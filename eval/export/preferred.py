@@ -93,22 +93,14 @@ def preferences(
             made.left_out[reason] += 1
             continue
         record = case.known
-        made.rows.append(
-            {
-                "image": name_of(record.image_path.absolute(), folder.absolute()),
-                "sha256": record.sha256,
-                "class": record.class_name,
-                "case_id": case_id,
-                "patient_id": record.patient_id,
-                "source": record.source,
-                "turns": turns,
-                "rejected": rejected,
-                "x_preferred_arm": better,
-                "x_rejected_arm": worse,
-                "x_points": round(abs(difference), 4),
-                "x_raters": num_raters,
-            }  # fmt: skip
-        )
+        row: dict[str, Any] = {
+            "image": name_of(record.image_path.absolute(), folder.absolute()),
+            "case_id": case_id,
+        }
+        row |= {"sha256": record.sha256, "class": record.class_name, "patient_id": record.patient_id}
+        row |= {"source": record.source, "turns": turns, "rejected": rejected}
+        row |= {"x_preferred_arm": better, "x_rejected_arm": worse}
+        made.rows.append(row | {"x_points": round(abs(difference), 4), "x_raters": num_raters})
     if not made.rows:
         why = "; ".join(f"{reason}: {count}" for reason, count in made.left_out.items())
         raise RatingsError(

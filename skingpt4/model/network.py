@@ -172,7 +172,7 @@ class SkinGPT4(nn.Module):
             beta: as of `preference_loss`; the first half of the rows has the preferred answers.
 
         Returns:
-            (loss summed over the supervised tokens or the pairs, fp32 scalar on `input_ids`' device; their number, int64
+            (loss summed over the supervised tokens or pairs, fp32 scalar on `input_ids`' device; their number, int64
             scalar).
         """
         if queries is None and image is not None:

@@ -77,7 +77,7 @@ def pad_right(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
 
     Returns:
         input_ids and labels (b, t) int64; attention_mask (b, t), 0 at padding; image (b, 3, h, w) or queries
-        (b, q, d); weights (b, t) fp32 of the labels, if the samples have any; reference (b / 2,) and beta () of pairs.
+        (b, q, d); weights (b, t) fp32 of the labels, if the samples have any; of pairs reference (b / 2,), beta ().
     """
     rows = [sample["encoded"] for sample in samples]
     if "rejected" in samples[0]:
