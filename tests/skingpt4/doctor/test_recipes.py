@@ -84,8 +84,9 @@ def test_a_recipe_is_dry_run_on_files_of_the_true_shape(path, true_shapes, tmp_p
     manifest = write_manifest(tmp_path / "train.jsonl", 8)
     argv = [
         str(path), "--dry-run", "--output-dir", str(tmp_path / "runs"), f"language.model={folder}",
-        "vision.weights=null", "vision.model_args={depth: 1}", "qformer.weights=null", f"data.train=[{manifest}]", f"data.validation=[{manifest}]",
-        "data.allow_overlap=true", "optim.name=adamw", "initial_checkpoint=null",
+        f"data.train=[{manifest}]", f"data.validation=[{manifest}]", "data.allow_overlap=true",
+        "vision.weights=null", "vision.model_args={depth: 1}", "qformer.weights=null", "optim.name=adamw",
+        "initial_checkpoint=null",
     ]  # fmt: skip
     assert train_recipe.main(argv) == 0
     shown = capsys.readouterr().out
