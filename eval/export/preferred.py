@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from eval.asking.answers import Run, case_lines
+from eval.asking.answers import ArmAnswers, Run
 from eval.asking.cases import Case
 from eval.rating.questionnaire import ITEMS, UNKNOWN
 from eval.rating.ratings import Rating, RatingsError, read_ratings
@@ -79,15 +79,13 @@ def preferences(
     Raises:
         RatingsError: a rated arm or case is not in the run, or nothing is left.
     """
-    answered = {
-        name: {line["case_id"]: line for line in case_lines(run, arm)} for name, arm in run.arms.items()
-    }
+    answered = {name: _conversations(arm) for name, arm in run.arms.items()}
     known = {case.id: case for case in cases}
     made = Made([], 0, len({r.rater for r in ratings}))
     for (case_id, arm, other), (difference, num_raters) in sorted(differences(ratings).items()):
         _require(case_id, (arm, other), run, known)
         better, worse = (arm, other) if difference > 0 else (other, arm)
-        turns, rejected = (_turns(answered[name].get(case_id)) for name in (better, worse))
+        turns, rejected = (answered[name].get(case_id, []) for name in (better, worse))
         case = known[case_id]
         if reason := _unusable(case, turns, rejected, abs(difference), min_difference):
             made.left_out[reason] += 1
@@ -120,10 +118,13 @@ def _require(case_id: str, arms: tuple[str, str], run: Run, known: dict[str, Cas
         )
 
 
-def _turns(line: dict[str, Any] | None) -> list[dict[str, str]]:
-    """The conversation of a case as a record has it; empty where there is none."""
-    conversation = line["conversation"] if line else []
-    return [{"question": turn["question"], "answer": turn["answer"]} for turn in conversation]
+def _conversations(arm: ArmAnswers) -> dict[str, list[dict[str, str]]]:
+    """The turns of each case, as a record has them, where all prompts are answered."""
+    found: dict[str, list[dict[str, str]]] = {}
+    for answer in sorted(arm.of("turn"), key=lambda answer: answer.key.number):
+        turn = {"question": str(answer.fields["prompt"]), "answer": answer.text}
+        found.setdefault(answer.key.case_id, []).append(turn)
+    return {case: turns for case, turns in found.items() if len(turns) == len(arm.meta.get("prompts", ()))}
 
 
 def _unusable(
