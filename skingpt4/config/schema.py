@@ -10,6 +10,7 @@ from omegaconf import MISSING
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.placement import ATTENTIONS, QUANTIZATIONS, device_rule
 from skingpt4.config.rules import (
+    answers_with,
     below_one,
     fraction,
     frozen_parts,
@@ -165,6 +166,10 @@ class PromptConfig:
     # and the answer is the concepts alone.
     concepts_question: str | None = None
     concepts_share: float = ruled(fraction, 0.5)
+    # Questions that a picture does not answer, such as those for a treatment, and the answers to teach, in which
+    # {disease} stands for the record's. This fraction of the samples whose disease is known asks one of them.
+    other_questions: dict[str, str] = field(default_factory=dict, metadata={"rule": answers_with("disease")})
+    other_share: float = ruled(fraction, 0.2)
     use_concepts: bool = True
     use_disease: bool = True
     use_note: bool = True
