@@ -18,10 +18,10 @@ from skingpt4.doctor import memory
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding
 from skingpt4.model import lora
 from skingpt4.model.build import empty_encoder
+from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.network import num_parameters
 from skingpt4.model.projection import Pooling, make_projection, picture_shape
 from skingpt4.model.qformer import QFormer
-from skingpt4.model.vision import VisionEncoder
 from skingpt4.support.errors import UserError
 from skingpt4.weights.files.inspect_file import projection_fits
 from skingpt4.weights.files.layouts import NORM_NAMES, QFORMER_PREFIXES, VISION_PREFIXES, brings_norm

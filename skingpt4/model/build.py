@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from skingpt4.config.schema import Config, QFormerConfig, VisionConfig
+from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.language import LanguageModel
 from skingpt4.model.lavis import LavisQFormer, LavisVision, lavis_classes
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.precision import require_device
 from skingpt4.model.projection import Pooling, picture_shape
 from skingpt4.model.qformer import QFormer
-from skingpt4.model.vision import VisionEncoder
 from skingpt4.weights.files.layouts import brings_norm
 from skingpt4.weights.files.source import built_without_memory
 from skingpt4.weights.files.tensors import WeightsMismatch

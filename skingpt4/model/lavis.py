@@ -28,8 +28,8 @@ import transformers.models.bert.configuration_bert
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
+from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.qformer import QFormer
-from skingpt4.model.vision import VisionEncoder
 from skingpt4.support.errors import UserError
 from skingpt4.weights.files.layouts import LAVIS_QFORMER
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tests.skingpt4.model.test_vision import lavis_file
 from torch.nn import functional as F
 from transformers import (
     Blip2Config,
@@ -14,11 +15,10 @@ from transformers import (
 from skingpt4.checkpoints.identity import encoder_files, encoder_identity
 from skingpt4.config.schema import Config, VisionConfig
 from skingpt4.model.build import build_encoder
+from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.qformer import QFormer
-from skingpt4.model.vision import VisionEncoder
 from skingpt4.weights.files.tensors import WeightsMismatch
 from tests.skingpt4.model.test_qformer import lavis_tensors
-from tests.skingpt4.model.test_vision import lavis_file
 from tests.support.tiny import (
     EVA,
     EVA_ARGS,
