@@ -66,7 +66,7 @@ def build_encoder(
         lavis_classes()  # a missing package is noticed before gigabytes are read
     device = encoder_device(config, device)
     vision = build_vision(config.vision, device, dtype)
-    if config.qformer.weights and brings_norm(config.qformer.weights):
+    if config.qformer.weights and brings_norm(config.qformer.weights) and vision.strict:
         vision.load_ln_vision(config.qformer.weights, device, dtype)
     if config.qformer.weights and config.vision.norm and not vision.has_norm_weights:
         raise WeightsMismatch(

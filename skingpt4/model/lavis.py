@@ -181,6 +181,7 @@ class LavisVision(nn.Module):
         self.ln_vision = timm_vit.norm
         self.mean, self.std, self.width, self.num_tokens = ours.mean, ours.std, ours.width, ours.num_tokens
         self.image_size, self.num_prefix = ours.image_size, ours.num_prefix
+        self.interpolation = ours.interpolation
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images (b, 3, h, w), normalised, to tokens (b, n, d)."""

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tests.skingpt4.model.test_vision import lavis_file
 from torch.nn import functional as F
 from transformers import (
     Blip2Config,
@@ -18,6 +17,7 @@ from skingpt4.model.build import build_encoder
 from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.qformer import QFormer
 from skingpt4.weights.files.tensors import WeightsMismatch
+from tests.skingpt4.model.encoders.test_encoder import lavis_file
 from tests.skingpt4.model.test_qformer import lavis_tensors
 from tests.support.tiny import (
     EVA,
