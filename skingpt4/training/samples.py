@@ -224,6 +224,7 @@ def image_files(
     std: tuple[float, ...],
     augment: bool,
     crops: int = 1,
+    interpolation: str = "bicubic",
 ) -> ImageSource:
     """Images read from their files: a random crop if there is a generator, else the complete image.
 
@@ -233,7 +234,7 @@ def image_files(
     def load(row: int, rng: np.random.Generator | None) -> dict[str, Tensor]:
         image = open_image(records[row].image_path)
         box = random_crop_box(*image.size, rng) if augment and rng is not None else None
-        return {"image": to_tensor(image, size, mean, std, box, crops)}
+        return {"image": to_tensor(image, size, mean, std, box, crops, interpolation)}
 
     return load
 

@@ -488,6 +488,7 @@ def _parents(path):
 
 # A file that others extend and that names no step is a part, completed here with what it leaves open.
 EXTENDED = {parent for path in SHIPPED for parent in _parents(path)}
+EXTENDED |= {path.resolve() for path in SHIPPED if path.parent.name == "encoders"}  # by the user's own file
 PARTS = {path for path in SHIPPED if path.resolve() in EXTENDED and "step" not in RAW[path]}
 
 
