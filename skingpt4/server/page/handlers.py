@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from skingpt4.chat import history
-from skingpt4.chat.record import Consultation, ShownPicture, data_url
+from skingpt4.chat.exporting.record import Consultation, ShownPicture, data_url
 from skingpt4.chat.session import ChatSession
 from skingpt4.chat.texts import Texts
 from skingpt4.generation.sampling import Generation
