@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from types import ModuleType
 
-from data.sources import cases, dermavqa, dermnet, folders, notes, scin, skincon
-from data.sources.public_tables import LAYOUTS, PublicTable
+from data.sources import cases, folders, notes
+from data.sources.public import dermavqa, dermnet, scin, skincon
+from data.sources.public.layouts import LAYOUTS
+from data.sources.public.public_tables import PublicTable
 
 SOURCES: dict[str, ModuleType | PublicTable] = {
     "skincon": skincon,

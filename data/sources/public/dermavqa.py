@@ -12,7 +12,7 @@ from typing import Any
 from data.reading.fields import Row, treat_phi
 from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError
 from data.reading.tables import DiskMap, need_folder
-from data.sources.public_tables import CaseFields, Pictures, candidates_of_case
+from data.sources.public.pictures import CaseFields, Pictures, candidates_of_case
 from skingpt4.support.errors import reason_of
 from skingpt4.support.parse import ParseError, parse_json
 from skingpt4.support.regular import read_regular_text

@@ -13,7 +13,7 @@ from data.reading.fields import Row
 from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError
 from data.reading.tables import DiskMap, Table, need_folder
 from data.reading.values import literal
-from data.sources.public_tables import CaseFields, Pictures, candidates_of_case
+from data.sources.public.pictures import CaseFields, Pictures, candidates_of_case
 
 HELP = "SCIN: people's own pictures with weighted differentials"
 EPILOG = """CASES is scin_cases.csv, --labels scin_labels.csv; DIR holds the pictures (the paths in CASES begin with
