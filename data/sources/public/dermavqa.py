@@ -11,7 +11,7 @@ from typing import Any
 
 from data.reading.fields import Row, treat_phi
 from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError
-from data.reading.tables import DiskMap, need_folder
+from data.reading.tables import DiskMap
 from data.sources.public.pictures import CaseFields, Pictures, candidates_of_case
 from skingpt4.support.errors import reason_of
 from skingpt4.support.parse import ParseError, parse_json
@@ -72,7 +72,7 @@ def read(options: Options) -> Rows:
         raise SourceError(
             f"{options.file}: expected a JSON list of encounters, each with encounter_id and image_ids"
         )
-    pictures = Pictures(need_folder(options.images or options.file.parent, "the pictures of DermaVQA"))
+    pictures = Pictures(options.images or options.file.parent, "the pictures of DermaVQA")
     blanks: Counter[str] = Counter()
     total = sum(max(1, len(_names(each))) for each in encounters)
     return Rows(_rows(encounters, pictures, options, blanks), total, blanks)

@@ -14,7 +14,7 @@ from typing import Any
 
 from data.reading.fields import Row, treat_phi
 from data.reading.rows import Candidate, Refusal, RowError, Rows
-from data.reading.tables import DiskMap, Table, need_folder
+from data.reading.tables import DiskMap, Table
 from data.sources.public.pictures import Pictures
 
 Columns = str | tuple[str, ...]  # several: names that releases of the table have used
@@ -81,9 +81,7 @@ class PublicTable:
         for columns in (layout.fitzpatrick, layout.captions):
             if columns:
                 table.need([columns])
-        pictures = Pictures(
-            need_folder(options.images or options.file.parent, f"the pictures of {layout.name}")
-        )
+        pictures = Pictures(options.images or options.file.parent, f"the pictures of {layout.name}")
         blanks: Counter[str] = Counter()
         return Rows(
             self._rows(table, pictures, options.phi, blanks), table.count(), blanks, lambda: table.remarks

@@ -11,7 +11,7 @@ from typing import Any
 
 from data.reading.fields import Row
 from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError
-from data.reading.tables import DiskMap, Table, need_folder
+from data.reading.tables import DiskMap, Table
 from data.reading.values import literal
 from data.sources.public.pictures import CaseFields, Pictures, candidates_of_case
 
@@ -64,7 +64,7 @@ def read(options: Options) -> Rows:
     table, labels = Table(options.file), Table(options.labels or options.file.parent / "scin_labels.csv")
     table.need(["case_id", *IMAGES])
     labels.need(["case_id", WEIGHTS])
-    pictures = Pictures(need_folder(options.images or options.file.parent, "the pictures of SCIN"))
+    pictures = Pictures(options.images or options.file.parent, "the pictures of SCIN")
     by_case = _labels(labels)
     total = sum(max(1, len(_paths(row))) if isinstance(row, dict) else 1 for _, row in table)
     blanks: Counter[str] = Counter()
