@@ -98,7 +98,12 @@ def _num_bytes(path: Path) -> int:
 
 
 def candidates_of_case(
-    file: str, number: int, names: Sequence[str], pictures: Pictures, read: Callable[[], CaseFields]
+    file: str,
+    number: int,
+    names: Sequence[str],
+    pictures: Pictures,
+    read: Callable[[], CaseFields],
+    own: Callable[[int], dict[str, Any]] = lambda place: {},
 ) -> Iterator[Candidate | Refusal]:
     """A row for every picture of a case, all with the case's fields, or a refusal of each.
 
@@ -108,6 +113,7 @@ def candidates_of_case(
         names: of the case's pictures.
         pictures: where they are.
         read: the case's fields, and remarks; it raises RowError where it cannot be used.
+        own: further fields of the picture at a place in `names`.
     """
     try:
         fields, remarks = read()
@@ -116,5 +122,5 @@ def candidates_of_case(
         for name in names or (None,):
             yield Refusal(file, number, name, error.reason, str(error))
         return
-    for place in places:
-        yield Candidate(file, number, place.path, fields, (*remarks, *place.remarks))
+    for place, located in enumerate(places):
+        yield Candidate(file, number, located.path, fields | own(place), (*remarks, *located.remarks))

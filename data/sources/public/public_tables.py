@@ -23,19 +23,23 @@ BOOLEANS = ("true", "false")
 
 @dataclass(frozen=True)
 class Layout:
-    """A table's columns; `texts`, `identifiers` and `own` are {key of a record: column}, `captions` references."""
+    """A table's columns; `texts`, `identifiers` and `own` are {key of a record: column}, `captions` references.
+
+    The columns of `texts` and `own` may be missing in a table, and those of `optional`.
+    """
 
     name: str
     help: str
     epilog: str
     licence: str
     image: str
-    disease: str
+    disease: Columns
     fitzpatrick: Columns | None = None
     texts: dict[str, str] = field(default_factory=dict)
     identifiers: dict[str, str] = field(default_factory=dict)
     own: dict[str, str] = field(default_factory=dict)
     captions: Columns | None = None
+    optional: tuple[Columns, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,10 +81,14 @@ class PublicTable:
             SourceError: the table or folder is missing, or a column is.
         """
         table, layout = Table(options.file), self.layout
-        table.need([layout.image, layout.disease, *layout.identifiers.values()])
-        for columns in (layout.fitzpatrick, layout.captions):
-            if columns:
-                table.need([columns])
+        needed = [
+            layout.image,
+            layout.disease,
+            *layout.identifiers.values(),
+            layout.fitzpatrick,
+            layout.captions,
+        ]
+        table.need([columns for columns in needed if columns and columns not in layout.optional])
         pictures = Pictures(options.images or options.file.parent, f"the pictures of {layout.name}")
         blanks: Counter[str] = Counter()
         return Rows(
@@ -102,7 +110,7 @@ class PublicTable:
                     raise RowError("bad_row", "names no picture")
                 if not seen.add(image):
                     raise RowError("listed_twice", f"{image} is in an earlier row")
-                fields = self._fields(row)
+                fields = self.fields(row)
                 remarks = (*row.remarks, *treat_phi(fields, phi))
                 place = pictures.find(image)
                 yield Candidate(file, number, place.path, fields, (*remarks, *place.remarks))
@@ -117,13 +125,17 @@ class PublicTable:
         }  # fmt: skip
         columns = {}
         for key, names in named.items():
-            choices = (names,) if isinstance(names, str) else names or ()
-            present = next((name for name in choices if name in table.columns), None)
+            present = next((name for name in _names(names or ()) if name in table.columns), None)
             if present:
                 columns[key] = present
         return columns
 
-    def _fields(self, row: Row) -> dict[str, Any]:
+    def fields(self, row: Row) -> dict[str, Any]:
+        """What a row's values say, as keys of a record.
+
+        Raises:
+            RowError: nothing that could be taught, or a value that its column cannot have.
+        """
         diagnosis, note = row.diagnosis("disease"), row.text("note")
         fields: dict[str, Any] = {
             "source": self.layout.name,
@@ -136,10 +148,14 @@ class PublicTable:
             **{key: _own(row.text(key)) for key in self.layout.own},
         }
         if not any((diagnosis.disease, diagnosis.class_name, note)):
-            raise RowError("no_label", f"has no {self.layout.disease}")
+            raise RowError("no_label", f"has no {' or '.join(_names(self.layout.disease))}")
         if note:
             fields |= {"note": note, "x_references": [note]}
         return fields
+
+
+def _names(columns: Columns) -> tuple[str, ...]:
+    return (columns,) if isinstance(columns, str) else columns
 
 
 def _own(text: str | None) -> str | None:
