@@ -45,6 +45,8 @@ BEHAVIOURS = {
             ("projection.inputs", "raw"),
             ("data.sampling", "uniform"),
             ("optim.disease_weight", 1.0),
+            ("optim.class_weight", "none"),
+            ("optim.name", "adamw"),
         ),
     ),
 }
