@@ -165,7 +165,10 @@ def test_what_is_no_log_is_said_in_a_sentence(path, tmp_path, capsys):
 
 def test_the_command_shows_the_log_without_loading_torch(path):
     filled(path)
-    code = "import sys\nfrom skingpt4.cli.access.audit import main\nmain(sys.argv[1:])\nassert 'torch' not in sys.modules"
+    code = (
+        "import sys; from skingpt4.cli.access.audit import main; "
+        "main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    )
     command = [sys.executable, "-c", code, str(path), "--json", "--last", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     rows = [json.loads(line) for line in done.stdout.splitlines()]
