@@ -17,7 +17,7 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from skingpt4.chat.record import MAX_SIDE, reduced_copy
+from skingpt4.chat.exporting.record import MAX_SIDE, reduced_copy
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.precision import half_precision
 from skingpt4.model.projection import Pooling

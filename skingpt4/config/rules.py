@@ -108,6 +108,20 @@ def sentence_with(name: str) -> Rule:
     return rule
 
 
+def answers_with(name: str) -> Rule:
+    """Sentences by question, each as `sentence_with`, none of them empty."""
+    sentence = sentence_with(name)
+
+    def rule(value: Mapping[str, str]) -> str | None:
+        for question, answer in value.items():
+            wrong = sentence(answer) if answer.strip() else "it needs an answer"
+            if wrong:
+                return f"{question!r}: {wrong}"
+        return None
+
+    return rule
+
+
 def without_weights(arguments: Mapping[str, Any]) -> str | None:
     """Arguments of a timm model that describe the network, and neither name weights nor make it endless."""
     if names := sorted(arguments.keys() & {*LOADING}):

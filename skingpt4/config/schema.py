@@ -11,6 +11,7 @@ from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.placement import ATTENTIONS, QUANTIZATIONS, device_rule
 from skingpt4.config.rules import (
     INTERPOLATIONS,
+    answers_with,
     below_one,
     fraction,
     frozen_parts,
@@ -173,6 +174,10 @@ class PromptConfig:
     # and the answer is the concepts alone.
     concepts_question: str | None = None
     concepts_share: float = ruled(fraction, 0.5)
+    # Questions that a picture does not answer, such as those for a treatment, and the answers to teach, in which
+    # {disease} stands for the record's. This fraction of the samples whose disease is known asks one of them.
+    other_questions: dict[str, str] = field(default_factory=dict, metadata={"rule": answers_with("disease")})
+    other_share: float = ruled(fraction, 0.2)
     use_concepts: bool = True
     use_disease: bool = True
     use_note: bool = True
@@ -215,7 +220,11 @@ class DataConfig:
 
 @dataclass
 class OptimConfig:
-    """AdamW with linear warm-up by iteration, then a cosine, counted from iteration 0, to `min_lr`."""
+    """AdamW with linear warm-up by iteration, then a cosine, counted from iteration 0, to `min_lr`.
+
+    `name` is adamw (torch's), or one of bitsandbytes: adamw_8bit has moments of 8 bits; paged_adamw_8bit and
+    paged_adamw_32bit move theirs to the host's memory while a GPU lacks room.
+    """
 
     max_epoch: int = ruled(positive, 20)
     iters_per_epoch: int = ruled(positive, 5000)
@@ -232,6 +241,10 @@ class OptimConfig:
     # Weight in the loss of the tokens that name the record's disease; all others have 1. The training loss is then
     # the weighted mean, and the held-out loss stays unweighted.
     disease_weight: float = ruled(positive, 1.0)
+    # A sample's weight in the loss by its class: none, all alike; square_root and inverse, one over the square root
+    # or over the number of the class's records, with a mean of 1. With data.sampling, rare classes count twice.
+    class_weight: str = ruled(one_of("none", "square_root", "inverse"), "none")
+    name: str = ruled(one_of("adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"), "adamw")
 
 
 @dataclass

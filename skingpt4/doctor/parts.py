@@ -40,6 +40,7 @@ def encoder(facts: Facts) -> Iterator[Finding]:
         yield Finding("vision encoder", MISSING, str(error))
         return
     facts.encoder_parameters = num_parameters(vision) + num_parameters(qformer)
+    facts.encoding_operations = 2.0 * num_parameters(vision) * vision.num_tokens * config.vision.crops
     facts.encoding_bytes = memory.encoding(config, vision.num_tokens, vision.width)
     text = f"{config.vision.model}, {_layout(vision)}"
     yield _weights("vision encoder", text, config.vision.weights, VISION_PREFIXES, vision)
@@ -110,6 +111,8 @@ def _final_norm(
 def parent(facts: Facts) -> Finding:
     """The checkpoint that the run starts from: encoder, language model, template, LoRA and width."""
     path = facts.config.initial_checkpoint
+    if path and facts.follows and not checkpoint.saved(Path(path)):
+        return Finding(PARENT, OK, f"{path}, which the step before will have trained")
     if not path:
         if facts.config.projection.start == "labels":
             return Finding(PARENT, OK, "a start from the labels of the training records (docs/training.md)")

@@ -120,7 +120,13 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
     return Prepared(
         model=model,
         training=TrainingSamples(
-            train_records, texts, train_images, config.seed, per_question, data.sampling
+            train_records,
+            texts,
+            train_images,
+            config.seed,
+            per_question,
+            data.sampling,
+            config.optim.class_weight,
         ),
         held_out=held_out if len(held_out) else None,
         identity=identity(config, model),
