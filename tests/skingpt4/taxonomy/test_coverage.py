@@ -1,7 +1,8 @@
-"""Labels of public data sets have their class, whatever the spelling, and names that only look alike have their own."""
+"""Labels of public data sets have their class in any spelling, and names that only look alike have their own."""
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -32,6 +33,14 @@ def test_how_many_labels_are_known():
         "DDI": (78, 78),
         "DermNet NZ": (6, 6),
     }
+
+
+def test_the_documentation_has_the_same_counts():
+    text = (Path(__file__).parents[3] / "data/README.md").read_text(encoding="utf-8")
+    printed = re.findall(r"^\| ([^|,]+?)(?:,[^|]*)? \| (\d+) \| (\d+) \| (\d+) \|$", text, re.MULTILINE)
+    counted = {row.name: (row.labels, row.known, row.classed) for row in coverage()}
+    assert len(printed) == 7
+    assert all(counted[name] == tuple(map(int, numbers)) for name, *numbers in printed)
 
 
 def test_fitzpatrick17ks_labels_are_those_of_the_task():
