@@ -68,6 +68,8 @@ def _pictures(consultation: Consultation, texts: Texts, with_pictures: bool) -> 
         if with_pictures and shown.picture is not None:
             yield Figure(shown.picture, name)
         yield Table(_picture_rows(shown, texts), name)
+        for known in shown.remarks:
+            yield Paragraph(_named(texts, "pictures.remarks", known), "warn")
         if shown.overridden:
             yield Paragraph(texts["record.overridden"], "warn")
     if consultation.pictures and not with_pictures:
@@ -76,7 +78,7 @@ def _pictures(consultation: Consultation, texts: Texts, with_pictures: bool) -> 
 
 def _picture_rows(shown: ShownPicture, texts: Texts) -> list[list[str]]:
     rows = [
-        [texts["record.size"], f"{shown.width} × {shown.height}"],
+        *([[texts["record.size"], f"{shown.width} × {shown.height}"]] if shown.width else []),
         [texts[f"record.sha256_{shown.hash_of}"], shown.sha256],
     ]
     if shown.quality is None:
