@@ -22,11 +22,11 @@ from skingpt4.config.schema import Config, LanguageConfig
 from skingpt4.doctor import memory
 from skingpt4.doctor import shapes as of_language
 from skingpt4.model.build import build, build_encoder
+from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.language import LanguageModel
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.precision import choose_attention
 from skingpt4.model.qformer import QFormer
-from skingpt4.model.vision import VisionEncoder
 from skingpt4.support.errors import UserError
 from skingpt4.support.threads import in_own_thread
 from skingpt4.weights.files.source import built_without_memory

@@ -39,6 +39,7 @@ BEHAVIOURS = {
         needs=(
             ("prompt.template", "vicuna"),
             ("prompt.concepts_question", None),
+            ("prompt.other_questions", {}),
             ("data.augment", True),
             ("projector", "qformer"),
             ("projection.inputs", "raw"),

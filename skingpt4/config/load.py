@@ -13,10 +13,11 @@ from omegaconf.errors import GrammarParseError, MissingMandatoryValue, OmegaConf
 
 from skingpt4.config.bundled import portable, resolved
 from skingpt4.config.rules import did_you_mean
-from skingpt4.config.schema import Config, ConfigError
+from skingpt4.config.schema import Config, ConfigError, VisionConfig
 from skingpt4.config.typed import build, check_keys, not_set
 from skingpt4.config.upgrade import upgraded
 from skingpt4.config.validate import check_values
+from skingpt4.config.vision_files import VisionFilesError, completed
 from skingpt4.support.errors import reason_of
 from skingpt4.support.parse import ParseError, parse_yaml, plain_values
 from skingpt4.support.regular import read_regular_text
@@ -51,7 +52,7 @@ def config_of(
     Raises:
         ConfigError: as of `load_config`.
     """
-    merged = OmegaConf.create(dataclasses.asdict(Config()))
+    merged = OmegaConf.create(_defaults())
     for number, (source, layer) in enumerate(given):
         if number == MAX_FILES:
             raise ConfigError(
@@ -71,6 +72,15 @@ def config_of(
             values = {name.replace("\\.", "."): values}
         merged = _merged(merged, values, place)
     return _finished(_resolved(merged, where), where)
+
+
+def _defaults() -> dict[str, Any]:
+    """The schema's values, with null for those of the vision encoder that its own files may give."""
+    values = dataclasses.asdict(Config())
+    for field in dataclasses.fields(VisionConfig):
+        if "own" in field.metadata:
+            values["vision"][field.name] = None
+    return values
 
 
 def _merged(lower: Any, values: dict[str, Any], where: str) -> Any:
@@ -105,8 +115,10 @@ def _reference_problem(error: OmegaConfBaseException, where: str) -> ConfigError
 
 def _finished(values: dict[str, Any], where: str) -> Config:
     try:
+        if isinstance(vision := values.get("vision"), dict):
+            values = {**values, "vision": completed(vision)}
         config = build(values, Config)
-    except ConfigError as error:
+    except (ConfigError, VisionFilesError) as error:
         raise ConfigError(f"{where}: {error}") from None
     check_values(config, where)
     return resolved(config)

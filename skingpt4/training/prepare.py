@@ -265,7 +265,7 @@ def _image_source(
         return image_files([], config.vision.image_size, (0.0,), (1.0,), augment)
     vision = encoder().vision_encoder
     size, crops = config.vision.image_size, config.vision.crops
-    return image_files(chain(manifests), size, vision.mean, vision.std, augment, crops)
+    return image_files(chain(manifests), size, vision.mean, vision.std, augment, crops, vision.interpolation)
 
 
 def initialise_projection(

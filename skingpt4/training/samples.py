@@ -167,7 +167,8 @@ class SampleEncoder:
 
         A dialogue's answers share the token budget; turns that no longer fit are dropped.
         """
-        if not (record.turns and self.prompt.use_turns) or question == self.prompt.concepts_question:
+        own_dialogue = record.turns and self.prompt.use_turns
+        if not own_dialogue or question in (self.prompt.concepts_question, *self.prompt.other_questions):
             return [Turn(question, self._answer(record, question), num_images=1)]
         turns: list[Turn] = []
         budget = self.max_text_tokens
@@ -193,13 +194,19 @@ class SampleEncoder:
         """The record's answer, cut to the token budget; empty if not even its first word fits."""
         if question == self.prompt.concepts_question:
             record = replace(record, disease=None, note=None, turns=())
-        answer = answer_for(record, self.prompt)
+        if question in self.prompt.other_questions:
+            answer = self.prompt.other_questions[question].format(disease=record.disease)
+        else:
+            answer = answer_for(record, self.prompt)
         if self.cut_blindly:
             return answer
         return shorten(answer, self.end, self.tokenizer, self.max_text_tokens, self.marks)
 
     def draw_question(self, record: Record, rng: np.random.Generator) -> str:
         """Draw one of the questions that this record can answer."""
+        others = tuple(self.prompt.other_questions)
+        if others and record.disease and rng.random() < self.prompt.other_share:
+            return others[int(rng.integers(len(others)))]
         rehearsed = self.prompt.concepts_question
         if rehearsed and record.concepts and rng.random() < self.prompt.concepts_share:
             return rehearsed
@@ -217,6 +224,7 @@ def image_files(
     std: tuple[float, ...],
     augment: bool,
     crops: int = 1,
+    interpolation: str = "bicubic",
 ) -> ImageSource:
     """Images read from their files: a random crop if there is a generator, else the complete image.
 
@@ -226,7 +234,7 @@ def image_files(
     def load(row: int, rng: np.random.Generator | None) -> dict[str, Tensor]:
         image = open_image(records[row].image_path)
         box = random_crop_box(*image.size, rng) if augment and rng is not None else None
-        return {"image": to_tensor(image, size, mean, std, box, crops)}
+        return {"image": to_tensor(image, size, mean, std, box, crops, interpolation)}
 
     return load
 

@@ -9,9 +9,10 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from skingpt4.chat import differential, export, heatmap, history
+from skingpt4.chat import differential, heatmap, history
 from skingpt4.chat.checks import quality
-from skingpt4.chat.record import Consultation
+from skingpt4.chat.exporting import export
+from skingpt4.chat.exporting.record import Consultation
 from skingpt4.chat.session import ChatSession
 from skingpt4.checkpoints.load import model_source
 from skingpt4.config.schema import Config
@@ -92,15 +93,12 @@ def for_model(
     """Everything that the page offers with a loaded model; `rule` turns scores into probabilities."""
     ranker = differential.Ranker(model, config, rule)
 
-    def rank(session: ChatSession, language: str) -> differential.Differential:
-        return ranker.rank(session.queries, language if language in differential.LANGUAGES else "en")
-
     return Tools(
         new_session=lambda: ChatSession(model, config),
         model=identity,
         questions=tuple(config.prompt.questions),
         assess=quality.assess,
-        differential=rank,
+        differential=lambda session, language: ranker.rank(session.queries, language),
         heatmap=lambda image, pixels: Decoder.of(model).run(lambda: heatmap.heatmap(model, image, pixels)),
         exports={"html": as_html, "pdf": export.to_pdf, "json": as_json},
         render_history=history.render,

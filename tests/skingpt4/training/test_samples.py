@@ -2,6 +2,8 @@
 
 import itertools
 import json
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -263,6 +265,28 @@ def test_the_dialogue_can_be_switched_off_and_the_rehearsal_stays(encoder, byte_
     assert (
         text_of(rehearsed, byte_tokenizer, learned=True) == f"{CONCEPTS_SENTENCE.replace(', Scale', '')}###"
     )
+
+
+OTHERS = {"What helps?": "Ask a doctor about {disease}.", "Why?": "I was not trained to say."}
+
+
+def test_questions_that_no_picture_answers_have_their_own_answers(encoder, byte_tokenizer):
+    encode = encoder(other_questions=OTHERS)
+    disease = DIALOGUE.disease
+    assert text_of(encode(DIALOGUE, "What helps?"), byte_tokenizer, learned=True) == (
+        f"Ask a doctor about {disease}.###"
+    )
+    assert text_of(encode(DIALOGUE, "Why?"), byte_tokenizer, learned=True) == "I was not trained to say.###"
+
+
+def test_they_are_asked_of_a_fraction_of_the_samples_with_a_disease(encoder):
+    rng = np.random.default_rng(0)
+    encode = encoder(other_questions=OTHERS, other_share=0.25)
+    drawn = Counter(encode.draw_question(DIALOGUE, rng) for _ in range(2000))
+    assert sum(drawn[question] for question in OTHERS) == pytest.approx(500, abs=80)
+    assert min(drawn[question] for question in OTHERS) > 180
+    unnamed = replace(DIALOGUE, disease=None)
+    assert not {encode.draw_question(unnamed, rng) for _ in range(200)} & {*OTHERS}
 
 
 @pytest.mark.parametrize(
