@@ -93,6 +93,7 @@ FIELDS: dict[str, Field] = {
     "note": Field(Plain.TEXT, "A doctor's words."),
     "caption": Field(Plain.TEXT, "What the image shows, for the alignment before step 1."),
     "turns": Field(Plain.TURNS, "A dialogue of the source's own."),
+    "rejected": Field(Plain.TURNS, "The same questions with answers that people rated worse (step: dpo)."),
     "case_id": Field(Plain.TEXT, "Images of one case share it, within a source."),
     "patient_id": Field(Plain.TEXT, "Images of one patient share it, within a source."),
     "licence": Field(Plain.TEXT, "Under which terms the image may be used."),
