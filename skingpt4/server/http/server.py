@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -16,6 +17,9 @@ from skingpt4.server.http.connections import Connection
 
 BACKLOG = 256  # connections that wait to be accepted
 GRACE_SECONDS = 5  # for running answers when the server is asked to end
+# After which a thread that computes lets another have Python's lock. The event loop needs it again after each call of
+# the system, and there are hundreds of these before it comes round to a connection among many.
+SWITCH_SECONDS = 0.0005
 
 
 @contextlib.contextmanager
@@ -28,6 +32,7 @@ def served(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[s
             http=Connection, ws="none", backlog=BACKLOG, timeout_graceful_shutdown=GRACE_SECONDS,
         )  # fmt: skip
         server = uvicorn.Server(config)
+        sys.setswitchinterval(min(SWITCH_SECONDS, sys.getswitchinterval()))
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
         try:
