@@ -50,7 +50,8 @@ def forms_of(path: Path) -> Counter[tuple[str, str]]:
     return Counter(rows)
 
 
-def test_killed_writers_lose_nothing_and_leave_nothing_half_written(tmp_path, seed=0):
+@pytest.mark.parametrize("seed", [0])
+def test_killed_writers_lose_nothing_and_leave_nothing_half_written(tmp_path, seed):
     rng, acknowledged = random.Random(seed), set()
     for attempt in range(4):
         writers = {

@@ -64,7 +64,9 @@ def test_twenty_kills(launcher, tmp_path):
     for name in SETTINGS:
         folder = tmp_path / name
         folder.mkdir()
-        trial = kill_trial(launcher, folder, name, num_kills=each, num_iterations=NUM_ITERATIONS, seed=soak.SEED)
+        trial = kill_trial(
+            launcher, folder, name, num_kills=each, num_iterations=NUM_ITERATIONS, seed=soak.SEED
+        )
         same = {"bits": trial.same_bits, "metrics": trial.same_metrics}
         trials[name] = {"kills": trial.num_kills, "same": same, "leftovers": len(trial.leftovers)}
         soak.write(
