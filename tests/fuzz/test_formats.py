@@ -293,8 +293,8 @@ def test_a_damaged_file_is_a_result_or_a_sentence(target, places, monkeypatch):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.__name__)
-def test_soak(target, places, monkeypatch, soak):
-    own_seed, num_examples, record_run = soak
+def test_soak(target, places, monkeypatch, soak_run):
+    own_seed, num_examples, record_run = soak_run
     many = settings(
         max_examples=num_examples, derandomize=False, database=None, deadline=None, print_blob=True,
         suppress_health_check=list(HealthCheck),
