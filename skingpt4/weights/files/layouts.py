@@ -107,7 +107,7 @@ _ONE_BEFORE: dict[str, Callable[[Tensor], Tensor]] = {
 def beit_prefix(names: Iterable[str]) -> str | None:
     """What precedes the names of a BEiT with layer scale, such as PanDerm; None where there is no such network.
 
-    A checkpoint of its pretraining holds several; the one that is kept is called `encoder`.
+    A checkpoint of its pretraining holds several; the one that is used afterwards is called `encoder`.
     """
     end = "blocks.0.attn.q_bias"
     names = set(names)
