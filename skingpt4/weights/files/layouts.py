@@ -113,7 +113,7 @@ def beit_prefix(names: Iterable[str]) -> str | None:
     names = set(names)
     prefixes = {name.removesuffix(end) for name in names if name.endswith(end)}
     prefixes = {prefix for prefix in prefixes if f"{prefix}blocks.0.gamma_1" in names}
-    usual = [prefix for prefix in ("encoder.", "", "module.") if prefix in prefixes]
+    usual: list[str] = [prefix for prefix in ("encoder.", "", "module.") if prefix in prefixes]
     return next(iter(usual or sorted(prefixes)), None)
 
 
