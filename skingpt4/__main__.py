@@ -24,10 +24,14 @@ COMMANDS = {
     "share": ("skingpt4.cli.share", "write a checkpoint as a Hugging Face folder"),
     "export": ("skingpt4.cli.share:export", "write a projection in MiniGPT-4's layout"),
     "consultation-export": ("skingpt4.cli.consultation_export", "make HTML or PDF of a saved consultation"),
-    "audit": ("skingpt4.cli.audit", "show and verify an audit log"),
-    "users": ("skingpt4.cli.users", "manage who may log in to the page and the review form"),
+    "audit": ("skingpt4.cli.access.audit", "show and verify an audit log"),
+    "users": ("skingpt4.cli.access.users", "manage who may log in to the page and the review form"),
     "taxonomy": ("skingpt4.cli.taxonomy", "show which class a free text states"),
-    "pretrain-qformer": ("skingpt4.cli.pretrain_qformer", "train a Q-Former for a vision backbone"),
+    "train-recipe": (
+        "skingpt4.cli.training.train_recipe",
+        "train all steps of a recipe, each from the one before",
+    ),
+    "pretrain-qformer": ("skingpt4.cli.training.pretrain_qformer", "train a Q-Former for a vision backbone"),
 }
 HELP = (
     "usage: skingpt4 [--version] [--debug] COMMAND [--help] ...\n\n"

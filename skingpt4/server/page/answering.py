@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from skingpt4.chat.record import Exchange
+from skingpt4.chat.exporting.record import Exchange
 from skingpt4.chat.session import ContextFull
 from skingpt4.chat.texts import Texts
 from skingpt4.generation.sampling import Generation

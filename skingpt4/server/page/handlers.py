@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from skingpt4.chat import history
-from skingpt4.chat.record import Consultation, ShownPicture, data_url
+from skingpt4.chat.exporting.record import Consultation, ShownPicture, data_url
 from skingpt4.chat.session import ChatSession
 from skingpt4.chat.texts import Texts
 from skingpt4.generation.sampling import Generation
@@ -76,7 +76,9 @@ class Handlers:
             held=added.held,
         )
         key = "pictures.held" if added.held else "pictures.added"
-        return replace(self._say(key, failed=added.held, number=len(state.images)), images=True)
+        known = [self.texts[f"pictures.remarks.{name}"] for name in added.shown.remarks]
+        shown = " ".join([self.texts(key, number=len(state.images)), *known])
+        return Update(note(shown, failed=added.held or bool(known)), images=True)
 
     def image_missing(self) -> Update:
         """There is no such upload, or it is somebody else's."""

@@ -152,6 +152,7 @@ def _case_image(number: int, image: CaseImage, texts: Texts, cover: bool) -> str
     if image.score is not None:
         verdict = texts["pictures.poor" if image.problems else "pictures.good"]
         facts.append(f"{texts('pictures.quality', score=round(100 * image.score))}: {verdict}")
+    facts += [texts[f"pictures.remarks.{known}"].rstrip(".") for known in shown.remarks]
     if shown.overridden:
         facts.append(texts["pictures.overridden"])
     if image.held or image.sent:

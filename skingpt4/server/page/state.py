@@ -9,8 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from skingpt4.chat.differential import Differential
+from skingpt4.chat.exporting.record import Consultation, ShownPicture, data_url
 from skingpt4.chat.history import History
-from skingpt4.chat.record import Consultation, ShownPicture, data_url
 from skingpt4.chat.session import ChatSession
 from skingpt4.chat.texts import cautions, load
 

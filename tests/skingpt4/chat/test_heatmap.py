@@ -6,9 +6,9 @@ from torch import nn
 
 from skingpt4.chat.heatmap import HeatmapError, attention_map, heatmap, overlay
 from skingpt4.config.schema import VisionConfig
+from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.qformer import QFormer
-from skingpt4.model.vision import VisionEncoder
 from skingpt4.records.images import to_tensor
 from tests.support.tiny import (
     make_encoder,
@@ -22,6 +22,7 @@ class Brightness(nn.Module):
     """Patches of 14 pixels as tokens of their own brightness, behind a class token: what a test can see through."""
 
     mean, std, image_size, num_tokens, num_prefix, width = (0.0,) * 3, (1.0,) * 3, 56, 17, 1, 8
+    interpolation = "bicubic"
 
     def forward(self, image):
         bright = nn.functional.avg_pool2d(image.mean(1, keepdim=True), 14).flatten(1)

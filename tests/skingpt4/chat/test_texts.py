@@ -150,7 +150,7 @@ def test_classes_and_concepts_have_their_names():
 def test_texts_that_the_page_asks_for_exist():
     """Keys written out in the code; those put together from parts are reached by the tests of the parts."""
     texts, used = load("en"), set()
-    for path in [*(ROOT / "skingpt4/server").rglob("*.py"), *(ROOT / "skingpt4/chat").glob("*.py")]:
+    for path in [*(ROOT / "skingpt4/server").rglob("*.py"), *(ROOT / "skingpt4/chat").rglob("*.py")]:
         pattern = r"(?:texts|said)(?:\.lines)?[\[(]\s*[\"']([a-z_]+\.[a-z0-9_.]+[a-z0-9_])[\"']"
         used |= set(re.findall(pattern, path.read_text(encoding="utf-8")))
     assert len(used) > 100
