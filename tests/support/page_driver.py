@@ -73,7 +73,9 @@ def free_port() -> int:
 class Clinician:
     """One open page, and what a person does with it."""
 
-    def __init__(self, chromium: Any, url: str, size: str = "desktop", scheme: str = "light") -> None:
+    def __init__(
+        self, chromium: Any, url: str, size: str = "desktop", scheme: str = "light", cookies: Any = ()
+    ) -> None:
         width, height = SIZES[size]
         self.context = chromium.new_context(
             viewport={"width": width, "height": height},
@@ -82,6 +84,7 @@ class Clinician:
             accept_downloads=True,
         )
         self.context.set_default_timeout(TIMEOUT_MS)
+        self.context.add_cookies([*cookies])
         self.page = self.context.new_page()
         self.foreign: list[str] = []  # requests to other machines
         self.errors: list[str] = []
