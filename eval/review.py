@@ -24,7 +24,7 @@ from eval.rating.questionnaire import ROLES, UNKNOWN_ROLE
 from eval.rating.ratings import numbered_ratings, ratings_csv
 from eval.rating.store import Store, check_name
 from eval.rating.study import NO_APPROVAL, add_consents, change_study
-from skingpt4.server.address import Address, add_name_argument, stay_local
+from skingpt4.server.address import Address, add_proxy_arguments, stay_local
 from skingpt4.support.cli import make_parser, setup_logging
 from skingpt4.support.errors import reason_of, reported
 from skingpt4.support.files import write_text
@@ -199,7 +199,7 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("the server").add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=7861, help="default: %(default)s")
-    add_name_argument(parser)
+    add_proxy_arguments(parser)
     return parser
 
 
@@ -236,7 +236,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                     f"{args.run_dir / FILE}: there are no raters yet; add one with "
                     f"python -m eval.review add-rater NAME --run-dir {args.run_dir}"
                 )
-            address = Address(args.host, args.port, names=tuple(args.name))
+            proxies = tuple(args.trusted_proxy)
+            address = Address(
+                args.host, args.port, names=tuple(args.names), root_path=args.root_path, proxies=proxies
+            )
             address.check(password=True)
             print(status(desk))
             print(

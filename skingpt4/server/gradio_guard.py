@@ -125,11 +125,15 @@ class GradioGuard:
         ]
         if not STATIC.fullmatch(path):
             extra.append((b"cache-control", b"no-store"))
+        if path == DATA:
+            # nginx would hold an answer back until it is complete.
+            extra.append((b"x-accel-buffering", b"no"))
         if (path in self.server.pages or READ.fullmatch(path)) and not self._browser(request):
             # Lax: a strict one is not sent where a link of another site opens the page. The new one that this would
             # then get would take the open pages away from the browser.
-            cookie = f"{BROWSER}={secrets.token_urlsafe(32)}; Path=/; HttpOnly; SameSite=Lax"
-            extra.append((b"set-cookie", cookie.encode()))
+            cookie = Response()
+            cookie.set_cookie(BROWSER, secrets.token_urlsafe(32), samesite="lax", **self._own(request))
+            extra.append((b"set-cookie", cookie.headers["set-cookie"].encode()))
         names = {name for name, _ in extra} - {b"set-cookie"}
 
         async def sent(message: Any) -> None:
@@ -139,6 +143,11 @@ class GradioGuard:
             await send(message)
 
         return sent
+
+    def _own(self, request: Request) -> dict[str, Any]:
+        """How far a cookie goes: to this server's paths alone, and never unencrypted where TLS is in use."""
+        path = f"{request.scope.get('root_path', '')}/"
+        return {"path": path, "secure": request.url.scheme == "https", "httponly": True}
 
     async def _answer(self, request: Request, send: Any) -> None:
         """Answer, or let Gradio answer, what this browser may ask.
@@ -164,7 +173,7 @@ class GradioGuard:
         elif path == "/logout" and logins is not None:
             logins.log_out(request.cookies.get(self.server.cookie, ""))
             self.server.sessions.end_all_of(owner)
-            await self._to_page("/", "", 0)(request.scope, request.receive, send)
+            await self._to_page(request, "/", "", 0)(request.scope, request.receive, send)
         elif not owner[1]:
             raise self._refusal(403, "no_cookie")
         elif path == UPLOAD and self.server.takes_uploads:
@@ -205,11 +214,12 @@ class GradioGuard:
         """The log-in's form where a page would be; elsewhere a sentence."""
         path = request.scope["path"]
         if reads and path in self.server.pages:
-            return Refused(self._form(path))
+            return Refused(self._form(request, path))
         return self._refusal(401, "logged_out")
 
-    def _form(self, page: str, status: int = 200, problem: str = "") -> Response:
-        return login_page.response(self.server.texts, self.server.message, page, status, problem)
+    def _form(self, request: Request, page: str, status: int = 200, problem: str = "") -> Response:
+        root = request.scope.get("root_path", "")
+        return login_page.response(self.server.texts, self.server.message, root, page, status, problem)
 
     async def _log_in(self, request: Request, logins: Logins) -> Response:
         body = (await self._body(request)).decode("utf-8", "replace")
@@ -227,16 +237,19 @@ class GradioGuard:
             headers = {"retry-after": str(error.seconds)}
         else:
             if token is not None:
-                return self._to_page(page, token, MAX_SECONDS, from_form)
+                return self._to_page(request, page, token, MAX_SECONDS, from_form)
             status, problem, headers = 400, self.server.texts["server.wrong_login"], {}
-        response = self._form(page, status, problem) if from_form else refusal(status, problem)
+        response = self._form(request, page, status, problem) if from_form else refusal(status, problem)
         response.headers.update(headers)
         return response
 
-    def _to_page(self, page: str, token: str, seconds: int, from_form: bool = True) -> Response:
+    def _to_page(
+        self, request: Request, page: str, token: str, seconds: int, from_form: bool = True
+    ) -> Response:
         """Set or delete the log-in's cookie and lead to a page; a program gets JSON."""
-        response = RedirectResponse(page, 303) if from_form else JSONResponse({"success": True})
-        response.set_cookie(self.server.cookie, token, seconds, httponly=True, samesite="strict")
+        url = request.scope.get("root_path", "") + page
+        response = RedirectResponse(url, 303) if from_form else JSONResponse({"success": True})
+        response.set_cookie(self.server.cookie, token, seconds, samesite="strict", **self._own(request))
         return response
 
     # ---- what does something
