@@ -39,7 +39,8 @@ FROM ${BASE} AS runtime
 RUN groupadd --gid 10001 skingpt4 \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin skingpt4 \
  && mkdir /data /weights /models && chown skingpt4:skingpt4 /data && chmod 700 /data
-ENV PATH=/opt/skingpt4/venv/bin:$PATH HOME=/tmp HF_HOME=/tmp/huggingface HF_HUB_OFFLINE=1 MPLCONFIGDIR=/tmp/matplotlib \
+# torch asks for the user's name, also where a platform gives the container another number.
+ENV PATH=/opt/skingpt4/venv/bin:$PATH HOME=/tmp USER=skingpt4 HF_HOME=/tmp/huggingface HF_HUB_OFFLINE=1 MPLCONFIGDIR=/tmp/matplotlib \
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 VOLUME ["/data", "/weights", "/models"]
 WORKDIR /opt/skingpt4/app

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import hashlib
 import os
-import secrets
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 # Gradio and torch take seconds to import, so they are imported only after the command line has been parsed.
 from skingpt4.server import gradio_app
+from skingpt4.server.access.options import access_of, add_access_arguments, shared_password
 from skingpt4.server.address import Address, add_proxy_arguments, stay_local
 from skingpt4.support.cli import add_model_arguments, make_parser, setup_logging
 from skingpt4.support.errors import UserError, reported
@@ -20,6 +20,8 @@ from skingpt4.support.errors import UserError, reported
 if TYPE_CHECKING:
     import gradio as gr
 
+    from skingpt4.chat.texts import Texts
+    from skingpt4.server.access.logins import Access
     from skingpt4.server.page.tools import Tools
 
 PASSWORD = "SKINGPT4_PASSWORD"
@@ -27,6 +29,7 @@ EXAMPLES = f"""examples:
   python demo.py --config configs/tiny/step2.yaml
   python demo.py --checkpoint runs/quickstart/step2 --port 8000 --language de
   {PASSWORD}=... python demo.py --config configs/tiny/step2.yaml --password
+  python demo.py --config configs/tiny/step2.yaml --users users.json --audit-log audit.sqlite
 
 The page is for this machine only: without --share it has no public link, and it sends nothing to other machines."""
 
@@ -52,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     add(
         "--share", action="store_true",
-        help="open a public link through Gradio's servers: pictures LEAVE THIS MACHINE; needs --password",
+        help="open a public link through Gradio's servers: pictures LEAVE THIS MACHINE; needs --password or --users",
     )  # fmt: skip
     add(
         "--audit-log",
@@ -60,6 +63,7 @@ def parser() -> argparse.ArgumentParser:
         help="append who did what and when to this SQLite file, without pictures and texts",
     )
     add("--audit-text", action="store_true", help="with --audit-log: also log questions and answers")
+    add_access_arguments(result)
     return result
 
 
@@ -75,31 +79,38 @@ def read_password() -> str:
     return password
 
 
-def launch(tools: Tools, address: Address, language: str = "en", password: str | None = None) -> gr.Blocks:
+def launch(tools: Tools, address: Address, language: str = "en", access: Access | None = None) -> gr.Blocks:
     """Build the page and serve it from a thread of its own; `close()` ends it."""
     from skingpt4.chat.texts import load as load_texts
     from skingpt4.server.page import layout
 
-    def is_password(name: str, given: str) -> bool:
-        return secrets.compare_digest(_digest(given), _digest(password or ""))
-
-    texts, protected = load_texts(language), password is not None
+    protected = access is not None
     return gradio_app.launch(
-        layout.build(tools, language, address),
+        layout.build(tools, language, address, with_users=protected),
         address,
         health={"status": "ok"} | ({} if protected else {"checkpoint": tools.model["checkpoint"]}),
-        texts=texts,
+        texts=load_texts(language),
         css=layout.CSS,
         head=layout.SCRIPT,
-        check_password=is_password if protected else None,
-        login_message=f"{texts['not_a_diagnosis']} {texts['login']}",
+        access=access,
         takes_uploads=True,
     )
 
 
-def _digest(text: str) -> bytes:
-    """Of one length for all texts, so that comparing takes as long for each; also for text that is not UTF-8."""
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+def page_access(args: argparse.Namespace, texts: Texts, log: Callable[..., object] | None) -> Access | None:
+    """Who may use the page; None if nobody has to log in.
+
+    Raises:
+        UserError: options that do not go together, an empty password, or no users.
+    """
+    from skingpt4.server.access.users import PAGE_ROLES
+
+    if args.password and (args.users or args.auth_header):
+        raise UserError("--password is for a page without users of its own; leave it out, or --users")
+    if args.password:
+        message = f"{texts['not_a_diagnosis']} {texts['login']}"
+        return shared_password(read_password(), message=message, **({"log": log} if log else {}))
+    return access_of(args, PAGE_ROLES, f"{texts['not_a_diagnosis']} {texts['login_users']}", log)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -112,23 +123,23 @@ def main(argv: list[str] | None = None) -> int:
             args.host, args.port, args.max_upload_mb, args.share, tuple(args.names), args.root_path,
             tuple(args.trusted_proxy),
         )  # fmt: skip
-        if args.share and not args.password:
-            raise UserError("--share opens the page to whoever learns its link; add --password")
+        if args.share and not (args.password or args.users):
+            raise UserError("--share opens the page to whoever learns its link; add --password or --users")
         if args.audit_text and not args.audit_log:
             raise UserError("--audit-text says what goes into the audit log; add --audit-log FILE")
-        password = read_password() if args.password else None
-        address.check(password is not None)
 
         from skingpt4.chat.texts import load as load_texts
         from skingpt4.server.audit import AuditLog
 
-        load_texts(args.language)
+        texts = load_texts(args.language)
         log = AuditLog(args.audit_log, args.audit_text).append if args.audit_log else None
+        access = page_access(args, texts, log)
+        address.check(access is not None)
 
         from skingpt4.server.page import tools as page_tools
 
         tools = replace(page_tools.load(args.config, args.checkpoint, log), cover=args.cover)
-        gradio_app.until_ended(lambda: launch(tools, address, args.language, password), address)
+        gradio_app.until_ended(lambda: launch(tools, address, args.language, access), address)
     return status.code
 
 

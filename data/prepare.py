@@ -15,7 +15,7 @@ from typing import Any
 from data.preparing import fitzpatrick_images
 from data.reading.rows import Refusal, Rows
 from data.sources import SOURCES
-from data.sources.public_tables import PublicTable
+from data.sources.public.public_tables import PublicTable
 from skingpt4.support.errors import reported
 
 DOWNLOAD = "fitzpatrick17k-images"

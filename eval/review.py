@@ -9,12 +9,11 @@ RUN/ratings.sqlite at once; a rater who comes back continues where they stopped.
 from __future__ import annotations
 
 import argparse
-import getpass
 import secrets
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eval.asking import answers
 from eval.rating import tables
@@ -24,8 +23,9 @@ from eval.rating.questionnaire import ROLES, UNKNOWN_ROLE
 from eval.rating.ratings import numbered_ratings, ratings_csv
 from eval.rating.store import Store, check_name
 from eval.rating.study import NO_APPROVAL, add_consents, change_study
+from skingpt4.server.access.options import access_of, add_access_arguments
 from skingpt4.server.address import Address, add_proxy_arguments, stay_local
-from skingpt4.support.cli import make_parser, setup_logging
+from skingpt4.support.cli import make_parser, read_password, setup_logging
 from skingpt4.support.errors import reason_of, reported
 from skingpt4.support.files import write_text
 from skingpt4.support.regular import read_regular_text
@@ -33,6 +33,7 @@ from skingpt4.support.regular import read_regular_text
 if TYPE_CHECKING:
     import gradio as gr
 
+    from skingpt4.server.access.logins import Access
 
 EXAMPLES = """examples:
   python -m eval.review add-rater anna --role dermatologist --run-dir runs/quickstart
@@ -48,13 +49,7 @@ The form is reachable from this machine only, unless --host is given."""
 
 def add_rater(store: Store, name: str, replace: bool, role: str) -> None:
     """Ask for a password (twice at a terminal, one line of a pipe) and save the rater."""
-    if sys.stdin.isatty():
-        password = getpass.getpass(f"password for {name}: ")
-        if password != getpass.getpass("again: "):
-            raise ReviewError("the two passwords differ; nothing was changed")
-    else:
-        password = sys.stdin.readline().rstrip("\r\n")
-    store.add_rater(name, password, replace, role)
+    store.add_rater(name, read_password(name), replace, role)
     role = store.roles().get(name, UNKNOWN_ROLE)
     print(
         f"{name} can log in; role: {ROLES.get(role, 'not given, so the published form is shown (see --role)')}"
@@ -149,7 +144,33 @@ def status(desk: Desk) -> str:
     return "\n".join(lines) or "no raters yet"
 
 
-def serve(desk: Desk, address: Address) -> None:
+def form_access(args: argparse.Namespace, store: Store) -> Access:
+    """Who may rate: the users of --users or of a proxy, else the raters of the store with passwords of their own.
+
+    Raises:
+        UserError: options that do not go together, or nobody who could log in.
+    """
+    from eval.rating.form import DISCLAIMER
+    from skingpt4.server.access.logins import Access
+    from skingpt4.server.access.users import REVIEW_ROLES
+    from skingpt4.server.audit import AuditLog
+
+    log = AuditLog(args.audit_log).append if args.audit_log else None
+    access = access_of(args, REVIEW_ROLES, DISCLAIMER, log)
+    if access is not None:
+        return access
+    if not store.raters():
+        raise ReviewError(
+            f"{args.run_dir / FILE}: there are no raters yet; add one with "
+            f"python -m eval.review add-rater NAME --run-dir {args.run_dir}"
+        )
+    options: dict[str, Any] = {} if log is None else {"log": log}
+    return Access(
+        store.login, per_name=True, knows=lambda name: name in store.raters(), message=DISCLAIMER, **options
+    )
+
+
+def serve(desk: Desk, address: Address, access: Access) -> None:
     """Serve the form until SIGINT or SIGTERM."""
     from eval.rating import form
     from skingpt4.chat.texts import load as load_texts
@@ -158,7 +179,7 @@ def serve(desk: Desk, address: Address) -> None:
     def launched() -> gr.Blocks:
         return gradio_app.launch(
             form.build(desk), address, {"status": "ok"}, load_texts(), css=form.CSS, head=form.SCRIPT,
-            check_password=desk.store.login, login_message=form.DISCLAIMER,
+            access=access,
         )  # fmt: skip
 
     gradio_app.until_ended(launched, address)
@@ -199,6 +220,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("the server").add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=7861, help="default: %(default)s")
+    add(
+        "--audit-log",
+        metavar="FILE",
+        help="append who logged in and out, and from where, to this SQLite file",
+    )
+    add_access_arguments(parser)
     add_proxy_arguments(parser)
     return parser
 
@@ -231,21 +258,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.status:
                 print(status(desk))
                 return 0
-            if not store.raters():
-                raise ReviewError(
-                    f"{args.run_dir / FILE}: there are no raters yet; add one with "
-                    f"python -m eval.review add-rater NAME --run-dir {args.run_dir}"
-                )
             proxies = tuple(args.trusted_proxy)
             address = Address(
                 args.host, args.port, names=tuple(args.names), root_path=args.root_path, proxies=proxies
             )
+            access = form_access(args, store)
             address.check(password=True)
             print(status(desk))
             print(
                 f"Approval: {study.approval}" if study.approval else f"{NO_APPROVAL} (--approval)", flush=True
             )
-            serve(desk, address)
+            serve(desk, address, access)
     return result.code
 
 

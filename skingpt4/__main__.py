@@ -20,14 +20,19 @@ COMMANDS = {
     "doctor": ("skingpt4.cli.doctor", "check everything a run needs without loading it"),
     "weights": ("skingpt4.cli.weights", "list, fetch, verify and inspect pretrained weights"),
     "delta": ("skingpt4.cli.delta", "merge a Vicuna delta with its base model"),
-    "calibrate": ("skingpt4.cli.calibrate", "fit a checkpoint's probabilities on held-out records"),
+    "calibrate": ("skingpt4.cli.training.calibrate", "fit a checkpoint's probabilities on held-out records"),
     "share": ("skingpt4.cli.deploy.share", "write a checkpoint as a Hugging Face folder"),
     "export": ("skingpt4.cli.deploy.share:export", "write a projection in MiniGPT-4's layout"),
     "consultation-export": ("skingpt4.cli.consultation_export", "make HTML or PDF of a saved consultation"),
     "audit": ("skingpt4.cli.audit", "show and verify an audit log"),
+    "users": ("skingpt4.cli.users", "manage who may log in to the page and the review form"),
     "taxonomy": ("skingpt4.cli.taxonomy", "show which class a free text states"),
     "bundle": ("skingpt4.cli.deploy.bundle", "collect all that a machine without network needs"),
-    "pretrain-qformer": ("skingpt4.cli.pretrain_qformer", "train a Q-Former for a vision backbone"),
+    "train-recipe": (
+        "skingpt4.cli.training.train_recipe",
+        "train all steps of a recipe, each from the one before",
+    ),
+    "pretrain-qformer": ("skingpt4.cli.training.pretrain_qformer", "train a Q-Former for a vision backbone"),
 }
 HELP = (
     "usage: skingpt4 [--version] [--debug] COMMAND [--help] ...\n\n"

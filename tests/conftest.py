@@ -19,7 +19,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background jo
 
 # What `make test-core` runs: from a prompt and an image to a loss, a step and an answer.
 CORE = (
-    "skingpt4/model/test_network.py", "skingpt4/model/test_vision.py", "skingpt4/model/test_qformer.py",
+    "skingpt4/model/test_network.py", "skingpt4/model/encoders/test_encoder.py", "skingpt4/model/test_qformer.py",
     "skingpt4/model/test_language.py", "skingpt4/model/test_prompts.py", "skingpt4/model/test_loss.py",
     "skingpt4/training/test_samples.py", "skingpt4/checkpoints/test_checkpoint.py",
 )  # fmt: skip

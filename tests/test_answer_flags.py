@@ -8,8 +8,8 @@ import pytest
 
 from skingpt4.chat import batch
 from skingpt4.chat.differential import Ranker
-from skingpt4.chat.export import to_html
-from skingpt4.chat.record import Consultation, Exchange, from_json
+from skingpt4.chat.exporting.export import to_html
+from skingpt4.chat.exporting.record import Consultation, Exchange, from_json
 from skingpt4.chat.session import ChatSession
 from skingpt4.cli import chat
 from skingpt4.config.load import to_yaml

@@ -23,6 +23,7 @@ import pytest
 
 import demo
 from skingpt4.server import gradio_app, private_folder
+from skingpt4.server.access.options import shared_password
 from skingpt4.server.address import AddressError
 
 demo.stay_local()
@@ -161,7 +162,7 @@ def test_a_signal_ends_cleanly_and_leaves_no_file(tmp_path, monkeypatch, capsys,
 
 def test_password_keeps_strangers_out(folder):
     address = demo.Address(port=free_port())
-    blocks = demo.launch(tools(), address, password="grün")
+    blocks = demo.launch(tools(), address, access=shared_password("grün"))
     url = f"http://127.0.0.1:{address.port}"
     try:
         with pytest.raises(urllib.error.HTTPError, match="401"):

@@ -20,12 +20,13 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFa
 from skingpt4.config.load import load_config
 from skingpt4.config.schema import Config, LanguageConfig
 from skingpt4.doctor import memory
+from skingpt4.doctor import shapes as of_language
 from skingpt4.model.build import build, build_encoder
+from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.language import LanguageModel
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.precision import choose_attention
 from skingpt4.model.qformer import QFormer
-from skingpt4.model.vision import VisionEncoder
 from skingpt4.support.errors import UserError
 from skingpt4.support.threads import in_own_thread
 from skingpt4.weights.files.source import built_without_memory
@@ -67,7 +68,7 @@ def configuration(shape: Shape, changes: tuple[str, ...] = ()) -> Config:
     return config
 
 
-def language_shape(shape: Shape) -> memory.LanguageShape:
+def language_shape(shape: Shape) -> of_language.LanguageShape:
     """Sizes of the shape's language model, for counts and estimates.
 
     Raises:
@@ -75,9 +76,9 @@ def language_shape(shape: Shape) -> memory.LanguageShape:
     """
     if shape.language:
         family, sizes = shape.language
-        return memory.language_shape(AutoConfig.for_model(family, **sizes))
+        return of_language.language_shape(AutoConfig.for_model(family, **sizes))
     name = configuration(shape).language.model
-    sizes_on_disk = memory.shape_of(name)
+    sizes_on_disk = of_language.shape_of(name)
     if sizes_on_disk is None:
         raise ShapeError(f"--shape {shape.name}: {name} is missing; run skingpt4 weights fetch tiny")
     return sizes_on_disk

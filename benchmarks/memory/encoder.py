@@ -56,9 +56,9 @@ def write_weights(sizes: dict[str, Any], folder: Path) -> None:
     """Random weights as `eva_vit_g.pth` (fp16) and `blip2.pth` (fp32)."""
     import torch
 
+    from skingpt4.model.encoders.encoder import VisionEncoder
     from skingpt4.model.lavis import to_lavis
     from skingpt4.model.qformer import QFormer
-    from skingpt4.model.vision import VisionEncoder
     from skingpt4.weights.files.source import built_without_memory
 
     config = encoder_config(sizes, folder)

@@ -19,6 +19,7 @@ import torch
 from skingpt4.config.load import load_config
 from skingpt4.config.schema import Config, LanguageConfig
 from skingpt4.doctor import memory
+from skingpt4.doctor.shapes import shape_of
 from skingpt4.support.errors import UserError, reported
 
 PRECISIONS = (("float32", "none"), ("bfloat16", "none"), ("bfloat16", "int8"), ("bfloat16", "nf4"))
@@ -42,7 +43,7 @@ def table() -> str:
     tiny = load_config("configs/tiny/step1.yaml")
     big_encoder = memory.encoder_parameters(load_config("configs/paper/step1_vicuna7b.yaml"))
     for title, name in MODELS.items():
-        shape = memory.shape_of(name)
+        shape = shape_of(name)
         if shape is None:
             raise UserError(f"{name}: is missing; run skingpt4 weights fetch tiny")
         for dtype, quantization in PRECISIONS:
@@ -68,7 +69,7 @@ def table() -> str:
 def compare(config_path: str, overrides: Sequence[str]) -> str:
     """Markdown: estimated and measured peak of a training step and of a chat, each in its own process."""
     config = load_config(config_path, overrides)
-    shape = memory.shape_of(config.language.model)
+    shape = shape_of(config.language.model)
     assert shape is not None
     encoder = memory.encoder_parameters(config)
     lines = [
@@ -114,7 +115,8 @@ def child(what: str, config: Config) -> None:
         from accelerate import Accelerator
 
         from skingpt4.model.build import build, build_encoder
-        from skingpt4.training.loop import make_optimizer, train_step
+        from skingpt4.training.loop import train_step
+        from skingpt4.training.optim.optimizer import make_optimizer
 
         cached = bool(config.data.feature_cache)
         model = build(config, device, None if cached else build_encoder(config)).train()

@@ -32,6 +32,7 @@ from skingpt4.records.images import to_tensor
 from skingpt4.support.errors import UserError, reported
 from skingpt4.training import loop
 from skingpt4.training.batches import pad_right
+from skingpt4.training.optim.optimizer import make_optimizer
 
 QUESTION = "What is wrong with my skin?"
 
@@ -94,7 +95,7 @@ class Bench:
         rows = [{"encoded": encode(a), "queries": q} for a, q in zip(answers, shown, strict=True)]
         self.batch = pad_right(rows)
         self.accelerator = Accelerator(mixed_precision="no", cpu=True)
-        self.optimizer = loop.make_optimizer(model, config.optim)
+        self.optimizer = make_optimizer(model, config.optim)
         for group in self.optimizer.param_groups:
             group["lr"] = 0.0  # so that later rounds give the same answers
 

@@ -33,6 +33,7 @@ from skingpt4.model.prompts import Turn, encode_turns, get_template
 from skingpt4.support.errors import reported
 from skingpt4.training import compiled, loop
 from skingpt4.training.batches import make_collate
+from skingpt4.training.optim.optimizer import make_optimizer
 
 QUESTION = "What is wrong with my skin?"
 BATCHES, LENGTHS, PROCESSES = (1, 2, 4, 8, 16), (20, 80, 160, 320), (1, 2)
@@ -50,7 +51,7 @@ class Steps:
         )
         self.model.train()
         self.accelerator = Accelerator(mixed_precision="no", cpu=self.device.type == "cpu")
-        self.optimizer = loop.make_optimizer(self.model, self.config.optim)
+        self.optimizer = make_optimizer(self.model, self.config.optim)
         iterations = 0 if setting.small else compiled.PAYS_AFTER  # as a long run does
         language_model = self.model.language_model
         if compiled.should_compile(self.config.language.compile, language_model, iterations):

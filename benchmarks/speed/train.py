@@ -34,6 +34,7 @@ from skingpt4.support.errors import reported
 from skingpt4.training import compiled, loop
 from skingpt4.training.batches import Collate, batches, make_collate
 from skingpt4.training.features import cached_images, cached_queries
+from skingpt4.training.optim.optimizer import make_optimizer
 from skingpt4.training.samples import SampleEncoder, TrainingSamples, answer_for, image_files
 
 QUESTION = "What is wrong with my skin?"
@@ -67,7 +68,7 @@ class Bench:
         self, own_batches: Sequence[Sequence[dict[str, torch.Tensor]]] | None = None
     ) -> Callable[[], None]:
         """`steps` steps of the product's loop, over these batches or the product's own."""
-        optimizer = loop.make_optimizer(self.model, self.config.optim)
+        optimizer = make_optimizer(self.model, self.config.optim)
         for group in optimizer.param_groups:
             group["lr"] = RATE
 

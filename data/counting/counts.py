@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from data.reading.rows import RowError, SourceError
 from data.reading.tables import Table
-from data.sources.skincon import FLAG, HALVES, is_set
+from data.sources.public.skincon import FLAG, HALVES, is_set
 from skingpt4.records.manifest import Manifest, read_manifest
 from skingpt4.records.schema import SKIN_TYPES
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, OTHERS, UnknownName, dermnet_folder

@@ -23,16 +23,16 @@ from skingpt4.records.schema import KEYS
 
 MANIFEST, REJECTED, CACHE = "all.jsonl", "rejected.jsonl", ".pictures.sqlite"
 SERIAL_BELOW = 200  # starting a pool costs more than reading so few images
-MAX_NAMES = 10_000  # disease names that are counted one by one
+MAX_NAMES = 10_000  # diseases, and licences, that are counted one by one
 
 
 @dataclass
 class Summary:
     """What became of the rows.
 
-    `refused`, `remarks` and `unclassed` (disease names without a class among the records) count; `folders` are the
-    class folders that gave a record; `duplicates` are records with the same bytes as an earlier one; `measured`
-    images were decoded, the others were cached.
+    `refused`, `remarks`, `unclassed` (disease names without a class among the records) and `licences` count;
+    `folders` are the class folders that gave a record; `duplicates` are records with the bytes of an earlier one;
+    `measured` images were decoded, the others were cached.
     """
 
     records: int = 0
@@ -41,6 +41,7 @@ class Summary:
     refused: Counter[str] = field(default_factory=Counter)
     remarks: Counter[str] = field(default_factory=Counter)
     unclassed: Counter[str] = field(default_factory=Counter)
+    licences: Counter[str] = field(default_factory=Counter)
     folders: set[str] = field(default_factory=set)
 
     def add(self, record: dict[str, Any], row: Candidate) -> None:
@@ -49,10 +50,15 @@ class Summary:
         self.remarks.update(row.remarks)
         if row.folder is not None:
             self.folders.add(row.folder)
-        disease = record["disease"]
-        if disease and record["class"] is None:
-            known = disease in self.unclassed or len(self.unclassed) < MAX_NAMES
-            self.unclassed[disease if known else "(more names)"] += 1
+        if record["disease"] and record["class"] is None:
+            _count(self.unclassed, record["disease"])
+        if record["licence"]:
+            _count(self.licences, record["licence"])
+
+
+def _count(counter: Counter[str], name: str) -> None:
+    """Count a name, of the first MAX_NAMES one by one."""
+    counter[name if name in counter or len(counter) < MAX_NAMES else "(more names)"] += 1
 
 
 def build_record(row: Candidate, measures: ImageMeasures, image: str) -> dict[str, Any] | Refusal:

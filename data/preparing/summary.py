@@ -7,6 +7,7 @@ from pathlib import Path
 from data.preparing.engine import MANIFEST, REJECTED, Summary
 from data.reading.rows import REASONS, Rows
 
+MAX_LICENCES = 5  # that are printed
 IMAGE_REASONS = {
     "missing": "no such picture",
     "unreadable": "the file cannot be read",
@@ -41,6 +42,11 @@ def table(summary: Summary, rows: Rows, out_dir: Path) -> str:
             f"empty    {blanks.total():>9,}  cells hold a word for nothing (nan, unknown, -, ...): {cells}"
         )
     lines += rows.remarks()
+    lines += [
+        f"terms    {number:>9,}  {licence}" for licence, number in summary.licences.most_common(MAX_LICENCES)
+    ]
+    if (rest := len(summary.licences) - MAX_LICENCES) > 0:
+        lines.append(f"                    and {rest:,} others; each record's `licence` names its own")
     cached = ", the others were known from an earlier run" if summary.records > summary.measured else ""
     lines.append(f"{summary.measured:,} pictures were read{cached}")
     return "\n".join(lines)

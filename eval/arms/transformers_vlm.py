@@ -10,6 +10,7 @@ Examples:
     --name medgemma --model models/medgemma-4b-it --dtype bfloat16
   python -m eval.add transformers ... --name qwen_vl --model Qwen/Qwen3-VL-8B-Instruct --allow-download
   python -m eval.add transformers ... --name paligemma --model models/paligemma2 --chat-template plain
+  python -m eval.add transformers ... --name llava_13b --model models/llava-1.5-13b-hf --quantization nf4
 """
 
 from __future__ import annotations
@@ -35,17 +36,19 @@ from eval.arms.models.likelihood import Likelihood
 from eval.arms.models.loading import (
     ModelFiles,
     Placement,
+    add_fitting_arguments,
     add_loading_arguments,
     answering,
     find_model,
+    fitted,
     loading,
     peak_memory,
-    placement,
     require_all_weights,
 )
 from eval.arms.respondent import LOGPROBS, Reply, RespondentGone
 from skingpt4.config.schema import PromptConfig
 from skingpt4.generation.questions import CONCEPTS_QUESTION
+from skingpt4.model.quantisation import plain_linears
 from skingpt4.support.errors import reason_of
 
 if TYPE_CHECKING:
@@ -59,6 +62,7 @@ GREY = (128, 128, 128)
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of this kind."""
     add_loading_arguments(parser)
+    add_fitting_arguments(parser)
     add = parser.add_argument_group("how it is asked").add_argument
     add("--chat-template", metavar="FILE", help="a Jinja template in place of the model's own; 'plain': the pictures "
         "and the question alone, for models without one, such as PaliGemma")  # fmt: skip
@@ -91,7 +95,7 @@ def build(args: argparse.Namespace, task: Task) -> TransformersModel:
         raise RespondentGone("--batch-size must be 1 or more")
     model = TransformersModel(
         files,
-        placement(args),
+        fitted(args),
         template=template,
         system=args.system,
         answer_form=task.answer_form,
@@ -101,9 +105,9 @@ def build(args: argparse.Namespace, task: Task) -> TransformersModel:
         max_new_tokens=args.max_new_tokens,
     )
     if args.dry_run:
-        logger.info(
-            "would load %s on %s in %s", files.describe(), model.place.device, model.card["precision"]
-        )
+        where = "all devices" if model.place.spread else model.place.device
+        precision = ", ".join(model.card[key] for key in ("precision", "quantization") if key in model.card)
+        logger.info("would load %s on %s in %s", files.describe(), where, precision)
     return model
 
 
@@ -237,14 +241,15 @@ class TransformersModel:
         """
         if self._model is None:
             logger.info("loading %s", self.files.describe())
-            with loading(self.files, self.place):
+            remedies = "--quantization nf4, --device-map auto, "
+            with loading(self.files, self.place, remedies), plain_linears(self.place.quantization):
                 loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                    self.files.folder, dtype=self.place.dtype, trust_remote_code=False, local_files_only=True,
-                    output_loading_info=True,
+                    self.files.folder, trust_remote_code=False, local_files_only=True, output_loading_info=True,
+                    **self.place.loading_options(),
                 )  # fmt: skip
                 model, info = loaded
                 require_all_weights(self.files.name, info)
-                self._model = model.to(self.place.device).requires_grad_(False).eval()
+                self._model = model.requires_grad_(False).eval()
         return self._model
 
     def _placed(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

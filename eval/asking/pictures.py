@@ -69,7 +69,10 @@ class Shown:
         size, crops = self.config.vision.image_size, self.config.vision.crops
         return self._encode(
             lambda: torch.stack(
-                [to_tensor(image, size, vision.mean, vision.std, crops=crops) for image in images]
+                [
+                    to_tensor(image, size, vision.mean, vision.std, None, crops, vision.interpolation)
+                    for image in images
+                ]
             )
         )
 

@@ -37,7 +37,7 @@ def _tasks(arm: ArmAnswers) -> Iterator[tuple[str, list[Answer]]]:
     probes = arm.of("probe")
     yield "skingpt4_concepts", [a for a in probes if "predicted_concepts" in a.fields]
     yield "skingpt4_diagnosis", [a for a in probes if "text_class" in a.fields]
-    yield "skingpt4_class", arm.of("scores")
+    yield "skingpt4_class", [a for a in arm.of("scores") if a.fields["class_scores"]]
 
 
 def _judged(answer: Answer, case: dict[str, Any]) -> tuple[Any, dict[str, float]]:
@@ -53,7 +53,9 @@ def _judged(answer: Answer, case: dict[str, Any]) -> tuple[Any, dict[str, float]
     if "class_scores" in fields:
         choices = list(fields["class_scores"])
         return choices.index(case["class"]), {"acc": float(best_class(fields) == case["class"])}
-    reference = case.get("reference") or []
+    reference = (
+        case.get("reference") or case.get("references", ())[:1]
+    )  # all of a task's are of the first prompt
     return reference[answer.key.number - 1] if len(reference) >= answer.key.number else "", {}
 
 

@@ -1,9 +1,10 @@
 """A run as VLMEvalKit's tables: the cases as a multiple-choice TSV, and each arm's predictions beside it.
 
-`skin_cases.tsv` has the columns index, image (base64) and image_path, or image_path alone, question, hint, A to O
-(the 15 classes), answer (letter), category (class), l2-category (skin type) and split. `ARM_skin_cases.tsv` has the
-same without pictures, and `prediction`: the letter of the class that the answer commits to, empty where it commits to
-none; `prediction_scored`: that of the likeliest class; and `text`: the answer as it was written.
+`skin_cases.tsv` has the columns index, image (base64) and image_path, or image_path alone, question, hint, a letter
+for each class of the run's task (A to O for the default's 15), answer (letter), category (class), l2-category (the
+value of the task's first group column, by default the skin type) and split. `ARM_skin_cases.tsv` has the same without
+pictures, and `prediction`: the letter of the class that the answer commits to, empty where it commits to none;
+`prediction_scored`: that of the likeliest class; and `text`: the answer as it was written.
 """
 
 from __future__ import annotations
@@ -15,20 +16,38 @@ from typing import Any
 
 from eval.asking.answers import ArmAnswers, Run, case_lines
 from eval.measures.intervals import best_class, has_choice
+from eval.tasks import Task
 from skingpt4.records.archives import exists, read_bytes, split_path
 from skingpt4.records.naming import hint, image_path, readable
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
 from skingpt4.support.spreadsheets import csv_text
-from skingpt4.taxonomy.taxonomy import CLASSES, class_title
+from skingpt4.taxonomy.taxonomy import class_title
 
 NAME = "skin_cases"
 QUESTION = "Which skin disease does this image show?"
-LETTER = dict(zip(CLASSES, ascii_uppercase, strict=False))
 
 
 class PictureError(UserError):
     """A case's picture that is not where it should be; the message says where it was looked for."""
+
+
+class OptionsError(UserError):
+    """A task whose classes are no options of VLMEvalKit; the message says why."""
+
+
+def _letters(task: Task) -> dict[str, str]:
+    """The letter of each class of the task.
+
+    Raises:
+        OptionsError: there is no class, or there are more than letters, which is all that VLMEvalKit reads.
+    """
+    if not 0 < len(task.classes) <= len(ascii_uppercase):
+        raise OptionsError(
+            f"the task {task.name} has {len(task.classes)} classes, and VLMEvalKit's multiple choice takes "
+            f"1 to {len(ascii_uppercase)}; use --format lmms-eval"
+        )
+    return dict(zip(task.classes, ascii_uppercase, strict=False))
 
 
 def _pictures(index: int, case: dict[str, Any], folder: Path, as_paths: bool) -> dict[str, str]:
@@ -64,15 +83,16 @@ def _plain_path(path: Path) -> str:
     return name
 
 
-def _row(index: int, case: dict[str, Any]) -> dict[str, Any]:
+def _row(index: int, case: dict[str, Any], task: Task, letters: dict[str, str]) -> dict[str, Any]:
+    groups = case.get("groups") or {"fitzpatrick": case.get("fitzpatrick")}
     return {
         "index": index,
-        "question": QUESTION,
+        "question": task.question or QUESTION,
         "hint": case.get("history") or "",
-        **{letter: class_title(name) for name, letter in LETTER.items()},
-        "answer": LETTER[case["class"]],
+        **{letter: class_title(name) if task.is_default else name for name, letter in letters.items()},
+        "answer": letters[case["class"]],
         "category": case["class"],
-        "l2-category": case.get("fitzpatrick") or "unknown",
+        "l2-category": next(iter(groups.values())) or "unknown",
         "split": "test",
     }
 
@@ -87,9 +107,10 @@ def write(run: Run, out: Path, arms: list[ArmAnswers], images: Path, as_paths: b
 
     Raises:
         PictureError: a picture is missing; nothing is written.
+        OptionsError: the run's task is no multiple choice; nothing is written.
     """
-    cases = list(run.cases.values())
-    rows = [_row(index, case) for index, case in enumerate(cases)]
+    cases, letters = list(run.cases.values()), _letters(run.task)
+    rows = [_row(index, case, run.task, letters) for index, case in enumerate(cases)]
     tables = {
         NAME: [
             {**row, **_pictures(row["index"], case, images, as_paths)}
@@ -101,8 +122,8 @@ def write(run: Run, out: Path, arms: list[ArmAnswers], images: Path, as_paths: b
         tables[f"{arm.name}_{NAME}"] = [
             {
                 **row,
-                "prediction": LETTER.get(line.get("text_class") or "", ""),
-                "prediction_scored": LETTER.get((best_class(line) if has_choice(line) else None) or "", ""),
+                "prediction": letters.get(line.get("text_class") or "", ""),
+                "prediction_scored": letters.get((best_class(line) if has_choice(line) else None) or "", ""),
                 "text": next((turn["answer"] for turn in reversed(line["turns"])), ""),
             }
             for row, case in zip(rows, cases, strict=True)

@@ -16,7 +16,7 @@ from eval.page.parts import Case, Column, Text, plain
 from eval.page.pdf import Writer, save
 from eval.page.sections.arms import cards_parts, note_of
 from eval.page.sections.gallery import HOW, answers_by_case, case_part
-from eval.rating.questionnaire import ITEMS
+from eval.rating.questionnaire import ITEMS, ROLES
 from skingpt4.support.pdf import Paper, quiet_fonts
 
 ABOUT = (
@@ -61,8 +61,8 @@ def _set(writer: Writer, case: Case, ratings: dict[str, str]) -> None:
         _columns(writer, answers.columns)
     if ratings:
         writer.heading("Ratings", 3)
-        for arm, text in ratings.items():
-            writer.text(f"{plain(arm)}: {text}", 7.5)
+        for who, text in ratings.items():
+            writer.text(f"{who}: {text}", 7.5)
 
 
 def _columns(writer: Writer, columns: Sequence[Column]) -> None:
@@ -73,16 +73,17 @@ def _columns(writer: Writer, columns: Sequence[Column]) -> None:
 
 
 def _ratings(report: Report) -> dict[str, dict[str, str]]:
-    """Case -> arm -> what its raters said, item by item."""
+    """Case -> arm and role -> what its raters said, item by item."""
     said: dict[str, dict[str, dict[str, list[str]]]] = {}
     for rating in report.ratings:
         if rating.item in ITEMS:
-            items = said.setdefault(rating.case_id, {}).setdefault(rating.arm, {})
+            who = f"{plain(rating.arm)}, {ROLES[rating.role]}s" if rating.role else plain(rating.arm)
+            items = said.setdefault(rating.case_id, {}).setdefault(who, {})
             items.setdefault(rating.item, []).append(rating.value)
     return {
         case: {
-            arm: "; ".join(f"{plain(item)} {' '.join(values)}" for item, values in items.items())
-            for arm, items in arms.items()
+            who: "; ".join(f"{plain(item)} {' '.join(values)}" for item, values in items.items())
+            for who, items in by_who.items()
         }
-        for case, arms in said.items()
+        for case, by_who in said.items()
     }

@@ -17,6 +17,7 @@ from eval.page.data import Report
 from eval.page.document import document
 from eval.page.pdf import write_pdf
 from eval.rating.ratings import Rating, read_ratings
+from eval.rating.study import participation
 from eval.rating.summary import summary as rating_summary
 from skingpt4.support.files import file_sha256, write_text
 from skingpt4.support.parse import ParseError, parse_json
@@ -101,7 +102,7 @@ def _add_ratings(run: Run, path: Path | None, results: dict[str, Any]) -> list[R
     """Adds what the ratings say to the results; `ratings.csv` in the run's folder is used where no file is named.
 
     Raises:
-        RatingsError: the file cannot be used.
+        RatingsError, StoreError: the file, or that of the review in the run's folder, cannot be used.
         ReportError: it holds no rating of this run.
     """
     default = run.folder / RATINGS
@@ -114,6 +115,7 @@ def _add_ratings(run: Run, path: Path | None, results: dict[str, Any]) -> list[R
         raise ReportError(f"{path}: none of its {len(every)} rows is about a case and an arm of {run.folder}")
     urgencies = {name: case["urgency"] for name, case in run.cases.items() if case.get("urgency")}
     results["ratings"] = rating_summary(ratings, first_arm(run, results["arms"]), urgencies=urgencies)
+    results["ratings"]["study"] = participation(run.folder, {rating.rater for rating in ratings})
     results["provenance"]["ratings"] = {
         "ratings": path.name,
         "ratings sha256": file_sha256(path),

@@ -127,10 +127,15 @@ def steps_before(role: str, study: Study, prompts: Sequence[str] = ()) -> list[t
     return steps
 
 
+def statement(item: str, role: str) -> str:
+    """The sentence of a scaled item as raters of this role read it."""
+    return LAY_ITEMS.get(item, ITEMS[item]) if role == LAY else ITEMS[item]
+
+
 def form_of(role: str, study: Study) -> tuple[Question, ...]:
     """What a rater is asked about a text."""
     lay = role == LAY
-    questions = [Question(item, text) for item, text in (LAY_ITEMS if lay else ITEMS).items()]
+    questions = [Question(item, statement(item, role)) for item in (LAY_ITEMS if lay else ITEMS)]
     if study.urgency:
         text = (
             "After reading this text: when would you see a doctor?"

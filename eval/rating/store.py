@@ -16,11 +16,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from eval.rating import passwords
 from eval.rating.database import Database, StoreError
 from eval.rating.questionnaire import ROLES, UNKNOWN_ROLE, is_own
 from eval.rating.ratings import Rating, check
 from skingpt4.records.blanks import is_blank
+from skingpt4.server.access import passwords
 from skingpt4.server.access.logins import MAX_LENGTH
 from skingpt4.support.files import now
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
-from eval.rating.database import Database, StoreError
+from eval.rating.database import FILE, Database, StoreError
 from skingpt4.support.files import now
 
 NO_APPROVAL = "No approval number was given for this study."
@@ -106,6 +107,29 @@ def consents(database: Database) -> list[Consent]:
         "LEFT JOIN role ON role.rater = consent.rater ORDER BY consent.time, id"
     )
     return [Consent(*row) for row in rows]
+
+
+def participation(run_dir: Path, raters: Collection[str]) -> dict[str, Any]:
+    """Under which approval people rated, and how many of some raters agreed to take part.
+
+    Returns:
+        `approvals` (numbers), `num_raters`, `num_agreed`, `texts` (that they agreed to); empty where the folder holds
+        no file of a review.
+
+    Raises:
+        StoreError: that file cannot be read.
+    """
+    if not (run_dir / FILE).is_file():
+        return {}
+    database = Database(run_dir)
+    agreed = [one for one in consents(database) if one.rater in raters]
+    numbers = (read_study(database).approval, *(one.approval for one in agreed))
+    return {
+        "approvals": list(dict.fromkeys(filter(None, numbers))),
+        "num_raters": len(raters),
+        "num_agreed": len({one.rater for one in agreed}),
+        "texts": list(dict.fromkeys(one.text for one in agreed)),
+    }
 
 
 def add_consents(database: Database, new: Iterable[Consent]) -> int:

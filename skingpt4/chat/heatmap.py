@@ -17,7 +17,7 @@ from matplotlib import colormaps
 from PIL import Image
 from torch import Tensor
 
-from skingpt4.chat.record import MAX_SIDE, reduced_copy
+from skingpt4.chat.exporting.record import MAX_SIDE, reduced_copy
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.precision import half_precision
 from skingpt4.model.projection import Pooling
@@ -81,7 +81,9 @@ def attention_map(encoder: ImageEncoder | None, image: Image.Image | Tensor) -> 
             f"the vision encoder gives {vision.num_tokens} tokens, which lie on no square grid: no map can be shown"
         )
     pixels = (
-        image if isinstance(image, Tensor) else to_tensor(image, vision.image_size, vision.mean, vision.std)
+        image
+        if isinstance(image, Tensor)
+        else to_tensor(image, vision.image_size, vision.mean, vision.std, interpolation=vision.interpolation)
     )
     device = next(encoder.parameters()).device
     pixels = pixels[0] if pixels.dim() == 4 else pixels  # of several crops the complete picture is the first

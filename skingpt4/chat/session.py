@@ -126,7 +126,10 @@ class ChatSession:
 
     def _to_tensor(self, image: Image.Image) -> Tensor:
         vision, config = self._require_encoder().vision_encoder, self.config.vision
-        return to_tensor(clean_rgb(image), config.image_size, vision.mean, vision.std, crops=config.crops)
+        mean, std = vision.mean, vision.std
+        return to_tensor(
+            clean_rgb(image), config.image_size, mean, std, None, config.crops, vision.interpolation
+        )
 
     def _require_encoder(self) -> ImageEncoder:
         if self.model.encoder is None:

@@ -15,6 +15,7 @@ from skingpt4.checkpoints.diseases import shareable
 from skingpt4.config.bundled import portable
 from skingpt4.config.load import to_dict
 from skingpt4.config.schema import Config
+from skingpt4.config.vision_files import HUB, place
 from skingpt4.weights.names import is_local
 
 
@@ -159,6 +160,8 @@ def public_config(config: Config) -> Config:
     for group in ("vision", "qformer"):
         part = getattr(config, group)
         setattr(shared, group, replace(part, weights=part.weights and public_path(part.weights)))
+    if shared.vision.model and not shared.vision.model.startswith(HUB) and place(shared.vision.model):
+        shared.vision.model = public_path(shared.vision.model)
     if is_local(shared.language.model):
         shared.language.model = public_path(shared.language.model)
     return shared

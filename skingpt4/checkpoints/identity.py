@@ -13,6 +13,7 @@ from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.card import is_demonstration
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config
+from skingpt4.config.vision_files import description_files, place
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.projection import picture_shape
 from skingpt4.support.files import file_sha256
@@ -86,10 +87,15 @@ def encoder_identity(config: Config) -> str:
         **({"qformer": asdict(config.qformer)} if has_qformer else {"pooling": asdict(config.pooling)}),
         "files": [file_sha256(file) for file in encoder_files(config)],
     }
+    if place(config.vision.model) is not None:  # what its files say counts, not where they are
+        del parts["vision"]["model"]
+        parts["description"] = [file_sha256(file) for file in description_files(config.vision.model)]
     for group in parts.keys() & {"vision", "qformer"}:
         del parts[group]["weights"]  # the content counts, not the path
     if config.vision.crops == 1:
         del parts["vision"]["crops"]  # which version 0.2 did not have
+    if config.vision.interpolation == "bicubic":
+        del parts["vision"]["interpolation"]  # the only one that earlier versions had
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -50,7 +50,8 @@ def image() -> Image.Image:
 def queries_of(encoder: Any, image_size: int, crops: int = 1) -> Tensor:
     """Queries (1, q, d) fp32, on the CPU, that an `ImageEncoder` makes of the fixed image (and its tiles)."""
     vision = encoder.vision_encoder
-    return encoder(to_tensor(image(), image_size, vision.mean, vision.std, crops=crops)[None]).cpu()
+    pixels = to_tensor(image(), image_size, vision.mean, vision.std, None, crops, vision.interpolation)
+    return encoder(pixels[None]).cpu()
 
 
 def precision(language_model: LanguageModel) -> str:

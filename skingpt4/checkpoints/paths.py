@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from skingpt4.config.schema import Config
+from skingpt4.config.vision_files import HUB, place
 from skingpt4.weights.fetch.catalogue import fetch_command
 from skingpt4.weights.names import LOCAL
 
@@ -20,7 +21,10 @@ HINTS = {
 
 def missing_paths(config: Config, for_training: bool = True) -> list[str]:
     """One line for each file that the configuration names and that is not there (all of them at once)."""
-    paths = [("vision.weights", config.vision.weights), ("qformer.weights", config.qformer.weights)]
+    paths = [("qformer.weights", config.qformer.weights)]
+    vision = config.vision
+    if not (vision.model.startswith(HUB) and vision.weights == str(place(vision.model))):
+        paths.insert(0, ("vision.weights", vision.weights))
     if for_training:
         paths += [("data.train", path) for path in config.data.train]
         paths += [("data.validation", path) for path in config.data.validation]
@@ -28,7 +32,11 @@ def missing_paths(config: Config, for_training: bool = True) -> list[str]:
     # A language model may be a hub id such as lmsys/vicuna-7b-v1.5; only what looks like a path is checked.
     if config.language.model.startswith(LOCAL):
         paths.append(("language.model", config.language.model))
-    return [_missing(key, path) for key, path in paths if path and not Path(path).exists()]
+    missing = [_missing(key, path) for key, path in paths if path and not Path(path).exists()]
+    folder = place(vision.model)
+    if folder is None or folder.exists() or not vision.model.startswith(HUB):
+        return missing
+    return [f"vision.model: {folder} is not there (skingpt4 weights fetch {vision.model})", *missing]
 
 
 def _missing(key: str, path: str) -> str:

@@ -22,6 +22,7 @@ from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.card import public_card, public_config
 from skingpt4.config.load import from_card, from_dict
 from skingpt4.config.schema import Config
+from skingpt4.config.vision_files import place
 from skingpt4.model.projection import picture_shape
 from skingpt4.model.prompts import TOKENIZER_TEMPLATE, get_template
 from skingpt4.support.cli import DISCLAIMER
@@ -114,6 +115,11 @@ def write_folder(
 def _include_part(config: Config, key: str, folder: Path) -> None:
     """Copy a part's file byte for byte, so that its identity stays the same."""
     path = getattr(config, key).weights
+    if key == "vision" and place(config.vision.model) is not None:
+        raise HubError(
+            f"vision.model: {config.vision.model} is a folder or file of another library, which is not included; "
+            "leave the part out, and whoever loads this fetches it from its authors"
+        )
     if not path or not Path(path).is_file():
         raise HubError(
             f"{key}.weights: {path or 'no file'} cannot be included; leave it out or fetch it first"
@@ -135,13 +141,14 @@ def _frozen_parts(config: Config, card: dict[str, Any], include: Sequence[str]) 
 
 
 def _processor(config: Config) -> dict[str, Any]:
-    timm_config = get_pretrained_cfg(config.vision.model)  # counts where the configuration gives no values
+    # Counts where the configuration gives no values; that of a folder has them.
+    timm_config = None if place(config.vision.model) else get_pretrained_cfg(config.vision.model)
     template = get_template(config.prompt.template)
     return {
         "processor_class": "skingpt4",
         "image": {
             "size": config.vision.image_size,
-            "resample": "bicubic, aspect ratio not kept",
+            "resample": f"{config.vision.interpolation}, aspect ratio not kept",
             "rescale": "1/255",
             "mean": list(config.vision.mean or (timm_config.mean if timm_config else [])),
             "std": list(config.vision.std or (timm_config.std if timm_config else [])),

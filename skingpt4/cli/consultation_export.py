@@ -29,7 +29,7 @@ def _made(content: Callable[[], bytes], path: Path) -> bytes:
     Raises:
         ConsultationError: a value in it is not what this software writes, wherever making the page meets it.
     """
-    from skingpt4.chat.record import ConsultationError
+    from skingpt4.chat.exporting.record import ConsultationError
 
     try:
         return content()
@@ -43,8 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the page, the PDF or both; returns the exit status."""
     args = parser().parse_args(argv)
     with reported() as status:
-        from skingpt4.chat.export import to_html, to_pdf
-        from skingpt4.chat.record import ConsultationError, from_json
+        from skingpt4.chat.exporting.export import to_html, to_pdf
+        from skingpt4.chat.exporting.record import ConsultationError, from_json
 
         if not args.html and not args.pdf:
             raise ConsultationError("give --html or --pdf, e.g. --pdf consultation.pdf")

@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
         nargs="*",
         metavar="NAME",
         default=["tiny"],
-        help="from `list`, or a group such as tiny or paper (default: tiny)",
+        help="from `list`, a group such as tiny or paper, or hf-hub:ORG/NAME of a vision encoder (default: tiny)",
     )
     fetching.add_argument(
         "--dry-run", action="store_true", help="only say what would be downloaded, and how much"

@@ -39,11 +39,14 @@ BEHAVIOURS = {
         needs=(
             ("prompt.template", "vicuna"),
             ("prompt.concepts_question", None),
+            ("prompt.other_questions", {}),
             ("data.augment", True),
             ("projector", "qformer"),
             ("projection.inputs", "raw"),
             ("data.sampling", "uniform"),
             ("optim.disease_weight", 1.0),
+            ("optim.class_weight", "none"),
+            ("optim.name", "adamw"),
         ),
     ),
 }

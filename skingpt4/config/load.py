@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +13,17 @@ from omegaconf.errors import GrammarParseError, MissingMandatoryValue, OmegaConf
 
 from skingpt4.config.bundled import portable, resolved
 from skingpt4.config.rules import did_you_mean
-from skingpt4.config.schema import Config, ConfigError
+from skingpt4.config.schema import Config, ConfigError, VisionConfig
 from skingpt4.config.typed import build, check_keys, not_set
 from skingpt4.config.upgrade import upgraded
 from skingpt4.config.validate import check_values
+from skingpt4.config.vision_files import VisionFilesError, completed
 from skingpt4.support.errors import reason_of
 from skingpt4.support.parse import ParseError, parse_yaml, plain_values
 from skingpt4.support.regular import read_regular_text
 
 MAX_FILES = 100  # that one configuration is read from
+RECIPE = "recipe"  # the key that makes a file a recipe of several steps, see `skingpt4.config.recipe`
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -34,26 +36,51 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: unknown key, wrong type, missing value, circular `extends`, unreadable file.
     """
-    merged = OmegaConf.create(dataclasses.asdict(Config()))
-    for number, (source, layer) in enumerate(_layers(Path(path), ())):
+    return config_of(layers(Path(path)), overrides, str(path))
+
+
+def config_of(
+    given: Iterable[tuple[Path | str, dict[str, Any]]], overrides: Sequence[str], where: str
+) -> Config:
+    """The configuration of values that lie over each other, then of overrides.
+
+    Args:
+        given: (file, values), the lowest first; from `layers` and `layers_of`.
+        overrides: `key=value` strings.
+        where: the file that an error names where no other is to blame.
+
+    Raises:
+        ConfigError: as of `load_config`.
+    """
+    merged = OmegaConf.create(_defaults())
+    for number, (source, layer) in enumerate(given):
         if number == MAX_FILES:
             raise ConfigError(
-                f"{path}: extends more than {MAX_FILES} files, counted as often as they are named"
+                f"{where}: extends more than {MAX_FILES} files, counted as often as they are named"
             )
         merged = _merged(merged, layer, str(source))
     for text in overrides:
-        where = f"override {text!r}"
+        place = f"override {text!r}"
         key, sign, value = text.partition("=")
         if not sign or not key:
-            raise ConfigError(f"{where}: write it as key=value, e.g. optim.batch_size=8")
+            raise ConfigError(f"{place}: write it as key=value, e.g. optim.batch_size=8")
         try:
             values = parse_yaml(value)
         except ParseError as error:
-            raise ConfigError(f"{where}: is not valid YAML ({error})") from None
+            raise ConfigError(f"{place}: is not valid YAML ({error})") from None
         for name in reversed(re.split(r"(?<!\\)\.", key)):
             values = {name.replace("\\.", "."): values}
-        merged = _merged(merged, values, where)
-    return _finished(_resolved(merged, str(path)), str(path))
+        merged = _merged(merged, values, place)
+    return _finished(_resolved(merged, where), where)
+
+
+def _defaults() -> dict[str, Any]:
+    """The schema's values, with null for those of the vision encoder that its own files may give."""
+    values = dataclasses.asdict(Config())
+    for field in dataclasses.fields(VisionConfig):
+        if "own" in field.metadata:
+            values["vision"][field.name] = None
+    return values
 
 
 def _merged(lower: Any, values: dict[str, Any], where: str) -> Any:
@@ -88,8 +115,10 @@ def _reference_problem(error: OmegaConfBaseException, where: str) -> ConfigError
 
 def _finished(values: dict[str, Any], where: str) -> Config:
     try:
+        if isinstance(vision := values.get("vision"), dict):
+            values = {**values, "vision": completed(vision)}
         config = build(values, Config)
-    except ConfigError as error:
+    except (ConfigError, VisionFilesError) as error:
         raise ConfigError(f"{where}: {error}") from None
     check_values(config, where)
     return resolved(config)
@@ -140,12 +169,28 @@ def _escaped(value: Any) -> Any:
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
-def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield (file, values), first those of the files that `path` extends, last its own."""
+def layers(path: Path, above: tuple[Path, ...] = ()) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Yield (file, values), first those of the files that `path` extends, last its own.
+
+    Raises:
+        ConfigError: a file cannot be read, extends itself, or is a recipe.
+    """
     if len(above) == MAX_FILES:
         raise ConfigError(f"{path}: is extended through more than {MAX_FILES} files")
     if path.resolve() in above:
         raise ConfigError(f"{path}: extends itself through {' -> '.join(p.name for p in above)}")
+    values = read_values(path)
+    if RECIPE in values:
+        raise ConfigError(f"{path}: is a recipe of several steps; run it with skingpt4 train-recipe {path}")
+    yield from layers_of(values, path, above)
+
+
+def read_values(path: Path) -> dict[str, Any]:
+    """What one file holds by itself.
+
+    Raises:
+        ConfigError: it cannot be read, or holds no `key: value` lines.
+    """
     try:
         values = parse_yaml(read_regular_text(path))
     except FileNotFoundError:
@@ -158,12 +203,20 @@ def _layers(path: Path, above: tuple[Path, ...]) -> Iterator[tuple[Path, dict[st
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: must hold `key: value` lines")
+    return values
+
+
+def layers_of(
+    values: dict[str, Any], path: Path, above: tuple[Path, ...] = ()
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """`layers` of values that stand in the file `path`."""
+    values = {**values}
     extends = plain_values(values.pop("extends", []))
     names = [extends] if isinstance(extends, str) else extends
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise ConfigError(f"{path}: 'extends' must name a file or a list of files, found {extends!r}")
     for name in names:
-        yield from _layers(path.parent / name, (*above, path.resolve()))
+        yield from layers(path.parent / name, (*above, path.resolve()))
     yield path, values
 
 

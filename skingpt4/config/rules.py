@@ -12,6 +12,7 @@ from dataclasses import field
 from typing import Any, TypeVar
 
 Rule = Callable[[Any], str | None]
+INTERPOLATIONS = ("bicubic", "bilinear", "lanczos", "nearest")  # how an image is resized, by Pillow's names
 T = TypeVar("T")
 # Arguments of `timm.create_model` by which a file or an address would be read.
 LOADING = (
@@ -27,6 +28,11 @@ LOADING = (
 def ruled(rule: Rule, default: T) -> T:
     """A dataclass field with a default and the rule that its value must follow."""
     return field(default=default, metadata={"rule": rule})
+
+
+def own(rule: Rule, default: T) -> T:
+    """As `ruled`, for a value that null leaves to the vision model's own files; the default is for a timm name."""
+    return field(default=default, metadata={"rule": rule, "own": True})
 
 
 def did_you_mean(name: Any, valid: Iterable[str]) -> str:
@@ -98,6 +104,20 @@ def sentence_with(name: str) -> Rule:
         except ValueError:
             placeholders = {("", "", None)}
         return None if placeholders <= {(name, "", None)} else f"it may hold no placeholder but {{{name}}}"
+
+    return rule
+
+
+def answers_with(name: str) -> Rule:
+    """Sentences by question, each as `sentence_with`, none of them empty."""
+    sentence = sentence_with(name)
+
+    def rule(value: Mapping[str, str]) -> str | None:
+        for question, answer in value.items():
+            wrong = sentence(answer) if answer.strip() else "it needs an answer"
+            if wrong:
+                return f"{question!r}: {wrong}"
+        return None
 
     return rule
 

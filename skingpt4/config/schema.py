@@ -10,6 +10,8 @@ from omegaconf import MISSING
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.placement import ATTENTIONS, QUANTIZATIONS, device_rule
 from skingpt4.config.rules import (
+    INTERPOLATIONS,
+    answers_with,
     below_one,
     fraction,
     frozen_parts,
@@ -18,6 +20,7 @@ from skingpt4.config.rules import (
     one_of,
     one_per_channel,
     optional_count,
+    own,
     positive,
     ruled,
     sentence_with,
@@ -36,7 +39,12 @@ class ConfigError(UserError):
 
 @dataclass
 class VisionConfig:
-    """The frozen vision encoder: any timm backbone. `block` counts from 1; null takes the last one.
+    """The frozen vision encoder. `block` counts from 1; null takes the last one.
+
+    `model` is a timm name, a folder of timm, open_clip or transformers, PanDerm's file, or `hf-hub:ORG/NAME` for the
+    folder to which `skingpt4 weights fetch` brings it. What is null of `weights`, `image_size`, `mean`, `std`,
+    `interpolation` and `block` then comes from the model's own files (see `skingpt4.config.vision_files`); with a
+    timm name, `weights` null means random ones.
 
     `image_size` may differ from the one of the weights (336, 448 and so on): learned positions are resampled. With
     `crops` above 1 the encoder sees the complete picture and its tiles, e.g. 5 for 2 x 2 of them, each at
@@ -44,15 +52,16 @@ class VisionConfig:
     """
 
     model: str = "eva_giant_patch14_clip_224"
-    model_args: dict[str, Any] = field(default_factory=dict, metadata={"rule": without_weights})
+    model_args: dict[str, Any] = field(default_factory=dict, metadata={"rule": without_weights, "own": True})
     weights: str | None = None
-    image_size: int = ruled(up_to(4096), 224)
+    image_size: int = own(up_to(4096), 224)
     crops: int = ruled(whole_and_tiles, 1)
     block: int | None = None
-    norm: bool = True
+    norm: bool = field(default=True, metadata={"own": True})
     norm_eps: float | None = None
     mean: list[float] | None = field(default=None, metadata={"rule": one_per_channel})
     std: list[float] | None = field(default=None, metadata={"rule": one_per_channel})
+    interpolation: str = own(one_of(*INTERPOLATIONS), "bicubic")
 
 
 @dataclass
@@ -165,6 +174,10 @@ class PromptConfig:
     # and the answer is the concepts alone.
     concepts_question: str | None = None
     concepts_share: float = ruled(fraction, 0.5)
+    # Questions that a picture does not answer, such as those for a treatment, and the answers to teach, in which
+    # {disease} stands for the record's. This fraction of the samples whose disease is known asks one of them.
+    other_questions: dict[str, str] = field(default_factory=dict, metadata={"rule": answers_with("disease")})
+    other_share: float = ruled(fraction, 0.2)
     use_concepts: bool = True
     use_disease: bool = True
     use_note: bool = True
@@ -207,7 +220,11 @@ class DataConfig:
 
 @dataclass
 class OptimConfig:
-    """AdamW with linear warm-up by iteration, then a cosine, counted from iteration 0, to `min_lr`."""
+    """AdamW with linear warm-up by iteration, then a cosine, counted from iteration 0, to `min_lr`.
+
+    `name` is adamw (torch's), or one of bitsandbytes: adamw_8bit has moments of 8 bits; paged_adamw_8bit and
+    paged_adamw_32bit move theirs to the host's memory while a GPU lacks room.
+    """
 
     max_epoch: int = ruled(positive, 20)
     iters_per_epoch: int = ruled(positive, 5000)
@@ -224,6 +241,10 @@ class OptimConfig:
     # Weight in the loss of the tokens that name the record's disease; all others have 1. The training loss is then
     # the weighted mean, and the held-out loss stays unweighted.
     disease_weight: float = ruled(positive, 1.0)
+    # A sample's weight in the loss by its class: none, all alike; square_root and inverse, one over the square root
+    # or over the number of the class's records, with a mean of 1. With data.sampling, rare classes count twice.
+    class_weight: str = ruled(one_of("none", "square_root", "inverse"), "none")
+    name: str = ruled(one_of("adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"), "adamw")
 
 
 @dataclass

@@ -78,6 +78,8 @@ def _group(values: Mapping[str, Any], schema: type, prefix: str, with_references
             read[key] = _group(value, typing.cast(type, hints[key]), f"{name}.", with_references)
         elif with_references and isinstance(value, str) and REFERENCE in value:
             read[key] = value
+        elif value is None and with_references and "own" in fields[key].metadata:
+            read[key] = None
         else:
             read[key] = _value(value, hints[key], name, with_references)
     return read

@@ -74,8 +74,9 @@ def _samples(facts: Facts, records: Manifest) -> Finding:
         try:
             encoder = SampleEncoder.from_config(config, facts.tokenizer)
             facts.training = TrainingSamples(
-                records, encoder, lambda row, rng: {}, config.seed, sampling=config.data.sampling
-            )
+                records, encoder, lambda row, rng: {}, config.seed, sampling=config.data.sampling,
+                class_weight=config.optim.class_weight,
+            )  # fmt: skip
         except UserError as error:
             return Finding("samples", MISSING, str(error))
     elif not num_answered:

@@ -10,13 +10,18 @@ from skingpt4.doctor.findings import Facts
 from skingpt4.model.prompts import IMAGE_TOKEN, Encoded
 
 
-def dry_run(config_path: str, config: Config) -> tuple[str, bool]:
+def dry_run(config_path: str, config: Config, follows: bool = False) -> tuple[str, bool]:
     """Check a training run without loading its networks; nothing is written.
+
+    Args:
+        config_path: for the table's first line.
+        config: of the run.
+        follows: it is a step of a recipe after another, whose run is its `initial_checkpoint`.
 
     Returns:
         The report, and whether something would stop the run.
     """
-    facts = Facts(config)
+    facts = Facts(config, follows=follows)
     findings = examine(facts)
     report = table(config_path, findings)
     if facts.training is not None:

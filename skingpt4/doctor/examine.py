@@ -10,6 +10,7 @@ from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding
 from skingpt4.doctor.language_model import language_model, tokenizer
 from skingpt4.doctor.machine import machine
 from skingpt4.doctor.parts import encoder, parent, trainable
+from skingpt4.doctor.work import work
 from skingpt4.support.cli import DISCLAIMER
 
 _MARKS = {OK: "ok", WARNING: "warning", MISSING: "MISSING"}
@@ -31,6 +32,7 @@ def examine(facts: Facts) -> list[Finding]:
         parent(facts),
         *(data(facts) if training else ()),
         *(trainable(facts) if training else ()),
+        *(work(facts) if training else ()),
         *machine(facts),
     ]
 

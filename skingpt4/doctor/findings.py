@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from skingpt4.config.schema import Config
-from skingpt4.doctor import memory
+from skingpt4.doctor.shapes import LanguageShape
 from skingpt4.model.precision import choose_dtype
 from skingpt4.training.samples import TrainingSamples
 
@@ -37,11 +37,13 @@ class Facts:
     online: bool = False
     language_config: Any = None  # transformers' configuration of the language model
     tokenizer: Any = None
-    shape: memory.LanguageShape | None = None
+    shape: LanguageShape | None = None
     encoder_parameters: int = 0
     encoding_bytes: int = 0  # while the encoder reads one picture
+    encoding_operations: float = 0.0  # for one picture
     training: TrainingSamples | None = None
     num_images: int = 0
+    follows: bool = False  # another step is trained before, whose run is `initial_checkpoint`
     download_bytes: int = 0
 
     @property

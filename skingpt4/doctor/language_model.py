@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 from skingpt4.checkpoints.paths import how_to_get
 from skingpt4.doctor import memory
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding, first_line
+from skingpt4.doctor.shapes import language_shape, shape_of
 from skingpt4.model.prompts import get_template
 from skingpt4.support.errors import UserError
 from skingpt4.weights.fetch.catalogue import fetch_command
@@ -34,16 +35,16 @@ def language_model(facts: Facts) -> Iterator[Finding]:
         yield _hub_model(facts, name)
     elif not (Path(name) / "config.json").is_file():
         yield Finding("language model", MISSING, f"{name}: {_why_no_folder(Path(name))}", how_to_get(name))
-        facts.shape = memory.shape_of(name)
+        facts.shape = shape_of(name)
         yield _sizes(facts)
         return
     else:
         yield _local_model(name)
     try:
         facts.language_config = read_configuration(name, local_only=not facts.online)
-        facts.shape = memory.language_shape(facts.language_config)
+        facts.shape = language_shape(facts.language_config)
     except LanguageModelError as error:
-        facts.language_config, facts.shape = None, memory.shape_of(name)
+        facts.language_config, facts.shape = None, shape_of(name)
         if is_local(name):
             text = str(error).removeprefix("language.model: ")
             yield Finding("language model", MISSING, f"its config.json is not usable: {text}")
@@ -107,7 +108,7 @@ def _hub_model(facts: Facts, name: str) -> Finding:
     fetch = f"hf download {name}"
     if command := fetch_command(name):
         fetch = f"{command}, then language.model=weights/{command.split()[-1]}"
-    shape = memory.shape_of(name)
+    shape = shape_of(name)
     facts.download_bytes = memory.weight_bytes(shape, "float16") if shape else 0
     size = f"about {facts.download_bytes / 1e9:.0f} GB" if shape else "size unknown offline"
     gated = name.startswith("meta-llama/")
@@ -175,7 +176,7 @@ def template(name: str, words: Any, model: str) -> Finding:
             title, MISSING, "the tokenizer has no chat template of its own", "prompt.template=vicuna"
         )
     texts = (chosen.system, chosen.user, chosen.assistant, chosen.end, chosen.image, *chosen.stop)
-    marks = sorted({m for text in texts for m in re.findall(r"<\|[^|>]+\|>|</?s>", text)})
+    marks = sorted({m for text in texts for m in re.findall(r"<\|[^|>]+\|>|</?s>|<\w+_of_turn>", text)})
     vocabulary = words.get_vocab()
     broken = [mark for mark in marks if mark not in vocabulary]
     if broken:
@@ -198,10 +199,17 @@ def template(name: str, words: Any, model: str) -> Finding:
     )
 
 
+# Parts of a language model's name, all in lower case, and the templates that it was tuned with.
+_USUAL_TEMPLATES = {
+    ("vicuna",): ("vicuna", "vicuna_system", "instruction"),
+    ("llama-2", "chat"): ("llama2", "tokenizer"),
+    ("llama-3",): ("llama3", "tokenizer"),
+    ("falcon",): ("falcon", "tokenizer"),
+    ("qwen3",): ("qwen3", "tokenizer"),
+    ("gemma",): ("gemma", "tokenizer"),
+}
+
+
 def _usual_templates(model: str) -> Sequence[str]:
     name = model.lower()
-    if "vicuna" in name:
-        return ("vicuna", "vicuna_system", "instruction")
-    if "llama-2" in name and "chat" in name:
-        return ("llama2", "tokenizer")
-    return ("falcon", "tokenizer") if "falcon" in name else ()
+    return next((usual for parts, usual in _USUAL_TEMPLATES.items() if all(p in name for p in parts)), ())

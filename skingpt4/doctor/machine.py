@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
@@ -42,12 +43,25 @@ def machine(facts: Facts) -> Iterator[Finding]:
         encoder_device(config, "cpu")
     except UserError as error:
         yield Finding("placement", MISSING, str(error), "auto, or a device that is here")
+    if config.step != "none":
+        yield from _optimizer(config, device.type)
     if facts.shape and facts.encoder_parameters:
         spread = config.language.device_map not in (None, "cuda", "cpu")
         yield from _memory(facts, free, spread)
     yield _disk(facts)
     if config.step != "none":
         yield _output_dir(config)
+
+
+def _optimizer(config: Config, device_type: str) -> Iterator[Finding]:
+    """What `optim.name` needs, where that is not here."""
+    name = config.optim.name
+    if name != "adamw" and importlib.util.find_spec("bitsandbytes") is None:
+        text = f"optim.name {name} needs bitsandbytes, which is not installed"
+        yield Finding("optimiser", MISSING, text, "pip install bitsandbytes, or optim.name=adamw")
+    elif name.startswith("paged") and device_type != "cuda":
+        fix = "train on a machine with a GPU, or optim.name=adamw"
+        yield Finding("optimiser", WARNING, f"optim.name {name} needs a GPU, and here is none", fix)
 
 
 def kernels() -> Iterator[Finding]:
@@ -102,6 +116,7 @@ def _memory(facts: Facts, free: int, spread: bool) -> Iterator[Finding]:
         text = f"about {total / memory.GIB:.1f} GiB {place} ({shown}); {free / memory.GIB:.1f} GiB are free"
         if gpu:
             host = memory.LIBRARIES + parts.get("cached features", 0)
+            host += memory.paged_bytes(memory.num_trainable(config, shape), config.optim.name)
             text += f"; host about {host / memory.GIB:.1f} GiB"
         # The estimate was up to 12 % too low (docs/memory.md): the doctor warns near the limit, and refuses above it.
         if spread or total <= 0.8 * free:

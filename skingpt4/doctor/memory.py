@@ -7,29 +7,21 @@ formulas and compares them with measurements.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM
 
-from skingpt4.config.schema import Config
+from skingpt4.config.schema import Config, LoraConfig
+from skingpt4.doctor.shapes import LanguageShape
 from skingpt4.model.build import empty_encoder
 from skingpt4.model.loss import LOSS_CHUNK_BYTES
 from skingpt4.model.network import num_parameters
 from skingpt4.model.precision import DTYPES, choose_attention
 from skingpt4.model.projection import num_projection_parameters, picture_shape
 from skingpt4.model.quantisation import import_bitsandbytes
-from skingpt4.weights.language_model import LanguageModelError, cannot_load, read_configuration
 
 GIB = 2.0**30
 ACTIVATIONS = "activations for the backward pass"
-# Keys of a configuration that say that the model changes logits after the head (Gemma 2, Cohere, Granite).
-_CHANGES_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Bytes of a quantised matrix for each of its numbers, scales included: int8 has one fp32 scale for each row, nf4
 # four bits and one 8-bit scale for every 64 numbers (doubly quantised; the scales of the scales are few).
@@ -38,93 +30,16 @@ LIBRARIES = int(0.8 * GIB)  # Python, torch and transformers once imported; meas
 # Fraction of the activations that glibc's allocator holds besides on a CPU, in pieces too small to be used again;
 # measured.
 FRAGMENTATION = 0.85
+# Matrices of a layer that read the same as another one.
+_INPUTS = {"k_proj": "q_proj", "v_proj": "q_proj", "up_proj": "gate_proj"}
+# Bytes of AdamW's two moments for each trained number, by optim.name; those of 8 bits have a scale for 256 numbers.
+MOMENTS_BYTES = {
+    "adamw": 8,
+    "paged_adamw_32bit": 8,
+    "adamw_8bit": 2 + 8 / 256,
+    "paged_adamw_8bit": 2 + 8 / 256,
+}
 CUDA_CONTEXT = int(0.6 * GIB)  # an allowance for kernels and workspaces on a GPU; not measured
-
-
-@dataclass(frozen=True)
-class LanguageShape:
-    """What the estimate needs to know about a language model; counts are of numbers, not bytes."""
-
-    family: str
-    num_layers: int
-    width: int
-    num_heads: int
-    num_kv_heads: int
-    head_width: int
-    mlp_width: int
-    vocabulary: int
-    matrices: dict[tuple[str, int, int], int]  # (last part of the name, in, out) to how many there are
-    num_others: int  # embeddings, head, norms, biases
-    gated: bool  # an MLP of three matrices, as Llama's
-    rms_norm: bool  # which stores its input in fp32 for the backward pass; LayerNorm in the model's precision
-    num_norms: int = 2  # in a layer, as wide as the model: Gemma has four, Falcon-7B one
-    plain_head: bool = True  # False where the model changes logits after the head, so that all are computed
-
-    @property
-    def num_in_matrices(self) -> int:
-        """Numbers in the matrices that are quantised."""
-        return sum(i * o * n for (_, i, o), n in self.matrices.items())
-
-    @property
-    def num_parameters(self) -> int:
-        """All parameters."""
-        return self.num_in_matrices + self.num_others
-
-
-def language_shape(config: Any) -> LanguageShape:
-    """Read the shape from a transformers configuration; the network is built on the meta device, without data.
-
-    Args:
-        config: a `PretrainedConfig` of a causal language model, e.g. from `read_configuration`.
-
-    Raises:
-        LanguageModelError: no network can be built from it.
-    """
-    try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        return _shape_of_network(model, config.get_text_config())
-    except Exception as error:  # sizes that do not fit together fail anywhere in transformers
-        raise cannot_load(config.name_or_path, error) from None
-
-
-def _shape_of_network(model: Any, text: Any) -> LanguageShape:
-    head = model.get_output_embeddings()
-    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, nn.Linear) and m is not head]
-    matrices = Counter((n.rpartition(".")[2], m.in_features, m.out_features) for n, m in linear)
-    total = sum(p.numel() for p in model.parameters())  # tied ones once
-    inside = sum(i * o * n for (_, i, o), n in matrices.items())
-    width, vocabulary = model.get_input_embeddings().weight.shape[::-1]
-    heads = text.num_attention_heads
-    kv_heads = getattr(text, "num_key_value_heads", None) or getattr(text, "num_kv_heads", None) or heads
-    if getattr(text, "multi_query", False) and not getattr(text, "new_decoder_architecture", False):
-        kv_heads = 1  # Falcon-7B
-    layers = text.num_hidden_layers
-    wide = max((o for (_, i, o) in matrices if i == width), default=4 * width)
-    down = max((i for (_, i, o) in matrices if o == width), default=wide)
-    return LanguageShape(
-        family=text.model_type,
-        num_layers=layers,
-        width=width,
-        num_heads=heads,
-        num_kv_heads=kv_heads,
-        head_width=getattr(text, "head_dim", None) or width // heads,
-        mlp_width=down,
-        vocabulary=vocabulary,
-        matrices=dict(matrices),
-        num_others=total - inside,
-        gated=sum(n for (_, i, o), n in matrices.items() if i == width and o in (down, 2 * down))
-        >= 2 * layers
-        or any(i == width and o == 2 * down for (_, i, o) in matrices),
-        rms_norm=any("RMSNorm" in type(m).__name__ for m in model.modules()),
-        num_norms=max(1, sum(_is_norm(m, width) for m in model.modules()) // layers),
-        plain_head=all(getattr(text, key, None) in (None, 1.0) for key in _CHANGES_LOGITS),
-    )
-
-
-def _is_norm(module: nn.Module, width: int) -> bool:
-    weight = getattr(module, "weight", None)
-    return "Norm" in type(module).__name__ and weight is not None and weight.shape == (width,)
 
 
 def weight_bytes(shape: LanguageShape, dtype: str, quantization: str = "none") -> int:
@@ -149,6 +64,8 @@ def activation_bytes(
     # Falcon's code repeats its few keys and values for all heads before attention.
     kv = heads if eager or shape.family == "falcon" else shape.num_kv_heads * shape.head_width
     a_token = shape.num_norms * shape.width * (4 if shape.rms_norm else item)
+    if shape.head_norms:
+        a_token += (heads + shape.num_kv_heads * shape.head_width) * 4
     a_token += (2 * heads + 2 * kv + shape.mlp_width * (3 if shape.gated else 1)) * item
     if eager:
         a_token += shape.num_heads * tokens * (4 + (item if item < 4 else 0))
@@ -172,9 +89,18 @@ def logits_bytes(shape: LanguageShape, tokens: int, dtype: str, chunk_bytes: int
     return rows * shape.vocabulary * 8 + tokens * shape.width * ITEM_BYTES[dtype]
 
 
-def trained_bytes(num_trained: int) -> int:
-    """Bytes of trained numbers in fp32 with their gradient and AdamW's two moments."""
-    return 16 * num_trained
+def trained_bytes(num_trained: int, optimizer: str = "adamw") -> int:
+    """Bytes of trained numbers in fp32 with their gradient and moments, without moments that are paged."""
+    return (
+        8 * num_trained
+        + math.ceil(MOMENTS_BYTES[optimizer] * num_trained)
+        - paged_bytes(num_trained, optimizer)
+    )
+
+
+def paged_bytes(num_trained: int, optimizer: str) -> int:
+    """Bytes of the moments that a paged optimiser may put into the host's memory while a GPU lacks room."""
+    return math.ceil(MOMENTS_BYTES[optimizer] * num_trained) if optimizer.startswith("paged") else 0
 
 
 def num_trainable(config: Config, shape: LanguageShape) -> int:
@@ -185,14 +111,39 @@ def num_trainable(config: Config, shape: LanguageShape) -> int:
 
 def lora_parameters(shape: LanguageShape, rank: int, targets: Sequence[str]) -> int:
     """Numbers that LoRA of this rank adds; empty `targets` mean peft's for the family."""
+    return sum(rank * (i + o) * n for _, i, o, n in _lora_matrices(shape, rank, targets))
+
+
+def lora_bytes(shape: LanguageShape, lora: LoraConfig, tokens: int, dtype: str) -> int:
+    """Bytes that LoRA stores for the backward pass, for all tokens of a batch.
+
+    Those are each target's input in fp32 (again after dropout, with the mask), and what the first matrix makes of it.
+    Where the model computes in fp32 and nothing is dropped, targets with one input share it.
+    """
+    a_number = 4 + (5 if lora.dropout else 0)
+    shared = dtype == "float32" and not lora.dropout
+    total = 0
+    seen: set[str] = set()
+    for name, i, _, n in _lora_matrices(shape, lora.rank, lora.targets):
+        source = _INPUTS.get(name, name)
+        stored = 0 if shared and source in seen else i * a_number
+        seen.add(source)
+        total += tokens * (stored + 4 * lora.rank) * n
+    return total
+
+
+def _lora_matrices(
+    shape: LanguageShape, rank: int, targets: Sequence[str]
+) -> list[tuple[str, int, int, int]]:
+    """(name, in, out, how many) of the matrices that get LoRA."""
     if not rank:
-        return 0
+        return []
     if not targets:
         import_bitsandbytes()  # peft imports it
         from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as CHOICES
 
         targets = CHOICES.get(shape.family, [])
-    return sum(rank * (i + o) * n for (name, i, o), n in shape.matrices.items() if name in targets)
+    return [(name, i, o, n) for (name, i, o), n in shape.matrices.items() if name in targets]
 
 
 def kv_cache_bytes(shape: LanguageShape, rows: int, tokens: int, dtype: str) -> int:
@@ -240,8 +191,9 @@ def training(
     return {
         "language model": weight_bytes(shape, dtype, quantization),
         "image encoder": 0 if cached else 4 * encoder_parameters + batch * encoding_bytes,
-        "trained tensors, gradients, AdamW": trained_bytes(num_trainable(config, shape)),
-        ACTIVATIONS: activation_bytes(shape, batch, tokens, dtype, attention),
+        "trained tensors, gradients, AdamW": trained_bytes(num_trainable(config, shape), config.optim.name),
+        ACTIVATIONS: activation_bytes(shape, batch, tokens, dtype, attention)
+        + lora_bytes(shape, config.lora, batch * tokens, dtype),
         "logits": logits_bytes(shape, batch * with_logits, dtype, chunk),
         "cached features": num_images * picture.num_vectors * picture.width * 2 if cached else 0,
     }
@@ -290,57 +242,3 @@ def host_bytes(parts: dict[str, int]) -> int:
 def gib(parts: dict[str, int]) -> float:
     """The sum of all parts in GiB."""
     return sum(parts.values()) / GIB
-
-
-def shape_of(name: str) -> LanguageShape | None:
-    """The shape of a language model in a directory or in the hub's cache, or the published one; else None.
-
-    Nothing is downloaded.
-
-    Args:
-        name: a hub id, or a folder, which for a published model has its name in the catalogue of weights.
-    """
-    try:
-        return language_shape(read_configuration(name, local_only=True))
-    except LanguageModelError:
-        published = Path(name).name.lower().removesuffix("-hf")
-        if published not in PUBLISHED:
-            return None
-        family, sizes = PUBLISHED[published]
-        return language_shape(AutoConfig.for_model(family, **sizes))
-
-
-_LLAMA_7B = {
-    "hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "num_key_value_heads": 32, "vocab_size": 32000, "max_position_embeddings": 4096, "tie_word_embeddings": False,
-}  # fmt: skip
-_LLAMA_13B = _LLAMA_7B | {
-    "hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 40, "num_attention_heads": 40,
-    "num_key_value_heads": 40,
-}  # fmt: skip
-# Published sizes of the paper's language models, by their names in the catalogue of weights: a run can be planned
-# before 80 GB are downloaded.
-PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
-    "vicuna-7b-v0": ("llama", _LLAMA_7B | {"vocab_size": 32001}),
-    "vicuna-13b-v0": ("llama", _LLAMA_13B | {"vocab_size": 32001}),
-    "vicuna-7b-v1.5": ("llama", _LLAMA_7B),
-    "vicuna-13b-v1.5": ("llama", _LLAMA_13B),
-    "llama-2-7b-chat": ("llama", _LLAMA_7B),
-    "llama-2-13b-chat": ("llama", _LLAMA_13B),
-    "falcon-7b-instruct": (
-        "falcon",
-        {
-            "hidden_size": 4544, "num_hidden_layers": 32, "num_attention_heads": 71, "vocab_size": 65024,
-            "multi_query": True, "parallel_attn": True, "new_decoder_architecture": False, "bias": False,
-            "alibi": False, "max_position_embeddings": 2048,
-        },
-    ),
-    "falcon-40b-instruct": (
-        "falcon",
-        {
-            "hidden_size": 8192, "num_hidden_layers": 60, "num_attention_heads": 128, "num_kv_heads": 8,
-            "vocab_size": 65024, "new_decoder_architecture": True, "parallel_attn": True, "bias": False,
-            "alibi": False, "max_position_embeddings": 2048,
-        },
-    ),
-}  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,10 @@ from skingpt4.doctor import memory
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding
 from skingpt4.model import lora
 from skingpt4.model.build import empty_encoder
+from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.network import num_parameters
 from skingpt4.model.projection import Pooling, make_projection, picture_shape
 from skingpt4.model.qformer import QFormer
-from skingpt4.model.vision import VisionEncoder
 from skingpt4.support.errors import UserError
 from skingpt4.weights.files.inspect_file import projection_fits
 from skingpt4.weights.files.layouts import NORM_NAMES, QFORMER_PREFIXES, VISION_PREFIXES, brings_norm
@@ -39,14 +40,26 @@ def encoder(facts: Facts) -> Iterator[Finding]:
         yield Finding("vision encoder", MISSING, str(error))
         return
     facts.encoder_parameters = num_parameters(vision) + num_parameters(qformer)
+    facts.encoding_operations = 2.0 * num_parameters(vision) * vision.num_tokens * config.vision.crops
     facts.encoding_bytes = memory.encoding(config, vision.num_tokens, vision.width)
-    text = f"{config.vision.model}, {vision.num_tokens} tokens of {vision.width}"
+    text = f"{config.vision.model}, {_layout(vision)}"
     yield _weights("vision encoder", text, config.vision.weights, VISION_PREFIXES, vision)
     if isinstance(qformer, QFormer):
         text = f"{config.qformer.num_query_tokens} queries of {config.qformer.width}"
         yield _weights("Q-Former", text, config.qformer.weights, QFORMER_PREFIXES, qformer)
     yield _projector(config, qformer)
     yield from _final_norm(config.vision.weights, config.qformer.weights, vision)
+
+
+def _layout(vision: VisionEncoder) -> str:
+    """Which tokens the encoder gives, e.g. 197 tokens of 768: a class token and 14 x 14 patches of 224 pixels."""
+    patches = vision.num_tokens - vision.num_prefix
+    side = math.isqrt(patches)
+    shown = f"{side} x {side}" if side**2 == patches else str(patches)
+    class_token = "a class token and " if vision.num_prefix else ""
+    left_out = f", {vision.num_registers} registers left out" if vision.num_registers else ""
+    tokens = f"{vision.num_tokens} tokens of {vision.width}: {class_token}{shown} patches"
+    return f"{tokens} of {vision.image_size} pixels{left_out}"
 
 
 def _projector(config: Config, reads: QFormer | Pooling) -> Finding:
@@ -81,7 +94,7 @@ def _final_norm(
 ) -> Iterator[Finding]:
     """The vision encoder's final norm, which LAVIS stores in the Q-Former's file."""
     paths = [path for path in (vision_path, qformer_path) if path and Path(path).exists()]
-    if len(paths) < 2 or not qformer_path or not vision.norm:
+    if len(paths) < 2 or not qformer_path or not vision.norm or not vision.strict:
         return
     if brings_norm(qformer_path):
         try:
@@ -98,6 +111,8 @@ def _final_norm(
 def parent(facts: Facts) -> Finding:
     """The checkpoint that the run starts from: encoder, language model, template, LoRA and width."""
     path = facts.config.initial_checkpoint
+    if path and facts.follows and not checkpoint.saved(Path(path)):
+        return Finding(PARENT, OK, f"{path}, which the step before will have trained")
     if not path:
         if facts.config.projection.start == "labels":
             return Finding(PARENT, OK, "a start from the labels of the training records (docs/training.md)")

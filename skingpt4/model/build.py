@@ -5,13 +5,13 @@ from __future__ import annotations
 import torch
 
 from skingpt4.config.schema import Config, QFormerConfig, VisionConfig
+from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.language import LanguageModel
 from skingpt4.model.lavis import LavisQFormer, LavisVision, lavis_classes
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.precision import require_device
 from skingpt4.model.projection import Pooling, picture_shape
 from skingpt4.model.qformer import QFormer
-from skingpt4.model.vision import VisionEncoder
 from skingpt4.weights.files.layouts import brings_norm
 from skingpt4.weights.files.source import built_without_memory
 from skingpt4.weights.files.tensors import WeightsMismatch
@@ -66,7 +66,7 @@ def build_encoder(
         lavis_classes()  # a missing package is noticed before gigabytes are read
     device = encoder_device(config, device)
     vision = build_vision(config.vision, device, dtype)
-    if config.qformer.weights and brings_norm(config.qformer.weights):
+    if config.qformer.weights and brings_norm(config.qformer.weights) and vision.strict:
         vision.load_ln_vision(config.qformer.weights, device, dtype)
     if config.qformer.weights and config.vision.norm and not vision.has_norm_weights:
         raise WeightsMismatch(

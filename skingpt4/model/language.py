@@ -27,6 +27,7 @@ from skingpt4.weights.language_model import (
     read_tokenizer,
     require_complete,
     require_vocabulary,
+    text_part,
 )
 from skingpt4.weights.names import LOCAL
 
@@ -240,7 +241,7 @@ def _load_model(config: LanguageConfig, dtype: torch.dtype, device: torch.device
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     try:
-        with plain_linears(config.quantization):
+        with plain_linears(config.quantization), text_part(config.model) as only_text:
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 config.model,
                 dtype=dtype,
@@ -248,6 +249,7 @@ def _load_model(config: LanguageConfig, dtype: torch.dtype, device: torch.device
                 output_loading_info=True,
                 quantization_config=quantiser(config.quantization, dtype),
                 trust_remote_code=False,
+                **only_text,
                 **_placement(config, device),
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:

@@ -28,8 +28,8 @@ import transformers.models.bert.configuration_bert
 from accelerate import init_empty_weights
 from torch import Tensor, nn
 
+from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.qformer import QFormer
-from skingpt4.model.vision import VisionEncoder
 from skingpt4.support.errors import UserError
 from skingpt4.weights.files.layouts import LAVIS_QFORMER
 
@@ -181,6 +181,7 @@ class LavisVision(nn.Module):
         self.ln_vision = timm_vit.norm
         self.mean, self.std, self.width, self.num_tokens = ours.mean, ours.std, ours.width, ours.num_tokens
         self.image_size, self.num_prefix = ours.image_size, ours.num_prefix
+        self.interpolation = ours.interpolation
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images (b, 3, h, w), normalised, to tokens (b, n, d)."""

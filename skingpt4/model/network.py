@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from skingpt4.config.schema import Config
 from skingpt4.model import lora
+from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.language import LanguageModel
 from skingpt4.model.lavis import LavisQFormer, LavisVision
 from skingpt4.model.loss import supervised_loss
@@ -17,7 +18,6 @@ from skingpt4.model.precision import DTYPES, describe_precision, half_precision,
 from skingpt4.model.projection import InputMap, Pooling, make_projection
 from skingpt4.model.prompts import IMAGE_TOKEN, Encoded
 from skingpt4.model.qformer import QFormer
-from skingpt4.model.vision import VisionEncoder
 from skingpt4.support.marks import special_tokens
 
 

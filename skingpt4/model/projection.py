@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from skingpt4.config.schema import Config, PoolingConfig, VisionConfig
-from skingpt4.model.vision import VisionEncoder, VisionError
+from skingpt4.model.encoders.encoder import VisionEncoder, VisionError
 from skingpt4.weights.files.source import built_without_memory
 
 

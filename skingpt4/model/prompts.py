@@ -11,9 +11,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from skingpt4.support.errors import UserError
+from skingpt4.support.files import read_yaml
 from skingpt4.support.marks import break_marks, special_tokens, tokenizer_marks, up_to_special_token
 
 IMAGE_TOKEN = -1  # never a vocabulary id; the model replaces it before the embedding is looked up
@@ -46,43 +48,16 @@ class Template:
     roles: tuple[str, ...] = ()
 
 
-_MINIGPT4_SYSTEM = (
-    "Give the following image: <Img>ImageContent</Img>. You will be able to see the image once I provide it to you. "
-    "Please answer my questions."
-)
+def _template(name: str, keys: dict[str, Any]) -> Template:
+    return Template(name, **{key: tuple(v) if isinstance(v, list) else v for key, v in keys.items()})
+
 
 TEMPLATES: dict[str, Template] = {
-    t.name: t
-    for t in (
-        # MiniGPT-4's and SkinGPT-4's training prompt, with the trailing space it was trained with.
-        Template("vicuna", "###Human: {image}{question} ", "###Assistant: ", "###", ("###",)),
-        # The same words after MiniGPT-4's system sentence, which the original chat uses but never trained.
-        Template(
-            "vicuna_system", "###Human: {image}{question} ", "###Assistant: ", "###", ("###",),
-            system=_MINIGPT4_SYSTEM,
-        ),
-        # The original chat's own form, which differs from the trained one: no blanks around "###Assistant:".
-        Template(
-            "minigpt4_chat", "###Human: {image}{question}", "###Assistant:", "###", ("###",),
-            system=_MINIGPT4_SYSTEM,
-        ),
-        # The form that the article prints.
-        Template("instruction", "### Instruction: {image}{question} ", "### Response: ", "###", ("###",)),
-        Template(
-            "llama2", "<s>[INST] {image}{question} [/INST]", "", "</s>", ("</s>", "[INST]"), bos=False,
-            roles=("<s>", "[/INST]"),
-        ),
-        Template(
-            "falcon", "User: {image}{question}\n", "Assistant: ", "<|endoftext|>", ("<|endoftext|>", "\nUser:"),
-            roles=("\nAssistant:",),
-        ),
-        Template(
-            "chatml", "<|im_start|>user\n{image}{question}<|im_end|>\n", "<|im_start|>assistant\n", "<|im_end|>",
-            ("<|im_end|>", "<|im_start|>"), image="<ImageHere>\n", bos=False, between="\n",
-        ),
-    )
-}  # fmt: skip
+    name: _template(name, keys)
+    for name, keys in read_yaml(Path(__file__).with_name("templates.yaml")).items()
+}
 TOKENIZER_TEMPLATE = "tokenizer"  # the name of the tokenizer's own chat template
+DATE = "26 Jul 2024"  # for chat templates that write a date; Llama 3.2's own default
 
 
 @dataclass(frozen=True)
@@ -257,8 +232,9 @@ def _surroundings(tokenizer: Any) -> tuple[str, str]:
 
 def _chat_text(messages: list[dict[str, str]], tokenizer: Any, open_end: bool) -> str:
     # Qwen 3's template puts an empty thought before a given answer, but before an open one only if thinking is off.
+    # Llama 3.1's and 3.2's write the day's date; with a fixed one, a model is asked as it was trained.
     return tokenizer.apply_chat_template(
-        messages, tokenize=False, add_generation_prompt=open_end, enable_thinking=False
+        messages, tokenize=False, add_generation_prompt=open_end, enable_thinking=False, date_string=DATE
     )
 
 

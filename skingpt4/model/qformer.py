@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,7 +12,8 @@ from transformers import Blip2QFormerConfig, Blip2QFormerModel
 
 from skingpt4.config.schema import QFormerConfig
 from skingpt4.weights.files.layouts import QFORMER_PREFIXES, qformer_recipes, unused
-from skingpt4.weights.files.source import TensorSource, load_into, open_source
+from skingpt4.weights.files.source import Recipe, TensorSource, load_into, open_source
+from skingpt4.weights.files.tensors import WeightsMismatch
 
 
 class QFormer(nn.Module):
@@ -60,12 +63,24 @@ class QFormer(nn.Module):
             The names of the file's tensors that were not used.
 
         Raises:
-            WeightsMismatch: a tensor is missing, of another shape, or not expected.
+            WeightsMismatch: a tensor is missing, of another shape, not expected, or made for other tokens.
         """
         source = open_source(path, QFORMER_PREFIXES)
         recipes = qformer_recipes(source)
+        self._require_width(source, recipes)
         load_into(self, source, recipes, "Q-Former", device, dtype)
         return unused(source, recipes.values())
+
+    def _require_width(self, source: TensorSource, recipes: Mapping[str, Recipe]) -> None:
+        """Refuse weights whose cross-attention reads tokens of another width than the vision encoder gives."""
+        ours = self.model.config.encoder_hidden_size
+        for name, (key, _) in recipes.items():
+            if re.search(r"crossattention\.\w+\.key\.weight$", name) and source.header[key].shape[-1] != ours:
+                raise WeightsMismatch(
+                    f"{source.path}: this Q-Former reads vision tokens {source.header[key].shape[-1]} wide, and the "
+                    f"vision encoder's are {ours} wide; set projector: mlp or linear, or train a Q-Former for it "
+                    "(skingpt4 pretrain-qformer)"
+                )
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Map vision tokens (b, n, encoder width) to queries (b, q, d)."""

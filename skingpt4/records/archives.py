@@ -1,6 +1,6 @@
-"""Bytes of images: of plain files, or of members of tar archives (WebDataset shards), read in place.
+"""Bytes of images: of plain files, or of members of tar archives (WebDataset shards) and zip files, read in place.
 
-A path with a component that ends in `.tar` and is a file, such as `shards/000000.tar/images/x.jpg`, names a
+A path with a component that ends in `.tar` or `.zip` and is a file, such as `shards/000000.tar/images/x.jpg`, names a
 member. Each archive's headers are read once per process; a member is then one seek and one read.
 """
 
@@ -10,10 +10,16 @@ import contextlib
 import functools
 import hashlib
 import os
+import re
 import stat
+import struct
 import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import numpy as np
 
@@ -21,7 +27,11 @@ from skingpt4.support.errors import UserError
 from skingpt4.support.files import move_into_place
 from skingpt4.support.regular import open_regular
 
+ARCHIVES = (".tar", ".zip")
 MIN_CACHED = 1000  # members; the index of a smaller archive is made so fast that it is not saved
+
+
+_MEMBER = re.compile(r"\.(?:tar|zip)/")
 
 
 class StoreError(UserError):
@@ -32,21 +42,29 @@ class TooLarge(StoreError):
     """A file of more bytes than the reader allows."""
 
 
+class _Member(NamedTuple):
+    """Where a member's bytes begin (in a zip: its local header), and how many it has; in a zip also when packed."""
+
+    offset: int
+    size: int
+    packed: int | None = None
+    crc: int | None = None
+
+
 @dataclass(frozen=True)
 class _Index:
-    """Members of an archive by hash of their name, sorted: 24 bytes each, so a million take 24 MB."""
+    """Members of an archive by hash of their name, sorted: 24 bytes each (40 in a zip), so a million take 24 MB."""
 
     names: np.ndarray  # (n,) uint64
-    offsets: np.ndarray  # (n,) uint64, where a member's bytes begin
-    sizes: np.ndarray  # (n,) uint64
+    columns: np.ndarray  # (2 or 4, n) uint64, the fields of `_Member`
 
-    def find(self, member: str) -> tuple[int, int] | None:
-        """Offset and size of a member's bytes; None if there is no such member."""
+    def find(self, member: str) -> _Member | None:
+        """Where a member is; None if there is no such member."""
         key = np.uint64(_name_hash(member))
         place = int(np.searchsorted(self.names, key))
         if place == len(self.names) or self.names[place] != key:
             return None
-        return int(self.offsets[place]), int(self.sizes[place])
+        return _Member(*map(int, self.columns[:, place]))
 
 
 def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
@@ -59,24 +77,50 @@ def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
     Raises:
         FileNotFoundError: no such file or member.
         TooLarge: more than `limit` bytes.
-        StoreError: the archive is damaged or compressed.
+        StoreError: the archive is damaged, encrypted or a compressed tar.
         OSError: the file cannot be read, is a pipe, device or socket, or grows while it is read.
     """
     archive, member = split_path(path)
     with open_regular(archive) as file:
         status = os.fstat(file.fileno())
-        start, size = 0, status.st_size
+        place: _Member | None = _Member(0, status.st_size)
         if member:
             place = _index(str(archive), status.st_size, status.st_mtime_ns).find(member)
-            if place is None:
-                raise FileNotFoundError(f"{archive}: has no member {member}")
-            start, size = place
-        if limit is not None and size > limit:
-            raise TooLarge(f"{path}: {size} bytes is more than {limit}")
-        file.seek(start)
-        data = file.read(size) if member else file.read()
-    if member and len(data) < size:
+        if place is None:
+            raise FileNotFoundError(f"{archive}: has no member {member}")
+        if limit is not None and place.size > limit:
+            raise TooLarge(f"{path}: {place.size} bytes is more than {limit}")
+        if place.packed is not None:
+            return _unpacked(file, place, f"{archive}: {member}")
+        file.seek(place.offset)
+        data = file.read(place.size) if member else file.read()
+    if member and len(data) < place.size:
         raise StoreError(f"{archive}: ends in the middle of {member}")
+    return data
+
+
+def _unpacked(file: IO[bytes], place: _Member, name: str) -> bytes:
+    """The bytes of a zip file's member, checked against the sum that the archive holds."""
+    file.seek(place.offset)
+    header = file.read(
+        30
+    )  # PKWARE's APPNOTE, 4.3.7: flags at 6, method at 8, lengths of name and extra field at 26
+    if len(header) < 30 or header[:4] != b"PK\3\4":
+        raise StoreError(f"{name}: is not where the archive says; copy the archive again")
+    flags, method = struct.unpack_from("<HH", header, 6)
+    if flags & 1:
+        raise StoreError(f"{name}: is encrypted; unpack the archive with its password")
+    if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise StoreError(f"{name}: is compressed in a way that is not read in place; unpack the archive")
+    file.seek(sum(struct.unpack_from("<HH", header, 26)), os.SEEK_CUR)
+    data = file.read(place.packed)
+    try:
+        if method == zipfile.ZIP_DEFLATED:
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, place.size)
+    except zlib.error:
+        data = b""
+    if len(data) != place.size or zlib.crc32(data) != place.crc:
+        raise StoreError(f"{name}: is damaged; copy the archive again")
     return data
 
 
@@ -99,13 +143,25 @@ def exists(path: str | Path) -> bool:
 def split_path(path: str | Path) -> tuple[Path, str]:
     """The file and the member's name in it ('' for a plain file)."""
     text = os.fspath(path)
-    start = 0
-    while (end := text.find(".tar/", start)) >= 0:
-        archive = text[: end + 4]
+    for match in _MEMBER.finditer(text):
+        archive = text[: match.end() - 1]
         if os.path.isfile(archive):
-            return Path(archive), os.path.normpath(text[end + 5 :])
-        start = end + 5
+            return Path(archive), os.path.normpath(text[match.end() :])
     return Path(text), ""
+
+
+def member_names(archive: Path) -> Iterator[str]:
+    """The names of an archive's files, in its order.
+
+    Raises:
+        StoreError: the archive is damaged or a compressed tar.
+        OSError: it cannot be read.
+    """
+    if archive.suffix == ".zip":
+        yield from (entry.filename for entry in _zip_entries(str(archive)))
+        return
+    with _readable(str(archive)), tarfile.open(archive, "r:") as tar:
+        yield from (entry.name for entry in tar if entry.isreg())
 
 
 @functools.lru_cache(maxsize=4096)
@@ -114,8 +170,9 @@ def _index(archive: str, size: int, modified: int) -> _Index:
     folder, name = os.path.split(archive)
     index_path = Path(folder, f".{name}.{size}-{modified}.npy")
     try:
-        return _Index(*np.load(index_path, allow_pickle=False))
-    except (OSError, ValueError, TypeError, EOFError):
+        table = np.load(index_path, allow_pickle=False)
+        return _Index(table[0], table[1:])
+    except (OSError, ValueError, TypeError, IndexError, EOFError):
         table = _read_headers(archive, size)
     if table.shape[1] >= MIN_CACHED:
         part = index_path.with_name(f"{index_path.name}.{os.getpid()}.part")
@@ -126,25 +183,44 @@ def _index(archive: str, size: int, modified: int) -> _Index:
         except OSError:
             with contextlib.suppress(OSError):
                 part.unlink()
-    return _Index(*table)
+    return _Index(table[0], table[1:])
 
 
 def _read_headers(archive: str, size: int) -> np.ndarray:
-    """Hashes of names (sorted), offsets and sizes of all regular members: (3, n) uint64."""
-    rows: list[tuple[int, int, int]] = []
-    try:
-        with tarfile.open(archive, "r:") as tar:
+    """Hashes of names (sorted) and places of all regular members: (3, n) uint64, in a zip (5, n)."""
+    rows: list[tuple[int, ...]] = []
+    if archive.endswith(".zip"):
+        rows = [
+            (_name_hash(entry.filename), entry.header_offset, entry.file_size, entry.compress_size, entry.CRC)
+            for entry in _zip_entries(archive)
+        ]
+    else:
+        with _readable(archive), tarfile.open(archive, "r:") as tar:
             for member in tar:
                 if member.isreg():
                     if member.offset_data + member.size > size:
                         raise StoreError(f"{archive}: is truncated in {member.name}; copy it again")
                     rows.append((_name_hash(member.name), member.offset_data, member.size))
                 tar.members = []  # type: ignore[attr-defined]  # the list would keep every header
-    except (tarfile.TarError, EOFError, ValueError) as error:
-        raise StoreError(f"{archive}: is not a tar archive that can be read in place ({error})") from None
     # Of two members of one name the later counts, as when unpacking: it comes first, and the sort is stable.
-    table = np.array(rows[::-1], dtype=np.uint64).reshape(-1, 3).T
+    width = len(rows[0]) if rows else 3
+    table = np.array(rows[::-1], dtype=np.uint64).reshape(-1, width).T
     return np.ascontiguousarray(table[:, np.argsort(table[0], kind="stable")])
+
+
+def _zip_entries(archive: str) -> list[zipfile.ZipInfo]:
+    with _readable(archive), zipfile.ZipFile(archive) as file:
+        return [entry for entry in file.infolist() if not entry.is_dir()]
+
+
+@contextlib.contextmanager
+def _readable(archive: str) -> Iterator[None]:
+    """Errors of the libraries as one of ours, which names the archive."""
+    try:
+        yield
+    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+        kind = archive.rpartition(".")[2]
+        raise StoreError(f"{archive}: is not a {kind} archive that can be read in place ({error})") from None
 
 
 def _name_hash(member: str) -> int:

@@ -177,8 +177,9 @@ def to_tensor(
     std: tuple[float, ...],
     box: tuple[float, float, float, float] | None = None,
     crops: int = 1,
+    interpolation: str = "bicubic",
 ) -> Tensor:
-    """Resize (bicubic, aspect ratio not kept, as BLIP-2 evaluates) and normalise.
+    """Resize (aspect ratio not kept, as BLIP-2 evaluates) and normalise.
 
     Args:
         image: RGB.
@@ -187,6 +188,7 @@ def to_tensor(
         std: per channel, on the scale 0 to 1.
         box: (left, top, right, bottom) of a crop to take first, in pixels.
         crops: 1, or 1 + n x n: the picture, then its tiles row by row, each resized to the same size.
+        interpolation: `vision.interpolation`, one of Pillow's names.
 
     Returns:
         (3, size, size) float32; (crops, 3, size, size) with several crops.
@@ -195,8 +197,8 @@ def to_tensor(
 
     if crops > 1:
         boxes = (box, *tile_boxes(box or (0, 0, *image.size), math.isqrt(crops - 1)))
-        return torch.stack([to_tensor(image, size, mean, std, each) for each in boxes])
-    resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+        return torch.stack([to_tensor(image, size, mean, std, each, 1, interpolation) for each in boxes])
+    resized = image.resize((size, size), Image.Resampling[interpolation.upper()], box=box)
     pixels = torch.from_numpy(np.array(resized)).permute(2, 0, 1).float() / 255.0
     return (pixels - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
 

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from skingpt4.support.errors import UserError, reason_of
@@ -18,6 +19,7 @@ logger = logging.getLogger(__name__)
 LOCALHOST = "localhost"
 NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 ROOT_PATH = re.compile(r"(/[A-Za-z0-9_.~-]*[A-Za-z0-9_~-])*")  # no "..", and no slash at the end
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LOOPBACK = ("127.0.0.0/8", "::1")
 
 
@@ -86,16 +88,13 @@ class Address:
             raise AddressError(
                 f"--root-path {self.root_path!r}: give a path like /skin, with a slash in front and none at the end"
             )
-        _networks(self.proxies)
+        networks(self.proxies)
         if self.share and (self.root_path or self.proxies):
             raise AddressError("--share has a proxy of its own: leave out --root-path and --trusted-proxy")
 
     def trusts(self, ip: str) -> bool:
         """Whether this is the address of a proxy whose X-Forwarded headers are believed."""
-        if not is_ip(ip):
-            return False
-        address = _unmapped(ip)
-        return any(address in network for network in _networks(self.proxies or LOOPBACK))
+        return is_in(ip, networks(self.proxies or LOOPBACK))
 
     @property
     def ip(self) -> str:
@@ -182,17 +181,27 @@ def _unmapped(ip: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     return getattr(address, "ipv4_mapped", None) or address
 
 
+def is_in(address: str, networks: Collection[Network]) -> bool:
+    """Whether an address belongs to one of the networks; IPv4 may be written as IPv6."""
+    return is_ip(address) and any(_unmapped(address) in network for network in networks)
+
+
 @functools.lru_cache(maxsize=8)
-def _networks(proxies: tuple[str, ...]) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
-    networks = []
+def networks(proxies: tuple[str, ...]) -> tuple[Network, ...]:
+    """IP addresses, and networks such as 172.30.7.0/24, as networks.
+
+    Raises:
+        AddressError: one of them is neither.
+    """
+    result: list[Network] = []
     for proxy in proxies:
         try:
-            networks.append(ipaddress.ip_network(proxy))
+            result.append(ipaddress.ip_network(proxy))
         except ValueError as error:
             raise AddressError(
                 f"--trusted-proxy {proxy!r}: give an IP address, or a network like 172.30.7.0/24 ({error})"
             ) from None
-    return tuple(networks)
+    return tuple(result)
 
 
 @functools.lru_cache(maxsize=8)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import JSONResponse
 
-    from skingpt4.server.access.logins import Logins
+    from skingpt4.server.access.logins import Access
     from skingpt4.server.gradio_guard import GradioServer
 
 CSS = Path(__file__).with_name("shared.css").read_text(encoding="utf-8")
@@ -52,8 +52,7 @@ def launch(
     texts: Texts,
     css: str = "",
     head: str | None = None,
-    check_password: Callable[[str, str], bool] | None = None,
-    login_message: str = "",
+    access: Access | None = None,
     takes_uploads: bool = False,
 ) -> gr.Blocks:
     """Serve a page from a thread of its own; `close()` ends it.
@@ -67,22 +66,19 @@ def launch(
         texts: the language in which requests are refused.
         css: the page's own style sheet, added to `CSS`.
         head: HTML for the page's head, e.g. its script.
-        check_password: whether a user name and a password may log in; None if nobody has to.
-        login_message: shown above the log-in.
+        access: who may use the page; None if nobody has to log in.
         takes_uploads: whether the page has a control for files.
     """
     from starlette.responses import JSONResponse
     from starlette.routing import Route
 
-    from skingpt4.server.access.logins import Logins
     from skingpt4.server.gradio_guard import USER, GradioGuard
     from skingpt4.server.guard import Guard
 
     def answer_health(request: Request) -> JSONResponse:
         return JSONResponse(health)
 
-    logins = Logins(check_password) if check_password else None
-    server = _guarded_server(blocks, address, texts, logins, login_message, takes_uploads)
+    server = _guarded_server(blocks, address, texts, access, takes_uploads)
     names = set(address.names)
 
     @contextlib.asynccontextmanager
@@ -101,7 +97,7 @@ def launch(
         theme=_theme(),
         css=CSS + css,
         head=head,
-        auth_dependency=(lambda request: request.scope.get(USER)) if check_password else None,
+        auth_dependency=(lambda request: request.scope.get(USER)) if access else None,
         app_kwargs={"routes": [Route("/health", answer_health)], "lifespan": guarded},
         share=address.share, inbrowser=False, quiet=True, prevent_thread_lock=True, ssr_mode=False, pwa=False,
         mcp_server=False, enable_monitoring=False, run_history=False, footer_links=[], show_error=True,
@@ -115,14 +111,14 @@ def _guarded_server(
     blocks: gr.Blocks,
     address: Address,
     texts: Texts,
-    logins: Logins | None,
-    login_message: str,
+    access: Access | None,
     takes_uploads: bool,
 ) -> GradioServer:
     """What the guard needs to know of the page; arguments as of `launch`."""
     from gradio.utils import get_upload_folder
 
     from skingpt4.server.access.sessions import Sessions
+    from skingpt4.server.access.visitors import Visitors
     from skingpt4.server.gradio_guard import GradioServer
 
     def wipe_session(session: str) -> None:
@@ -134,15 +130,15 @@ def _guarded_server(
 
     sessions = Sessions(end)
     paths = [f"/{page}" for page, *_ in blocks.pages]
+    pages = {*paths, *(f"{path}/" for path in paths if path != "/")}
+    cookie = f"skingpt4-login-{address.port}"
     return GradioServer(
-        pages={*paths, *(f"{path}/" for path in paths if path != "/")},
+        pages=pages,
         texts=texts,
-        cookie=f"skingpt4-login-{address.port}",
         sessions=sessions,
         uploads=Uploads(get_upload_folder(), address.max_upload_mb * 2**20),
         takes_uploads=takes_uploads,
-        logins=logins,
-        message=login_message,
+        visitors=access and Visitors(access, texts, cookie, pages, sessions.end_all_of),
         functions=frozenset(blocks.fns),
         num_pending=lambda session: len(blocks._queue.pending_event_ids_session.get(session, ())),
     )

@@ -14,17 +14,17 @@ import secrets
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from skingpt4.chat.texts import Texts
-from skingpt4.server.access import login_page
-from skingpt4.server.access.logins import MAX_SECONDS, Logins, TooSoon
+from skingpt4.server.access.peer import request_is_https
 from skingpt4.server.access.sessions import Owner, SessionRefused, Sessions
+from skingpt4.server.access.visitors import Refused, Visitors
 from skingpt4.server.guard import refusal
 from skingpt4.server.uploads import NAMED, ForeignFileError, UploadRefused, Uploads
 
@@ -57,34 +57,22 @@ class GradioServer:
     Attributes:
         pages: the paths of its pages.
         texts: in which refusals are said.
-        cookie: the name of the log-in's cookie, which no other server on this machine uses.
         sessions: the open pages.
         uploads: the uploaded files.
         takes_uploads: whether its pages have a control for files.
-        logins: None where nobody logs in.
-        message: HTML above the log-in's form.
+        visitors: who may use them; None where nobody logs in.
         functions: the numbers of what its pages can call.
         num_pending: how many results of a session wait to be fetched.
     """
 
     pages: Collection[str]
     texts: Texts
-    cookie: str
     sessions: Sessions
     uploads: Uploads
     takes_uploads: bool
-    logins: Logins | None
-    message: str
+    visitors: Visitors | None
     functions: Collection[int]
     num_pending: Callable[[str], int]
-
-
-class Refused(Exception):
-    """A request that is not answered; its response says why."""
-
-    def __init__(self, response: Response) -> None:
-        super().__init__(response.status_code)
-        self.response = response
 
 
 class GradioGuard:
@@ -131,9 +119,10 @@ class GradioGuard:
         if (path in self.server.pages or READ.fullmatch(path)) and not self._browser(request):
             # Lax: a strict one is not sent where a link of another site opens the page. The new one that this would
             # then get would take the open pages away from the browser.
-            cookie = Response()
-            cookie.set_cookie(BROWSER, secrets.token_urlsafe(32), samesite="lax", **self._own(request))
-            extra.append((b"set-cookie", cookie.headers["set-cookie"].encode()))
+            root = request.scope.get("root_path", "")
+            cookie = f"{BROWSER}={secrets.token_urlsafe(32)}; Path={root}/; HttpOnly; SameSite=Lax"
+            cookie += "; Secure" if request_is_https(request.scope) else ""
+            extra.append((b"set-cookie", cookie.encode()))
         names = {name for name, _ in extra} - {b"set-cookie"}
 
         async def sent(message: Any) -> None:
@@ -144,11 +133,6 @@ class GradioGuard:
 
         return sent
 
-    def _own(self, request: Request) -> dict[str, Any]:
-        """How far a cookie goes: to this server's paths alone, and never unencrypted where TLS is in use."""
-        path = f"{request.scope.get('root_path', '')}/"
-        return {"path": path, "secure": request.url.scheme == "https", "httponly": True}
-
     async def _answer(self, request: Request, send: Any) -> None:
         """Answer, or let Gradio answer, what this browser may ask.
 
@@ -156,24 +140,21 @@ class GradioGuard:
             Refused, SessionRefused: it may not.
         """
         path, reads = request.scope["path"], request.method in ("GET", "HEAD")
-        user, logins = "", self.server.logins
-        if logins is not None and not (reads and OPEN.fullmatch(path)):
-            if (path, request.method) == ("/login", "POST"):
-                await (await self._log_in(request, logins))(request.scope, request.receive, send)
+        user, browser, visitors = "", self._browser(request), self.server.visitors
+        if visitors is not None and not (reads and OPEN.fullmatch(path)):
+            if (path, request.method) == ("/login", "POST") and visitors.has_form:
+                answer = await visitors.log_in(request, await self._body(request), browser)
+                await answer(request.scope, request.receive, send)
                 return
-            user = logins.user(request.cookies.get(self.server.cookie, "")) or ""
-            if not user:
-                raise self._stranger(request, reads)
+            user = await visitors.user(request, browser, reads)
             request.scope[USER] = user
-        owner = user, self._browser(request)
+        owner = user, browser
         if reads:
             await self._read(request, send, owner)
         elif request.method != "POST":
             raise self._refusal(405, "no_such_address")
-        elif path == "/logout" and logins is not None:
-            logins.log_out(request.cookies.get(self.server.cookie, ""))
-            self.server.sessions.end_all_of(owner)
-            await self._to_page(request, "/", "", 0)(request.scope, request.receive, send)
+        elif path == "/logout" and visitors is not None:
+            await (await visitors.log_out(request, owner))(request.scope, request.receive, send)
         elif not owner[1]:
             raise self._refusal(403, "no_cookie")
         elif path == UPLOAD and self.server.takes_uploads:
@@ -206,51 +187,24 @@ class GradioGuard:
         name = names[0] if len(names) == 1 else ""
         self.server.sessions.use(name, owner)
         with self.server.sessions.connected(name, while_open):
-            await self.app(request.scope, request.receive, send)
+            await self._while_allowed(request, send, owner)
 
-    # ---- log-ins
+    async def _while_allowed(self, request: Request, send: Any, owner: Owner) -> None:
+        """Let Gradio send for as long as the user may use the page; a pulse a quarter of a minute looks at least."""
+        visitors, ended = self.server.visitors, False
 
-    def _stranger(self, request: Request, reads: bool) -> Refused:
-        """The log-in's form where a page would be; elsewhere a sentence."""
-        path = request.scope["path"]
-        if reads and path in self.server.pages:
-            return Refused(self._form(request, path))
-        return self._refusal(401, "logged_out")
+        async def checked(message: Any) -> None:
+            nonlocal ended
+            ended = ended or (visitors is not None and not visitors.may_go_on(request, owner[1]))
+            if ended:
+                raise OSError("the user may not use the page any more")  # what a closed connection raises
+            await send(message)
 
-    def _form(self, request: Request, page: str, status: int = 200, problem: str = "") -> Response:
-        root = request.scope.get("root_path", "")
-        return login_page.response(self.server.texts, self.server.message, root, page, status, problem)
-
-    async def _log_in(self, request: Request, logins: Logins) -> Response:
-        body = (await self._body(request)).decode("utf-8", "replace")
         try:
-            fields = parse_qs(body, max_num_fields=10)
-        except ValueError:
-            raise self._refusal(400, "no_json") from None
-        name, password, page = (fields.get(key, [""])[0] for key in ("username", "password", "page"))
-        page = page if page in self.server.pages else "/"
-        from_form = "text/html" in request.headers.get("accept", "")
-        try:
-            token = await logins.log_in(name.strip(), password, self._browser(request))
-        except TooSoon as error:
-            status, problem = 429, self.server.texts("server.too_soon", seconds=error.seconds)
-            headers = {"retry-after": str(error.seconds)}
-        else:
-            if token is not None:
-                return self._to_page(request, page, token, MAX_SECONDS, from_form)
-            status, problem, headers = 400, self.server.texts["server.wrong_login"], {}
-        response = self._form(request, page, status, problem) if from_form else refusal(status, problem)
-        response.headers.update(headers)
-        return response
-
-    def _to_page(
-        self, request: Request, page: str, token: str, seconds: int, from_form: bool = True
-    ) -> Response:
-        """Set or delete the log-in's cookie and lead to a page; a program gets JSON."""
-        url = request.scope.get("root_path", "") + page
-        response = RedirectResponse(url, 303) if from_form else JSONResponse({"success": True})
-        response.set_cookie(self.server.cookie, token, seconds, samesite="strict", **self._own(request))
-        return response
+            await self.app(request.scope, request.receive, checked)
+        except Exception:
+            if not ended:
+                raise
 
     # ---- what does something
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import logging
 import os
 import sys
@@ -59,6 +60,20 @@ def generation_options(args: argparse.Namespace, max_text_tokens: int) -> dict[s
         "num_beams": args.beams,
         "seed": args.seed,
     }
+
+
+def read_password(name: str) -> str:
+    """A password that is new: typed twice at a terminal, or one line of a pipe.
+
+    Raises:
+        UserError: the two differ.
+    """
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\r\n")
+    password = getpass.getpass(f"password for {name}: ")
+    if password != getpass.getpass("again: "):
+        raise UserError("the two passwords differ; nothing was changed")
+    return password
 
 
 def require_writable(out: Path, option: str = "--out") -> None:

@@ -159,6 +159,7 @@ def _fill(
             vision.mean,
             vision.std,
             config.vision.crops,
+            vision.interpolation,
         )
         on_gpu = next(encoder.parameters()).device.type == "cuda"
         loader = DataLoader(
@@ -212,6 +213,7 @@ class _Views(Dataset):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crops: int = 1
+    interpolation: str = "bicubic"
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -222,7 +224,10 @@ class _Views(Dataset):
         digest = hashlib.sha256(data).digest()
         image = open_image(data, str(self.records[row].image_path))
         boxes = [None] if self.num_views == 1 else crop_boxes(digest, image.size, self.num_views)
-        pixels = [to_tensor(image, self.size, self.mean, self.std, box, self.crops) for box in boxes]
+        pixels = [
+            to_tensor(image, self.size, self.mean, self.std, box, self.crops, self.interpolation)
+            for box in boxes
+        ]
         return row, digest, torch.stack(pixels)
 
 

@@ -21,26 +21,33 @@ from tqdm import tqdm
 from skingpt4.checkpoints import checkpoint
 from skingpt4.config.compat import BEHAVIOURS, OURS, Behaviour
 from skingpt4.config.load import to_yaml
-from skingpt4.config.schema import Config, OptimConfig
+from skingpt4.config.schema import Config
 from skingpt4.model.network import SkinGPT4
 from skingpt4.support.errors import UserError
 from skingpt4.training import compiled
 from skingpt4.training.batches import Collate, batches, make_collate, num_supervised
+from skingpt4.training.optim.optimizer import make_optimizer
+from skingpt4.training.optim.schedule import learning_rate
 from skingpt4.training.prepare import Prepared, describe_parts, prepare, require_paths
 from skingpt4.training.processes import RunError, Stopped, StopSignal, Team, make_accelerator
 from skingpt4.training.resuming import run_folder
 from skingpt4.training.resuming.resume import begin, save_after_failure, save_checkpoint
 from skingpt4.training.resuming.run_folder import Failed
 from skingpt4.training.samples import HeldOutSamples
-from skingpt4.training.schedule import learning_rate
 
 logger = logging.getLogger(__name__)
 
 MAX_SKIPPED = 20  # consecutive iterations without a finite gradient before a run gives up
 
 
-def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
+def run(config: Config, resume: bool = False, overwrite: bool = False, is_last: bool = True) -> Path:
     """Train one step as configured; returns the last checkpoint's folder.
+
+    Args:
+        config: of the step.
+        resume: continue the run in `output_dir`, if there is one.
+        overwrite: delete it first.
+        is_last: whether several processes part afterwards; those of a recipe go on with its next step.
 
     Raises:
         RunDirError: `output_dir` holds another run, or one that is in progress.
@@ -60,10 +67,10 @@ def run(config: Config, resume: bool = False, overwrite: bool = False) -> Path:
         start = begin(config, prepared, optimizer, team, resume and not overwrite)
         # The folder changes, and an old run is deleted, only when nothing can refuse this one.
         team.by_first(lambda: run_folder.claim(folder, *how))
-        return _train(Trainer(config, prepared, optimizer, accelerator, team, start))
+        return _train(Trainer(config, prepared, optimizer, accelerator, team, start), is_last)
 
 
-def _train(trainer: Trainer) -> Path:
+def _train(trainer: Trainer, is_last: bool) -> Path:
     """The iterations that are left; returns the last checkpoint's folder."""
     config = trainer.config
     try:
@@ -86,7 +93,8 @@ def _train(trainer: Trainer) -> Path:
                 trainer.save()
         return trainer.checkpoint_path
     finally:
-        trainer.accelerator.end_training()
+        if is_last:
+            trainer.accelerator.end_training()
 
 
 @dataclass
@@ -162,16 +170,6 @@ def held_out_loss(
     sums = accelerator.reduce(sums)
     model.train()
     return float(sums[0] / sums[1])
-
-
-def make_optimizer(model: SkinGPT4, optim: OptimConfig) -> torch.optim.AdamW:
-    """AdamW on the trainable parameters; weight decay on matrices, none on biases."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": optim.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=optim.init_lr, betas=(optim.beta1, optim.beta2))
 
 
 class Trainer:

@@ -120,7 +120,13 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
     return Prepared(
         model=model,
         training=TrainingSamples(
-            train_records, texts, train_images, config.seed, per_question, data.sampling
+            train_records,
+            texts,
+            train_images,
+            config.seed,
+            per_question,
+            data.sampling,
+            config.optim.class_weight,
         ),
         held_out=held_out if len(held_out) else None,
         identity=identity(config, model),
@@ -220,7 +226,7 @@ def _image_source(
         return image_files([], config.vision.image_size, (0.0,), (1.0,), augment)
     vision = encoder().vision_encoder
     size, crops = config.vision.image_size, config.vision.crops
-    return image_files(chain(manifests), size, vision.mean, vision.std, augment, crops)
+    return image_files(chain(manifests), size, vision.mean, vision.std, augment, crops, vision.interpolation)
 
 
 def initialise_projection(

@@ -34,7 +34,7 @@ from skingpt4.records.images import open_image, random_crop_box, to_tensor
 from skingpt4.records.manifest import Manifest
 from skingpt4.records.record import Record, RecordError
 from skingpt4.support.marks import break_marks, marks_in
-from skingpt4.training.schedule import ClassBalance
+from skingpt4.training.optim.schedule import ClassBalance, class_weights
 
 BARE_END = "\n"  # closes a bare answer
 
@@ -167,7 +167,8 @@ class SampleEncoder:
 
         A dialogue's answers share the token budget; turns that no longer fit are dropped.
         """
-        if not (record.turns and self.prompt.use_turns) or question == self.prompt.concepts_question:
+        own_dialogue = record.turns and self.prompt.use_turns
+        if not own_dialogue or question in (self.prompt.concepts_question, *self.prompt.other_questions):
             return [Turn(question, self._answer(record, question), num_images=1)]
         turns: list[Turn] = []
         budget = self.max_text_tokens
@@ -193,13 +194,19 @@ class SampleEncoder:
         """The record's answer, cut to the token budget; empty if not even its first word fits."""
         if question == self.prompt.concepts_question:
             record = replace(record, disease=None, note=None, turns=())
-        answer = answer_for(record, self.prompt)
+        if question in self.prompt.other_questions:
+            answer = self.prompt.other_questions[question].format(disease=record.disease)
+        else:
+            answer = answer_for(record, self.prompt)
         if self.cut_blindly:
             return answer
         return shorten(answer, self.end, self.tokenizer, self.max_text_tokens, self.marks)
 
     def draw_question(self, record: Record, rng: np.random.Generator) -> str:
         """Draw one of the questions that this record can answer."""
+        others = tuple(self.prompt.other_questions)
+        if others and record.disease and rng.random() < self.prompt.other_share:
+            return others[int(rng.integers(len(others)))]
         rehearsed = self.prompt.concepts_question
         if rehearsed and record.concepts and rng.random() < self.prompt.concepts_share:
             return rehearsed
@@ -217,6 +224,7 @@ def image_files(
     std: tuple[float, ...],
     augment: bool,
     crops: int = 1,
+    interpolation: str = "bicubic",
 ) -> ImageSource:
     """Images read from their files: a random crop if there is a generator, else the complete image.
 
@@ -226,7 +234,7 @@ def image_files(
     def load(row: int, rng: np.random.Generator | None) -> dict[str, Tensor]:
         image = open_image(records[row].image_path)
         box = random_crop_box(*image.size, rng) if augment and rng is not None else None
-        return {"image": to_tensor(image, size, mean, std, box, crops)}
+        return {"image": to_tensor(image, size, mean, std, box, crops, interpolation)}
 
     return load
 
@@ -244,6 +252,7 @@ class TrainingSamples(Dataset):
         seed: of order, questions and crops.
         per_question: number of consecutive samples that share one drawn question.
         sampling: `data.sampling`.
+        class_weight: `optim.class_weight`.
 
     Raises:
         RecordError: no record has an answer; names the first. Or none has a class to balance.
@@ -257,6 +266,7 @@ class TrainingSamples(Dataset):
         seed: int,
         per_question: int = 1,
         sampling: str = "uniform",
+        class_weight: str = "none",
     ) -> None:
         self.records, self.encoder, self.images, self.seed = records, encoder, images, seed
         self.per_question = per_question
@@ -272,9 +282,15 @@ class TrainingSamples(Dataset):
             text = answer_for(first, encoder.prompt)
             raise RecordError(f"no token of the answer {text!r} is supervised; raise data.max_text_tokens")
         self.balance: ClassBalance | None = None
+        self.class_weights: dict[int, float] = {}  # by row, where they are not all 1
+        if sampling != "uniform" or class_weight != "none":
+            all_names = class_names(records)
+            names = [all_names[row] for row in self.rows]
         if sampling != "uniform":
-            names = class_names(records)
-            self.balance = ClassBalance([names[row] for row in self.rows], sampling, seed)
+            self.balance = ClassBalance(names, sampling, seed)
+        if class_weight != "none":
+            weights = class_weights(names, class_weight)
+            self.class_weights = dict(zip(self.rows.tolist(), weights.tolist(), strict=True))
 
     def __len__(self) -> int:
         """The length of one pass."""
@@ -291,6 +307,9 @@ class TrainingSamples(Dataset):
         sample = {"encoded": encoded, **self.images(row, rng)}
         if self.encoder.disease_weight != 1:
             sample["weights"] = self.encoder.weights(record, question, encoded)
+        if self.class_weights:
+            weights = sample.get("weights", torch.ones(len(encoded.input_ids)))
+            sample["weights"] = weights * self.class_weights[row]
         return sample
 
     def row_of(self, index: int) -> int:

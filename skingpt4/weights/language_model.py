@@ -7,8 +7,11 @@ which tells an unmerged Vicuna delta from a model (`skingpt4.weights.files.inspe
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
@@ -17,7 +20,7 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
 )
-from transformers import AutoConfig, AutoTokenizer
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, AutoTokenizer
 
 from skingpt4.support.errors import UserError
 from skingpt4.weights.files.inspect_directory import inspect
@@ -25,6 +28,14 @@ from skingpt4.weights.files.inspection import KINDS
 from skingpt4.weights.names import is_local
 
 SIZES = ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "intermediate_size")
+# Multimodal families of which the language model alone is used, by the model type in `config.json`: how the names of
+# its tensors become those of the language model (older and newer files), and what else their files hold.
+_TEXT_PARTS = {
+    "gemma3": (
+        {r"^(model\.)?language_model\.(model\.)?": "model.", r"^language_model\.lm_head": "lm_head"},
+        ("vision_tower", "multi_modal_projector"),
+    )
+}
 MAX_SIZE, MAX_LAYERS = 10_000_000, 1000  # far above any model's, and small enough that nothing hangs
 
 
@@ -70,6 +81,8 @@ def local_folder(name: str) -> str:
 def read_configuration(name: str, local_only: bool = False) -> Any:
     """A model's `config.json` as transformers' configuration; code that comes with it is never run.
 
+    Of Gemma 3 and MedGemma with their own vision tower it is the configuration of the language model alone.
+
     Args:
         name: a directory or a hub id.
         local_only: ask nobody for what is not here.
@@ -95,7 +108,33 @@ def read_configuration(name: str, local_only: bool = False) -> Any:
         raise LanguageModelError(
             f"language.model: {name}: its config.json asks for {layers:,} layers; at most {MAX_LAYERS:,} are built"
         )
+    if config.model_type in _TEXT_PARTS:
+        text.name_or_path = config.name_or_path
+        return text
     return config
+
+
+@contextmanager
+def text_part(name: str) -> Iterator[dict[str, Any]]:
+    """What `from_pretrained` needs to load only the language model of a multimodal directory; usually nothing.
+
+    Meanwhile the tensors of its other parts are passed over without a report.
+
+    Args:
+        name: a directory or a hub id.
+
+    Raises:
+        OSError, ValueError: its configuration cannot be read, as transformers says it.
+    """
+    kind = AutoConfig.from_pretrained(name, trust_remote_code=False).model_type
+    if kind not in _TEXT_PARTS:
+        yield {}
+        return
+    renaming, others = _TEXT_PARTS[kind]
+    text = read_configuration(name)
+    network = MODEL_FOR_CAUSAL_LM_MAPPING[type(text)]
+    with mock.patch.object(network, "_keys_to_ignore_on_load_unexpected", list(others)):
+        yield {"config": text, "key_mapping": renaming}
 
 
 def configuration(name: str) -> Any:

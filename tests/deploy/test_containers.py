@@ -195,6 +195,39 @@ def test_the_entry_point_needs_a_word_and_reads_the_key_from_a_file(installed, t
     assert (missing.returncode, missing.stdout) != (0, ""), "without its key the API does not start"
 
 
+READ_ONLY = """
+mount --make-rprivate /
+mount --rbind / "$1" && mount -o remount,bind,ro "$1"
+mount --bind "$2" "$1/opt" && mount -o remount,bind,ro "$1/opt"
+mount --bind "$3" "$1/mnt"
+mount -t tmpfs tmpfs "$1/tmp"
+exec chroot --userspec=10001:10001 "$1" /opt/app/deploy/serve.sh page
+"""
+WRITES = """#!/bin/sh
+echo "user $(id -u):$(id -g), rights $(grep CapEff /proc/self/status | cut -f2)"
+for place in /etc/x /opt/x "$PWD/x" /tmp/x /mnt/x; do touch "$place" 2> /dev/null && echo "wrote $place"; done
+exit 0
+"""
+
+
+@pytest.mark.skipif(
+    os.getuid() != 0 or shutil.which("unshare") is None, reason="needs root, to change the root folder"
+)
+def test_the_entry_point_runs_as_that_user_on_a_read_only_file_system(installed, tmp_path):
+    (installed / "venv/bin/python").write_text(WRITES)
+    root, data = tmp_path / "root", tmp_path / "data"
+    root.mkdir()
+    data.mkdir()
+    os.chown(data, 10001, 10001)
+    command = ["unshare", "--mount", "sh", "-euc", READ_ONLY, "sh", str(root), str(installed), str(data)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "user 10001:10001, rights 0000000000000000",
+        "wrote /tmp/x",
+        "wrote /mnt/x",
+    ]
+
+
 # ---- systemd
 
 

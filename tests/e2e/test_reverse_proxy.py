@@ -3,69 +3,22 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 
-import demo
-
-demo.stay_local()
-
-from eval.asking import answers  # noqa: E402
-from eval.rating import form as review_page  # noqa: E402
-from eval.rating.desk import Desk, select  # noqa: E402
-from eval.rating.store import Store  # noqa: E402
-from skingpt4.chat.texts import load  # noqa: E402
-from skingpt4.server import gradio_app  # noqa: E402  (Gradio reads the environment on import)
-from skingpt4.server.http.request import MODEL  # noqa: E402
-from skingpt4.server.http.response import Usage  # noqa: E402
-from skingpt4.server.http.routes import Api, make_app  # noqa: E402
-from skingpt4.server.http.server import served  # noqa: E402
-from tests.support.page_driver import CHROMIUM, TIMEOUT_MS, Clinician, browser, free_port  # noqa: E402
-from tests.support.page_stub import Stub, tools, upload  # noqa: E402
-from tests.support.proxies import NAME, PATHS, Certificate, make_certificate, missing, serving  # noqa: E402
-from tests.support.review_run import make_run  # noqa: E402
+from skingpt4.server.audit import read, verify
+from skingpt4.server.http.request import MODEL
+from tests.support.hospital import GATE, PASSWORD, hospital
+from tests.support.page_driver import CHROMIUM, TIMEOUT_MS, Clinician, browser
+from tests.support.page_stub import upload
+from tests.support.proxies import NAME, Certificate, make_certificate, missing, serving
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
-PASSWORD = "correct horse battery"
-GATE = threading.Event()  # closed while a test looks at the beginning of an answer
-
-
-class Paced(Stub):
-    """Waits after the first word while the gate is closed."""
-
-    def stream(self, question, generation):
-        for word in super().stream(question, generation):
-            yield word
-            GATE.wait(TIMEOUT_MS / 1000)
-
-
-class PacedAnswer:
-    """What the HTTP API needs of an `Answer`."""
-
-    def __init__(self, request: Any) -> None:
-        self.stream, self.include_usage, self.usage = request.stream, request.include_usage, Usage(1, 1)
-        self.finish_reason = "stop"
-
-    def num_pixels(self):
-        return []
-
-    def start(self):
-        for word in ("it ", "is"):
-            yield word
-            GATE.wait(TIMEOUT_MS / 1000)
-
-    def extension(self):
-        return {}
-
-    def prepare(self):
-        return None
-
-    check_time = stop = time_out = end = prepare
+# One reviewer for each proxy, since each agrees to the study once.
+USERS = {"anna": "clinician", "nginx": "reviewer", "caddy": "reviewer"}
 
 
 @pytest.fixture(autouse=True)
@@ -77,29 +30,13 @@ def open_gate() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def behind(tmp_path_factory) -> Iterator[dict[str, int]]:
-    """The ports of the three servers, each told of its proxy."""
+    """The ports of the three servers; in the end the audit log is complete and names who logged in."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("private")))
-        addresses = {
-            name: demo.Address(port=free_port(), names=(NAME,), root_path=path, proxies=("127.0.0.1",))
-            for name, path in PATHS.items()
-        }
-        page = demo.launch(tools(Paced), addresses["page"], password=PASSWORD)
-        run = answers.read_run(make_run(tmp_path_factory.mktemp("run") / "run"))
-        desk = Desk(Store(run.folder), select(run, run.folder, None, None))
-        desk.store.add_rater("anna", PASSWORD)
-        review = gradio_app.launch(
-            review_page.build(desk), addresses["review"], {"status": "ok"}, load(), css=review_page.CSS,
-            head=review_page.SCRIPT, check_password=desk.store.login, login_message=review_page.DISCLAIMER,
-        )  # fmt: skip
-        answerer = SimpleNamespace(
-            identity={"checkpoint": "run/1"}, about={}, fingerprint="x", context=2048, new_answer=PacedAnswer
-        )
-        app = make_app(Api(answerer, key=PASSWORD), addresses["api"])
-        with served(app, port=addresses["api"].port):
-            yield {name: address.port for name, address in addresses.items()}
-        page.close(verbose=False)
-        review.close(verbose=False)
+        with hospital(tmp_path_factory.mktemp("hospital"), USERS) as running:
+            yield running.ports
+        verify(running.log)
+        assert ("log_in", "anna") in {(line.event, line.facts.get("user")) for line in read(running.log)}
 
 
 @pytest.fixture(scope="module")
@@ -166,16 +103,17 @@ def test_a_consultation_through_the_proxy(proxy, chromium, tmp_path):
     clinician.close()
 
 
-def test_the_review_form_through_the_proxy(proxy, chromium):
+def test_the_review_form_through_the_proxy(proxy, chromium, request):
+    rater = request.node.callspec.params["proxy"]
     context = chromium.new_context()
     context.set_default_timeout(TIMEOUT_MS)
     page = context.new_page()
     page.goto(f"{proxy}/review/")
-    page.fill("input[name=username]", "anna")
+    page.fill("input[name=username]", rater)
     page.fill("input[name=password]", "wrong")
     page.click("button")
     page.wait_for_selector("[role=alert]:not(:empty)")
-    page.fill("input[name=username]", "anna")
+    page.fill("input[name=username]", rater)
     page.fill("input[name=password]", PASSWORD)
     page.click("button")
     page.wait_for_selector("#sheet[data-serial*=consent]")

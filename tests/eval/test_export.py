@@ -15,6 +15,8 @@ from PIL import Image
 
 from eval.asking.answers import Answer, Key, to_line
 from eval.export import __main__ as export
+from eval.tasks import load_task
+from eval.tasks.load import write_task
 from skingpt4.config.load import to_yaml
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.prompts import Turn
@@ -109,6 +111,58 @@ def test_vlmevalkit_tables(run_dir):
     assert [row["prediction"] for row in predictions] == [letter, ""]
     assert [row["prediction_scored"] for row in predictions] == [letter, letter]
     assert predictions[0]["text"] == "Eczema."
+
+
+def of_task(run_dir, name, **case):
+    """The run's folder as one of another task, its cases with these values."""
+    task = load_task(name)
+    write_task(run_dir, task)
+    cases = [json.loads(line) | case for line in (run_dir / "cases.jsonl").read_text().splitlines()]
+    (run_dir / "cases.jsonl").write_text("".join(json.dumps(case) + "\n" for case in cases))
+    path = run_dir / "answers/two_step.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    for line in lines:
+        if line["kind"] == "scores":
+            line["class_scores"] = {each: -float(n) for n, each in enumerate(task.classes)} or None
+        if "text_class" in line:
+            line["text_class"] = case["class"]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return task
+
+
+def test_letters_are_those_of_the_tasks_classes(run_dir):
+    task = of_task(
+        run_dir, "ham10000_7", **{"class": "melanoma", "groups": {"x_dx_type": "histo", "x_sex": "f"}}
+    )
+    status, out = run(run_dir, "vlmevalkit", "--images", str(run_dir.parent))
+    assert status == 0
+    with (out / "two_step_skin_cases.tsv").open(newline="") as file:
+        row = next(csv.DictReader(file, delimiter="\t"))
+    letters = [key for key in row if len(key) == 1]
+    assert [row[key] for key in letters] == list(task.classes)
+    assert row["answer"] == row["prediction"] == letters[task.classes.index("melanoma")]
+    assert (row["prediction_scored"], row["l2-category"]) == ("A", "histo")
+
+
+@pytest.mark.parametrize(("name", "num_classes"), [("fitzpatrick17k_114", 114), ("skincon_48", 0)])
+def test_a_task_without_letters_goes_to_lmms_eval_alone(run_dir, capsys, name, num_classes):
+    task = load_task(name)
+    of_task(
+        run_dir, name, **{"class": task.classes[0] if task.classes else None, "groups": {"fitzpatrick": "12"}}
+    )
+    status, out = run(run_dir, "vlmevalkit", "--images", str(run_dir.parent))
+    assert (status, out.exists()) == (1, False)
+    assert f"the task {name} has {num_classes} classes" in capsys.readouterr().err
+    status, out = run(run_dir, "lmms-eval")
+    written = {path.name for path in out.rglob("*.jsonl")}
+    assert (status, "run_samples_skingpt4_class.jsonl" in written) == (0, num_classes > 0)
+
+
+def test_the_target_of_a_task_of_texts_is_its_first_reference(run_dir):
+    of_task(run_dir, "dermavqa", **{"class": None, "reference": [], "references": ["A rash.", "Eczema."]})
+    _, out = run(run_dir, "lmms-eval")
+    first = (out / "two_step/run_samples_skingpt4_turn_1.jsonl").read_text().splitlines()[0]
+    assert json.loads(first)["target"] == "A rash."
 
 
 def test_paths_instead_of_pictures(run_dir):

@@ -22,7 +22,8 @@ from data import phi, split, stats, validate
 from data.prepare import main as prepare
 from eval.asking.answers import read_run
 from eval.rating import ratings
-from skingpt4.chat import calibration, record
+from skingpt4.chat import calibration
+from skingpt4.chat.exporting import record
 from skingpt4.checkpoints import checkpoint, repository
 from skingpt4.checkpoints.identity import model_identity
 from skingpt4.checkpoints.load import model_source

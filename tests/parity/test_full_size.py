@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from skingpt4.config.schema import QFormerConfig, VisionConfig
+from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.lavis import LavisQFormer, LavisVision
 from skingpt4.model.qformer import QFormer
-from skingpt4.model.vision import VisionEncoder
 
 pytestmark = pytest.mark.slow
 

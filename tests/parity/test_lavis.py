@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from skingpt4.config.schema import OptimConfig, QFormerConfig, VisionConfig
+from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.lavis import LavisQFormer, LavisVision, to_lavis
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.qformer import QFormer
-from skingpt4.model.vision import VisionEncoder
-from skingpt4.training.loop import make_optimizer
+from skingpt4.training.optim.optimizer import make_optimizer
 from tests.parity import lavis_reference as reference
 from tests.support.tiny import (
     batch_of,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import secrets
 from collections.abc import Iterator
 from typing import Any
 
 import httpx
+from PIL import Image
 
 
 class Page:
@@ -96,3 +98,25 @@ class Page:
     def ask(self, question: str) -> str:
         """Ask; everything that the page then shows, as text."""
         return json.dumps(self.call("ask", "click", question=question), ensure_ascii=False)
+
+
+def png(colour: str = "tan") -> bytes:
+    """A small picture of one colour."""
+    out = io.BytesIO()
+    Image.new("RGB", (40, 30), colour).save(out, "PNG")
+    return out.getvalue()
+
+
+def open_page(page: Page) -> tuple[Any, Any]:
+    """What the browser holds for as long as a page is open."""
+    stream = page.http.stream("GET", f"/gradio_api/heartbeat/{page.session}")
+    lines = stream.__enter__().iter_lines()
+    next(lines)
+    return stream, lines
+
+
+def client(url: str) -> httpx.Client:
+    """A browser that has loaded the page."""
+    opened = httpx.Client(base_url=url, trust_env=False, timeout=60)
+    opened.get("/")
+    return opened

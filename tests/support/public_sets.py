@@ -1,8 +1,9 @@
 """Small files in the true shapes of public data sets, with images that are drawn here."""
 
 import json
+import zipfile
 
-from tests.support.downloads import image_bytes, write_csv
+from tests.support.downloads import NEW_HEADER, image_bytes, write_csv
 
 HAM10000_HEADER = ["lesion_id", "image_id", "dx", "dx_type", "age", "sex", "localization"]
 HAM10000_CODES = ("nv", "mel", "bkl", "bcc", "akiec", "vasc", "df")
@@ -144,3 +145,132 @@ def write_dermavqa(folder, count=3):
     path = folder / "test.json"
     path.write_text(json.dumps(encounters, ensure_ascii=False), encoding="utf-8")
     return path
+
+
+def write_fitzpatrick17k(folder, count=12, labels=("psoriasis", "melanoma", "dermatofibroma")):
+    columns, rows = NEW_HEADER.split(","), []
+    for n in range(count):
+        name = f"{n:032x}"
+        write_image(folder / f"{name}.jpg", 1100 + n)
+        row = {"md5hash": name, "fitzpatrick_scale": n % 7 or -1, "label": labels[n % len(labels)]}
+        rows.append([row.get(column, "") for column in columns])
+    return write_csv(folder / "fitzpatrick17k.csv", columns, rows)
+
+
+# isic-cli's metadata.csv has the columns that any of the pictures has a value for.
+ISIC_HEADER = [
+    "isic_id", "attribution", "copyright_license", "age_approx", "anatom_site_general", "diagnosis_1", "diagnosis_2",
+    "diagnosis_3", "diagnosis_4", "diagnosis_5", "diagnosis_confirm_type", "fitzpatrick_skin_type", "image_type",
+    "lesion_id", "melanocytic", "patient_id", "sex",
+]  # fmt: skip
+ISIC_DIAGNOSES = (
+    ("Benign", "Benign melanocytic proliferations", "Nevus", "Nevus, Atypical, Dysplastic, or Clark", ""),
+    ("Malignant", "Malignant melanocytic proliferations (Melanoma)", "Melanoma in situ",
+     "Melanoma in situ, Lentigo maligna type", ""),
+    ("Malignant", "Malignant adnexal epithelial proliferations - Follicular", "Basal cell carcinoma",
+     "Basal cell carcinoma, Nodular", ""),
+    ("Indeterminate", "Indeterminate epidermal proliferations", "Solar or actinic keratosis", "", ""),
+)  # fmt: skip
+
+
+def write_isic(folder, lesions=8, views=2):
+    """`views` pictures of each lesion and two lesions of each patient; one picture more, known only to be benign."""
+    rows = []
+    for n in range(lesions * views + 1):
+        lesion, name = n // views, f"ISIC_{1000000 + n}"
+        write_image(folder / f"{name}.jpg", 1200 + n)
+        known = n < lesions * views
+        diagnoses = ISIC_DIAGNOSES[lesion % 4] if known else ("Benign", "", "", "", "")
+        rows.append([
+            name, "Department of Dermatology, Hospital", ("CC-0", "CC-BY", "CC-BY-NC")[lesion % 3], "45.0",
+            "anterior torso", *diagnoses, "histopathology", "II" if known else "", "dermoscopic",
+            f"IL_{lesion:07d}" if known else "", "", f"IP_{lesion // 2:07d}" if known else "", "female",
+        ])  # fmt: skip
+    return write_csv(folder / "metadata.csv", ISIC_HEADER, rows)
+
+
+DERM7PT_HEADER = [
+    "case_num", "diagnosis", "seven_point_score", "pigment_network", "streaks", "pigmentation",
+    "regression_structures", "dots_and_globules", "blue_whitish_veil", "vascular_structures",
+    "level_of_diagnostic_difficulty", "elevation", "location", "sex", "clinic", "derm", "case_id", "notes",
+    "management",
+]  # fmt: skip
+DERM7PT_ROWS = (
+    ("melanoma (less than 0.76 mm)", 5, "atypical", "irregular", "diffuse irregular", "combinations", "irregular",
+     "present", "linear irregular"),
+    ("clark nevus", 0, "typical", "absent", "absent", "absent", "regular", "absent", "absent"),
+    ("basal cell carcinoma", 0, "absent", "absent", "absent", "absent", "absent", "absent", "arborizing"),
+    ("miscellaneous", 1, "absent", "absent", "absent", "white areas", "absent", "absent", "within regression"),
+)  # fmt: skip
+
+
+def write_derm7pt(folder, cases=8, archive=False):
+    """The release: meta/ with the lists of the split, and images/ in folders of the atlas (or an archive of it)."""
+    rows = []
+    for n in range(cases):
+        names = [f"NEL/N{kind}l{n:03d}.jpg" for kind in "ae"]  # clinical, dermatoscopic
+        for k, name in enumerate(names):
+            write_image(folder / "images" / name, 1300 + 2 * n + k)
+        values = DERM7PT_ROWS[n % 4]
+        rows.append([
+            n + 1, values[0], values[1], *values[2:], "medium", "flat", "lower limbs", "female", *names,
+            f"NEL{n:03d}", "", "excision",
+        ])  # fmt: skip
+    for name, indexes in (("train", range(cases - 2)), ("valid", [cases - 2]), ("test", [cases - 1])):
+        write_csv(folder / f"meta/{name}_indexes.csv", ["indexes"], [[n] for n in indexes])
+    table = write_csv(folder / "meta/meta.csv", DERM7PT_HEADER, rows)
+    if archive:
+        pack(folder / "release_v0.zip", folder / "images", "release_v0/images")
+    return table
+
+
+DERM1M_HEADER = [
+    "filename", "caption", "truncated_caption", "source", "source_type", "disease_label",
+    "hierarchical_disease_label", "skin_concept", "body_location", "symptoms", "age", "gender",
+]  # fmt: skip
+DERM1M_ROWS = (
+    ("youtube/abcDEF_frame_{n}_3.jpg", "Psoriasis", "plaque, scale, red"),
+    ("youtube/abcDEF_frame_{n}_9.jpg", "Psoriasis", "plaque"),
+    ("IIYI/{n}_1.png", "No definitive diagnosis", "No visual concepts"),
+    ("pubmed/PMC{n}_fig1.jpg", "acne vulgaris", "papule, pustule, erythema"),
+)
+
+
+def write_derm1m(folder, count=12, archives=False):
+    """A table and a folder for each part (or, as the hub serves them, a zip file), pictures of a part by its name."""
+    rows = []
+    for n in range(count):
+        name, disease, concepts = DERM1M_ROWS[n % 4]
+        name = name.format(n=n)
+        write_image(folder / name, 1400 + n)
+        rows.append([
+            name, f"A picture of skin, number {n}.", f"A picture {n}.", name.split("/")[0], "edu", disease,
+            f"inflammatory, {disease}", concepts, "No body location information", "No symptom information",
+            "No age information", "No gender information",
+        ])  # fmt: skip
+    if archives:
+        for part in {row[0].split("/")[0] for row in rows}:
+            pack(folder / f"{part}.zip", folder / part, "")
+    return write_csv(folder / "Derm1M_v2_pretrain.csv", DERM1M_HEADER, rows)
+
+
+def pack(archive, folder, prefix):
+    """Move the files of a folder into a zip file, below a prefix."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as file:
+        for path in sorted(folder.rglob("*.*")):
+            file.write(path, f"{prefix}/{path.relative_to(folder)}".lstrip("/"))
+            path.unlink()
+
+
+def write_mm_skin(folder, count=12):
+    """Questions with answers as MM-Skin_test.csv has them, two of most pictures, and captions in a second table."""
+    questions, captions = [], []
+    for n in range(count):
+        image = f"dataset/bk2_1_{n // 2}_{'ab'[n % 2]}.png"
+        write_image(folder / image, 1500 + n)
+        questions.append([image, "What does the image show?", f"The image shows plaque number {n}."])
+        if n % 3:
+            questions.append([image, "Is it raised?", "No, it is flat."])
+        captions.append([image, f"Figure {n}: a scaly plaque."])
+    write_csv(folder / "caption.csv", ["image", "caption"], captions)
+    return write_csv(folder / "vqa.csv", ["image", "question", "answer"], questions)

@@ -14,11 +14,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from skingpt4.config.schema import Config, LanguageConfig, QFormerConfig, VisionConfig
+from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.language import LanguageModel
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.prompts import IGNORED, Encoded, Turn, encode, get_template, render
 from skingpt4.model.qformer import QFormer
-from skingpt4.model.vision import VisionEncoder
 
 IMAGE_SIZE = 56  # 4 x 4 patches of EVA's 14 pixels
 EVA = "eva_giant_patch14_clip_224"

@@ -74,7 +74,12 @@ class EncoderFeatures:
             self._encoder = build_encoder(self.config, self.device)
         vision = self._encoder.vision_encoder
         pixels = torch.stack(
-            [to_tensor(image, self.config.vision.image_size, vision.mean, vision.std) for image in images]
+            [
+                to_tensor(
+                    image, vision.image_size, vision.mean, vision.std, interpolation=vision.interpolation
+                )
+                for image in images
+            ]
         )
         if self.kind == QUERIES:
             return self._encoder(pixels).mean(dim=1).cpu()

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import importlib.util
 import logging
 import resource
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ import torch
 from eval.arms.respondent import RespondentError, RespondentGone
 from eval.asking.arms import hardware
 from skingpt4.model.precision import DTYPES, choose_dtype, require_device
+from skingpt4.model.quantisation import quantiser
 from skingpt4.support.errors import UserError, is_out_of_memory, reason_of
 from skingpt4.support.files import file_sha256
 from skingpt4.weights.names import is_hub_id, is_local
@@ -29,6 +31,7 @@ from skingpt4.weights.names import is_hub_id, is_local
 logger = logging.getLogger(__name__)
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth")
+AUTO = "auto"
 _FILES = ("*.json", "*.safetensors", "*.bin", "*.txt", "*.model", "*.jinja")
 _OTHER_FORMATS = ("onnx/*", "original/*", "openvino/*", "*training_args.bin", "*optimizer*")
 MAX_REASON = 200  # characters of what a library says
@@ -71,17 +74,37 @@ class ModelFiles:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a model computes, and in which precision."""
+    """Where a model computes, and in which precision.
+
+    Attributes:
+        device: that the inputs are on, and the model unless it is spread.
+        dtype: of the weights; where they are quantised, of what is computed from them.
+        quantization: "int8" or "nf4", by bitsandbytes, or "none".
+        spread: whether accelerate distributes the layers over all GPUs and the machine's memory.
+    """
 
     device: torch.device
     dtype: torch.dtype
+    quantization: str = "none"
+    spread: bool = False
 
     def facts(self) -> dict[str, Any]:
         """What a card says of it."""
-        return {
+        facts: dict[str, Any] = {
             "precision": str(self.dtype).removeprefix("torch."),
             "device": self.device.type,
             "hardware": hardware(self.device),
+        }
+        if self.quantization != "none":
+            facts["quantization"] = self.quantization
+        return facts | ({"device_map": AUTO} if self.spread else {})
+
+    def loading_options(self) -> dict[str, Any]:
+        """What `from_pretrained` is told of it; a model is moved to its device while it is read."""
+        return {
+            "dtype": self.dtype,
+            "device_map": AUTO if self.spread else {"": self.device},
+            "quantization_config": quantiser(self.quantization, self.dtype),
         }
 
 
@@ -103,15 +126,41 @@ def placement(args: argparse.Namespace) -> Placement:
         DeviceError: this machine has no such device.
     """
     name = args.device
-    if name == "auto":
+    if name == AUTO:
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = require_device(name, "--device")
     except RuntimeError:
         raise RespondentGone(f"--device: {name!r} is no device; write cpu, cuda or cuda:1") from None
-    if args.dtype == "auto" and device.type == "cpu":
+    if args.dtype == AUTO and device.type == "cpu":
         return Placement(device, torch.float32)
     return Placement(device, choose_dtype(args.dtype, device))
+
+
+def add_fitting_arguments(parser: argparse.ArgumentParser) -> None:
+    """--quantization and --device-map, for models that would not fit otherwise."""
+    add = parser.add_argument_group("a model that does not fit").add_argument
+    add("--quantization", choices=("none", "int8", "nf4"), default="none",
+        help="of the weights, by bitsandbytes (default: %(default)s)")  # fmt: skip
+    add("--device-map", choices=(AUTO,), help="spread the layers over all GPUs and the machine's memory")
+
+
+def fitted(args: argparse.Namespace) -> Placement:
+    """What --device, --dtype, --quantization and --device-map name.
+
+    Raises:
+        DeviceError: this machine has no such device.
+        RespondentGone: a device is named although the layers are to be spread, or bitsandbytes is not installed.
+    """
+    if args.device_map and args.device != AUTO:
+        raise RespondentGone(
+            f"--device-map {AUTO} chooses the devices itself; leave out --device {args.device}"
+        )
+    if args.quantization != "none" and importlib.util.find_spec("bitsandbytes") is None:
+        raise RespondentGone(
+            f"--quantization {args.quantization} needs bitsandbytes; pip install bitsandbytes"
+        )
+    return replace(placement(args), quantization=args.quantization, spread=bool(args.device_map))
 
 
 def find_model(name: str, allow_download: bool = False, revision: str | None = None) -> ModelFiles:
@@ -201,8 +250,14 @@ def require_all_weights(name: str, info: dict[str, Any]) -> None:
 
 
 @contextmanager
-def loading(files: ModelFiles, place: Placement) -> Iterator[None]:
-    """What fails in this block, while a model is loaded, ends the arm with a sentence."""
+def loading(files: ModelFiles, place: Placement, remedies: str = "") -> Iterator[None]:
+    """What fails in this block, while a model is loaded, ends the arm with a sentence.
+
+    Args:
+        files: of the model.
+        place: where it is to compute.
+        remedies: further options that help where it does not fit the memory, each followed by a comma and a space.
+    """
     try:
         yield
     except UserError:
@@ -213,7 +268,8 @@ def loading(files: ModelFiles, place: Placement) -> Iterator[None]:
         if is_out_of_memory(error):
             raise RespondentGone(
                 f"--model: {files.name} does not fit the memory of {place.device} in "
-                f"{place.facts()['precision']}; choose --dtype bfloat16, another --device or a smaller model"
+                f"{place.facts()['precision']}; choose {remedies}--dtype bfloat16, another --device or a smaller "
+                "model"
             ) from error
         if "trust_remote_code" in str(error):
             why = "brings Python code of its own, which is not run; name a model whose family transformers knows"

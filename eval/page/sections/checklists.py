@@ -47,6 +47,7 @@ def facts(run: Run, results: dict[str, Any], num_losses: int) -> dict[str, bool]
     metas = [arm.meta for arm in run.arms.values()]
     cases = list(run.cases.values())
     rated = results.get("ratings") or {}
+    study = rated.get("study") or {}
     entries = (results.get("consistency") or {}).values()
     repeats = [entry["repeats"] for entry in entries if entry.get("repeats")]
     agreement = [item["agreement"] for items in rated.get("arms", {}).values() for item in items.values()]
@@ -75,6 +76,8 @@ def facts(run: Run, results: dict[str, Any], num_losses: int) -> dict[str, bool]
         "versions": all(set(meta.get("hardware", {})) >= {"torch", "python"} for meta in metas),
         "text_outcomes": any((results.get("text_outcomes") or {}).values()),
         "raters": rated.get("raters", 0) > 0,
+        "approval": bool(study.get("approvals")),
+        "consent": 0 < study.get("num_raters", 0) == study.get("num_agreed"),
         "ratings_sha256": bool(results.get("provenance", {}).get("ratings", {}).get("ratings sha256")),
         "rater_agreement": any(agreement),
         "intervals": bool(results.get("arms")),

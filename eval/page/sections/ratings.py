@@ -22,7 +22,8 @@ from eval.page.parts import (
     share_cell,
     signed_cell,
 )
-from eval.rating.questionnaire import DERMATOLOGIST, ITEMS, ROLES, UNKNOWN
+from eval.rating.questionnaire import DERMATOLOGIST, ITEMS, LAY, ROLES, UNKNOWN, statement
+from eval.rating.study import NO_APPROVAL
 from eval.rating.summary import COEFFICIENT_RESAMPLES
 
 ROLE_WORDS = {**ROLES, UNKNOWN: "rater"}
@@ -37,6 +38,7 @@ SHORT = {
     "privacy": "protects privacy",
     "willingness": "willing to use",
 }
+SHORT_LAY = {**SHORT, "suggestions": "advice useful", "helps_patients": "helps to\nunderstand"}
 FEW_ARMS = 3  # that stand unfolded
 NO_RATINGS = (
     "No ratings yet. Collect them with python -m eval.review --run-dir RUN, then write the report again with "
@@ -101,46 +103,76 @@ def ratings_parts(rated: dict[str, Any], printed: dict[str, Any]) -> list[Part]:
         return [Text(NO_RATINGS)]
     who = ", ".join(_several(role, summary["raters"]) for role, summary in roles.items())
     parts: list[Part] = [Text(f"Ratings: {rated['num_ratings']}, cases: {rated['cases']}, by {who}.")]
+    parts += _participation(rated.get("study") or {})
     for role, summary in roles.items():
         if len(roles) > 1:
             parts.append(Heading(_several(role, summary["raters"]).capitalize()))
-        parts += _role_parts(role if len(roles) > 1 else "", summary, printed_shares(printed))
-    parts.append(Text(PUBLISHED, "soft"))
+        parts += _role_parts(role, summary, printed_shares(printed), alone=len(roles) == 1)
+    if any(_beside_published(role, alone=len(roles) == 1) for role in roles):
+        parts.append(Text(PUBLISHED, "soft"))
     if any(summary["raters"] > 1 for summary in roles.values()):
         parts.append(Text(OVER_RATERS, "soft"))
     return [*parts, *_urgency(rated.get("urgency") or {})]
 
 
-def _role_parts(role: str, rated: dict[str, Any], shares: dict[str, dict[str, float]]) -> list[Part]:
-    """What raters of one role said; the published figures are dermatologists'. Further arms are folded if many."""
-    dermatologists = role in ("", DERMATOLOGIST)
+def _participation(study: dict[str, Any]) -> list[Part]:
+    """Under which approval people rated, and to what they agreed; of `eval.rating.study.participation`."""
+    if not study:
+        return [
+            Text("The ratings come from a table alone: approval and consent are not recorded here.", "soft")
+        ]
+    approvals = ", ".join(study["approvals"])
+    approved = f"Approval number: {approvals}." if approvals else NO_APPROVAL
+    agreed = f"Agreed to take part: {study['num_agreed']} of {study['num_raters']} raters."
+    texts: list[Part] = [Text(paragraph) for text in study["texts"] for paragraph in text.split("\n\n")]
+    return [Text(f"{approved} {agreed}"), *([Details("What raters agreed to", texts)] if texts else [])]
+
+
+def _beside_published(role: str, alone: bool) -> bool:
+    """Whether the paper's shares, which are dermatologists', stand beside those of a role."""
+    return role == DERMATOLOGIST or (alone and role == UNKNOWN)
+
+
+def _role_parts(
+    role: str, rated: dict[str, Any], shares: dict[str, dict[str, float]], alone: bool
+) -> list[Part]:
+    """What raters of one role said; the published figures are dermatologists'. Further arms are folded if many.
+
+    Args:
+        role: of the raters.
+        rated: what they said.
+        shares: the published ones, of `printed_shares`.
+        alone: whether no other role has rated.
+    """
+    short = SHORT_LAY if role == LAY else SHORT
     head = ["item", "agree", "also over raters", "published: article", "preprint", "ratings", "cases"]
     by_arm: list[list[Part]] = []
     for arm, items in rated["arms"].items():
-        by_words = {SHORT[item]: summary for item, summary in items.items()}
-        printed = shares if dermatologists else {}
-        points = {SHORT[item]: sorted(set(printed[item].values())) for item in items if item in printed}
+        by_words = {short[item]: summary for item, summary in items.items()}
+        printed = shares if _beside_published(role, alone) else {}
+        points = {short[item]: sorted(set(printed[item].values())) for item in items if item in printed}
         caption = (
             f"{plain(arm)}: the five-point scale by item, n ratings each. Dot and line: agree or strongly "
             "agree with its 95 % interval (cases drawn with all their ratings)."
         ) + (" Diamonds: published." if points else "")
         rows: list[Row] = [
-            [ITEMS[item], *_item_cells(summary, printed.get(item, {}))] for item, summary in items.items()
+            [statement(item, role), *_item_cells(summary, printed.get(item, {}))]
+            for item, summary in items.items()
         ]
         by_arm.append(
             [
-                Heading(plain(arm), 4 if role else 3),
-                Figure(scale_figure(by_words, points, f"scale-{role or 'all'}-{arm}"), caption),
+                Heading(plain(arm), 3 if alone else 4),
+                Figure(scale_figure(by_words, points, f"scale-{role}-{arm}"), caption),
                 Table(f"{plain(arm)}: agree or strongly agree, with 95 % intervals", head, rows),
             ]
         )
-    opened = len(by_arm) if len(by_arm) <= FEW_ARMS and not role else 1
+    opened = len(by_arm) if len(by_arm) <= FEW_ARMS and alone else 1
     parts = [part for arm_parts in by_arm[:opened] for part in arm_parts]
     if by_arm[opened:]:
         folded = [part for arm_parts in by_arm[opened:] for part in arm_parts]
         number = len(by_arm) - opened
         parts.append(Details(f"The other {f'{number} arms' if number > 1 else 'arm'}", folded))
-    return [*parts, *_hallucinations(rated), *_differences(rated)]
+    return [*parts, *_hallucinations(rated), *_differences(role, rated)]
 
 
 def _urgency(urgency: dict[str, Any]) -> list[Part]:
@@ -205,14 +237,14 @@ def _hallucinations(rated: dict[str, Any]) -> list[Part]:
     return [Table(caption, ["arm", "flagged", "n"], rows)]
 
 
-def _differences(rated: dict[str, Any]) -> list[Part]:
+def _differences(role: str, rated: dict[str, Any]) -> list[Part]:
     """Differences of the arms, item by item."""
     tables = []
     for name, items in rated["pairs"].items():
         first, _, second = name.partition("_minus_")
         rows: list[Row] = [
             [
-                ITEMS[item],
+                statement(item, role),
                 points_cell(pair["agree"]),
                 signed_cell(pair["mean"]),
                 signed_cell(pair["mixed_model"]) if pair["mixed_model"] else "no fit",
@@ -235,7 +267,7 @@ def agreement_parts(rated: dict[str, Any]) -> list[Part]:
     for role, summary in roles.items():
         if len(by_role(rated)) > 1:
             parts.append(Heading(_several(role, summary["raters"]).capitalize()))
-        parts += _coefficients(summary)
+        parts += _coefficients(role, summary)
     how = (
         f"Intervals of kappa, alpha and AC2 draw cases ({COEFFICIENT_RESAMPLES} times); that of ICC(2,k) "
         "is based on F. n is the number of cases."
@@ -243,7 +275,7 @@ def agreement_parts(rated: dict[str, Any]) -> list[Part]:
     return [*parts, Text(KAPPAS), Details("How they are computed", [Text(how)])]
 
 
-def _coefficients(rated: dict[str, Any]) -> list[Part]:
+def _coefficients(role: str, rated: dict[str, Any]) -> list[Part]:
     parts: list[Part] = []
     for arm, items in rated["arms"].items():
         names = list(next((summary["agreement"] for summary in items.values() if summary["agreement"]), {}))
@@ -253,7 +285,7 @@ def _coefficients(rated: dict[str, Any]) -> list[Part]:
         rows: list[Row] = []
         for item, summary in items.items():
             cells = [number_cell(summary["agreement"].get(name), "not defined") for name in names]
-            rows.append([ITEMS[item], *cells, str(summary["num_cases"])])
+            rows.append([statement(item, role), *cells, str(summary["num_cases"])])
         caption = f"{plain(arm)}: agreement of the raters, with 95 % intervals"
         parts.append(Table(caption, ["item", *names, "n"], rows))
     return parts

@@ -98,7 +98,7 @@ def stage_features(
         rows = range(start, min(start + BATCH, len(records)))
         images = torch.stack([
             to_tensor(open_image(records[row].image_path), config.vision.image_size, vision.mean, vision.std,
-                      crops=config.vision.crops)
+                      crops=config.vision.crops, interpolation=vision.interpolation)
             for row in rows
         ])  # fmt: skip
         for stage, features in _of_images(encoder, images, stages, model, prompt).items():

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
-from skingpt4.chat.record import Exchange
+from skingpt4.chat.exporting.record import Exchange
 from skingpt4.chat.session import ContextFull
 from skingpt4.chat.texts import Texts
 from skingpt4.generation.sampling import Generation
@@ -47,6 +47,7 @@ class AnswerWriter:
         yield Update(writing, state.messages(), busy=True, question="" if typed else None)
         started = time.monotonic()
         try:
+            state.log("asked", question=question)
             _show_images(state)
             for piece in session.stream(turn.prompt or question, generation):
                 if state.ended:
@@ -60,7 +61,7 @@ class AnswerWriter:
             if state.ended:  # deleted or closed meanwhile, with its images: that is not a failure
                 return
             _put_back(state, turn, replaced)
-            self.tools.log("answer_failed", id=record.id, kind=type(error).__name__)
+            state.log("answer_failed", kind=type(error).__name__)
             last = Update(
                 failure(error, self.texts), state.messages(), busy=False, question=question,
                 full=isinstance(error, ContextFull), images=True,
@@ -83,8 +84,8 @@ class AnswerWriter:
         timing = state.session.last_timing
         if timing is not None:
             turn.num_tokens = timing.num_tokens
-        self.tools.log(  # the audit log leaves the texts out unless free text was asked for
-            "answered", id=state.record.id, seconds=turn.seconds, tokens=turn.num_tokens, stopped=turn.stopped,
+        state.log(  # the audit log leaves the texts out unless free text was asked for
+            "answered", seconds=turn.seconds, tokens=turn.num_tokens, stopped=turn.stopped,
             question=turn.question, answer=turn.answer,
         )  # fmt: skip
         if turn.stopped:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from skingpt4.chat import history
-from skingpt4.chat.record import Consultation, ShownPicture, data_url
+from skingpt4.chat.exporting.record import Consultation, ShownPicture, data_url
 from skingpt4.chat.session import ChatSession
 from skingpt4.chat.texts import Texts
 from skingpt4.generation.sampling import Generation
@@ -37,13 +37,14 @@ class Handlers:
 
     # ---- the case and its images
 
-    def begin(self) -> PageState:
-        """A new case, after the disclaimer was accepted."""
+    def begin(self, user: str | None = None) -> PageState:
+        """A new case, after the disclaimer was accepted; `user` is who is logged in, if anybody has to be."""
         record = Consultation(
             model=self.tools.model, language=self.texts.code, disclaimer=self.texts["record.disclaimer"]
         )
-        self.tools.log("consultation_started", id=record.id, language=self.texts.code)
-        return PageState(record, self.tools.new_session())
+        state = PageState(record, self.tools.new_session(), user, self.tools.log)
+        state.log("consultation_started", language=self.texts.code)
+        return state
 
     def add_image(self, state: PageState | None, upload: dict[str, Any] | None, view: str) -> Update:
         """Add an image to the case; it takes the place of one that waits for a decision.
@@ -68,9 +69,8 @@ class Handlers:
         if held is not None:
             state.images.remove(held)
         state.images.append(added)
-        self.tools.log(
+        state.log(
             "picture_added",
-            id=state.record.id,
             sha256=added.shown.sha256,
             quality=added.score,
             held=added.held,
@@ -100,9 +100,7 @@ class Handlers:
         if state is None or held is None:
             return Update(images=True)
         held.held, held.shown.overridden = False, True
-        self.tools.log(
-            "quality_overridden", id=state.record.id, sha256=held.shown.sha256, kinds=held.problems
-        )
+        state.log("quality_overridden", sha256=held.shown.sha256, kinds=held.problems)
         number = state.images.index(held) + 1
         return replace(self._say("pictures.override_done", number=number), images=True)
 
@@ -150,7 +148,7 @@ class Handlers:
             data = self.tools.exports[kind](state.record, with_images)
         except Exception as error:
             return None, failure(error, self.texts)
-        self.tools.log("exported", id=state.record.id, kind=kind, with_pictures=with_images)
+        state.log("exported", kind=kind, with_pictures=with_images)
         name = f"consultation-{state.record.id}.{kind}"
         url = f"data:{MIME_TYPES[kind]};base64,{base64.b64encode(data).decode()}"
         return [name, url], note(self.texts("export.saved", name=name))
@@ -158,10 +156,10 @@ class Handlers:
     def delete(self, state: PageState | None) -> tuple[PageState, Update]:
         """Forget everything; a new, empty case takes its place."""
         if state is not None:
-            self.tools.log("consultation_deleted", id=state.record.id)
+            state.log("consultation_deleted")
             state.forget()
         deleted = note(self.texts["export.deleted"])
-        return self.begin(), Update(
+        return self.begin(state.user if state else None), Update(
             deleted, messages=[], busy=False, question="", full=False, images=True, differential=True
         )
 
@@ -260,7 +258,7 @@ class Handlers:
             summary = state.session.condense()
         except Exception as error:
             return Update(failure(error, self.texts))
-        self.tools.log("conversation_condensed", id=state.record.id)
+        state.log("conversation_condensed")
         return replace(self._say("chat.condensed", kept=summary), full=False)
 
     def _idle_with_turns(self, state: PageState | None) -> PageState:
@@ -302,6 +300,6 @@ class Handlers:
             return
         state.differential, state.heatmaps, state.num_scored_images = ranked, heatmaps, len(images)
         state.record.differential = ranked.to_dict()
-        self.tools.log("differential", id=state.record.id, confident=ranked.confident)
+        state.log("differential", confident=ranked.confident)
         # The note about the answer, such as that it was cut, comes back.
         yield Update(state.answer_note, differential=True)

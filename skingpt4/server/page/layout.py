@@ -43,13 +43,16 @@ CAMERA = gr.WebcamOptions(
 )
 
 
-def build(tools: Tools, language: str = FIRST, address: Address = LOCAL) -> gr.Blocks:
+def build(
+    tools: Tools, language: str = FIRST, address: Address = LOCAL, with_users: bool = False
+) -> gr.Blocks:
     """Lay the page out in every language, `language` at / and each other at /CODE; connect the controls.
 
     Args:
         tools: what stands behind the page.
         language: code of the language at /.
         address: how the page is served; the page says where images go and how large a file may be.
+        with_users: whether users log in; the page then says who is logged in, and lets them log out.
 
     Raises:
         TextError: no such language.
@@ -59,13 +62,12 @@ def build(tools: Tools, language: str = FIRST, address: Address = LOCAL) -> gr.B
     paths = {language: "./"} | {code: f"./{code}" for code in others}
     with gr.Blocks(title=first["title"], analytics_enabled=False) as blocks:
         gr.Navbar(visible=False)
-        Layout(blocks, tools, first, address, paths)
+        Layout(blocks, tools, first, address, paths, with_users)
     for code in others:
         texts = load_texts(code)
         with blocks.route(texts["language"], code):
             gr.Navbar(visible=False)
-            Layout(blocks, tools, texts, address, paths)
-
+            Layout(blocks, tools, texts, address, paths, with_users)
     return blocks
 
 
@@ -73,12 +75,20 @@ class Layout:
     """One language's controls, laid out where Gradio now stands."""
 
     def __init__(
-        self, blocks: gr.Blocks, tools: Tools, texts: Texts, address: Address, paths: dict[str, str]
+        self,
+        blocks: gr.Blocks,
+        tools: Tools,
+        texts: Texts,
+        address: Address,
+        paths: dict[str, str],
+        with_users: bool,
     ) -> None:
         self.tools, self.texts, self.address = tools, texts, address
         self.handlers = Handlers(tools, texts)
         self.state = gr.State(None, delete_callback=lambda state: state and state.forget())
         gr.HTML(markup.banner(tools.model, texts))
+        if with_users:
+            blocks.load(self._user, None, gr.HTML("", elem_id="user"), **QUIET)
         gr.HTML(markup.disclaimer(texts, address), elem_id="disclaimer")
         with gr.Column(elem_id="welcome") as self.welcome:
             gr.HTML(markup.language_links(texts, paths) + markup.welcome(texts, address))
@@ -236,10 +246,13 @@ class Layout:
 
     # ---- from Gradio's values to a handler and back; a set of inputs arrives as one dict by component
 
-    def _begin(self, accepted: bool) -> Changes:
+    def _user(self, request: gr.Request) -> str:
+        return markup.user(str(request.username), self.texts)
+
+    def _begin(self, accepted: bool, request: gr.Request) -> Changes:
         if not accepted:
             return gr.skip()
-        state = self.handlers.begin()
+        state = self.handlers.begin(request.username)
         return {self.state: state, self.welcome: gr.Column(visible=False), self.case: gr.Column(visible=True)}
 
     def _add_image(

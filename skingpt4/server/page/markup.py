@@ -63,6 +63,12 @@ def banner(model: dict[str, Any], texts: Texts) -> str:
     return f'<header>{title}<dl aria-label="{escape(texts["banner.label"])}">{items}</dl></header>{below}'
 
 
+def user(name: str, texts: Texts) -> str:
+    """Who is logged in, and the button that logs out."""
+    who, log_out = escape(texts("server.logged_in_as", user=name)), escape(texts["server.log_out"])
+    return f'<form class="user" method="post" action="./logout">{who} <button>{log_out}</button></form>'
+
+
 def language_links(texts: Texts, paths: dict[str, str]) -> str:
     """Links to the page in the other languages."""
     names = languages()

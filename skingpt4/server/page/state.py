@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
 from skingpt4.chat.differential import Differential
+from skingpt4.chat.exporting.record import Consultation, ShownPicture, data_url
 from skingpt4.chat.history import History
-from skingpt4.chat.record import Consultation, ShownPicture, data_url
 from skingpt4.chat.session import ChatSession
 from skingpt4.chat.texts import cautions, load
 
@@ -40,6 +41,8 @@ class PageState:
 
     record: Consultation
     session: ChatSession
+    user: str | None = None  # who is logged in; None where nobody has to be
+    write_log: Callable[..., object] | None = field(default=None, repr=False)  # see `AuditLog.append`
     images: list[CaseImage] = field(default_factory=list)
     history: History | None = None  # what the model reads before the first question
     answering: bool = False  # an answer is being written
@@ -55,6 +58,12 @@ class PageState:
     def held_image(self) -> CaseImage | None:
         """The image that waits for a decision."""
         return next((image for image in self.images if image.held), None)
+
+    def log(self, event: str, **facts: Any) -> None:
+        """Write what the user did with this case into the audit log, if there is one."""
+        if self.write_log is not None:
+            who = {} if self.user is None else {"user": self.user}
+            self.write_log(event, id=self.record.id, **who, **facts)
 
     def messages(self) -> list[dict[str, str]]:
         """The conversation in the form that `gr.Chatbot` takes, with what is to be said beside an answer."""

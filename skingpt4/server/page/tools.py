@@ -9,9 +9,10 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from skingpt4.chat import differential, export, heatmap, history
+from skingpt4.chat import differential, heatmap, history
 from skingpt4.chat.checks import quality
-from skingpt4.chat.record import Consultation
+from skingpt4.chat.exporting import export
+from skingpt4.chat.exporting.record import Consultation
 from skingpt4.chat.session import ChatSession
 from skingpt4.checkpoints.load import model_source
 from skingpt4.config.schema import Config

@@ -10,8 +10,8 @@ from typing import Any
 from torch import nn
 
 from skingpt4.config.schema import Config
+from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.network import ImageEncoder
-from skingpt4.model.vision import VisionEncoder
 from skingpt4.records.feature_store import FeatureStore
 from skingpt4.records.record import Record
 from skingpt4.training.features import cached_queries

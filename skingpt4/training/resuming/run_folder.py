@@ -18,7 +18,7 @@ import yaml
 
 from skingpt4.checkpoints import checkpoint
 from skingpt4.config.upgrade import upgraded
-from skingpt4.support.errors import FILE_FAILED
+from skingpt4.support.errors import FILE_FAILED, UserError
 from skingpt4.support.files import write_text
 from skingpt4.support.parse import parse_json, read_json_object
 from skingpt4.support.regular import read_regular_text
@@ -79,6 +79,15 @@ def check(folder: Path, config_text: str, resume: bool, overwrite: bool, num_pro
     )
     if problem:
         raise RunDirError(f"{folder}: {problem}")
+
+
+def finished(folder: Path, num_iterations: int) -> dict[str, Any] | None:
+    """The card of the last checkpoint of a run that has done all its iterations, if it is intact; else None."""
+    try:
+        card = checkpoint.load(folder)[1]
+    except UserError:
+        return None
+    return card if card.get("iteration", 0) >= num_iterations else None
 
 
 @contextmanager

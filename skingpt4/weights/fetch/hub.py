@@ -24,6 +24,9 @@ _IGNORED = [
     "*/*", "*.h5", "*.msgpack", "*.onnx", "*.gguf", "training_args*", "trainer_state*", "consolidated*",
 ]  # fmt: skip
 
+# Weights of an open_clip repository, which may hold the same model for transformers too; safetensors first.
+_OPEN_CLIP = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -101,6 +104,9 @@ def _needed(names: list[str]) -> list[str]:
     from huggingface_hub.utils import filter_repo_objects
 
     top = list(filter_repo_objects(names, ignore_patterns=_IGNORED))
+    if "open_clip_config.json" in top and (of_open_clip := [n for n in _OPEN_CLIP if n in top]):
+        small = filter_repo_objects(top, allow_patterns=_SMALL)
+        return [*small, of_open_clip[0]]
     tensors = list(filter_repo_objects(top, allow_patterns="*.safetensors"))
     unused = "pytorch_model" if tensors else "model.safetensors"
     tensors = tensors or list(filter_repo_objects(top, allow_patterns="pytorch_model*.bin"))

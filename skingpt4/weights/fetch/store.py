@@ -8,7 +8,7 @@ from typing import Any
 
 from skingpt4.support.errors import UserError
 from skingpt4.support.parse import read_json_object
-from skingpt4.weights.fetch.catalogue import Delta, Entry, Url, UserFile, Wheel
+from skingpt4.weights.fetch.catalogue import Delta, Entry, Repository, Url, UserFile, Wheel
 from skingpt4.weights.files.headers import UnreadableWeights
 from skingpt4.weights.files.inspect_directory import inspect
 
@@ -74,7 +74,7 @@ def write_marker(path: Path, entry: Entry, files: dict[str, str], **origin: Any)
 
 
 def state(entry: Entry, weights_dir: Path) -> str:
-    """One of STATES: "outdated" is of another source or converter or lacks a file, "foreign" has no marker."""
+    """One of STATES: "outdated" is of another source or converter or lacks a file, "foreign" was not made here."""
     place = target(entry, weights_dir)
     if place is None:
         return "anywhere"
@@ -85,6 +85,8 @@ def state(entry: Entry, weights_dir: Path) -> str:
     marker = read_marker(entry, weights_dir)
     if marker is None:
         return "foreign" if isinstance(entry.source, Wheel) else "own"
+    if isinstance(entry.source, Repository) and marker.get("repo") not in (None, entry.source.repo):
+        return "foreign"
     folder = marker_path(entry, weights_dir).parent
     complete = all((folder / file).is_file() for file in marker["files"])
     return "yes" if complete and _same_source(entry, marker) else "outdated"

@@ -12,14 +12,14 @@ from typing import Any
 
 from skingpt4.support.parse import ParseError, read_json_object
 from skingpt4.weights.files.headers import INDEXES, TensorInfo, UnreadableWeights, read_header
+from skingpt4.weights.files.inspect_encoder import vision_folder
 from skingpt4.weights.files.inspect_file import (
-    gaps,
     hf_blip2_details,
     inspect_file,
     language_model_details,
     projection_fits,
 )
-from skingpt4.weights.files.inspection import Inspection
+from skingpt4.weights.files.inspection import Inspection, gaps
 
 _TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json")
 _BLIP2_PARTS = ("vision_model.", "qformer.", "query_tokens")  # newer files begin with "model."
@@ -54,7 +54,10 @@ def _inspect_directory(path: Path) -> Inspection:
             "transformers' script for Llama"
         )
         return Inspection(path, "meta_llama", details=_read_json(path / "params.json"), problem=problem)
-    if (path / "config.json").is_file():
+    has_config = (path / "config.json").is_file()
+    if inspection := vision_folder(path, _read_json(path / "config.json") if has_config else None):
+        return inspection
+    if has_config:
         return _hugging_face(path)
     if (path / "model.safetensors").is_file():
         return inspect_file(path / "model.safetensors")

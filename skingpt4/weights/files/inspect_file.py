@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from skingpt4.weights.files.headers import TensorInfo, UnreadableWeights, read_header
-from skingpt4.weights.files.inspection import Inspection
+from skingpt4.weights.files.inspect_encoder import open_clip_file, panderm_file
+from skingpt4.weights.files.inspection import Inspection, count, gaps
+from skingpt4.weights.files.layouts import beit_prefix
 
 QUERY_WIDTH = 768  # of every published Q-Former
 JOINED_WIDTH = 5632  # MiniGPT-4 for Llama-2: four of EVA's 1408 wide tokens joined, no Q-Former
@@ -182,35 +184,15 @@ def language_model_details(tensors: Tensors) -> dict[str, Any]:
     return {}
 
 
-def count(tensors: Iterable[str], pattern: str) -> int:
-    """Number of layers: one more than the highest number that the pattern's group matches."""
-    return max((int(match[1]) + 1 for name in tensors if (match := re.match(pattern, name))), default=0)
-
-
-def gaps(tensors: Iterable[str], pattern: str) -> list[str]:
-    """Tensors that other layers have and one lacks.
-
-    Args:
-        tensors: names.
-        pattern: with the groups (what the layers are in, number, name inside the layer).
-    """
-    layers: dict[tuple[str, str], set[int]] = {}
-    for name in tensors:
-        if match := re.fullmatch(pattern, name):
-            layers.setdefault((match[1], match[3]), set()).add(int(match[2]))
-    depth = max((max(numbers) + 1 for numbers in layers.values()), default=0)
-    # Cross-attention may be in every second layer only, but must be complete there.
-    crossed = {n for (_, name), numbers in layers.items() if "crossattention" in name for n in numbers}
-    missing = []
-    for (stem, name), numbers in layers.items():
-        expected = crossed if "crossattention" in name else set(range(depth))
-        missing += [f"{stem}.{number}.{name}" for number in sorted(expected - numbers)]
-    return missing
+def _is_panderm(tensors: Tensors) -> bool:
+    return beit_prefix(tensors) is not None and not _has(r".*relative_position_bias_table")(tensors)
 
 
 _RULES: tuple[tuple[Callable[[Tensors], bool], Callable[[Path, Tensors], Inspection]], ...] = (
     (_has(r"llama_proj\.weight"), _minigpt4_projection),
     (_has(r"Qformer\.bert\."), _lavis_blip2),
+    (_is_panderm, panderm_file),
+    (_has(r"visual\."), open_clip_file),
     (_has(r"(model\.)?(vision_model|qformer)\."), _hf_blip2),
     (_has(r"patch_embed\.proj\.weight", r"blocks\.\d+\.attn\.q_bias"), _eva),
     (_has(r"model\.encoder\.layer\.\d+\.(attention|crossattention)\."), _qformer),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,10 @@ KINDS = {
     "checkpoint": "checkpoint of this software",
     "run": "run of this software with checkpoints",
     "vision_encoder": "vision encoder in timm's names",
+    "open_clip": "open_clip model, of which the vision tower is used",
+    "timm_folder": "vision model in timm's own folder",
+    "hf_vision": "vision model of transformers, or a model of images and texts whose vision tower is used",
+    "panderm": "PanDerm, a vision encoder for dermatology",
     "qformer": "Q-Former of this software",
     "hf_blip2": "BLIP-2 or InstructBLIP in Hugging Face's layout",
     "language_model": "language model in Hugging Face's layout",
@@ -114,3 +120,29 @@ def describe(inspection: Inspection, with_tensors: bool = False) -> str:
         width = max(map(len, inspection.tensors), default=0)
         lines += [f"    {n:{width}} {i.dtype:9} {list(i.shape)}" for n, i in inspection.tensors.items()]
     return "\n".join(lines)
+
+
+def count(tensors: Iterable[str], pattern: str) -> int:
+    """Number of layers: one more than the highest number that the pattern's group matches."""
+    return max((int(match[1]) + 1 for name in tensors if (match := re.match(pattern, name))), default=0)
+
+
+def gaps(tensors: Iterable[str], pattern: str) -> list[str]:
+    """Tensors that other layers have and one lacks.
+
+    Args:
+        tensors: names.
+        pattern: with the groups (what the layers are in, number, name inside the layer).
+    """
+    layers: dict[tuple[str, str], set[int]] = {}
+    for name in tensors:
+        if match := re.fullmatch(pattern, name):
+            layers.setdefault((match[1], match[3]), set()).add(int(match[2]))
+    depth = max((max(numbers) + 1 for numbers in layers.values()), default=0)
+    # Cross-attention may be in every second layer only, but must be complete there.
+    crossed = {n for (_, name), numbers in layers.items() if "crossattention" in name for n in numbers}
+    missing = []
+    for (stem, name), numbers in layers.items():
+        expected = crossed if "crossattention" in name else set(range(depth))
+        missing += [f"{stem}.{number}.{name}" for number in sorted(expected - numbers)]
+    return missing

@@ -15,7 +15,11 @@ from skingpt4.weights.files.headers import WeightsMismatch
 from skingpt4.weights.files.source import Recipe, TensorSource, unchanged
 
 # What is read of a Hugging Face directory; the shards of the language model are not opened.
-VISION_PREFIXES = ("vision_model.", "model.vision_model.")
+VISION_PREFIXES = (
+    "vision_model.", "model.vision_model.", "vision_tower.", "model.vision_tower.",
+    # of a tower alone
+    "embeddings.", "pre_layrnorm.", "encoder.", "layer.", "norm.", "layernorm.", "post_layernorm.",
+)  # fmt: skip
 QFORMER_PREFIXES = ("qformer.", "query_tokens", "model.qformer.", "model.query_tokens", "Qformer.")
 NORM_NAMES = ("ln_vision", "vision_model.post_layernorm", "model.vision_model.post_layernorm")
 
@@ -29,6 +33,21 @@ _HF_VISION = (
     (r"\.self_attn\.projection\.", ".attn.proj."),
     (r"^post_layernorm\.", "norm."),
 )
+_OPEN_CLIP = (  # of the plain vision tower
+    (r"^class_embedding$", "cls_token"),
+    (r"^positional_embedding$", "pos_embed"),
+    (r"^conv1\.", "patch_embed.proj."),
+    (r"^ln_pre\.", "norm_pre."),
+    (r"^ln_post\.", "norm."),
+    (r"^transformer\.resblocks\.", "blocks."),
+    (r"\.ln_([12])\.", r".norm\1."),
+    (r"\.ls_([12])\.", r".ls\1."),
+    (r"\.attn\.in_proj_", ".attn.qkv."),
+    (r"\.attn\.out_proj\.", ".attn.proj."),
+    (r"\.mlp\.c_fc\.", ".mlp.fc1."),
+    (r"\.mlp\.c_proj\.", ".mlp.fc2."),
+)
+_OPEN_CLIP_TIMM = "visual.trunk."  # before timm's own names
 LAVIS_QFORMER = (  # LAVIS's, ours
     ("embeddings.LayerNorm.", "layernorm."),
     (".attention.self.", ".attention.attention."),
@@ -40,7 +59,15 @@ _TEXT_BRANCH = re.compile(r"encoder\.layer\.\d+\.(intermediate|output)\.|embeddi
 
 
 def vision_recipes(source: TensorSource) -> dict[str, Recipe]:
-    """Recipes for timm's EVA-ViT-g out of LAVIS's or a Hugging Face file; other files keep their own names."""
+    """Recipes for timm's networks out of files of LAVIS, open_clip, PanDerm or BLIP-2; others keep their names."""
+    if "visual.class_embedding" in source.header:
+        return _open_clip_recipes(source)
+    prefix = _OPEN_CLIP_TIMM
+    if not any(name.startswith(prefix) for name in source.header):
+        prefix = beit_prefix(source.header) or ""
+    if prefix:
+        names = (name for name in source.header if name.startswith(prefix))
+        return {name.removeprefix(prefix): (name, unchanged) for name in names}
     recipes: dict[str, Recipe] = {}
     for name in source.header:
         inner = re.sub(r"^(model\.)?vision_model\.", "", name)
@@ -56,6 +83,53 @@ def vision_recipes(source: TensorSource) -> dict[str, Recipe]:
         else:
             recipes[inner] = (name, unchanged)
     return recipes
+
+
+def _open_clip_recipes(source: TensorSource) -> dict[str, Recipe]:
+    recipes: dict[str, Recipe] = {}
+    for name in source.header:
+        inner = name.removeprefix("visual.")
+        if inner == name:
+            continue  # of the text tower
+        for pattern, ours in _OPEN_CLIP:
+            inner = re.sub(pattern, ours, inner)
+        recipes[inner] = (name, _ONE_BEFORE.get(inner, unchanged))
+    return recipes
+
+
+# Tensors that timm stores with further dimensions of one.
+_ONE_BEFORE: dict[str, Callable[[Tensor], Tensor]] = {
+    "cls_token": lambda tensor: tensor[None, None],
+    "pos_embed": lambda tensor: tensor[None],
+}
+
+
+def beit_prefix(names: Iterable[str]) -> str | None:
+    """What precedes the names of a BEiT with layer scale, such as PanDerm; None where there is no such network.
+
+    A checkpoint of its pretraining holds several; the one that is kept is called `encoder`.
+    """
+    end = "blocks.0.attn.q_bias"
+    names = set(names)
+    prefixes = {name.removesuffix(end) for name in names if name.endswith(end)}
+    prefixes = {prefix for prefix in prefixes if f"{prefix}blocks.0.gamma_1" in names}
+    usual = [prefix for prefix in ("encoder.", "", "module.") if prefix in prefixes]
+    return next(iter(usual or sorted(prefixes)), None)
+
+
+def tower_recipes(source: TensorSource, own: Iterable[str]) -> dict[str, Recipe]:
+    """Recipes for a vision tower of transformers, with tensors called `own`, out of its own or a model's file."""
+    marked = any(_TOWER.match(name) for name in source.header)
+    inner = {}
+    for name in source.header:
+        if not marked or _TOWER.match(name):
+            inner[_MODEL.sub("", _TOWER.sub("", name))] = name
+    return {name: (inner[plain], unchanged) for name in own if (plain := _MODEL.sub("", name)) in inner}
+
+
+# What precedes a tower's names in a model's file, and the name of DINOv3's encoder, which its files leave out.
+_TOWER = re.compile(r"^(model\.)?(vision_tower\.vision_model|vision_tower|vision_model|vision_encoder)\.")
+_MODEL = re.compile(r"^model\.(?=layer\.)")
 
 
 def is_lavis_vision(source: TensorSource) -> bool:

@@ -17,9 +17,9 @@ from skingpt4.config.schema import OptimConfig
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.prompts import IMAGE_TOKEN, Turn, encode_turns, get_template
 from skingpt4.training.loop import run
+from skingpt4.training.optim.schedule import learning_rate
 from skingpt4.training.prepare import prepare
 from skingpt4.training.samples import answer_for
-from skingpt4.training.schedule import learning_rate
 from tests.support.tiny import (
     IMAGE_SIZE,
     NUM_QUERIES,

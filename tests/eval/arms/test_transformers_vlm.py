@@ -1,6 +1,7 @@
 """Whole vision-language models of seven families: likelihoods against the models' own forward, texts, refusals."""
 
 import argparse
+import importlib.util
 import json
 import logging
 import math
@@ -180,6 +181,41 @@ def test_a_half_precision_model_scores(folder):
     assert half.reply([make_picture(0)], [], QUESTION, 0).num_tokens <= 4
 
 
+@pytest.mark.parametrize(
+    ("options", "card"),
+    [
+        (("--device-map", "auto"), {"device_map": "auto"}),
+        (("--quantization", "nf4"), {"quantization": "nf4"}),
+        (("--quantization", "int8"), {"quantization": "int8"}),
+    ],
+)
+def test_a_model_that_is_quantised_or_spread_answers_and_scores(folder, options, card):
+    if "nf4" in options or "int8" in options:
+        pytest.importorskip("bitsandbytes")
+    args = parsed("--model", save_vlm(folder / "llava", "llava"), "--dtype", "float32", *options)
+    model = transformers_vlm.build(args, ATask())
+    assert {key: model.card.get(key) for key in ("device_map", "quantization") if key in model.card} == card
+    whole = load(folder, "llava")
+    scores = model.score([make_picture(0)], QUESTION, OPTIONS)
+    exact = whole.score([make_picture(0)], QUESTION, OPTIONS)
+    if "device_map" in card:
+        assert scores == pytest.approx(exact, abs=2e-4)
+    else:
+        assert scores == pytest.approx(exact, rel=0.2)
+        assert scores != pytest.approx(exact, abs=1e-6), "as if nothing had been quantised"
+    assert 0 < model.reply([make_picture(0)], [], QUESTION, 0).num_tokens <= 5
+    assert "quantization" not in whole.card, "cards of earlier versions stay as they are"
+
+
+def test_options_that_contradict_each_other_or_lack_their_library(folder, monkeypatch):
+    model = ("--model", save_vlm(folder / "llava", "llava"))
+    with pytest.raises(RespondentGone, match="chooses the devices itself; leave out --device cpu"):
+        transformers_vlm.build(parsed(*model, "--device-map", "auto", "--device", "cpu"), ATask())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(RespondentGone, match="--quantization nf4 needs bitsandbytes"):
+        transformers_vlm.build(parsed(*model, "--quantization", "nf4"), ATask())
+
+
 def test_a_cache_that_cannot_be_continued_is_not_used(folder, monkeypatch):
     monkeypatch.setattr(likelihood, "_REUSABLE", ())
     model = load(folder, "llava")
@@ -274,7 +310,9 @@ def test_out_of_memory_is_a_sentence(folder, monkeypatch):
         model.reply([make_picture(0)], [], QUESTION, 0)
     monkeypatch.setattr(AutoModelForImageTextToText, "from_pretrained", full)
     model._model = None
-    with pytest.raises(RespondentGone, match="does not fit the memory of cpu in float32"):
+    with pytest.raises(
+        RespondentGone, match="does not fit the memory of cpu in float32; choose --quantization nf4"
+    ):
         model.reply([make_picture(0)], [], QUESTION, 0)
 
 

@@ -7,9 +7,16 @@ import subprocess
 import pytest
 from PIL import Image
 
+from eval.page.parts import NOTHING, Table, Text
 from eval.page.report import write_report
+from eval.page.sections.ratings import ratings_parts
+from eval.rating.questionnaire import ITEMS, LAY_ITEMS
 from eval.rating.ratings import Rating, write_csv
+from eval.rating.store import Store
+from eval.rating.study import agree, change_study
+from eval.rating.summary import summary
 from eval.report import main
+from skingpt4.taxonomy.published import published
 from tests.eval.test_report import Page
 from tests.support.partial_run import add_arm, cases, copy_old, listed, scores, texts
 
@@ -38,6 +45,10 @@ def run(tmp_path_factory):
                 value = "5" if (place < 3) == (arm == "two_step") else "2"
                 ratings.append(Rating(arm, case["id"], rater, item, value, role=role))
     write_csv(ratings, folder / "ratings.csv")
+    store = Store(folder)
+    study = change_study(store, {"approval": "EK 2026-17", "consent": "You rate texts.\n\nYou can stop."})
+    for rater in ("r1", "r3", "somebody else"):
+        agree(store, rater, study)
     (root / "images").mkdir()
     for number in range(6):
         Image.new("RGB", (40, 30), (200, 150, 30 * number)).save(root / "images" / f"{number}.jpg")
@@ -89,6 +100,36 @@ def test_roles_stand_apart(run, page):
     drawings = [label for label in page.attributes("aria-label") if "five-point scale" in label]
     assert len(drawings) == 4  # two roles, two arms
     assert "by 2 dermatologists, 1 lay user." in page.text
+
+
+def test_each_role_s_items_stand_in_the_words_of_its_form(page):
+    start = page.text.index("by 2 dermatologists, 1 lay user.")
+    opinions = page.text[start : page.text.index("agreement of the raters, with", start)]
+    _, dermatologists, lay = opinions.split("1 lay user", 2)
+    assert ITEMS["diagnosis"] in dermatologists
+    assert LAY_ITEMS["helps_patients"] in lay
+    assert ITEMS["helps_patients"] not in opinions
+    assert "published" in dermatologists.casefold()
+    assert "Diamonds: published" not in lay
+
+
+def test_lay_users_alone_are_not_set_beside_what_the_paper_prints_of_dermatologists():
+    ratings = [Rating("two_step", f"case-{n}", "r1", "suggestions", "4", role="lay") for n in range(3)]
+    parts = ratings_parts(summary(ratings), published())
+    (table,) = (part for part in parts if isinstance(part, Table))
+    assert table.rows[0][0] == LAY_ITEMS["suggestions"]
+    assert table.rows[0][3:5] == [NOTHING, NOTHING]
+    assert not any(
+        "agree or strongly agree as printed" in part.text for part in parts if isinstance(part, Text)
+    )
+
+
+def test_approval_and_consent_are_in_the_report(run, page):
+    assert "Approval number: EK 2026-17. Agreed to take part: 2 of 3 raters." in page.text
+    assert "What raters agreed to You rate texts. You can stop." in page.text
+    study = json.loads((run / "results.json").read_text())["ratings"]["study"]
+    assert study["approvals"] == ["EK 2026-17"]
+    assert "somebody else" not in json.dumps(study)
 
 
 def test_a_group_of_trainings_is_one_arm(run, page):

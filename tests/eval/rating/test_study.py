@@ -22,6 +22,7 @@ from eval.rating.study import (
     change_study,
     consents,
     has_agreed,
+    participation,
     read_study,
 )
 
@@ -100,6 +101,18 @@ def test_a_rater_agrees_once_to_a_text_and_a_number(tmp_path):
     assert not has_agreed(store, "anna", newer), "another text is another consent"
     agree(store, "anna", newer)
     assert [one.text for one in consents(store)] == [CONSENT_TEXT, "Please."], "the old one stays on record"
+
+
+def test_participation_counts_raters_and_names_none(tmp_path):
+    assert participation(tmp_path, {"anna"}) == {}
+    assert not (tmp_path / FILE).exists(), "nothing is made by looking"
+    store = Store(tmp_path)
+    agree(store, "anna", change_study(store, {"approval": "EK 1", "consent": "Please."}))
+    agree(store, "anna", change_study(store, {"approval": "EK 2"}))
+    assert participation(tmp_path, {"anna", "bert"}) == {
+        "approvals": ["EK 2", "EK 1"], "num_raters": 2, "num_agreed": 1, "texts": ["Please."],
+    }  # fmt: skip
+    assert participation(tmp_path, {"bert"})["texts"] == []
 
 
 @pytest.mark.parametrize(

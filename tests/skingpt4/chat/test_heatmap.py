@@ -6,9 +6,9 @@ from torch import nn
 
 from skingpt4.chat.heatmap import HeatmapError, attention_map, heatmap, overlay
 from skingpt4.config.schema import VisionConfig
+from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.qformer import QFormer
-from skingpt4.model.vision import VisionEncoder
 from skingpt4.records.images import to_tensor
 from tests.support.tiny import (
     make_encoder,

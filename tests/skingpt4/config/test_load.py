@@ -173,6 +173,11 @@ def test_mistakes_are_refused_with_file_and_key(text, message, write):
         ("optim.max_grad_norm=0", r"'optim\.max_grad_norm' is 0\.0; it must be above 0"),
         ("lora.rank=-1", r"'lora\.rank' is -1; it must not be negative"),
         ("lora.dropout=1", r"'lora\.dropout' is 1\.0; it must lie in 0\.\.1, below 1"),
+        (
+            "prompt.other_questions={Why: '{concepts}'}",
+            r"'Why': it may hold no placeholder but \{disease\}",
+        ),
+        ("prompt.other_questions={Why: ' '}", r"'Why': it needs an answer"),
         ("prompt.concepts_share=1.5", r"'prompt\.concepts_share' is 1\.5; it must lie in 0\.\.1"),
         ("vision.std=[1,1]", r"'vision\.std' is \[1\.0, 1\.0\]; it must have three values"),
         ("encoder.backend=lavis", r"'encoder\.backend' lavis needs vision\.norm_eps: 1e-05, found None"),
@@ -483,6 +488,7 @@ def _parents(path):
 
 # A file that others extend and that names no step is a part, completed here with what it leaves open.
 EXTENDED = {parent for path in SHIPPED for parent in _parents(path)}
+EXTENDED |= {path.resolve() for path in SHIPPED if path.parent.name == "encoders"}  # by the user's own file
 PARTS = {path for path in SHIPPED if path.resolve() in EXTENDED and "step" not in RAW[path]}
 
 

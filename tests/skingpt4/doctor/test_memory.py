@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from skingpt4.config.schema import LoraConfig
 from skingpt4.doctor import memory
+from skingpt4.doctor.shapes import language_shape, shape_of
 from skingpt4.model import lora
 from skingpt4.model.loss import head_loss
 from tests.support.tiny import (
@@ -21,15 +22,20 @@ from tests.support.tiny import (
 
 # Wide enough that the parts which grow with width outweigh the rest, as they do in real models.
 WIDE = {"hidden_size": 128, "intermediate_size": 344, "num_hidden_layers": 3, "vocab_size": 300}
+# With norms of each head's queries and keys, and tied embeddings.
+_HEAD_NORMS = {**FAMILIES["qwen2"], "head_dim": 32, "tie_word_embeddings": True}
+MODELS = {**FAMILIES, "qwen3": _HEAD_NORMS, "gemma3_text": {**_HEAD_NORMS, "sliding_window": 20}}
+
+ALL_LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
 def random_model(family, attention="sdpa", dtype=torch.float32):
-    sizes = {**FAMILIES[family], **WIDE}
+    sizes = {**MODELS[family], **WIDE}
     if family == "gemma2":
         sizes["head_dim"] = 32
     config = AutoConfig.for_model(family, **sizes)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
-    return model.to(dtype).requires_grad_(False).eval(), memory.language_shape(config)
+    return model.to(dtype).requires_grad_(False).eval(), language_shape(config)
 
 
 def stored_for_backward(model, batch, tokens):
@@ -57,10 +63,16 @@ def stored_for_backward(model, batch, tokens):
         ("weights/vicuna-7b-v1.5", 6_738_415_616),
         ("meta-llama/Llama-2-13b-chat-hf", 13_015_864_320),
         ("tiiuae/falcon-7b-instruct", 6_921_720_704),
+        ("Qwen/Qwen3-1.7B", 1_720_574_976),
+        ("Qwen/Qwen3-4B", 4_022_468_096),
+        ("Qwen/Qwen3-8B", 8_190_735_360),
+        ("meta-llama/Llama-3.2-3B-Instruct", 3_212_749_824),
+        ("google/gemma-3-4b-it", 3_880_263_168),
+        ("google/medgemma-4b-it", 3_880_263_168),
     ],
 )
 def test_published_models_have_their_published_numbers(name, number):
-    shape = memory.shape_of(name)
+    shape = shape_of(name)
     assert shape.num_parameters == number
     assert memory.weight_bytes(shape, "float16") == 2 * number
     assert (
@@ -70,7 +82,7 @@ def test_published_models_have_their_published_numbers(name, number):
     )
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MODELS)
 def test_weights_are_counted_exactly(family):
     model, shape = random_model(family)
     held = {p.data_ptr(): p.numel() * p.element_size() for p in model.parameters()}
@@ -81,7 +93,7 @@ def test_weights_are_counted_exactly(family):
 COMPARED = [
     (family, attention, dtype)
     for family, attention, dtype in itertools.product(
-        FAMILIES, ("eager", "sdpa"), (torch.float32, torch.bfloat16)
+        MODELS, ("eager", "sdpa"), (torch.float32, torch.bfloat16)
     )
     if family != "falcon" or dtype is torch.float32
 ]
@@ -94,7 +106,7 @@ def test_activations_are_what_autograd_stores(family, attention, dtype):
     assert 0.75 < estimated / stored_for_backward(model, 2, 96) < 1.25
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", MODELS)
 def test_keys_and_values_are_counted_exactly(family):
     model, shape = random_model(family)
     with torch.no_grad():
@@ -145,10 +157,36 @@ def test_lora_is_counted_exactly(targets):
     assert memory.lora_parameters(shape, 0, targets) == 0
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dropout", [0.0, 0.05])
+@pytest.mark.parametrize("targets", [["q_proj", "v_proj"], ALL_LINEAR])
+def test_what_lora_stores_is_what_autograd_stores(targets, dropout, dtype):
+    model, shape = random_model("qwen3", dtype=dtype)
+    name = str(dtype).removeprefix("torch.")
+    config = LoraConfig(rank=4, targets=targets, dropout=dropout)
+    frozen = stored_for_backward(model, 2, 96)
+    lora.add(model, config, 0)
+    lora.set_training(model, True)
+    added = stored_for_backward(model, 2, 96) - frozen
+    estimated = memory.lora_bytes(shape, config, 2 * 96, name)
+    assert 0.75 < estimated / added < 1.25
+    whole = memory.activation_bytes(shape, 2, 96, name) + estimated
+    assert 0.75 < whole / (frozen + added) < 1.25
+
+
+def test_a_smaller_optimiser_takes_less_and_a_paged_one_nothing_of_the_gpu():
+    bits32, bits8 = (memory.trained_bytes(1000, name) for name in ("adamw", "adamw_8bit"))
+    assert (bits32, bits8) == (16_000, 10_032)
+    for name, whole in (("paged_adamw_32bit", bits32), ("paged_adamw_8bit", bits8)):
+        assert memory.trained_bytes(1000, name) == 8000
+        assert memory.trained_bytes(1000, name) + memory.paged_bytes(1000, name) == whole
+    assert memory.paged_bytes(1000, "adamw_8bit") == 0
+
+
 def test_parts_follow_the_configuration(tmp_path):
     config = tiny_config(tmp_path)
     assert memory.encoder_parameters(config) == sum(p.numel() for p in make_encoder().parameters())
-    shape = memory.shape_of(config.language.model)
+    shape = shape_of(config.language.model)
     plain = memory.training(config, shape, "float32", 1000)
     assert plain["image encoder"] == 4000
     config.optim.batch_size *= 2
@@ -158,10 +196,11 @@ def test_parts_follow_the_configuration(tmp_path):
     assert other["image encoder"] == 0 < other["cached features"]
     assert other["logits"] == 2 * plain["logits"]
     name = memory.ACTIVATIONS
-    assert other[name] == 2 * plain[name]
+    tokens = 2 * (plain[name] // memory.activation_bytes(shape, 1, 1, "float32", "sdpa"))
+    assert other[name] == 2 * plain[name] + memory.lora_bytes(shape, config.lora, tokens, "float32")
     assert memory.host_bytes(other) > memory.host_bytes(plain) > memory.host_bytes({}) == memory.LIBRARIES
     assert other["trained tensors, gradients, AdamW"] > plain["trained tensors, gradients, AdamW"]
 
 
 def test_an_unknown_hub_id_has_no_shape_and_nothing_is_asked_of_the_network():
-    assert memory.shape_of("nobody/has-this-model") is None
+    assert shape_of("nobody/has-this-model") is None

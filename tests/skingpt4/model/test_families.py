@@ -27,7 +27,8 @@ from skingpt4.model.prompts import (
     get_template,
     stop_strings,
 )
-from skingpt4.training.loop import make_optimizer, train_step
+from skingpt4.training.loop import train_step
+from skingpt4.training.optim.optimizer import make_optimizer
 from tests.support.people_text import CONVERSATIONS, assert_only_the_caller_sets_structure
 from tests.support.tiny import (
     NUM_QUERIES,

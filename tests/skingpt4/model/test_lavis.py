@@ -14,9 +14,9 @@ from skingpt4.config.load import load_config
 from skingpt4.config.schema import ConfigError, VisionConfig
 from skingpt4.model import lavis as lavis_bridge
 from skingpt4.model.build import build_encoder
+from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.lavis import LavisError, LavisQFormer, LavisVision, lavis_classes
 from skingpt4.model.network import ImageEncoder
-from skingpt4.model.vision import VisionEncoder
 from tests.support.tiny import (
     IMAGE_SIZE,
     make_encoder,

@@ -13,7 +13,8 @@ from skingpt4.config.load import load_config, to_yaml
 from skingpt4.config.schema import Config, ConfigError, LoraConfig
 from skingpt4.model import lora
 from skingpt4.model.lora import LoraError
-from skingpt4.training.loop import make_optimizer, run
+from skingpt4.training.loop import run
+from skingpt4.training.optim.optimizer import make_optimizer
 from skingpt4.training.resuming import run_folder
 from skingpt4.weights.files.tensors import WeightsMismatch, load_tensors
 from tests.support.tiny import (

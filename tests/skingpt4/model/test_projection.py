@@ -5,6 +5,7 @@ import torch
 
 from skingpt4.config.schema import Config, PoolingConfig, QFormerConfig, VisionConfig
 from skingpt4.model.build import build_encoder, empty_encoder
+from skingpt4.model.encoders.encoder import VisionError
 from skingpt4.model.projection import (
     INPUT_MAPS,
     MlpProjection,
@@ -16,7 +17,6 @@ from skingpt4.model.projection import (
     num_projection_parameters,
     picture_shape,
 )
-from skingpt4.model.vision import VisionError
 from tests.support.tiny import IMAGE_SIZE, vision_config
 
 WIDTH = 6

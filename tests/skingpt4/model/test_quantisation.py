@@ -3,6 +3,7 @@
 The cosines below are those of a random Llama of 128 channels; `-s` prints them.
 """
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,15 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from skingpt4.checkpoints import checkpoint
+from skingpt4.checkpoints.load import load_model
+from skingpt4.config.schema import LoraConfig
+from skingpt4.model import lora
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.precision import num_bytes
 from skingpt4.model.quantisation import QuantisationError, require_quantised
 from skingpt4.training.loop import run
+from skingpt4.weights.files.tensors import load_tensors
 from tests.support.tiny import (
     QUERY_WIDTH,
     batch_of,
@@ -171,3 +177,59 @@ def test_a_run_on_a_quantised_model_learns_and_answers(quantization, tmp_path):
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     losses = [float(line.split('"loss": ')[1].split(",")[0]) for line in lines]
     assert losses[-1] < losses[0] - 0.3
+
+
+LORA = LoraConfig(
+    rank=4, alpha=8.0, targets=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+)
+
+
+def lora_gradients(model):
+    """The loss and each branch's gradient; the branches are not zero, so both halves have one."""
+    lora.add(model.language_model, LORA, seed=0)
+    generator = torch.Generator().manual_seed(5)
+    branches = lora.trainable(model.language_model)
+    for name, parameter in branches.items():
+        if "lora_B" in name:
+            parameter.data = torch.randn(parameter.shape, generator=generator) * 0.05
+    loss, _ = loss_and_gradient(model)
+    return loss, {name: parameter.grad for name, parameter in branches.items()}
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_loras_gradients_through_nf4_are_those_through_the_dequantised_model(family, folder):
+    """The same numbers in both: what differs is only that one model multiplies by them as fp32 matrices."""
+    require_kernels("nf4")
+    from bitsandbytes.functional import dequantize_4bit
+
+    small = network(folder, family, quantization="nf4")
+    whole = network(folder, family)
+    matrices = dict(whole.language_model.named_modules())
+    for name, layer in small.language_model.named_modules():
+        if type(layer).__name__ == "Linear4bit":
+            assert layer.weight.quant_state.nested  # scales quantised too
+            matrices[name].weight.data = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    (loss, gradients), (expected_loss, expected) = lora_gradients(small), lora_gradients(whole)
+    assert gradients.keys() == expected.keys()
+    assert len(gradients) == 2 * 14
+    assert loss == pytest.approx(expected_loss, rel=1e-5)
+    for name, gradient in expected.items():
+        assert gradient.abs().max() > 0
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-6, msg=name)
+
+
+def test_qlora_trains_its_branches_and_the_projection_and_leaves_the_nf4_matrices_alone(tmp_path):
+    require_kernels("nf4")
+    config = tiny_config(
+        tmp_path, language__quantization="nf4", lora__rank=2, optim__name="adamw_8bit", optim__max_epoch=1,
+        optim__iters_per_epoch=12, optim__init_lr=3e-2,
+    )  # fmt: skip
+    saved = run(config)
+    losses = [
+        line["loss"]
+        for line in map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    ]
+    assert losses[-1] < losses[0] - 0.3
+    branches = load_tensors(saved / checkpoint.LORA)
+    assert all(tensor.abs().max() > 0 for tensor in branches.values())
+    assert load_model(config, saved).language_model.quantization == "nf4"

@@ -3,13 +3,14 @@
 import io
 import multiprocessing
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from skingpt4.records import archives
-from skingpt4.records.archives import StoreError, TooLarge, exists, read_bytes
+from skingpt4.records.archives import StoreError, TooLarge, exists, member_names, read_bytes
 from skingpt4.records.images import ImageError, open_image
 
 
@@ -137,3 +138,75 @@ def test_processes_that_share_an_archive(shard):
     with multiprocessing.get_context("fork").Pool(2) as pool:
         contents = pool.map(read_bytes, [shard / f"images/{n}.bin" for n in range(40)])
     assert contents == [bytes([n]) * n for n in range(40)]
+
+
+# --- zip files --------------------------------------------------------------------------------------
+
+
+def write_zip(path, members):
+    """Members by turns stored as they are and deflated."""
+    with zipfile.ZipFile(path, "w") as file:
+        for n, (name, data) in enumerate(members):
+            file.writestr(name, data, (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)[n % 2])
+    return path
+
+
+@pytest.fixture
+def packed(tmp_path):
+    return write_zip(tmp_path / "pictures.zip", [(f"images/{n}.bin", bytes([n]) * n) for n in range(40)])
+
+
+def test_members_of_a_zip_file_are_read_in_place(packed):
+    for n in (39, 0, 8, 8, 1):
+        assert read_bytes(packed / f"images/{n}.bin") == bytes([n]) * n
+    assert exists(packed / "images/5.bin")
+    assert not exists(packed / "images/40.bin")
+    assert not exists(packed / "images")
+    with pytest.raises(FileNotFoundError, match=r"pictures\.zip: has no member images/40\.bin"):
+        read_bytes(packed / "images/40.bin")
+    with pytest.raises(TooLarge):
+        read_bytes(packed / "images/39.bin", limit=38)  # by the size of the picture, not of what is packed
+    assert list(member_names(packed))[:2] == ["images/0.bin", "images/1.bin"]
+
+
+def test_names_of_a_tar_archive(shard):
+    assert list(member_names(shard))[:2] == ["images/0.bin", "images/1.bin"]
+
+
+def test_of_two_members_of_one_name_the_later_counts(tmp_path):
+    with pytest.warns(UserWarning, match="Duplicate name"):
+        path = write_zip(tmp_path / "a.zip", [("x", b"old"), ("x", b"new")])
+    assert read_bytes(path / "x") == b"new"
+
+
+@pytest.mark.parametrize("n", [38, 39])  # stored, deflated
+def test_a_damaged_member_of_a_zip_file_is_named(packed, n):
+    with zipfile.ZipFile(packed) as file:
+        start = file.getinfo(f"images/{n}.bin").header_offset
+    data = bytearray(packed.read_bytes())
+    data[start + 30 + len(f"images/{n}.bin")] ^= 0xFF
+    packed.write_bytes(data)
+    with pytest.raises(StoreError, match=rf"pictures\.zip: images/{n}\.bin: is damaged"):
+        read_bytes(packed / f"images/{n}.bin")
+    assert read_bytes(packed / "images/7.bin") == bytes([7]) * 7
+    data[start] ^= 0xFF
+    packed.write_bytes(data)
+    with pytest.raises(StoreError, match="is not where the archive says"):
+        read_bytes(packed / f"images/{n}.bin")
+
+
+def test_zip_files_that_cannot_be_read_in_place(tmp_path):
+    (tmp_path / "a.zip").write_bytes(b"no archive")
+    with pytest.raises(StoreError, match=r"a\.zip: is not a zip archive that can be read in place"):
+        read_bytes(tmp_path / "a.zip/x")
+    assert not exists(tmp_path / "a.zip/x")
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as file:
+        file.writestr("x", b"x" * 100, zipfile.ZIP_BZIP2)
+    with pytest.raises(StoreError, match=r"b\.zip: x: is compressed in a way"):
+        read_bytes(tmp_path / "b.zip/x")
+    path = write_zip(tmp_path / "c.zip", [("x", b"x")])
+    data = bytearray(path.read_bytes())
+    data[6] |= 1  # the flag of encryption
+    path.write_bytes(data)
+    with pytest.raises(StoreError, match=r"c\.zip: x: is encrypted"):
+        read_bytes(path / "x")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import io
 import json
 import os
 import socket
@@ -16,13 +15,13 @@ from typing import Any
 
 import httpx
 import pytest
-from PIL import Image
 
 import demo
 from skingpt4.chat.texts import languages, load
 from skingpt4.server import address as server_address
 from skingpt4.server import gradio_guard, uploads
 from skingpt4.server.access import logins, sessions
+from skingpt4.server.access.options import shared_password
 
 server_address.stay_local()
 
@@ -31,19 +30,13 @@ from eval.rating import form as review_page  # noqa: E402
 from eval.rating.desk import Desk, select  # noqa: E402
 from eval.rating.store import Store  # noqa: E402
 from skingpt4.server import gradio_app  # noqa: E402
-from tests.support.gradio_page import Page  # noqa: E402
+from tests.support.gradio_page import Page, client, open_page, png  # noqa: E402
 from tests.support.page_driver import CHROMIUM, Clinician, browser  # noqa: E402
 from tests.support.page_stub import Stub, tools  # noqa: E402
 from tests.support.review_run import make_run  # noqa: E402
 
 PASSWORD = "correct horse"
 EN = load("en")
-
-
-def png(colour: str = "tan") -> bytes:
-    out = io.BytesIO()
-    Image.new("RGB", (40, 30), colour).save(out, "PNG")
-    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +50,9 @@ def folder(tmp_path_factory) -> Iterator[Path]:
 def serve(password: str | None = None, session: type[Stub] = Stub) -> tuple[Any, str]:
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = demo.Address(port=free.getsockname()[1], max_upload_mb=1)
-    return demo.launch(tools(session), address, password=password), f"http://127.0.0.1:{address.port}"
+    return demo.launch(
+        tools(session), address, access=password and shared_password(password)
+    ), f"http://127.0.0.1:{address.port}"
 
 
 @pytest.fixture(scope="module")
@@ -80,21 +75,6 @@ def wait_until(condition: Callable[[], Any]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.05)
-
-
-def open_page(page: Page) -> tuple[Any, Any]:
-    """What the browser holds for as long as a page is open."""
-    stream = page.http.stream("GET", f"/gradio_api/heartbeat/{page.session}")
-    lines = stream.__enter__().iter_lines()
-    next(lines)
-    return stream, lines
-
-
-def client(url: str) -> httpx.Client:
-    """A browser that has loaded the page."""
-    opened = httpx.Client(base_url=url, trust_env=False, timeout=60)
-    opened.get("/")
-    return opened
 
 
 # ---- sessions
@@ -581,7 +561,11 @@ def test_another_rater_in_the_same_browser_does_not_get_the_page(folder, tmp_pat
     with socket.create_server(("127.0.0.1", 0)) as free:
         address = demo.Address(port=free.getsockname()[1])
     blocks = gradio_app.launch(
-        review_page.build(desk), address, {"status": "ok"}, EN, check_password=desk.store.login
+        review_page.build(desk),
+        address,
+        {"status": "ok"},
+        EN,
+        access=logins.Access(desk.store.login, per_name=True),
     )
     try:
         browser = client(f"http://127.0.0.1:{address.port}")

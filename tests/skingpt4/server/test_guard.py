@@ -17,6 +17,8 @@ from hypothesis import strategies as st
 import demo
 from skingpt4.chat.texts import load
 from skingpt4.server import address as server_address
+from skingpt4.server.access.logins import Access
+from skingpt4.server.access.options import shared_password
 from skingpt4.server.address import Address, AddressError
 from skingpt4.server.guard import PEER, Guard
 from skingpt4.server.http.routes import Api, make_app
@@ -363,10 +365,12 @@ def server(request, folder, tmp_path_factory) -> Iterator[tuple[str, Any]]:
         return
     if request.param == "form":
         desk = make_desk(tmp_path_factory.mktemp("run"))
-        check = desk.store.login
-        blocks = gradio_app.launch(review_page.build(desk), address, {}, load(), check_password=check)
+        access = Access(desk.store.login, per_name=True)
+        blocks = gradio_app.launch(review_page.build(desk), address, {}, load(), access=access)
     else:
-        blocks = demo.launch(tools(), address, password=PASSWORD if "password" in request.param else None)
+        blocks = demo.launch(
+            tools(), address, access=shared_password(PASSWORD) if "password" in request.param else None
+        )
     yield f"http://127.0.0.1:{address.port}", blocks.app
     blocks.close(verbose=False)
 

@@ -28,11 +28,12 @@ from skingpt4.records.feature_store import FeatureError, FeatureWriter
 from skingpt4.records.record import RecordError
 from skingpt4.support.errors import UserError
 from skingpt4.training import batches, features, loop, prepare
-from skingpt4.training.loop import make_optimizer, run, train_step
+from skingpt4.training.loop import run, train_step
+from skingpt4.training.optim.optimizer import make_optimizer
+from skingpt4.training.optim.schedule import learning_rate
 from skingpt4.training.processes import RunError, Stopped, StopSignal
 from skingpt4.training.resuming import run_folder
 from skingpt4.training.resuming.run_folder import BusyError, Failed, RunDirError
-from skingpt4.training.schedule import learning_rate
 from skingpt4.weights.files.tensors import load_tensors
 from tests.support.locking import lock_elsewhere
 from tests.support.tiny import (

@@ -2,6 +2,8 @@
 
 import itertools
 import json
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from skingpt4.records.images import ImageError
 from skingpt4.records.manifest import read_manifest
 from skingpt4.records.record import Record, RecordError
 from skingpt4.training.batches import batch_indices, pad_right
+from skingpt4.training.optim.schedule import ClassBalance, class_weights
 from skingpt4.training.samples import (
     HeldOutSamples,
     SampleEncoder,
@@ -24,7 +27,6 @@ from skingpt4.training.samples import (
     image_files,
     rows_with_answer,
 )
-from skingpt4.training.schedule import ClassBalance
 
 ROW = {
     "image": "images/1.png",
@@ -263,6 +265,28 @@ def test_the_dialogue_can_be_switched_off_and_the_rehearsal_stays(encoder, byte_
     assert (
         text_of(rehearsed, byte_tokenizer, learned=True) == f"{CONCEPTS_SENTENCE.replace(', Scale', '')}###"
     )
+
+
+OTHERS = {"What helps?": "Ask a doctor about {disease}.", "Why?": "I was not trained to say."}
+
+
+def test_questions_that_no_picture_answers_have_their_own_answers(encoder, byte_tokenizer):
+    encode = encoder(other_questions=OTHERS)
+    disease = DIALOGUE.disease
+    assert text_of(encode(DIALOGUE, "What helps?"), byte_tokenizer, learned=True) == (
+        f"Ask a doctor about {disease}.###"
+    )
+    assert text_of(encode(DIALOGUE, "Why?"), byte_tokenizer, learned=True) == "I was not trained to say.###"
+
+
+def test_they_are_asked_of_a_fraction_of_the_samples_with_a_disease(encoder):
+    rng = np.random.default_rng(0)
+    encode = encoder(other_questions=OTHERS, other_share=0.25)
+    drawn = Counter(encode.draw_question(DIALOGUE, rng) for _ in range(2000))
+    assert sum(drawn[question] for question in OTHERS) == pytest.approx(500, abs=80)
+    assert min(drawn[question] for question in OTHERS) > 180
+    unnamed = replace(DIALOGUE, disease=None)
+    assert not {encode.draw_question(unnamed, rng) for _ in range(200)} & {*OTHERS}
 
 
 @pytest.mark.parametrize(
@@ -646,3 +670,32 @@ def test_an_iteration_takes_the_same_samples_however_it_is_split(sizes, start, l
             for n in range(start, start + length)
         ]
         assert whole == list(itertools.chain(*parts))
+
+
+# ---- the weight of a class
+
+
+def test_rare_classes_weigh_more_with_a_mean_of_1(encoder, manifest):
+    names = ["acne"] * 8 + ["psoriasis"] * 2 + [None] * 2
+    for weighting, power in (("inverse", -1), ("square_root", -0.5)):
+        weights = class_weights(names, weighting)
+        assert weights.mean() == pytest.approx(1)
+        assert weights[0] / weights[8] == pytest.approx((8 / 2) ** power)
+        assert weights[8] == weights[10]
+    with pytest.raises(RecordError, match=r"optim.class_weight inverse needs .* none of the 2 has one"):
+        class_weights([None, None], "inverse")
+
+
+def test_a_sample_has_its_classs_weight_and_that_of_the_diseases_name(encoder):
+    rows = [Record(str(n), disease="acne", class_name=name) for n, name in enumerate(["a", "a", "a", "b"])]
+    made = encoder()
+    plain = TrainingSamples(rows, made, no_images, 0)
+    assert "weights" not in plain[0]
+    weighed = TrainingSamples(rows, made, no_images, 0, class_weight="inverse")
+    for index in range(8):
+        row, weights = weighed.row_of(index), weighed[index]["weights"]
+        assert sorted({*weights.tolist()}) == pytest.approx([2 / 3 if row < 3 else 2])
+    made.disease_weight = 4.0
+    both = TrainingSamples(rows, made, no_images, 0, class_weight="inverse")
+    rare = next(i for i in range(8) if both.row_of(i) == 3)
+    assert sorted({*both[rare]["weights"].tolist()}) == pytest.approx([2, 8])

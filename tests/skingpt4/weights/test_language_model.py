@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from skingpt4.config.schema import Config
-from skingpt4.doctor import memory
 from skingpt4.doctor.findings import Facts
 from skingpt4.doctor.language_model import language_model
+from skingpt4.doctor.shapes import language_shape
 from skingpt4.weights.language_model import (
     LanguageModelError,
     cannot_load,
@@ -163,7 +163,7 @@ def test_every_config_json_is_a_network_or_a_sentence_and_soon(content, tmp_path
     (tmp_path / "configuration.py").write_text("raise SystemExit('code of a model was run')")
     sentence = f"language.model: {tmp_path} "
     try:
-        memory.language_shape(read_configuration(str(tmp_path), local_only=True))
+        language_shape(read_configuration(str(tmp_path), local_only=True))
     except LanguageModelError as error:
         sentence = str(error)
     assert sentence.startswith(f"language.model: {tmp_path}")

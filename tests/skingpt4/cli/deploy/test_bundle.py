@@ -149,9 +149,7 @@ def test_it_goes_on_where_it_was_interrupted(contents, index, capsys):
 
 
 def test_a_wheel_that_is_not_the_locked_one_is_refused(contents, index):
-    make_wheel(index[0], "yaml", tag="py2.py3-none-any").replace(
-        index[0] / "yaml-1.0-py3-none-any.whl"
-    )
+    make_wheel(index[0], "yaml", tag="py2.py3-none-any").replace(index[0] / "yaml-1.0-py3-none-any.whl")
     with pytest.raises(BundleError, match="yaml"):
         collect.collect(contents, 0)
 

@@ -14,6 +14,7 @@ from skingpt4.server.access.logins import (
     MAX_SECONDS,
     MAX_WAIT_SECONDS,
     NUM_FREE,
+    Access,
     Logins,
     TooSoon,
 )
@@ -33,7 +34,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def logins(clock) -> Logins:
-    return Logins(lambda name, password: password == f"of {name}", clock)
+    return Logins(Access(lambda name, password: password == f"of {name}"), clock)
 
 
 def log_in(logins: Logins, name: str, password: str, browser: str = "b") -> str | None:
@@ -128,7 +129,7 @@ def test_tries_at_the_same_time_count_before_they_are_checked():
         started.append(name)
         return go_on.wait(60) and False
 
-    logins, refused = Logins(check), []
+    logins, refused = Logins(Access(check)), []
 
     async def guess() -> None:
         try:
@@ -151,7 +152,7 @@ def test_tries_at_the_same_time_count_before_they_are_checked():
 
 
 def test_long_names_and_passwords_are_not_hashed():
-    logins = Logins(lambda name, password: pytest.fail("it was checked"))
+    logins = Logins(Access(lambda name, password: pytest.fail("it was checked")))
     assert log_in(logins, "a" * 2000, "x") is None
     assert log_in(logins, "a", "x" * 2000) is None
 

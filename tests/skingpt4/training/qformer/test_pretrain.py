@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from skingpt4.cli import pretrain_qformer
+from skingpt4.cli.training import pretrain_qformer
 from skingpt4.config.load import to_yaml
 from skingpt4.config.schema import QFormerConfig
 from skingpt4.model.build import build_qformer

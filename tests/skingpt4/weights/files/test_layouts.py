@@ -14,11 +14,11 @@ from transformers import (
 from skingpt4.checkpoints.identity import encoder_files, encoder_identity
 from skingpt4.config.schema import Config, VisionConfig
 from skingpt4.model.build import build_encoder
+from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.qformer import QFormer
-from skingpt4.model.vision import VisionEncoder
 from skingpt4.weights.files.tensors import WeightsMismatch
+from tests.skingpt4.model.encoders.test_encoder import lavis_file
 from tests.skingpt4.model.test_qformer import lavis_tensors
-from tests.skingpt4.model.test_vision import lavis_file
 from tests.support.tiny import (
     EVA,
     EVA_ARGS,

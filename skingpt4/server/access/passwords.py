@@ -1,6 +1,6 @@
-"""How raters' passwords are stored: Argon2id with a salt of its own, at the cost that argon2-cffi recommends today.
+"""How passwords are stored: Argon2id with a salt of its own, at the cost that argon2-cffi recommends today.
 
-Files from before Argon2 hold scrypt hashes with a salt beside each; they still let their raters in.
+Files from before Argon2 hold scrypt hashes with a salt beside each; they still let their owners in.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from skingpt4.chat import record
-from skingpt4.chat.export import to_html, to_pdf
-from skingpt4.chat.record import Consultation, Exchange, ShownPicture
+from skingpt4.chat.exporting import record
+from skingpt4.chat.exporting.export import to_html, to_pdf
+from skingpt4.chat.exporting.record import Consultation, Exchange, ShownPicture
 from skingpt4.chat.texts import load
 from skingpt4.checkpoints.identity import DEMONSTRATION, UNKNOWN, UNTRAINED
 from skingpt4.cli import consultation_export

@@ -29,6 +29,31 @@ def learning_rate(iteration: int, optim: OptimConfig, behaviour: Behaviour = OUR
     return optim.min_lr + (optim.init_lr - optim.min_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
 
 
+def class_weights(names: Sequence[str | None], weighting: str) -> np.ndarray:
+    """The weight of each record in the loss by its class, (n,), with mean 1; None counts as a class.
+
+    Args:
+        names: the records' classes.
+        weighting: square_root or inverse, of the number of the class's records.
+
+    Raises:
+        RecordError: no record has a class.
+    """
+    _, codes = _classes(names, f"optim.class_weight {weighting}", "optim.class_weight: none")
+    weights = np.bincount(codes)[codes] ** (POWER[weighting] - 1.0)
+    return weights / weights.mean()
+
+
+def _classes(names: Sequence[str | None], key: str, without: str) -> tuple[np.ndarray, np.ndarray]:
+    """(the classes, the number of each record's); a record without one is of class ""."""
+    if not any(names):
+        raise RecordError(
+            f"{key} needs records with a class, and none of the {len(names)} has one; add 'class' to the manifests, "
+            f"or set {without}"
+        )
+    return np.unique([name or "" for name in names], return_inverse=True)
+
+
 class ClassBalance:
     """A pass over records that shows rare classes more often: as many samples as records, a quota for each class.
 
@@ -44,12 +69,7 @@ class ClassBalance:
     """
 
     def __init__(self, names: Sequence[str | None], sampling: str, seed: int) -> None:
-        if not any(names):
-            raise RecordError(
-                f"data.sampling {sampling} needs records with a class, and none of the {len(names)} has one; "
-                "add 'class' to the manifests, or set data.sampling: uniform"
-            )
-        classes, codes = np.unique([name or "" for name in names], return_inverse=True)
+        classes, codes = _classes(names, f"data.sampling {sampling}", "data.sampling: uniform")
         self.seed = seed
         self.classes = [np.flatnonzero(codes == code) for code in range(len(classes))]  # places by class
         sizes = np.array(list(map(len, self.classes)))

@@ -8,8 +8,8 @@ from typing import Any
 
 from PIL import Image
 
+from skingpt4.chat.exporting.record import Consultation, ShownPicture
 from skingpt4.chat.history import SKIN_TYPES
-from skingpt4.chat.record import Consultation, ShownPicture
 from skingpt4.chat.texts import FIRST, Texts, cautions, languages, load
 from skingpt4.checkpoints.identity import DEMONSTRATION, UNKNOWN, UNTRAINED
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from skingpt4.config.schema import VisionConfig
-from skingpt4.model.vision import VisionEncoder, VisionError
+from skingpt4.model.encoders.encoder import VisionEncoder, VisionError
 from skingpt4.weights.files.tensors import WeightsMismatch
 from tests.support.tiny import (
     EVA,

@@ -10,8 +10,8 @@ import html
 import io
 from collections.abc import Iterator, Sequence
 
-from skingpt4.chat.record import Consultation, data_url, jpeg_bytes
-from skingpt4.chat.sections import Figure, Paragraph, Part, Table, export_texts, sections
+from skingpt4.chat.exporting.record import Consultation, data_url, jpeg_bytes
+from skingpt4.chat.exporting.sections import Figure, Paragraph, Part, Table, export_texts, sections
 from skingpt4.support.pdf import RED, Paper, quiet_fonts
 
 IMAGE_WIDTH, MAX_IMAGE_HEIGHT = 70.0, 90.0  # mm on paper

@@ -11,8 +11,8 @@ from typing import Any
 
 from data.reading.fields import Row, treat_phi
 from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError
-from data.reading.tables import DiskMap, need_folder
-from data.sources.public_tables import CaseFields, Pictures, candidates_of_case
+from data.reading.tables import DiskMap
+from data.sources.public.pictures import CaseFields, Pictures, candidates_of_case
 from skingpt4.support.errors import reason_of
 from skingpt4.support.parse import ParseError, parse_json
 from skingpt4.support.regular import read_regular_text
@@ -20,6 +20,9 @@ from skingpt4.support.regular import read_regular_text
 HELP = "DermaVQA: encounters with several pictures and several responses"
 EPILOG = """FILE is a JSON list of encounters; DIR holds their pictures, also in its folders (images_train/, ...).
 All pictures of an encounter share its id as `case_id`; the question becomes x_history, the responses x_references.
+Step 2 teaches them as a dialogue: the question with the response that holds the frequent answer and is most complete.
+
+You download the encounters and folders of pictures of MEDIQA-M3G 2024 and accept DermaVQA's terms.
 
   python -m data.prepare dermavqa downloads/dermavqa/test.json --split test
   python -m eval.cases sample runs/data/dermavqa/all.jsonl --task dermavqa --all --out cases.jsonl"""
@@ -72,7 +75,7 @@ def read(options: Options) -> Rows:
         raise SourceError(
             f"{options.file}: expected a JSON list of encounters, each with encounter_id and image_ids"
         )
-    pictures = Pictures(need_folder(options.images or options.file.parent, "the pictures of DermaVQA"))
+    pictures = Pictures(options.images or options.file.parent, "the pictures of DermaVQA")
     blanks: Counter[str] = Counter()
     total = sum(max(1, len(_names(each))) for each in encounters)
     return Rows(_rows(encounters, pictures, options, blanks), total, blanks)
@@ -109,15 +112,25 @@ def _case(row: Row, options: Options) -> dict[str, Any]:
     responses = row.values.get("responses") or []
     if not isinstance(responses, list) or not all(isinstance(each, dict) for each in responses):
         raise RowError("bad_value", "'responses' is not a list of objects")
-    texts = [Row(each).text(f"content_{options.language}") for each in responses]
-    references = [text for text in texts if text]
-    if responses and not references:
+    texts = {text: each for each in responses if (text := Row(each).text(f"content_{options.language}"))}
+    if responses and not texts:
         raise RowError("no_label", f"has no response in the language {options.language}")
+    asked = " ".join(dict.fromkeys(part for part in question if part))
+    best = max(texts, key=lambda text: _rank(texts[text]), default=None)
     return {
         "source": "dermavqa",
         "licence": LICENCE,
         "case_id": case_id,
         "split": options.split,
-        "x_history": " ".join(dict.fromkeys(part for part in question if part)) or None,
-        "x_references": references or None,
+        "turns": [{"question": asked, "answer": best}] if asked and best else None,
+        "note": best if not asked else None,
+        "x_history": asked or None,
+        "x_references": list(texts) or None,
     }
+
+
+def _rank(response: dict[str, Any]) -> tuple[float, float]:
+    """How good a response is by MEDIQA-M3G's own marks: whether it holds the frequent answer, how complete it is."""
+    marks = (response.get(key) for key in ("contains_freq_ans", "completeness"))
+    frequent, complete = (float(mark) if isinstance(mark, int | float) else 0.0 for mark in marks)
+    return frequent, complete

@@ -7,7 +7,7 @@ import json
 import pytest
 from PIL import Image
 
-from skingpt4.chat.record import (
+from skingpt4.chat.exporting.record import (
     Consultation,
     ConsultationError,
     Exchange,

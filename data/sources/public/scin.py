@@ -11,14 +11,17 @@ from typing import Any
 
 from data.reading.fields import Row
 from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError
-from data.reading.tables import DiskMap, Table, need_folder
-from data.reading.values import literal
-from data.sources.public_tables import CaseFields, Pictures, candidates_of_case
+from data.reading.tables import DiskMap, Table
+from data.reading.values import class_of, literal
+from data.sources.public.pictures import CaseFields, Pictures, candidates_of_case
 
 HELP = "SCIN: people's own pictures with weighted differentials"
-EPILOG = """CASES is scin_cases.csv, --labels scin_labels.csv; DIR holds the pictures (the paths in CASES begin with
-dataset/images/). The dermatologists' weights become x_differential, the likeliest condition the disease. The
-skin type is the dermatologists' where they agree, else unknown; people's own answer is x_fitzpatrick_self.
+EPILOG = """CASES is scin_cases.csv, --labels scin_labels.csv; DIR holds the pictures (the paths in CASES
+begin with dataset/images/). The dermatologists' weights become x_differential, the likeliest condition the
+disease, the weights of the paper's classes x_classes, and all of it the note in words. The skin type is the
+dermatologists' where they agree, else unknown; people's own answer is x_fitzpatrick_self.
+
+You download both tables and images/ from Google's bucket dx-scin-public-data and accept the SCIN Data Use License.
 
   python -m data.prepare scin downloads/scin/scin_cases.csv --labels downloads/scin/scin_labels.csv
   python -m data.split runs/data/scin/all.jsonl --out-dir runs/data/scin
@@ -29,6 +32,7 @@ WEIGHTS = "weighted_skin_condition_label"
 RATED_SKIN = tuple(f"dermatologist_fitzpatrick_skin_type_label_{number}" for number in (1, 2, 3))
 OWN = {"x_sex": "sex_at_birth", "x_age_group": "age_group", "x_fitzpatrick_self": "fitzpatrick_skin_type"}
 LABEL_OWN = {"x_monk_us": "monk_skin_tone_label_us", "x_monk_india": "monk_skin_tone_label_india"}
+BODY_PARTS = "body_parts_"
 LICENCE = "SCIN Data Use License"
 NOT_SAID = ("NONE_SELECTED", "AGE_UNKNOWN", "OTHER_OR_UNSPECIFIED")
 NOT_LABELLED = "no dermatologist named a condition"
@@ -64,7 +68,7 @@ def read(options: Options) -> Rows:
     table, labels = Table(options.file), Table(options.labels or options.file.parent / "scin_labels.csv")
     table.need(["case_id", *IMAGES])
     labels.need(["case_id", WEIGHTS])
-    pictures = Pictures(need_folder(options.images or options.file.parent, "the pictures of SCIN"))
+    pictures = Pictures(options.images or options.file.parent, "the pictures of SCIN")
     by_case = _labels(labels)
     total = sum(max(1, len(_paths(row))) if isinstance(row, dict) else 1 for _, row in table)
     blanks: Counter[str] = Counter()
@@ -123,7 +127,10 @@ def _case(case_id: str, row: Row, cells: dict[str, str], blanks: Counter[str]) -
         "disease": diagnosis.disease,
         "class": diagnosis.class_name,
         "fitzpatrick": label.skin_type("fitzpatrick"),
+        "note": _in_words(weights),
+        "body_site": _body_parts(row),
         "x_differential": weights,
+        "x_classes": _classes(weights),
         **{key: None if text in NOT_SAID else text for key, text in own.items()},
     }
     return fields, tuple(remark for remark in (diagnosis.remark, *label.remarks) if remark)
@@ -148,3 +155,30 @@ def _weights(text: str) -> dict[str, float]:
     if not any(weights.values()):
         raise RowError("no_label", NOT_LABELLED)
     return {str(name): float(weight) for name, weight in weights.items()}
+
+
+def _in_words(weights: dict[str, float]) -> str:
+    """The differential as a sentence, the likeliest condition first; what rounds to 0 % is left out."""
+    total = sum(weights.values())
+    percent = {name: round(100 * weight / total) for name, weight in weights.items()}
+    ordered = sorted((name for name in percent if percent[name]), key=lambda name: -weights[name])
+    return f"Dermatologists' differential: {', '.join(f'{name} ({percent[name]} %)' for name in ordered)}."
+
+
+def _classes(weights: dict[str, float]) -> dict[str, float]:
+    """The share of the weight on each class, the largest first; what belongs to no class is missing from the sum."""
+    total, shares = sum(weights.values()), Counter[str]()
+    for name, weight in weights.items():
+        if class_name := class_of(name):
+            shares[class_name] += weight / total
+    return {name: round(share, 6) for name, share in shares.most_common()}
+
+
+def _body_parts(row: Row) -> str | None:
+    """Where on the body, from the columns that hold YES."""
+    parts = [
+        key.removeprefix(BODY_PARTS)
+        for key, value in row.values.items()
+        if key.startswith(BODY_PARTS) and value == "YES"
+    ]
+    return ", ".join(part.replace("_", " ") for part in parts if part != "other") or None

@@ -1,26 +1,27 @@
-"""The frozen vision encoder: any timm backbone as a map from images to a sequence of tokens."""
+"""The frozen vision encoder: a network of timm, open_clip or transformers as a map from images to tokens."""
 
 from __future__ import annotations
 
 import copy
-import inspect
 import math
-import re
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from timm.layers import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from skingpt4.config.schema import VisionConfig
-from skingpt4.support.errors import UserError
+from skingpt4.config.vision_files import HUB, TRANSFORMERS, kind, own_values, place
+from skingpt4.model.encoders.described import timm_config
+from skingpt4.model.encoders.timm_backbone import VisionError, timm_backbone
+from skingpt4.model.encoders.transformers_backbone import TransformersBackbone
 from skingpt4.weights.files.layouts import (
     NORM_NAMES,
     VISION_PREFIXES,
     is_lavis_vision,
     norm_recipes,
+    tower_recipes,
     unused,
     vision_recipes,
 )
@@ -28,47 +29,69 @@ from skingpt4.weights.files.source import Recipe, TensorSource, load_into, open_
 from skingpt4.weights.files.tensors import WeightsMismatch
 
 
-class VisionError(UserError):
-    """A backbone that cannot be built as asked; the message says which key and why."""
-
-
 class VisionEncoder(nn.Module):
-    """A timm backbone without its classifier.
+    """A backbone without its classifier, text tower and pooling.
 
     EVA-ViT-g of BLIP-2 and SkinGPT-4 is `eva_giant_patch14_clip_224` with ``depth=39`` and ``norm_eps=1e-5``:
     timm's state-dict keys are then LAVIS's own, and timm's `norm` is LAVIS's `ln_vision`. Transformers give
-    their class and patch tokens (registers are dropped); a CNN's feature map becomes tokens row by row.
+    their class token, if they have one, and patch tokens; registers are dropped. A CNN's feature map becomes
+    tokens row by row. open_clip's towers are computed by timm, those of transformers by its own classes.
 
     It starts with random weights.
 
     Args:
-        config: `model` is a timm name and `model_args` go to timm; `image_size` is the side of the square input in
-            pixels; tokens are those after `block` (1 is the first, None the last), through the final norm if `norm`
-            is set; `norm_eps`, `mean` and `std` replace timm's. `weights` is not read here.
+        config: `model` is a timm name (`model_args` go to timm), or names a folder or file; `image_size` is the
+            side of the square input in pixels; tokens are those after `block` (1 is the first, None the last),
+            through the final norm if `norm` is set; `norm_eps`, `mean` and `std` replace the model's own.
+            `weights` is not read here.
 
     Raises:
-        VisionError: no such timm model, or no such block.
+        VisionError: no such model, no such block, or a network that is not computed here.
+        VisionFilesError: a folder's configuration is missing or damaged.
+        WeightsMismatch: PanDerm's file cannot be read.
     """
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
-        self.backbone: Any = _create(config)
+        own: dict[str, Any] = {}
+        self.strict = True  # refuses tensors of a file that the backbone has not
+        if folder := place(config.model):
+            _require_there(config.model, folder)
+            own, self.strict = own_values(config.model), False
+        if folder and kind(folder) == TRANSFORMERS:
+            self.backbone: Any = TransformersBackbone(config, folder)
+        else:
+            config = timm_config(config, folder) if folder else config
+            self.backbone = timm_backbone(config)
+            # Of a folder as well: what timm gives for the name counts where the folder gives nothing.
+            own = {**self.backbone.pretrained_cfg, **{k: v for k, v in own.items() if v is not None}}
         self.block, self.norm, self.image_size = config.block, config.norm, config.image_size
         self.has_norm_weights = True  # False between LAVIS's EVA file and the ln_vision of the Q-Former's
-        self.mean = tuple(config.mean or self.backbone.pretrained_cfg["mean"])
-        self.std = tuple(config.std or self.backbone.pretrained_cfg["std"])
+        self.mean = _channels("mean", config.mean or own.get("mean"), config.model)
+        self.std = _channels("std", config.std or own.get("std"), config.model)
+        self.interpolation = config.interpolation
         with torch.no_grad():
             self.num_tokens, self.width = self._probe()
 
     @property
     def num_prefix(self) -> int:
         """How many tokens precede those of the patches: the class token, if there is one."""
+        if isinstance(self.backbone, TransformersBackbone):
+            return int(self.backbone.tower.has_class_token)
         return int(getattr(self.backbone, "cls_token", None) is not None)
+
+    @property
+    def num_registers(self) -> int:
+        """How many tokens of the backbone are neither class token nor patch; they are left out."""
+        return max(0, int(getattr(self.backbone, "num_prefix_tokens", 0)) - self.num_prefix)
 
     def forward(self, image: Tensor) -> Tensor:
         """Map images (b, 3, h, w), normalised, to tokens (b, n, d)."""
         backbone = self.backbone
-        if self.block is None and self.norm:
+        if isinstance(backbone, TransformersBackbone):
+            tokens = backbone(image)
+            prefix, patches = tokens[:, : backbone.num_prefix_tokens], tokens[:, backbone.num_prefix_tokens :]
+        elif self.block is None and self.norm:
             tokens = backbone.forward_features(image)
             if tokens.dim() == 4:  # a feature map: (b, d, h, w), or (b, h, w, d) in Swin and others
                 width_last = getattr(backbone, "output_fmt", "NCHW") == "NHWC"
@@ -91,7 +114,7 @@ class VisionEncoder(nn.Module):
         device: torch.device | str = "cpu",
         dtype: torch.dtype | None = None,
     ) -> list[str]:
-        """Load weights strictly: our safetensors, LAVIS's `eva_vit_g.pth`, or a Hugging Face BLIP-2 directory.
+        """Load weights strictly: our safetensors, LAVIS's `eva_vit_g.pth`, or the files of a model's folder.
 
         LAVIS's file has no final norm (`ln_vision` is in the Q-Former's) and may hold more than the encoder:
         a 40th block, a head. Positions learned at another image size are resampled.
@@ -108,11 +131,15 @@ class VisionEncoder(nn.Module):
             WeightsMismatch: a tensor is missing, of another shape, or (in our own files) not expected.
         """
         source = open_source(path, VISION_PREFIXES)
+        if isinstance(self.backbone, TransformersBackbone):
+            module, recipes = self.backbone.network, tower_recipes(source, self.backbone.network.state_dict())
+            load_into(module, source, recipes, "vision encoder", device, dtype)
+            return unused(source, recipes.values())
         recipes = vision_recipes(source)
         if "pos_embed" in recipes and hasattr(self.backbone, "pos_embed"):
             recipes["pos_embed"] = self._positions(*recipes["pos_embed"], source)
         lavis = is_lavis_vision(source)
-        if lavis or Path(path).suffix != ".safetensors":
+        if lavis or not self.strict or Path(path).suffix != ".safetensors":
             own = self.backbone.state_dict()
             recipes = {name: recipe for name, recipe in recipes.items() if name in own}
         left_out = ("norm.",) if lavis else ()
@@ -120,20 +147,27 @@ class VisionEncoder(nn.Module):
         self.has_norm_weights = not lavis
         return unused(source, recipes.values())
 
-    def _positions(self, name: str, unchanged: Any, source: TensorSource) -> Recipe:
+    def _positions(self, name: str, transform: Any, source: TensorSource) -> Recipe:
         """Resample learned positions to this image size as LAVIS does: bicubic, without the class token's."""
-        theirs, ours = source.header[name], self.backbone.pos_embed  # (1, n, d) where they can be resampled
+        theirs, ours = (
+            transform(source.header[name]),
+            self.backbone.pos_embed,
+        )  # (1, n, d) if they can be resampled
+        if ours is None:
+            return name, transform
         has_prefix = not getattr(self.backbone, "no_embed_class", False)
         prefix = getattr(self.backbone, "num_prefix_tokens", 0) if has_prefix else 0
         if theirs.dim() != 3 or ours.dim() != 3 or theirs.shape == ours.shape:
-            return name, unchanged
+            return name, transform
         sides = [math.isqrt(max(0, positions.shape[1] - prefix)) for positions in (theirs, ours)]
         if any(side**2 + prefix != p.shape[1] for side, p in zip(sides, (theirs, ours), strict=True)):
-            return name, unchanged  # not a square grid: the shapes are refused
+            return name, transform  # not a square grid: the shapes are refused
 
         def resample(positions: Tensor) -> Tensor:
             side = [sides[1], sides[1]]
-            return resample_abs_pos_embed(positions, side, num_prefix_tokens=prefix, antialias=False)
+            return resample_abs_pos_embed(
+                transform(positions), side, num_prefix_tokens=prefix, antialias=False
+            )
 
         return name, resample
 
@@ -167,64 +201,22 @@ class VisionEncoder(nn.Module):
         return tokens.shape[1], tokens.shape[2]
 
 
-def _create(config: VisionConfig) -> Any:
-    """The timm model with random weights, once it is known to do what the configuration asks for."""
-    model = config.model
-    args = {"num_classes": 0, **config.model_args}
-    if not timm.is_model(model):
-        near = timm.list_models(f"*{model.split('_')[0]}*")[:5]
-        raise VisionError(
-            f"vision.model: timm has no '{model}'{'; near: ' + ', '.join(near) if near else ''}"
-        )
-    _require_patches(model, config.image_size, args)
-    backbone = _create_model(model, config.image_size, args)
-    _require_blocks(config, backbone)
-    if config.norm_eps is not None:
-        backbone.norm.eps = config.norm_eps
-    return backbone
-
-
-def _require_patches(model: str, image_size: int, args: dict[str, Any]) -> None:
-    """Refuse an image size that is not a number of patches; timm would silently drop the rest."""
-    patch = re.search(r"patch(\d+)", model)
-    side = args.get("patch_size", int(patch[1]) if patch else 1)
-    if image_size % side:
-        below = max(1, image_size // side) * side
-        raise VisionError(
-            f"vision.image_size: {model} cuts pictures into squares of {side} pixels, and {image_size} is not a "
-            f"multiple of that; choose {below} or {below + side}"
-        )
-
-
-def _create_model(model: str, image_size: int, args: dict[str, Any]) -> Any:
-    """The timm model; transformers fix their positions to an image size, CNNs do not take that argument."""
-    sizes: tuple[dict[str, Any], ...] = ({"img_size": image_size}, {})
-    for size in sizes:
-        try:
-            return timm.create_model(model, **size, **args)
-        except TypeError as error:  # the one that timm raises for an argument it does not know
-            problem: Exception = error
-        except (KeyError, ValueError, AssertionError, RuntimeError) as error:  # each family raises its own
-            problem = error
-            break
-    raise VisionError(
-        f"vision.model_args: {model} cannot be built with them at {image_size} pixels "
-        f"({type(problem).__name__}: {str(problem).splitlines()[0][:200] if str(problem) else 'no reason given'})"
-    )
-
-
-def _require_blocks(config: VisionConfig, backbone: Any) -> None:
-    """Refuse what `block`, `norm` and `norm_eps` cannot mean for this backbone."""
-    block, single = config.block, config.block is not None or not config.norm
-    if not single and config.norm_eps is None:
+def _require_there(model: str, folder: Path) -> None:
+    if folder.exists():
         return
-    if not hasattr(backbone, "norm") or not hasattr(backbone, "blocks"):
-        raise VisionError(f"vision.block, norm and norm_eps are for transformers; {config.model} is not one")
-    # Whether timm can return one block's tokens with those that precede the patches.
-    method = getattr(backbone, "forward_intermediates", None)
-    if single and (method is None or "return_prefix_tokens" not in inspect.signature(method).parameters):
+    how = (
+        f"run `skingpt4 weights fetch {model}`, or name its folder"
+        if model.startswith(HUB)
+        else "name its folder"
+    )
+    raise VisionError(f"vision.model: {model} is not here ({folder} does not exist); {how}")
+
+
+def _channels(name: str, values: Any, model: str) -> tuple[float, ...]:
+    """Mean or standard deviation of the input, which the weights were trained with."""
+    if not values:
         raise VisionError(
-            f"vision.block and norm: timm does not return single blocks of {config.model}; leave them out"
+            f"vision.{name}: {model} does not say it (its folder lacks preprocessor_config.json); fetch that file "
+            f"too, or set vision.{name}"
         )
-    if block is not None and not 1 <= block <= len(backbone.blocks):
-        raise VisionError(f"vision.block: {config.model} has blocks 1 to {len(backbone.blocks)}, not {block}")
+    return tuple(values)

@@ -9,7 +9,7 @@ import torch
 
 from skingpt4.config.schema import Config, VisionConfig
 from skingpt4.model.build import build_vision
-from skingpt4.model.vision import VisionEncoder, VisionError
+from skingpt4.model.encoders.encoder import VisionEncoder, VisionError
 from skingpt4.records.images import to_tensor
 from tests.support.tiny import make_picture
 

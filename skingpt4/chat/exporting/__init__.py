@@ -1,0 +1,1 @@
+"""A consultation as a record, and the files that are written from it."""

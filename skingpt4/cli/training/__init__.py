@@ -1,0 +1,1 @@
+"""The commands that train or fit, besides train.py."""

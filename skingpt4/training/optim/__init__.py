@@ -1,0 +1,1 @@
+"""How trained numbers change: the optimiser, its rate, and which records it sees."""
