@@ -45,8 +45,10 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--language",
         default="en",
-        help="language of the page at /: en or de; the others are at /CODE (default: en)",
+        help="language of the page at /: en, de or one of --language-file; the others are at /CODE (default: en)",
     )
+    add("--language-file", action="append", default=[], metavar="FILE",
+        help="offer one more language: a file such as fr.yaml with all texts of chat/languages/en.yaml")  # fmt: skip
     add("--cover", action="store_true", help="cover pictures until they are clicked")
     add("--max-upload-mb", type=int, default=20, help="largest picture file (default: 20)")
     add(
@@ -128,8 +130,12 @@ def main(argv: list[str] | None = None) -> int:
         if args.audit_text and not args.audit_log:
             raise UserError("--audit-text says what goes into the audit log; add --audit-log FILE")
 
+        from skingpt4.chat.texts import add_language
         from skingpt4.chat.texts import load as load_texts
         from skingpt4.server.audit import AuditLog
+
+        for path in args.language_file:
+            add_language(path)
 
         texts = load_texts(args.language)
         log = AuditLog(args.audit_log, args.audit_text).append if args.audit_log else None

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from data.preparing.files import complete_file, write_line
 from data.preparing.images import ImageMeasures, MeasureCache, Measurer, PreparationError
 from data.reading.rows import Candidate, Refusal, Rows
 from data.reading.tables import DiskMap
+from skingpt4.records.images import REMARKS
 from skingpt4.records.naming import Relative
 from skingpt4.records.record import RecordError, check_row
 from skingpt4.records.schema import KEYS
@@ -91,7 +92,9 @@ def results(
         if isinstance(row, Refusal):
             yield row, row
         elif measures is not None:
-            yield row, build_record(row, measures, relative(row.image_path))
+            record = build_record(row, measures, relative(row.image_path))
+            known = (REMARKS[key] for key in (measures.detail or "").split() if measures.reason is None)
+            yield replace(row, remarks=(*row.remarks, *known)), record
 
 
 def write_manifest(

@@ -25,7 +25,7 @@ import PIL
 
 from skingpt4.records.archives import StoreError, read_bytes, split_path
 from skingpt4.records.comparing.hashes import perceptual_hash
-from skingpt4.records.images import PASSING, ImageError, open_image
+from skingpt4.records.images import PASSING, ImageError, open_image, remarks
 from skingpt4.records.naming import readable, storable
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.locks import has_locks, warn
@@ -35,6 +35,7 @@ VERSION = f"2, imagehash {imagehash.__version__}, pillow {PIL.__version__}"  # a
 CHUNK = 16  # images that a worker takes at once
 CHUNKS_PER_WORKER = 4  # in flight, so that memory does not grow with the source
 COMMIT_SECONDS = 2.0
+NOT_CACHED = (*PASSING, "no_decoder")  # a decoder may be installed by the next time
 MEMORY = ":memory:"
 
 
@@ -45,6 +46,8 @@ class PreparationError(UserError):
 @dataclass(frozen=True, slots=True)
 class ImageMeasures:
     """What is known about an image file: its measures, or the reason why it is refused.
+
+    `detail` explains the reason; without one it holds the keys of `records.images.REMARKS` that apply.
 
     `sha256` of the file's bytes (64 hex digits), `phash` of the upright image (16 hex digits, 64 bits),
     `width` and `height` of the upright image in pixels.
@@ -65,12 +68,13 @@ def measure(path: str) -> ImageMeasures:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about metadata, would tear the progress bar
             image = open_image(path, name)
-        digest = hashlib.sha256(read_bytes(path)).hexdigest()
+        data = read_bytes(path)
+        digest, known = hashlib.sha256(data).hexdigest(), " ".join(remarks(data))
     except ImageError as error:
         return ImageMeasures(reason=error.reason, detail=str(error))
     except (OSError, ValueError, StoreError) as error:  # gone in between
         return ImageMeasures(reason="unreadable", detail=f"{name}: cannot be read ({reason_of(error)})")
-    return ImageMeasures(digest, perceptual_hash(image), image.width, image.height)
+    return ImageMeasures(digest, perceptual_hash(image), image.width, image.height, detail=known or None)
 
 
 class MeasureCache:
@@ -137,11 +141,11 @@ class MeasureCache:
                 (storable(path), stat.st_size, stat.st_mtime_ns),
             ).fetchone()
         measures = ImageMeasures(*row) if row else None
-        return None if measures is None or measures.reason in PASSING else measures
+        return None if measures is None or measures.reason in NOT_CACHED else measures
 
     def put(self, path: str, stat: os.stat_result, measures: ImageMeasures) -> None:
         """Save an image's measures; after COMMIT_SECONDS at most they survive a kill."""
-        if measures.reason in PASSING:
+        if measures.reason in NOT_CACHED:
             return
         with self._reported():
             self._base.execute(

@@ -15,6 +15,8 @@ IMAGE_REASONS = {
     "damaged": "a picture that ends early or is damaged",
     "too_large": "more bytes or pixels than a photograph has",
     "too_small": "too few pixels to show anything",
+    "not_a_photograph": "a DICOM file of another kind than a photograph",
+    "no_decoder": "a DICOM file that cannot be decoded with what is installed",
 }
 
 

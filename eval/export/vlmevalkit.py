@@ -14,11 +14,13 @@ from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
+from data.preparing.metadata import without_metadata
 from eval.asking.answers import ArmAnswers, Run, case_lines
 from eval.measures.intervals import best_class, has_choice
 from eval.tasks import Task
 from skingpt4.records.archives import exists, read_bytes, split_path
 from skingpt4.records.naming import hint, image_path, readable
+from skingpt4.records.pixels.dicom import is_dicom
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
 from skingpt4.support.spreadsheets import csv_text
@@ -62,11 +64,18 @@ def _pictures(index: int, case: dict[str, Any], folder: Path, as_paths: bool) ->
             raise PictureError(
                 f"{path}: no such picture{hint(path)}; name the folder of the list of cases with --images"
             )
-        pictures.append(_plain_path(path) if as_paths else base64.b64encode(read_bytes(path)).decode())
+        pictures.append(
+            _plain_path(path) if as_paths else base64.b64encode(_shareable(read_bytes(path))).decode()
+        )
     columns = {"image_path": pictures} if as_paths else {"image": pictures}
     if not as_paths:
         columns["image_path"] = [f"{index}_{number}.jpg" for number in range(1, len(pictures) + 1)]
     return {key: each[0] if len(each) == 1 else repr(each) for key, each in columns.items()}
+
+
+def _shareable(data: bytes) -> bytes:
+    """A picture's file; of DICOM, which may name a person and which VLMEvalKit cannot read, the pixels as PNG."""
+    return without_metadata(data)[0] if is_dicom(data) else data
 
 
 def _plain_path(path: Path) -> str:

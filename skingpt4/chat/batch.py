@@ -32,7 +32,7 @@ from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import SkinGPT4
 from skingpt4.records.archives import StoreError, TooLarge, read_bytes
 from skingpt4.records.folders import NamedImage
-from skingpt4.records.images import MAX_BYTES, PASSING, ImageError, open_image
+from skingpt4.records.images import MAX_BYTES, PASSING, ImageError, open_image, remarks
 from skingpt4.records.naming import hint, readable
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import drop_truncated_line, write_text
@@ -162,7 +162,8 @@ def _describe(image: NamedImage, answer: Callable[[Image.Image], Line]) -> Line:
     began = time.perf_counter()
     sha256 = hashlib.sha256(data).hexdigest()
     try:
-        line = answer(open_image(data, readable(image.name)))
+        opened, known = open_image(data, readable(image.name)), remarks(data)
+        line = answer(opened) | ({"remarks": list(known)} if known else {})
     except ImageError as error:
         return _failed(image, error.reason, str(error)) | {"sha256": sha256}
     except UserError as error:

@@ -165,10 +165,13 @@ def _show(session: ChatSession, path: str) -> dict[str, Any]:
     """Show the model an image, and the user what the quality gate finds, which is also returned."""
     from skingpt4.chat.checks.quality import assess
     from skingpt4.chat.texts import load
-    from skingpt4.records.images import open_image
+    from skingpt4.records.images import open_image, read_picture, remarks
 
-    image, texts = open_image(path), load()
+    data, texts = read_picture(path, path), load()
+    image = open_image(data, path)
     quality = assess(image)
+    for known in remarks(data):
+        print(f"warning: {texts[f'pictures.remarks.{known}']}", file=sys.stderr)
     for problem in quality.problems:
         what, advice = (texts[f"quality.{problem.kind}.{part}"] for part in ("problem", "retake"))
         print(f"warning: {what} {advice}", file=sys.stderr)

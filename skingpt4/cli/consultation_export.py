@@ -1,25 +1,42 @@
-"""Make HTML or PDF of a consultation that was saved as JSON: skingpt4 consultation-export."""
+"""Make HTML, PDF or FHIR of a consultation that was saved as JSON: skingpt4 consultation-export."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import reason_of, reported
 from skingpt4.support.regular import read_regular_text
 
+if TYPE_CHECKING:
+    from skingpt4.chat.exporting.record import Consultation
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    result = make_parser("Make a page or a PDF of a consultation that was saved as JSON. Not a diagnosis.")
-    result.add_argument("consultation", type=Path, help="the JSON export")
-    result.add_argument("--html", type=Path, help="write this page")
-    result.add_argument("--pdf", type=Path, help="write this PDF")
-    result.add_argument(
-        "--without-pictures", action="store_true", help="leave pictures out that the JSON carries"
+    result = make_parser(
+        "Make a page, a PDF, a FHIR bundle or a letter of a consultation that was saved as JSON; or FHIR bundles of "
+        "the lines that `skingpt4 batch` wrote. Nothing is sent anywhere. Not a diagnosis."
     )
+    add = result.add_argument
+    add("consultation", type=Path, help="the JSON export, or the .jsonl of `skingpt4 batch`")
+    add("--html", type=Path, help="write this page")
+    add("--pdf", type=Path, help="write this PDF")
+    add(
+        "--fhir",
+        type=Path,
+        help="write this FHIR R4B bundle (JSON); of a .jsonl a folder, a bundle a picture",
+    )
+    add(
+        "--with-pictures",
+        action="store_true",
+        help="put the pictures into the FHIR bundle, not only their hashes",
+    )
+    add("--without-pictures", action="store_true", help="leave pictures out that the JSON carries")
     return result
 
 
@@ -39,28 +56,74 @@ def _made(content: Callable[[], bytes], path: Path) -> bytes:
         ) from None
 
 
+def _write(path: Path, data: bytes) -> None:
+    part = path.with_name(f".{path.name}.part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def _bundle(record: Consultation, with_pictures: bool) -> bytes:
+    """A FHIR bundle, validated where the library for that is installed."""
+    from skingpt4.chat.exporting import fhir
+
+    data = fhir.to_fhir(record, with_pictures)
+    fhir.validate(data)
+    return data
+
+
+def _export_one(args: argparse.Namespace) -> None:
+    from skingpt4.chat.exporting.export import to_html, to_pdf
+    from skingpt4.chat.exporting.record import from_json
+
+    record = from_json(read_regular_text(args.consultation), str(args.consultation))
+    make: dict[Path, Callable[[], bytes]] = {}
+    if args.html:
+        make[args.html] = lambda: to_html(record, not args.without_pictures).encode()
+    if args.pdf:
+        make[args.pdf] = lambda: to_pdf(record, not args.without_pictures)
+    if args.fhir:
+        make[args.fhir] = lambda: _bundle(record, args.with_pictures)
+    for path, content in make.items():
+        _write(path, _made(content, args.consultation))
+        print(path)
+
+
+def _export_lines(args: argparse.Namespace) -> None:
+    """One bundle for each line of a batch; those that are there already stay, so a stopped command goes on."""
+    from tqdm import tqdm
+
+    from skingpt4.chat.exporting.batch_lines import consultations
+
+    args.fhir.mkdir(exist_ok=True)
+    written = there = 0
+    for record in tqdm(consultations(args.consultation), unit="bundle", desc=args.fhir.name):
+        path = args.fhir / f"{record.id}.fhir.json"
+        if path.exists():
+            there += 1
+            continue
+        _write(path, _made(lambda record=record: _bundle(record, False), args.consultation))  # type: ignore[misc]
+        written += 1
+    print(f"{args.fhir}: {written} bundles written" + (f", {there} were there already" if there else ""))
+
+
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the page, the PDF or both; returns the exit status."""
+    """Write what is asked for; returns the exit status."""
     args = parser().parse_args(argv)
     with reported() as status:
-        from skingpt4.chat.exporting.export import to_html, to_pdf
-        from skingpt4.chat.exporting.record import ConsultationError, from_json
+        from importlib.util import find_spec
 
-        if not args.html and not args.pdf:
-            raise ConsultationError("give --html or --pdf, e.g. --pdf consultation.pdf")
+        from skingpt4.chat.exporting.record import ConsultationError
+
+        is_batch = args.consultation.suffix.lower() == ".jsonl"
+        if not (args.fhir or (not is_batch and (args.html or args.pdf))):
+            wanted = "--fhir FOLDER" if is_batch else "--html, --pdf or --fhir, e.g. --pdf consultation.pdf"
+            raise ConsultationError(f"give {wanted}")
+        if args.fhir and find_spec("fhir") is None:
+            print(
+                "note: the bundle is not validated; pip install 'skingpt4[clinic]' does that", file=sys.stderr
+            )
         try:
-            record = from_json(read_regular_text(args.consultation), str(args.consultation))
-            make: dict[Path, Callable[[], bytes]] = {}
-            if args.html:
-                make[args.html] = lambda: to_html(record, not args.without_pictures).encode()
-            if args.pdf:
-                make[args.pdf] = lambda: to_pdf(record, not args.without_pictures)
-            for path, content in make.items():
-                data = _made(content, args.consultation)
-                part = path.with_name(f".{path.name}.part")
-                part.write_bytes(data)
-                part.replace(path)
-                print(path)
+            (_export_lines if is_batch else _export_one)(args)
         except (OSError, UnicodeDecodeError) as error:
             path = getattr(error, "filename", None) or args.consultation
             raise ConsultationError(f"{path}: cannot be read or written ({reason_of(error)})") from None

@@ -16,7 +16,9 @@ from PIL import Image, UnidentifiedImageError
 
 from skingpt4.records.images import FORMATS, prepare_pillow
 from skingpt4.records.naming import has_image_suffix, hint, name_of
+from skingpt4.records.pixels.dicom import PREFIX, is_dicom
 from skingpt4.support.errors import UserError
+from skingpt4.support.regular import open_regular
 
 SYSTEM = "files that macOS and Windows add (._*, __MACOSX, .DS_Store, Thumbs.db, desktop.ini)"
 HIDDEN = "hidden files and folders"
@@ -27,6 +29,7 @@ UNREADABLE = "folders that cannot be read"
 OTHERS = "files that are not pictures"
 
 _SYSTEM_NAMES = frozenset(("__macosx", ".ds_store", "thumbs.db", "ehthumbs.db", "desktop.ini"))
+DICOMDIR = "DICOMDIR"  # a list of the files on a medium (PS3.10, 8.6)
 _FOLDER, _FILE = "folder", "file"
 
 
@@ -142,6 +145,9 @@ def is_image(path: Path) -> bool:
         return True
     prepare_pillow()
     try:
+        with open_regular(path) as file:
+            if is_dicom(file.read(PREFIX)):
+                return path.name.upper() != DICOMDIR
         with Image.open(path, formats=FORMATS):
             return True
     except UnidentifiedImageError:

@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from skingpt4.records.archives import StoreError, TooLarge, read_bytes
 from skingpt4.records.naming import hint
+from skingpt4.records.pixels import dicom
 from skingpt4.records.pixels.deep_colour import brighten, has_deep_colour, is_dark
 from skingpt4.records.pixels.rgb import flattened
 from skingpt4.support.errors import UserError, reason_of
@@ -35,8 +36,17 @@ MIN_SIDE = 8
 # Formats of photographs. Pillow knows more; some of them (EPS) start another program to be drawn.
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
 # Why an image is refused, for programs; the message says it for people.
-REASONS = ("missing", "unreadable", "not_an_image", "damaged", "too_large", "too_small")
+REASONS = (
+    "missing", "unreadable", "not_an_image", "damaged", "too_large", "too_small",
+    "not_a_photograph", "no_decoder",  # of DICOM files
+)  # fmt: skip
 PASSING = ("missing", "unreadable")  # a file that is away, a time-out: the next run tries again
+# What people should know about a picture that is used.
+REMARKS = {
+    "burnt_in_text": "the DICOM file says that text is burnt into the picture; it may name a person",
+    "burnt_in_unknown": "the DICOM file does not say whether text is burnt into the picture; look before sharing it",
+    "first_frame": "the DICOM file holds several frames; the first one is used",
+}
 
 
 class ImageError(UserError):
@@ -51,7 +61,7 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
     """Open a file, an archive's member, or a file's bytes as an upright RGB image without metadata.
 
     EXIF orientation is applied, transparency is laid over white, and an animation gives its first frame. A JPEG of
-    more than MAX_PIXELS comes at half its width and height.
+    more than MAX_PIXELS comes at half its width and height. `remarks` says what else is known of a DICOM file.
 
     Args:
         source: a path (`shards/000000.tar/images/x.jpg` is a member) or the file's bytes.
@@ -62,6 +72,10 @@ def open_image(source: str | Path | bytes, name: str | None = None) -> Image.Ima
     """
     name = name or ("the picture" if isinstance(source, bytes) else str(source))
     data = source if isinstance(source, bytes) else read_picture(source, name)
+    if dicom.is_dicom(data):
+        _dicom_facts(data, name)
+        with _dicom_errors(name):
+            return dicom.first_frame(data)
     with _header(data, name) as opened:
         if opened.width * opened.height > MAX_PIXELS:
             opened.draft(None, (opened.width // 2, opened.height // 2))
@@ -82,8 +96,35 @@ def num_pixels(data: bytes, name: str = "the picture") -> int:
     Raises:
         ImageError: not an image, too large or too small.
     """
+    if dicom.is_dicom(data):
+        facts = _dicom_facts(data, name)
+        return facts.width * facts.height
     with _header(data, name) as opened:
         return opened.width * opened.height
+
+
+def remarks(data: bytes) -> tuple[str, ...]:
+    """Which of REMARKS hold for a picture that `open_image` takes."""
+    if not dicom.is_dicom(data):
+        return ()
+    facts = _dicom_facts(data, "the picture")
+    burnt_in = {True: "burnt_in_text", None: "burnt_in_unknown"}.get(facts.burnt_in)
+    return (*([burnt_in] if burnt_in else []), *(["first_frame"] if facts.num_frames > 1 else []))
+
+
+def _dicom_facts(data: bytes, name: str) -> dicom.Facts:
+    with _dicom_errors(name):
+        facts = dicom.facts(data)
+    _require_min_side(facts.width, facts.height, name)
+    return facts
+
+
+@contextlib.contextmanager
+def _dicom_errors(name: str) -> Iterator[None]:
+    try:
+        yield
+    except dicom.DicomError as error:
+        raise ImageError(f"{name}: {error}", error.reason) from None
 
 
 @contextlib.contextmanager
@@ -97,11 +138,11 @@ def _header(data: bytes, name: str) -> Iterator[Image.Image]:
                 raise ImageError(
                     f"{name}: {opened.width} x {opened.height} pixels is more than {limit}", "too_large"
                 )
-            _require_min_side(opened, name)
+            _require_min_side(*opened.size, name)
             yield opened
     except UnidentifiedImageError:
         raise ImageError(
-            f"{name}: is not a picture that can be read (JPEG, PNG, WebP, HEIC, AVIF, ... are)",
+            f"{name}: is not a picture that can be read (JPEG, PNG, WebP, HEIC, AVIF, DICOM, ... are)",
             "not_an_image",
         ) from None
     except Image.DecompressionBombError:  # the header alone promises a multiple of what any format may have
@@ -143,7 +184,7 @@ def to_rgb(image: Image.Image, name: str = "the picture") -> Image.Image:
     Raises:
         ImageError: a side has fewer than MIN_SIDE pixels.
     """
-    _require_min_side(image, name)
+    _require_min_side(*image.size, name)
     return flattened(_upright(image))
 
 
@@ -154,10 +195,10 @@ def clean_rgb(image: Image.Image) -> Image.Image:
     return image
 
 
-def _require_min_side(image: Image.Image, name: str) -> None:
-    if min(image.size) < MIN_SIDE:
+def _require_min_side(width: int, height: int, name: str) -> None:
+    if min(width, height) < MIN_SIDE:
         raise ImageError(
-            f"{name}: {image.width} x {image.height} pixels show nothing; at least {MIN_SIDE} a side",
+            f"{name}: {width} x {height} pixels show nothing; at least {MIN_SIDE} a side",
             "too_small",
         )
 

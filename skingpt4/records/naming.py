@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 from skingpt4.records.archives import exists, split_path
 
-# What Pillow knows of the formats in `records.images.FORMATS`, and .hif, by which cameras call HEIF.
+# What Pillow knows of the formats in `records.images.FORMATS`, .hif, by which cameras call HEIF, and DICOM's.
 SUFFIXES = frozenset(
     (
         ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".heic", ".heics", ".heif", ".heifs", ".hif",
         ".avif", ".avifs", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx",
-        ".ppm", ".pgm", ".pbm", ".pnm", ".pfm",
+        ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".dcm", ".dicom",
     )
 )  # fmt: skip
 SLASHES = "found with / where the list writes \\"

@@ -343,7 +343,11 @@ class HeldOutSamples(Dataset):
     def __len__(self) -> int:
         return len(self.rows)
 
+    def row_of(self, index: int) -> int:
+        """The row of the record that sample `index` shows."""
+        return self.rows[index]
+
     def __getitem__(self, index: int) -> dict[str, Any]:
-        row = self.rows[index]
+        row = self.row_of(index)
         encoded = self.encoder(self.records[row], self.encoder.prompt.questions[0])
         return {"encoded": encoded, **self.images(row, None)}

@@ -383,3 +383,21 @@ def test_help_names_every_source_and_says_what_this_is(capsys):
             prepare.main([name, "--help"])
         assert ended.value.code == 0
         assert f"python -m data.prepare {name}" in capsys.readouterr().out
+
+
+def test_dicom_photographs_become_records_and_what_their_files_say_is_counted(tmp_path, capsys):
+    from skingpt4.records.images import REMARKS
+    from tests.support.dicom_files import PERSON, photograph
+
+    (tmp_path / "a.dcm").write_bytes(photograph(BurnedInAnnotation="YES"))
+    (tmp_path / "ct.dcm").write_bytes(photograph(sop_class="1.2.840.10008.5.1.4.1.1.2"))
+    path = write_csv(tmp_path / "in/n.csv", ["image", "note"], [["a.dcm", "x"], ["ct.dcm", "x"]])
+    for _ in range(2):  # the second time from the cache
+        run(path, tmp_path / "out", "--images", str(tmp_path))
+        (record,) = read(tmp_path / "out/all.jsonl")
+        assert (record["width"], record["height"]) == (48, 32)
+        (refusal,) = read(tmp_path / "out/rejected.jsonl")
+        assert refusal["reason"] == "not_a_photograph"
+        assert f"1  {REMARKS['burnt_in_text']}" in capsys.readouterr().out
+        written = b"".join(p.read_bytes() for p in (tmp_path / "out").iterdir())
+        assert PERSON.encode() not in written

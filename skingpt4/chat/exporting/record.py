@@ -21,7 +21,7 @@ from PIL import Image
 from skingpt4 import __version__
 from skingpt4.chat.checks.flags import to_rows
 from skingpt4.checkpoints import checkpoint
-from skingpt4.records.images import clean_rgb, open_image
+from skingpt4.records.images import clean_rgb, open_image, remarks
 from skingpt4.support.cli import DISCLAIMER
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import now
@@ -48,6 +48,7 @@ class ShownPicture:
 
     `sha256` identifies the original file. An image that did not come as a file has the hash of its size and RGB
     pixels, and `hash_of` is "pixels". `overridden` says that the user used the image although `quality` had problems.
+    `remarks` are keys of `records.images.REMARKS`.
     """
 
     sha256: str
@@ -57,6 +58,7 @@ class ShownPicture:
     quality: dict[str, Any] | None = None
     overridden: bool = False
     hash_of: str = "file"
+    remarks: list[str] = field(default_factory=list)
     picture: Image.Image | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -81,15 +83,15 @@ class ShownPicture:
             ImageError: the bytes are not an image.
         """
         if isinstance(source, bytes):
-            image, kind = image or open_image(source), "file"
+            image, kind, known = image or open_image(source), "file", remarks(source)
             digest = hashlib.sha256(source)
         else:
-            image, kind = clean_rgb(source), "pixels"
+            image, kind, known = clean_rgb(source), "pixels", ()
             digest = hashlib.sha256(repr(image.size).encode())
             digest.update(image.tobytes())
         return cls(
             digest.hexdigest(), *image.size, view,
-            dict(quality) if quality is not None else None, overridden, kind, reduced_copy(image),
+            dict(quality) if quality is not None else None, overridden, kind, list(known), reduced_copy(image),
         )  # fmt: skip
 
     def to_dict(self, with_picture: bool = False) -> dict[str, Any]:

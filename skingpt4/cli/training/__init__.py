@@ -1,1 +1,1 @@
-"""The commands that train or fit, besides train.py."""
+"""The commands that train, besides train.py."""

@@ -57,6 +57,7 @@ def timm_config(config: VisionConfig, folder: Path) -> VisionConfig:
     else:
         values = read_json(folder / MODEL_CONFIG)
         model, args = str(values["architecture"]).partition(".")[0], _mapping(values, "model_args")
+        args.pop("img_size", None)  # which vision.image_size decides
     if problem := without_weights(args):
         raise VisionError(f"vision.model: {folder} names arguments for timm that are refused: {problem}")
     return replace(config, model=model, model_args={**args, **config.model_args})

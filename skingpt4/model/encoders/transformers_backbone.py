@@ -14,6 +14,15 @@ from skingpt4.config.vision_files import MODEL_CONFIG, read_json, vision_config_
 from skingpt4.model.encoders.timm_backbone import VisionError
 
 MAX_DEPTH = 1000
+# Of a stored configuration: which of all its layers a feature pyramid reads, and what says nothing of the network.
+_NOT_NEEDED = (
+    "out_features",
+    "out_indices",
+    "stage_names",
+    "torch_dtype",
+    "architectures",
+    "transformers_version",
+)
 
 
 @dataclass(frozen=True)
@@ -128,9 +137,7 @@ def _shortened(values: dict[str, Any], config: VisionConfig, folder: Path) -> di
     if config.block is not None and not 1 <= config.block <= depth:
         raise VisionError(f"vision.block: {folder} has blocks 1 to {depth}, not {config.block}")
     needed = {"num_hidden_layers": config.block or depth, "vision_use_head": False, "dtype": "float32"}
-    return {
-        key: value for key, value in values.items() if key not in ("torch_dtype", "architectures")
-    } | needed
+    return {key: value for key, value in values.items() if key not in _NOT_NEEDED} | needed
 
 
 def _patch_size(shape: Any, config: VisionConfig, folder: Path) -> int:

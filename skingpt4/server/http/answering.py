@@ -18,7 +18,7 @@ from skingpt4.config.schema import Config
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn
-from skingpt4.records.images import num_pixels
+from skingpt4.records.images import num_pixels, remarks
 from skingpt4.server.audit import AuditLog
 from skingpt4.server.decoding import decoded
 from skingpt4.server.http.failures import ApiError
@@ -90,6 +90,7 @@ class Answer:
         self.pieces: list[str] = []
         self.image_sha256: list[str] = []
         self.quality: list[dict[str, Any]] = []
+        self.remarks: list[tuple[str, ...]] = []  # of each image; see `records.images.REMARKS`
         self.stopped = threading.Event()
         self.timed_out = self.ended = False
 
@@ -121,6 +122,7 @@ class Answer:
         with decoded(data, name) as image:
             self.image_sha256.append(hashlib.sha256(data).hexdigest())
             self.quality.append(assess(image).to_dict())
+            self.remarks.append(remarks(data))
             self.session.add_image(image)
 
     def start(self) -> Iterator[str]:
@@ -168,6 +170,8 @@ class Answer:
             fields["seconds_to_first_token"] = round(timing.seconds_to_first_token, 4)
             fields["seconds"] = round(timing.seconds, 4)
         fields["acceptable"] = all(quality["acceptable"] for quality in self.quality)
+        if any(self.remarks):
+            fields["picture_remarks"] = self.remarks
         if "quality" in self.extensions:
             fields["quality"] = self.quality
         if "differential" in self.extensions:

@@ -18,7 +18,8 @@ from skingpt4.server.http.failures import ApiError, brief
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 # Clients that do not know a file's type, HEIC for one, send application/octet-stream; the bytes tell.
 DATA_URL = re.compile(
-    r"data:(?:image/[\w.+-]+|application/octet-stream)?(?:;[\w.=+-]+)*;base64", re.IGNORECASE
+    r"data:(?:image/[\w.+-]+|application/octet-stream|application/dicom)?(?:;[\w.=+-]+)*;base64",
+    re.IGNORECASE,
 )
 MAX_DATA_URL_HEAD = 200  # characters before the comma
 LINE_BREAKS = b" \t\r\n"  # some encoders break lines

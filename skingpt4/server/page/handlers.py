@@ -76,7 +76,9 @@ class Handlers:
             held=added.held,
         )
         key = "pictures.held" if added.held else "pictures.added"
-        return replace(self._say(key, failed=added.held, number=len(state.images)), images=True)
+        known = [self.texts[f"pictures.remarks.{name}"] for name in added.shown.remarks]
+        shown = " ".join([self.texts(key, number=len(state.images)), *known])
+        return Update(note(shown, failed=added.held or bool(known)), images=True)
 
     def image_missing(self) -> Update:
         """There is no such upload, or it is somebody else's."""

@@ -8,7 +8,7 @@
   function picture(files) {
     const film = /\.(mov|mp4|m4v|3gp|avi|mkv|webm)$/i;
     const pictures = [...files].filter(
-      file => /^(image\/.*|application\/octet-stream|)$/.test(file.type) && !film.test(file.name));
+      file => /^(image\/.*|application\/(octet-stream|dicom)|)$/.test(file.type) && !film.test(file.name));
     const [file] = pictures;
     if (pictures.length !== 1 || (files.length === 1 && file.type.startsWith("image/"))) return null;
     const sent = new DataTransfer();

@@ -221,7 +221,7 @@ def test_no_name_ends_a_batch(tmp_path_factory, names):
 
 
 def test_what_is_left_out_of_a_folder_is_counted(folder):
-    make_files(folder, ["._a.png", "__MACOSX/x.jpg", "scan.dcm", "only/._a.jpg"])
+    make_files(folder, ["._a.png", "__MACOSX/x.jpg", "scan.doc", "only/._a.jpg"])
     left_out = Counter()
     assert [image.name for image in find_images(folder, left_out)] == [
         "a.png",
@@ -317,3 +317,20 @@ def test_command_line(tmp_path, folder, capsys):
     assert batch.main([*command[:1], str(tmp_path / "nowhere"), *command[2:]]) == 1
     assert batch.main([*command, "--jobs", "0"]) == 1
     assert batch.main([*command, "--temperature", "-1"]) == 1
+
+
+def test_a_dicom_photograph_is_answered_with_what_its_file_says(tmp_path):
+    from tests.support.dicom_files import PERSON, photograph
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    (folder / "IM0001").write_bytes(photograph(BurnedInAnnotation="YES"))
+    (folder / "b.dcm").write_bytes(photograph(sop_class="1.2.840.10008.5.1.4.1.1.2"))
+    (folder / "DICOMDIR").write_bytes(photograph())
+    output = tmp_path / "out.jsonl"
+    run(find_images(folder), output, META, lambda: lambda image: {"size": list(image.size)})
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["image"] for line in lines] == ["IM0001", "b.dcm"]
+    assert (lines[0]["size"], lines[0]["remarks"]) == ([48, 32], ["burnt_in_text"])
+    assert lines[1]["error"] == "not_a_photograph"
+    assert PERSON not in output.read_text()

@@ -10,7 +10,7 @@ from skingpt4.chat.calibration import CalibrationError
 from skingpt4.chat.calibration_fit import fit, fit_concepts, fit_temperature, fit_weight
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.identity import identity
-from skingpt4.cli.training import calibrate
+from skingpt4.cli import calibrate
 from skingpt4.config.load import to_yaml
 from skingpt4.records.comparing.overlap import image_hashes
 from skingpt4.records.manifest import read_manifest

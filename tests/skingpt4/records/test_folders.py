@@ -27,7 +27,7 @@ def folder(tmp_path):
     make_files(
         root, ["._a.jpg", "__MACOSX/._a.jpg", "__MACOSX/b.jpg", "Thumbs.db", ".DS_Store", "desktop.ini"]
     )
-    make_files(root, [".hidden.jpg", ".git/x.jpg", "notes.txt", "x.dcm", "empty", "damaged.JPG"])
+    make_files(root, [".hidden.jpg", ".git/x.jpg", "notes.txt", "x.doc", "empty", "damaged.JPG"])
     (root / "empty").write_bytes(b"")
     for name, format in (
         ("a.jpg", "JPEG"),

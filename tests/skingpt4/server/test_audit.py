@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from skingpt4.cli import audit
+from skingpt4.cli.access import audit
 from skingpt4.server import audit as server_audit
 from skingpt4.server.audit import START, AuditError, AuditLog, read, verify
 
@@ -165,7 +165,10 @@ def test_what_is_no_log_is_said_in_a_sentence(path, tmp_path, capsys):
 
 def test_the_command_shows_the_log_without_loading_torch(path):
     filled(path)
-    code = "import sys; from skingpt4.cli.audit import main; main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    code = (
+        "import sys; from skingpt4.cli.access.audit import main; "
+        "main(sys.argv[1:]); assert 'torch' not in sys.modules"
+    )
     command = [sys.executable, "-c", code, str(path), "--json", "--last", "2"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     rows = [json.loads(line) for line in done.stdout.splitlines()]

@@ -148,3 +148,38 @@ def test_a_refused_connection_makes_room_before_an_older_one(address, monkeypatc
         get(newest)
         older.sendall(GET)
         assert older.recv(1000), "it is still there"
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="no TCP_INFO on this system")
+def test_clients_that_left_cost_nothing():
+    """Whoever sends a request and leaves before it is accepted reaches neither parser nor application."""
+    with connections.Listening() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(64)
+        listening.setblocking(False)
+        for _ in range(20):
+            with socket.create_connection(listening.getsockname()) as line:
+                line.sendall(CHUNKED + b"1\r\n[\r\n" * 1000)
+        with socket.create_connection(listening.getsockname()) as stays:
+            stays.sendall(GET)
+            connection, address = listening.accept()
+            with connection:
+                assert address == stays.getsockname()
+                assert connection.recv(1000) == GET
+            with pytest.raises(BlockingIOError):
+                listening.accept()
+
+
+def test_a_request_that_was_refused_in_its_body_does_not_reach_the_application():
+    asked = []
+
+    async def app(scope, receive, send):
+        asked.append(scope["path"])
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    with served(app) as url:
+        host, port = url.removeprefix("http://").split(":")
+        assert talk((host, int(port)), CHUNKED + b"1\r\n[\r\n" * 1000).startswith(b"HTTP/1.1 400 ")
+        assert asked == []
+        assert b"200 OK" in talk((host, int(port)), GET[:-2] + b"Connection: close\r\n\r\n")
+        assert asked == ["/"]

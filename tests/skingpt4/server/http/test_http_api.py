@@ -521,3 +521,18 @@ def test_no_thread_keeps_the_process_from_ending(answerer):
     with served(make_app(Api(answerer))) as url:
         assert post(url, WHAT)[0] == 200
         assert not [t for t in threading.enumerate() if not t.daemon and t not in before]
+
+
+def test_a_dicom_photograph_is_answered_and_what_its_file_says_is_passed_on(client, answerer):
+    from tests.support.dicom_files import PERSON, photograph
+
+    data = photograph(BurnedInAnnotation="YES")
+    url = f"data:application/dicom;base64,{base64.b64encode(data).decode()}"
+    message = {
+        "role": "user",
+        "content": [{"type": "image_url", "image_url": {"url": url}}, shown("What?")["content"][-1]],
+    }
+    reply = ask(client, message)
+    assert reply.model_extra["skingpt4"]["picture_remarks"] == [["burnt_in_text"]]
+    assert PERSON not in reply.model_dump_json()
+    assert "picture_remarks" not in ask(client, shown("What?", 1)).model_extra["skingpt4"]

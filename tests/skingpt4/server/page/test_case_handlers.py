@@ -9,6 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from skingpt4.chat.texts import load
+from skingpt4.server.page import markup
 from skingpt4.server.page.handlers import Handlers
 from skingpt4.server.page.state import MAX_IMAGES
 from tests.support.page_stub import SETTINGS, Judged, Stub, poor, tools, upload
@@ -173,3 +174,28 @@ def test_a_case_holds_no_picture_of_full_size(tmp_path):
     assert (image.shown.width, image.shown.height, image.shown.picture.size) == (3000, 2000, (1200, 800))
     list(page.ask(state, "What is it?", SETTINGS))
     assert state.session.images[0] is image.pixels, "what the encoder sees is made of all of it"
+
+
+def test_a_dicom_photograph_is_taken_with_a_warning_and_without_its_names(tmp_path):
+    from tests.support.dicom_files import PERSON, photograph
+
+    page = handlers_with()
+    state, path = page.begin(), tmp_path / "a.dcm"
+    path.write_bytes(photograph(BurnedInAnnotation="YES"))
+    update = page.add_image(state, {"path": str(path)}, "close")
+    assert "Text is burnt into this picture" in update.note
+    assert not path.exists()
+    assert state.images[0].shown.picture.size == (48, 32)
+    shown = update.note + markup.gallery(state, TEXTS) + state.record.to_json(with_pictures=True)
+    assert PERSON not in shown
+    assert "Text is burnt into this picture" in markup.gallery(state, TEXTS)
+
+
+def test_a_dicom_file_without_photograph_says_what_is_read(tmp_path):
+    from tests.support.dicom_files import photograph
+
+    page = handlers_with()
+    state, path = page.begin(), tmp_path / "ct.dcm"
+    path.write_bytes(photograph(sop_class="1.2.840.10008.5.1.4.1.1.2"))
+    assert "holds no photograph" in page.add_image(state, {"path": str(path)}, "far").note
+    assert state.images == []
