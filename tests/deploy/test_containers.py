@@ -62,6 +62,12 @@ def test_packages_come_with_hashes_and_tools_of_the_build_stay_behind():
         assert copies == [f"--from=build-{target} /opt/skingpt4 /opt/skingpt4"]
 
 
+@pytest.mark.skipif(shutil.which("hadolint") is None, reason="no hadolint on this machine")
+def test_the_linter_has_nothing_to_say():
+    done = subprocess.run(["hadolint", str(ROOT / "Dockerfile")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "")
+
+
 def ignored(path: str) -> bool:
     """Whether .dockerignore keeps a path out of an image; the last pattern that fits decides."""
     out = False
