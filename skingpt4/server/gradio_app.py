@@ -92,6 +92,7 @@ def launch(
     blocks.launch(
         server_name=f"[{address.ip}]" if ":" in address.ip else address.ip,
         server_port=address.port,
+        root_path=address.root_path,
         max_file_size=f"{address.max_upload_mb}mb",
         theme=_theme(),
         css=CSS + css,
@@ -187,7 +188,8 @@ def until_ended(launched: Callable[[], gr.Blocks], address: Address) -> None:
     with private_folder(max_total_bytes(address.max_upload_mb * 2**20)) as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         blocks = launched()
-        print(f"open {blocks.local_url} in a browser; Ctrl-C ends", flush=True)
+        url = f"{blocks.local_url.rstrip('/')}{address.root_path}/"
+        print(f"open {url} in a browser; Ctrl-C ends", flush=True)
         if blocks.share_url:
             print(f"public link: {blocks.share_url}", flush=True)
         ended.wait()

@@ -27,8 +27,9 @@ from skingpt4.chat.exporting import record
 from skingpt4.checkpoints import checkpoint, repository
 from skingpt4.checkpoints.identity import model_identity
 from skingpt4.checkpoints.load import model_source
-from skingpt4.cli import consultation_export, share, weights
+from skingpt4.cli import consultation_export, weights
 from skingpt4.cli.access import audit
+from skingpt4.cli.deploy import share
 from skingpt4.config.load import load_config, to_dict, to_yaml
 from skingpt4.doctor.findings import Facts
 from skingpt4.doctor.language_model import language_model, tokenizer
