@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections import deque
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
@@ -18,7 +19,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_CONNECTIONS = 512
-MAX_LEFT = 32  # that are closed in one go
+LEFT_SECONDS = 0.02  # for closing connections that were left, until others have their turn
 MAX_REFUSED = 32  # that are held for REFUSED_SECONDS
 MAX_HEAD_BYTES = 16 * 2**10
 HEAD_SECONDS = 30.0  # from the connection, or the last answer, to the end of the next request's head
@@ -44,12 +45,14 @@ class Listening(socket.socket):
         Raises:
             BlockingIOError: nobody waits, or many that waited had left; the event loop comes again after others.
         """
-        for _ in range(MAX_LEFT):
+        deadline = time.monotonic() + LEFT_SECONDS
+        while True:
             connection, address = super().accept()
             if not _is_left(connection):
                 return connection, address
             connection.close()
-        raise BlockingIOError
+            if time.monotonic() > deadline:
+                raise BlockingIOError
 
 
 def _is_left(connection: socket.socket) -> bool:
