@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 # Gradio and torch take seconds to import, so they are imported only after the command line has been parsed.
 from skingpt4.server import gradio_app
 from skingpt4.server.access.options import access_of, add_access_arguments, shared_password
-from skingpt4.server.address import Address, add_name_argument, stay_local
+from skingpt4.server.address import Address, add_proxy_arguments, stay_local
 from skingpt4.support.cli import add_model_arguments, make_parser, setup_logging
 from skingpt4.support.errors import UserError, reported
 
@@ -41,7 +41,7 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=7860, help="default: 7860")
-    add_name_argument(result)
+    add_proxy_arguments(result)
     add(
         "--language",
         default="en",
@@ -121,7 +121,10 @@ def main(argv: list[str] | None = None) -> int:
     stay_local()
     setup_logging()
     with reported() as status:
-        address = Address(args.host, args.port, args.max_upload_mb, args.share, tuple(args.name))
+        address = Address(
+            args.host, args.port, args.max_upload_mb, args.share, tuple(args.names), args.root_path,
+            tuple(args.trusted_proxy),
+        )  # fmt: skip
         if args.share and not (args.password or args.users):
             raise UserError("--share opens the page to whoever learns its link; add --password or --users")
         if args.audit_text and not args.audit_log:

@@ -51,7 +51,7 @@ def head(view: View, rater: str, serial: str) -> str:
     return (
         f'<header data-view="{serial}"><h1>{TITLE}</h1><span>{which}{again}; {view.num_rated} rated</span>'
         f'<progress max="{max(view.n, 1)}" value="{view.num_rated}" aria-label="Forms rated"></progress>'
-        f'<form method="post" action="/logout">Rater {escape(rater)}, <button>Log out</button></form></header>'
+        f'<form method="post" action="logout">Rater {escape(rater)}, <button>Log out</button></form></header>'
     )
 
 

@@ -70,8 +70,8 @@ class Field:
 FIELDS: dict[str, Field] = {
     "image": Field(
         Plain.IMAGE_PATH,
-        "Path of the image, relative to the manifest or absolute. A component that ends in .tar or .zip is an archive "
-        "and the rest names its member. \\udc80 to \\udcff stand for bytes that are not UTF-8.",
+        "Path of the image, relative to the manifest or absolute. A component that ends in .tar or .zip is an "
+        "archive and the rest names its member. \\udc80 to \\udcff stand for bytes that are not UTF-8.",
     ),
     "sha256": Field(Hex(64), "SHA-256 of the image file's bytes."),
     "phash": Field(Hex(16), "64-bit perceptual hash of the upright image (ImageHash's phash)."),

@@ -218,10 +218,7 @@ def image_files(
     crops: int = 1,
     interpolation: str = "bicubic",
 ) -> ImageSource:
-    """Images read from their files: a random crop if there is a generator, else the complete image.
-
-    With several `crops`, that and its tiles.
-    """
+    """Images read from their files: a random crop if there is a generator, else the complete image; with tiles."""
 
     def load(row: int, rng: np.random.Generator | None) -> dict[str, Tensor]:
         image = open_image(records[row].image_path)
