@@ -104,7 +104,8 @@ def _lines(item: Plan, weights_dir: Path) -> list[str]:
     if isinstance(source, UserFile):
         rows.append(("bring", source.bring))
     else:
-        rows.append(("size", _bytes(item.size) if item.exact else f"about {_bytes(item.size)}"))
+        about = "" if item.exact or item.size is None else "about "
+        rows.append(("size", f"{about}{_bytes(item.size)}"))
     rows.append(("to", target(entry, weights_dir) or "anywhere"))
     if item.state == "part":
         rows.append(("begun", "an earlier download is continued"))
