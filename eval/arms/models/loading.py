@@ -9,8 +9,6 @@ import argparse
 import hashlib
 import importlib.util
 import logging
-import resource
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,10 +20,12 @@ import torch
 
 from eval.arms.respondent import RespondentError, RespondentGone
 from eval.asking.arms import hardware
+from skingpt4.config.placement import default_device
 from skingpt4.model.precision import DTYPES, choose_dtype, require_device
 from skingpt4.model.quantisation import quantiser
 from skingpt4.support.errors import UserError, is_out_of_memory, reason_of
 from skingpt4.support.files import file_sha256
+from skingpt4.support.memory import peak_bytes
 from skingpt4.weights.names import is_hub_id, is_local
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,7 @@ def placement(args: argparse.Namespace) -> Placement:
     """
     name = args.device
     if name == AUTO:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = default_device()
     try:
         device = require_device(name, "--device")
     except RuntimeError:
@@ -311,5 +311,4 @@ def peak_memory(device: torch.device) -> int:
     """The most bytes that this process has had at once: of a GPU's memory, or of the machine's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_bytes()
