@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 # Gradio and torch take seconds to import, so they are imported only after the command line has been parsed.
 from skingpt4.server import gradio_app
 from skingpt4.server.access.options import access_of, add_access_arguments, shared_password
-from skingpt4.server.address import Address, add_name_argument, stay_local
+from skingpt4.server.address import Address, add_proxy_arguments, stay_local
 from skingpt4.support.cli import add_model_arguments, make_parser, setup_logging
 from skingpt4.support.errors import UserError, reported
 
@@ -41,12 +41,14 @@ def parser() -> argparse.ArgumentParser:
     add = result.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=7860, help="default: 7860")
-    add_name_argument(result)
+    add_proxy_arguments(result)
     add(
         "--language",
         default="en",
-        help="language of the page at /: en or de; the others are at /CODE (default: en)",
+        help="language of the page at /: en, de or one of --language-file; the others are at /CODE (default: en)",
     )
+    add("--language-file", action="append", default=[], metavar="FILE",
+        help="offer one more language: a file such as fr.yaml with all texts of chat/languages/en.yaml")  # fmt: skip
     add("--cover", action="store_true", help="cover pictures until they are clicked")
     add("--max-upload-mb", type=int, default=20, help="largest picture file (default: 20)")
     add(
@@ -119,14 +121,21 @@ def main(argv: list[str] | None = None) -> int:
     stay_local()
     setup_logging()
     with reported() as status:
-        address = Address(args.host, args.port, args.max_upload_mb, args.share, tuple(args.name))
+        address = Address(
+            args.host, args.port, args.max_upload_mb, args.share, tuple(args.names), args.root_path,
+            tuple(args.trusted_proxy),
+        )  # fmt: skip
         if args.share and not (args.password or args.users):
             raise UserError("--share opens the page to whoever learns its link; add --password or --users")
         if args.audit_text and not args.audit_log:
             raise UserError("--audit-text says what goes into the audit log; add --audit-log FILE")
 
+        from skingpt4.chat.texts import add_language
         from skingpt4.chat.texts import load as load_texts
         from skingpt4.server.audit import AuditLog
+
+        for path in args.language_file:
+            add_language(path)
 
         texts = load_texts(args.language)
         log = AuditLog(args.audit_log, args.audit_text).append if args.audit_log else None

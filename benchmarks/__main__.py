@@ -21,6 +21,7 @@ COMMANDS = {
         "memory.estimate",
         "the table of docs/memory.md, and the estimate against measurement",
     ),
+    "memory-recipes": ("memory.recipes", "the table of docs/recipes.md: each recipe on its card, estimated"),
     "memory-encoder": ("memory.encoder", "host memory of loading the image encoder"),
     "memory-language": ("memory.language", "host memory of loading a language model, by precision"),
     "memory-delta": ("memory.delta", "host memory of merging a Vicuna delta"),

@@ -24,7 +24,7 @@ from eval.rating.ratings import numbered_ratings, ratings_csv
 from eval.rating.store import Store, check_name
 from eval.rating.study import NO_APPROVAL, add_consents, change_study
 from skingpt4.server.access.options import access_of, add_access_arguments
-from skingpt4.server.address import Address, add_name_argument, stay_local
+from skingpt4.server.address import Address, add_proxy_arguments, stay_local
 from skingpt4.support.cli import make_parser, read_password, setup_logging
 from skingpt4.support.errors import reason_of, reported
 from skingpt4.support.files import write_text
@@ -220,13 +220,13 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument_group("the server").add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=7861, help="default: %(default)s")
-    add_name_argument(parser)
     add(
         "--audit-log",
         metavar="FILE",
         help="append who logged in and out, and from where, to this SQLite file",
     )
     add_access_arguments(parser)
+    add_proxy_arguments(parser)
     return parser
 
 
@@ -258,8 +258,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             if args.status:
                 print(status(desk))
                 return 0
+            proxies = tuple(args.trusted_proxy)
+            address = Address(
+                args.host, args.port, names=tuple(args.names), root_path=args.root_path, proxies=proxies
+            )
             access = form_access(args, store)
-            address = Address(args.host, args.port, names=tuple(args.name))
             address.check(password=True)
             print(status(desk))
             print(

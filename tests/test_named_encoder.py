@@ -13,8 +13,9 @@ import pytest
 import train
 from data import prepare
 from skingpt4.cli import weights
+from tests.support.language_model_shapes import write_true_shape
 from tests.support.public_sets import write_scin
-from tests.support.true_shapes import panderm_shapes, thin_pth, write_dermlip, write_qwen3
+from tests.support.true_shapes import panderm_shapes, thin_pth, write_dermlip
 
 ROOT = Path(__file__).parents[1]
 RECIPE = """# Mine.
@@ -34,7 +35,7 @@ def project(tmp_path_factory):
     shutil.copytree(ROOT / "configs/encoders", folder / "configs/encoders")
     write_dermlip(folder / "weights/dermlip_vit-b-16")
     thin_pth(folder / "weights/panderm_ll_data6_checkpoint-499.pth", panderm_shapes())
-    write_qwen3(folder / "weights/qwen3-1.7b")
+    write_true_shape(folder / "weights/qwen3-1.7b", "Qwen/Qwen3-1.7B")
     cases = write_scin(folder / "downloads")
     arguments = ["scin", str(cases), "--images", str(folder / "downloads/images"), "--workers", "1"]
     assert prepare.main([*arguments, "--out-dir", str(folder / "runs/data/scin")]) == 0

@@ -21,6 +21,7 @@ from skingpt4.config.schema import Config
 from skingpt4.records.comparing.overlap import check_cases
 from skingpt4.records.manifest import Manifest
 from skingpt4.support.files import file_sha256
+from skingpt4.support.memory import peak_bytes
 from skingpt4.taxonomy import taxonomy
 
 UNTRAINED = "untrained"
@@ -105,6 +106,13 @@ def hardware(device: torch.device) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has had at once: of a GPU's memory, or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return peak_bytes()
 
 
 def _processor() -> str:

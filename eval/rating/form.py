@@ -51,7 +51,7 @@ def head(view: View, rater: str, serial: str) -> str:
     return (
         f'<header data-view="{serial}"><h1>{TITLE}</h1><span>{which}{again}; {view.num_rated} rated</span>'
         f'<progress max="{max(view.n, 1)}" value="{view.num_rated}" aria-label="Forms rated"></progress>'
-        f'<form method="post" action="/logout">Rater {escape(rater)}, <button>log out</button></form></header>'
+        f'<form method="post" action="logout">Rater {escape(rater)}, <button>Log out</button></form></header>'
     )
 
 
@@ -59,7 +59,7 @@ def pictures(view: View) -> str:
     """The case's pictures, covered if the study says so, and history."""
     figures = ""
     for n, path in enumerate(view.pictures, 1):
-        image = f'<img src="{picture_uri(path)}" alt="Picture {n} of the case; a click enlarges it">'
+        image = f'<img src="{picture_uri(path)}" alt="Picture {n} of the case; click to enlarge">'
         shown = cover.covered(image, key=f"{view.k}-{n}") if view.study.cover else image
         figures += f"<figure>{shown}</figure>"
     history = (
@@ -74,14 +74,14 @@ def consent(study: Study) -> str:
     approval = f"Approval: {study.approval}" if study.approval else NO_APPROVAL
     return (
         f'<section id="consent"><h2>Before you begin</h2>{paragraphs}<p><strong>{escape(approval)}</strong></p>'
-        "<p>That you agree is recorded with the time, this text and the approval number.</p></section>"
+        "<p>Your consent is recorded with the time, this text and the approval number.</p></section>"
     )
 
 
 def sheet(view: View, serial: str) -> str:
     """What is asked now, under what the rater has read and written of the case so far."""
     if view.stage == DONE:
-        return '<p class="done">All forms are rated. Thank you; this page can be closed.</p>'
+        return '<p class="done">All forms are rated. Thank you! You can close this page now.</p>'
     if view.stage == CONSENT:
         body = consent(view.study)
     else:
@@ -124,24 +124,22 @@ def _questions(view: View) -> str:
     if view.stage == RATE:
         text = escape(view.values.get(COMMENT, ""))
         comment = (
-            '<label class="comment" for="comment">Comment (if you like)</label>'
+            '<label class="comment" for="comment">Comment (optional)</label>'
             f'<textarea id="comment" name="{COMMENT}" maxlength="{MAX_TEXT}">{text}</textarea>'
         )
-    gaps = (
-        '<p class="gaps" role="status">Not saved yet: the lines marked in red are still to be answered.</p>'
-    )
+    gaps = '<p class="gaps" role="status">Not saved yet: please answer the questions marked in red.</p>'
     return f'{head}{"".join(asked)}{comment}{gaps}<p class="keys">{_keys(kinds)}</p>'
 
 
 def _keys(kinds: set[str]) -> str:
     """Which keys answer these kinds of questions."""
     if "text" in kinds:
-        return "Enter begins a line; Ctrl+Enter goes on."
+        return "Enter starts a new line; Ctrl+Enter continues."
     digits = "1 to 5" if "scale" in kinds else "1 to 4" if "urgency" in kinds else ""
-    keys = f"{digits} answer the marked line, " if digits else ""
-    keys += "Y or N the last; " if "yes_no" in kinds else ""
-    lines = " (Shift+Enter begins a line of a text)" if kinds & {"line", "scale"} else ""
-    return f"Keys: {keys}Enter saves and goes on{lines}."
+    keys = f"{digits} answer the highlighted question, " if digits else ""
+    keys += "Y or N the last one; " if "yes_no" in kinds else ""
+    lines = " (Shift+Enter starts a new line in a text)" if kinds & {"line", "scale"} else ""
+    return f"Keys: {keys}Enter saves and continues{lines}."
 
 
 def _question(question: Question, number: int, view: View) -> str:
@@ -180,8 +178,8 @@ def _choices(question: Question) -> list[tuple[str, str, str, str]]:
 def _go_on(view: View) -> str:
     """The words on the button that sends this view's form."""
     if view.stage == BEFORE:
-        return "Go on" if view.steps_left else "Show the answers"
-    return "I agree, begin" if view.stage == CONSENT else "Save and go on"
+        return "Continue" if view.steps_left else "Show the answers"
+    return "I agree, start" if view.stage == CONSENT else "Save and continue"
 
 
 class Page:
@@ -267,7 +265,7 @@ def build(desk: Desk) -> gr.Blocks:
                 line = gr.HTML("", elem_id="note")
                 with gr.Row(elem_id="buttons"):
                     back = gr.Button("Back", min_width=90, scale=1, visible=False)
-                    save = gr.Button("Go on", variant="primary", scale=3, elem_id="save", visible=False)
+                    save = gr.Button("Continue", variant="primary", scale=3, elem_id="save", visible=False)
         shown = [now, title, seen, save, back, asked, line]
         collect = "(now) => [now, window.reviewCollect()]"
         then: dict[str, Any] = {"fn": None, "js": READY, "show_progress": "hidden"}

@@ -110,7 +110,7 @@ def steps_before(role: str, study: Study, prompts: Sequence[str] = ()) -> list[t
     first: list[Question] = []
     if not lay:
         text = "Your own diagnosis, before any answer is shown"
-        hint = "One or several, the likeliest first. It cannot be changed afterwards."
+        hint = "One or more, the most likely first. You cannot change this later."
         first.append(Question(OWN_DIAGNOSIS, text, "Your own diagnosis", "line", hint))
     if study.urgency:
         text = "How soon should this patient be seen?"
@@ -119,7 +119,7 @@ def steps_before(role: str, study: Study, prompts: Sequence[str] = ()) -> list[t
         first.append(_urgency(OWN_URGENCY, text, lay))
     steps = [tuple(first)] if first else []
     if study.own_answers and role == DERMATOLOGIST:
-        hint = "In your own words, before any answer is shown. It may stay empty and cannot be changed afterwards."
+        hint = "In your own words, before any answer is shown. You may leave this empty; you cannot change it later."
         steps += [
             (Question(OWN_ANSWER.format(n), prompt, prompt, "text", hint),)
             for n, prompt in enumerate(prompts, 1)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from scipy.special import expit, log_softmax, softmax
 
+from skingpt4.chat.checks.alarm import Alarm
 from skingpt4.checkpoints import checkpoint
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import file_sha256, write_text
@@ -54,6 +55,8 @@ class Calibration:
         closed_set: rows of the diseases whose scores make up those of the classes; None where each class has one
             disease, as with checkpoints that do not know what diseases they were taught.
         prior_weight: of what the text alone says of each disease, see `skingpt4.taxonomy.closed_set`.
+        alarms: when the warning of skin cancer is raised, see `skingpt4.chat.checks.alarm`; empty where the data
+            had too few malignant cases, and in files from before there were any.
     """
 
     temperature: float
@@ -67,6 +70,7 @@ class Calibration:
     tensors_sha256: str | None = None
     closed_set: list[dict[str, Any]] | None = None
     prior_weight: float = 0.0
+    alarms: dict[str, Alarm] = field(default_factory=dict)
 
     def class_probabilities(self, scores: np.ndarray) -> np.ndarray:
         """Probabilities (..., 15) among the classes of log-likelihoods (..., 15)."""
@@ -126,6 +130,7 @@ def load(checkpoint_path: str | Path | None) -> Calibration | None:
         if data.pop("format") != FORMAT:
             raise CalibrationError(f"{path}: has another format; run skingpt4 calibrate again")
         data["concepts"] = {name: Platt(**platt) for name, platt in dict(data["concepts"]).items()}
+        data["alarms"] = {name: Alarm(**alarm) for name, alarm in dict(data.get("alarms", {})).items()}
         calibration = Calibration(**data)
         if not (math.isfinite(calibration.temperature) and calibration.temperature > 0):
             raise ValueError("temperature")

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from skingpt4.chat import calibration
 from skingpt4.chat.calibration import Calibration, CalibrationError, Platt, class_loss
+from skingpt4.chat.checks import alarm
 from skingpt4.chat.differential import score_concepts, score_images
 from skingpt4.checkpoints import checkpoint
 from skingpt4.config.schema import Config
@@ -231,29 +232,24 @@ def score_records(
     records: Manifest,
     queries: Tensor,
     diseases: dict[str, str],
-    closed_set: ClosedSet | None = None,
-) -> tuple[np.ndarray | dict[float, np.ndarray], np.ndarray]:
-    """Scores of each image as `fit` takes them, of classes and of the 48 concepts, with a progress bar.
+    scorer: DiseaseScorer | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Scores of each image, with a progress bar: of the 48 concepts, and of all diseases or else the 15 classes.
 
     Where no concepts are known they are zeros.
     """
-    scorer = None if closed_set is None else DiseaseScorer(model, config.prompt, closed_set)
     rows, concept_rows = [], []
     bar = tqdm(records, desc="scoring pictures", unit="picture")
     for record, image_queries in zip(bar, queries, strict=True):
         shown, with_concepts = image_queries[None].float(), record.concepts is not None
         if scorer is None:
-            classes, concepts = score_images(model, config, shown, diseases, with_concepts)
+            scores, concepts = score_images(model, config, shown, diseases, with_concepts)
         else:
-            classes = scorer.scores([shown])[0]
+            scores = scorer.scores([shown])[0]
             concepts = score_concepts(model, config, shown) if with_concepts else np.zeros(len(CONCEPTS))
-        rows.append(classes)
+        rows.append(scores)
         concept_rows.append(concepts)
-    scores = np.stack(rows)
-    if scorer is None:
-        return scores, np.stack(concept_rows)
-    by_weight = {w: scorer.closed_set.class_scores(scores, scorer.prior, w) for w in PRIOR_WEIGHTS}
-    return by_weight, np.stack(concept_rows)
+    return np.stack(rows), np.stack(concept_rows)
 
 
 def calibrate(
@@ -280,13 +276,26 @@ def calibrate(
     rows = [row for row, record in enumerate(records) if record.class_name in CLASSES]
     _require_enough(len(rows))  # before minutes of scoring
     chosen: Any = [records[row] for row in rows]
-    diseases = scored_diseases(chosen) if closed_set is None else closed_set.representatives
-    scores, concept_scores = score_records(model, config, chosen, queries[rows], diseases, closed_set)
     present = np.array([[c in (record.concepts or ()) for c in CONCEPTS] for record in chosen])
     truth = np.array([CLASSES.index(record.class_name) for record in chosen])
     known = np.array([record.concepts is not None for record in chosen])
-    fitted = fit(scores, truth, concept_scores, present, known, diseases, target_accuracy)
-    return fitted if closed_set is None else replace(fitted, closed_set=closed_set.to_rows())
+    malignant = [alarm.is_malignant(record.disease, record.class_name) for record in chosen]
+    if closed_set is None:
+        diseases = scored_diseases(chosen)
+        scores, concept_scores = score_records(model, config, chosen, queries[rows], diseases)
+        fitted = fit(scores, truth, concept_scores, present, known, diseases, target_accuracy)
+        by_class = fitted.class_probabilities(scores)
+        return replace(fitted, alarms=alarm.class_alarms(by_class, truth, malignant))
+    scorer, diseases = DiseaseScorer(model, config.prompt, closed_set), closed_set.representatives
+    scores, concept_scores = score_records(model, config, chosen, queries[rows], diseases, scorer)
+    by_weight = {w: closed_set.class_scores(scores, scorer.prior, w) for w in PRIOR_WEIGHTS}
+    fitted = fit(by_weight, truth, concept_scores, present, known, diseases, target_accuracy)
+    by_disease = closed_set.probabilities(scores, scorer.prior, fitted.prior_weight, fitted.temperature)
+    return replace(
+        fitted,
+        closed_set=closed_set.to_rows(),
+        alarms=alarm.disease_alarms(by_disease, closed_set, malignant),
+    )
 
 
 def report(fitted: Calibration) -> str:
@@ -315,4 +324,4 @@ def report(fitted: Calibration) -> str:
     concepts = f"{len(fitted.concepts)} of {len(CONCEPTS)} concepts, from {m['num_with_concepts']} pictures"
     if "concept_nll_after" in m:
         concepts += f": loss {m['concept_nll_share_alone']:.3f} by frequency -> {m['concept_nll_after']:.3f}"
-    return "\n".join([*lines, concepts])
+    return "\n".join([*lines, concepts, *alarm.describe(fitted.alarms)])

@@ -10,7 +10,7 @@ only. Not a diagnosis.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -22,6 +22,14 @@ from torch import Tensor
 
 from skingpt4.chat import calibration as calibrations
 from skingpt4.chat.calibration import Calibration
+from skingpt4.chat.checks.alarm import (
+    ALARM_CLASSES,
+    AlarmReading,
+    alarm_class,
+    alarm_readings,
+    raised_classes,
+)
+from skingpt4.chat.texts import load as load_texts
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.diseases import of_card
 from skingpt4.config.schema import Config
@@ -43,7 +51,6 @@ from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, class_disease
 
 TOP_DISEASES = 10
 NEVER = 1.0  # the threshold if no confidence is enough
-LANGUAGES = ("en", "de")
 
 
 class DifferentialError(UserError):
@@ -81,7 +88,8 @@ class Differential:
     """Classes, concepts and the TOP_DISEASES, the most probable first.
 
     `diseases` is empty where the checkpoint does not say what it was taught. `confident` is whether the best class
-    reaches `threshold`; never without a calibration. `calibration` names the data behind the probabilities.
+    reaches `threshold`; never without a calibration. `calibration` names the data behind the probabilities. `alarms`
+    say whether skin cancer is among the possibilities, and how that is known.
     """
 
     ranked: tuple[ClassProbability, ...]
@@ -92,10 +100,11 @@ class Differential:
     next_steps: tuple[str, ...]
     calibration: str = "none"
     diseases: tuple[DiseaseProbability, ...] = ()
+    alarms: tuple[AlarmReading, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, ready for JSON; `diseases` only where there are any."""
-        data = asdict(self)
+        data = asdict(self) | {"alarms": [alarm.to_dict() for alarm in self.alarms]}
         if not self.diseases:
             del data["diseases"]
         for row in (*data["ranked"], *data["concepts"], *data.get("diseases", ())):
@@ -155,10 +164,11 @@ class Ranker:
 
         Args:
             queries: (1, q, d) of each image, such as a session's `queries`.
-            language: of the warnings and next steps, one of LANGUAGES.
+            language: of the warnings and next steps, see `skingpt4.chat.texts`.
 
         Raises:
-            DifferentialError: no image, or no such language.
+            DifferentialError: no image.
+            TextError: no such language.
         """
         if not queries:
             raise DifferentialError("there is no picture yet; add one before asking for a differential")
@@ -181,6 +191,10 @@ class Ranker:
             key=lambda row: -row.probability,
         )
         likeliest = {row.class_name: row.name for row in reversed(named)}
+        malignant = dict.fromkeys(ALARM_CLASSES, 0.0)
+        for row in named:
+            if (name := alarm_class(row.name, row.class_name)) is not None:
+                malignant[name] += row.probability
         return from_scores(
             closed_set.class_scores(scores, prior, weight),
             score_concepts(self._model, self._config, shown),
@@ -188,6 +202,7 @@ class Ranker:
             calibration,
             language,
             named[:TOP_DISEASES],
+            malignant,
         )
 
 
@@ -236,6 +251,7 @@ def from_scores(
     calibration: Calibration | None = None,
     language: str = "en",
     named: Sequence[DiseaseProbability] = (),
+    malignant: Mapping[str, float] | None = None,
 ) -> Differential:
     """The ranking of given scores.
 
@@ -246,13 +262,14 @@ def from_scores(
         calibration: None for temperature 1.
         language: of the advice.
         named: the likeliest diseases, where more than one of a class was scored.
+        malignant: probability of the malignant diseases by class, where they were scored one by one.
 
     Raises:
-        DifferentialError: no advice in that language.
+        TextError: no such language.
     """
     probabilities = calibration or Calibration(1.0, None, NEVER, 0, diseases, {})
-    by_class = zip(diseases.items(), probabilities.class_probabilities(classes).tolist(), strict=True)
-    ranked = [ClassProbability(name, disease, p) for (name, disease), p in by_class]
+    each = zip(diseases.items(), probabilities.class_probabilities(classes).tolist(), strict=True)
+    ranked = [ClassProbability(name, disease, p) for (name, disease), p in each]
     visible = [
         ConceptProbability(name, p)
         for name, score in zip(CONCEPTS, concepts.tolist(), strict=True)
@@ -262,17 +279,23 @@ def from_scores(
     visible.sort(key=lambda row: -row.probability)
     threshold = probabilities.threshold
     confident = threshold is not None and ranked[0].probability >= threshold
-    flags, steps = advise(ranked, visible, confident, language)
+    by_class = malignant or {
+        row.class_name: row.probability for row in ranked if row.class_name in ALARM_CLASSES
+    }
+    default = {name: warnings()["classes"][name] for name in ALARM_CLASSES}
+    alarms = alarm_readings(by_class, malignant is not None, probabilities.alarms, default)
+    raised = raised_classes(alarms, by_class)
+    flags, steps = advise(ranked, visible, confident, language, raised)
     return Differential(
         tuple(ranked), tuple(visible), confident, NEVER if threshold is None else threshold, flags, steps,
-        calibration.describe() if calibration else "none", tuple(named),
+        calibration.describe() if calibration else "none", tuple(named), alarms,
     )  # fmt: skip
 
 
 @cache
-def advice() -> dict[str, Any]:
-    """The warnings and next steps: advice.yaml."""
-    return read_yaml(Path(__file__).with_name("advice.yaml"))
+def warnings() -> dict[str, dict[str, float]]:
+    """From which probability the warning of a class or concept is shown: warnings.yaml."""
+    return read_yaml(Path(__file__).with_name("warnings.yaml"))
 
 
 def advise(
@@ -280,27 +303,27 @@ def advise(
     concepts: Sequence[ConceptProbability],
     confident: bool,
     language: str = "en",
+    alarms: Collection[str] = (),
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(warnings, next steps) in a language.
 
-    A warning is shown from a probability on that advice.yaml sets, so also for classes that are not first. The first
-    step is that of the best class if the model is confident, else that it is not; the last is always what to do in an
-    emergency.
+    A warning is shown from a probability on that warnings.yaml sets, so also for classes that are not first; of skin
+    cancer, for the classes in `alarms` (see `skingpt4.chat.checks.alarm`). The first step is that of the best class
+    if the model is confident, else that it is not; the last is always what to do in an emergency.
 
     Raises:
-        DifferentialError: no advice in that language.
+        TextError: no such language.
     """
-    if language not in LANGUAGES:
-        raise DifferentialError(f"there is no advice in {language!r}; there is {', '.join(LANGUAGES)}")
-    data = advice()
+    texts = load_texts(language)
     flags = [
-        entry["flag"][language]
+        texts[f"advice.{group}.{name}.flag"]
         for group, rows in (
             ("classes", [(row.class_name, row.probability) for row in ranked]),
             ("concepts", [(row.name, row.probability) for row in concepts]),
         )
         for name, probability in rows
-        if (entry := data[group].get(name, {})).get("flag") and probability >= entry["from"]
+        if (start := warnings()[group].get(name)) is not None
+        and (name in alarms if name in ALARM_CLASSES else probability >= start)
     ]
-    first = data["classes"][ranked[0].class_name]["next"] if confident else data["not_confident"]
-    return tuple(flags), (first[language], data["always"][language])
+    first = f"advice.classes.{ranked[0].class_name}.next" if confident else "advice.not_confident"
+    return tuple(flags), (texts[first], texts["advice.always"])

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import functools
+import re
+import string
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from skingpt4.chat.checks.flags import flags
-from skingpt4.support.errors import UserError
+from skingpt4.support.errors import UserError, reason_of
+from skingpt4.support.files import read_yaml
+from skingpt4.support.parse import ParseError, parse_yaml
+from skingpt4.support.regular import read_regular_text
 
+CODE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})?")
 FOLDER = Path(__file__).with_name("languages")
 FIRST = "en"  # the language whose file the others are compared with
 
@@ -21,7 +26,7 @@ class TextError(UserError):
 
 def languages() -> dict[str, str]:
     """Code and native name of every language that has a file, English first."""
-    codes = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    codes = {path.stem for path in FOLDER.glob("*.yaml")} | _added.keys()
     return {code: load(code)["language"] for code in sorted(codes, key=lambda code: (code != FIRST, code))}
 
 
@@ -74,18 +79,87 @@ class Texts:
         return [str(line) for line in lines]
 
 
-@functools.cache
+_added: dict[str, Texts] = {}
+
+
 def load(code: str = FIRST) -> Texts:
     """The texts of one language.
 
     Raises:
         TextError: there is no such language; the message lists those that exist.
     """
+    return _added[code] if code in _added else _bundled(code)
+
+
+@functools.cache
+def _bundled(code: str) -> Texts:
     path = FOLDER / f"{code}.yaml"
     if path.parent != FOLDER or not path.is_file():
-        known = ", ".join(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+        known = ", ".join(sorted({path.stem for path in FOLDER.glob("*.yaml")} | _added.keys()))
         raise TextError(f"there is no page in the language {code!r}; there are {known}")
-    return Texts(code, yaml.safe_load(path.read_text(encoding="utf-8")))
+    return Texts(code, read_yaml(path))
+
+
+def add_language(path: str | Path) -> Texts:
+    """Offer one more language for as long as this program runs; its code is the file's name, such as fr.yaml.
+
+    Raises:
+        TextError: the file cannot be read, lacks texts or has others than en.yaml; the message names the first.
+    """
+    path = Path(path)
+    if not CODE.fullmatch(path.stem) or path.suffix != ".yaml":
+        raise TextError(f"{path}: a language's file is named after its code, such as fr.yaml or pt-BR.yaml")
+    if (FOLDER / path.name).exists():
+        raise TextError(f"{path}: the language {path.stem!r} is there already")
+    try:
+        table = parse_yaml(read_regular_text(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise TextError(f"{path}: cannot be read ({reason_of(error)})") from None
+    except ParseError as error:
+        raise TextError(f"{path}: is not YAML ({error})") from None
+    problems = differences(table, load(FIRST).table)
+    if problems:
+        more = f", and {len(problems) - 1} more" if problems[1:] else ""
+        raise TextError(f"{path}: {problems[0]}{more}; {FIRST}.yaml has all texts")
+    _added[path.stem] = Texts(path.stem, table)
+    return _added[path.stem]
+
+
+def differences(table: Any, complete: dict[str, Any]) -> list[str]:
+    """What keeps a language's texts from standing in for the complete ones, each with its key; empty if nothing."""
+    texts, wanted = dict(flat(table)), dict(flat(complete))
+    problems = [f"there is no text for {key}" for key in wanted if key not in texts]
+    problems += [f"nothing shows the text {key}" for key in texts if key not in wanted]
+    for key in wanted.keys() & texts.keys():
+        text = texts[key]
+        if not isinstance(text, str) or not text.strip():
+            problems.append(f"the text {key} is empty, or not a text (put it in quotation marks)")
+        elif _fields(text) != _fields(wanted[key]):
+            names = ", ".join(sorted(_fields(wanted[key]))) or "nothing"
+            problems.append(f"the text {key} needs in braces: {names}")
+    return problems
+
+
+def flat(table: Any, before: str = "") -> Iterator[tuple[str, Any]]:
+    """(key, text) of nested texts; a list's by its numbers."""
+    items = (
+        table.items() if isinstance(table, dict) else enumerate(table) if isinstance(table, list) else None
+    )
+    if items is None:
+        yield before[:-1], table
+    else:
+        for name, inner in items:
+            yield from flat(inner, f"{before}{name}.")
+
+
+def _fields(text: str) -> set[str]:
+    """What a text has in braces."""
+    try:
+        return {
+            "".join(filter(None, part[1:])) for part in string.Formatter().parse(text) if part[1] is not None
+        }
+    except ValueError:
+        return {"(a brace that is not closed)"}
 
 
 def cautions(answer: str, texts: Texts) -> list[str]:

@@ -11,7 +11,7 @@ import argparse
 import os
 from collections.abc import Sequence
 
-from skingpt4.server.address import Address, AddressError, add_name_argument, stay_local
+from skingpt4.server.address import Address, AddressError, add_proxy_arguments, stay_local
 from skingpt4.support.cli import add_model_arguments, make_parser
 from skingpt4.support.errors import UserError, reported
 
@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     add_model_arguments(result)
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=8000, help="default: %(default)s")
-    add_name_argument(result)
+    add_proxy_arguments(result)
     add(
         "--api-key-env",
         default=KEY,
@@ -55,7 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     stay_local()
     with reported() as status:
-        address = Address(args.host, args.port, args.max_body_mb, names=tuple(args.name))
+        address = Address(
+            args.host,
+            args.port,
+            args.max_body_mb,
+            False,
+            tuple(args.names),
+            args.root_path,
+            tuple(args.trusted_proxy),
+        )
         key = os.environ.get(args.api_key_env) or None
         if not address.local and not key:
             raise AddressError(

@@ -244,6 +244,8 @@ class OptimConfig:
     # A sample's weight in the loss by its class: none, all alike; square_root and inverse, one over the square root
     # or over the number of the class's records, with a mean of 1. With data.sampling, rare classes count twice.
     class_weight: str = ruled(one_of("none", "square_root", "inverse"), "none")
+    # How strongly step dpo holds the model at what it was at the start: beta of arXiv 2305.18290.
+    dpo_beta: float = ruled(positive, 0.1)
     name: str = ruled(one_of("adamw", "adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit"), "adamw")
 
 
@@ -261,12 +263,12 @@ class LogConfig:
 
 @dataclass
 class Config:
-    """One run. `step` is align (captions), step1 (concepts), step2 (diagnoses), or none (a chat, untrained).
+    """One run. `step` is align (captions), step1 (concepts), step2 (diagnoses), dpo (rated answers) or none (a chat).
 
     `compat` minigpt4 trains and chats as the original code does, see docs/parity.md.
     """
 
-    step: str = ruled(one_of("align", "step1", "step2", "none"), MISSING)
+    step: str = ruled(one_of("align", "step1", "step2", "dpo", "none"), MISSING)
     output_dir: str = MISSING
     initial_checkpoint: str | None = None
     compat: str = ruled(one_of(*BEHAVIOURS), "none")

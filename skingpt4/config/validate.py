@@ -105,6 +105,8 @@ def _something_to_train(config: Config) -> str | None:
 
 def training_problem(config: Config) -> str | None:
     """What stops a training run of a configuration with which a checkpoint may be loaded; None if nothing does."""
+    if config.step == "dpo" and (problem := _preference_problem(config)):
+        return problem
     if config.projection.inputs != "raw" and not config.data.feature_cache:
         return (
             f"'projection.inputs' {config.projection.inputs} takes its statistics from cached features; "
@@ -116,6 +118,28 @@ def training_problem(config: Config) -> str | None:
             "and 'data.feature_cache', or projection.start: random"
         )
     return None
+
+
+def _preference_problem(config: Config) -> str | None:
+    if not config.initial_checkpoint:
+        return "step dpo goes on from a trained model; name it in 'initial_checkpoint'"
+    if not config.data.feature_cache or config.data.feature_views > 1:
+        return (
+            "step dpo compares with the model at its start on the same pictures; set 'data.feature_cache' and "
+            "data.augment: false (there the start's log-probabilities are saved too)"
+        )
+    unfit = {
+        "data.sampling": config.data.sampling != "uniform",
+        "optim.disease_weight": config.optim.disease_weight != 1,
+        "optim.class_weight": config.optim.class_weight != "none",
+        "compat": config.compat != "none",
+        "prompt.bare": config.prompt.bare,
+        "prompt.use_turns": not config.prompt.use_turns,
+    }
+    named = [key for key, is_unfit in unfit.items() if is_unfit]
+    return (
+        f"step dpo trains on pairs of dialogues; leave {', '.join(named)} at the default" if named else None
+    )
 
 
 CROSS_CHECKS = (

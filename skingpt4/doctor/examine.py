@@ -29,10 +29,10 @@ def examine(facts: Facts) -> list[Finding]:
         *language_model(facts),
         *tokenizer(facts),
         *encoder(facts),
-        parent(facts),
+        *([parent(facts)] if facts.knows_projector else ()),
         *(data(facts) if training else ()),
         *(trainable(facts) if training else ()),
-        *(work(facts) if training else ()),
+        *(work(facts) if training and facts.knows_projector else ()),
         *machine(facts),
     ]
 

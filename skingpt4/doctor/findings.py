@@ -48,6 +48,11 @@ class Facts:
     download_bytes: int = 0
 
     @property
+    def knows_projector(self) -> bool:
+        """Whether the projection's sizes are known: without a Q-Former they are those of the vision encoder."""
+        return self.config.projector == "qformer" or self.encoder_parameters > 0
+
+    @property
     def device(self) -> torch.device:
         """The device on which the language model will compute."""
         return torch.device(default_device())

@@ -48,7 +48,8 @@ def machine(facts: Facts) -> Iterator[Finding]:
     if facts.shape and facts.encoder_parameters:
         spread = config.language.device_map not in (None, "cuda", "cpu")
         yield from _memory(facts, free, spread)
-    yield _disk(facts)
+    if facts.knows_projector:
+        yield _disk(facts)
     if config.step != "none":
         yield _output_dir(config)
 

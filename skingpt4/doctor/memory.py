@@ -182,7 +182,7 @@ def training(
         quantization: of the language model.
         encoding_bytes: of one picture, see `encoding`.
     """
-    batch, picture = config.optim.batch_size, picture_shape(config)
+    batch, picture = config.optim.batch_size * (2 if config.step == "dpo" else 1), picture_shape(config)
     tokens = tokens or picture.num_vectors + 40 + config.data.max_text_tokens
     supervised = supervised or config.data.max_text_tokens
     cached = config.data.feature_cache is not None

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from skingpt4.model.language import LanguageModel
 from skingpt4.model.prompts import IGNORED
@@ -147,6 +148,60 @@ def supervised_loss(
     logits = language_model.logits(embeds, attention_mask)
     logits = logits[supervised.to(logits.device)]  # (n, vocabulary)
     return _cross_entropy(logits, targets.to(logits.device), weights), len(targets)
+
+
+def preference_loss(
+    language_model: LanguageModel,
+    embeds: Tensor,
+    labels: Tensor,
+    attention_mask: Tensor | None,
+    reference: Tensor,
+    beta: float | Tensor,
+) -> tuple[Tensor, int]:
+    """(Direct preference optimisation's loss summed over pairs, fp32 scalar; their number).
+
+    Rafailov et al. 2023 (arXiv 2305.18290), equation 7: -log sigmoid(beta ((log p(w) - log p(l)) - (the same of the
+    reference))), where p(w) and p(l) are the probabilities of the preferred and of the other answer.
+
+    Args:
+        language_model: the language model.
+        embeds: (2 n, t, d) input embeddings, of the preferred answers and then of the others.
+        labels: (2 n, t), IGNORED where not supervised.
+        attention_mask: (2 n, t), 0 at padding, or None.
+        reference: (n,) fp32, `answer_margins` of the reference.
+        beta: of the loss.
+    """
+    margins = answer_margins(language_model, embeds, labels, attention_mask)
+    losses = -F.logsigmoid(beta * (margins - reference.to(margins)))
+    return losses.sum(), len(losses)
+
+
+def answer_margins(
+    language_model: LanguageModel, embeds: Tensor, labels: Tensor, attention_mask: Tensor | None
+) -> Tensor:
+    """(n,) fp32: log p(preferred answer) - log p(other answer) of n pairs; arguments as of `preference_loss`."""
+    targets = labels[:, 1:]
+    supervised = F.pad(targets != IGNORED, (0, 1))  # (2 n, t)
+    rows, _ = supervised.nonzero(as_tuple=True)  # (tokens,)
+    targets = targets[targets != IGNORED]  # (tokens,)
+    if language_model.has_plain_head:
+        states = language_model.hidden_states(embeds, attention_mask)  # (2 n, t, d)
+        head: nn.Module = language_model.get_output_embeddings()
+    else:
+        states = language_model.logits(embeds, attention_mask)  # (2 n, t, vocabulary)
+        head = nn.Identity()
+    states = states[supervised.to(states.device)]  # (tokens, d or vocabulary)
+    num_rows = max(1, LOSS_CHUNK_BYTES // (4 * language_model.get_input_embeddings().weight.shape[0]))
+
+    def losses_of(part: Tensor, ids: Tensor) -> Tensor:
+        return F.cross_entropy(head(part).float(), ids, reduction="none")
+
+    parts = zip(states.split(num_rows), targets.to(states.device).split(num_rows), strict=True)
+    losses = [checkpoint(losses_of, part, ids, use_reentrant=False) for part, ids in parts]
+    sums = torch.zeros(len(labels), device=states.device)
+    sums = sums.index_add(0, rows.to(states.device), torch.cat(losses))  # (2 n,)
+    preferred, other = sums.chunk(2)
+    return other - preferred
 
 
 def log_probabilities(

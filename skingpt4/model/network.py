@@ -13,7 +13,7 @@ from skingpt4.model import lora
 from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.language import LanguageModel
 from skingpt4.model.lavis import LavisQFormer, LavisVision
-from skingpt4.model.loss import supervised_loss
+from skingpt4.model.loss import preference_loss, supervised_loss
 from skingpt4.model.precision import DTYPES, describe_precision, half_precision, num_bytes
 from skingpt4.model.projection import InputMap, Pooling, make_projection
 from skingpt4.model.prompts import IMAGE_TOKEN, Encoded
@@ -156,8 +156,10 @@ class SkinGPT4(nn.Module):
         image: Tensor | None = None,
         queries: Tensor | None = None,
         weights: Tensor | None = None,
+        reference: Tensor | None = None,
+        beta: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Summed cross-entropy over supervised tokens.
+        """Summed cross-entropy over supervised tokens; with `reference` the loss of preferences over pairs of rows.
 
         Args:
             input_ids: (b, t) with IMAGE_TOKEN where queries go, right padded.
@@ -166,15 +168,23 @@ class SkinGPT4(nn.Module):
             image: (images, 3, h, w) or (images, c, 3, h, w), or
             queries: (images, q, d) precomputed.
             weights: (b, t) fp32, of the labels in the sum; None is 1 for all.
+            reference: (b / 2,) fp32, with
+            beta: as of `preference_loss`; the first half of the rows has the preferred answers.
 
         Returns:
-            (loss summed over the supervised tokens, fp32 scalar on `input_ids`' device; their number, int64 scalar).
+            (loss summed over the supervised tokens or pairs, fp32 scalar on `input_ids`' device; their number, int64
+            scalar).
         """
         if queries is None and image is not None:
             queries = self.encode_images(image)  # (images, q, d)
         embeds = self.embed(input_ids, queries)  # (b, t, width)
         mask = None if attention_mask is None else attention_mask.to(embeds.device)
-        loss, count = supervised_loss(self.language_model, embeds, labels, mask, weights)
+        if reference is not None:
+            assert beta is not None
+            beta = beta.to(embeds.device)
+            loss, count = preference_loss(self.language_model, embeds, labels, mask, reference, beta)
+        else:
+            loss, count = supervised_loss(self.language_model, embeds, labels, mask, weights)
         return loss.to(input_ids.device), torch.tensor(count)
 
     @torch.no_grad()

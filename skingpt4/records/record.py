@@ -33,8 +33,8 @@ class RecordError(UserError):
 class Record:
     """One image with what is known about it; None or empty means unknown.
 
-    `turns` holds (question, answer) pairs of a source that has its own dialogue; `phi` says how protected
-    health information in the note was treated.
+    `turns` holds (question, answer) pairs of a source that has its own dialogue, and `rejected` the same questions
+    with answers that people rated worse; `phi` says how protected health information in the note was treated.
     """
 
     image_path: Path
@@ -56,6 +56,7 @@ class Record:
     patient_id: str | None = None
     licence: str | None = None
     phi: str | None = None
+    rejected: tuple[tuple[str, str], ...] = ()
 
 
 def parse_line(line: bytes, where: str) -> dict[str, Any]:
@@ -141,11 +142,14 @@ def _is_text(row: Any) -> bool:
 
 def record_of(row: Mapping[str, Any], folder: Path) -> Record:
     """A checked row as a `Record`; the name of its image is relative to `folder`."""
-    concepts, turns = row["concepts"], row["turns"]
+    concepts = row["concepts"]
     return Record(
         image_path=image_path(folder, row["image"]),
         class_name=row["class"],
         concepts=None if concepts is None else tuple(concepts),
-        turns=tuple((turn["question"], turn["answer"]) for turn in turns or ()),
-        **{key: row[key] for key in KEYS if key not in ("image", "class", "concepts", "turns")},
+        **{
+            key: tuple((turn["question"], turn["answer"]) for turn in row[key] or ())
+            for key in ("turns", "rejected")
+        },
+        **{key: row[key] for key in KEYS if key not in ("image", "class", "concepts", "turns", "rejected")},
     )

@@ -70,8 +70,8 @@ class Field:
 FIELDS: dict[str, Field] = {
     "image": Field(
         Plain.IMAGE_PATH,
-        "Path of the image, relative to the manifest or absolute. A component that ends in .tar is an archive and "
-        "the rest names its member. \\udc80 to \\udcff stand for bytes that are not UTF-8.",
+        "Path of the image, relative to the manifest or absolute. A component that ends in .tar or .zip is an "
+        "archive and the rest names its member. \\udc80 to \\udcff stand for bytes that are not UTF-8.",
     ),
     "sha256": Field(Hex(64), "SHA-256 of the image file's bytes."),
     "phash": Field(Hex(16), "64-bit perceptual hash of the upright image (ImageHash's phash)."),
@@ -93,6 +93,7 @@ FIELDS: dict[str, Field] = {
     "note": Field(Plain.TEXT, "A doctor's words."),
     "caption": Field(Plain.TEXT, "What the image shows, for the alignment before step 1."),
     "turns": Field(Plain.TURNS, "A dialogue of the source's own."),
+    "rejected": Field(Plain.TURNS, "The same questions with answers that people rated worse (step: dpo)."),
     "case_id": Field(Plain.TEXT, "Images of one case share it, within a source."),
     "patient_id": Field(Plain.TEXT, "Images of one patient share it, within a source."),
     "licence": Field(Plain.TEXT, "Under which terms the image may be used."),

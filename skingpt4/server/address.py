@@ -8,13 +8,19 @@ import functools
 import ipaddress
 import logging
 import os
+import re
 import socket
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from skingpt4.support.errors import UserError, reason_of
 
 logger = logging.getLogger(__name__)
 LOCALHOST = "localhost"
+NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
+ROOT_PATH = re.compile(r"(/[A-Za-z0-9_.~-]*[A-Za-z0-9_~-])*")  # no "..", and no slash at the end
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+LOOPBACK = ("127.0.0.0/8", "::1")
 
 
 class AddressError(UserError):
@@ -26,30 +32,69 @@ def stay_local() -> None:
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]  # one of them could open a public link or share a folder
     os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", HF_HUB_DISABLE_TELEMETRY="1")
+    os.environ["FORWARDED_ALLOW_IPS"] = ""  # uvicorn's own list of proxies; see `Address.trusts`
     for name in ("no_proxy", "NO_PROXY"):  # Gradio calls its own page once, and must not use a proxy
         os.environ[name] = ",".join(filter(None, [os.environ.get(name), "127.0.0.1,localhost"]))
 
 
-def add_name_argument(parser: argparse.ArgumentParser) -> None:
-    """Add --name, for `Address.names`."""
-    parser.add_argument(
-        "--name", action="append", default=[], type=str.lower, metavar="HOST",
+def add_proxy_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what a server behind a reverse proxy needs: `Address.names`, `Address.root_path`, `Address.proxies`."""
+    add = parser.add_argument_group("behind a reverse proxy (docs/deploy.md)").add_argument
+    add(
+        "--allowed-host", "--name", action="append", default=[], type=str.lower, metavar="NAME", dest="names",
         help="another name that browsers reach the server by, e.g. that of a proxy; may be given several times",
+    )  # fmt: skip
+    add(
+        "--root-path", default="", metavar="PATH",
+        help="the path under which the proxy serves it, e.g. /skin (default: the proxy serves it at /)",
+    )  # fmt: skip
+    add(
+        "--trusted-proxy", action="append", default=[], metavar="ADDRESS",
+        help="IP address or network of a proxy whose X-Forwarded headers are believed; may be given several times "
+        "(default: this machine's own addresses)",
     )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens, the largest file it takes, and whether it also gets a public link.
+    """Where a server listens, the largest file it takes, whether it also gets a public link, and its proxies.
 
-    `names` are further names that browsers reach it by, e.g. that of a reverse proxy in front of it.
+    Attributes:
+        names: further names that browsers reach it by, e.g. that of a reverse proxy in front of it; in lower case.
+        root_path: the path under which a proxy serves it: empty, or with a slash in front and none at the end.
+        proxies: IP addresses and networks whose X-Forwarded headers are believed; this machine's own if empty.
+
+    Raises:
+        AddressError: a name, path or address that cannot be one.
     """
 
     host: str = "127.0.0.1"
     port: int = 7860
     max_upload_mb: int = 20
     share: bool = False
-    names: tuple[str, ...] = ()  # in lower case
+    names: tuple[str, ...] = ()
+    root_path: str = ""
+    proxies: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Refuse what can be no name, path or address."""
+        for name in self.names:
+            if not NAME.fullmatch(name) and not is_ip(name.removeprefix("[").removesuffix("]")):
+                raise AddressError(
+                    f"--allowed-host {name!r}: give a host name alone, e.g. skin.example.org, without "
+                    "https://, port and path"
+                )
+        if not ROOT_PATH.fullmatch(self.root_path):
+            raise AddressError(
+                f"--root-path {self.root_path!r}: give a path like /skin, with a slash in front and none at the end"
+            )
+        networks(self.proxies)
+        if self.share and (self.root_path or self.proxies):
+            raise AddressError("--share has a proxy of its own: leave out --root-path and --trusted-proxy")
+
+    def trusts(self, ip: str) -> bool:
+        """Whether this is the address of a proxy whose X-Forwarded headers are believed."""
+        return is_in(ip, networks(self.proxies or LOOPBACK))
 
     @property
     def ip(self) -> str:
@@ -119,9 +164,44 @@ class Address:
 
 def is_loopback(ip: str) -> bool:
     """Whether an IP address is one of this machine's own, also if it is IPv4 written as IPv6."""
+    return _unmapped(ip).is_loopback
+
+
+def is_ip(text: str) -> bool:
+    """Whether a text is an IP address, and nothing else."""
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _unmapped(ip: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
     address = ipaddress.ip_address(ip)
-    mapped = getattr(address, "ipv4_mapped", None)
-    return (mapped or address).is_loopback
+    return getattr(address, "ipv4_mapped", None) or address
+
+
+def is_in(address: str, networks: Collection[Network]) -> bool:
+    """Whether an address belongs to one of the networks; IPv4 may be written as IPv6."""
+    return is_ip(address) and any(_unmapped(address) in network for network in networks)
+
+
+@functools.lru_cache(maxsize=8)
+def networks(proxies: tuple[str, ...]) -> tuple[Network, ...]:
+    """IP addresses, and networks such as 172.30.7.0/24, as networks.
+
+    Raises:
+        AddressError: one of them is neither.
+    """
+    result: list[Network] = []
+    for proxy in proxies:
+        try:
+            result.append(ipaddress.ip_network(proxy))
+        except ValueError as error:
+            raise AddressError(
+                f"--trusted-proxy {proxy!r}: give an IP address, or a network like 172.30.7.0/24 ({error})"
+            ) from None
+    return tuple(result)
 
 
 @functools.lru_cache(maxsize=8)

@@ -74,6 +74,7 @@ def launch(
 
     from skingpt4.server.gradio_guard import USER, GradioGuard
     from skingpt4.server.guard import Guard
+    from skingpt4.server.http.connections import Connection
 
     def answer_health(request: Request) -> JSONResponse:
         return JSONResponse(health)
@@ -92,6 +93,7 @@ def launch(
     blocks.launch(
         server_name=f"[{address.ip}]" if ":" in address.ip else address.ip,
         server_port=address.port,
+        root_path=address.root_path,
         max_file_size=f"{address.max_upload_mb}mb",
         theme=_theme(),
         css=CSS + css,
@@ -101,6 +103,9 @@ def launch(
         share=address.share, inbrowser=False, quiet=True, prevent_thread_lock=True, ssr_mode=False, pwa=False,
         mcp_server=False, enable_monitoring=False, run_history=False, footer_links=[], show_error=True,
     )  # fmt: skip
+    blocks.server.config.http_protocol_class = (
+        Connection  # of the connections to come; Gradio asks for no other
+    )
     if blocks.share_url:
         names.add(urlsplit(blocks.share_url).netloc)
     return blocks
@@ -190,7 +195,8 @@ def until_ended(launched: Callable[[], gr.Blocks], address: Address) -> None:
     with private_folder(max_total_bytes(address.max_upload_mb * 2**20)) as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         blocks = launched()
-        print(f"open {blocks.local_url} in a browser; Ctrl-C ends", flush=True)
+        url = f"{blocks.local_url.rstrip('/')}{address.root_path}/"
+        print(f"open {url} in a browser; Ctrl-C ends", flush=True)
         if blocks.share_url:
             print(f"public link: {blocks.share_url}", flush=True)
         ended.wait()

@@ -113,10 +113,14 @@ class GradioGuard:
         ]
         if not STATIC.fullmatch(path):
             extra.append((b"cache-control", b"no-store"))
+        if path == DATA:
+            # nginx would hold an answer back until it is complete.
+            extra.append((b"x-accel-buffering", b"no"))
         if (path in self.server.pages or READ.fullmatch(path)) and not self._browser(request):
             # Lax: a strict one is not sent where a link of another site opens the page. The new one that this would
             # then get would take the open pages away from the browser.
-            cookie = f"{BROWSER}={secrets.token_urlsafe(32)}; Path=/; HttpOnly; SameSite=Lax"
+            root = request.scope.get("root_path", "")
+            cookie = f"{BROWSER}={secrets.token_urlsafe(32)}; Path={root}/; HttpOnly; SameSite=Lax"
             cookie += "; Secure" if request_is_https(request.scope) else ""
             extra.append((b"set-cookie", cookie.encode()))
         names = {name for name, _ in extra} - {b"set-cookie"}

@@ -34,6 +34,7 @@ class Paper(FPDF):
         super().__init__(format="A4")
         self.foot = f"{foot}  ·  {page} {{}} / {{{{nb}}}}"
         self.foot_style = ("", 7.5, SOFT)  # style, size in points, colour
+        self._widths: dict[tuple[str, str], float] = {}  # mm of a word in a font
         folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
         for style, name in STYLES:
             self.add_font(FONT, style, str(folder / f"{name}.ttf"))
@@ -66,8 +67,34 @@ class Paper(FPDF):
         if text:
             self.set_font(FONT, style, size)
             self.set_text_color(*(colour or (SOFT if soft else INK)))
-            self.multi_cell(0, size * 0.5, text, align="L", new_x="LMARGIN", new_y="NEXT")
+            lines = [] if keep_lines else self._lines(text)
+            for line in lines:
+                self.cell(0, size * 0.5, line, new_x="LMARGIN", new_y="NEXT")
+            if not lines:
+                self.multi_cell(0, size * 0.5, text, align="L", new_x="LMARGIN", new_y="NEXT")
             self.ln(size * 0.16)
+
+    def _lines(self, text: str) -> list[str]:
+        """The lines of a paragraph in the present font, broken at spaces; none where a word has to be broken.
+
+        fpdf2's own breaking measures the whole line again with every letter; of a file of hundreds of pages that
+        was nearly all of the time.
+        """
+        room = self.w - self.r_margin - self.x - 2 * self.c_margin
+        font = f"{self.font_style} {self.font_size_pt}"
+        space, lines, used = self.get_string_width(" "), list[list[str]](), 0.0
+        for word in text.split(" "):
+            width = self._widths.get((font, word))
+            if width is None:
+                width = self._widths[font, word] = self.get_string_width(word)
+            if width > room or "\u00ad" in word:  # a soft hyphen shows where it may be broken
+                return []
+            if not lines or used + space + width > room:
+                lines.append([])
+                used = -space
+            lines[-1].append(word)
+            used += space + width
+        return [" ".join(line) for line in lines]
 
     def heading(self, text: str, level: str, room: float | None = None) -> None:
         """A heading that is not left alone at a page's foot, and a bookmark; below it stay `room` mm."""
@@ -94,24 +121,48 @@ class Paper(FPDF):
         padded = [[*row, *[""] * (columns - len(row))] for row in rows]
         # Each column is as wide as its longest line, within bounds, so that words wrap before numbers do.
         lengths = [
-            max(min(max((len(line) for line in row[column].split("\n")), default=0), 36) for row in padded)
+            max(
+                8,
+                *(min(max((len(line) for line in row[column].split("\n")), default=0), 36) for row in padded),
+            )
             for column in range(columns)
         ]
-        # Headings are bold, and a word of one must not be broken.
-        words = [max((len(word) for word in name.split()), default=0) for name in padded[0]]
-        widths = tuple(
-            max(8, length, 1.25 * word if headed else 0) for length, word in zip(lengths, words, strict=True)
-        )
         full = self.w - self.l_margin - self.r_margin
-        width = min(full, sum(widths) * size * 0.26 + 3 * columns)
+        widths = [length * size * 0.26 + 3 for length in lengths]
+        if headed:
+            widths = self._whole_headings(widths, padded[0], size, full)
         with self.table(
-            col_widths=widths, width=width if headed else full, line_height=size * 0.46, text_align="L", align="L",
-            padding=0.7, first_row_as_headings=headed, headings_style=FontFace(emphasis="BOLD"), v_align="T",
-            borders_layout=TableBordersLayout.HORIZONTAL_LINES,
+            col_widths=tuple(widths), width=min(full, sum(widths)) if headed else full, line_height=size * 0.46,
+            text_align="L", align="L", padding=0.7, first_row_as_headings=headed, v_align="T",
+            headings_style=FontFace(emphasis="BOLD"), borders_layout=TableBordersLayout.HORIZONTAL_LINES,
         ) as table:  # fmt: skip
             for row in padded:
                 table.row(row)
         self.ln(2.5)
+
+    def _whole_headings(
+        self, widths: Sequence[float], headings: Sequence[str], size: float, full: float
+    ) -> list[float]:
+        """Widths of columns (mm) that fit the page; each loses what it can spare, and no heading's word is broken.
+
+        Args:
+            widths: that the columns would like to have.
+            headings: of the columns.
+            size: of the letters, in points.
+            full: width of the page.
+        """
+        self.set_font(FONT, "B", size)
+        needed = [
+            max((self.get_string_width(word) for word in heading.split()), default=0.0) + 4  # room beside it
+            for heading in headings
+        ]
+        self.set_font(FONT, "", size)
+        wished = [max(pair) for pair in zip(widths, needed, strict=True)]
+        spare = sum(wished) - sum(needed)
+        if sum(wished) <= full or spare <= 0 or sum(needed) > full:
+            return wished
+        kept = (full - sum(needed)) / spare
+        return [need + (wish - need) * kept for wish, need in zip(wished, needed, strict=True)]
 
     def picture(self, picture: io.BytesIO, width: float, height: float = 30.0) -> None:
         """An image file of this width in mm, on the next page if less than `height` mm are left."""

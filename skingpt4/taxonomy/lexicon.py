@@ -22,7 +22,7 @@ class Term:
 # --- words ---------------------------------------------------------------------------------------------
 
 # Letters and digits with combining accents, and the ending of a possessive.
-WORD = re.compile(r"(?:[^\W_][\u0300-\u036f]*)+(?:['’]s\b)?")
+WORD = re.compile(r"(?:[^\W_][\u0300-\u036f]*)+(?:['’][sS]\b)?")
 # Endings of plurals; the first match wins. British spelling has become American before.
 PLURALS = (
     (re.compile(r"mata$"), "ma"),

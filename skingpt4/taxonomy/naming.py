@@ -22,6 +22,9 @@ _PHRASE = re.compile(
     r"without|type|variant|unspecified|NOS)\b.*|\s*(?:[-–:]|,)\s+.*",
     re.IGNORECASE,
 )
+_ABBREVIATED = re.compile(
+    r"^[A-Z/]{2,6}\s+[-–]\s+"
+)  # "CD - Contact dermatitis", as SNOMED CT writes its names
 _INDUCED = re.compile(r"^\w+[- ](?:induced|related|associated)\s+", re.IGNORECASE)
 
 
@@ -54,6 +57,7 @@ def _parts(name: str) -> Iterator[str]:
     if comma and "," not in rest:
         yield f"{rest} {first}"
     yield from inside
+    yield _ABBREVIATED.sub("", plain)
     yield _INDUCED.sub("", plain)
     yield _PHRASE.sub("", plain)
 

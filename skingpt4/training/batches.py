@@ -73,18 +73,21 @@ class Collate:
 
 
 def pad_right(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-    """One padded row for each sample.
+    """One padded row for each sample; of pairs the preferred answers and then the others.
 
     Returns:
         input_ids and labels (b, t) int64; attention_mask (b, t), 0 at padding; image (b, 3, h, w) or queries
-        (b, q, d); weights (b, t) fp32 of the labels, if the samples have any.
+        (b, q, d); weights (b, t) fp32 of the labels, if the samples have any; of pairs reference (b / 2,), beta ().
     """
-    length = max(len(sample["encoded"].input_ids) for sample in samples)
-    input_ids = torch.zeros(len(samples), length, dtype=torch.long)
-    labels = torch.full((len(samples), length), IGNORED)
-    attention_mask = torch.zeros(len(samples), length, dtype=torch.long)
-    for row, sample in enumerate(samples):
-        encoded = sample["encoded"]
+    rows = [sample["encoded"] for sample in samples]
+    if "rejected" in samples[0]:
+        rows += [sample["rejected"] for sample in samples]
+        samples = [*samples, *samples]
+    length = max(len(encoded.input_ids) for encoded in rows)
+    input_ids = torch.zeros(len(rows), length, dtype=torch.long)
+    labels = torch.full((len(rows), length), IGNORED)
+    attention_mask = torch.zeros(len(rows), length, dtype=torch.long)
+    for row, encoded in enumerate(rows):
         ids, end = torch.tensor(encoded.input_ids), len(encoded.input_ids)
         input_ids[row, :end] = ids
         labels[row, :end] = torch.where(torch.tensor(encoded.supervised), ids, IGNORED)
@@ -95,11 +98,16 @@ def pad_right(samples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
             batch[key] = torch.stack([sample[key] for sample in samples])
     if "weights" in samples[0]:
         batch["weights"] = pad_sequence([sample["weights"] for sample in samples], batch_first=True)
+    if "rejected" in samples[0]:
+        batch["reference"] = torch.tensor([sample["reference"] for sample in samples[: len(samples) // 2]])
+        batch["beta"] = torch.tensor(samples[0]["beta"])
     return batch
 
 
 def num_supervised(batch: dict[str, Tensor]) -> float:
-    """The number of a batch's supervised tokens, or the sum of their weights."""
+    """The number of a batch's supervised tokens, or the sum of their weights; of preferences the number of pairs."""
+    if "reference" in batch:
+        return float(len(batch["reference"]))
     supervised = batch["labels"][:, 1:] >= 0
     return float((batch["weights"][:, 1:][supervised] if "weights" in batch else supervised).sum())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from skingpt4.checkpoints.identity import identity
 from skingpt4.checkpoints.known_answer import queries_of
 from skingpt4.checkpoints.load import known_queries, load_projection, require_projection_width
 from skingpt4.checkpoints.paths import missing_paths
+from skingpt4.checkpoints.sources import card_sources
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config, ConfigError
 from skingpt4.config.validate import training_problem
@@ -29,6 +31,7 @@ from skingpt4.records.manifest import Manifest, chain, image_paths, read_manifes
 from skingpt4.records.naming import hint
 from skingpt4.support.files import file_sha256
 from skingpt4.training.features import cached_images, cached_queries, statistics_map
+from skingpt4.training.preferences.pairs import Pairs, PreferenceSamples, reference_margins
 from skingpt4.training.processes import Team
 from skingpt4.training.samples import HeldOutSamples, ImageSource, SampleEncoder, TrainingSamples, image_files
 from skingpt4.training.start.from_labels import start_from_labels
@@ -41,8 +44,8 @@ class Prepared:
     """Everything a run needs before its first iteration."""
 
     model: SkinGPT4
-    training: TrainingSamples
-    held_out: HeldOutSamples | None
+    training: TrainingSamples | PreferenceSamples
+    held_out: HeldOutSamples | PreferenceSamples | None
     identity: dict[str, Any]
     data_sha256: str  # of the training manifests, in their order
     validation_sha256: str
@@ -52,7 +55,7 @@ class Prepared:
     ]  # the network's, each with its `parameters` and whether it is `trained`
     known_queries: Tensor  # (1, q, d), of the self-test's image
     seen: dict[str, Tensor]  # hashes of all images trained on, the parent's included
-    diseases: dict[str, Any]  # what a card says of those taught, in the parent too
+    taught: dict[str, Any]  # what a card says of diseases and of the pictures' sources, in the parent too
     notes: list[str]  # what the user should know before the run starts
 
 
@@ -116,18 +119,22 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
     texts = SampleEncoder.from_config(config, model.tokenizer)
     per_question = config.optim.batch_size if BEHAVIOURS[config.compat].question_per_batch else 1
     limit = config.log.validation_samples
-    held_out = HeldOutSamples(chain(validation), texts, validation_images, limit)
+    held_out: Any = HeldOutSamples(chain(validation), texts, validation_images, limit)
+    training: Any = TrainingSamples(
+        train_records,
+        texts,
+        train_images,
+        config.seed,
+        per_question,
+        data.sampling,
+        config.optim.class_weight,
+    )
+    if config.step == "dpo":
+        training = _preferences(config, model, training, team, parent)
+        held_out = _preferences(config, model, held_out, team, parent) if len(held_out) else held_out
     return Prepared(
         model=model,
-        training=TrainingSamples(
-            train_records,
-            texts,
-            train_images,
-            config.seed,
-            per_question,
-            data.sampling,
-            config.optim.class_weight,
-        ),
+        training=training,
         held_out=held_out if len(held_out) else None,
         identity=identity(config, model),
         data_sha256=_content(data.train),
@@ -136,9 +143,43 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
         parts=_parts(config, model),
         known_queries=queries,
         seen=merge_hashes(team.by_first(lambda: image_hashes(train_records)), seen),
-        diseases=card_values(taught_diseases(train_records, config.prompt), parent_card),
+        taught=card_values(taught_diseases(train_records, config.prompt), parent_card)
+        | card_sources(train_records, parent_card),
         notes=notes,
     )
+
+
+def _preferences(
+    config: Config,
+    model: SkinGPT4,
+    samples: TrainingSamples | HeldOutSamples,
+    team: Team,
+    parent: dict[str, Any] | None,
+) -> PreferenceSamples:
+    """Samples as pairs of answers, with what the model as it is thinks of each pair.
+
+    Args:
+        config: of a run of step dpo.
+        model: at the start of the run.
+        samples: of the records.
+        team: the processes of the run; the first one computes.
+        parent: what the card says of `initial_checkpoint`.
+    """
+    pairs = Pairs(samples.records, samples.encoder, samples.images)
+    dialogues = repr([(r.sha256, r.turns, r.rejected) for r in samples.records]).encode()
+    branches = (t.detach().cpu().numpy().tobytes() for t in lora.trainable(model.language_model).values())
+    key = {
+        "identity": identity(config, model),
+        "parent": parent and parent["tensors_sha256"],
+        "lora": hashlib.sha256(b"".join(branches)).hexdigest(),
+        "pairs": hashlib.sha256(dialogues).hexdigest(),
+        "max_text_tokens": config.data.max_text_tokens,
+        "dtype": str(model.language_model.dtype),
+        "quantization": config.language.quantization,
+    }
+    folder = Path(config.data.feature_cache or "")
+    margins = team.by_first(lambda: reference_margins(model, pairs, folder, key))
+    return PreferenceSamples(pairs, samples, margins, config.optim.dpo_beta)
 
 
 def _parts(config: Config, model: SkinGPT4) -> dict[str, dict[str, int | bool]]:

@@ -1,10 +1,9 @@
 """Kills at random moments of what runs for hours: each command, given again, ends as if nothing had happened.
 
-Minutes: `make soak` runs them; SKINGPT4_SEED draws other moments. Training's are in training/test_kills.py.
+Minutes: `make soak` runs them; SKINGPT4_SOAK_SEED=N draws the same moments. Training's are in training/test_kills.py.
 """
 
 import json
-import os
 import random
 import time
 from itertools import count
@@ -14,14 +13,15 @@ import pytest
 
 from skingpt4.config.load import to_yaml
 from skingpt4.training.loop import run
+from tests.support import soak
 from tests.support.launcher import Launcher
 from tests.support.tiny import make_picture, tiny_config, write_manifest
 
 pytestmark = pytest.mark.soak
-SEED = int(os.environ.get("SKINGPT4_SEED", "0"))
-NUM_KILLS, NUM_PICTURES = 5, 120
+NUM_KILLS, NUM_PICTURES = soak.scaled(5), 120
 IMPORTED = ("data.prepare", "data.preparing.engine", "eval.run", "eval.asking.answering", "skingpt4.cli.batch",
             "skingpt4.chat.batch")  # fmt: skip
+KILLS: dict[str, int] = {}
 TIMES = ("seconds", "began", "ended", "time", "started_at")  # of a line
 
 
@@ -44,8 +44,8 @@ def trained(tmp_path_factory):
 
 def kill_until_done(launcher, argv, folder, takes):
     """Give a command again after each of NUM_KILLS kills; returns how many met it at work."""
-    rng, num_killed = random.Random(f"{SEED} {argv[0]}"), 0
-    print(f"SKINGPT4_SEED={SEED}")
+    rng, num_killed = random.Random(f"{soak.SEED} {argv[0]}"), 0
+    print(f"SKINGPT4_SOAK_SEED={soak.SEED}")
     for start in count():
         job = launcher.start(argv, folder / f"log_{start}")
         if num_killed < NUM_KILLS:
@@ -74,8 +74,15 @@ def both(launcher, tmp_path, command):
     for folder in (whole, cut):
         folder.mkdir()
     takes = in_one_piece(launcher, command(whole), whole)
-    assert kill_until_done(launcher, command(cut), cut, takes) > 0
-    return whole, cut
+    num_kills = kill_until_done(launcher, command(cut), cut, takes)
+    assert num_kills > 0
+    return whole, cut, num_kills
+
+
+def record(name, num_kills):
+    """Write how many kills a command outlived without a difference; called when all was compared."""
+    KILLS[name] = num_kills
+    soak.write("kills_of_commands", sum(KILLS.values()), kills=KILLS)
 
 
 def lines(path):
@@ -90,7 +97,7 @@ def test_prepare(launcher, tmp_path):
         make_picture(number).save(path)
     pictures = str(tmp_path / "pictures")
     (tmp_path / "pictures" / "acne" / "broken.png").write_bytes(b"no picture")
-    whole, cut = both(
+    whole, cut, num_kills = both(
         launcher, tmp_path,
         lambda out: ["data.prepare", "folders", pictures, "--out-dir", str(out / "out"), "--workers", "2"],
     )  # fmt: skip
@@ -99,6 +106,7 @@ def test_prepare(launcher, tmp_path):
     assert len(lines(cut / "out" / "all.jsonl")) == NUM_PICTURES
     hidden = [sorted(p.name for p in (folder / "out").iterdir()) for folder in (whole, cut)]
     assert hidden[0] == hidden[1]
+    record("data.prepare", num_kills)
 
 
 def test_features(launcher, trained, tmp_path):
@@ -112,14 +120,15 @@ def test_features(launcher, trained, tmp_path):
         (out / "config.yaml").write_text(to_yaml(config))
         return ["train", "--config", str(out / "config.yaml"), "--resume"]
 
-    whole, cut = both(launcher, tmp_path, command)
+    whole, cut, num_kills = both(launcher, tmp_path, command)
     stores = [next((folder / "cache").glob("*-1x*/*")) for folder in (whole, cut)]
     for name in ("features.bin", "rows.bin", "card.json"):
         assert (stores[0] / name).read_bytes() == (stores[1] / name).read_bytes()
+    record("cached features", num_kills)
 
 
 def test_batch(launcher, trained, tmp_path):
-    whole, cut = both(
+    whole, cut, num_kills = both(
         launcher, tmp_path,
         lambda out: ["skingpt4.cli.batch", "--images", str(trained / "many"), "--output", str(out / "answers.jsonl"),
                      "--checkpoint", str(trained / "run"), "--max-new-tokens", "4"],
@@ -128,6 +137,7 @@ def test_batch(launcher, trained, tmp_path):
     assert [row["image"] for row in rows[1]] == [row["image"] for row in rows[0]]
     assert [row.get("text") for row in rows[1]] == [row.get("text") for row in rows[0]]
     assert len({row["image"] for row in rows[1]}) == len(rows[1]) == NUM_PICTURES
+    record("skingpt4 batch", num_kills)
 
 
 def test_eval_run(launcher, trained, tmp_path):
@@ -141,7 +151,7 @@ def test_eval_run(launcher, trained, tmp_path):
             for number, row in enumerate(rows)
         )
     )
-    whole, cut = both(
+    whole, cut, num_kills = both(
         launcher, tmp_path,
         lambda out: ["eval.run", "--config", str(trained / "config.yaml"), "--run-dir", str(out / "study"),
                      "--cases", str(cases), "--arm", "untrained", "--batch-size", "4", "--max-new-tokens", "4",
@@ -155,15 +165,18 @@ def test_eval_run(launcher, trained, tmp_path):
         return {answer.key: answer.fields.get("answer") for answer in answers}, len(answers)
 
     assert answered(cut) == answered(whole)
+    record("eval.run", num_kills)
 
 
 def test_review(tmp_path):
-    """The review form's store under writers that are killed, forty times."""
+    """The review form's store, eight writers of which are killed in each attempt."""
     from tests.eval.rating.test_store import (
         test_killed_writers_lose_nothing_and_leave_nothing_half_written as trial,
     )
 
-    for attempt in range(10):
+    attempts = soak.scaled(5)
+    for attempt in range(attempts):
         folder = Path(tmp_path / str(attempt))
         folder.mkdir()
-        trial(folder)
+        trial(folder, soak.SEED + attempt)
+    record("review form", 8 * attempts)

@@ -27,7 +27,9 @@ from skingpt4.chat.exporting import record
 from skingpt4.checkpoints import checkpoint, repository
 from skingpt4.checkpoints.identity import model_identity
 from skingpt4.checkpoints.load import model_source
-from skingpt4.cli import audit, consultation_export, share, weights
+from skingpt4.cli import consultation_export, weights
+from skingpt4.cli.access import audit
+from skingpt4.cli.deploy import share
 from skingpt4.config.load import load_config, to_dict, to_yaml
 from skingpt4.doctor.findings import Facts
 from skingpt4.doctor.language_model import language_model, tokenizer
@@ -292,8 +294,8 @@ def test_a_damaged_file_is_a_result_or_a_sentence(target, places, monkeypatch):
 
 @pytest.mark.soak
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.__name__)
-def test_soak(target, places, monkeypatch, soak):
-    own_seed, num_examples, record_run = soak
+def test_soak(target, places, monkeypatch, soak_run):
+    own_seed, num_examples, record_run = soak_run
     many = settings(
         max_examples=num_examples, derandomize=False, database=None, deadline=None, print_blob=True,
         suppress_health_check=list(HealthCheck),

@@ -1,53 +1,25 @@
-"""Clients of the HTTP API that are slow, leave, flood or ask for too much, and honest ones beside them."""
+"""Servers of the HTTP API and their clients: honest ones here, hostile ones in a process of their own."""
 
-import base64
 import contextlib
-import functools
-import io
 import json
-import socket
-import struct
 import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
-import zlib
 from pathlib import Path
 
-from tests.support.tiny import make_picture
+from tests.support.hostile import PATH, photo, question
 
 ROOT = Path(__file__).parents[2]
-PATH = "/v1/chat/completions"
 
 
-class ServerProcess:
-    """`tests.support.http_server` as a context manager; knows its address and memory."""
+class Server:
+    """What clients do with a server."""
 
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __enter__(self):
-        command = [sys.executable, "-m", "tests.support.http_server", str(self.folder)]
-        pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
-        self.url = self.process.stdout.readline().strip()
-        host, port = self.url.removeprefix("http://").split(":")
-        self.address = host, int(port)
-        return self
-
-    def __exit__(self, *_):
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.communicate(timeout=60)
-        self.process.kill()
-
-    def mib(self, field="VmRSS"):
-        """Memory: VmRSS now, VmHWM at most since `forget_peak`."""
-        text = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(text.partition(f"{field}:")[2].split()[0]) // 1024
-
-    def forget_peak(self):
-        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+    def __init__(self, url):
+        self.url = url
 
     def get_health(self, timeout=60):
         """Seconds until /health answered."""
@@ -70,163 +42,78 @@ class ServerProcess:
             return error.code, json.load(error)
 
 
-def png(width, height, depth=8, colour=2):
-    """A solid picture, compressed to almost nothing."""
-    row = b"\0" + bytes(width * {0: 1, 2: 3, 6: 4}[colour] * depth // 8)
-    packer = zlib.compressobj(6)
-    data = b"".join(packer.compress(row) for _ in range(height)) + packer.flush()
+class ServerProcess(Server):
+    """`tests.support.http_server` as a context manager; knows its address and memory."""
 
-    def chunk(kind, content):
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
-
-
-@functools.cache
-def bomb():
-    return png(10_000, 8_000)
-
-
-def photo(seed=1, size=None):
-    out, picture = io.BytesIO(), make_picture(seed)
-    (picture.resize(size) if size else picture).save(out, "PNG")
-    return out.getvalue()
-
-
-def question(text="What is it?", pictures=(), **more):
-    """A request's body."""
-    urls = ["data:image/png;base64," + base64.b64encode(data).decode() for data in pictures]
-    parts = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
-    message = {"role": "user", "content": [*parts, {"type": "text", "text": text}]}
-    return {"messages": [message], "max_tokens": 4, **more}
-
-
-def head(server, length, *more):
-    host = "{}:{}".format(*server.address)
-    size = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
-    lines = [f"POST {PATH} HTTP/1.1", f"Host: {host}", "Content-Type: application/json", size, *more]
-    return "\r\n".join([*lines, "", ""]).encode()
-
-
-def connect(server):
-    return socket.create_connection(server.address, timeout=120)
-
-
-def send(server, data, leave_after=None):
-    """Send a complete request; read its answer, or leave after some seconds."""
-    with connect(server) as line:
-        line.sendall(head(server, len(data), "Connection: close") + data)
-        if leave_after is not None:
-            time.sleep(leave_after)
-            return b""
-        answer = b""
-        while part := line.recv(65536):
-            answer += part
-        return answer
-
-
-def hold(server, data, seconds, drip=b"", pause=0.5):
-    """Send something, then nothing more, or a little now and then, until the server ends the connection."""
-    with connect(server) as line:
-        line.sendall(data)
-        line.settimeout(pause)
-        deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            try:
-                if not line.recv(65536):
-                    return
-            except TimeoutError:
-                if drip:
-                    line.sendall(drip)
-
-
-def never_read(server, data, seconds):
-    with connect(server) as line:
-        line.settimeout(seconds)
-        with contextlib.suppress(TimeoutError):
-            line.sendall(data)
-        time.sleep(seconds)
-
-
-def small_chunks(server):
-    with connect(server) as line:
-        line.sendall(head(server, None) + b"1\r\n[\r\n" * 20_000)
-
-
-MB = 10**6
-GET = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
-HELLO = {"role": "user", "content": "abcdefghij"}
-LONG_ADDRESS = {"type": "image_url", "image_url": "data:" + ";a" * 4 * MB}
-# Bodies that are sent completely, and after how many seconds the client leaves.
-BODIES = {
-    "leaving at once": (lambda: question(pictures=[photo(size=(800, 600))], max_tokens=300), 0.0),
-    "leaving": (lambda: question(pictures=[photo()], max_tokens=300), 0.5),
-    "leaving a stream": (lambda: question(stream=True, max_tokens=300), 0.3),
-    "many messages": (lambda: {"messages": [HELLO] * 80_000}, None),
-    "long text": (lambda: question("word " * (4 * MB // 5)), None),
-    "long address": (lambda: {"messages": [{"role": "user", "content": [LONG_ADDRESS]}]}, None),
-    "many values": (lambda: b"[" + b"[]," * (6 * MB) + b"[]]", None),
-    "deep": (lambda: b"[" * MB, None),
-    "long key": (lambda: question() | {"k" * 10 * MB: 1}, None),
-    "long stop": (lambda: question(stop="a" * 10 * MB), None),
-    "large picture": (lambda: question(pictures=[bomb()]), None),
-    "eight large pictures": (lambda: question(pictures=[bomb()] * 8), None),
-    "large bodies": (lambda: question(pictures=[b"\0" * 14 * MB]), None),
-    "long answers": (lambda: question(pictures=[photo()], max_tokens=400), None),
-}
-
-
-@functools.cache
-def body_of(kind):
-    """Made once: these clients should take as little of the machine as they can."""
-    body = BODIES[kind][0]()
-    return body if isinstance(body, bytes) else json.dumps(body).encode()
-
-
-# Each is called again and again; it may fail.
-HOSTILE = {
-    "silent": lambda s: hold(s, b"", 8),
-    "slow head": lambda s: hold(s, b"POST /v1/chat", 8, b"a"),
-    "large head": lambda s: hold(s, GET[:-2] + b"a: b\r\n" * 50_000 + b"\r\n", 2),
-    "body that stops": lambda s: hold(s, head(s, 19 * MB) + b"[" * 10 * MB, 8),
-    "body by drops": lambda s: hold(s, head(s, 19 * MB), 8, b"["),
-    "small chunks": small_chunks,
-    "flood": lambda s: never_read(s, GET * 6_000, 3),
-    "no reading": lambda s: never_read(s, (head(s, 2) + b"{}") * 500, 3),
-    "no HTTP": lambda s: hold(s, b"\0\xff\r\n" * 20_000, 2),
-    **{kind: lambda s, kind=kind: send(s, body_of(kind), BODIES[kind][1]) for kind in BODIES},
-}
-
-
-class Crowd:
-    """Hostile clients, each in a thread, as a context manager; they begin again until it ends."""
-
-    def __init__(self, server, kinds, count):
-        self.server, self.over, self.num_done = server, threading.Event(), dict.fromkeys(kinds, 0)
-        kinds = [kinds[number % len(kinds)] for number in range(count)]
-        self.threads = [threading.Thread(target=self._go_on, args=(kind,), daemon=True) for kind in kinds]
-
-    def _go_on(self, kind):
-        while not self.over.is_set():
-            with contextlib.suppress(OSError):
-                HOSTILE[kind](self.server)
-            self.num_done[kind] += 1
+    def __init__(self, folder):
+        self.folder = folder
 
     def __enter__(self):
-        for kind in BODIES:
-            body_of(kind)
-        for thread in self.threads:
-            thread.start()
+        command = [sys.executable, "-m", "tests.support.http_server", str(self.folder)]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+        self.url = self.process.stdout.readline().strip()
+        return self
+
+    def __exit__(self, *_):
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.communicate(timeout=60)
+        self.process.kill()
+
+    def mib(self, field="VmRSS"):
+        """Memory of the server with the processes that it began: VmRSS now, VmHWM at most since `forget_peak`."""
+        texts = [Path(f"/proc/{pid}/status").read_text() for pid in self._pids()]
+        return sum(int(text.partition(f"{field}:")[2].split()[0]) for text in texts) // 1024
+
+    def _pids(self):
+        main = self.process.pid
+        children = [task.read_text().split() for task in Path(f"/proc/{main}/task").glob("*/children")]
+        return [main, *(int(pid) for pids in children for pid in pids)]
+
+    def forget_peak(self):
+        for pid in self._pids():
+            Path(f"/proc/{pid}/clear_refs").write_text("5")
+
+
+class Health:
+    """Asks for /health again and again in a thread, as a context manager; the seconds of each answer."""
+
+    def __init__(self, server):
+        self.server, self.over, self.seconds = server, threading.Event(), []
+        self.thread = threading.Thread(target=self._go_on, daemon=True)
+
+    def _go_on(self):
+        while not self.over.wait(0.05):
+            try:
+                self.seconds.append(self.server.get_health())
+            except OSError:
+                self.seconds.append(float("inf"))
+
+    def __enter__(self):
+        self.thread.start()
         return self
 
     def __exit__(self, *_):
         self.over.set()
-        deadline = time.monotonic() + 20  # of all together; some wait for answers that others ask for
-        for thread in self.threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        self.thread.join()
+
+
+class Crowd:
+    """Hostile clients as a context manager; `num_done` says in the end how often each kind came."""
+
+    def __init__(self, url, count, *kinds):
+        host, port = url.removeprefix("http://").split(":")
+        self.command = [sys.executable, "-m", "tests.support.hostile", host, port, str(count), *kinds]
+
+    def __enter__(self):
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(self.command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True)
+        assert self.process.stdout.readline() == "begun\n"
+        return self
+
+    def __exit__(self, *_):
+        out, _ = self.process.communicate(timeout=120)
+        self.num_done = json.loads(out)
 
 
 def ask_honestly(server, seed=1, tries=3):

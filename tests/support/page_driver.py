@@ -52,12 +52,13 @@ def contrasts(page: Any) -> list[str]:
 
 
 @contextmanager
-def browser() -> Iterator[Any]:
+def browser(*args: str) -> Iterator[Any]:
+    """Chromium with further arguments."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as play:
         chromium = play.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", *FAKE_CAMERA], timeout=2 * TIMEOUT_MS
+            executable_path=CHROMIUM, args=["--no-sandbox", *FAKE_CAMERA, *args], timeout=2 * TIMEOUT_MS
         )
         try:
             yield chromium
@@ -73,7 +74,15 @@ def free_port() -> int:
 class Clinician:
     """One open page, and what a person does with it."""
 
-    def __init__(self, chromium: Any, url: str, size: str = "desktop", scheme: str = "light") -> None:
+    def __init__(
+        self,
+        chromium: Any,
+        url: str,
+        size: str = "desktop",
+        scheme: str = "light",
+        login: tuple[str, str] | None = None,
+        cookies: Any = (),
+    ) -> None:
         width, height = SIZES[size]
         self.context = chromium.new_context(
             viewport={"width": width, "height": height},
@@ -82,16 +91,21 @@ class Clinician:
             accept_downloads=True,
         )
         self.context.set_default_timeout(TIMEOUT_MS)
+        self.context.add_cookies([*cookies])
         self.page = self.context.new_page()
         self.foreign: list[str] = []  # requests to other machines
         self.errors: list[str] = []
-        own = (f"http://{urlsplit(url).netloc}/", "data:", "blob:")
+        own = (f"{urlsplit(url).scheme}://{urlsplit(url).netloc}/", "data:", "blob:")
         self.page.on("request", lambda r: None if r.url.startswith(own) else self.foreign.append(r.url))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
         # Playwright catches file dialogs only while somebody listens, and does not wait until the browser knows that:
         # whoever begins to listen right before pressing a key may come too late, and the dialog is nobody's.
         self.page.on("filechooser", lambda chooser: None)
         self.page.goto(url)
+        if login is not None:
+            self.page.fill("input[name=username]", login[0])
+            self.page.fill("input[name=password]", login[1])
+            self.page.click("button")
         self.page.wait_for_selector("#accept input")
         self.page.wait_for_function("document.title.includes(': ')")  # the last thing that loading does
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from skingpt4.chat.checks.alarm import AlarmReading
 from skingpt4.model.prompts import Turn
 from skingpt4.server.page.state import Settings
 from skingpt4.server.page.tools import Tools
@@ -116,6 +117,7 @@ class Scored:
     next_steps: tuple[str, ...] = ("See a doctor.",)
     calibration: str = "none"
     diseases: tuple[Concept, ...] = ()
+    alarms: tuple[AlarmReading, ...] = ()
 
     def to_dict(self):
         return {"confident": self.confident}

@@ -8,19 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 Shapes = dict[str, list[int]]
-CHATML = (
-    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
-    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
-)
-QWEN3_17B = {  # config.json of Qwen3-1.7B
-    "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16,
-    "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936, "max_position_embeddings": 40960,
-    "tie_word_embeddings": True, "rms_norm_eps": 1e-6,
-}  # fmt: skip
 
 
 def sparse_safetensors(path: Path, shapes: Shapes, dtype: str = "F16") -> Path:
@@ -95,23 +84,3 @@ def write_dermlip(folder: Path) -> None:
     }  # fmt: skip
     (folder / "open_clip_config.json").write_text(json.dumps(config))
     sparse_safetensors(folder / "open_clip_model.safetensors", clip_vit_shapes())
-
-
-def write_qwen3(folder: Path) -> None:
-    """Qwen3-1.7B: its configuration, its tensors' names and shapes, and a small tokenizer with its special tokens."""
-    folder.mkdir(parents=True)
-    config = AutoConfig.for_model("qwen3", **QWEN3_17B, eos_token_id=258, pad_token_id=256)
-    config.architectures = ["Qwen3ForCausalLM"]
-    config.save_pretrained(folder)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config)
-    shapes = {name: list(p.shape) for name, p in model.named_parameters() if name != "lm_head.weight"}
-    sparse_safetensors(folder / "model.safetensors", shapes, "BF16")
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    tokenizer = Tokenizer(models.BPE({letter: n for n, letter in enumerate(alphabet)}, []))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>", chat_template=CHATML
-    ).save_pretrained(folder)

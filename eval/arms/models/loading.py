@@ -25,7 +25,6 @@ from skingpt4.model.precision import DTYPES, choose_dtype, require_device
 from skingpt4.model.quantisation import quantiser
 from skingpt4.support.errors import UserError, is_out_of_memory, reason_of
 from skingpt4.support.files import file_sha256
-from skingpt4.support.memory import peak_bytes
 from skingpt4.weights.names import is_hub_id, is_local
 
 logger = logging.getLogger(__name__)
@@ -305,10 +304,3 @@ def shortened(error: BaseException) -> str:
     """The first line of what a library says."""
     text = (reason_of(error).strip().splitlines() or [""])[0]
     return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has had at once: of a GPU's memory, or of the machine's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return peak_bytes()

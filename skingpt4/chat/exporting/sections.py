@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
+from skingpt4.chat.checks.alarm import MALIGNANT
 from skingpt4.chat.exporting.record import Consultation, ShownPicture
 from skingpt4.chat.history import SKIN_TYPES
 from skingpt4.chat.texts import FIRST, Texts, cautions, languages, load
@@ -181,11 +182,47 @@ def _differential(ranking: dict[str, Any] | None, texts: Texts) -> Iterator[Part
     if concepts:
         head = [texts["record.concept"], texts["record.probability"]]
         yield Table([head, *concepts], texts["record.concepts"], headed=True)
+    yield from _advice(ranking, texts)
+
+
+def _advice(ranking: dict[str, Any], texts: Texts) -> Iterator[Part]:
+    """Warning signs, what that of skin cancer is worth, and next steps."""
     for key, kind in (("red_flags", "warn"), ("next_steps", "plain")):
         if ranking.get(key):
             yield Paragraph(texts[f"record.{key}"], "label")
             for text in ranking[key]:
                 yield Paragraph(_flat(text, texts), kind)
+        if key == "red_flags":
+            for text in alarm_sentences(ranking.get("alarms") or [], texts):
+                yield Paragraph(text, "soft")
+
+
+def alarm_sentences(readings: Sequence[Mapping[str, Any]], texts: Texts) -> list[str]:
+    """Whether the warning of skin cancer is shown, why, and how often it is right, in plain words.
+
+    Args:
+        readings: `AlarmReading.to_dict()` of each.
+        texts: in the language of the reader.
+    """
+    sentences = []
+    for reading in readings:
+        kind, measured = reading["kind"], reading["measured"]
+        what = texts["alarm.malignant"]
+        if kind != MALIGNANT:
+            what = texts("alarm.class", name=_named(texts, "classes", kind))
+        shown = {"probability": _percent(reading["probability"]), "threshold": _percent(reading["threshold"])}
+        first = texts(f"alarm.{'raised' if reading['raised'] else 'not_raised'}", what=what, **shown)
+        second = texts["alarm.not_measured"]
+        if measured is not None:
+            counts = {key: measured[key] for key in ("caught", "malignant", "false_alarms", "others")}
+            rates = {
+                f"{name}_{part}": _percent(measured[name][part])
+                for name in ("sensitivity", "false_alarm_rate")
+                for part in ("value", "low", "high")
+            }
+            second = texts("alarm.measured", **counts, **rates)
+        sentences.append(f"{first} {second}")
+    return sentences
 
 
 def _model(consultation: Consultation, texts: Texts) -> Iterator[Part]:

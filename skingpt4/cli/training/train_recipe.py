@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--dry-run",
         action="store_true",
-        help="check every step, show its memory, work and one sample, train nothing",
+        help="check every step, show memory, work and a sample, train nothing",
     )
     add("overrides", nargs="*", metavar="key=value", help="changes to the configuration of all steps")
     return result

@@ -57,6 +57,7 @@ def timm_config(config: VisionConfig, folder: Path) -> VisionConfig:
     else:
         values = read_json(folder / MODEL_CONFIG)
         model, args = str(values["architecture"]).partition(".")[0], _mapping(values, "model_args")
+        args.pop("img_size", None)  # which vision.image_size decides
     if problem := without_weights(args):
         raise VisionError(f"vision.model: {folder} names arguments for timm that are refused: {problem}")
     return replace(config, model=model, model_args={**args, **config.model_args})
@@ -146,8 +147,8 @@ def _beit(path: Path, header: Mapping[str, TensorInfo]) -> tuple[str, dict[str, 
         hidden = shapes["blocks.0.mlp.fc1.weight"][0]
     except (KeyError, ValueError):
         raise WeightsMismatch(
-            f"{path}: lacks patch_embed.proj.weight or blocks.0.mlp.fc1.weight, so it is not a whole PanDerm; get it "
-            "again"
+            f"{path}: lacks patch_embed.proj.weight or blocks.0.mlp.fc1.weight, so it is not a complete PanDerm; get "
+            "it again"
         ) from None
     if "norm.weight" not in shapes or "pos_embed" not in shapes:
         raise WeightsMismatch(

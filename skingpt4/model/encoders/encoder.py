@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,7 @@ class VisionEncoder(nn.Module):
 
 
 def _require_there(model: str, folder: Path) -> None:
-    if folder.exists():
+    if os.path.exists(folder):
         return
     how = (
         f"run `skingpt4 weights fetch {model}`, or name its folder"

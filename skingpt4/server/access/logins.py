@@ -19,7 +19,8 @@ from typing import Any
 import anyio
 import anyio.to_thread
 
-from skingpt4.server.access.peer import Network, neighbourhood
+from skingpt4.server.access.peer import neighbourhood
+from skingpt4.server.address import Network
 
 IDLE_SECONDS = 60 * 60
 MAX_SECONDS = 12 * 60 * 60

@@ -10,31 +10,20 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from skingpt4.server.access.logins import Access
-from skingpt4.server.access.peer import Network, network
+from skingpt4.server.address import networks
 from skingpt4.support.errors import UserError
 
 HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 def add_access_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add --users, --auth-header and --trusted-proxy."""
+    """Add --users and --auth-header."""
     add = parser.add_argument_group("users").add_argument
     add("--users", metavar="FILE", help="let in the users of this file, which skingpt4 users makes")
     add(
         "--auth-header", metavar="NAME",
         help="let in whom a trusted proxy names in this header, e.g. X-Remote-User; with --users only its users",
     )  # fmt: skip
-    add(
-        "--trusted-proxy", action="append", default=[], type=_network, metavar="ADDRESS",
-        help="address or network of a proxy whose headers are believed; may be given several times",
-    )  # fmt: skip
-
-
-def _network(text: str) -> Network:
-    try:
-        return network(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not an IP address or network") from None
 
 
 def shared_password(password: str, **options: Any) -> Access:
@@ -70,7 +59,7 @@ def access_of(
             raise UserError(f"--auth-header {args.auth_header!r}: is not the name of a header")
         if not args.trusted_proxy:
             raise UserError("--auth-header believes a proxy: name its address with --trusted-proxy")
-        options |= {"header": args.auth_header.lower(), "proxies": tuple(args.trusted_proxy)}
+        options |= {"header": args.auth_header.lower(), "proxies": networks(tuple(args.trusted_proxy))}
     if args.users is not None:
         from skingpt4.server.access.users import Users
 

@@ -1,17 +1,16 @@
 """The other end of a connection: its address, and whether what lies between is encrypted.
 
-A reverse proxy says in headers whom it speaks for. Whoever believes such headers puts what they say into the scope's
-`client` and `scheme`, and leaves the address of the connection itself under `PEER`.
+A reverse proxy says in headers whom it speaks for. `Guard` puts what trusted ones say into the scope's `client` and
+`scheme`, and the address of the connection itself under `PEER`.
 """
 
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-PEER = "skingpt4.server.peer"  # the key in a request's scope, where `client` was taken from a proxy's header
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from skingpt4.server.guard import PEER
 
 
 def request_is_https(scope: Mapping[str, Any]) -> bool:
@@ -27,25 +26,6 @@ def client_address(scope: Mapping[str, Any]) -> str:
 def peer_address(scope: Mapping[str, Any]) -> str:
     """The address that this connection comes from: a proxy's, if there is one."""
     return str(scope.get(PEER) or client_address(scope))
-
-
-def network(text: str) -> Network:
-    """An IP address, or a network such as 10.0.0.0/8.
-
-    Raises:
-        ValueError: it is neither.
-    """
-    return ipaddress.ip_network(text, strict=False)
-
-
-def is_in(address: str, networks: Collection[Network]) -> bool:
-    """Whether an address belongs to one of the networks; IPv4 may be written as IPv6."""
-    try:
-        ip = ipaddress.ip_address(address)
-    except ValueError:
-        return False
-    ip = getattr(ip, "ipv4_mapped", None) or ip
-    return any(ip in each for each in networks if each.version == ip.version)
 
 
 def neighbourhood(address: str) -> str:

@@ -25,8 +25,9 @@ from skingpt4.server.access.logins import (
     NotAllowed,
     TooSoon,
 )
-from skingpt4.server.access.peer import client_address, is_in, peer_address, request_is_https
+from skingpt4.server.access.peer import client_address, peer_address, request_is_https
 from skingpt4.server.access.sessions import Owner
+from skingpt4.server.address import is_in
 from skingpt4.server.guard import refusal
 from skingpt4.support.errors import UserError
 
@@ -203,10 +204,12 @@ class Visitors:
         self, request: Request, page: str, token: str, seconds: int, from_form: bool = True
     ) -> Response:
         """Set or delete the log-in's cookie and lead to a page; a program gets JSON."""
-        to = request.scope.get("root_path", "") + page
-        response = RedirectResponse(to, 303) if from_form else JSONResponse({"success": True})
+        root = request.scope.get("root_path", "")
+        response = RedirectResponse(root + page, 303) if from_form else JSONResponse({"success": True})
         secure = request_is_https(request.scope)
-        response.set_cookie(self._cookie, token, seconds, httponly=True, samesite="strict", secure=secure)
+        response.set_cookie(
+            self._cookie, token, seconds, path=f"{root}/", httponly=True, samesite="strict", secure=secure
+        )
         return response
 
     # ---- the audit log

@@ -9,18 +9,58 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import Any
+import socket
+import time
+from collections import deque
+from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_CONNECTIONS = 512
+LEFT_SECONDS = 0.02  # for closing connections that were left, until others have their turn
+MAX_REFUSED = 32  # that are held for REFUSED_SECONDS
 MAX_HEAD_BYTES = 16 * 2**10
 HEAD_SECONDS = 30.0  # from the connection, or the last answer, to the end of the next request's head
 REFUSED_SECONDS = 1.0  # after what is not HTTP
 WRITE_SECONDS = 30.0  # for which a client may leave an answer unread
 # After the first chunks of a body, their mean size must be at least this.
 FREE_CHUNKS, MIN_CHUNK_BYTES = 16, 256
+TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8  # Linux's include/net/tcp_states.h
+# The oldest first, of each server.
+_refused: WeakKeyDictionary[asyncio.AbstractEventLoop, deque[Connection]] = WeakKeyDictionary()
+
+
+class Listening(socket.socket):
+    """The server's socket; connections that their clients have closed again are not handed on.
+
+    To connect, send and leave costs a client an eighth of what it costs a server to find that out from h11, so one
+    client could fill the line of those that wait to be accepted, and keep everybody else out of it.
+    """
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection.
+
+        Raises:
+            BlockingIOError: nobody waits, or many that waited had left; the event loop comes again after others.
+        """
+        deadline = time.monotonic() + LEFT_SECONDS
+        while True:
+            connection, address = super().accept()
+            if not _is_left(connection):
+                return connection, address
+            connection.close()
+            if time.monotonic() > deadline:
+                raise BlockingIOError
+
+
+def _is_left(connection: socket.socket) -> bool:
+    """Whether the client will send no more than it has, which for uvicorn ends a connection; False if unknown."""
+    if not hasattr(socket, "TCP_INFO"):
+        return False
+    state = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+    return state[0] in (TCP_CLOSE, TCP_CLOSE_WAIT)
 
 
 class _Parser(h11.Connection):
@@ -36,14 +76,17 @@ class _Parser(h11.Connection):
         if isinstance(event, h11.Request):
             self.num_chunks = self.num_body_bytes = 0
             if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
-                self._process_error(self.their_role)
-                raise h11.RemoteProtocolError("the body has two lengths")
+                self._refuse("the body has two lengths")
         elif isinstance(event, h11.Data):
             self.num_chunks += event.chunk_start
             self.num_body_bytes += len(event.data)
             if self.num_chunks > FREE_CHUNKS and self.num_body_bytes < self.num_chunks * MIN_CHUNK_BYTES:
-                raise h11.RemoteProtocolError("the chunks of the body are too small")
+                self._refuse("the chunks of the body are too small")
         return event
+
+    def _refuse(self, why: str) -> NoReturn:
+        self._process_error(self.their_role)
+        raise h11.RemoteProtocolError(why)
 
 
 class Connection(H11Protocol):
@@ -52,6 +95,7 @@ class Connection(H11Protocol):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.conn = _Parser(h11.SERVER, MAX_HEAD_BYTES)
+        self._answer, self.app = self.app, self._answer_unless_refused
         self.idle_since = self.loop.time()
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
@@ -70,6 +114,11 @@ class Connection(H11Protocol):
     def is_refused(self) -> bool:
         """Whether its client sent what is not HTTP; the connection only waits for its end."""
         return self.conn.their_state is h11.ERROR
+
+    async def _answer_unless_refused(self, scope: Any, receive: Any, send: Any) -> None:
+        """The application gets no request whose body was refused before its turn came."""
+        if not self.is_refused:
+            await self._answer(scope, receive, send)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """If there are too many, a refused one makes room, else the one that has waited for its client for longest.
@@ -103,6 +152,10 @@ class Connection(H11Protocol):
         """
         self.transport.pause_reading()
         self.loop.call_later(REFUSED_SECONDS, self.abort)
+        line = _refused.setdefault(self.loop, deque())
+        line.append(self)
+        if len(line) > MAX_REFUSED:
+            line.popleft().abort()
         if self.cycle is not None:  # nothing more is read of the body that it waits for
             self.cycle.disconnected = True
             self.cycle.message_event.set()

@@ -2,7 +2,7 @@
 
 A request goes through stages, each of which holds only what it needs: memory for its body, before any of it is read;
 a turn at preparation, where JSON is parsed and pictures are decoded; a place among the answers. The event loop itself
-computes nothing, so it always answers.
+computes nothing, and no thread beside it holds Python's lock for long, so it always answers.
 """
 
 from __future__ import annotations
@@ -25,11 +25,12 @@ from skingpt4.server.address import Address
 from skingpt4.server.decoding import LARGE
 from skingpt4.server.guard import Guard
 from skingpt4.server.http.admission import Hold, LineFull, Pool
-from skingpt4.server.http.body import declared_bytes, parse_json, read_body
+from skingpt4.server.http.body import declared_bytes, read_body
 from skingpt4.server.http.connections import MAX_CONNECTIONS
 from skingpt4.server.http.failures import ApiError, as_api_error
 from skingpt4.server.http.messages import ConversationLimits
-from skingpt4.server.http.request import MODEL, ChatRequest, read_request
+from skingpt4.server.http.parsing import Parsers
+from skingpt4.server.http.request import MODEL, ChatRequest
 from skingpt4.server.http.response import Reply, event
 from skingpt4.server.http.work import in_thread, while_connected
 from skingpt4.support.memory import return_freed_memory
@@ -71,7 +72,7 @@ class Api:
         self.turns, self.large_turns = Pool(limits.max_prepared, num), Pool(1, num)
         self.places = Pool(num, num)
         self._is_trimming = False
-        self.conversation = ConversationLimits.of_context(self.answerer.context, limits.max_images)
+        self.parsers = Parsers(ConversationLimits.of_context(self.answerer.context, limits.max_images))
 
     @property
     def num_running(self) -> int:
@@ -123,11 +124,9 @@ class Api:
                 raise
 
     async def _parsed(self, request: Request, body: bytearray) -> ChatRequest:
-        def read() -> ChatRequest:
-            return read_request(parse_json(body, self.conversation.max_values), self.conversation)
-
         with await while_connected(request, self._admitted(self.turns)):
-            return await while_connected(request, in_thread(read), lambda: None)  # it ends by itself
+            # It ends by itself.
+            return await while_connected(request, in_thread(lambda: self.parsers.read(body)), lambda: None)
 
     async def _prepare(self, request: Request, answer: Answer) -> None:
         """Encode the pictures. Large ones wait for each other, so that they never keep ordinary ones waiting."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -12,22 +13,29 @@ import uvicorn
 from starlette.applications import Starlette
 
 from skingpt4.server.address import Address
-from skingpt4.server.http.connections import Connection
+from skingpt4.server.http.connections import Connection, Listening
 
-BACKLOG = 256  # connections that wait to be accepted
+BACKLOG = (
+    1024  # connections that wait to be accepted; a client beyond them tries again after a second or more
+)
 GRACE_SECONDS = 5  # for running answers when the server is asked to end
+# After which a thread that computes lets another have Python's lock. The event loop needs it again after each call of
+# the system, and there are hundreds of these before it comes round to a connection among many.
+SWITCH_SECONDS = 0.0002
 
 
 @contextlib.contextmanager
 def served(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
     """Serve from a thread of its own; yields the URL. At the end, running answers get GRACE_SECONDS."""
-    with socket.create_server((host, port), family=Address(host, port).family) as listening:
+    created = socket.create_server((host, port), family=Address(host, port).family)
+    with Listening(fileno=created.detach()) as listening:
         port = listening.getsockname()[1]
         config = uvicorn.Config(
             app, log_level="critical", access_log=False, server_header=False, proxy_headers=False, lifespan="off",
             http=Connection, ws="none", backlog=BACKLOG, timeout_graceful_shutdown=GRACE_SECONDS,
         )  # fmt: skip
         server = uvicorn.Server(config)
+        sys.setswitchinterval(min(SWITCH_SECONDS, sys.getswitchinterval()))
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
         try:

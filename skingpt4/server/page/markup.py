@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from skingpt4.chat.differential import ClassProbability, Differential
+from skingpt4.chat.exporting.sections import alarm_sentences
 from skingpt4.chat.texts import Texts, languages
 from skingpt4.records.images import MAX_JPEG_PIXELS, MAX_PIXELS
 from skingpt4.server.address import Address
@@ -219,6 +220,9 @@ def differential(state: PageState | None, texts: Texts, cover: bool = False) -> 
     for key, lines in (("red_flags", scored.red_flags), ("next_steps", scored.next_steps)):
         if lines:
             right += f'<section class="{key}"><h3>{escape(texts[f"differential.{key}"])}</h3>{_list(lines)}</section>'
+        if key == "red_flags" and scored.alarms:
+            sentences = alarm_sentences([alarm.to_dict() for alarm in scored.alarms], texts)
+            right += "".join(f'<p class="hint alarm">{escape(sentence)}</p>' for sentence in sentences)
     return f'<div class="scores"><div>{left}</div><div>{right}{_heatmaps(state.heatmaps, texts, cover)}</div></div>'
 
 

@@ -103,15 +103,12 @@ def for_model(
     """Everything that the page offers with a loaded model; `rule` turns scores into probabilities."""
     ranker = differential.Ranker(model, config, rule)
 
-    def rank(session: ChatSession, language: str) -> differential.Differential:
-        return ranker.rank(session.queries, language if language in differential.LANGUAGES else "en")
-
     return Tools(
         new_session=lambda: ChatSession(model, config),
         model=identity,
         questions=tuple(config.prompt.questions),
         assess=quality.assess,
-        differential=rank,
+        differential=lambda session, language: ranker.rank(session.queries, language),
         heatmap=lambda image, pixels: Decoder.of(model).run(lambda: heatmap.heatmap(model, image, pixels)),
         exports=EXPORTS,
         render_history=history.render,

@@ -50,8 +50,9 @@ def forms_of(path: Path) -> Counter[tuple[str, str]]:
     return Counter(rows)
 
 
-def test_killed_writers_lose_nothing_and_leave_nothing_half_written(tmp_path):
-    rng, acknowledged = random.Random(0), set()
+@pytest.mark.parametrize("seed", [0])
+def test_killed_writers_lose_nothing_and_leave_nothing_half_written(tmp_path, seed):
+    rng, acknowledged = random.Random(seed), set()
     for attempt in range(4):
         writers = {
             name: subprocess.Popen(

@@ -8,8 +8,8 @@ from scipy.special import softmax
 
 from skingpt4.chat import calibration as calibrations
 from skingpt4.chat.calibration import Calibration, CalibrationError, Platt
+from skingpt4.chat.checks.alarm import ALARM_CLASSES, Alarm
 from skingpt4.chat.differential import (
-    LANGUAGES,
     NEVER,
     TOP_DISEASES,
     ClassProbability,
@@ -17,11 +17,13 @@ from skingpt4.chat.differential import (
     DifferentialError,
     Ranker,
     Rule,
-    advice,
     advise,
     from_scores,
     score_images,
+    warnings,
 )
+from skingpt4.chat.texts import TextError, languages
+from skingpt4.chat.texts import load as load_texts
 from skingpt4.checkpoints import checkpoint
 from skingpt4.generation.questions import DIAGNOSIS_QUESTION, class_sentences
 from skingpt4.generation.scoring import score_answers
@@ -171,7 +173,7 @@ def test_to_dict_is_json():
     ranking = from_scores(scores_of(herpes=3.0), CONCEPT_SCORES, DISEASES, CALIBRATION)
     data = json.loads(json.dumps(ranking.to_dict()))
     assert set(data) == {
-        "ranked", "concepts", "confident", "threshold", "red_flags", "next_steps", "calibration",
+        "ranked", "concepts", "confident", "threshold", "red_flags", "next_steps", "calibration", "alarms",
     }  # fmt: skip
     p = np.exp(1.5) / (np.exp(1.5) + 14)
     assert data["ranked"][0] == {
@@ -189,10 +191,10 @@ def ranked(**given: float) -> list[ClassProbability]:
 
 def test_a_possible_melanoma_warns_though_it_is_not_first():
     rows = ranked(benign_tumors=0.85, melanoma_nevi_moles=0.12)
-    flags, steps = advise(rows, [], confident=True)
+    flags, steps = advise(rows, [], confident=True, alarms=("melanoma_nevi_moles",))
     assert len(flags) == 1
     assert "Melanoma" in flags[0]
-    assert steps[0] == advice()["classes"]["benign_tumors"]["next"]["en"]
+    assert steps[0] == load_texts()["advice.classes.benign_tumors.next"]
     assert "emergency services" in steps[-1]
     flags, steps = advise(ranked(benign_tumors=0.96, melanoma_nevi_moles=0.04), [], confident=False)
     assert flags == ()
@@ -205,36 +207,61 @@ def test_concepts_warn_too_and_in_the_language_asked_for():
     assert len(flags) == 1
     assert "Notruf" in flags[0]
     assert "Notruf" in steps[-1]
-    with pytest.raises(DifferentialError, match="'fr'"):
+    with pytest.raises(TextError, match="'fr'"):
         advise(ranked(), seen, confident=True, language="fr")
 
 
-def texts(data) -> list[dict[str, str]]:
-    if isinstance(data, dict) and "en" in data:
-        return [data]
-    return [text for value in data.values() for text in texts(value)] if isinstance(data, dict) else []
-
-
-def test_the_advice_covers_all_classes_in_both_languages_without_a_dose():
-    data = advice()
-    assert set(data["classes"]) == set(CLASSES)
-    assert set(data["concepts"]) <= set(CONCEPTS)
-    assert all(entry["next"] for entry in data["classes"].values())
-    for entry in (*data["classes"].values(), *data["concepts"].values()):
-        assert ("flag" in entry) == ("from" in entry)
-        assert 0 < entry.get("from", 0.5) < 1
-    for name in ("malignant_lesions", "melanoma_nevi_moles"):
-        assert data["classes"][name]["from"] <= 0.1
-    every = texts(data)
-    assert len(every) > 25
-    for text in every:
-        assert set(text) == set(LANGUAGES)
-        for words in text.values():
-            assert 20 < len(words) < 260
+def test_the_advice_covers_all_classes_in_every_language_without_a_dose():
+    starts = warnings()
+    assert set(starts["classes"]) <= set(CLASSES)
+    assert set(starts["concepts"]) <= set(CONCEPTS)
+    assert all(0 < start < 1 for group in starts.values() for start in group.values())
+    for name in ALARM_CLASSES:
+        assert starts["classes"][name] <= 0.1
+    for code in languages():
+        table = load_texts(code).table["advice"]
+        assert all(table["classes"][name]["next"] for name in CLASSES)
+        for group in ("classes", "concepts"):
+            assert {name for name, entry in table[group].items() if "flag" in entry} == set(starts[group])
+        every = [
+            words
+            for group in ("classes", "concepts")
+            for entry in table[group].values()
+            for words in entry.values()
+        ]
+        assert len(every) > 25
+        for words in (*every, table["always"], table["not_confident"]):
+            assert 20 < len(words) < 280
             assert words == " ".join(words.split())
             assert not re.search(r"\d", words)  # no dose, no count of tablets
             assert not re.search(r"\b(mg|ml|mcg|µg|IU|tablets?|Tabletten?)\b|%", words)
-        assert text["en"] != text["de"]
+
+
+def test_a_class_warns_without_a_calibration_and_says_that_nothing_was_measured():
+    warned = from_scores(scores_of(melanoma_nevi_moles=3.0), CONCEPT_SCORES, DISEASES)
+    assert [alarm.raised for alarm in warned.alarms] == [False, True]
+    assert [alarm.measured for alarm in warned.alarms] == [None, None]
+    assert any("Melanoma" in flag for flag in warned.red_flags)
+    quiet = from_scores(scores_of(herpes=9.0), CONCEPT_SCORES, DISEASES)
+    assert not any("Melanoma" in flag for flag in quiet.red_flags)
+
+
+def test_a_mole_raises_no_warning_where_the_diseases_are_known():
+    fitted = Alarm(0.3, 0.95, 19, 20, 8, 80)
+    calibration = replace(CALIBRATION, alarms={"malignant": fitted})
+    scores = scores_of(melanoma_nevi_moles=9.0)
+    for malignant, words in (
+        ({"malignant_lesions": 0.02, "melanoma_nevi_moles": 0.1}, ()),
+        ({"malignant_lesions": 0.02, "melanoma_nevi_moles": 0.6}, ("Melanoma",)),
+        ({"malignant_lesions": 0.2, "melanoma_nevi_moles": 0.15}, ("Skin cancer",)),
+        ({"malignant_lesions": 0.4, "melanoma_nevi_moles": 0.4}, ("Skin cancer", "Melanoma")),
+    ):
+        ranking = from_scores(scores, CONCEPT_SCORES, DISEASES, calibration, malignant=malignant)
+        (alarm,) = ranking.alarms
+        assert alarm.probability == pytest.approx(sum(malignant.values()))
+        assert alarm.measured == fitted
+        cancer = {flag.split(" is among")[0] for flag in ranking.red_flags if "is among" in flag}
+        assert cancer == set(words)
 
 
 # --- the file ------------------------------------------------------------------------------------------

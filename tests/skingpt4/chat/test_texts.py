@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-import string
 from pathlib import Path
 
 import pytest
+import yaml
 
+import demo
 from skingpt4.chat import texts as page_texts
 from skingpt4.chat.checks import quality
+from skingpt4.chat.differential import ClassProbability, advise
 from skingpt4.chat.texts import TextError, load
 from skingpt4.records.images import REASONS
 from skingpt4.support.cli import DISCLAIMER
@@ -17,18 +19,6 @@ from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, class_title
 
 ROOT = Path(__file__).parents[3]
 OTHERS = [code for code in page_texts.languages() if code != page_texts.FIRST]
-
-
-def flat(table, before=""):
-    if isinstance(table, dict):
-        return {k: v for name, inner in table.items() for k, v in flat(inner, f"{before}{name}.").items()}
-    if isinstance(table, list):
-        return {f"{before}{n}": line for n, line in enumerate(table)}
-    return {before[:-1]: table}
-
-
-def fields(text: str) -> set[str]:
-    return {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
 
 
 def test_languages():
@@ -39,14 +29,107 @@ def test_languages():
 
 @pytest.mark.parametrize("code", OTHERS)
 def test_every_language_is_complete(code):
-    english, other = flat(load("en").table), flat(load(code).table)
+    english, other = (dict(page_texts.flat(load(each).table)) for each in ("en", code))
+    assert page_texts.differences(load(code).table, load("en").table) == []
     assert list(other) == list(english), "the same keys in the same order"
-    for key, text in english.items():
-        assert isinstance(other[key], str), key
-        assert other[key].strip(), key
-        assert fields(other[key]) == fields(text), key
     untranslated = {key for key, text in english.items() if other[key] == text and len(text) > 24}
     assert untranslated <= {"banner.step_other"}, "English is left over"
+
+
+# --- one more language
+
+
+@pytest.fixture
+def french(tmp_path, monkeypatch):
+    """A file of a third language: English in capitals, without what stands in braces."""
+    monkeypatch.setattr(page_texts, "_added", {})
+
+    def loud(value):
+        if isinstance(value, dict):
+            return {key: loud(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [loud(inner) for inner in value]
+        return "".join(
+            part if part.startswith("{") else part.upper() for part in re.split(r"(\{[^}]*\})", value)
+        )
+
+    table = loud(load("en").table)
+    path = tmp_path / "fr.yaml"
+
+    def write(change=lambda table: None):
+        change(table)
+        path.write_text(yaml.safe_dump(table, allow_unicode=True), encoding="utf-8")
+        return path
+
+    return write
+
+
+def test_a_third_language_is_a_file(french):
+    with pytest.raises(TextError, match="'fr'"):
+        load("fr")
+    page_texts.add_language(french())
+    assert list(page_texts.languages()) == ["en", "de", "fr"]
+    assert load("fr")["chat.ask"] == "ASK"
+    assert load("fr")("pictures.alt", number=1, view="x") == "PICTURE 1, x VIEW"
+    flags, steps = advise(
+        [ClassProbability("malignant_lesions", "x", 1.0)], [], True, "fr", alarms=["malignant_lesions"]
+    )
+    assert flags[0].startswith("SKIN CANCER IS AMONG")
+    assert steps[-1].isupper()
+    with pytest.raises(TextError, match="there are de, en, fr"):
+        load("it")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda table: table["chat"].pop("ask"), "there is no text for chat.ask; en.yaml"),
+        (lambda table: [table["chat"].pop("ask"), table.pop("errors")], r"no text for \S+, and \d+ more"),
+        (lambda table: table["advice"]["classes"]["herpes"].pop("next"), "advice.classes.herpes.next"),
+        (lambda table: table["welcome"]["is"].pop(), "there is no text for welcome.is.1"),
+        (lambda table: table.update(extra="x"), "nothing shows the text extra"),
+        (lambda table: table["chat"].update(ask=""), "chat.ask is empty"),
+        (lambda table: table["chat"].update(ask=True), "chat.ask is empty, or not a text"),
+        (
+            lambda table: table["pictures"].update(alt="IMAGE {number}"),
+            "pictures.alt needs in braces: number, view",
+        ),
+        (lambda table: table["chat"].update(ask="{0.__class__}"), "chat.ask needs in braces: nothing"),
+        (lambda table: table["pictures"].update(alt="{number!r} {view}"), "pictures.alt needs in braces"),
+        (lambda table: table["chat"].update(ask="{"), "chat.ask needs in braces"),
+    ],
+)
+def test_a_language_that_is_not_complete_is_refused_with_its_key(french, change, why):
+    path = french(change)
+    with pytest.raises(TextError, match=why):
+        page_texts.add_language(path)
+    assert "fr" not in page_texts.languages()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "why"),
+    [
+        ("french.txt", "", "named after its code"),
+        ("de.yaml", "", "is there already"),
+        ("fr.yaml", "a: [", "is not YAML"),
+        ("fr.yaml", "", "there is no text for language"),
+        ("fr.yaml", "- a", "there is no text for language"),
+        ("xy.yaml", None, "cannot be read"),
+    ],
+)
+def test_a_file_that_is_no_language_is_one_sentence(tmp_path, name, content, why):
+    (tmp_path / "sub").mkdir()
+    path = tmp_path / "sub" / name
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(TextError, match=why):
+        page_texts.add_language(path)
+
+
+def test_the_page_refuses_a_language_that_is_not_complete_before_it_loads_a_model(french, capsys):
+    path = french(lambda table: table["chat"].pop("ask"))
+    assert demo.main(["--config", "nowhere.yaml", "--language-file", str(path)]) == 1
+    assert "there is no text for chat.ask" in capsys.readouterr().err
 
 
 def test_every_problem_of_a_picture_has_its_words():

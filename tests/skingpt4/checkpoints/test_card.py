@@ -11,7 +11,8 @@ from skingpt4.checkpoints.card import SHARED_KEYS
 from skingpt4.checkpoints.identity import model_identity
 from skingpt4.checkpoints.load import from_pretrained, load_model, model_source
 from skingpt4.checkpoints.repository import HubError
-from skingpt4.cli import batch, calibrate, chat, share
+from skingpt4.cli import batch, calibrate, chat
+from skingpt4.cli.deploy import share
 from skingpt4.config.load import to_dict, to_yaml
 from skingpt4.records.comparing.overlap import check_cases
 from skingpt4.records.manifest import read_manifest

@@ -8,7 +8,7 @@ from transformers import AutoConfig
 
 from skingpt4.checkpoints import checkpoint, load, minigpt4
 from skingpt4.checkpoints.load import LoadError, load_model, load_projection, model_source
-from skingpt4.cli.share import export
+from skingpt4.cli.deploy.share import export
 from skingpt4.training.loop import run
 from skingpt4.weights.files.tensors import WeightsMismatch
 from tests.skingpt4.weights.files.test_tensors import Payload

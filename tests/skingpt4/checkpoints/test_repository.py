@@ -12,7 +12,7 @@ import torch
 from skingpt4.checkpoints import checkpoint, repository
 from skingpt4.checkpoints.load import from_pretrained, load_model, model_source
 from skingpt4.checkpoints.repository import HubError
-from skingpt4.cli import share
+from skingpt4.cli.deploy import share
 from tests.support.local_hub import Repository, serving
 from tests.support.tiny import (
     loss_of,

@@ -305,3 +305,45 @@ def test_an_answer_ends_at_the_familys_end_and_at_the_tokenizers(name, networks,
     session.queries, session.waiting = [make_queries(1)], 1
     pieces = list(session.stream(QUESTION, Generation(max_new_tokens=8)))
     assert not any(token in "".join(pieces) for token in (*family.tokens, family.end))
+
+
+# Templates of ours that say the same as a family's own.
+WRITTEN = {"qwen2": "chatml", "qwen3": "qwen3", "llama3": "llama3", "gemma2": "gemma", "gemma3": "gemma"}
+
+
+@pytest.mark.parametrize(("name", "written"), WRITTEN.items())
+def test_a_written_template_has_the_ids_and_the_mask_of_the_tokenizers_own(name, written, tokenizers):
+    tokenizer, template = tokenizers[name], get_template(written)
+    dialogues = [[Turn(QUESTION, ANSWER, 1)], [Turn(QUESTION, None, 1)], [Turn(QUESTION, ANSWER, 2)]]
+    if name != "qwen3":  # whose own template takes the empty thought out of earlier answers
+        dialogues.append([Turn(QUESTION, ANSWER, 1), Turn("And why?", "acne"), Turn("Is it?", None)])
+    for turns in dialogues:
+        ours, own = (encode_turns(each, turns, tokenizer, NUM_QUERIES) for each in (template, None))
+        assert ours == own
+        answers = [turn.answer + template.end for turn in turns if turn.answer]
+        ids = [i for text in answers for i in tokenizer(text, add_special_tokens=False)["input_ids"]]
+        assert [i for i, learned in zip(ours.input_ids, ours.supervised, strict=True) if learned] == ids
+    assert set(stop_strings(None, tokenizer)) <= {*template.stop, tokenizer.eos_token}
+
+
+def test_qwen3_is_asked_with_an_empty_thought_in_every_turn(tokenizers):
+    tokenizer, template = tokenizers["qwen3"], get_template("qwen3")
+    turns = [Turn(QUESTION, ANSWER, 1), Turn("And why?", "acne")]
+    whole = encode_turns(template, turns, tokenizer, NUM_QUERIES)
+    text = tokenizer.decode([i for i in whole.input_ids if i != IMAGE_TOKEN])
+    assert text.count(_THOUGHT) == 2
+    first = encode_turns(template, turns[:1], tokenizer, NUM_QUERIES)
+    assert whole.input_ids[: len(first.input_ids)] == first.input_ids  # a follow-up reads what was written
+    learned = tokenizer.decode([i for i, s in zip(whole.input_ids, whole.supervised, strict=True) if s])
+    assert "think" not in learned
+
+
+def test_a_template_that_writes_the_date_gets_the_same_one_each_day(tokenizers, monkeypatch):
+    tokenizer = tokenizer_of(FAMILIES["llama3"])
+    tokenizer.chat_template = (
+        "{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}"
+        "{{ bos_token }}<|start_header_id|>system<|end_header_id|>\n\nToday Date: {{ date_string }}\n\n<|eot_id|>"
+        + _LLAMA3.removeprefix("{{ bos_token }}")
+    )
+    encoded = encode_turns(None, [Turn(QUESTION, ANSWER)], tokenizer, NUM_QUERIES)
+    assert "Today Date: 26 Jul 2024\n" in tokenizer.decode(encoded.input_ids)

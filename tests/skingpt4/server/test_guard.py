@@ -20,7 +20,7 @@ from skingpt4.server import address as server_address
 from skingpt4.server.access.logins import Access
 from skingpt4.server.access.options import shared_password
 from skingpt4.server.address import Address, AddressError
-from skingpt4.server.guard import Guard
+from skingpt4.server.guard import PEER, Guard
 from skingpt4.server.http.routes import Api, make_app
 from skingpt4.server.http.server import served as api_served
 
@@ -210,6 +210,128 @@ def test_no_web_socket_is_opened():
     assert sent == ["websocket.close"]
 
 
+# ---- behind a reverse proxy
+
+BEHIND = Address(names=("skin.ward.example",), root_path="/skin", proxies=("10.0.0.0/24", "::1"))
+PUBLIC = [
+    ("Host", "127.0.0.1:7860"),
+    ("X-Forwarded-Host", "skin.ward.example"),
+    ("X-Forwarded-Proto", "https"),
+]
+
+
+def seen(
+    address: Address, client: str, *headers: tuple[str, str], path: str = "/x", method: str = "GET"
+) -> tuple[int, Any]:
+    """The status of what a guarded server answers, and the request as the application behind it sees it."""
+    scopes, sent = [], []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        scopes.append(scope)
+        await nothing(scope, receive, send)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in headers]
+    scope = {
+        "type": "http", "method": method, "path": path, "raw_path": path.encode(), "headers": encoded,
+        "query_string": b"", "client": (client, 1234), "scheme": "http",
+    }  # fmt: skip
+    anyio.run(Guard(app, address, {"/"}), scope, None, send)
+    return sent[0]["status"], scopes[0] if scopes else dict(sent[0]["headers"])
+
+
+def test_a_trusted_proxy_says_how_the_browser_called():
+    sender = ("X-Forwarded-For", "192.0.2.7, 198.51.100.2, 10.0.0.9")
+    status, scope = seen(BEHIND, "10.0.0.1", *PUBLIC, sender, ("Origin", "https://skin.ward.example"))
+    assert (status, scope["scheme"], scope["client"]) == (200, "https", ("198.51.100.2", 0))
+    assert dict(scope["headers"]) == {b"host": b"skin.ward.example", b"origin": b"https://skin.ward.example"}
+    assert scope[PEER] == "10.0.0.1"
+
+
+@pytest.mark.parametrize("client", ["10.0.1.1", "127.0.0.1", "::2", "", "unix:", "::ffff:10.0.1.1"])
+def test_nobody_else_s_forwarded_headers_are_seen(client):
+    more = [
+        ("Forwarded", "host=x"),
+        ("X-Forwarded-For", "1.2.3.4"),
+        ("X-Real-IP", "1.2.3.4"),
+        ("X-Gradio-Server", "x"),
+    ]
+    status, scope = seen(BEHIND, client, *PUBLIC, *more)
+    assert (status, scope["scheme"], scope["client"][0]) == (200, "http", client)
+    assert dict(scope["headers"]) == {b"host": b"127.0.0.1:7860"}
+
+
+def test_without_the_option_a_proxy_of_this_machine_is_believed():
+    status, scope = seen(Address(names=BEHIND.names), "127.0.0.1", *PUBLIC)
+    assert (status, scope["scheme"], dict(scope["headers"])[b"host"]) == (200, "https", b"skin.ward.example")
+    assert seen(Address(names=BEHIND.names), "10.0.0.1", *PUBLIC)[1]["scheme"] == "http"
+
+
+def test_a_name_pointed_at_this_machine_is_not_saved_by_a_forwarded_one():
+    """A page that rebinds its name to this machine can write X-Forwarded-Host, but not Host."""
+    forwarded = PUBLIC[1:]
+    for client in ("10.0.0.1", "::1"):
+        assert seen(BEHIND, client, ("Host", "elsewhere.example"), *forwarded)[0] == 400
+    assert seen(BEHIND, "10.0.0.1", PUBLIC[0], ("X-Forwarded-Host", "elsewhere.example"))[0] == 400
+    assert (
+        seen(BEHIND, "10.0.0.1", PUBLIC[0], ("X-Forwarded-Host", "skin.ward.example, elsewhere.example"))[0]
+        == 400
+    )
+
+
+def test_a_page_without_tls_is_another_site_where_tls_is_in_use():
+    for origin in ("http://skin.ward.example", "http://skin.ward.example:80", "https://x.ward.example"):
+        assert seen(BEHIND, "10.0.0.1", *PUBLIC, ("Origin", origin), method="POST")[0] == 403, origin
+    assert seen(BEHIND, "10.0.0.1", *PUBLIC, ("Origin", "https://skin.ward.example"), method="POST")[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "inside"),
+    [
+        ("/skin/", "/"),
+        ("/skin/de", "/de"),
+        ("/de", "/de"),
+        ("/skinny/x", "/skinny/x"),
+        ("/skin/skin/x", "/skin/x"),
+    ],
+)
+def test_the_root_path_is_left_out(path, inside):
+    scope = seen(BEHIND, "10.0.0.1", *PUBLIC, path=path)[1]
+    assert (scope["path"], scope["raw_path"], scope["root_path"]) == (inside, inside.encode(), "/skin")
+
+
+def test_the_root_path_without_its_slash_leads_to_the_page():
+    status, headers = seen(BEHIND, "10.0.0.1", *PUBLIC, path="/skin")
+    assert (status, headers[b"location"]) == (308, b"/skin/")
+    assert seen(BEHIND, "10.0.0.1", ("Host", "elsewhere.example"), path="/skin")[0] == 400
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        (
+            {"names": ("https://skin.ward.example",)},
+            "--allowed-host 'https://skin.ward.example': give a host name alone",
+        ),
+        ({"names": ("*",)}, "--allowed-host"),
+        ({"names": ("skin.ward.example:443",)}, "--allowed-host"),
+        ({"root_path": "skin"}, "--root-path 'skin': give a path like /skin"),
+        ({"root_path": "/skin/"}, "--root-path"),
+        ({"root_path": "/a/../b"}, "--root-path"),
+        ({"root_path": "//elsewhere.example"}, "--root-path"),
+        ({"root_path": "/"}, "--root-path"),
+        ({"proxies": ("proxy.ward.example",)}, "--trusted-proxy 'proxy.ward.example': give an IP address"),
+        ({"proxies": ("10.0.0.1/8",)}, "--trusted-proxy"),
+        ({"share": True, "root_path": "/skin"}, "--share has a proxy of its own"),
+    ],
+)
+def test_what_can_be_no_proxy_gets_a_sentence(wrong, words):
+    with pytest.raises(AddressError, match=re.escape(words)):
+        Address(**wrong)
+
+
 @pytest.mark.parametrize("host", ["", "no.such.host.invalid", "a" * 300, "ä b"])
 def test_a_host_that_does_not_exist_gets_a_sentence(host):
     with pytest.raises(AddressError, match="there is no such host"):
@@ -295,7 +417,8 @@ def test_requests_that_only_look_like_ours_on_the_wire(server):
         (f"GET http://elsewhere.example/health HTTP/1.1\r\nHost: elsewhere.example:{port}\r\n\r\n", b"400"),
         (f"GET /health HTTP/1.1\r\nHost: {host}\r\nHost: elsewhere.example\r\n\r\n", b"400"),
         (f"GET /health HTTP/1.1\r\nHost: elsewhere.example\r\nX-Forwarded-Host: {host}\r\n\r\n", b"400"),
-        (f"GET /health HTTP/1.1\r\nHost: {host}\r\nOrigin: http://x\r\nX-Forwarded-Host: x\r\n\r\n", b"403"),
+        (f"GET /health HTTP/1.1\r\nHost: {host}\r\nOrigin: http://x\r\nX-Forwarded-Host: x\r\n\r\n", b"400"),
+        (f"GET /health HTTP/1.1\r\nHost: {host}\r\nOrigin: http://x\r\n\r\n", b"403"),
         (f"GET /health HTTP/1.1\r\nHost: {host}\r\n\r\n", b"200"),
     ):
         with socket.create_connection((host, int(port)), timeout=60) as line:

@@ -1,7 +1,6 @@
 """SIGKILL at any moment loses nothing: a run that is resumed equals, bit for bit, the run in one piece."""
 
 import json
-import os
 import resource
 import signal
 import time
@@ -11,6 +10,7 @@ import pytest
 
 from skingpt4.checkpoints import checkpoint
 from skingpt4.config.load import to_yaml
+from tests.support import soak
 from tests.support.kill_trials import SETTINGS, kill_trial, metrics_of
 from tests.support.tiny import tiny_config
 
@@ -57,9 +57,20 @@ def test_a_signal_from_outside_saves(how, world, launcher, tmp_path):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("name", SETTINGS)
-def test_twenty_kills(name, launcher, tmp_path):
-    """Four kills for each of five settings; SKINGPT4_SEED draws other moments."""
-    seed = int(os.environ.get("SKINGPT4_SEED", "0"))
-    print(f"SKINGPT4_SEED={seed}")
-    check(kill_trial(launcher, tmp_path, name, num_kills=4, num_iterations=NUM_ITERATIONS, seed=seed), 4)
+def test_twenty_kills(launcher, tmp_path):
+    """Four kills for each of five settings; SKINGPT4_SOAK_SEED=N draws the same moments."""
+    print(f"SKINGPT4_SOAK_SEED={soak.SEED}")
+    each, trials = soak.scaled(4), {}
+    for name in SETTINGS:
+        folder = tmp_path / name
+        folder.mkdir()
+        trial = kill_trial(
+            launcher, folder, name, num_kills=each, num_iterations=NUM_ITERATIONS, seed=soak.SEED
+        )
+        same = {"bits": trial.same_bits, "metrics": trial.same_metrics}
+        trials[name] = {"kills": trial.num_kills, "same": same, "leftovers": len(trial.leftovers)}
+        soak.write(
+            "kills_of_training", sum(one["kills"] for one in trials.values()), settings=trials,
+            equal=sum(one["kills"] for one in trials.values() if all(one["same"].values())),
+        )  # fmt: skip
+        check(trial, each)

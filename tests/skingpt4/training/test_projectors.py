@@ -13,7 +13,7 @@ from skingpt4.chat.session import ChatSession
 from skingpt4.checkpoints import checkpoint, load, minigpt4
 from skingpt4.checkpoints.checkpoint import CheckpointError
 from skingpt4.checkpoints.load import from_pretrained, load_model, load_projection
-from skingpt4.cli import share
+from skingpt4.cli.deploy import share
 from skingpt4.config.schema import ConfigError
 from skingpt4.config.validate import check_values
 from skingpt4.doctor.dry_run import dry_run

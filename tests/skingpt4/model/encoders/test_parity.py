@@ -7,12 +7,15 @@ import open_clip
 import pytest
 import timm
 import torch
+import transformers
 
 from skingpt4.config.schema import PoolingConfig
 from skingpt4.model.build import build_vision
 from skingpt4.model.projection import Pooling
 from tests.support.encoder_files import (
     SIDE,
+    TOWER,
+    WORDS,
     Cae,
     images,
     open_clip_model,
@@ -20,6 +23,7 @@ from tests.support.encoder_files import (
     timm_folder,
     transformers_model,
     vision_of,
+    write_json,
 )
 
 PLAIN = {
@@ -189,6 +193,23 @@ def test_a_tower_alone_is_the_tower_of_the_whole(tmp_path, family):
 
 
 @torch.no_grad()
+def test_the_tower_and_the_layer_of_a_llava(tmp_path):
+    """A model of images and texts: its vision tower, and the layer that its own projector reads."""
+    tower = transformers.CLIPVisionConfig(**TOWER, image_size=SIDE)
+    config = transformers.LlavaConfig(
+        vision_config=tower, text_config=transformers.LlamaConfig(**WORDS), vision_feature_layer=-2
+    )
+    model = seeded(transformers.LlavaForConditionalGeneration(config))
+    model.save_pretrained(tmp_path / "m")
+    steps = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "crop_size": SIDE}
+    write_json(tmp_path / "m", "preprocessor_config.json", steps)
+    vision = built(vision_of(tmp_path / "m"))
+    assert (vision.block, vision.norm) == (2, False)
+    out = model.model.vision_tower(images(), output_hidden_states=True)
+    assert_same(vision(images()), out.hidden_states[-2])
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("family", ["clip", "siglip", "dinov2", "dinov3_vit"])
 def test_another_image_size_is_transformers_own_interpolation(tmp_path, family):
     model = transformers_model(tmp_path / "m", family)
@@ -235,8 +256,6 @@ def test_panderms_state_dict(tmp_path, prefix):
 @torch.no_grad()
 def test_panderm_is_also_transformers_beit(tmp_path):
     """The second implementation is itself checked, against BEiT of transformers."""
-    import transformers
-
     cae = Cae()
     beit = transformers.BeitModel(
         transformers.BeitConfig(
@@ -255,15 +274,15 @@ def test_panderm_is_also_transformers_beit(tmp_path):
     for leaf in ("weight", "bias"):
         state[f"embeddings.patch_embeddings.projection.{leaf}"] = cae.tensors[f"patch_embed.proj.{leaf}"]
     for n in range(2):
-        theirs, ours = f"encoder.layer.{n}.", f"blocks.{n}."
+        theirs, ours = f"layers.{n}.", f"blocks.{n}."
         q, k, v = cae.tensors[f"{ours}attn.qkv.weight"].chunk(3)
-        inner = f"{theirs}attention.attention."
-        state |= {f"{inner}query.weight": q, f"{inner}key.weight": k, f"{inner}value.weight": v}
-        state |= {f"{inner}{x}.bias": cae.tensors[f"{ours}attn.{x[0]}_bias"] for x in ("query", "value")}
+        inner = f"{theirs}attention."
+        state |= {f"{inner}q_proj.weight": q, f"{inner}k_proj.weight": k, f"{inner}v_proj.weight": v}
+        state |= {f"{inner}{x}_proj.bias": cae.tensors[f"{ours}attn.{x}_bias"] for x in ("q", "v")}
         state |= {f"{theirs}lambda_{i}": cae.tensors[f"{ours}gamma_{i}"] for i in (1, 2)}
         for a, b in (
-            ("layernorm_before", "norm1"), ("layernorm_after", "norm2"), ("attention.output.dense", "attn.proj"),
-            ("intermediate.dense", "mlp.fc1"), ("output.dense", "mlp.fc2"),
+            ("layernorm_before", "norm1"), ("layernorm_after", "norm2"), ("attention.o_proj", "attn.proj"),
+            ("mlp.fc1", "mlp.fc1"), ("mlp.fc2", "mlp.fc2"),
         ):  # fmt: skip
             state |= {f"{theirs}{a}.{leaf}": cae.tensors[f"{ours}{b}.{leaf}"] for leaf in ("weight", "bias")}
     problems = beit.load_state_dict(state, strict=False)

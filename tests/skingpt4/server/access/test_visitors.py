@@ -21,7 +21,6 @@ from skingpt4.chat.texts import load
 from skingpt4.server import address as server_address
 from skingpt4.server.access import logins, passwords
 from skingpt4.server.access.options import access_of
-from skingpt4.server.access.peer import network
 from skingpt4.server.access.sessions import Sessions
 from skingpt4.server.access.users import PAGE_ROLES, Users
 from skingpt4.server.access.visitors import Visitors
@@ -301,7 +300,7 @@ def test_nobody_gets_in_unlogged(visit, log):
 
 
 def test_only_the_proxy_may_name_the_user(visit, log):
-    given = {"auth_header": "X-Remote-User", "trusted_proxy": [network("10.0.0.0/8"), network("fd00::/8")]}
+    given = {"auth_header": "X-Remote-User", "trusted_proxy": ["10.0.0.0/8", "fd00::/8"]}
     anna = {"x-remote-user": "anna"}
     for address in ("11.0.0.1", "127.0.0.1", "::1", "::ffff:11.0.0.1", "testclient", ""):
         answer = visit(address, **given).get("/", headers=anna)
@@ -338,7 +337,7 @@ def test_a_file_without_anybody_for_this_page_is_refused(users):
 
 
 def test_a_trusted_proxy_names_the_user(users, log):
-    given = {"users": users.path, "auth_header": "X-Remote-User", "trusted_proxy": [network("127.0.0.1")]}
+    given = {"users": users.path, "auth_header": "X-Remote-User", "trusted_proxy": ["127.0.0.1"]}
     with page_served(log, **given) as url:
         anna, bert, nobody, two = (client(url) for _ in range(4))
         anna.headers["x-remote-user"], bert.headers["x-remote-user"] = "anna", "bert"

@@ -2,7 +2,7 @@
 
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from starlette.applications import Starlette
@@ -148,3 +148,77 @@ def test_a_refused_connection_makes_room_before_an_older_one(address, monkeypatc
         get(newest)
         older.sendall(GET)
         assert older.recv(1000), "it is still there"
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="no TCP_INFO on this system")
+def test_clients_that_left_cost_nothing():
+    """Whoever sends a request and leaves before it is accepted reaches neither parser nor application."""
+    with connections.Listening() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(64)
+        listening.setblocking(False)
+        for _ in range(20):
+            with socket.create_connection(listening.getsockname()) as line:
+                line.sendall(CHUNKED + b"1\r\n[\r\n" * 1000)
+        with socket.create_connection(listening.getsockname()) as stays:
+            stays.sendall(GET)
+            connection, address = listening.accept()
+            with connection:
+                assert address == stays.getsockname()
+                assert connection.recv(1000) == GET
+            with pytest.raises(BlockingIOError):
+                listening.accept()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="no TCP_INFO on this system")
+def test_those_that_left_are_closed_a_few_at_a_time(monkeypatch):
+    """So that the loop does something else too, however fast they come."""
+    monkeypatch.setattr(connections, "LEFT_SECONDS", 0)
+    with connections.Listening() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(64)
+        listening.setblocking(False)
+        for _ in range(2):
+            socket.create_connection(listening.getsockname()).close()
+        with socket.create_connection(listening.getsockname()) as stays:
+            for _ in range(2):
+                with pytest.raises(BlockingIOError):
+                    listening.accept()
+            connection, address = listening.accept()
+            connection.close()
+            assert address == stays.getsockname()
+
+
+def test_few_refused_connections_are_held(address, monkeypatch):
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 500)
+    monkeypatch.setattr(connections, "REFUSED_SECONDS", 60)
+    monkeypatch.setattr(connections, "MAX_REFUSED", 3)
+    with ExitStack() as stack:
+        lines = []
+        for _ in range(6):
+            lines.append(stack.enter_context(socket.create_connection(address, 30)))
+            lines[-1].sendall(b"no HTTP\r\n\r\n")
+            assert b"400" in lines[-1].recv(1000)
+        for line in lines[:3]:
+            with suppress(ConnectionResetError):
+                while line.recv(1000):
+                    pass
+        lines[5].recv(1000)
+        lines[5].settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            lines[5].recv(1000)
+
+
+def test_a_request_that_was_refused_in_its_body_does_not_reach_the_application():
+    asked = []
+
+    async def app(scope, receive, send):
+        asked.append(scope["path"])
+        await PlainTextResponse("ok")(scope, receive, send)
+
+    with served(app) as url:
+        host, port = url.removeprefix("http://").split(":")
+        assert talk((host, int(port)), CHUNKED + b"1\r\n[\r\n" * 1000).startswith(b"HTTP/1.1 400 ")
+        assert asked == []
+        assert b"200 OK" in talk((host, int(port)), GET[:-2] + b"Connection: close\r\n\r\n")
+        assert asked == ["/"]

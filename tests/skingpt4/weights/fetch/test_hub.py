@@ -13,9 +13,10 @@ from safetensors.torch import save
 
 from skingpt4.cli import weights
 from skingpt4.weights.fetch import fetch, hub, plan
-from skingpt4.weights.fetch.catalogue import Delta, Entry, Gate, Hub, Url
+from skingpt4.weights.fetch.catalogue import CatalogueError, Delta, Entry, Gate, Hub, Url, catalogue
 from skingpt4.weights.fetch.download import DownloadError
 from skingpt4.weights.fetch.store import WeightsError
+from tests.support.encoder_files import open_clip_model, vision_of
 from tests.support.local_hub import COMMIT, Repository, google_hash, kill_when_grown, serving
 
 WIDTH = 16
@@ -393,3 +394,66 @@ def test_killed_and_fetched_again(server, web, weights_dir, tmp_path):
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=dict(os.environ))
     assert (weights_dir / "toy.pth").read_bytes() == content
     assert server.asked("/toy.pth")[-1]["range"] == f"bytes={kept}-"
+
+
+# ---- vision encoders by the hub's name
+
+
+def open_clip_files(tmp_path):
+    made = tmp_path / "made"
+    open_clip_model(made, {"image_size": 32, "layers": 1, "width": 32, "head_width": 16, "patch_size": 8})
+    return {file.name: file.read_bytes() for file in made.iterdir()}
+
+
+def test_a_vision_encoder_that_the_catalogue_does_not_list(
+    server, weights_dir, tmp_path, capsys, monkeypatch
+):
+    """Of the same weights in several files one is fetched, and a configuration that names it finds it."""
+    files = open_clip_files(tmp_path)
+    more = {"open_clip_pytorch_model.bin": b"same", "model.safetensors": b"same", "README.md": b"# A model"}
+    server.repositories["Lab/Tiny_CLIP"] = Repository(files | more)
+    assert weights.main(["fetch", "hf-hub:Lab/Tiny_CLIP", "--weights-dir", str(weights_dir)]) == 0
+    shown = capsys.readouterr().out
+    assert "from     Lab/Tiny_CLIP" in shown
+    assert "licence  its own, see its page" in shown
+    folder = weights_dir / "tiny_clip"
+    assert left(folder) == [
+        "README.md",
+        "open_clip_config.json",
+        "open_clip_model.safetensors",
+        "source.json",
+    ]
+    monkeypatch.chdir(tmp_path)
+    vision = vision_of("hf-hub:Lab/Tiny_CLIP")
+    assert (vision.image_size, vision.weights) == (32, "weights/tiny_clip/open_clip_model.safetensors")
+    asked = len(server.log)
+    assert weights.main(["fetch", "hf-hub:Lab/Tiny_CLIP", "--weights-dir", str(weights_dir)]) == 0
+    assert len(server.log) == asked
+
+
+def test_a_gated_vision_encoder_says_what_to_accept(server, weights_dir, capsys):
+    server.repositories["google/medsiglip-448"] = Repository({"config.json": b"{}"}, gated="auto")
+    assert weights.main(["fetch", "hf-hub:google/medsiglip-448", "--weights-dir", str(weights_dir)]) == 1
+    problem = capsys.readouterr().err
+    assert "accept Google's terms of use of the Health AI Developer Foundations" in problem
+    assert "https://huggingface.co/google/medsiglip-448" in problem
+
+
+def test_two_repositories_of_one_name_do_not_mix(server, weights_dir, tmp_path, capsys):
+    files = open_clip_files(tmp_path)
+    server.repositories["Lab/Small"] = server.repositories["Other/Small"] = Repository(files)
+    assert weights.main(["fetch", "hf-hub:Lab/Small", "--weights-dir", str(weights_dir)]) == 0
+    assert weights.main(["fetch", "hf-hub:Other/Small", "--weights-dir", str(weights_dir)]) == 1
+    assert "was not fetched from Other/Small" in capsys.readouterr().err
+
+
+def test_a_repository_whose_folder_is_the_catalogues_own():
+    assert catalogue()["hf-hub:google/medsiglip-448"].name == "medsiglip-448"
+    with pytest.raises(CatalogueError, match="would be put where medsiglip-448 of the catalogue belongs"):
+        catalogue()["hf-hub:other/MedSigLIP-448"]
+
+
+@pytest.mark.parametrize("name", ["hf-hub:alone", "hf-hub:a/b/c", "hf-hub:../x", "hf-hub:"])
+def test_names_that_no_repository_has(name):
+    with pytest.raises(CatalogueError, match="write it as hf-hub:ORG/NAME"):
+        catalogue()[name]

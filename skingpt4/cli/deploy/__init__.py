@@ -1,0 +1,1 @@
+"""What prepares the software and its models for other machines."""

@@ -1,0 +1,104 @@
+"""Large bodies are parsed by other processes: the parser would hold Python's lock, and with it the event loop."""
+
+import json
+import os
+import signal
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from skingpt4.server.http import parsing
+from skingpt4.server.http.failures import ApiError
+from skingpt4.server.http.messages import ConversationLimits
+from skingpt4.server.http.parsing import LARGE_BODY, Parsers
+from skingpt4.server.http.server import SWITCH_SECONDS, served
+from tests.support.hostile import BODIES, body_of, question
+
+LIMITS = ConversationLimits.of_context(512, 8)
+
+
+def large(number=1):
+    return json.dumps(question(f"question {number}", [bytes([number]) * LARGE_BODY])).encode()
+
+
+@pytest.fixture
+def parsers():
+    return Parsers(LIMITS)
+
+
+@pytest.fixture(scope="module")
+def one_for_all():
+    return Parsers(LIMITS)
+
+
+@pytest.fixture
+def elsewhere(monkeypatch):
+    """Nothing is parsed in this process."""
+    monkeypatch.setattr(parsing, "read", None)
+
+
+def test_a_large_body_is_read_in_another_process(parsers, elsewhere):
+    for number in (1, 2):
+        (turn,) = parsers.read(bytearray(large(number))).turns
+        assert (turn.question, turn.images) == (f"question {number}", (bytes([number]) * LARGE_BODY,))
+    assert len(parsers._idle) == 1, "one after the other needs one process"
+
+
+def test_a_small_one_starts_none(parsers):
+    assert parsers.read(json.dumps(question("What?")).encode()).turns[0].question == "What?"
+    assert parsers._idle == []
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BODIES if len(body_of(kind)) > LARGE_BODY])
+def test_a_large_body_is_refused_in_the_same_words(kind, one_for_all):
+    def outcome(read, *arguments):
+        try:
+            return len(read(body_of(kind), *arguments).images)
+        except ApiError as refusal:
+            return refusal.to_dict(), refusal.status_code
+
+    assert outcome(one_for_all.read) == outcome(parsing.read, LIMITS)
+
+
+def test_each_of_many_threads_gets_its_own(parsers, elsewhere):
+    with ThreadPoolExecutor(4) as pool:
+        turns = [request.turns[0] for request in pool.map(parsers.read, map(large, range(12)))]
+    assert [(turn.question, turn.images[0][0]) for turn in turns] == [(f"question {n}", n) for n in range(12)]
+    assert 1 <= len(parsers._idle) <= 4
+
+
+def test_one_that_is_killed_is_replaced(parsers, elsewhere):
+    parsers.read(large())
+    os.kill(parsers._idle[0]._process.pid, signal.SIGKILL)
+    parsers._idle[0]._process.wait()
+    with pytest.raises(ApiError, match="try again") as refusal:
+        parsers.read(large())
+    assert refusal.value.status_code == 503
+    assert parsers.read(large(3)).turns[0].question == "question 3"
+
+
+def test_they_end_with_the_server(parsers):
+    parsers.read(large())
+    process = parsers._idle.pop()._process  # what ends the server closes its side of the pipe
+    assert process.wait(60) == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_they_give_way_to_the_event_loop(parsers):
+    parsers.read(large())
+    stat = Path(f"/proc/{parsers._idle[0]._process.pid}/stat").read_text().rpartition(")")[2].split()
+    own = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    assert int(stat[16]) == min(19, int(own[16]) + parsing.NICENESS)
+
+
+def test_a_server_asks_threads_for_the_lock_soon(monkeypatch):
+    before = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(0.005)
+        with served(lambda scope, receive, send: time.sleep(0)):
+            assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
+    finally:
+        sys.setswitchinterval(before)
