@@ -17,6 +17,7 @@ from skingpt4.support.threads import num_cores
 from tests.support.other_systems import PACKAGES
 
 ROOT = Path(__file__).parents[1]
+OPTIONAL = ("eval.export.lmms_eval_model",)  # it is loaded by lmms-eval, which need not be installed
 
 
 def test_everything_is_imported_trained_and_answered_without_what_only_unix_has(tmp_path):
@@ -26,7 +27,8 @@ def test_everything_is_imported_trained_and_answered_without_what_only_unix_has(
     )
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
-    assert result["failures"] == {}
+    failures = {name: why for name, why in result["failures"].items() if name not in OPTIONAL}
+    assert failures == {}
     assert result["answered"]
     assert not result["left"], "the private folder is deleted"
 
