@@ -108,8 +108,9 @@ def run_source(rows: Rows, running: Running) -> None:
     """
     # After parsing, so that --help is instant.
     from data.preparing.engine import MANIFEST, REJECTED, write_manifest
-    from data.preparing.images import PreparationError, num_cores
+    from data.preparing.images import PreparationError
     from data.preparing.summary import table
+    from skingpt4.support.threads import num_cores
 
     out_dir, limit = running.out_dir, running.limit
     if running.dry_run:

@@ -36,9 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
     args = parser.parse_args(argv)
     # After parsing, so that --help is instant.
-    from data.preparing.images import num_cores
     from data.preparing.validation import Checked, check, compare, describe, load_encoder
     from skingpt4.records.record import RecordError
+    from skingpt4.support.threads import num_cores
 
     workers = num_cores() if args.workers is None else max(1, args.workers)
     with reported() as status:

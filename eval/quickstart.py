@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import resource
 import shlex
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 from skingpt4.support.cli import make_parser, setup_logging
 from skingpt4.support.errors import UserError, reported
 from skingpt4.support.files import write_text
+from skingpt4.support.memory import peak_bytes
 
 # split: (pictures, share of records with concepts, share with a note). Most sources of diagnoses have neither.
 SPLITS = {
@@ -148,7 +148,7 @@ def run_stages(planned: Sequence[Stage], ledger_path: Path) -> dict[str, Any]:
             raise StageError(
                 f"stage '{stage.name}' ended with status {status}; fix it and run the same command again"
             )
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 2**20
+        peak = peak_bytes(of_children=True) / 2**30
         ledger[stage.name] = {
             "command": shown, "key": key, "seconds": time.monotonic() - began, "peak_memory_gb": peak,
         }  # fmt: skip

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from skingpt4.support.memory import return_freed_memory
+from skingpt4.support.threads import num_cores
 
 # (rows, inner, columns): squares, and the long thin products of a small decoder over a batch of tokens.
 CPU_SHAPES = ((1024, 1024, 1024), (2048, 2048, 2048), (1024, 576, 1536), (1024, 1536, 576))
@@ -30,7 +31,7 @@ def machine(device: torch.device | str = "cpu") -> dict[str, Any]:
     model = re.search(r"model name\s*: (.+)", info.read_text()) if info.is_file() else None
     facts: dict[str, Any] = {
         "cpu": model[1] if model else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": num_cores(),
         "threads": torch.get_num_threads(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(terse=True),

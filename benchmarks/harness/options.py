@@ -13,6 +13,7 @@ import torch
 from benchmarks.harness import hardware
 from benchmarks.harness.results import RESULTS, about, write
 from benchmarks.harness.shapes import SHAPES, Shape
+from skingpt4.config.placement import default_device
 from skingpt4.model.precision import DTYPES, choose_dtype, require_device
 from skingpt4.support.threads import in_own_thread
 
@@ -87,7 +88,7 @@ def settle(
     args = made.parse_intermixed_args(argv)
     if args.threads:
         torch.set_num_threads(args.threads)
-    device = torch.device(args.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = torch.device(args.device or default_device())
     require_device(str(device), "--device")
     ending = "" if args.shape == "tiny" else f"_{args.shape}"
     setting = Setting(

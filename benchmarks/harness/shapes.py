@@ -21,6 +21,7 @@ from skingpt4.config.load import load_config
 from skingpt4.config.schema import Config, LanguageConfig
 from skingpt4.doctor import memory
 from skingpt4.doctor import shapes as of_language
+from skingpt4.doctor.published import PUBLISHED
 from skingpt4.model.build import build, build_encoder
 from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.language import LanguageModel
@@ -52,9 +53,9 @@ SHAPES = {
     shape.name: shape
     for shape in (
         Shape("tiny", "tiny/step2.yaml", None),
-        Shape("vicuna7b", "paper/step2_vicuna7b.yaml", memory.PUBLISHED["vicuna-7b-v1.5"]),
-        Shape("vicuna13b", "paper/step2_vicuna13b.yaml", memory.PUBLISHED["vicuna-13b-v1.5"]),
-        Shape("falcon40b", "paper/step2_falcon40b.yaml", memory.PUBLISHED["falcon-40b-instruct"]),
+        Shape("vicuna7b", "paper/step2_vicuna7b.yaml", PUBLISHED["vicuna-7b-v1.5"]),
+        Shape("vicuna13b", "paper/step2_vicuna13b.yaml", PUBLISHED["vicuna-13b-v1.5"]),
+        Shape("falcon40b", "paper/step2_falcon40b.yaml", PUBLISHED["falcon-40b-instruct"]),
     )
 }
 

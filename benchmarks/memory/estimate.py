@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from skingpt4.config.schema import Config, LanguageConfig
 from skingpt4.doctor import memory
 from skingpt4.doctor.shapes import shape_of
 from skingpt4.support.errors import UserError, reported
+from skingpt4.support.memory import peak_bytes
 
 PRECISIONS = (("float32", "none"), ("bfloat16", "none"), ("bfloat16", "int8"), ("bfloat16", "nf4"))
 MODELS = {
@@ -145,7 +145,7 @@ def child(what: str, config: Config) -> None:
         session.add_image(image())
         session.ask("What is wrong with my skin? " * 8, Generation(max_new_tokens=160))
         tokens = len(session.encode(session.turns).input_ids)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peak_bytes()
     print(json.dumps({"tokens": tokens, "peak": peak}))
 
 

@@ -26,6 +26,7 @@ import numpy as np
 from PIL import Image
 
 from skingpt4.support.spreadsheets import csv_line
+from skingpt4.support.threads import num_cores
 
 SIZE, SMALL_SIZE = (720, 480), (64, 48)
 LINKS = 100  # files that the small images link to
@@ -148,7 +149,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--out", type=Path, help="default benchmarks/results/prepare.json")
     args = parser.parse_args(argv)
-    cores = len(os.sched_getaffinity(0))
+    cores = num_cores()
     sizes, pictures = ([100, 1000], 100) if args.small else ([1_000, 10_000, 100_000, 1_000_000], 1000)
     load = os.getloadavg()[0]
     Path("runs").mkdir(exist_ok=True)  # on a disk, which a system's temporary folder may not be

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,8 @@ from typing import Any
 
 import numpy as np
 from tqdm import tqdm
+
+from skingpt4.support.memory import peak_bytes
 
 SIZES = (1_000, 10_000, 100_000, 1_000_000)
 WAYS = ("list", "map, first", "map")
@@ -94,7 +95,7 @@ def measure(manifest: Path, way: str) -> dict[str, float]:
     return {
         "start_seconds": ready - began,
         "ms_per_sample": (done - ready) * 1000 / SAMPLES,
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_mib": peak_bytes() / 2**20,
         "private_mib": _private_mib() - before,
     }
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import gc
 import importlib.util
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -30,6 +29,7 @@ from skingpt4.model.precision import num_bytes
 from skingpt4.model.prompts import Encoded, Turn, encode_turns, get_template, stop_strings
 from skingpt4.records.images import to_tensor
 from skingpt4.support.errors import UserError, reported
+from skingpt4.support.threads import num_cores
 from skingpt4.training import loop
 from skingpt4.training.batches import pad_right
 from skingpt4.training.optim.optimizer import make_optimizer
@@ -185,7 +185,7 @@ def measure(setting: options.Setting, size: Size) -> dict[str, Any]:
             skipped[variant.name] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     ceilings = {}
-    all_threads = size.threads or len(os.sched_getaffinity(0))
+    all_threads = size.threads or num_cores()
     torch.set_num_threads(all_threads)
     expected = benches[VARIANTS[0].name].answers(size.tokens)
     agreed = {name: agreement(bench.answers(size.tokens), expected) for name, bench in benches.items()}

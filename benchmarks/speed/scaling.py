@@ -31,6 +31,7 @@ from benchmarks.speed.train import compile_in_time
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn, encode_turns, get_template
 from skingpt4.support.errors import reported
+from skingpt4.support.threads import num_cores
 from skingpt4.training import compiled, loop
 from skingpt4.training.batches import make_collate
 from skingpt4.training.optim.optimizer import make_optimizer
@@ -104,7 +105,7 @@ class Size:
 
 def processes(setting: options.Setting, size: Size, count: int) -> dict[str, Any]:
     """The same global batch by `count` processes, which share the cores."""
-    threads = max(1, len(os.sched_getaffinity(0)) // count)
+    threads = max(1, num_cores() // count)
     # Not `accelerate launch`: without several GPUs it starts one process, whatever it was asked for.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(count)]
     command += [

@@ -270,13 +270,6 @@ _KILLED = (
 )
 
 
-def num_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def _measure_all(paths: list[str]) -> list[ImageMeasures]:
     return [measure(path) for path in paths]
 

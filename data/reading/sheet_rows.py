@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import datetime
 import json
-import resource
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import python_calamine as calamine
+
+try:
+    import resource
+except ImportError:  # Windows, where nothing bounds what a workbook asks for
+    resource = None  # type: ignore[assignment]
 
 MAX_BYTES = 4 * 2**30  # of memory; a million rows of fifty cells need half of that
 MAX_SECONDS = 1800  # of CPU time
@@ -26,9 +30,10 @@ class WorkbookError(Exception):
 
 def main() -> int:
     """Print the rows of the file that the command line names; returns the exit status."""
-    resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
-    resource.setrlimit(resource.RLIMIT_CPU, (MAX_SECONDS, MAX_SECONDS))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if resource is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (MAX_BYTES, MAX_BYTES))
+        resource.setrlimit(resource.RLIMIT_CPU, (MAX_SECONDS, MAX_SECONDS))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     try:
         for row in sheet_rows(only_sheet(sys.argv[1])):
             if any(row[1]):

@@ -32,6 +32,7 @@ from eval.tasks import Task, load_task, write_task
 from skingpt4.chat.differential import Rule
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.load import load_model, load_projection
+from skingpt4.config.placement import default_device
 from skingpt4.config.schema import Config
 from skingpt4.generation.questions import CLINICAL_PROMPTS
 from skingpt4.generation.sampling import Generation
@@ -97,7 +98,7 @@ def answer_cases(settings: RunSettings) -> None:
     records = read_manifest(settings.cases_path)
     overlaps = {arm.name: check_overlap(records, arm, settings.allow_overlap) for arm in settings.arms}
     num_asked = require_launched(torch.cuda.device_count())
-    state = PartialState(cpu=not torch.cuda.is_available())
+    state = PartialState(cpu=default_device() == "cpu")
     require_started(num_asked, state.num_processes)
     team = Team.of(state)
     names = [arm.name for arm in settings.arms]

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import platform
 import re
-import resource
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from skingpt4.config.schema import Config
 from skingpt4.records.comparing.overlap import check_cases
 from skingpt4.records.manifest import Manifest
 from skingpt4.support.files import file_sha256
+from skingpt4.support.memory import peak_bytes
 from skingpt4.taxonomy import taxonomy
 
 UNTRAINED = "untrained"
@@ -113,8 +112,7 @@ def peak_memory(device: torch.device) -> int:
     """The most bytes that this process has had at once: of a GPU's memory, or of the machine's."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak_bytes()
 
 
 def _processor() -> str:

@@ -21,6 +21,7 @@ from skingpt4.checkpoints import checkpoint, known_answer, minigpt4, repository
 from skingpt4.checkpoints.identity import encoder_identity, identity, model_identity, projector_identity
 from skingpt4.checkpoints.paths import missing_paths
 from skingpt4.config.load import from_card, load_config
+from skingpt4.config.placement import default_device
 from skingpt4.config.schema import Config
 from skingpt4.model import lora
 from skingpt4.model.build import build, build_encoder
@@ -132,7 +133,7 @@ def load_model(
     if checkpoint_path is not None:
         checkpoint.find(checkpoint_path)  # before anything heavy
         require_projection_width(config, checkpoint_path)
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or torch.device(default_device())
 
     def load() -> SkinGPT4:
         on_progress("image encoder")
@@ -172,7 +173,7 @@ def from_pretrained(
     missing = missing_paths(config, for_training=False)
     if missing:
         raise repository.HubError(f"{name}: its frozen parts are missing: {'; '.join(missing)}")
-    device = device or torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or torch.device(default_device())
     model = build(config, device, build_encoder(config).to(device))
     load_projection(model, config, folder)
     model.config = config

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from skingpt4.config.placement import default_device
 from skingpt4.config.schema import Config
 from skingpt4.doctor.shapes import LanguageShape
 from skingpt4.model.precision import choose_dtype
@@ -54,7 +55,7 @@ class Facts:
     @property
     def device(self) -> torch.device:
         """The device on which the language model will compute."""
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return torch.device(default_device())
 
     @property
     def dtype(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 import torch
 
+from skingpt4.config.placement import default_device
 from skingpt4.config.schema import Config, LoraConfig
 from skingpt4.doctor.shapes import LanguageShape
 from skingpt4.model.build import empty_encoder
@@ -185,7 +186,7 @@ def training(
     tokens = tokens or picture.num_vectors + 40 + config.data.max_text_tokens
     supervised = supervised or config.data.max_text_tokens
     cached = config.data.feature_cache is not None
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(default_device())
     attention = choose_attention(config.language.attention, DTYPES[dtype], device)
     with_logits, chunk = (supervised, LOSS_CHUNK_BYTES) if shape.plain_head else (tokens, 0)
     return {

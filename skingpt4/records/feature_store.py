@@ -10,7 +10,6 @@ kill only the missing rows are computed; every view is checked against its check
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -27,7 +26,9 @@ from torch import Tensor
 
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import write_text
+from skingpt4.support.locks import acquire
 from skingpt4.support.parse import read_json_object
+from skingpt4.support.regular import BINARY
 
 DATA, ROWS, CARD, LOCK = "features.bin", "rows.bin", "card.json", "lock"
 DTYPE = "float16"
@@ -180,8 +181,17 @@ def locked(folder: Path) -> Iterator[None]:
         raise FeatureError(f"data.feature_cache: {folder} cannot be written ({reason_of(error)})") from None
     with file:
         with suppress(OSError):  # a file system without locks: two runs would write the same features
-            fcntl.flock(file, fcntl.LOCK_EX)
+            acquire(file.fileno(), wait=True)
         yield
+
+
+def _write_at(descriptor: int, data: bytes, place: int) -> None:
+    """`os.pwrite`, which Windows lacks; a writer is used by one thread."""
+    if hasattr(os, "pwrite"):
+        os.pwrite(descriptor, data, place)
+    else:
+        os.lseek(descriptor, place, os.SEEK_SET)
+        os.write(descriptor, data)
 
 
 class FeatureWriter:
@@ -194,8 +204,8 @@ class FeatureWriter:
     def __init__(self, folder: Path, shape: StoreShape) -> None:
         self.folder, self.shape = folder, shape
         try:
-            self._data = os.open(folder / DATA, os.O_RDWR)
-            self._rows = os.open(folder / ROWS, os.O_RDWR)
+            self._data = os.open(folder / DATA, os.O_RDWR | BINARY)
+            self._rows = os.open(folder / ROWS, os.O_RDWR | BINARY)
         except OSError as error:
             raise FeatureError(
                 f"data.feature_cache: {folder} cannot be opened ({reason_of(error)}); several processes need a "
@@ -244,8 +254,8 @@ class FeatureWriter:
         entry["crc"][0] = [zlib.crc32(view) for view in features]
         entry["done"][0] = 1
         try:
-            os.pwrite(self._data, features.tobytes(), row * self.shape.picture_bytes)
-            os.pwrite(self._rows, entry.tobytes(), row * self.shape.row_type.itemsize)
+            _write_at(self._data, features.tobytes(), row * self.shape.picture_bytes)
+            _write_at(self._rows, entry.tobytes(), row * self.shape.row_type.itemsize)
         except OSError as error:
             raise self._unwritable(error) from None
 

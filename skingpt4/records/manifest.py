@@ -29,7 +29,7 @@ from skingpt4.records import naming
 from skingpt4.records.columns import COLUMNS, checked_batch
 from skingpt4.records.record import Record, RecordError, record_of
 from skingpt4.support.files import move_into_place
-from skingpt4.support.regular import open_regular
+from skingpt4.support.regular import BINARY, open_regular
 
 VERSION = 3  # of the reader and of the Arrow file's columns; a file of another version is written again
 SMALL_BYTES = 4 * 2**20  # below, parsing takes a fraction of a second and no file is written
@@ -226,9 +226,10 @@ def _build(path: Path, status: os.stat_result, folder: Path) -> _Part:
     folder.mkdir(parents=True, exist_ok=True)
     part = table_path.with_name(f"{table_path.name}.{os.getpid()}-{threading.get_ident()}.part")
     try:
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | BINARY, 0o600)
         with os.fdopen(descriptor, "wb") as file:
-            os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & 0o666 | 0o600)  # as private as the manifest
+            if hasattr(os, "fchmod"):  # as private as the manifest; on Windows the folder says who may read
+                os.fchmod(descriptor, stat.S_IMODE(status.st_mode) & 0o666 | 0o600)
             with (
                 pa.ipc.new_file(file, COLUMNS) as writer,
                 tqdm(total=status.st_size, desc=f"checking {path.name}", unit="B", unit_scale=True) as bar,

@@ -187,8 +187,11 @@ def _theme() -> gr.themes.Base:
 def until_ended(launched: Callable[[], gr.Blocks], address: Address) -> None:
     """Serve a page until SIGINT, SIGTERM or SIGHUP, with a private folder for uploads that is deleted at the end."""
     ended = threading.Event()
-    for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(name, lambda *_: ended.set())
+    names = (
+        name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+    )  # Windows has no SIGHUP
+    for name in names:
+        signal.signal(getattr(signal, name), lambda *_: ended.set())
     with private_folder(max_total_bytes(address.max_upload_mb * 2**20)) as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         blocks = launched()

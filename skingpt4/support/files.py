@@ -61,9 +61,13 @@ def move_into_place(part: Path, path: Path) -> None:
 def sync(path: Path) -> None:
     """Wait until a file's content, or a folder's list of names, is on the disk.
 
-    Without it a power cut may keep a later rename and lose the content that was written before.
+    Without it a power cut may keep a later rename and lose the content that was written before. Windows cannot wait
+    for a folder, and for a file only where it may be written.
     """
-    descriptor = os.open(path, os.O_RDONLY)
+    is_windows = not hasattr(os, "O_DIRECTORY")
+    if is_windows and path.is_dir():
+        return
+    descriptor = os.open(path, os.O_RDWR if is_windows else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

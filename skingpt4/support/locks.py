@@ -1,17 +1,56 @@
-"""Locks of files, also where the file system has none."""
+"""Locks of files, on every system, also where the file system has none."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import logging
+import os
 import tempfile
 from pathlib import Path
 from typing import IO
 
 logger = logging.getLogger(__name__)
 
-_HELD = (errno.EACCES, errno.EAGAIN)
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+try:
+    import msvcrt
+except ImportError:  # every other system
+    msvcrt = None  # type: ignore[assignment]
+
+HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # by another process, or another opening of the file
+# Windows keeps others from reading what is locked, so it locks a byte far behind the end of any lock file.
+_PLACE = 2**30
+
+
+def acquire(descriptor: int, wait: bool = False, of_process: bool = False) -> None:
+    """Lock an open file until it is closed.
+
+    Args:
+        descriptor: of a file opened for writing; on Unix also of a folder.
+        wait: for whoever holds the lock.
+        of_process: a record lock, which processes forked from this one do not share; on Windows all locks are such.
+
+    Raises:
+        OSError: `errno` is one of HELD where the lock is held, anything else where there are no locks.
+    """
+    if fcntl is not None:
+        (fcntl.lockf if of_process else fcntl.flock)(
+            descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB)
+        )
+    elif msvcrt is not None:
+        os.lseek(descriptor, _PLACE, os.SEEK_SET)
+        while True:
+            try:
+                msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+                return
+            except OSError as error:  # LK_LOCK gives up after ten seconds
+                if not wait or error.errno not in HELD:
+                    raise
+    else:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
 
 def lock(file: IO, what: str) -> None:
@@ -25,9 +64,9 @@ def lock(file: IO, what: str) -> None:
         BlockingIOError: another process, or another opening of the file, holds the lock.
     """
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        acquire(file.fileno())
     except OSError as error:
-        if error.errno in _HELD:
+        if error.errno in HELD:
             raise BlockingIOError(*error.args) from None
         warn(what)
 
@@ -37,9 +76,9 @@ def has_locks(folder: Path) -> bool:
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
             try:
-                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                acquire(file.fileno(), of_process=True)
             except OSError as error:
-                return error.errno in _HELD
+                return error.errno in HELD
     except OSError:  # it cannot be written: whoever wants to, says so
         pass
     return True

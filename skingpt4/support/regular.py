@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 MAX_TEXT = 16 * 2**20  # bytes of a card, a configuration or another text that is read as a whole
 BUFFER = 2**18
+BINARY = getattr(os, "O_BINARY", 0)  # Windows changes line ends and stops at Ctrl-Z without it
+_NEVER_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | BINARY
 _KINDS = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
@@ -70,7 +72,7 @@ def open_regular(path: str | os.PathLike[str]) -> io.BufferedReader:
     What is written to the file after it was opened ends in an OSError as soon as it is read.
     """
     require_regular(path)  # before it is opened: opening alone has an effect on some devices
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | _NEVER_WAIT)
     try:
         _require(os.fstat(descriptor), path)  # what is there by now
     except OSError:

@@ -8,12 +8,20 @@ computed should end, unless it is the only one.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+
+
+def num_cores() -> int:
+    """Cores that this process may use; where the system does not say, those of the machine."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def fulfil(future: Future[Any], work: Callable[[], Any]) -> None:

@@ -15,6 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object, reduce
 
+from skingpt4.config.placement import default_device
 from skingpt4.config.schema import Config, ConfigError
 from skingpt4.support.errors import UserError
 
@@ -57,7 +58,7 @@ def make_accelerator(config: Config) -> Accelerator:
     accelerator = Accelerator(
         mixed_precision="no",
         dynamo_backend="no",
-        cpu=num_asked > 1 and not torch.cuda.is_available(),
+        cpu=default_device() == "cpu",
     )
     require_started(num_asked, accelerator.num_processes)
     if config.language.device_map is not None and accelerator.num_processes > 1:
@@ -207,7 +208,13 @@ class Team:
 
 # SIGHUP: the terminal was closed. SIGUSR1: what Slurm's --signal usually sends before the time limit. SIGXCPU: the
 # limit of CPU time (ulimit -t), which the kernel repeats each second until the hard limit.
-STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU)
+# Windows knows the first two alone.
+HANGUP, CPU_TIME = getattr(signal, "SIGHUP", None), getattr(signal, "SIGXCPU", None)
+STOPPING = tuple(
+    number
+    for number in (signal.SIGINT, signal.SIGTERM, HANGUP, getattr(signal, "SIGUSR1", None), CPU_TIME)
+    if number is not None
+)
 
 
 class Stopped(RunError):
@@ -236,14 +243,14 @@ class StopSignal:
         self.number = None
         self._handlers: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():
-            ignores_hangup = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN  # started by nohup
-            numbers = (n for n in STOPPING if not (n == signal.SIGHUP and ignores_hangup))
+            ignores_hangup = HANGUP and signal.getsignal(HANGUP) == signal.SIG_IGN  # started by nohup
+            numbers = (n for n in STOPPING if not (n == HANGUP and ignores_hangup))
             self._handlers = {number: signal.signal(number, self._receive) for number in numbers}
         return self
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.number = self.number or number
-        if number != signal.SIGXCPU:
+        if number != CPU_TIME:
             signal.signal(number, self._handlers[number])
 
     def __exit__(self, *_: object) -> None:
@@ -254,5 +261,6 @@ class StopSignal:
 def ignore_interrupt(worker: int) -> None:
     """For the loader's worker processes: some signals reach the whole group, only the main process acts on them."""
     del worker
-    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGXCPU):
-        signal.signal(number, signal.SIG_IGN)
+    for number in STOPPING:
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)

@@ -20,6 +20,7 @@ import torch
 
 from eval.arms.respondent import RespondentError, RespondentGone
 from eval.asking.arms import hardware
+from skingpt4.config.placement import default_device
 from skingpt4.model.precision import DTYPES, choose_dtype, require_device
 from skingpt4.model.quantisation import quantiser
 from skingpt4.support.errors import UserError, is_out_of_memory, reason_of
@@ -125,7 +126,7 @@ def placement(args: argparse.Namespace) -> Placement:
     """
     name = args.device
     if name == AUTO:
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = default_device()
     try:
         device = require_device(name, "--device")
     except RuntimeError:

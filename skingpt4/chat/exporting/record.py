@@ -21,7 +21,7 @@ from PIL import Image
 from skingpt4 import __version__
 from skingpt4.chat.checks.flags import to_rows
 from skingpt4.checkpoints import checkpoint
-from skingpt4.records.images import clean_rgb, open_image, remarks
+from skingpt4.records.images import clean_rgb, num_pixels, open_image, remarks
 from skingpt4.support.cli import DISCLAIMER
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import now
@@ -48,7 +48,9 @@ class ShownPicture:
 
     `sha256` identifies the original file. An image that did not come as a file has the hash of its size and RGB
     pixels, and `hash_of` is "pixels". `overridden` says that the user used the image although `quality` had problems.
-    `remarks` are keys of `records.images.REMARKS`.
+    `remarks` are keys of `records.images.REMARKS`. `part_of` names the picture that a part was cut from by its
+    `sha256`, with the `box` (left, top, right, bottom, in pixels) in its reduced copy of this `size`. `asked` is
+    False for a picture of which the model read only a part.
     """
 
     sha256: str
@@ -59,6 +61,8 @@ class ShownPicture:
     overridden: bool = False
     hash_of: str = "file"
     remarks: list[str] = field(default_factory=list)
+    part_of: dict[str, Any] | None = None
+    asked: bool = True
     picture: Image.Image | None = field(default=None, repr=False, compare=False)
 
     @classmethod
@@ -91,7 +95,8 @@ class ShownPicture:
             digest.update(image.tobytes())
         return cls(
             digest.hexdigest(), *image.size, view,
-            dict(quality) if quality is not None else None, overridden, kind, list(known), reduced_copy(image),
+            dict(quality) if quality is not None else None, overridden, kind, list(known),
+            picture=reduced_copy(image),
         )  # fmt: skip
 
     def to_dict(self, with_picture: bool = False) -> dict[str, Any]:
@@ -211,5 +216,8 @@ def _picture_from_json(item: dict[str, Any]) -> ShownPicture:
     url = facts.pop("picture", None)
     shown = ShownPicture(**facts)
     if url is not None:
-        shown.picture = open_image(base64.b64decode(str(url).partition(",")[2]))
+        data = base64.b64decode(str(url).partition(",")[2])
+        if num_pixels(data) > MAX_SIDE**2:
+            raise ValueError("a picture is larger than in any export")
+        shown.picture = open_image(data)
     return shown

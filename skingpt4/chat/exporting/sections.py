@@ -69,6 +69,12 @@ def _pictures(consultation: Consultation, texts: Texts, with_pictures: bool) -> 
         if with_pictures and shown.picture is not None:
             yield Figure(shown.picture, name)
         yield Table(_picture_rows(shown, texts), name)
+        if shown.part_of is not None:
+            yield Paragraph(
+                texts("part.cut_from", sha256=shown.part_of.get("sha256"), box=shown.part_of.get("box"))
+            )
+        if not shown.asked:
+            yield Paragraph(texts["part.set_aside"])
         for known in shown.remarks:
             yield Paragraph(_named(texts, "pictures.remarks", known), "warn")
         if shown.overridden:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import os
 import sqlite3
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from skingpt4.records.archives import StoreError, exists, read_bytes, split_path
 from skingpt4.records.images import MAX_BYTES, ImageError, open_image
 from skingpt4.support.sqlite import private_file
+from skingpt4.support.threads import num_cores
 
 MIN_CACHED = 200  # images; fewer are hashed so fast that no file is written
 CHUNK = 64  # images between two commits
@@ -71,9 +71,7 @@ def file_hashes(manifest: Path, images: Sequence[str], paths: Sequence[Path]) ->
         result = [cache.get(image, state) for image, state in zip(images, states, strict=True)]
         missing = [row for row, hashes in enumerate(result) if hashes is None and states[row]]
         with (
-            ThreadPoolExecutor(
-                len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
-            ) as pool,
+            ThreadPoolExecutor(num_cores()) as pool,
             tqdm(
                 total=len(missing), desc=f"hashing pictures of {manifest.name}", unit="picture", delay=1
             ) as bar,

@@ -103,7 +103,11 @@ class AnswerWriter:
 def _show_images(state: PageState) -> None:
     """Show the model the images that no question has shown yet."""
     for image in state.images:
-        if not image.sent:
+        if image.set_aside:
+            image.shown.asked = False
+            if not any(shown is image.shown for shown in state.record.pictures):
+                state.record.pictures.append(image.shown)
+        elif not image.sent:
             assert image.pixels is not None
             state.session.add_image(image.pixels)
             image.sent = True

@@ -68,6 +68,8 @@ class Handlers:
         try:
             if state is None or state.ended:
                 raise PageError(self.texts["errors.not_accepted"])
+            if state.is_opened:
+                raise PageError(self.texts["errors.opened"])
             held = state.held_image
             if len(state.images) - (held is not None) >= MAX_IMAGES:
                 raise PageError(self.texts("pictures.too_many", count=MAX_IMAGES))
@@ -120,7 +122,9 @@ class Handlers:
             return Update(images=True)
         if state.images[-1].sent:
             return replace(self._say("pictures.cannot_remove", failed=True), images=True)
-        state.images.pop()
+        removed = state.images.pop().shown.part_of or {}
+        for image in state.images:
+            image.set_aside = image.set_aside and image.shown.sha256 != removed.get("sha256")
         return replace(self._say("pictures.removed"), images=True)
 
     def set_history(self, state: PageState | None, entry: HistoryEntry) -> None:
@@ -129,7 +133,7 @@ class Handlers:
         Raises:
             HistoryError: a field that cannot be used.
         """
-        if state is None or state.ended:
+        if state is None or state.ended or state.is_opened:
             return
         entered = history.from_fields(**entry.fields)
         state.history = entered if entered and entry.use else None
@@ -153,7 +157,7 @@ class Handlers:
         try:
             if entry is not None:
                 self.set_history(state, entry)
-            if state is None or not state.images:
+            if state is None or not (state.images or state.is_opened):
                 raise PageError(self.texts["export.nothing"])
             data = self.tools.exports[kind](state.record, with_images)
         except Exception as error:
@@ -237,6 +241,8 @@ class Handlers:
         """
         if state is None or state.ended:
             raise PageError(self.texts["errors.not_accepted"])
+        if state.is_opened:
+            raise PageError(self.texts["errors.opened"])
         if state.held_image:
             raise PageError(self.texts["errors.held_picture"])
         if not state.images:
@@ -275,6 +281,8 @@ class Handlers:
     def _idle_with_turns(self, state: PageState | None) -> PageState:
         if state is None or not state.record.turns:
             raise PageError(self.texts["errors.no_turn"])
+        if state.is_opened:
+            raise PageError(self.texts["errors.opened"])
         if state.answering:
             raise PageError(self.texts["errors.busy"])
         return state
@@ -288,7 +296,7 @@ class Handlers:
     def score(self, state: PageState | None) -> Iterator[Update]:
         """The differential and heat maps: after the first answer, and again when a question showed more images."""
         yield Update()  # Gradio empties whatever an event without any result could change
-        if state is None or state.ended or not state.record.turns or state.answering:
+        if state is None or state.ended or state.is_opened or not state.record.turns or state.answering:
             return
         # Taken now, since the images are dropped if the page is closed meanwhile.
         images = [(image.shown.picture, image.pixels) for image in state.images if image.sent]

@@ -20,8 +20,10 @@ from skingpt4.server import cover, uploads
 from skingpt4.server.address import Address
 from skingpt4.server.gradio_app import escape
 from skingpt4.server.page import markup
+from skingpt4.server.page.crop import CropForm
 from skingpt4.server.page.handlers import Handlers
 from skingpt4.server.page.history_form import HistoryForm
+from skingpt4.server.page.reopen import OpenButton
 from skingpt4.server.page.state import VIEWS, PageState, Settings, Update
 from skingpt4.server.page.tools import Tools
 
@@ -131,6 +133,7 @@ class Layout:
         with gr.Row(visible=False, elem_id="decide") as self.decide:
             self.use_anyway = gr.Button(texts["pictures.use_anyway"], elem_id="anyway")
             gr.HTML(f'<p class="hint">{escape(texts["pictures.use_anyway_recorded"])}</p>')
+        self.crop = CropForm(texts)
         self.remove = gr.Button(texts["pictures.remove"], size="sm", visible=False, elem_id="remove")
 
     def _lay_out_conversation(self) -> None:
@@ -187,6 +190,7 @@ class Layout:
                 kind: gr.Button(texts[f"export.{kind}"], min_width=150, elem_id=f"save-{kind}")
                 for kind in self.tools.exports
             }
+            self.opener = OpenButton(texts)
             self.delete = gr.Button(texts["export.delete"], variant="stop", min_width=150, elem_id="delete")
         self.save_note = gr.HTML("", elem_id="saved")
         with gr.Row(visible=False, elem_id="sure") as self.confirm_delete:
@@ -239,6 +243,8 @@ class Layout:
         for kind, button in self.saves.items():
             saved = button.click(partial(self._save, kind), case, [self.file, self.save_note], **QUIET)
             saved.then(None, self.file, None, js="(file) => consultationPage.saveFile(file)", **QUIET)
+        self.opener.connect(self)
+        self.crop.connect(self)
         self.delete.click(lambda: gr.Row(visible=True), None, self.confirm_delete, queue=False, **QUIET)
         self.delete_no.click(lambda: gr.Row(visible=False), None, self.confirm_delete, queue=False, **QUIET)
         cleared = [self.state, self.confirm_delete, self.save_note, self.file, *self.history.components]

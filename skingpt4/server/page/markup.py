@@ -141,6 +141,8 @@ def gallery(state: PageState | None, texts: Texts, cover: bool = False) -> str:
 
 
 def _image(url: str, alt: str, texts: Texts, cover: bool) -> str:
+    if not url:  # a saved consultation without its pictures
+        return ""
     image = f'<img src="{url}" alt="{escape(alt)}">'
     return covered(image, texts["pictures.uncover"], texts["pictures.cover"]) if cover else image
 
@@ -153,6 +155,10 @@ def _case_image(number: int, image: CaseImage, texts: Texts, cover: bool) -> str
         verdict = texts["pictures.poor" if image.problems else "pictures.good"]
         facts.append(f"{texts('pictures.quality', score=round(100 * image.score))}: {verdict}")
     facts += [texts[f"pictures.remarks.{known}"].rstrip(".") for known in shown.remarks]
+    if shown.part_of is not None:
+        facts.append(texts["part.is_part"])
+    if image.set_aside:
+        facts.append(texts["part.set_aside"])
     if shown.overridden:
         facts.append(texts["pictures.overridden"])
     if image.held or image.sent:

@@ -27,6 +27,7 @@ class CaseImage:
     score: float | None = None
     held: bool = False  # it failed the quality gate and waits for a decision
     sent: bool = False  # a question showed it to the model
+    set_aside: bool = False  # only a part of it is shown to the model
     pixels: Tensor | None = field(default=None, repr=False)  # what the encoder sees of it, (3, h, w)
     url: str = field(default="", repr=False)  # a copy without metadata, which the page shows
 
@@ -53,6 +54,7 @@ class PageState:
     num_scored_images: int = 0  # how many images the differential is about
     heatmaps: list[str] = field(default_factory=list)  # as data: addresses
     ended: bool = False
+    is_opened: bool = False  # a saved consultation, to be read and exported
 
     @property
     def held_image(self) -> CaseImage | None:

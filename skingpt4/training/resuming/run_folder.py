@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import json
 import logging
 import math
@@ -20,6 +18,7 @@ from skingpt4.checkpoints import checkpoint
 from skingpt4.config.upgrade import upgraded
 from skingpt4.support.errors import FILE_FAILED, UserError
 from skingpt4.support.files import write_text
+from skingpt4.support.locks import HELD, acquire
 from skingpt4.support.parse import parse_json, read_json_object
 from skingpt4.support.regular import read_regular_text
 from skingpt4.training.processes import TRY_AGAIN, RunError
@@ -133,9 +132,9 @@ def _lock(folder: Path) -> int:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             # Not flock: forked loader workers would share it and hold it after the run was killed.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            acquire(file, of_process=True)
         except OSError as error:
-            if error.errno in (errno.EACCES, errno.EAGAIN):
+            if error.errno in HELD:
                 os.close(file)
                 raise BlockingIOError(*error.args) from None
             logger.warning("%s: this file system has no locks; start no second run there", folder)

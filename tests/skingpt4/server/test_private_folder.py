@@ -126,7 +126,7 @@ def test_a_place_that_knows_no_locks_gets_a_sentence(places, monkeypatch):
     def unsupported(*_):
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr(private_folder.fcntl, "flock", unsupported)
+    monkeypatch.setattr(private_folder, "acquire", unsupported)
     with pytest.raises(UserError, match="set TMPDIR to"), private_folder.private_folder(1):
         pass
     assert list(places[0].iterdir()) == []
