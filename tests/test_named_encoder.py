@@ -13,8 +13,8 @@ import pytest
 import train
 from data import prepare
 from skingpt4.cli import weights
+from tests.support.language_model_shapes import write_true_shape
 from tests.support.public_sets import write_scin
-from tests.support.true_language_models import write_true_shape
 from tests.support.true_shapes import panderm_shapes, thin_pth, write_dermlip
 
 ROOT = Path(__file__).parents[1]

@@ -67,7 +67,8 @@ def build_record(row: Candidate, measures: ImageMeasures, image: str) -> dict[st
     if measures.reason is not None:
         return Refusal(row.file, row.row, image, measures.reason, measures.detail or "")
     values = {key: getattr(measures, key) for key in ("sha256", "phash", "width", "height")}
-    record = {key: None for key in KEYS} | {"image": image, **values} | row.fields
+    # Sources have no pairs of rated answers; without the key, manifests of earlier versions keep their bytes.
+    record = {key: None for key in KEYS if key != "rejected"} | {"image": image, **values} | row.fields
     try:
         check_row(record, "the row")
         json.dumps({**record, "image": ""}, ensure_ascii=False).encode("utf-8")

@@ -157,7 +157,7 @@ def _blank_keys(written: dict[str, Any], row: dict[str, Any]) -> list[str]:
         key
         for key, value in written.items()
         if (isinstance(value, str) and value.strip() and row.get(key, value) is None)
-        or (key == "turns" and value and len(value) > len(row[key]))
+        or (key in ("turns", "rejected") and value and len(value) > len(row[key]))
     ]
 
 

@@ -125,7 +125,9 @@ def answer_with(respondent: Respondent, settings: AskSettings) -> None:
         try:
             arm.run()
         finally:
-            if isinstance(respondent, Metered):
+            if arm.num_answered and isinstance(
+                respondent, Metered
+            ):  # what cost nothing now keeps what it cost then
                 add_to_meta(settings.run_dir, settings.name, {"usage": respondent.usage()})
 
 
@@ -133,7 +135,7 @@ class _Arm:
     """One arm in a run's folder: what its meta file says, what is open, and the loop that asks for it."""
 
     def __init__(self, respondent: Respondent, settings: AskSettings) -> None:
-        self.respondent, self.settings = respondent, settings
+        self.respondent, self.settings, self.num_answered = respondent, settings, 0
         self.cases = read_cases(settings.cases_path, settings.task)
         check_labels(self.cases, settings.cases_path, settings.task)
         self.shown = ShownImages(self.cases, settings.control, settings.seed)
@@ -259,6 +261,7 @@ class _Arm:
                     file.write(answers.to_line(result))
                     file.flush()
                     bar.update()
+                    self.num_answered += 1
                     continue
                 in_a_row = 0 if result is None else in_a_row + 1
                 if result is not None:

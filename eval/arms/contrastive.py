@@ -35,10 +35,10 @@ from eval.arms.models.loading import (
     add_loading_arguments,
     answering,
     find_model,
-    peak_memory,
     placement,
 )
 from eval.arms.respondent import EMBEDDINGS, Reply, RespondentError, RespondentGone
+from eval.asking.arms import peak_memory
 from skingpt4.generation.questions import CONCEPTS_QUESTION
 from skingpt4.support.errors import reason_of
 from skingpt4.support.files import read_yaml

@@ -42,11 +42,11 @@ from eval.arms.models.loading import (
     add_loading_arguments,
     answering,
     find_model,
-    peak_memory,
     placement,
 )
 from eval.arms.models.training import Training, overlap_facts, read_training
 from eval.arms.respondent import PROBE, Reply, RespondentError, RespondentGone
+from eval.asking.arms import peak_memory
 from eval.measures.probing import FLOOR, Probe, ProbingError, fit_logistic, fit_neighbours, group_of
 from skingpt4.config.load import load_config
 from skingpt4.generation.questions import CONCEPTS_QUESTION

@@ -42,10 +42,10 @@ from eval.arms.models.loading import (
     find_model,
     fitted,
     loading,
-    peak_memory,
     require_all_weights,
 )
 from eval.arms.respondent import LOGPROBS, Reply, RespondentGone
+from eval.asking.arms import peak_memory
 from skingpt4.config.schema import PromptConfig
 from skingpt4.generation.questions import CONCEPTS_QUESTION
 from skingpt4.model.quantisation import plain_linears

@@ -21,9 +21,9 @@ from tqdm import tqdm
 
 from eval.asking import answers, perturbations
 from eval.asking.answers import Answer, Key
-from eval.asking.arms import Arm, check_overlap, hardware, meta_of
+from eval.asking.arms import Arm, check_overlap, hardware, meta_of, peak_memory
 from eval.asking.cases import Case, check_labels, read_cases
-from eval.asking.claims import ArmError, check_folder, claim, forget, write_cases
+from eval.asking.claims import ArmError, add_to_meta, check_folder, claim, forget, write_cases
 from eval.asking.classes import options_of
 from eval.asking.conversation import Asker, Pictures, Setting
 from eval.asking.perturbations import BLANK
@@ -135,7 +135,8 @@ def answer_cases(settings: RunSettings) -> None:
                 write_cases(cases, settings.cases_path, run_dir)
                 write_task(run_dir, settings.task)
             team.wait()
-            run_arm(asker, arm, cases, shown, team, settings)
+            if run_arm(asker, arm, cases, shown, team, settings) and state.is_main_process:
+                add_to_meta(run_dir, arm.name, {"usage": {"peak_memory_bytes": peak_memory(state.device)}})
             team.wait()
 
 
@@ -171,8 +172,8 @@ def _put_in(
 
 def run_arm(
     asker: Asker, arm: Arm, cases: Sequence[Case], shown: Shown, team: Team, settings: RunSettings
-) -> None:
-    """Answer what is not answered yet, of the cases that fall to this process."""
+) -> int:
+    """Answer what is not answered yet, of the cases that fall to this process; returns how many answers that were."""
     done = answers.by_key(answers.read_lines(answers.arm_files(settings.run_dir, arm.name)))
     if settings.concept_scores:  # lines that an earlier command wrote without them are replaced
         done = {k: a for k, a in done.items() if k.kind != "scores" or a.fields["concept_scores"]}
@@ -188,6 +189,7 @@ def run_arm(
     ]
     num_texts = len(asker.setting.prompts) + len(asker.setting.probes)
     total = sum(len(own) * (num_texts + (repeat == 0 and asker.setting.scores)) for repeat, _ in rounds)
+    num_answered = 0
     before = sum(key.case_id in {case.id for case in own} for key in done)
     with (
         (settings.run_dir / answers.FOLDER / name).open("a", encoding="utf-8") as file,
@@ -202,6 +204,8 @@ def run_arm(
                 file.write(answers.to_line(answer))
                 file.flush()
                 bar.update()
+                num_answered += 1
+    return num_answered
 
 
 def once(ask: Callable[..., Iterator[Answer]]) -> Callable[..., Iterator[Answer]]:

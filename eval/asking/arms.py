@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import platform
 import re
+import resource
+import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -105,6 +107,14 @@ def hardware(device: torch.device) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "python": platform.python_version(),
     }
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has had at once: of a GPU's memory, or of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _processor() -> str:

@@ -14,6 +14,7 @@ from eval.asking.answers import ArmAnswers, Run
 from eval.asking.cases import Case
 from eval.rating.questionnaire import ITEMS, UNKNOWN
 from eval.rating.ratings import Rating, RatingsError, read_ratings
+from skingpt4.records.blanks import is_blank
 from skingpt4.records.naming import name_of
 
 
@@ -139,6 +140,6 @@ def _unusable(
         return "an arm without a complete conversation"
     if [turn["question"] for turn in turns] != [turn["question"] for turn in rejected]:
         return "arms that were asked different questions"
-    if not all(turn["answer"].strip() for turn in (*turns, *rejected)):
-        return "an empty answer"
+    if any(is_blank(text) for turn in (*turns, *rejected) for text in turn.values()):
+        return "an answer that says nothing"
     return "equal answers" if turns == rejected else None

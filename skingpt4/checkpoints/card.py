@@ -72,6 +72,14 @@ class Parent(TypedDict, total=False):
 TaughtDisease = TypedDict("TaughtDisease", {"disease": str, "class": str | None, "records": int})
 
 
+class Source(TypedDict):
+    """See `skingpt4.checkpoints.sources`."""
+
+    source: str | None
+    licence: str | None
+    records: int
+
+
 class Card(TypedDict, total=False):
     """The values that are read; cards of older versions lack some of them."""
 
@@ -98,6 +106,7 @@ class Card(TypedDict, total=False):
     demonstration: bool
     diseases: list[TaughtDisease]
     num_diseases_left_out: int
+    sources: list[Source]
 
 
 _CARD = TypeAdapter(Card)

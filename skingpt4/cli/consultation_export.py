@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
         type=Path,
         help="write this FHIR R4B bundle (JSON); of a .jsonl a folder, a bundle a picture",
     )
+    add("--letter", type=Path, help="write this letter to the patient in plain words: .txt or .pdf")
     add(
         "--with-pictures",
         action="store_true",
@@ -72,9 +73,12 @@ def _bundle(record: Consultation, with_pictures: bool) -> bytes:
 
 
 def _export_one(args: argparse.Namespace) -> None:
+    from skingpt4.chat.exporting import letter
     from skingpt4.chat.exporting.export import to_html, to_pdf
-    from skingpt4.chat.exporting.record import from_json
+    from skingpt4.chat.exporting.record import ConsultationError, from_json
 
+    if args.letter and args.letter.suffix.lower() not in (".txt", ".pdf"):
+        raise ConsultationError(f"--letter {args.letter}: name a file that ends in .txt or .pdf")
     record = from_json(read_regular_text(args.consultation), str(args.consultation))
     make: dict[Path, Callable[[], bytes]] = {}
     if args.html:
@@ -83,6 +87,9 @@ def _export_one(args: argparse.Namespace) -> None:
         make[args.pdf] = lambda: to_pdf(record, not args.without_pictures)
     if args.fhir:
         make[args.fhir] = lambda: _bundle(record, args.with_pictures)
+    if args.letter:
+        as_pdf = args.letter.suffix.lower() == ".pdf"
+        make[args.letter] = lambda: letter.to_pdf(record) if as_pdf else letter.to_text(record).encode()
     for path, content in make.items():
         _write(path, _made(content, args.consultation))
         print(path)
@@ -115,8 +122,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         from skingpt4.chat.exporting.record import ConsultationError
 
         is_batch = args.consultation.suffix.lower() == ".jsonl"
-        if not (args.fhir or (not is_batch and (args.html or args.pdf))):
-            wanted = "--fhir FOLDER" if is_batch else "--html, --pdf or --fhir, e.g. --pdf consultation.pdf"
+        if not (args.fhir or (not is_batch and (args.html or args.pdf or args.letter))):
+            wanted = (
+                "--fhir FOLDER"
+                if is_batch
+                else "--html, --pdf, --fhir or --letter, e.g. --pdf consultation.pdf"
+            )
             raise ConsultationError(f"give {wanted}")
         if args.fhir and find_spec("fhir") is None:
             print(

@@ -188,23 +188,19 @@ def _transformers(folder: Path) -> dict[str, Any]:
     config = read_json(folder / MODEL_CONFIG)
     tower, steps = vision_config_of(config), _processor(folder)
     sizes = [steps.get("crop_size") if steps.get("do_center_crop", True) else None, steps.get("size")]
-    resample, patches, patch = (
-        steps.get("resample", 3),
-        steps.get("max_num_patches"),
-        tower.get("patch_size", 16),
-    )
+    resample, patches = steps.get("resample", 3), steps.get("max_num_patches")
+    sides = [*filter(None, map(_side, sizes)), tower.get("image_size")]
     values = {
-        "image_size": next((side for size in sizes if (side := _side(size))), None)
-        or tower.get("image_size"),
+        "image_size": sides[0],
         "mean": steps.get("image_mean"),
         "std": steps.get("image_std"),
         "interpolation": _PILLOW.get(resample, resample) if isinstance(resample, int) else resample,
     }
+    patch = tower.get("patch_size", 16)
     if isinstance(patches, int) and isinstance(patch, int) and patches > 0:
         values["image_size"] = math.isqrt(patches) * patch  # SigLIP 2 of any aspect ratio: its largest square
-    layer = config.get(
-        "vision_feature_layer"
-    )  # of LLaVA: the layer whose tokens its projector reads, without norm
+    # Of LLaVA: the layer whose tokens its projector reads, without the norm.
+    layer = config.get("vision_feature_layer")
     if isinstance(layer, int) and isinstance(tower.get("num_hidden_layers"), int):
         values |= {"block": layer if layer > 0 else tower["num_hidden_layers"] + 1 + layer, "norm": False}
     return values

@@ -32,7 +32,7 @@ def examine(facts: Facts) -> list[Finding]:
         *([parent(facts)] if facts.knows_projector else ()),
         *(data(facts) if training else ()),
         *(trainable(facts) if training else ()),
-        *(work(facts) if training else ()),
+        *(work(facts) if training and facts.knows_projector else ()),
         *machine(facts),
     ]
 

@@ -91,7 +91,7 @@ def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
         if limit is not None and place.size > limit:
             raise TooLarge(f"{path}: {place.size} bytes is more than {limit}")
         if place.packed is not None:
-            return _unpacked(file, place, f"{archive}: {member}")
+            return _unpacked(file, place, place.packed, f"{archive}: {member}")
         file.seek(place.offset)
         data = file.read(place.size) if member else file.read()
     if member and len(data) < place.size:
@@ -99,7 +99,7 @@ def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
     return data
 
 
-def _unpacked(file: IO[bytes], place: _Member, name: str) -> bytes:
+def _unpacked(file: IO[bytes], place: _Member, packed: int, name: str) -> bytes:
     """The bytes of a zip file's member, checked against the sum that the archive holds."""
     file.seek(place.offset)
     header = file.read(
@@ -113,7 +113,7 @@ def _unpacked(file: IO[bytes], place: _Member, name: str) -> bytes:
     if method not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise StoreError(f"{name}: is compressed in a way that is not read in place; unpack the archive")
     file.seek(sum(struct.unpack_from("<HH", header, 26)), os.SEEK_CUR)
-    data = file.read(place.packed)
+    data = file.read(packed)
     try:
         if method == zipfile.ZIP_DEFLATED:
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, place.size)

@@ -9,7 +9,7 @@ import html
 from pathlib import Path
 
 CSS = Path(__file__).with_name("cover.css").read_text(encoding="utf-8")
-SHOW, HIDE = "Picture covered: click to see it", "Cover"
+SHOW, HIDE = "Picture hidden: click to show it", "Hide"
 
 
 def covered(image: str, show: str = SHOW, hide: str = HIDE, key: str = "") -> str:

@@ -74,6 +74,7 @@ def launch(
 
     from skingpt4.server.gradio_guard import USER, GradioGuard
     from skingpt4.server.guard import Guard
+    from skingpt4.server.http.connections import Connection
 
     def answer_health(request: Request) -> JSONResponse:
         return JSONResponse(health)
@@ -102,6 +103,9 @@ def launch(
         share=address.share, inbrowser=False, quiet=True, prevent_thread_lock=True, ssr_mode=False, pwa=False,
         mcp_server=False, enable_monitoring=False, run_history=False, footer_links=[], show_error=True,
     )  # fmt: skip
+    blocks.server.config.http_protocol_class = (
+        Connection  # of the connections to come; Gradio asks for no other
+    )
     if blocks.share_url:
         names.add(urlsplit(blocks.share_url).netloc)
     return blocks

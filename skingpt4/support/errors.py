@@ -16,7 +16,8 @@ from skingpt4.support.files import private_files
 
 # Set to 1, it adds the traceback below the sentence; `skingpt4 --debug COMMAND` sets it.
 DEBUG = "SKINGPT4_DEBUG"
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # but tabs and line feeds
+# Control characters but tabs and line feeds; line separators; what shows the following text in another direction.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 FILE_FAILED = 74  # EX_IOERR, the exit status where a file could not be read or written
 # What the disk says where a program can do nothing about it.

@@ -121,24 +121,48 @@ class Paper(FPDF):
         padded = [[*row, *[""] * (columns - len(row))] for row in rows]
         # Each column is as wide as its longest line, within bounds, so that words wrap before numbers do.
         lengths = [
-            max(min(max((len(line) for line in row[column].split("\n")), default=0), 36) for row in padded)
+            max(
+                8,
+                *(min(max((len(line) for line in row[column].split("\n")), default=0), 36) for row in padded),
+            )
             for column in range(columns)
         ]
-        # Headings are bold, and a word of one must not be broken.
-        words = [max((len(word) for word in name.split()), default=0) for name in padded[0]]
-        widths = tuple(
-            max(8, length, 1.25 * word if headed else 0) for length, word in zip(lengths, words, strict=True)
-        )
         full = self.w - self.l_margin - self.r_margin
-        width = min(full, sum(widths) * size * 0.26 + 3 * columns)
+        widths = [length * size * 0.26 + 3 for length in lengths]
+        if headed:
+            widths = self._whole_headings(widths, padded[0], size, full)
         with self.table(
-            col_widths=widths, width=width if headed else full, line_height=size * 0.46, text_align="L", align="L",
-            padding=0.7, first_row_as_headings=headed, headings_style=FontFace(emphasis="BOLD"), v_align="T",
-            borders_layout=TableBordersLayout.HORIZONTAL_LINES,
+            col_widths=tuple(widths), width=min(full, sum(widths)) if headed else full, line_height=size * 0.46,
+            text_align="L", align="L", padding=0.7, first_row_as_headings=headed, v_align="T",
+            headings_style=FontFace(emphasis="BOLD"), borders_layout=TableBordersLayout.HORIZONTAL_LINES,
         ) as table:  # fmt: skip
             for row in padded:
                 table.row(row)
         self.ln(2.5)
+
+    def _whole_headings(
+        self, widths: Sequence[float], headings: Sequence[str], size: float, full: float
+    ) -> list[float]:
+        """Widths of columns (mm) that fit the page; each loses what it can spare, and no heading's word is broken.
+
+        Args:
+            widths: that the columns would like to have.
+            headings: of the columns.
+            size: of the letters, in points.
+            full: width of the page.
+        """
+        self.set_font(FONT, "B", size)
+        needed = [
+            max((self.get_string_width(word) for word in heading.split()), default=0.0) + 4  # room beside it
+            for heading in headings
+        ]
+        self.set_font(FONT, "", size)
+        wished = [max(pair) for pair in zip(widths, needed, strict=True)]
+        spare = sum(wished) - sum(needed)
+        if sum(wished) <= full or spare <= 0 or sum(needed) > full:
+            return wished
+        kept = (full - sum(needed)) / spare
+        return [need + (wish - need) * kept for wish, need in zip(wished, needed, strict=True)]
 
     def picture(self, picture: io.BytesIO, width: float, height: float = 30.0) -> None:
         """An image file of this width in mm, on the next page if less than `height` mm are left."""

@@ -17,6 +17,7 @@ from skingpt4.checkpoints.identity import identity
 from skingpt4.checkpoints.known_answer import queries_of
 from skingpt4.checkpoints.load import known_queries, load_projection, require_projection_width
 from skingpt4.checkpoints.paths import missing_paths
+from skingpt4.checkpoints.sources import card_sources
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config, ConfigError
 from skingpt4.config.validate import training_problem
@@ -54,7 +55,7 @@ class Prepared:
     ]  # the network's, each with its `parameters` and whether it is `trained`
     known_queries: Tensor  # (1, q, d), of the self-test's image
     seen: dict[str, Tensor]  # hashes of all images trained on, the parent's included
-    diseases: dict[str, Any]  # what a card says of those taught, in the parent too
+    taught: dict[str, Any]  # what a card says of diseases and of the pictures' sources, in the parent too
     notes: list[str]  # what the user should know before the run starts
 
 
@@ -142,7 +143,8 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
         parts=_parts(config, model),
         known_queries=queries,
         seen=merge_hashes(team.by_first(lambda: image_hashes(train_records)), seen),
-        diseases=card_values(taught_diseases(train_records, config.prompt), parent_card),
+        taught=card_values(taught_diseases(train_records, config.prompt), parent_card)
+        | card_sources(train_records, parent_card),
         notes=notes,
     )
 

@@ -34,7 +34,7 @@ from skingpt4.records.images import open_image, random_crop_box, to_tensor
 from skingpt4.records.manifest import Manifest
 from skingpt4.records.record import Record, RecordError
 from skingpt4.support.marks import break_marks, marks_in
-from skingpt4.training.optim.schedule import ClassBalance, class_weights
+from skingpt4.training.optim.schedule import ClassBalance, class_names, class_weights
 
 BARE_END = "\n"  # closes a bare answer
 
@@ -75,14 +75,6 @@ def rows_with_answer(records: Sequence[Record], prompt: PromptConfig) -> np.ndar
         if used:
             has_answer |= records.known(column)
     return np.flatnonzero(has_answer)
-
-
-def class_names(records: Sequence[Record]) -> list[str | None]:
-    """The classes of records, None where unknown; of a manifest by its column."""
-    if isinstance(records, Manifest):
-        names: list[str | None] = records.column("class").to_pylist()
-        return names
-    return [record.class_name for record in records]
 
 
 class SampleEncoder:
@@ -226,10 +218,7 @@ def image_files(
     crops: int = 1,
     interpolation: str = "bicubic",
 ) -> ImageSource:
-    """Images read from their files: a random crop if there is a generator, else the complete image.
-
-    With several `crops`, that and its tiles.
-    """
+    """Images read from their files: a random crop if there is a generator, else the complete image; with tiles."""
 
     def load(row: int, rng: np.random.Generator | None) -> dict[str, Tensor]:
         image = open_image(records[row].image_path)

@@ -39,8 +39,11 @@ def test_minigpt4_s_true_pair_and_ours_with_another_language_model_are_one_run(t
     assert answer("untrained_qwen=untrained", "qwen2", "vicuna") == 0
     assert files()["minigpt4.jsonl"] == first["minigpt4.jsonl"]
     both = files()
+    cards = [path.read_bytes() for path in sorted((out / "answers").glob("*.meta.json"))]
+    assert all(json.loads(card)["usage"]["peak_memory_bytes"] > 0 for card in cards)
     assert answer(*pair, "--allow-overlap") == answer("untrained_qwen=untrained", "qwen2", "vicuna") == 0
     assert files() == both, "a repeated command asks nothing again"
+    assert [path.read_bytes() for path in sorted((out / "answers").glob("*.meta.json"))] == cards
     assert answer("minigpt4=untrained", "qwen2", "vicuna") == 1
     assert "made with other settings" in capsys.readouterr().err
     metas = {name: json.loads((out / f"answers/{name}.meta.json").read_text())

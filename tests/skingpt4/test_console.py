@@ -21,7 +21,7 @@ HEAVY = (
     "pyarrow",
     "imagehash",
 )
-EVAL = ("run", "report", "review", "cases", "published", "power", "quickstart", "export")
+EVAL = ("run", "report", "review", "cases", "published", "power", "quickstart", "export", "preferences")
 DATA = ("prepare", "split", "stats", "validate", "pack", "phi", "phantoms")
 # Runs --help in this process and says which heavy modules that imported.
 PROBE = """

@@ -81,6 +81,7 @@ class Clinician:
         size: str = "desktop",
         scheme: str = "light",
         login: tuple[str, str] | None = None,
+        cookies: Any = (),
     ) -> None:
         width, height = SIZES[size]
         self.context = chromium.new_context(
@@ -90,6 +91,7 @@ class Clinician:
             accept_downloads=True,
         )
         self.context.set_default_timeout(TIMEOUT_MS)
+        self.context.add_cookies([*cookies])
         self.page = self.context.new_page()
         self.foreign: list[str] = []  # requests to other machines
         self.errors: list[str] = []

@@ -167,11 +167,11 @@ def _in_words(weights: dict[str, float]) -> str:
 
 def _classes(weights: dict[str, float]) -> dict[str, float]:
     """The share of the weight on each class, the largest first; what belongs to no class is missing from the sum."""
-    total, shares = sum(weights.values()), Counter[str]()
+    total, shares = sum(weights.values()), dict[str, float]()
     for name, weight in weights.items():
         if class_name := class_of(name):
-            shares[class_name] += weight / total
-    return {name: round(share, 6) for name, share in shares.most_common()}
+            shares[class_name] = shares.get(class_name, 0.0) + weight / total
+    return {name: round(shares[name], 6) for name in sorted(shares, key=lambda name: -shares[name])}
 
 
 def _body_parts(row: Row) -> str | None:

@@ -9,8 +9,6 @@ import argparse
 import hashlib
 import importlib.util
 import logging
-import resource
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -305,11 +303,3 @@ def shortened(error: BaseException) -> str:
     """The first line of what a library says."""
     text = (reason_of(error).strip().splitlines() or [""])[0]
     return text if len(text) <= MAX_REASON else f"{text[:MAX_REASON]}..."
-
-
-def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has had at once: of a GPU's memory, or of the machine's."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

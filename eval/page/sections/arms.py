@@ -169,23 +169,27 @@ def _card(meta: Mapping[str, Any], kind: str) -> list[Cell | str]:
     if kind == "projection":
         by = OUR_CLOSED_SET
         model = f"{meta.get('language_model') or ''}".rsplit("/", 1)[-1]
-        small = tuple(str(meta[key]) for key in ("checkpoint", "step") if meta.get(key))
+        step = (f"step {meta['step']}",) if meta.get("step") else ()
+        small = (*((str(meta["checkpoint"]),) if meta.get("checkpoint") else ()), *step)
     else:
         by = CLOSED_SETS.get(str(closed_set), "not scored" if closed_set is None else str(closed_set))
         model = str(meta.get("model") or meta.get("system") or "")
         served = meta.get("served_model")
         small = (f"served as {served}",) if served and served != model else ()
     asked = [
-        f"{len(meta.get(key, ()))} {word}" for key, word in (("prompts", "prompts"), ("probes", "questions"))
+        f"{len(meta[key])} {word}{'s' * (len(meta[key]) > 1)}"
+        for key, word in (("prompts", "prompt"), ("probes", "question"))
+        if meta.get(key)
     ]
+    precision = ", ".join(str(meta[key]) for key in ("precision", "quantization") if meta.get(key))
     return [
         KINDS.get(kind, kind),
         Cell(model, small) if model else missing("not stated"),
         version[:12] if version else missing("not stated"),
         by if kind != "import" or closed_set else missing("not scored"),
-        str(meta["precision"]) if meta.get("precision") else missing("not stated"),
+        precision or missing("not stated"),
         _place(meta),
-        ", ".join(asked),
+        ", ".join(asked) or "no text",
     ]
 
 

@@ -147,8 +147,8 @@ def _beit(path: Path, header: Mapping[str, TensorInfo]) -> tuple[str, dict[str, 
         hidden = shapes["blocks.0.mlp.fc1.weight"][0]
     except (KeyError, ValueError):
         raise WeightsMismatch(
-            f"{path}: lacks patch_embed.proj.weight or blocks.0.mlp.fc1.weight, so it is not a whole PanDerm; get it "
-            "again"
+            f"{path}: lacks patch_embed.proj.weight or blocks.0.mlp.fc1.weight, so it is not a complete PanDerm; get "
+            "it again"
         ) from None
     if "norm.weight" not in shapes or "pos_embed" not in shapes:
         raise WeightsMismatch(

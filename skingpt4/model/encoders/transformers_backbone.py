@@ -66,9 +66,9 @@ class TransformersBackbone(nn.Module):
         super().__init__()
         import transformers
 
-        values = dict(vision_config_of(whole := read_json(folder / MODEL_CONFIG)))
-        own = str(values.get("model_type") or whole.get("model_type"))
-        family = _OF_WHOLE.get(own, own)
+        values = dict(vision_config_of(model := read_json(folder / MODEL_CONFIG)))
+        own = str(values.get("model_type") or model.get("model_type"))
+        family = _OF_MODEL.get(own, own)
         if family not in TOWERS:
             raise VisionError(
                 f"vision.model: {folder} is {own!r} in transformers, which is no vision encoder that is computed "
@@ -79,9 +79,9 @@ class TransformersBackbone(nn.Module):
                 "vision.model_args: are for timm's networks; leave them out for one of transformers"
             )
         self.tower = TOWERS[family]
-        kept = _shortened({**values, "model_type": family}, config, folder)
+        needed = _shortened({**values, "model_type": family}, config, folder)
         try:
-            shape = transformers.AutoConfig.for_model(**kept)
+            shape = transformers.AutoConfig.for_model(**needed)
             self.network: Any = getattr(transformers, self.tower.model)._from_config(shape)
         except (ValueError, TypeError, KeyError, AttributeError, ZeroDivisionError, RuntimeError) as error:
             raise VisionError(
@@ -123,8 +123,8 @@ class TransformersBackbone(nn.Module):
         return self.network(patches, pixel_attention_mask=None, spatial_shapes=shapes).last_hidden_state
 
 
-# A configuration of a whole model without a part for its vision tower, as older files have it.
-_OF_WHOLE = {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "siglip2": "siglip2_vision_model"}
+# A configuration of a complete model without a part for its vision tower, as older files have it.
+_OF_MODEL = {"clip": "clip_vision_model", "siglip": "siglip_vision_model", "siglip2": "siglip2_vision_model"}
 
 
 def _shortened(values: dict[str, Any], config: VisionConfig, folder: Path) -> dict[str, Any]:

@@ -26,6 +26,7 @@ def response(
         problem: why the last try was refused.
     """
     words = {name: texts[f"server.{name}"] for name in ("user_name", "password", "log_in")}
+    words["title"] = texts["title"]
     values = words | {
         "language": texts.code,
         "message": message,

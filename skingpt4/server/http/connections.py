@@ -10,12 +10,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
+from collections import deque
 from typing import Any, NoReturn
+from weakref import WeakKeyDictionary
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 MAX_CONNECTIONS = 512
+LEFT_SECONDS = 0.02  # for closing connections that were left, until others have their turn
+MAX_REFUSED = 32  # that are held for REFUSED_SECONDS
 MAX_HEAD_BYTES = 16 * 2**10
 HEAD_SECONDS = 30.0  # from the connection, or the last answer, to the end of the next request's head
 REFUSED_SECONDS = 1.0  # after what is not HTTP
@@ -23,6 +28,8 @@ WRITE_SECONDS = 30.0  # for which a client may leave an answer unread
 # After the first chunks of a body, their mean size must be at least this.
 FREE_CHUNKS, MIN_CHUNK_BYTES = 16, 256
 TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8  # Linux's include/net/tcp_states.h
+# The oldest first, of each server.
+_refused: WeakKeyDictionary[asyncio.AbstractEventLoop, deque[Connection]] = WeakKeyDictionary()
 
 
 class Listening(socket.socket):
@@ -36,13 +43,16 @@ class Listening(socket.socket):
         """The next connection.
 
         Raises:
-            BlockingIOError: nobody waits.
+            BlockingIOError: nobody waits, or many that waited had left; the event loop comes again after others.
         """
+        deadline = time.monotonic() + LEFT_SECONDS
         while True:
             connection, address = super().accept()
             if not _is_left(connection):
                 return connection, address
             connection.close()
+            if time.monotonic() > deadline:
+                raise BlockingIOError
 
 
 def _is_left(connection: socket.socket) -> bool:
@@ -142,6 +152,10 @@ class Connection(H11Protocol):
         """
         self.transport.pause_reading()
         self.loop.call_later(REFUSED_SECONDS, self.abort)
+        line = _refused.setdefault(self.loop, deque())
+        line.append(self)
+        if len(line) > MAX_REFUSED:
+            line.popleft().abort()
         if self.cycle is not None:  # nothing more is read of the body that it waits for
             self.cycle.disconnected = True
             self.cycle.message_event.set()

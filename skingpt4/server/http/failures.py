@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from skingpt4.server.audit import AuditError
 from skingpt4.support.errors import UserError, is_out_of_memory
 
 logger = logging.getLogger(__name__)
@@ -56,6 +57,9 @@ def as_api_error(error: Exception) -> ApiError:
     """Any failure as an `ApiError`; an unexpected one is logged with its traceback, without the request."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, AuditError):
+        logger.error("%s", error)
+        return ApiError("the audit log cannot be written now; try again later", None, 503, "audit_log")
     if isinstance(error, UserError):
         return ApiError(str(error), "messages", 400, CODES.get(type(error).__name__))
     if is_out_of_memory(error):

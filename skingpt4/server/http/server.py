@@ -21,7 +21,7 @@ BACKLOG = (
 GRACE_SECONDS = 5  # for running answers when the server is asked to end
 # After which a thread that computes lets another have Python's lock. The event loop needs it again after each call of
 # the system, and there are hundreds of these before it comes round to a connection among many.
-SWITCH_SECONDS = 0.0005
+SWITCH_SECONDS = 0.0002
 
 
 @contextlib.contextmanager

@@ -21,7 +21,15 @@ from skingpt4.server.page.state import MAX_IMAGES, CaseImage, HistoryEntry, Page
 from skingpt4.server.page.tools import Tools
 from skingpt4.support.errors import UserError
 
-MIME_TYPES = {"html": "text/html", "pdf": "application/pdf", "json": "application/json"}
+# Of each kind of export: its type, and how its file is called behind the number of the consultation.
+FILES = {
+    "html": ("text/html", ".html"),
+    "pdf": ("application/pdf", ".pdf"),
+    "json": ("application/json", ".json"),
+    "fhir": ("application/fhir+json", ".fhir.json"),
+    "letter": ("application/pdf", "-letter.pdf"),
+    "letter_text": ("text/plain;charset=utf-8", "-letter.txt"),
+}
 
 
 @dataclass(frozen=True)
@@ -136,7 +144,7 @@ class Handlers:
         Args:
             state: of the page.
             entry: the history form.
-            kind: html, pdf or json.
+            kind: a key of FILES.
             with_images: whether the export carries the images.
 
         Returns:
@@ -151,8 +159,9 @@ class Handlers:
         except Exception as error:
             return None, failure(error, self.texts)
         state.log("exported", kind=kind, with_pictures=with_images)
-        name = f"consultation-{state.record.id}.{kind}"
-        url = f"data:{MIME_TYPES[kind]};base64,{base64.b64encode(data).decode()}"
+        mime_type, suffix = FILES[kind]
+        name = f"consultation-{state.record.id}{suffix}"
+        url = f"data:{mime_type};base64,{base64.b64encode(data).decode()}"
         return [name, url], note(self.texts("export.saved", name=name))
 
     def delete(self, state: PageState | None) -> tuple[PageState, Update]:

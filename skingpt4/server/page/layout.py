@@ -81,7 +81,7 @@ class Layout:
         texts: Texts,
         address: Address,
         paths: dict[str, str],
-        with_users: bool,
+        with_users: bool = False,
     ) -> None:
         self.tools, self.texts, self.address = tools, texts, address
         self.handlers = Handlers(tools, texts)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from skingpt4.chat.differential import ClassProbability, Differential
-from skingpt4.chat.sections import alarm_sentences
+from skingpt4.chat.exporting.sections import alarm_sentences
 from skingpt4.chat.texts import Texts, languages
 from skingpt4.records.images import MAX_JPEG_PIXELS, MAX_PIXELS
 from skingpt4.server.address import Address

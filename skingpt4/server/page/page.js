@@ -33,6 +33,10 @@
     event.target.dispatchEvent(new DragEvent("drop", {dataTransfer: sent, bubbles: true, cancelable: true}));
   }, true);
 
+  // Gradio's conversation scrolls; by keyboard it does so only where it can have the focus.
+  const focusable = () => document.querySelectorAll("#chat .bubble-wrap:not([tabindex])").forEach(
+    conversation => { conversation.tabIndex = 0; });
+
   window.consultationPage = {
     // Once, when the page is loaded. A pasted image goes through the upload's own file input: Gradio alone reads the
     // clipboard only on a click. Office programs put an image beside copied text; the text goes into a text box.
@@ -54,6 +58,8 @@
         target.files = sent.files;
         target.dispatchEvent(new Event("change", {bubbles: true}));
       });
+      new MutationObserver(focusable).observe(document.body, {childList: true, subtree: true});
+      focusable();
       document.documentElement.lang = language;
       document.title = title;
     },

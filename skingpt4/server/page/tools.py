@@ -11,7 +11,7 @@ from torch import Tensor
 
 from skingpt4.chat import differential, heatmap, history
 from skingpt4.chat.checks import quality
-from skingpt4.chat.exporting import export
+from skingpt4.chat.exporting import export, fhir, letter
 from skingpt4.chat.exporting.record import Consultation
 from skingpt4.chat.session import ChatSession
 from skingpt4.checkpoints.load import model_source
@@ -35,6 +35,16 @@ def as_json(record: Consultation, with_pictures: bool) -> bytes:
     return record.to_json(with_pictures).encode()
 
 
+EXPORTS: Mapping[str, Callable[[Consultation, bool], bytes]] = {
+    "html": as_html,
+    "pdf": export.to_pdf,
+    "json": as_json,
+    "fhir": fhir.to_fhir,
+    "letter": lambda record, with_pictures: letter.to_pdf(record),
+    "letter_text": lambda record, with_pictures: letter.to_text(record).encode(),
+}
+
+
 @dataclass(frozen=True)
 class Tools:
     """What the page offers. All open pages share it; what is None is not offered.
@@ -46,7 +56,7 @@ class Tools:
         assess: the quality gate.
         differential: the ranked classes for a session's images, with advice in a language.
         heatmap: an overlay of a reduced image, with what the encoder saw of it, that shows where the encoder looked.
-        exports: by kind (html, pdf, json), what writes a case as a file, with or without its images.
+        exports: by kind (a key of EXPORTS), what writes a case as a file, with or without its images.
         render_history: a history as plain words.
         trained_history: whether the model was trained with histories.
         answer_tokens: of an answer at first, as many as in training; a clinician may choose another number.
@@ -100,7 +110,7 @@ def for_model(
         assess=quality.assess,
         differential=lambda session, language: ranker.rank(session.queries, language),
         heatmap=lambda image, pixels: Decoder.of(model).run(lambda: heatmap.heatmap(model, image, pixels)),
-        exports={"html": as_html, "pdf": export.to_pdf, "json": as_json},
+        exports=EXPORTS,
         render_history=history.render,
         trained_history=history.trained(config),
         answer_tokens=config.data.max_text_tokens,

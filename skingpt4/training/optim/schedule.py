@@ -9,7 +9,8 @@ import numpy as np
 
 from skingpt4.config.compat import OURS, Behaviour
 from skingpt4.config.schema import OptimConfig
-from skingpt4.records.record import RecordError
+from skingpt4.records.manifest import Manifest
+from skingpt4.records.record import Record, RecordError
 
 POWER = {"square_root": 0.5, "inverse": 0.0}  # a class's share of the samples is its records to this power
 
@@ -27,6 +28,14 @@ def learning_rate(iteration: int, optim: OptimConfig, behaviour: Behaviour = OUR
         return optim.warmup_lr + (optim.init_lr - optim.warmup_lr) * warm / optim.warmup_steps
     done = iteration / (optim.max_epoch * optim.iters_per_epoch)
     return optim.min_lr + (optim.init_lr - optim.min_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
+
+
+def class_names(records: Sequence[Record]) -> list[str | None]:
+    """The classes of records, None where unknown; of a manifest by its column."""
+    if isinstance(records, Manifest):
+        names: list[str | None] = records.column("class").to_pylist()
+        return names
+    return [record.class_name for record in records]
 
 
 def class_weights(names: Sequence[str | None], weighting: str) -> np.ndarray:

@@ -62,7 +62,7 @@ def _write(
         **batch_facts(config, num_processes),
         **origin(prepared),
         "parts": prepared.parts,
-        **prepared.diseases,
+        **prepared.taught,
         "known_answer": known_answer.measure(model, prepared.known_queries, config.prompt.template),
         "git_revision": checkpoint.git_revision(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},

@@ -107,13 +107,13 @@ _ONE_BEFORE: dict[str, Callable[[Tensor], Tensor]] = {
 def beit_prefix(names: Iterable[str]) -> str | None:
     """What precedes the names of a BEiT with layer scale, such as PanDerm; None where there is no such network.
 
-    A checkpoint of its pretraining holds several; the one that is kept is called `encoder`.
+    A checkpoint of its pretraining holds several; the one that is used afterwards is called `encoder`.
     """
     end = "blocks.0.attn.q_bias"
     names = set(names)
     prefixes = {name.removesuffix(end) for name in names if name.endswith(end)}
     prefixes = {prefix for prefix in prefixes if f"{prefix}blocks.0.gamma_1" in names}
-    usual = [prefix for prefix in ("encoder.", "", "module.") if prefix in prefixes]
+    usual: list[str] = [prefix for prefix in ("encoder.", "", "module.") if prefix in prefixes]
     return next(iter(usual or sorted(prefixes)), None)
 
 

@@ -63,6 +63,11 @@ def test_an_arm_is_added_and_repeating_the_command_asks_nothing(kind, models, ca
     before = path.read_bytes()
     path.write_bytes(before[: len(before) - 40])  # killed in the middle of the last line
     assert add(kind, tmp_path, cases, *words) == 0
+    card = path.with_suffix(".meta.json").read_bytes()
+    assert add(kind, tmp_path, cases, *words) == 0
+    assert path.with_suffix(".meta.json").read_bytes() == card, (
+        "what was asked nothing keeps what it has cost"
+    )
     after = [json.loads(line) for line in path.read_text().splitlines()]
     first = [json.loads(line) for line in before.decode().splitlines()]
     measured = ("seconds", "seconds_to_first_token")

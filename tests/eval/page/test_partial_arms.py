@@ -189,7 +189,8 @@ def test_the_appendix_holds_every_case_and_complete_answers(run):
         key=lambda row: len(row.get("answer", "")) if row["repeat"] == 0 else 0,
     )
     assert " ".join(longest["answer"].split()) in text
-    assert "two-step: diagnosis 5 5" in text
+    assert "two-step, dermatologists: diagnosis 5 5" in text
+    assert "two-step, lay users: helps patients 5" in text
 
 
 def test_groups_that_cannot_be_are_refused_before_anything_is_written(run, tmp_path, capsys):

@@ -156,7 +156,7 @@ def logged_in(chromium, url: str, name: str):
     page.fill("input:not([type=password])", name)
     page.fill("input[type=password]", PASSWORD)
     page.keyboard.press("Enter")
-    page.click("text=I agree, begin")
+    page.click("text=I agree, start")
     return page, errors
 
 

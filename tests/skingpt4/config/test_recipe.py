@@ -67,7 +67,7 @@ def test_a_step_begins_where_the_one_before_ended_whatever_its_file_says(write):
         ("recipe: [one.yaml, one.yaml]\n", "step 2: has the folder of an earlier step, runs/one"),
         ("recipe: [one.yaml]\noptin: {}\n", "optin.*did you mean 'optim'"),
         ("recipe: [{extends: one.yaml, optim: {batch_size: 0}}]\n", "step 1: 'optim.batch_size' is 0"),
-        ("recipe: [recipe.yaml]\n", "recipe.yaml: is a recipe of several steps"),
+        ("recipe: [recipe.yaml]\n", "recipe.yaml: extends itself through recipe.yaml"),
     ],
 )
 def test_what_is_no_recipe_is_refused(text, message, write):

@@ -14,8 +14,8 @@ from skingpt4.doctor import memory
 from skingpt4.doctor.shapes import shape_of
 from skingpt4.model.prompts import get_template
 from skingpt4.weights.language_model import read_configuration
+from tests.support.language_model_shapes import write_true_shape
 from tests.support.tiny import write_manifest
-from tests.support.true_language_models import write_true_shape
 
 ROOT = Path(__file__).parents[3]
 RECIPES = recipes(ROOT / "configs" / "recipes")

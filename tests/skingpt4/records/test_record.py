@@ -32,6 +32,7 @@ ROW = {
     "note": "Silvery plaques.",
     "caption": "Scaly plaques on a forearm.",
     "turns": [{"question": "Does it itch?", "answer": "It may."}],
+    "rejected": [{"question": "Does it itch?", "answer": "Never."}],
     "case_id": "c1",
     "patient_id": "p1",
     "licence": "Apache-2.0",
@@ -89,7 +90,8 @@ def test_a_full_row_becomes_a_record():
     assert record.class_name == ROW["class"]
     assert record.concepts == ("Plaque", "Scale")
     assert record.turns == (("Does it itch?", "It may."),)
-    same = set(KEYS) - {"image", "class", "concepts", "turns"}
+    assert record.rejected == (("Does it itch?", "Never."),)
+    same = set(KEYS) - {"image", "class", "concepts", "turns", "rejected"}
     assert {key: getattr(record, key) for key in same} == {key: ROW[key] for key in same}
 
 

@@ -177,9 +177,12 @@ def test_the_command_shows_the_log_without_loading_torch(path):
 
 
 def test_a_logged_question_tells_the_terminal_nothing(path, capsys):
-    AuditLog(path, free_text=True).append("asked", question="Größe? \x1b[2J \x9b2J \x07")
+    """No command, no other direction of what follows, no line that is none of the log's."""
+    question = "Größe? \x1b[2J \x9b2J \x07 \u202edetele \u2066a \u2028b"
+    AuditLog(path, free_text=True).append("asked\n     9  2026-01-01T00:00:00Z  deleted", question=question)
     for options in ([], ["--json"]):
         assert audit.main([str(path), *options]) == 0
         shown = capsys.readouterr().out
-        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f]", shown)
+        assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", shown)
+        assert shown.count("\n") == 1
         assert "Größe" in shown or json.loads(shown)["facts"]["question"].startswith("Größe? \x1b")

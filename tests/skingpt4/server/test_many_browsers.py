@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import random
 import re
 import socket
@@ -24,12 +23,12 @@ from skingpt4.server import address as server_address
 
 server_address.stay_local()
 
+from tests.support import soak  # noqa: E402
 from tests.support.gradio_page import Page  # noqa: E402  (Gradio reads the environment when it is imported)
 from tests.support.page_driver import CHROMIUM, Clinician, browser  # noqa: E402
 from tests.support.page_stub import Stub, tools  # noqa: E402
 
 NUM_BROWSERS = 16
-SOAK_SECONDS = float(os.environ.get("SKINGPT4_SOAK_SECONDS", "300"))
 
 
 class Echo(Stub):
@@ -136,9 +135,9 @@ def test_sixteen_browsers_with_the_same_file_each_get_their_own(served):
 @pytest.mark.soak
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
 def test_sixteen_real_browsers_never_mix(served, tmp_path):
-    """For SKINGPT4_SOAK_SECONDS: 16 contexts of Chromium, each with its own cookies, all open, in random turns."""
+    """For minutes: 16 contexts of Chromium, each with its own cookies, all open, in random turns."""
     url, folder = served
-    rng = random.Random(1)
+    rng, seconds = random.Random(soak.SEED), soak.scaled(180)
     with browser() as chromium:
         clinicians = [Clinician(chromium, url) for _ in range(NUM_BROWSERS)]
         asked, num_asked = [0] * NUM_BROWSERS, 0
@@ -148,7 +147,7 @@ def test_sixteen_real_browsers_never_mix(served, tmp_path):
             path.write_bytes(picture(number))
             clinician.accept()
             clinician.add(path, 1)
-        deadline = time.monotonic() + SOAK_SECONDS
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline or num_asked <= NUM_BROWSERS:
             chosen = rng.sample(range(NUM_BROWSERS), 6)
             for number in chosen:  # all of them are being answered at once
@@ -168,3 +167,4 @@ def test_sixteen_real_browsers_never_mix(served, tmp_path):
         for clinician in clinicians:
             clinician.close()
     assert [path for path in folder.rglob("*") if path.is_file()] == []
+    soak.write("browsers", num_asked, browsers=NUM_BROWSERS, seconds=seconds, answers=num_asked, mixed=0)

@@ -1,4 +1,4 @@
-"""Paragraphs on paper: their lines are those that fpdf2's own breaking gives."""
+"""Paragraphs and tables on paper: where lines break, and how wide columns are."""
 
 import pytest
 from hypothesis import given, settings
@@ -7,10 +7,7 @@ from hypothesis import strategies as st
 from skingpt4.support.pdf import FONT, Paper
 
 PAPER = Paper("lines")
-WORDS = st.lists(
-    st.sampled_from(["a", "skin", "plaque,", "erythematous", "(0.5)", "Ödem", "не", "λ", "i" * 40]),
-    min_size=1,
-)
+WORDS = st.sampled_from(["a", "skin", "plaque,", "erythematous", "(0.5)", "Ödem", "не", "λ", "i" * 40])
 
 
 def own_breaking(text, size):
@@ -44,3 +41,18 @@ def test_a_paragraph_takes_the_room_of_its_lines_and_goes_on_on_the_next_page():
     for _ in range(40):
         paper.text_block(text, 8)
     assert paper.page_no() > 1
+
+
+def test_no_word_of_a_heading_is_broken_where_the_page_has_room_for_all():
+    headings = ["arm", "kind", "model", "version", "classes by", "precision", "ran on", "asked"]
+    wished = [18, 36, 36, 18, 30, 13, 36, 30]  # characters
+    widths = PAPER._whole_headings([1.9 * each + 3 for each in wished], headings, 7.2, 180)
+    assert sum(widths) == pytest.approx(180)
+    PAPER.set_font(FONT, "B", 7.2)
+    room = 2 * (PAPER.c_margin + 0.7)
+    for width, heading in zip(widths, headings, strict=True):
+        assert width >= max(PAPER.get_string_width(word) for word in heading.split()) + room
+    assert PAPER._whole_headings([20, 30], ["a", "b"], 7.2, 180) == [20, 30]
+    assert PAPER._whole_headings([5, 5], ["x" * 90, "x" * 90], 7.2, 180)[0] > 90, (
+        "too wide for any page: as wished"
+    )

@@ -734,6 +734,8 @@ def test_a_checkpoint_knows_what_it_and_its_parent_saw(configure, tmp_path):
     assert [[(row["disease"], row["class"], row["records"]) for row in rows] for rows in taught] == [
         [("acne", "acne_and_rosacea", n), ("psoriasis", "psoriasis_and_lichen_planus", n)] for n in (1, 2)
     ]
+    sources = [checkpoint.load(folder)[1]["sources"] for folder in (first, second)]
+    assert [[row["records"] for row in rows] for rows in sources] == [[2], [4]]
 
 
 def test_a_manifest_behind_a_map_and_images_in_a_shard_train_the_same(configure, tmp_path, monkeypatch):

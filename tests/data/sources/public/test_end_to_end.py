@@ -6,6 +6,9 @@ import pytest
 
 from data import prepare, validate
 from data.split import main as split
+from skingpt4.config.schema import PromptConfig
+from skingpt4.records.manifest import read_manifest
+from skingpt4.training.samples import answer_for
 from tests.support import public_sets
 
 SETS = {
@@ -24,7 +27,7 @@ SETS = {
     "fitzpatrick17k": public_sets.write_fitzpatrick17k,
 }
 TIES = ("case_id", "patient_id", "x_lesion_id")
-TAUGHT = ("disease", "concepts", "note", "caption", "turns")
+STEP_2 = PromptConfig(template="chatml")
 
 
 def read(path):
@@ -45,7 +48,7 @@ def test_prepared_checked_and_split(tmp_path, capsys, name):
     assert len(records) >= 12
     assert {record["source"] for record in records} == {name}
     assert all(record["licence"] and record["licence"] in printed for record in records)
-    assert all(any(record[key] for key in TAUGHT) for record in records)
+    assert all(answer_for(record, STEP_2) for record in read_manifest(out / "all.jsonl"))
     assert validate.main([str(out / "all.jsonl"), "--check-images", "--workers", "1"]) == 0
 
     shares = "train=0.5,test=0.5"

@@ -7,11 +7,11 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from skingpt4.chat.sections import alarm_sentences
 from statsmodels.stats.proportion import proportion_confint
 
 from skingpt4.chat.checks import alarm
 from skingpt4.chat.checks.alarm import MALIGNANT, Alarm, alarm_class, fit_alarm, is_malignant
+from skingpt4.chat.exporting.sections import alarm_sentences
 from skingpt4.chat.texts import load
 from skingpt4.taxonomy import taxonomy
 from skingpt4.taxonomy.closed_set import ClosedSet, Disease

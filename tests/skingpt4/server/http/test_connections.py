@@ -2,7 +2,7 @@
 
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import pytest
 from starlette.applications import Starlette
@@ -168,6 +168,45 @@ def test_clients_that_left_cost_nothing():
                 assert connection.recv(1000) == GET
             with pytest.raises(BlockingIOError):
                 listening.accept()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_INFO"), reason="no TCP_INFO on this system")
+def test_those_that_left_are_closed_a_few_at_a_time(monkeypatch):
+    """So that the loop does something else too, however fast they come."""
+    monkeypatch.setattr(connections, "LEFT_SECONDS", 0)
+    with connections.Listening() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(64)
+        listening.setblocking(False)
+        for _ in range(2):
+            socket.create_connection(listening.getsockname()).close()
+        with socket.create_connection(listening.getsockname()) as stays:
+            for _ in range(2):
+                with pytest.raises(BlockingIOError):
+                    listening.accept()
+            connection, address = listening.accept()
+            connection.close()
+            assert address == stays.getsockname()
+
+
+def test_few_refused_connections_are_held(address, monkeypatch):
+    monkeypatch.setattr(connections, "MAX_CONNECTIONS", 500)
+    monkeypatch.setattr(connections, "REFUSED_SECONDS", 60)
+    monkeypatch.setattr(connections, "MAX_REFUSED", 3)
+    with ExitStack() as stack:
+        lines = []
+        for _ in range(6):
+            lines.append(stack.enter_context(socket.create_connection(address, 30)))
+            lines[-1].sendall(b"no HTTP\r\n\r\n")
+            assert b"400" in lines[-1].recv(1000)
+        for line in lines[:3]:
+            with suppress(ConnectionResetError):
+                while line.recv(1000):
+                    pass
+        lines[5].recv(1000)
+        lines[5].settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            lines[5].recv(1000)
 
 
 def test_a_request_that_was_refused_in_its_body_does_not_reach_the_application():

@@ -199,3 +199,22 @@ def test_a_dicom_file_without_photograph_says_what_is_read(tmp_path):
     path.write_bytes(photograph(sop_class="1.2.840.10008.5.1.4.1.1.2"))
     assert "holds no photograph" in page.add_image(state, {"path": str(path)}, "far").note
     assert state.images == []
+
+
+def test_every_kind_of_export_is_a_file_of_its_own_name(tmp_path):
+    from skingpt4.server.page.handlers import FILES
+    from skingpt4.server.page.tools import EXPORTS
+
+    assert set(FILES) == set(EXPORTS)
+    page = handlers_with(exports=EXPORTS)
+    state = page.begin()
+    page.add_image(state, upload(tmp_path), "close")
+    names = set()
+    for kind, (mime_type, suffix) in FILES.items():
+        (name, url), note = page.save(state, None, kind, with_images=False)
+        assert name.endswith(suffix)
+        assert url.startswith(f"data:{mime_type};base64,")
+        assert name in note
+        assert TEXTS.has(f"export.{kind}")
+        names.add(name)
+    assert len(names) == len(FILES)

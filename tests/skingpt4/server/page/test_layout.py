@@ -164,7 +164,7 @@ def test_differential_ranks_and_says_how_sure():
     )
     sure = markup.differential(scored(confident=True, calibration="300 phantoms"), texts)
     assert "Not confident" not in sure
-    assert "calibrated on: 300 phantoms" in sure
+    assert "calibrated on 300 phantoms" in sure
     assert "no threshold is known" in markup.differential(scored(threshold=1.0), texts)
 
 

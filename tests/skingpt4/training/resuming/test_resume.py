@@ -12,6 +12,7 @@ from skingpt4.checkpoints import checkpoint
 from skingpt4.training.loop import run
 from skingpt4.training.resuming import resume
 from skingpt4.training.resuming.run_folder import METRICS, Metrics
+from tests.support import soak
 from tests.support.kill_trials import metrics_of, trained_bits
 from tests.support.tiny import tiny_config
 
@@ -70,6 +71,24 @@ def test_a_file_that_ends_anywhere_is_noticed(name, zeros, copied, capsys):
         assert saved.path.name == (NEWEST if whole else OLDER), length
         assert all(tensor.isfinite().all() for tensor in saved.tensors.values())
         assert (newest.parent / f".{NEWEST}.damaged").exists() == (not whole)
+
+
+@pytest.mark.soak
+def test_any_cut_of_any_file_is_noticed(copied):
+    config, restore = copied
+    rng, num_cuts, damaged, noticed = random.Random(soak.SEED), soak.scaled(2000), 0, 0
+    for _ in range(num_cuts):
+        name, zeros, newest = rng.choice(READ), rng.random() < 0.5, restore()
+        size = (newest / name).stat().st_size
+        length = rng.randrange(size)
+        # Without its last line break, a card says the same.
+        same = cut(newest / name, length, zeros) or (
+            name == checkpoint.CARD and length == size - 1 and not zeros
+        )
+        saved = resume._newest_intact(Path(config.output_dir))
+        damaged, noticed = damaged + (not same), noticed + (saved.path.name == OLDER)
+    soak.write("power_loss", num_cuts, damaged=damaged, noticed=noticed)
+    assert noticed == damaged
 
 
 @pytest.mark.parametrize("seed", range(4))

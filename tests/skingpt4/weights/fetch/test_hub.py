@@ -441,10 +441,16 @@ def test_a_gated_vision_encoder_says_what_to_accept(server, weights_dir, capsys)
 
 def test_two_repositories_of_one_name_do_not_mix(server, weights_dir, tmp_path, capsys):
     files = open_clip_files(tmp_path)
-    server.repositories["Lab/Tiny"] = server.repositories["Other/Tiny"] = Repository(files)
-    assert weights.main(["fetch", "hf-hub:Lab/Tiny", "--weights-dir", str(weights_dir)]) == 0
-    assert weights.main(["fetch", "hf-hub:Other/Tiny", "--weights-dir", str(weights_dir)]) == 1
-    assert "was not fetched from Other/Tiny" in capsys.readouterr().err
+    server.repositories["Lab/Small"] = server.repositories["Other/Small"] = Repository(files)
+    assert weights.main(["fetch", "hf-hub:Lab/Small", "--weights-dir", str(weights_dir)]) == 0
+    assert weights.main(["fetch", "hf-hub:Other/Small", "--weights-dir", str(weights_dir)]) == 1
+    assert "was not fetched from Other/Small" in capsys.readouterr().err
+
+
+def test_a_repository_whose_folder_is_the_catalogues_own():
+    assert catalogue()["hf-hub:google/medsiglip-448"].name == "medsiglip-448"
+    with pytest.raises(CatalogueError, match="would be put where medsiglip-448 of the catalogue belongs"):
+        catalogue()["hf-hub:other/MedSigLIP-448"]
 
 
 @pytest.mark.parametrize("name", ["hf-hub:alone", "hf-hub:a/b/c", "hf-hub:../x", "hf-hub:"])
