@@ -112,7 +112,8 @@ def test_two_people_at_the_same_time(morning, tmp_path):
     lines = list(read(log))
     assert done_by(lines, "bert") == ["log_in_failed", "log_in", "log_out"]
     assert [event for event in done_by(lines, "anna") if event != "log_in_failed"] == [
-        "log_in", "consultation_started", "picture_added", "asked", "answered", "exported", "asked", "answered", "log_out",
+        "log_in", "consultation_started", "picture_added", "asked", "answered", "exported", "asked", "answered",
+        "log_out",
     ]  # fmt: skip
     assert done_by(lines, "anna").count("log_in_failed") == number
     assert PERSON not in log.read_bytes().decode("latin-1")
