@@ -115,7 +115,7 @@ def launch(
 
 
 class _NoTraceback:
-    """Stands for `traceback` in Gradio, which prints what it refuses of a request: a note, or a terminal's command."""
+    """Stands for `traceback` in Gradio, which prints what it refuses of a request: a note, a terminal's command."""
 
     @staticmethod
     def print_exc() -> None:
