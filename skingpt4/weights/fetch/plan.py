@@ -71,8 +71,7 @@ def _bytes(size: int | None) -> str:
 
 def catalogue_table(weights_dir: Path) -> str:
     """The catalogue by role, with what is present, as lines for people."""
-    width = max(map(len, catalogue().entries))
-    row = f"{{:{width}}} {{:33}} {{:>8}}  {{:13}} {{}}"
+    row = "{:34} {:33} {:>8}  {:13} {}"
     lines = [row.format("NAME", "LICENCE", "SIZE", "PRESENT", "SOURCE")]
     for role in ROLES:
         lines += ["", role.replace("_", " ")]
