@@ -92,7 +92,7 @@ def test_it_runs_from_a_folder_of_pictures_to_a_chat(cells, tmp_path):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     parameters = next(cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
     names = re.findall(r"^(\w+) =", parameters.source, re.MULTILINE)
-    values = {"PICTURES": 60, "ITERATIONS": 3, "ANSWER_TOKENS": 4, "WORK": f"Path({str(tmp_path)!r})"}
+    values = {"PICTURES": 45, "ITERATIONS": 3, "ANSWER_TOKENS": 4, "WORK": f"Path({str(tmp_path)!r})"}
     assert names == [*values]
     parameters.source = "\n".join(f"{name} = {value}" for name, value in values.items())
     NotebookClient(notebook, timeout=1800, resources={"metadata": {"path": str(ROOT)}}).execute()
@@ -101,7 +101,7 @@ def test_it_runs_from_a_folder_of_pictures_to_a_chat(cells, tmp_path):
     refused = [
         json.loads(line)["reason"] for line in (tmp_path / "prepared/rejected.jsonl").read_text().splitlines()
     ]
-    assert (len(records), refused) == (58, ["phi", "missing"])
+    assert (len(records), refused) == (43, ["phi", "missing"])
     results = json.loads((tmp_path / "study/results.json").read_text())
     assert {*results["arms"]} == {"two_step", "blank_image", "untrained", "probe"}
     assert (tmp_path / "study/report.html").exists()
