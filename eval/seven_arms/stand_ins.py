@@ -21,7 +21,7 @@ import numpy as np
 
 from eval.asking.answers import read_run
 from eval.measures.results import RESULTS, ReportError, read_json
-from eval.rating.questionnaire import DERMATOLOGIST, ITEMS, LAY, LAY_ITEMS
+from eval.rating.questionnaire import DERMATOLOGIST, ITEMS, LAY, LAY_ITEMS, ROLES
 from eval.rating.ratings import Rating, write_csv
 from eval.seven_arms.stages import ARMS, PERSON, RATED
 from skingpt4.support.cli import make_parser
@@ -114,7 +114,11 @@ def check(run_dir: Path) -> list[str]:
             item = "helps_patients" if role == LAY else "diagnosis"
             place = ("ratings", "by_role", role, "arms", arm, item, "agree")
             expected.append(
-                (f"{role}s of {arm}, {item}", round(share * num_cases) / num_cases, _value(results, *place))
+                (
+                    f"{ROLES[role]}s of {arm}, {item}",
+                    round(share * num_cases) / num_cases,
+                    _value(results, *place),
+                )
             )
     lines, wrong = [], []
     for words, share, value in expected:

@@ -279,9 +279,8 @@ def from_scores(
     visible.sort(key=lambda row: -row.probability)
     threshold = probabilities.threshold
     confident = threshold is not None and ranked[0].probability >= threshold
-    by_class = malignant or {
-        row.class_name: row.probability for row in ranked if row.class_name in ALARM_CLASSES
-    }
+    classwise = {row.class_name: row.probability for row in ranked}
+    by_class = malignant or {name: classwise[name] for name in ALARM_CLASSES}
     default = {name: warnings()["classes"][name] for name in ALARM_CLASSES}
     alarms = alarm_readings(by_class, malignant is not None, probabilities.alarms, default)
     raised = raised_classes(alarms, by_class)

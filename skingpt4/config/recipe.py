@@ -66,7 +66,7 @@ def read_recipe(path: str | Path, overrides: Sequence[str] = (), output_dir: str
     for number, entry in enumerate(entries, 1):
         where = f"{path}, step {number}"
         config = _config(entry, values, path, overrides, where, folder if isinstance(folder, str) else None)
-        notes = ()
+        notes: tuple[str, ...] = ()
         if steps:
             parent = steps[-1].config.output_dir
             if config.initial_checkpoint not in (None, parent):

@@ -67,7 +67,10 @@ def kind(folder: Path) -> str:
         return STATE_DICT
     if not os.path.isdir(folder):
         raise VisionFilesError(f"vision.model: {folder} is not there")
-    names = {path.name for path in folder.iterdir()}
+    try:
+        names = {*os.listdir(folder)}
+    except OSError as error:
+        raise VisionFilesError(f"vision.model: {folder} cannot be read ({reason_of(error)})") from None
     # Some folders hold the same model for two libraries; the one whose weights are there counts.
     if OPEN_CLIP_CONFIG in names and (names & {*_WEIGHTS[OPEN_CLIP]} or MODEL_CONFIG not in names):
         return OPEN_CLIP

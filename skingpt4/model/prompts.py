@@ -49,7 +49,8 @@ class Template:
 
 
 def _template(name: str, keys: dict[str, Any]) -> Template:
-    return Template(name, **{key: tuple(v) if isinstance(v, list) else v for key, v in keys.items()})
+    values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in keys.items()}
+    return Template(name, **values)
 
 
 TEMPLATES: dict[str, Template] = {

@@ -143,13 +143,14 @@ def _is_text(row: Any) -> bool:
 def record_of(row: Mapping[str, Any], folder: Path) -> Record:
     """A checked row as a `Record`; the name of its image is relative to `folder`."""
     concepts = row["concepts"]
+    values: dict[str, Any] = {
+        key: row[key] for key in KEYS if key not in ("image", "class", "concepts", "turns", "rejected")
+    }
+    for key in ("turns", "rejected"):
+        values[key] = tuple((turn["question"], turn["answer"]) for turn in row[key] or ())
     return Record(
         image_path=image_path(folder, row["image"]),
         class_name=row["class"],
         concepts=None if concepts is None else tuple(concepts),
-        **{
-            key: tuple((turn["question"], turn["answer"]) for turn in row[key] or ())
-            for key in ("turns", "rejected")
-        },
-        **{key: row[key] for key in KEYS if key not in ("image", "class", "concepts", "turns", "rejected")},
+        **values,
     )

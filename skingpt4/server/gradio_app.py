@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import html
+import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from skingpt4.server.access.logins import Access
     from skingpt4.server.gradio_guard import GradioServer
 
+logger = logging.getLogger(__name__)
 CSS = Path(__file__).with_name("shared.css").read_text(encoding="utf-8")
 MAX_QUEUED = 64  # events of all pages that wait for their turn; Gradio's script says that the page is busy
 
@@ -79,6 +82,7 @@ def launch(
     def answer_health(request: Request) -> JSONResponse:
         return JSONResponse(health)
 
+    _stay_quiet()
     server = _guarded_server(blocks, address, texts, access, takes_uploads)
     names = set(address.names)
 
@@ -109,6 +113,22 @@ def launch(
     if blocks.share_url:
         names.add(urlsplit(blocks.share_url).netloc)
     return blocks
+
+
+class _NoTraceback:
+    """Stands for `traceback` in Gradio, which prints what it refuses of a request: a note, a terminal's command."""
+
+    @staticmethod
+    def print_exc() -> None:
+        """Say what kind of failure it was; our own functions report theirs."""
+        logger.warning("Gradio refused a request (%s)", type(sys.exception()).__name__)
+
+
+def _stay_quiet() -> None:
+    from gradio import queueing, route_utils, routes
+
+    for module in (queueing, route_utils, routes):
+        setattr(module, "traceback", _NoTraceback)  # noqa: B010 (it is no attribute of their types)
 
 
 def _guarded_server(

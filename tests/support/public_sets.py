@@ -22,6 +22,7 @@ SKINCAP_HEADER = [
 SCIN_CASES = [
     "case_id", "source", "release", "year", "age_group", "sex_at_birth", "fitzpatrick_skin_type", "image_1_path",
     "image_2_path", "image_3_path", "image_1_shot_type", "image_2_shot_type", "image_3_shot_type",
+    "body_parts_arm", "body_parts_back_of_hand", "body_parts_other",
 ]  # fmt: skip
 SCIN_LABELS = [
     "case_id", "dermatologist_gradable_for_skin_condition_1", "dermatologist_skin_condition_on_label_name",
@@ -117,6 +118,9 @@ def write_scin(folder, weights=SCIN_WEIGHTS):
                 "CLOSE_UP",
                 "",
                 "",
+                "YES",
+                "YES" if n == 1 else "",
+                "YES" if n == 1 else "",
             ]
         )
         skin = [("FST3", "FST4", ""), ("FST2", "", ""), ("FST1", "FST6", ""), ("", "", "")][n % 4]

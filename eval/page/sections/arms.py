@@ -159,7 +159,7 @@ def cards_parts(report: Report) -> list[Part]:
 
 def version_of(meta: Mapping[str, Any]) -> str | None:
     """The hash or revision by which a meta file identifies what answered."""
-    keys = ("checkpoint_sha256", "revision", "sha256", "answers_sha256")
+    keys = ("checkpoint_sha256", "revision", "sha256", "answers_sha256", "features")
     return next((str(meta[key]) for key in keys if meta.get(key)), None)
 
 
@@ -169,8 +169,7 @@ def _card(meta: Mapping[str, Any], kind: str) -> list[Cell | str]:
     if kind == "projection":
         by = OUR_CLOSED_SET
         model = f"{meta.get('language_model') or ''}".rsplit("/", 1)[-1]
-        step = (f"step {meta['step']}",) if meta.get("step") else ()
-        small = (*((str(meta["checkpoint"]),) if meta.get("checkpoint") else ()), *step)
+        small = tuple(str(meta[key]) for key in ("checkpoint", "step") if meta.get(key))
     else:
         by = CLOSED_SETS.get(str(closed_set), "not scored" if closed_set is None else str(closed_set))
         model = str(meta.get("model") or meta.get("system") or "")

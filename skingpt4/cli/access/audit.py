@@ -55,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 print(json.dumps(line.__dict__))
             else:
                 facts = json.dumps(line.facts, ensure_ascii=False)
-                shown = f"{line.id:6d}  {line.time}  {line.event:12s} {facts}"
-                print(without_controls(shown).replace("\n", "\\n"))  # one line is one line
+                text = f"{line.id:6d}  {line.time}  {line.event:12s} {facts}"
+                print(without_controls(text).replace("\n", "\\n"))  # one line is one line
         count, newest = verify(args.log)  # last, so that the lines of an incomplete log are shown too
         if args.hash and args.hash not in {START, *(line.hash for line in lines)}:
             raise AuditError(f"{args.log}: holds no line with the hash {args.hash}; lines were removed")

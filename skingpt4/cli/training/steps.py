@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -72,7 +73,7 @@ def _name(number: int, steps: Sequence[Step]) -> str:
     return f"step {number} of {len(steps)}: {steps[number - 1].name}"
 
 
-def _require_parent(card: dict, parent: str | None, folder: Path) -> None:
+def _require_parent(card: dict[str, Any], parent: str | None, folder: Path) -> None:
     theirs = (card.get("parent") or {}).get("tensors_sha256")
     if parent is not None and theirs != parent:
         raise RunError(

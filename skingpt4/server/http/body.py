@@ -1,7 +1,19 @@
-"""A request's body: its size is known before it is read, it must arrive in time, and its JSON is bounded."""
+"""A request's body: its size is known before it is read, it must arrive in time, and its JSON is bounded.
+
+Large ones are parsed in processes of their own. The JSON parser and the base64 decoder hold Python's lock for as long
+as they run: a tenth of a second for 20 MB, in which the event loop, that needs the lock again after each call of the
+system, answers nobody.
+"""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from typing import Any
 
 import anyio
@@ -9,9 +21,13 @@ import orjson
 from starlette.requests import Request
 
 from skingpt4.server.http.failures import ApiError
+from skingpt4.server.http.messages import ConversationLimits
+from skingpt4.server.http.request import ChatRequest, read_request
 
 MAX_SECONDS = 30.0  # for a complete body
 STALL_SECONDS, STALL_BYTES = 5.0, 64 * 2**10  # in each such time so much must arrive, or the rest
+LARGE_BODY = 128 * 2**10  # bytes; a smaller one holds the lock for a millisecond
+NICENESS = 5  # of the processes: the event loop goes before them
 
 
 def declared_bytes(request: Request, limit: int) -> int:
@@ -78,3 +94,96 @@ def parse_json(body: bytes | bytearray, max_values: int) -> Any:
 
 def _too_large(limit: int) -> ApiError:
     return ApiError(f"the body is larger than {limit} bytes; send smaller pictures", None, 413, "too_large")
+
+
+class Parsers:
+    """Processes that parse, started when they are needed; any thread may use them."""
+
+    def __init__(self, limits: ConversationLimits) -> None:
+        self.limits = limits
+        self._idle: list[_Parser] = []
+
+    def read(self, body: bytes | bytearray) -> ChatRequest:
+        """The request that a body holds.
+
+        Raises:
+            ApiError: it holds none.
+        """
+        if len(body) <= LARGE_BODY:
+            return read(body, self.limits)
+        with self._parser() as parser:
+            result = parser.read(body)
+        if isinstance(result, ApiError):
+            raise result
+        return result
+
+    @contextmanager
+    def _parser(self) -> Iterator[_Parser]:
+        """One that nobody else uses; after a failure it is ended."""
+        try:
+            parser = self._idle.pop()
+        except IndexError:
+            parser = _Parser(self.limits)
+        try:
+            yield parser
+        except (EOFError, OSError):
+            parser.end()
+            raise ApiError("the body could not be parsed; try again", None, 503, "parser_ended") from None
+        except BaseException:
+            parser.end()
+            raise
+        self._idle.append(parser)
+
+
+class _Parser:
+    """One process, which ends when this one does: its pipe is then closed."""
+
+    def __init__(self, limits: ConversationLimits) -> None:
+        self._pipe, other = Pipe()
+        code = f"from {__name__} import parse_until_closed; parse_until_closed({other.fileno()})"
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        with other:  # a session of its own: Ctrl-C is meant for the server, which still answers
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code],
+                pass_fds=[other.fileno()],
+                env=environment,
+                start_new_session=True,
+            )
+        self._pipe.send(limits)
+
+    def read(self, body: bytes | bytearray) -> ChatRequest | ApiError:
+        """Let it parse a body."""
+        self._pipe.send_bytes(body)
+        result: ChatRequest | ApiError = self._pipe.recv()
+        return result
+
+    def end(self) -> None:
+        """Stop it at once."""
+        self._pipe.close()
+        self._process.kill()
+        self._process.wait()
+
+
+def read(body: bytes | bytearray, limits: ConversationLimits) -> ChatRequest:
+    """Parse and check a body here.
+
+    Raises:
+        ApiError: the first thing that is wrong.
+    """
+    return read_request(parse_json(body, limits.max_values), limits)
+
+
+def parse_until_closed(descriptor: int) -> None:
+    """What such a process does: a body comes, a request or what is wrong with it goes."""
+    os.nice(NICENESS)
+    with Connection(descriptor) as pipe:
+        try:
+            limits = pipe.recv()
+            while True:
+                try:
+                    result: ChatRequest | ApiError = read(pipe.recv_bytes(), limits)
+                except ApiError as refusal:
+                    result = refusal
+                pipe.send(result)
+        except (EOFError, OSError):
+            return  # the server ended

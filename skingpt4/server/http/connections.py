@@ -70,12 +70,20 @@ class _Parser(h11.Connection):
     """
 
     num_chunks = num_body_bytes = 0
+    is_chunked = False
+
+    @property
+    def is_in_plain_body(self) -> bool:
+        """Whether what comes is bytes of a body whose length is known: the head of a request is far."""
+        return self.their_state is h11.SEND_BODY and not self.is_chunked
 
     def next_event(self) -> Any:
         event = super().next_event()
         if isinstance(event, h11.Request):
             self.num_chunks = self.num_body_bytes = 0
-            if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
+            names = {name for name, _ in event.headers}
+            self.is_chunked = b"transfer-encoding" in names
+            if self.is_chunked and b"content-length" in names:
                 self._refuse("the body has two lengths")
         elif isinstance(event, h11.Data):
             self.num_chunks += event.chunk_start
@@ -141,9 +149,10 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse in pieces, so that a head is never larger than its limit, however it arrives."""
-        for start in range(0, len(data), MAX_HEAD_BYTES):
-            if not self.transport.is_closing() and self.conn.their_state is not h11.ERROR:
-                super().data_received(data[start : start + MAX_HEAD_BYTES])
+        while data and not self.transport.is_closing() and self.conn.their_state is not h11.ERROR:
+            size = len(data) if self.conn.is_in_plain_body else MAX_HEAD_BYTES
+            super().data_received(data[:size])
+            data = data[size:]
 
     def send_400_response(self, msg: str) -> None:
         """Refuse what is not HTTP; without words if an answer has begun.

@@ -25,11 +25,10 @@ from skingpt4.server.address import Address
 from skingpt4.server.decoding import LARGE
 from skingpt4.server.guard import Guard
 from skingpt4.server.http.admission import Hold, LineFull, Pool
-from skingpt4.server.http.body import declared_bytes, read_body
+from skingpt4.server.http.body import Parsers, declared_bytes, read_body
 from skingpt4.server.http.connections import MAX_CONNECTIONS
 from skingpt4.server.http.failures import ApiError, as_api_error
 from skingpt4.server.http.messages import ConversationLimits
-from skingpt4.server.http.parsing import Parsers
 from skingpt4.server.http.request import MODEL, ChatRequest
 from skingpt4.server.http.response import Reply, event
 from skingpt4.server.http.work import in_thread, while_connected

@@ -71,8 +71,7 @@ def _bytes(size: int | None) -> str:
 
 def catalogue_table(weights_dir: Path) -> str:
     """The catalogue by role, with what is present, as lines for people."""
-    width = max(map(len, catalogue().entries))
-    row = f"{{:{width}}} {{:33}} {{:>8}}  {{:13}} {{}}"
+    row = "{:34} {:33} {:>8}  {:13} {}"
     lines = [row.format("NAME", "LICENCE", "SIZE", "PRESENT", "SOURCE")]
     for role in ROLES:
         lines += ["", role.replace("_", " ")]
@@ -104,7 +103,8 @@ def _lines(item: Plan, weights_dir: Path) -> list[str]:
     if isinstance(source, UserFile):
         rows.append(("bring", source.bring))
     else:
-        rows.append(("size", _bytes(item.size) if item.exact else f"about {_bytes(item.size)}"))
+        about = "" if item.exact or item.size is None else "about "
+        rows.append(("size", f"{about}{_bytes(item.size)}"))
     rows.append(("to", target(entry, weights_dir) or "anywhere"))
     if item.state == "part":
         rows.append(("begun", "an earlier download is continued"))

@@ -150,7 +150,7 @@ def test_pdf_has_the_page_s_sections_and_warning(rated_run):
     assert len(pages) > 8
     assert all("Research software, not a medical device" in page for page in pages)
     for words in (
-        "What dermatologists say of the answers",
+        "What people say of the answers",
         "Gwet's AC2",
         "TRIPOD-LLM",
         "CLEAR Derm",

@@ -444,3 +444,28 @@ def test_the_page_at_another_address_of_this_machine(folder, host):
             assert client.get("/config", headers={"Origin": url}).status_code == 200
     finally:
         blocks.close(verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("proxies", "root"), [((), "https://skin.ward.example"), (("10.0.0.1",), "http://127.0.0.1")]
+)
+def test_the_page_believes_the_headers_of_its_proxies_alone(folder, proxies, root):
+    """Gradio and uvicorn believe such headers by themselves; here they see only what the guard leaves."""
+    address = Address(port=free_port(), names=("skin.ward.example",), root_path="/skin", proxies=proxies)
+    blocks = demo.launch(tools(), address)
+    try:
+        headers = {
+            "X-Forwarded-Proto": "https",
+            "X-Forwarded-Host": "skin.ward.example",
+            "X-Gradio-Server": "http://x",
+        }
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{address.port}", trust_env=False, headers=headers
+        ) as client:
+            page = client.get("/skin/")
+            assert page.status_code == 200
+            assert ("secure" in page.headers["set-cookie"].lower()) is (not proxies)
+            port = f":{address.port}" if proxies else ""
+            assert client.get("/skin/config").json()["root"] == f"{root}{port}/skin"
+    finally:
+        blocks.close(verbose=False)

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import httpx
@@ -201,6 +202,25 @@ def test_uploads_lose_their_metadata_and_leave_no_file(served):
     assert "Anna" not in shown, "nor is the file's name shown"
     assert "data:image" in shown
     assert files_in(folder) == []
+
+
+def test_the_terminal_shows_nothing_of_a_request_that_gradio_refuses(served, capfd):
+    """Its traceback would hold the value: a note, or characters that a terminal obeys."""
+    url, _ = served
+    page = Page(url)
+    page.begin()
+    for note in ("Anna Example \x1b[2J", {"Anna Example": 1}, ["Anna Example"]):
+        for body in page.every_input(note):
+            page.send(body)
+    deadline = time.monotonic() + 60
+    err = capfd.readouterr().err
+    while "Gradio refused" not in err and time.monotonic() < deadline:
+        time.sleep(0.1)
+        err += capfd.readouterr().err
+    out, later = capfd.readouterr()
+    assert "Gradio refused" in err + later, "it did refuse some"
+    assert "Anna" not in out + err + later
+    assert "Traceback" not in out + err + later
 
 
 def test_two_pages_never_see_each_other(served):

@@ -224,6 +224,7 @@ def test_scin_says_its_differential_in_words_and_by_class(tmp_path):
     assert records[3]["note"] == "Dermatologists' differential: Urticaria (50 %), Insect Bite (50 %)."
     assert records[3]["x_classes"] == {"urticaria_hives": 0.5, "infestations_and_bites": 0.5}
     assert all(0 < sum(r["x_classes"].values()) <= 1 for r in records)
+    assert [r["body_site"] for r in records[2:]] == ["arm", "arm, back of hand", "arm"]
 
 
 def test_ham10000_is_read_from_its_archives(tmp_path):

@@ -162,8 +162,8 @@ def test_german(monkeypatch):
     page = to_html(record)
     for words in (
         "Keine Diagnose", "Bild 1 (nah)", load("de")["quality.blurred.problem"], "Hauttyp nach Fitzpatrick",
-        "Unterschenkel", "Juckreiz, Zwicken", "vom Modell gelesen</th><td>ja", "Akne und Rosazea", "Vorführmodell",
-        load("de")["concepts.Plaque"], GERMAN["untrained_history"],
+        "Unterschenkel", "Juckreiz, Zwicken", "vom Modell gelesen</th><td>ja", "Akne und Rosazea",
+        "Demonstrationsmodell", load("de")["concepts.Plaque"], GERMAN["untrained_history"],
     ):  # fmt: skip
         assert words in page, words
     for words in ("lower leg", "Acne", "blurred", "True", "language model", ENGLISH["foot"]):

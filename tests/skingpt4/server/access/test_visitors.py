@@ -38,6 +38,7 @@ from eval.rating.desk import Desk, select  # noqa: E402
 from eval.rating.store import Store  # noqa: E402
 from skingpt4.server import gradio_app  # noqa: E402
 from tests.support.gradio_page import Page, client, open_page, png  # noqa: E402
+from tests.support.page_driver import CHROMIUM, browser  # noqa: E402
 from tests.support.page_stub import Stub, tools  # noqa: E402
 from tests.support.review_run import make_run  # noqa: E402
 
@@ -186,6 +187,43 @@ def test_an_answer_that_is_being_written_ends_when_its_user_is_disabled(users, l
         assert go_on.wait(60), "nothing more is computed"
         stream.__exit__(None, None, None)
         assert anna.get("/config").status_code == 401
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
+def test_logging_in_and_out_and_being_locked_out_in_chromium(users, log, monkeypatch):
+    with page_served(log, users=users.path) as url, browser() as chromium:
+        page = chromium.new_context(locale="en-GB").new_page()
+        page.set_default_timeout(60_000)
+
+        def type_in(user: str, password: str) -> None:
+            page.fill("input[name=username]", user)
+            page.fill("input[name=password]", password)
+            page.keyboard.press("Enter")
+
+        page.goto(f"{url}/")
+        type_in("anna", "wrong")
+        page.wait_for_selector(f"text={EN['server.wrong_login']}")
+        type_in("bert", PASSWORD)
+        page.wait_for_selector(f"text={EN['server.not_allowed']}")
+        type_in("anna", PASSWORD)
+        page.wait_for_selector("text=Logged in as anna")
+        page.check("#accept input")
+        page.click("#begin:not([disabled])")
+        page.wait_for_selector("#picture")
+        page.click(".user button")
+        page.wait_for_selector("input[name=password]")
+        monkeypatch.setattr(
+            logins, "NUM_FREE", -4
+        )  # 32 seconds after one failure: however slow this machine is
+        type_in("root", "wrong")
+        page.wait_for_selector(f"text={EN['server.wrong_login']}")
+        type_in("root", PASSWORD)
+        page.wait_for_selector("text=Too many failed attempts: wait")
+    assert [(line.event, line.facts["user"]) for line in read(log.path)][:5] == [
+        ("log_in_failed", "anna"), ("log_in_failed", "bert"), ("log_in", "anna"),
+        ("consultation_started", "anna"), ("log_out", "anna"),
+    ]  # fmt: skip
+    assert [line.event for line in read(log.path)][5:] == ["log_in_failed"]
 
 
 # ---- without Gradio

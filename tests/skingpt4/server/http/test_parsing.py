@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from skingpt4.server.http import parsing
+from skingpt4.server.http import body as parsing
+from skingpt4.server.http.body import LARGE_BODY, Parsers
 from skingpt4.server.http.failures import ApiError
 from skingpt4.server.http.messages import ConversationLimits
-from skingpt4.server.http.parsing import LARGE_BODY, Parsers
 from skingpt4.server.http.server import SWITCH_SECONDS, served
 from tests.support.hostile import BODIES, body_of, question
 

@@ -29,7 +29,7 @@ def test_picture_is_cleaned_and_its_file_deleted_at_once(tmp_path):
     (image,) = state.images
     assert (image.shown.picture.getexif(), image.shown.picture.size) == ({}, (30, 40))
     assert (image.shown.view, image.held, image.shown.quality["score"]) == ("close", False, 0.9)
-    assert "Picture 1 is added" in update.note
+    assert "Picture 1 has been added" in update.note
     shown = base64.b64decode(image.url.partition(",")[2])
     assert b"taken at home" not in shown
     assert b"Exif" not in shown
@@ -69,7 +69,7 @@ def test_several_views_and_no_more_than_fit(tmp_path):
     assert f"at most {MAX_IMAGES} pictures" in update.note
     list(page.ask(state, "What?", SETTINGS))
     assert len(state.session.images) == MAX_IMAGES
-    assert "stay part" in page.remove_image(state).note
+    assert "remain part" in page.remove_image(state).note
     assert len(state.images) == MAX_IMAGES
 
 
@@ -83,7 +83,7 @@ def test_last_picture_can_be_removed(tmp_path):
 
 
 def test_unreadable_picture_says_why_in_the_language_of_the_page(tmp_path):
-    for code, words in (("en", "cannot be read as a picture"), ("de", "kein lesbares Bild")):
+    for code, words in (("en", "not a picture that can be read"), ("de", "kein lesbares Bild")):
         page = Handlers(tools(), load(code))
         state = page.begin()
         (tmp_path / "notes.jpg").write_text("no picture")

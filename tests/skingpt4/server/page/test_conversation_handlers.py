@@ -133,7 +133,7 @@ def test_full_conversation_goes_on_from_a_summary(tmp_path):
     assert "no question yet" in page.condense(state).note
     list(page.ask(state, "What?", SETTINGS))
     update = page.condense(state)
-    assert ("Kept: it is red" in update.note, update.full) == (True, False)
+    assert ("summary: it is red" in update.note, update.full) == (True, False)
     assert len(state.messages()) == 2, "what was said stays to be read and saved"
 
 
@@ -215,7 +215,7 @@ def test_second_question_waits_for_the_first(tmp_path):
     running = page.ask(state, "First?", SETTINGS)
     next(running)
     (refused,) = page.ask(state, "Second?", SETTINGS)
-    assert "is being written" in refused.note
+    assert "still being written" in refused.note
     assert refused.busy, "stop stays within reach"
     assert len(list(running)[-1].messages) == 2
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -74,13 +75,13 @@ def test_page_says_where_pictures_go():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({}, ("step 2 (diagnoses), iteration 7", "rendered phantoms", "Demonstration default")),
+        ({}, ("step 2 (diagnoses), iteration 7", "rendered phantoms", "Demonstration model")),
         ({"demonstration": False}, ("runs/phantoms/step2/manifest.jsonl", "step 2")),
         (
             {"checkpoint": "no checkpoint", "step": None, "trained_on": [], "demonstration": False},
             ("Untrained",),
         ),
-        ({"step": None, "trained_on": [], "demonstration": False}, ("not known", "MiniGPT-4")),
+        ({"step": None, "trained_on": [], "demonstration": False}, ("unknown", "MiniGPT-4")),
     ],
 )
 def test_banner(changes, words):
@@ -115,8 +116,18 @@ def test_buttons_ask_the_published_questions(tmp_path):
 def test_case_begins_only_when_accepted():
     blocks = layout.build(tools())
     begin = click(blocks, "begin")
-    assert set(begin.fn(True)) == set(begin.outputs)
-    assert begin.fn(False) == gr.skip()
+    nobody, anna = (gr.Request(username=name) for name in (None, "anna"))
+    assert set(begin.fn(True, nobody)) == set(begin.outputs)
+    assert begin.fn(False, nobody) == gr.skip()
+    states = [begin.fn(True, request)[begin.outputs[0]] for request in (nobody, anna)]
+    assert [state.user for state in states] == [None, "anna"]
+
+
+def test_the_page_says_who_is_logged_in_where_somebody_is():
+    assert "logout" not in json.dumps(layout.build(tools()).get_config_file(), default=str)
+    shown = markup.user("<anna>", load("en"))
+    assert "Logged in as &lt;anna&gt;" in shown
+    assert 'action="./logout"' in shown
 
 
 def test_pictures_are_listed_with_their_faults_and_how_to_retake_them(tmp_path):
@@ -132,7 +143,7 @@ def test_pictures_are_listed_with_their_faults_and_how_to_retake_them(tmp_path):
         texts["quality.blurred.retake"],
     ):
         assert words in shown
-    assert "defect: new_kind" in shown, "a fault without words of its own is named"
+    assert "problem with the picture: new_kind" in shown, "a fault without words of its own is named"
     assert 'alt="Picture 1, far view"' in shown
     assert "use" not in markup.gallery(None, texts)
     assert "<details" not in shown

@@ -107,3 +107,12 @@ def test_problems_are_named_before_anything_is_computed(folder, tmp_path, capsys
     assert "shares records" in refused("--held-out", str(folder / "herpes.jsonl"))
     assert run(folder, tmp_path / "q.safetensors", "--cache", str(cache), "--dry-run") == 0
     assert not cache.exists()
+
+
+def test_an_out_that_cannot_be_written_is_found_out_before_anything_is_read(folder, tmp_path, capsys):
+    (tmp_path / "taken").write_text("a file")
+    for out in (tmp_path, tmp_path / "taken" / "qformer.safetensors"):
+        words = arguments(folder, out)
+        words[words.index("--held-out") + 1] = str(tmp_path / "missing.jsonl")
+        assert pretrain_qformer.main(words) == 1
+        assert f"--out {out}: cannot be written" in capsys.readouterr().err
