@@ -44,7 +44,7 @@ def acquire(descriptor: int, wait: bool = False, of_process: bool = False) -> No
         os.lseek(descriptor, _PLACE, os.SEEK_SET)
         while True:
             try:
-                msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined]
+                msvcrt.locking(descriptor, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)
                 return
             except OSError as error:  # LK_LOCK gives up after ten seconds
                 if not wait or error.errno not in HELD:

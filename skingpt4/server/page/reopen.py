@@ -7,7 +7,6 @@ belong to the answers before it.
 from __future__ import annotations
 
 from dataclasses import fields
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
@@ -81,17 +80,18 @@ class OpenButton:
     def connect(self, page: Layout) -> None:
         """Let it replace the page's case."""
         changed = [page.state, page.save_note, *page.updated]
-        self.button.upload(
-            partial(self._open, page), [page.state, self.button], changed, preprocess=False,
-            show_progress="hidden", api_visibility="private",
-        )  # fmt: skip
 
-    def _open(
-        self, page: Layout, state: PageState | None, upload: dict[str, Any] | None, request: gr.Request
-    ) -> dict[Any, Any]:
-        own = uploads.vouched(upload, request)
-        fresh, said, update = self.open(page.tools, state, upload if own else None)
-        return {page.state: fresh, page.save_note: said, **page.changes(fresh, update)}
+        def replace(
+            state: PageState | None, upload: dict[str, Any] | None, request: gr.Request
+        ) -> dict[Any, Any]:
+            own = uploads.vouched(upload, request)
+            fresh, said, update = self.open(page.tools, state, upload if own else None)
+            return {page.state: fresh, page.save_note: said, **page.changes(fresh, update)}
+
+        self.button.upload(
+            replace, [page.state, self.button], changed, preprocess=False, show_progress="hidden",
+            api_visibility="private",
+        )  # fmt: skip
 
     def open(
         self, tools: Tools, state: PageState | None, upload: dict[str, Any] | None
