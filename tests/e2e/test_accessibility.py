@@ -58,7 +58,7 @@ def ranked(session, language) -> Scored:
     )
     flag = load(language)["advice.classes.malignant_lesions.flag"]
     return Scored(
-        tuple(Likely(name, p) for name, p in zip(names, (0.41, 0.3, 0.12, 0.08, 0.09), strict=True)),
+        tuple(Likely(name, p) for name, p in zip(names, (0.41, 0.3, 0.12, 0.08, 0.05, 0.04), strict=True)),
         red_flags=(flag,), next_steps=(load(language)["advice.not_confident"], load(language)["advice.always"]),
         calibration="validation.jsonl, n = 300",
         diseases=(Concept("basal cell carcinoma", 0.35), Concept("melanocytic nevus", 0.25)),
