@@ -100,6 +100,8 @@ class _Parser(h11.Connection):
 class Connection(H11Protocol):
     """One client's connection."""
 
+    conn: _Parser
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.conn = _Parser(h11.SERVER, MAX_HEAD_BYTES)
