@@ -1,4 +1,4 @@
-# Two images: docker build --target cpu -t skingpt4:cpu .   and   docker build --target cuda -t skingpt4:cuda .
+# Two images: docker build --target cpu --build-arg TORCH_INDEX=URL -t skingpt4:cpu .   and   docker build --target cuda -t skingpt4:cuda .
 # Neither holds weights or models: mount them (compose.yaml). docs/deploy.md says what of this was run and what was not.
 # Put the digest of the base that you have checked behind its name: python:3.11-slim-bookworm@sha256:...
 ARG BASE=python:3.11-slim-bookworm
@@ -11,10 +11,11 @@ ENV PATH=/opt/skingpt4/venv/bin:$PATH
 WORKDIR /opt/skingpt4/app
 COPY requirements.lock requirements-lavis.txt ./
 
-# Without CUDA: PyTorch's own index has that build of the locked version, for which the lock has no hashes.
+# Without CUDA, from an index of CPU wheels (PyTorch's installation page names one), for which the lock has no hashes.
 FROM build AS build-cpu
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN awk '/^[a-z]/ {skip = /^(torch|torchvision|triton)==|^(nvidia|cuda)-/} !skip' requirements.lock > others.txt \
+ARG TORCH_INDEX
+RUN : "${TORCH_INDEX:?name an index of CPU wheels: --build-arg TORCH_INDEX=URL}" \
+ && awk '/^[a-z]/ {skip = /^(torch|torchvision|triton)==|^(nvidia|cuda)-/} !skip' requirements.lock > others.txt \
  && sed -n 's/^\(torch\|torchvision\)==\([0-9.]*\).*/\1==\2/p' requirements.lock > torch.txt \
  && pip install --index-url "$TORCH_INDEX" -r torch.txt \
  && pip install --only-binary :all: --require-hashes --no-deps -r others.txt \

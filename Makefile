@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^\(torch\|torchvision\)==\([0-9.]*\).*/\1==\2/p' requ
 WORKERS ?= 2
 .DEFAULT_GOAL := help
 
-.PHONY: help setup weights quickstart ablation seven-arms demo test test-core soak lint format package-check gpu-wheels sbom audit clean lavis-reference parity-full
+.PHONY: licences help setup weights quickstart ablation seven-arms demo test test-core soak lint format package-check gpu-wheels sbom audit clean lavis-reference parity-full
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
@@ -58,6 +58,9 @@ test: weights lint ## lint and the complete test suite; WORKERS=1 runs one test 
 
 test-core: setup ## the network, its prompts and the training step, in under a minute
 	$(PY) -m pytest -m core
+
+licences: setup ## list the licence of every locked package in runs/licences.csv
+	$(PY) deploy/licences.py
 
 soak: weights ## kills, hostile clients and random inputs, for an hour or more; figures go to runs/soak
 	$(PY) -m pytest -m soak -s

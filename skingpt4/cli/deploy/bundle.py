@@ -20,7 +20,7 @@ from skingpt4.support.errors import reported
 EXAMPLES = """examples:
   skingpt4 bundle --out /media/usb/skingpt4 --dry-run
   skingpt4 bundle --out /media/usb/skingpt4 --checkpoint runs/quickstart/step2
-  skingpt4 bundle --out /media/usb/skingpt4 --python 3.12 --torch-index https://download.pytorch.org/whl/cpu
+  skingpt4 bundle --out /media/usb/skingpt4 --python 3.12 --torch-index URL
 
 docs/deploy.md has the steps on the other machine."""
 

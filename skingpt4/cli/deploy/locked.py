@@ -31,7 +31,7 @@ GPU_ALONE = re.compile(r"(?:nvidia|cuda)-.*|triton")
 TORCH = ("torch", "torchvision")
 MACHINES = ("x86_64", "aarch64")
 NEWEST_GLIBC = 28  # 2.28: Debian 10, Ubuntu 18.10, RHEL 8, and newer
-PYPI = "https://pypi.org/simple"
+DEFAULT_INDEX = "from pip._internal.models.index import PyPI; print(PyPI.simple_url)"  # of this pip
 JSON = "application/vnd.pypi.simple.v1+json"
 TIMEOUT_SECONDS = 30
 
@@ -178,9 +178,11 @@ def index_url() -> str:
     """The package index that pip uses here."""
     if os.environ.get("PIP_INDEX_URL"):
         return os.environ["PIP_INDEX_URL"].rstrip("/")
-    command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
-    done = subprocess.run(command, capture_output=True, text=True)
-    return done.stdout.strip().rstrip("/") or PYPI
+    for arguments in (["-m", "pip", "config", "get", "global.index-url"], ["-c", DEFAULT_INDEX]):
+        url = subprocess.run([sys.executable, *arguments], capture_output=True, text=True).stdout.strip()
+        if url:
+            break
+    return url.rstrip("/")
 
 
 def wheel_bytes(package: Locked, target: Target, client: httpx.Client, index: str) -> int | None:
