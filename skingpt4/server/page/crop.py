@@ -6,7 +6,7 @@ which is all that the page holds of a picture.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
@@ -15,10 +15,8 @@ from skingpt4.chat.texts import Texts
 from skingpt4.server.cover import covered
 from skingpt4.server.gradio_app import escape, note
 from skingpt4.server.page.failures import PageError, failure
+from skingpt4.server.page.part import Page
 from skingpt4.server.page.state import MAX_IMAGES, CaseImage, PageState, Update
-
-if TYPE_CHECKING:
-    from skingpt4.server.page.layout import Layout
 
 ALONE, BOTH = "alone", "both"
 MIN_SIDE = 64  # pixels of a part: fewer show the encoder nothing but blur
@@ -123,7 +121,7 @@ class CropForm:
             self.which = gr.Radio(choices, value=ALONE, label=texts["part.which"], elem_id="part-which")
             self.add = gr.Button(texts["part.add"], size="sm", elem_id="part-add")
 
-    def connect(self, page: Layout) -> None:
+    def connect(self, page: Page) -> None:
         """Let the sliders move the frame and the button change the page's case."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 

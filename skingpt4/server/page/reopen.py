@@ -7,7 +7,7 @@ belong to the answers before it.
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
@@ -18,11 +18,9 @@ from skingpt4.chat.texts import Texts
 from skingpt4.server import uploads
 from skingpt4.server.gradio_app import note
 from skingpt4.server.page.failures import PageError, failure
+from skingpt4.server.page.part import Page
 from skingpt4.server.page.state import MAX_IMAGES, CaseImage, PageState, Update
 from skingpt4.server.page.tools import Tools
-
-if TYPE_CHECKING:
-    from skingpt4.server.page.layout import Layout
 
 MAX_BYTES = 32 * 2**20  # six pictures of MAX_SIDE take 4
 
@@ -77,7 +75,7 @@ class OpenButton:
             texts["export.open"], file_types=[".json"], size="sm", min_width=150, elem_id="open"
         )
 
-    def connect(self, page: Layout) -> None:
+    def connect(self, page: Page) -> None:
         """Let it replace the page's case."""
         changed = [page.state, page.save_note, *page.updated]
 
