@@ -162,7 +162,7 @@ def _guarded_server(
         sessions=sessions,
         uploads=Uploads(get_upload_folder(), address.max_upload_mb * 2**20),
         takes_uploads=takes_uploads,
-        visitors=access and Visitors(access, texts, cookie, pages, sessions.end_all_of),
+        visitors=Visitors(access, texts, cookie, pages, sessions.end_all_of) if access else None,
         functions=frozenset(blocks.fns),
         num_pending=lambda session: len(blocks._queue.pending_event_ids_session.get(session, ())),
     )
@@ -215,7 +215,7 @@ def until_ended(launched: Callable[[], gr.Blocks], address: Address) -> None:
     with private_folder(max_total_bytes(address.max_upload_mb * 2**20)) as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         blocks = launched()
-        url = f"{blocks.local_url.rstrip('/')}{address.root_path}/"
+        url = f"{str(blocks.local_url).rstrip('/')}{address.root_path}/"
         print(f"open {url} in a browser; Ctrl-C ends", flush=True)
         if blocks.share_url:
             print(f"public link: {blocks.share_url}", flush=True)

@@ -15,14 +15,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config
 from skingpt4.model.language import LanguageModel
 from skingpt4.model.prompts import IGNORED
 from skingpt4.training.processes import ignore_interrupt
-from skingpt4.training.samples import TrainingSamples
 
 GROUP_TOKENS = 384  # the activations of one group are in memory at a time
 
@@ -133,7 +132,7 @@ def batch_indices(
 
 def batches(
     config: Config,
-    samples: TrainingSamples,
+    samples: Dataset[Any],
     collate: Collate,
     accelerator: Accelerator,
     start: int,

@@ -28,6 +28,7 @@ from skingpt4.training import compiled
 from skingpt4.training.batches import Collate, batches, make_collate, num_supervised
 from skingpt4.training.optim.optimizer import make_optimizer
 from skingpt4.training.optim.schedule import learning_rate
+from skingpt4.training.preferences.pairs import PreferenceSamples
 from skingpt4.training.prepare import Prepared, describe_parts, prepare, require_paths
 from skingpt4.training.processes import RunError, Stopped, StopSignal, Team, make_accelerator
 from skingpt4.training.resuming import run_folder
@@ -75,9 +76,8 @@ def _train(trainer: Trainer, is_last: bool) -> Path:
     config = trainer.config
     try:
         if trainer.iteration >= trainer.num_iterations:
-            trainer.print(
-                f"{config.output_dir}: complete, {trainer.num_iterations} iterations; nothing to do"
-            )
+            done = f"{trainer.num_iterations} iterations"
+            trainer.print(f"{config.output_dir}: complete, {done}; nothing to do")
             return checkpoint.find(config.output_dir)
         with trainer.started():
             for micro_batches in trainer.batches():
@@ -155,7 +155,11 @@ def _on(device: torch.device, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def held_out_loss(
-    model: SkinGPT4, samples: HeldOutSamples, batch_size: int, accelerator: Accelerator, collate: Collate
+    model: SkinGPT4,
+    samples: HeldOutSamples | PreferenceSamples,
+    batch_size: int,
+    accelerator: Accelerator,
+    collate: Collate,
 ) -> float:
     """Mean loss (nats a token) over held-out samples, which the processes share."""
     model.eval()

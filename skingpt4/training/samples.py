@@ -293,7 +293,7 @@ class TrainingSamples(Dataset):
         shared = np.random.default_rng((self.seed, 3, index // self.per_question))
         question = self.encoder.draw_question(record, rng if self.per_question == 1 else shared)
         encoded = self.encoder(record, question)
-        sample = {"encoded": encoded, **self.images(row, rng)}
+        sample: dict[str, Any] = {"encoded": encoded, **self.images(row, rng)}
         if self.encoder.disease_weight != 1:
             sample["weights"] = self.encoder.weights(record, question, encoded)
         if self.class_weights:

@@ -151,6 +151,7 @@ def needed(lock: dict[str, Locked], required: Sequence[Requirement], target: Tar
         LockError: the lock lacks a package.
     """
     names: set[str] = set()
+    waiting: list[tuple[Requirement, str, tuple[str, ...]]]
     waiting = [(requirement, "this software", ("",)) for requirement in required]
     while waiting:
         requirement, parent, extras = waiting.pop()
