@@ -90,13 +90,12 @@ def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
             raise FileNotFoundError(f"{archive}: has no member {member}")
         if limit is not None and place.size > limit:
             raise TooLarge(f"{path}: {place.size} bytes is more than {limit}")
+        if place.offset + (place.size if place.packed is None else place.packed) > status.st_size:
+            raise StoreError(f"{archive}: ends in the middle of {member}")
         if place.packed is not None:
             return _unpacked(file, place, place.packed, f"{archive}: {member}")
         file.seek(place.offset)
-        data = file.read(place.size) if member else file.read()
-    if member and len(data) < place.size:
-        raise StoreError(f"{archive}: ends in the middle of {member}")
-    return data
+        return file.read(place.size) if member else file.read()
 
 
 def _unpacked(file: IO[bytes], place: _Member, packed: int, name: str) -> bytes:
@@ -117,7 +116,7 @@ def _unpacked(file: IO[bytes], place: _Member, packed: int, name: str) -> bytes:
     try:
         if method == zipfile.ZIP_DEFLATED:
             data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, place.size)
-    except zlib.error:
+    except (zlib.error, OverflowError):  # also where the archive names more bytes than there can be
         data = b""
     if len(data) != place.size or zlib.crc32(data) != place.crc:
         raise StoreError(f"{name}: is damaged; copy the archive again")
@@ -171,9 +170,12 @@ def _index(archive: str, size: int, modified: int) -> _Index:
     index_path = Path(folder, f".{name}.{size}-{modified}.npy")
     try:
         table = np.load(index_path, allow_pickle=False)
+        if table.dtype != np.uint64 or table.ndim != 2 or len(table) not in (3, 5):
+            raise ValueError("not what this function writes")
         return _Index(table[0], table[1:])
-    except (OSError, ValueError, TypeError, IndexError, EOFError):
-        table = _read_headers(archive, size)
+    except (OSError, ValueError, TypeError, EOFError, MemoryError):
+        with _readable(archive):
+            table = _read_headers(archive, size)
     if table.shape[1] >= MIN_CACHED:
         part = index_path.with_name(f"{index_path.name}.{os.getpid()}.part")
         try:  # a folder that cannot be written costs the time, not the run
@@ -218,7 +220,14 @@ def _readable(archive: str) -> Iterator[None]:
     """Errors of the libraries as one of ours, which names the archive."""
     try:
         yield
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, ValueError, NotImplementedError) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        EOFError,
+        ValueError,
+        OverflowError,
+        NotImplementedError,
+    ) as error:
         kind = archive.rpartition(".")[2]
         raise StoreError(f"{archive}: is not a {kind} archive that can be read in place ({error})") from None
 

@@ -2,6 +2,7 @@
 
 import io
 import multiprocessing
+import struct
 import tarfile
 import zipfile
 
@@ -210,3 +211,29 @@ def test_zip_files_that_cannot_be_read_in_place(tmp_path):
     path.write_bytes(data)
     with pytest.raises(StoreError, match=r"c\.zip: x: is encrypted"):
         read_bytes(path / "x")
+
+
+def test_a_zip_file_that_names_more_bytes_than_there_can_be(tmp_path):
+    path = write_zip(tmp_path / "a.zip", [("x", b""), ("y", b"y" * 100)])
+    content = path.read_bytes()
+    entry = content.rindex(
+        b"PK\1\2"
+    )  # APPNOTE, 4.3.12: packed size at 20, size at 24, place at 42, name at 46
+    end = content.index(b"PK\5\6")  # 4.3.16: bytes of all entries at 12
+    for sizes in ((2**63 + 5, 20, 0), (100, 2**63 + 5, 0), (100, 20, 2**63 + 5)):
+        extra = struct.pack("<HHQQQ", 1, 24, *sizes)  # 4.5.3
+        data = bytearray(content)
+        struct.pack_into("<L", data, end + 12, struct.unpack_from("<L", data, end + 12)[0] + len(extra))
+        struct.pack_into("<LLHH", data, entry + 20, 2**32 - 1, 2**32 - 1, 1, len(extra))
+        struct.pack_into("<L", data, entry + 42, 2**32 - 1)
+        data[entry + 47 : entry + 47] = extra
+        path.write_bytes(data)
+        with pytest.raises(StoreError, match=r"a\.zip"):
+            read_bytes(path / "y")
+
+
+@pytest.mark.parametrize("table", [np.zeros(3, np.uint64), np.zeros((5, 1)), np.zeros((9, 1), np.uint64)])
+def test_an_index_that_is_none_is_made_again(packed, table):
+    status = packed.stat()
+    np.save(packed.with_name(f".pictures.zip.{status.st_size}-{status.st_mtime_ns}.npy"), table)
+    assert read_bytes(packed / "images/7.bin") == bytes([7]) * 7
