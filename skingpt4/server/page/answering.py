@@ -32,21 +32,22 @@ class AnswerWriter:
         A failed question leaves the conversation as it was and goes into the text box.
 
         Args:
-            state: of the page.
+            state: of the page, whose `begin_answer` was true.
             question: not empty.
             generation: how the answer is drawn.
             typed: the question comes from the text box, which is emptied.
             replace: the answer takes the place of the last turn.
         """
         session, record = state.session, state.record
-        replaced = (session.undo(), record.turns.pop()) if replace else None
-        turn = Exchange(question, "", generation=asdict(generation), prompt=self._prompt(state, question))
-        state.answering, state.stopped, state.editing = True, False, False
+        turn, replaced = Exchange(question, "", generation=asdict(generation)), None
+        state.stopped = state.editing = False
         writing = note(self.texts["chat.writing" if generation.num_beams == 1 else "chat.writing_beams"])
-        record.turns.append(turn)
-        yield Update(writing, state.messages(), busy=True, question="" if typed else None)
         started = time.monotonic()
         try:
+            replaced = (session.undo(), record.turns.pop()) if replace else None
+            turn.prompt = self._prompt(state, question)
+            record.turns.append(turn)
+            yield Update(writing, state.messages(), busy=True, question="" if typed else None)
             state.log("asked", question=question)
             _show_images(state)
             for piece in session.stream(turn.prompt or question, generation):

@@ -234,7 +234,7 @@ class Handlers:
     def _ready(
         self, state: PageState | None, question: str, settings: Settings
     ) -> tuple[PageState, Generation]:
-        """The state and the generation settings of a question that can be asked now.
+        """The state and the generation settings of a question that can be asked now; the answer has begun then.
 
         Raises:
             PageError, ChatError: why it cannot be asked.
@@ -257,6 +257,8 @@ class Handlers:
         integers = {name: int(float(values[name])) for name in ("num_beams", "max_new_tokens", "seed")}
         generation = Generation(temperature=float(values["temperature"]), **integers)
         generation.options()
+        if not state.begin_answer():
+            raise PageError(self.texts["errors.busy"])
         return state, generation
 
     def edit(self, state: PageState | None) -> Update:

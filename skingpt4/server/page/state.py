@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,11 +57,18 @@ class PageState:
     heatmaps: list[str] = field(default_factory=list)  # as data: addresses
     ended: bool = False
     is_opened: bool = False  # a saved consultation, to be read and exported
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False, compare=False)
 
     @property
     def held_image(self) -> CaseImage | None:
         """The image that waits for a decision."""
         return next((image for image in self.images if image.held), None)
+
+    def begin_answer(self) -> bool:
+        """Set `answering`; False if it was set: of several questions at once, only one is answered."""
+        with self._lock:
+            was_answering, self.answering = self.answering, True
+        return not was_answering
 
     def log(self, event: str, **facts: Any) -> None:
         """Write what the user did with this case into the audit log, if there is one."""

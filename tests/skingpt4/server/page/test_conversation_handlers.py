@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from itertools import islice
 from types import SimpleNamespace
 
 import pytest
 
 from skingpt4.chat.session import ContextFull
 from skingpt4.chat.texts import load
-from skingpt4.generation.sampling import ChatError
+from skingpt4.generation.sampling import ChatError, Generation
 from skingpt4.server.audit import AuditLog, read
 from skingpt4.server.page import tools as page_tools
 from skingpt4.server.page.handlers import Handlers
@@ -298,3 +301,42 @@ def test_the_audit_log_has_no_text_unless_it_is_asked_for(tmp_path, free_text):
     else:
         assert line["question"] == "12 characters, left out"
         assert "red" not in line["answer"]
+
+
+class Held(Stub):
+    """Writes its answer when it is allowed to."""
+
+    def __init__(self):
+        super().__init__()
+        self.may_write = threading.Event()
+
+    def stream(self, question, generation):
+        self.may_write.wait(10)
+        yield from super().stream(question, generation)
+
+
+def test_of_several_questions_at_once_one_is_answered(tmp_path, monkeypatch):
+    """A double click, or several events of one page."""
+    stub, barrier, options = Held(), threading.Barrier(4), Generation.options
+    page, state = case(stub, tmp_path)
+
+    def at_once(self):  # the last check before an answer begins
+        barrier.wait(10)
+        return options(self)
+
+    monkeypatch.setattr(Generation, "options", at_once)
+    with ThreadPoolExecutor(4) as pool:
+        asked = [pool.submit(lambda: list(page.ask(state, "Why?", SETTINGS))[-1]) for _ in range(4)]
+        refused = list(islice(as_completed(asked, timeout=20), 3))
+        stub.may_write.set()
+    assert all("being written" in each.result().note for each in refused)
+    assert len(state.record.turns) == len(stub.turns) == 1
+    assert not state.answering
+
+
+def test_a_page_that_closes_before_the_first_word_can_ask_again(tmp_path):
+    page, state = case(Stub(), tmp_path)
+    answer = page.ask(state, "Why?", SETTINGS)
+    next(answer)
+    answer.close()
+    assert not state.answering
