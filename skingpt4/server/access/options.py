@@ -11,6 +11,7 @@ from typing import Any
 
 from skingpt4.server.access.logins import Access
 from skingpt4.server.address import networks
+from skingpt4.server.guard import FORWARDING
 from skingpt4.support.errors import UserError
 
 HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
@@ -57,6 +58,11 @@ def access_of(
     if args.auth_header is not None:
         if not HEADER.fullmatch(args.auth_header):
             raise UserError(f"--auth-header {args.auth_header!r}: is not the name of a header")
+        if FORWARDING.fullmatch(args.auth_header.lower().encode()):
+            raise UserError(
+                f"--auth-header {args.auth_header}: headers of this name are taken off every request, since anybody "
+                "may write them; let the proxy use another one, such as X-Remote-User"
+            )
         if not args.trusted_proxy:
             raise UserError("--auth-header believes a proxy: name its address with --trusted-proxy")
         options |= {"header": args.auth_header.lower(), "proxies": networks(tuple(args.trusted_proxy))}

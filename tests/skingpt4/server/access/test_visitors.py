@@ -356,6 +356,7 @@ def test_only_the_proxy_may_name_the_user(visit, log):
     [
         ({"auth_header": "X-Remote-User"}, "--trusted-proxy"),
         ({"auth_header": "X Remote"}, "not the name of a header"),
+        ({"auth_header": "X-Forwarded-User", "trusted_proxy": ["10.0.0.1"]}, "taken off every request"),
         ({"users": "/nowhere/users.json"}, "there is no such users file"),
     ],
 )
