@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +74,14 @@ class AlarmReading:
     probability: float
     threshold: float
     measured: Alarm | None = None
+
+    @classmethod
+    def from_dict(cls, row: Mapping[str, Any]) -> AlarmReading:
+        """The inverse of `to_dict`."""
+        measured = row["measured"]
+        if measured is not None:
+            measured = Alarm(**{field.name: measured[field.name] for field in fields(Alarm)})
+        return cls(row["kind"], row["probability"], row["threshold"], measured)
 
     @property
     def raised(self) -> bool:

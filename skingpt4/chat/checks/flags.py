@@ -23,6 +23,8 @@ _NEGATION = re.compile(
     r"(?:\bnot|n't|\bnever|\bno longer|\bhardly|\bnicht|\bkein\w*|\bkaum)\W+(?:\w+\W+)?$", re.I
 )
 
+MAX_BEFORE = 200  # characters before a match in which such words are looked for
+
 
 @dataclass(frozen=True)
 class Flag:
@@ -47,9 +49,14 @@ def flags(answer: str) -> tuple[Flag, ...]:
         (match.start(), Flag(kind, match.group().strip()))
         for kind, pattern in _patterns().items()
         for match in pattern.finditer(answer)
-        if kind != "reassurance" or not _NEGATION.search(answer[: match.start()])
+        if kind != "reassurance" or not _is_negated(answer, match.start())
     ]
     return tuple(dict.fromkeys(flag for _, flag in sorted(matches, key=lambda match: match[0])))
+
+
+def _is_negated(answer: str, start: int) -> bool:
+    """Whether the words right before a match turn its meaning round; only some are read, since there may be many."""
+    return _NEGATION.search(answer, max(0, start - MAX_BEFORE), start) is not None
 
 
 def to_rows(answer: str) -> list[dict[str, str]]:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import io
 import json
+import re
 import secrets
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -29,6 +30,11 @@ from skingpt4.support.parse import parse_json
 
 FORMAT = "skingpt4.consultation/1"
 MAX_SIDE = 1200  # pixels of an image's longer side inside an export
+# Of a record that is read, which anybody may have written: what it stands for in memory is bounded before it is made.
+MAX_PICTURES = 24
+MAX_VALUES = 20_000  # of JSON, with the commas in its texts
+MAX_WORDS = 250_000  # characters beside the pictures
+_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # it becomes a part of a file's name
 
 
 class ConsultationError(UserError):
@@ -186,6 +192,8 @@ def from_json(text: str, where: str = "the consultation") -> Consultation:
     Raises:
         ConsultationError: it is not such a record.
     """
+    if sum(map(text.count, ",[{")) > MAX_VALUES:
+        raise ConsultationError(f"{where}: holds more than {MAX_VALUES} values")
     try:
         row = dict(parse_json(text))
     except (TypeError, ValueError):
@@ -193,6 +201,7 @@ def from_json(text: str, where: str = "the consultation") -> Consultation:
     if row.get("format") != FORMAT:
         raise ConsultationError(f"{where}: is not a consultation as JSON in the format {FORMAT!r}")
     try:
+        _check(row, len(text))
         return Consultation(
             row["model"], row["id"], row["created"], row["software"], row["language"],
             [_picture_from_json(item) for item in row["pictures"]],
@@ -203,6 +212,24 @@ def from_json(text: str, where: str = "the consultation") -> Consultation:
         raise ConsultationError(
             f"{where}: is damaged or was changed ({type(error).__name__}: {error})"
         ) from None
+
+
+def _check(row: dict[str, Any], num_characters: int) -> None:
+    """What every reader relies on.
+
+    Raises:
+        KeyError, TypeError, ValueError: says what is wrong.
+    """
+    for name in ("id", "created", "software", "language", "disclaimer"):
+        if not isinstance(row[name], str):
+            raise TypeError(f"{name} is not a text")
+    if not _ID.fullmatch(row["id"]):
+        raise ValueError("id is none of this software's")
+    if len(row["pictures"]) > MAX_PICTURES:
+        raise ValueError(f"more than {MAX_PICTURES} pictures")
+    urls = [dict(item).get("picture") for item in row["pictures"]]
+    if num_characters - sum(len(url) for url in urls if isinstance(url, str)) > MAX_WORDS:
+        raise ValueError(f"more than {MAX_WORDS} characters beside the pictures")
 
 
 def _exchange_from_json(item: dict[str, Any]) -> Exchange:

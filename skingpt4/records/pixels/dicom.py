@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 MAX_PIXELS = 40_000_000  # of a frame; converting its colours takes 20 bytes a pixel
 MAX_HEADER = 4 * 2**20  # bytes before the pixels
 MAX_INFLATED = 256 * 2**20  # bytes of a deflated file
+MAX_ELEMENTS = 10_000  # heads of elements and items that are read; a photograph has some hundreds
 _PREAMBLE, _MAGIC = 128, b"DICM"
 PREFIX = _PREAMBLE + len(_MAGIC)  # bytes by which a file is known
 _PIXELS = 0x7FE00010
@@ -51,7 +52,7 @@ _TAGS = [
     0x00280100, 0x00280101, 0x00280102, 0x00280103,  # bits
     0x00280301,  # burnt-in annotation
     0x00281050, 0x00281051, 0x00281052, 0x00281053, 0x00281056, 0x00283000, 0x00283010,  # windows, rescale, tables
-    0x00281101, 0x00281102, 0x00281103, 0x00281201, 0x00281202, 0x00281203, 0x00281221, 0x00281222, 0x00281223,
+    0x00281101, 0x00281102, 0x00281103, 0x00281201, 0x00281202, 0x00281203,  # palettes
     0x7FE00001, 0x7FE00002, _PIXELS,
 ]  # fmt: skip
 
@@ -89,13 +90,13 @@ def facts(data: bytes) -> Facts:
         DicomError: not a photograph, damaged, too large, or compressed in a way that cannot be decoded here.
     """
     with _reported():
-        return _facts(_File.of(data).elements(with_pixels=False))
+        return _facts(_File.of(data, with_pixels=False).elements(with_pixels=False))
 
 
 def first_frame(data: bytes) -> Image.Image:
     """The first frame as 8-bit RGB; raises as `facts`."""
     with _reported():
-        file = _File.of(data)
+        file = _File.of(data, with_pixels=True)
         size = _facts(file.elements(with_pixels=False))
         elements = file.elements(with_pixels=True)
         if _PIXELS not in elements or not elements.PixelData:
@@ -141,10 +142,11 @@ class _File:
     body: bytes
 
     @classmethod
-    def of(cls, data: bytes) -> _File:
+    def of(cls, data: bytes, with_pixels: bool) -> _File:
+        """Read the file's own header; what is deflated is inflated only as far as it is needed."""
         from pydicom.filereader import read_dataset
 
-        stream = io.BytesIO(data[: PREFIX + MAX_HEADER])
+        stream = _Elements(data[: PREFIX + MAX_HEADER])
         stream.seek(PREFIX)
         meta = read_dataset(stream, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
         if "FileMetaInformationGroupLength" in meta:  # itself takes 12 bytes
@@ -156,7 +158,7 @@ class _File:
         syntax = str(meta.TransferSyntaxUID)
         _require_class(str(meta.get("MediaStorageSOPClassUID", "")))
         if syntax == _DEFLATED:
-            return cls(_NATIVE[1], _inflated(data[end:]))
+            return cls(_NATIVE[1], _inflated(data[end:], with_pixels))
         _require_decoder(syntax)
         return cls(syntax, data[end:])
 
@@ -165,19 +167,37 @@ class _File:
         from pydicom.filereader import read_dataset
         from pydicom.uid import UID
 
+        has_pixels = False
+
         def is_after(tag: int, vr: str | None, length: int) -> bool:
-            return tag > _PIXELS if with_pixels else tag >= _PIXELS
+            nonlocal has_pixels
+            is_behind, has_pixels = has_pixels, tag == _PIXELS  # whatever its tag: padding has low ones
+            return is_behind or tag > _PIXELS or (tag == _PIXELS and not with_pixels)
 
         uid = UID(self.syntax)
         data = self.body if with_pixels else self.body[:MAX_HEADER]
         implicit, little = uid.is_implicit_VR, uid.is_little_endian
-        return read_dataset(io.BytesIO(data), implicit, little, stop_when=is_after, specific_tags=list(_TAGS))
+        return read_dataset(_Elements(data), implicit, little, stop_when=is_after, specific_tags=list(_TAGS))
 
 
-def _inflated(data: bytes) -> bytes:
+class _Elements(io.BytesIO):
+    """A file of at most MAX_ELEMENTS elements and items: pydicom also reads through those that are not asked for."""
+
+    num_read = 0
+
+    def read(self, size: int | None = -1) -> bytes:
+        """As of every file; raises DicomError where there are too many heads of elements."""
+        if size in (4, 8):  # of a tag, or of a tag and a length
+            self.num_read += 1
+            if self.num_read > MAX_ELEMENTS:
+                raise DicomError(f"has more than {MAX_ELEMENTS} elements before its pixels")
+        return super().read(size)
+
+
+def _inflated(data: bytes, with_pixels: bool) -> bytes:
     inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-    body = inflate.decompress(data, MAX_INFLATED)
-    if inflate.unconsumed_tail:
+    body = inflate.decompress(data, MAX_INFLATED if with_pixels else MAX_HEADER)
+    if with_pixels and inflate.unconsumed_tail:
         raise DicomError(f"has more than {MAX_INFLATED} bytes when it is inflated", "too_large")
     return body
 
@@ -230,6 +250,9 @@ def _facts(elements: Dataset) -> Facts:
     if samples != (3 if kind in _COLOUR else 1) or kind not in (*_GREY, *_COLOUR, "PALETTE COLOR"):
         known = ", ".join((*_GREY, *_COLOUR, "PALETTE COLOR"))
         raise DicomError(f"its pixels are in none of the colour systems {known}", "no_decoder")
+    if kind == "PALETTE COLOR" and "RedPaletteColorLookupTableData" not in elements:
+        # One in segments: some bytes stand for gigabytes, and pydicom does not count while it writes them out.
+        raise DicomError("its palette is not written as a table", "no_decoder")
     if int(elements.BitsAllocated) not in (1, 8, 16):
         raise DicomError("its values have neither 1, 8 nor 16 bits", "no_decoder")
     burnt_in = {"YES": True, "NO": False}.get(str(elements.get("BurnedInAnnotation", "")).strip().upper())

@@ -11,12 +11,15 @@ from typing import Any
 
 import gradio as gr
 
+from skingpt4.chat.checks.alarm import AlarmReading
 from skingpt4.chat.differential import ClassProbability, ConceptProbability, Differential, DiseaseProbability
+from skingpt4.chat.exporting import fhir, letter
 from skingpt4.chat.exporting.record import ConsultationError, from_json
 from skingpt4.chat.exporting.sections import sections
-from skingpt4.chat.texts import Texts
+from skingpt4.chat.texts import TextError, Texts
 from skingpt4.server import uploads
 from skingpt4.server.gradio_app import note
+from skingpt4.server.page import markup
 from skingpt4.server.page.failures import PageError, failure
 from skingpt4.server.page.part import Page
 from skingpt4.server.page.state import MAX_IMAGES, CaseImage, PageState, Update
@@ -25,8 +28,14 @@ from skingpt4.server.page.tools import Tools
 MAX_BYTES = 32 * 2**20  # six pictures of MAX_SIDE take 4
 
 
-def opened_state(data: bytes, tools: Tools, state: PageState) -> PageState:
-    """The page's state for a saved consultation; `state` is the one that it takes the place of.
+def opened_state(data: bytes, tools: Tools, state: PageState, texts: Texts) -> PageState:
+    """The page's state for a saved consultation.
+
+    Args:
+        data: the file.
+        tools: of the page.
+        state: the one that it takes the place of.
+        texts: in which the page shows it.
 
     Raises:
         ConsultationError: it is no consultation, is damaged, or holds what this software does not write.
@@ -37,16 +46,23 @@ def opened_state(data: bytes, tools: Tools, state: PageState) -> PageState:
         record = from_json(data.decode("utf-8"), "the file")
         if len(record.pictures) > MAX_IMAGES:
             raise ConsultationError(f"the file holds more than {MAX_IMAGES} pictures")
-        sections(record)  # whatever an export cannot show fails here
+        images = [
+            CaseImage(shown, score=(shown.quality or {}).get("score"), sent=True) for shown in record.pictures
+        ]
         ranked = _differential(record.differential)
-    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        result = PageState(
+            record, tools.new_session(), state.user, state.write_log, images, differential=ranked
+        )
+        # What the page or an export cannot show fails here, where nothing has been forgotten yet.
+        markup.gallery(result, texts)
+        markup.differential(result, texts)
+        sections(record)
+        fhir.bundle(record)
+        list(letter.lines(record))
+    except (TypeError, ValueError, LookupError, AttributeError, OverflowError, TextError) as error:
         raise ConsultationError(
             f"the file holds a value that this software does not write ({type(error).__name__})"
         ) from None
-    images = [
-        CaseImage(shown, score=(shown.quality or {}).get("score"), sent=True) for shown in record.pictures
-    ]
-    result = PageState(record, tools.new_session(), state.user, state.write_log, images, differential=ranked)
     result.is_opened = True
     return result
 
@@ -60,6 +76,7 @@ def _differential(saved: dict[str, Any] | None) -> Differential | None:
         ("ranked", ClassProbability), ("concepts", ConceptProbability), ("diseases", DiseaseProbability),
     ):  # fmt: skip
         values[name] = tuple(kind(**row) for row in values.get(name, ()))
+    values["alarms"] = tuple(map(AlarmReading.from_dict, values.get("alarms", ())))
     for name in ("red_flags", "next_steps"):
         values[name] = tuple(map(str, values.get(name, ())))
     return Differential(**values)
@@ -106,7 +123,7 @@ class OpenButton:
                 raise PageError(self.texts["errors.busy"])
             if data is None:
                 raise PageError(self.texts["errors.file_missing"])
-            fresh = opened_state(data, tools, state)
+            fresh = opened_state(data, tools, state, self.texts)
         except Exception as error:
             return state, failure(error, self.texts), Update()
         state.forget()

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from skingpt4.chat.differential import Differential
 from skingpt4.chat.exporting.record import Consultation, ShownPicture, data_url
+from skingpt4.chat.exporting.sections import export_texts
 from skingpt4.chat.history import History
 from skingpt4.chat.session import ChatSession
-from skingpt4.chat.texts import cautions, load
+from skingpt4.chat.texts import cautions
 
 MAX_IMAGES = 6
 VIEWS = ("far", "middle", "close")
@@ -69,7 +70,7 @@ class PageState:
 
     def messages(self) -> list[dict[str, str]]:
         """The conversation in the form that `gr.Chatbot` takes, with what is to be said beside an answer."""
-        messages, texts = [], load(self.record.language)
+        messages, texts = [], export_texts(self.record.language)
         for turn in self.record.turns:
             messages.append({"role": "user", "content": turn.question})
             if turn.answer:

@@ -1,5 +1,7 @@
 """Answers that reassure or name a dose are marked; descriptions and advice to see a doctor are not."""
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -88,7 +90,12 @@ def test_any_text_is_read(answer):
 
 
 @pytest.mark.parametrize(
-    "text", ["not " * 20_000, "1" * 100_000, " is" * 30_000, "no treatment" + " " * 50_000]
-)
+    "text",
+    ["not " * 20_000, "1" * 100_000, " is" * 30_000, "no treatment" + " " * 50_000, "1." * 10_000,
+     "it is harmless " * 2_000],
+)  # fmt: skip
 def test_a_long_answer_takes_no_time_beyond_its_length(text):
+    """A saved consultation holds what somebody wrote into it, and nothing else runs while a pattern is matched."""
+    started = time.process_time()
     flags(text)
+    assert time.process_time() - started < 2

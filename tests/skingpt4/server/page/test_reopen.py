@@ -1,9 +1,16 @@
 """A saved consultation is opened again: everything is there, nothing can be asked, a wrong file changes nothing."""
 
+import base64
+import io
 import json
+import math
 
 import pytest
+from PIL import Image
 
+from skingpt4.chat.checks.alarm import Alarm, AlarmReading
+from skingpt4.chat.exporting import record as record_module
+from skingpt4.chat.exporting.record import MAX_SIDE
 from skingpt4.chat.texts import load
 from skingpt4.server.page import markup
 from skingpt4.server.page.handlers import Handlers
@@ -101,3 +108,72 @@ def test_a_huge_picture_in_a_file_is_refused_before_it_is_decoded(opener, tmp_pa
         "larger than in any export"
         in opener.open(page.tools, page.begin(), sent(tmp_path, json.dumps(row)))[1]
     )
+
+
+def opened(opener, tmp_path, row):
+    """The case that was there, the one afterwards, and the note."""
+    page = Handlers(tools(exports=EXPORTS), TEXTS)
+    before = page.begin()
+    page.add_image(before, upload(tmp_path), "close")
+    state, note, _ = opener.open(page.tools, before, sent(tmp_path, json.dumps(row)))
+    return before, state, note
+
+
+SAVED = json.loads(full_record().to_json())
+PICTURE, RANKED = SAVED["pictures"][0], SAVED["differential"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"pictures": [PICTURE | {"view": "<b>"}]}, {"pictures": [PICTURE | {"remarks": ["x"]}]},
+     {"pictures": [PICTURE | {"hash_of": "x"}]}, {"pictures": [PICTURE | {"quality": {"score": "x"}}]},
+     {"differential": RANKED | {"ranked": [{"class_name": "x", "disease": "", "probability": 0.5}]}},
+     {"differential": RANKED | {"ranked": []}},
+     {"differential": RANKED | {"ranked": [RANKED["ranked"][0] | {"probability": math.nan}]}},
+     {"differential": RANKED | {"threshold": math.inf, "alarms": [{}]}},
+     {"id": "../../x"}, {"id": 5}, {"created": 5}, {"created": "<b>"}, {"disclaimer": None}, {"language": []}],
+    ids=lambda change: str(change)[:40],
+)  # fmt: skip
+def test_what_the_page_cannot_show_is_refused_before_the_case_is_forgotten(opener, tmp_path, change):
+    before, state, note = opened(opener, tmp_path, SAVED | change)
+    assert state is before
+    assert not before.ended
+    assert "failed unexpectedly" not in note
+
+
+def test_of_a_language_that_is_not_offered_here(opener, tmp_path):
+    _, state, note = opened(opener, tmp_path, SAVED | {"language": "fr"})
+    assert "is open" in note
+    assert state.messages()
+
+
+def test_an_alarm_is_shown_again(opener, tmp_path):
+    alarm = AlarmReading("malignant", 0.4, 0.2, Alarm(0.2, 0.9, 18, 20, 5, 50))
+    _, state, note = opened(
+        opener, tmp_path, SAVED | {"differential": RANKED | {"alarms": [alarm.to_dict()]}}
+    )
+    assert "is open" in note
+    assert state.differential.alarms == (alarm,)
+    assert "18" in markup.differential(state, TEXTS)
+
+
+def small_webp():
+    """A picture of as many pixels as an export may hold, in some hundred bytes."""
+    file = io.BytesIO()
+    Image.new("RGB", (MAX_SIDE, MAX_SIDE)).save(file, "WEBP")
+    return "data:image/webp;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"pictures": [PICTURE | {"picture": small_webp()}] * 200}, {"model": {"x": [[]] * 500_000}},
+     {"turns": [{"question": "1." * 5_000_000, "answer": ""}]}],
+    ids=["pictures", "values", "text"],
+)  # fmt: skip
+def test_a_small_file_never_takes_much_memory(opener, tmp_path, monkeypatch, change):
+    decoded = []
+    monkeypatch.setattr(record_module, "open_image", decoded.append)
+    _, state, note = opened(opener, tmp_path, SAVED | change)
+    assert not state.is_opened
+    assert "more than" in note
+    assert not decoded
