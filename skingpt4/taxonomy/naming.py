@@ -22,6 +22,7 @@ _PHRASE = re.compile(
     r"without|type|variant|unspecified|NOS)\b.*|\s*(?:[-–:]|,)\s+.*",
     re.IGNORECASE,
 )
+MAX_LENGTH = 250  # of a name that is reduced; the longest label in data_sets.yaml has 78 characters
 _ABBREVIATED = re.compile(
     r"^[A-Z/]{2,6}\s+[-–]\s+"
 )  # "CD - Contact dermatitis", as SNOMED CT writes its names
@@ -36,6 +37,8 @@ def reduced(name: str, lookup: Lookup, qualifiers: Collection[str]) -> Term | No
         lookup: the term of a name that is known as it stands.
         qualifiers: normal forms of words that say site, form, age or course.
     """
+    if len(name) > MAX_LENGTH:
+        return None
     for part in _parts(name):
         if term := lookup(part) or _without_qualifiers(part, lookup, qualifiers):
             return term

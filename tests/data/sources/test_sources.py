@@ -17,27 +17,8 @@ from tests.support.downloads import (
     write_dermnet,
     write_skincon,
 )
-
-
-def run(arguments, out_dir, status=0):
-    """Prepare; returns the records and the refusals."""
-    assert prepare.main([*map(str, arguments), "--out-dir", str(out_dir), "--workers", "1"]) == status
-    return [
-        [json.loads(line) for line in (out_dir / name).read_text(encoding="utf-8").splitlines()]
-        for name in ("all.jsonl", "rejected.jsonl")
-    ]
-
-
-def refused(arguments, out_dir, capsys):
-    """Run what must fail before it begins: one sentence, and nothing is written."""
-    assert prepare.main([*map(str, arguments), "--out-dir", str(out_dir)]) == 1
-    out, err = capsys.readouterr()
-    assert not out
-    assert err.startswith("error: ")
-    assert err.count("\n") == 1
-    assert not out_dir.exists()
-    return err
-
+from tests.support.preparing import prepared as run
+from tests.support.preparing import refused
 
 # --- skincon ----------------------------------------------------------------------------------------
 

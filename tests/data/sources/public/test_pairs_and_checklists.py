@@ -8,6 +8,8 @@ from data import prepare
 from data.sources.public.derm1m import case_of
 from skingpt4.records.images import open_image
 from tests.support.downloads import write_csv
+from tests.support.preparing import prepared as run
+from tests.support.preparing import refused
 from tests.support.public_sets import (
     pack,
     write_derm1m,
@@ -19,21 +21,6 @@ from tests.support.public_sets import (
     write_mm_skin,
     write_scin,
 )
-
-
-def run(arguments, out_dir):
-    assert prepare.main([*map(str, arguments), "--out-dir", str(out_dir), "--workers", "1"]) == 0
-    return [
-        [json.loads(line) for line in (out_dir / name).read_text(encoding="utf-8").splitlines()]
-        for name in ("all.jsonl", "rejected.jsonl")
-    ]
-
-
-def refused(arguments, out_dir, capsys):
-    assert prepare.main([*map(str, arguments), "--out-dir", str(out_dir)]) == 1
-    assert not out_dir.exists()
-    return capsys.readouterr().err
-
 
 # --- ISIC archive -----------------------------------------------------------------------------------
 

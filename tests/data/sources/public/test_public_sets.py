@@ -8,6 +8,8 @@ from data import prepare
 from data.split import main as split
 from eval.tasks import load_task
 from tests.support.downloads import NEW_HEADER, write_csv
+from tests.support.preparing import prepared as run
+from tests.support.preparing import refused
 from tests.support.public_sets import (
     HAM10000_CODES,
     SCIN_LABELS,
@@ -19,20 +21,6 @@ from tests.support.public_sets import (
     write_scin,
     write_skincap,
 )
-
-
-def run(arguments, out_dir, status=0):
-    assert prepare.main([*map(str, arguments), "--out-dir", str(out_dir), "--workers", "1"]) == status
-    return [
-        [json.loads(line) for line in (out_dir / name).read_text(encoding="utf-8").splitlines()]
-        for name in ("all.jsonl", "rejected.jsonl")
-    ]
-
-
-def refused(arguments, out_dir, capsys):
-    assert prepare.main([*map(str, arguments), "--out-dir", str(out_dir)]) == 1
-    assert not out_dir.exists()
-    return capsys.readouterr().err
 
 
 def test_ham10000_finds_its_pictures_and_keeps_lesions_together(tmp_path):

@@ -1,7 +1,6 @@
 """What files and directories are said to be, on small files with the published names and shapes."""
 
 import json
-import struct
 
 import pytest
 import timm
@@ -16,20 +15,7 @@ from skingpt4.weights.files.headers import UnreadableWeights
 from skingpt4.weights.files.inspect_directory import inspect
 from skingpt4.weights.files.inspection import KINDS, describe
 from tests.support import tiny
-
-
-def meta_file(path, shapes, dtype="F16"):
-    """A safetensors file of the given shapes, its numbers a hole in the file: gigabytes that lie on no disk."""
-    header, offset = {}, 0
-    for name, shape in shapes.items():
-        size = 2 * torch.Size(shape).numel()
-        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
-        offset += size
-    text = json.dumps(header).encode()
-    with path.open("wb") as file:
-        file.write(struct.pack("<Q", len(text)) + text)
-        file.truncate(8 + len(text) + offset)
-    return path
+from tests.support.true_shapes import sparse_safetensors as meta_file
 
 
 def eva_shapes(depth=39, width=1408, hidden=6144):
