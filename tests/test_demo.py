@@ -22,6 +22,7 @@ from urllib.parse import urlencode
 import pytest
 
 import demo
+from skingpt4.chat.texts import load
 from skingpt4.server import gradio_app, private_folder
 from skingpt4.server.access.options import shared_password
 from skingpt4.server.address import AddressError
@@ -161,8 +162,10 @@ def test_a_signal_ends_cleanly_and_leaves_no_file(tmp_path, monkeypatch, capsys,
 
 
 def test_password_keeps_strangers_out(folder):
+    texts = load("en")
+    message = f"{texts['not_a_diagnosis']} {texts['login']}"
     address = demo.Address(port=free_port())
-    blocks = demo.launch(tools(), address, access=shared_password("grün"))
+    blocks = demo.launch(tools(), address, access=shared_password("grün", message=message))
     url = f"http://127.0.0.1:{address.port}"
     try:
         with pytest.raises(urllib.error.HTTPError, match="401"):

@@ -21,6 +21,10 @@ NAME = re.compile(r"[a-z0-9_-]+(\.[a-z0-9_-]+)*")
 ROOT_PATH = re.compile(r"(/[A-Za-z0-9_.~-]*[A-Za-z0-9_~-])*")  # no "..", and no slash at the end
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 LOOPBACK = ("127.0.0.0/8", "::1")
+# Written by proxies, and by Gradio's own; also by anybody else who likes to.
+FORWARDING = re.compile(rb"forwarded|x-forwarded-.*|x-real-ip|x-gradio-server")
+# The key in a request's scope of the address that its connection comes from, where `client` is the browser's.
+PEER = "skingpt4.server.peer"
 
 
 class AddressError(UserError):

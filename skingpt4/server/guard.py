@@ -26,15 +26,11 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, RedirectResponse
 
-from skingpt4.server.address import Address, is_ip
+from skingpt4.server.address import FORWARDING, PEER, Address, is_ip
 
 HOST = re.compile(r"(?P<name>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 DEFAULT_PORTS = {"http": "80", "https": "443"}
 OWN_SITE = ("same-origin", "none")  # none: the user typed the address or chose a bookmark
-# Written by proxies, and by Gradio's own; also by anybody else who likes to.
-FORWARDING = re.compile(rb"forwarded|x-forwarded-.*|x-real-ip|x-gradio-server")
-# The key in a request's scope of the address that its connection comes from, where `client` is the browser's.
-PEER = "skingpt4.server.peer"
 
 
 class Guard:

@@ -10,8 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from skingpt4.server.access.logins import Access
-from skingpt4.server.address import networks
-from skingpt4.server.guard import FORWARDING
+from skingpt4.server.address import FORWARDING, networks
 from skingpt4.support.errors import UserError
 
 HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")

@@ -10,7 +10,7 @@ import ipaddress
 from collections.abc import Mapping
 from typing import Any
 
-from skingpt4.server.guard import PEER
+from skingpt4.server.address import PEER
 
 
 def request_is_https(scope: Mapping[str, Any]) -> bool:

@@ -19,8 +19,8 @@ from skingpt4.chat.texts import load
 from skingpt4.server import address as server_address
 from skingpt4.server.access.logins import Access
 from skingpt4.server.access.options import shared_password
-from skingpt4.server.address import Address, AddressError
-from skingpt4.server.guard import PEER, Guard
+from skingpt4.server.address import PEER, Address, AddressError
+from skingpt4.server.guard import Guard
 from skingpt4.server.http.routes import Api, make_app
 from skingpt4.server.http.server import served as api_served
 
