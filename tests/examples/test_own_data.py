@@ -80,7 +80,8 @@ def test_its_links_lead_to_files(cells):
 
 
 @pytest.mark.default
-def test_it_runs_from_a_folder_of_pictures_to_a_chat(cells, tmp_path):
+def test_it_runs_from_a_folder_of_pictures_to_a_chat(cells, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads that wait for a busy core slow training tenfold
     missing = [name for name in EXTRA if importlib.util.find_spec(name) is None]
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed: pip install -e '.[notebook]'")
