@@ -157,7 +157,7 @@ def test_mistakes_are_refused_with_file_and_key(text, message, write):
             r"override 'optim\.bach_size=1': unknown key .* did you mean 'optim\.batch_size'\?",
         ),
         ("optim.batch_size=two", r"override 'optim\.batch_size=two': 'optim\.batch_size'"),
-        ("step=step3", r"c\.yaml: 'step' is 'step3'; choose one of align, step1, step2, none"),
+        ("step=step3", r"c\.yaml: 'step' is 'step3'; choose one of align, step1, step2, dpo, none"),
         ("language.dtype=int8", r"'language\.dtype' is 'int8'; choose one of auto, float32"),
         ("optim=3", r"override 'optim=3': 'optim' must be a group"),
         ("optim.batch_size", r"write it as key=value"),
