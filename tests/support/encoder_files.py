@@ -30,7 +30,7 @@ OwnForward = Callable[[Tensor], Tensor]
 
 
 def seeded(module: nn.Module, seed: int = 0) -> Any:
-    """Every parameter drawn anew, so that none is the zero or one with which a library starts it."""
+    """Every parameter drawn again, so that none is the zero or one with which a library starts it."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in module.parameters():

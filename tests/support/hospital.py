@@ -1,4 +1,4 @@
-"""Page, review form and HTTP API with users of two roles, each told of the proxy in front of it; a stub answers."""
+"""Page, review form and HTTP API with users of two roles, each behind a proxy; a stub answers."""
 
 from __future__ import annotations
 

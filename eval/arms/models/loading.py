@@ -99,7 +99,7 @@ class Placement:
         return facts | ({"device_map": AUTO} if self.spread else {})
 
     def loading_options(self) -> dict[str, Any]:
-        """What `from_pretrained` is told of it; a model is moved to its device while it is read."""
+        """What `from_pretrained` gets for it; a model is moved to its device while it is read."""
         return {
             "dtype": self.dtype,
             "device_map": AUTO if self.spread else {"": self.device},
