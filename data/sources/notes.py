@@ -12,6 +12,7 @@ from typing import Any
 from data.reading.fields import Row, treat_phi
 from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError, did_you_mean
 from data.reading.tables import Table, need_folder
+from data.sources.arguments import add_phi_argument
 from skingpt4.records.naming import locate
 
 HELP = "in-house pictures with notes: CSV, workbook or JSONL (step 2)"
@@ -88,12 +89,7 @@ def add_table_arguments(parser: argparse.ArgumentParser, keys: tuple[str, ...]) 
         metavar="KEY=NAME",
         help=f"the column NAME holds KEY, one of {', '.join(keys)}; may be repeated",
     )
-    parser.add_argument(
-        "--phi",
-        choices=("refuse", "redact", "allow"),
-        default="refuse",
-        help="rows with what seems to identify a person: refuse them, replace it, or keep it and record that",
-    )
+    add_phi_argument(parser)
 
 
 def read(options: Options) -> Rows:

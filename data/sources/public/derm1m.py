@@ -13,6 +13,7 @@ from typing import Any
 from data.reading.fields import Row, treat_phi
 from data.reading.rows import Candidate, Refusal, RowError, Rows
 from data.reading.tables import DiskMap, Table
+from data.sources.arguments import add_phi_argument
 from data.sources.public.pictures import Pictures
 from skingpt4.taxonomy.taxonomy import CONCEPTS, concept
 
@@ -67,10 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--split", metavar="NAME", help="the part of the data set that it is, such as validation"
     )
-    parser.add_argument(
-        "--phi", choices=("refuse", "redact", "allow"), default="refuse",
-        help="rows with what seems to identify a person: refuse them, replace it, or keep it and record that",
-    )  # fmt: skip
+    add_phi_argument(parser)
 
 
 def read(options: Options) -> Rows:

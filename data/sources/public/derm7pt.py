@@ -13,6 +13,7 @@ from data.reading.fields import Row
 from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError
 from data.reading.tables import DiskMap, Table
 from data.reading.values import whole_number
+from data.sources.arguments import add_images_argument
 from data.sources.public.pictures import CaseFields, Pictures, candidates_of_case
 from skingpt4.taxonomy.taxonomy import CONCEPTS
 
@@ -73,12 +74,7 @@ class Options:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The table, and where its pictures are."""
     parser.add_argument("file", type=Path, metavar="CSV", help="meta/meta.csv")
-    parser.add_argument(
-        "--images",
-        type=Path,
-        metavar="DIR",
-        help="the pictures, also in folders of it (default: CSV's parent folder)",
-    )
+    add_images_argument(parser, "CSV's parent folder")
 
 
 def read(options: Options) -> Rows:

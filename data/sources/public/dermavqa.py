@@ -12,6 +12,7 @@ from typing import Any
 from data.reading.fields import Row, treat_phi
 from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError
 from data.reading.tables import DiskMap
+from data.sources.arguments import add_images_argument, add_phi_argument
 from data.sources.public.pictures import CaseFields, Pictures, candidates_of_case
 from skingpt4.support.errors import reason_of
 from skingpt4.support.parse import ParseError, parse_json
@@ -45,18 +46,10 @@ class Options:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The list, where its pictures are, and the language that is read."""
     parser.add_argument("file", type=Path, metavar="FILE", help="a JSON list of encounters")
-    parser.add_argument(
-        "--images",
-        type=Path,
-        metavar="DIR",
-        help="the pictures, also in folders of it (default: FILE's folder)",
-    )
+    add_images_argument(parser, "FILE's folder")
     parser.add_argument("--language", choices=LANGUAGES, default="en", help="of question and responses")
     parser.add_argument("--split", metavar="NAME", help="the part of the data set that it is, such as test")
-    parser.add_argument(
-        "--phi", choices=("refuse", "redact", "allow"), default="refuse",
-        help="encounters with what seems to identify a person: refuse them, replace it, or keep it and record that",
-    )  # fmt: skip
+    add_phi_argument(parser, "encounters")
 
 
 def read(options: Options) -> Rows:

@@ -13,6 +13,7 @@ from typing import Any
 from data.reading.fields import Row, treat_phi
 from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError
 from data.reading.tables import Table
+from data.sources.arguments import add_images_argument, add_phi_argument
 from data.sources.public.pictures import Pictures
 from skingpt4.records.blanks import is_blank
 from skingpt4.support.errors import reason_of
@@ -63,17 +64,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "file", type=Path, nargs="+", metavar="FILE", help="tables, or a JSON list of conversations"
     )
-    parser.add_argument(
-        "--images",
-        type=Path,
-        metavar="DIR",
-        help="the pictures, also in folders of it (default: FILE's folder)",
-    )
+    add_images_argument(parser, "FILE's folder")
     parser.add_argument("--split", metavar="NAME", help="the part of the data set that it is, such as test")
-    parser.add_argument(
-        "--phi", choices=("refuse", "redact", "allow"), default="refuse",
-        help="pictures with what seems to identify a person: refuse them, replace it, or keep it and record that",
-    )  # fmt: skip
+    add_phi_argument(parser, "pictures")
 
 
 def read(options: Options) -> Rows:

@@ -15,6 +15,7 @@ from typing import Any
 from data.reading.fields import Row, treat_phi
 from data.reading.rows import Candidate, Refusal, RowError, Rows
 from data.reading.tables import DiskMap, Table
+from data.sources.arguments import add_images_argument, add_phi_argument
 from data.sources.public.pictures import Pictures
 
 Columns = str | tuple[str, ...]  # several: names that releases of the table have used
@@ -63,16 +64,8 @@ class PublicTable:
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """The table, and where its pictures are."""
         parser.add_argument("file", type=Path, metavar="CSV", help="the data set's table")
-        parser.add_argument(
-            "--images",
-            type=Path,
-            metavar="DIR",
-            help="the pictures, also in folders of it (default: CSV's folder)",
-        )
-        parser.add_argument(
-            "--phi", choices=("refuse", "redact", "allow"), default="refuse",
-            help="rows with what seems to identify a person: refuse them, replace it, or keep it and record that",
-        )  # fmt: skip
+        add_images_argument(parser, "CSV's folder")
+        add_phi_argument(parser)
 
     def read(self, options: PublicOptions) -> Rows:
         """Check the header and the folder, then return the rows.

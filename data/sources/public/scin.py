@@ -13,6 +13,7 @@ from data.reading.fields import Row
 from data.reading.rows import Candidate, Refusal, RowError, Rows, SourceError
 from data.reading.tables import DiskMap, Table
 from data.reading.values import class_of, literal
+from data.sources.arguments import add_images_argument
 from data.sources.public.pictures import CaseFields, Pictures, candidates_of_case
 
 HELP = "SCIN: people's own pictures with weighted differentials"
@@ -51,12 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Both tables, and where the pictures are."""
     parser.add_argument("file", type=Path, metavar="CASES", help="scin_cases.csv")
     parser.add_argument("--labels", type=Path, metavar="CSV", help="scin_labels.csv (default: beside CASES)")
-    parser.add_argument(
-        "--images",
-        type=Path,
-        metavar="DIR",
-        help="the pictures, also in folders of it (default: CASES' folder)",
-    )
+    add_images_argument(parser, "CASES' folder")
 
 
 def read(options: Options) -> Rows:
