@@ -100,7 +100,7 @@ class _Builder:
 
     def _report(self, results: list[Resource], pictures: list[Resource]) -> Resource:
         page = to_html(self.record, with_pictures=False).encode()
-        standing = f"{self.record.disclaimer} {self._confidence()}".strip()
+        standing = f"{self.texts['record.disclaimer']} {self._confidence()}".strip()
         report: Resource = {
             "resourceType": "DiagnosticReport",
             "language": self.texts.code,
@@ -164,7 +164,7 @@ class _Builder:
             "status": "preliminary",
             "code": code,
             "effectiveDateTime": self.record.created,
-            "note": [{"text": f"{self.record.disclaimer} {how}"}],
+            "note": [{"text": f"{self.texts['record.disclaimer']} {how}"}],
             "device": self._reference("device"),
         }
         return observation | ({"derivedFrom": pictures} if pictures else {})
@@ -198,7 +198,7 @@ class _Builder:
             "software": self.record.software,
             **{key: model.get(key) for key in ("checkpoint", "step")},
         }
-        notes = [self.record.disclaimer, str(model.get("caution") or "")]
+        notes = [self.texts["record.disclaimer"], str(model.get("caution") or "")]
         notes += [f"{key}: {_plain(model[key])}" for key in ("trained_on", "iteration") if model.get(key)]
         notes += [
             f"{key.replace('_', ' ')}: {model[key]}"

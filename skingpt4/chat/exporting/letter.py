@@ -30,7 +30,7 @@ def lines(consultation: Consultation) -> Iterator[Line]:
     """The letter from top to bottom, in the consultation's language."""
     texts = export_texts(consultation.language)
     yield Line("title", texts["letter.title"])
-    yield Line("warn", consultation.disclaimer)
+    yield Line("warn", texts["record.disclaimer"])  # not the file's own, which anybody may have changed
     yield Line("soft", texts("letter.number", id=consultation.id, date=consultation.created[:10]))
     yield Line("plain", texts["letter.hello"])
     for text in texts.lines("letter.intro"):

@@ -18,6 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from skingpt4.records.blanks import is_blank
 from skingpt4.server.access import passwords
 from skingpt4.server.access.logins import MAX_LENGTH
 from skingpt4.support.errors import UserError, reason_of
@@ -127,10 +128,10 @@ class Users:
         Raises:
             UsersError: a name, role or password that will not do, or a name that is taken.
         """
-        if not NAME.fullmatch(name):
+        if not NAME.fullmatch(name) or is_blank(name):
             raise UsersError(
                 f"user {name!r}: a name has up to 64 letters, digits, '.', '_', '@' and '-', and begins "
-                "with a letter or digit"
+                "with a letter or digit; words for nothing, such as none and na, are no names"
             )
         _check_role(role)
         hashed = _hashed(name, password)

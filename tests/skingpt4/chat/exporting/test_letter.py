@@ -1,5 +1,7 @@
 """The letter to the patient: plain words in every language, the disclaimer, and none of the model's own sentences."""
 
+from dataclasses import replace
+
 import pytest
 import textstat
 
@@ -70,6 +72,11 @@ def test_it_says_what_it_is(language):
     assert texts["record.disclaimer"] in text
     assert texts["letter.made"] in text
     assert texts["letter.not_sure"] in text
+
+
+def test_a_changed_file_does_not_change_the_disclaimer():
+    record = replace(record_of(CLASSES[0]), disclaimer="A doctor has checked this.")
+    assert "checked" not in letter.to_text(record)
 
 
 def test_the_models_own_sentences_stay_out():

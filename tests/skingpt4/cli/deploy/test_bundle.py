@@ -84,7 +84,7 @@ def test_it_says_its_size_and_loads_nothing_for_that(contents, index, capsys):
 @pytest.mark.skipif(not has_namespaces(), reason="no network namespace can be made here (unshare --net)")
 def test_it_installs_without_a_network(contents, index, tmp_path):
     collect.collect(contents, bundle.announce(contents))
-    prefix = tmp_path / "opt"
+    prefix = tmp_path / "a place" / "opt"
     done = installed(contents.out, prefix)
     assert done.returncode == 0, done.stderr
     run = [
@@ -129,6 +129,10 @@ def test_what_is_damaged_incomplete_or_for_another_machine_is_not_installed(cont
     assert (
         "error: there is no no-such-python" in installed(contents.out, prefix, PYTHON="no-such-python").stderr
     )
+    stranger = contents.out / "own/stranger-1.0-py3-none-any.whl"
+    stranger.write_bytes(whole)
+    assert "files that SHA256SUMS does not list" in installed(contents.out, prefix).stderr
+    stranger.unlink()
     (contents.out / "SHA256SUMS").unlink()
     assert "the bundle is not complete" in installed(contents.out, prefix).stderr
     assert not prefix.exists(), "nothing was written"

@@ -90,6 +90,7 @@ def test_a_user_without_a_password_never_logs_in(users):
         ("a b", "clinician", PASSWORD, "letters, digits"),
         ("", "clinician", PASSWORD, "letters, digits"),
         ("bert\n", "clinician", PASSWORD, "letters, digits"),
+        ("None", "clinician", PASSWORD, "words for nothing"),
         ("bert", "surgeon", PASSWORD, "the roles are clinician, reviewer, administrator"),
         ("bert", "reviewer", "short", "12 to 1000 characters"),
         ("bert", "reviewer", "", "12 to 1000 characters"),
