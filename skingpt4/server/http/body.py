@@ -2,7 +2,8 @@
 
 Large ones are parsed in processes of their own. The JSON parser and the base64 decoder hold Python's lock for as long
 as they run: a tenth of a second for 20 MB, in which the event loop, that needs the lock again after each call of the
-system, answers nobody.
+system, answers nobody. anyio.to_process would send the bytes through the event loop, and the workers of
+concurrent.futures outlive a server that was killed.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ MAX_SECONDS = 30.0  # for a complete body
 STALL_SECONDS, STALL_BYTES = 5.0, 64 * 2**10  # in each such time so much must arrive, or the rest
 LARGE_BODY = 128 * 2**10  # bytes; a smaller one holds the lock for a millisecond
 NICENESS = 5  # of the processes: the event loop goes before them
+ELSEWHERE = os.name == "posix"  # Windows hands no pipe on to a process in this way; all is parsed here then
 
 
 def declared_bytes(request: Request, limit: int) -> int:
@@ -109,7 +111,7 @@ class Parsers:
         Raises:
             ApiError: it holds none.
         """
-        if len(body) <= LARGE_BODY:
+        if len(body) <= LARGE_BODY or not ELSEWHERE:
             return read(body, self.limits)
         with self._parser() as parser:
             result = parser.read(body)

@@ -52,6 +52,12 @@ def test_a_small_one_starts_none(parsers):
     assert parsers._idle == []
 
 
+def test_where_pipes_cannot_be_handed_on_it_is_parsed_here(parsers, monkeypatch):
+    monkeypatch.setattr(parsing, "ELSEWHERE", False)
+    assert parsers.read(large(2)).turns[0].question == "question 2"
+    assert parsers._idle == []
+
+
 @pytest.mark.parametrize("kind", [kind for kind in BODIES if len(body_of(kind)) > LARGE_BODY])
 def test_a_large_body_is_refused_in_the_same_words(kind, one_for_all):
     def outcome(read, *arguments):
