@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -155,8 +156,9 @@ def test_the_images_drop_packages_of_the_tests_and_keep_those_of_the_servers():
 
 
 @pytest.fixture
-def installed(tmp_path) -> Path:
+def installed(tmp_path) -> Iterator[Path]:
     """A folder like /opt/skingpt4: the entry point, and in place of the commands a script that prints its words."""
+    before = os.umask(0o022)  # a command that ran in this process may have set another one
     app = tmp_path / "opt/app"
     (app / "deploy").mkdir(parents=True)
     shutil.copy(ROOT / "deploy/serve.sh", app / "deploy/serve.sh")
@@ -167,7 +169,8 @@ def installed(tmp_path) -> Path:
             f'#!/bin/sh\necho "{name}" "$@" "in $PWD" "key ${{SKINGPT4_API_KEY:-}}" "user $(id -u)"\n'
         )
         script.chmod(0o755)
-    return tmp_path / "opt"
+    yield tmp_path / "opt"
+    os.umask(before)
 
 
 def start(

@@ -237,7 +237,9 @@ def test_behind_a_link_two_dots_mean_the_real_parent(tmp_path):
 def test_the_suffixes_are_those_of_the_formats():
     prepare_pillow()
     known = {suffix for suffix, format in Image.registered_extensions().items() if format in FORMATS}
-    assert known == naming.SUFFIXES - {".hif"} | (known & {".hif"})
+    own = {".dcm", ".dicom", ".hif"}  # read without a format of Pillow's, or only by some versions of it
+    assert known - own == naming.SUFFIXES - own
+    assert own <= naming.SUFFIXES
     assert is_image(Path("nowhere/a.JFIF"))
 
 
