@@ -136,18 +136,19 @@ class Looker:
 @pytest.mark.parametrize(("size", "scheme", "language"), LOOKS)
 def test_the_consultation_page(page_url, chromium, place, size, scheme, language):
     looker = Looker(f"page-{size}-{scheme}-{language or 'en'}")
+    cookies = chromium.new_context()
+    entered = cookies.request.post(f"{page_url}/login", form={"username": "anna", "password": PASSWORD})
+    assert entered.ok, entered.text()
+    kept = cookies.cookies()
     context = chromium.new_context(color_scheme=scheme)
     plain = context.new_page()
     plain.goto(f"{page_url}/{language}")
     looker.look(plain, "0-log-in")
-    plain.fill("input[name=username]", "anna")
+    plain.fill("input[name=username]", looker.name)  # after several failures a name has to wait
     plain.fill("input[name=password]", "wrong")
     plain.click("button")
     plain.wait_for_selector("[role=alert]:not(:empty)")
     looker.look(plain, "1-wrong")
-    cookies = chromium.new_context()
-    cookies.request.post(f"{page_url}/login", form={"username": "anna", "password": PASSWORD})
-    kept = cookies.cookies()
     clinician = Clinician(chromium, f"{page_url}/{language}", size, scheme, cookies=kept)
     page = clinician.page
     page.wait_for_selector(".user button")

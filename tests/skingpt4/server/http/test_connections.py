@@ -203,10 +203,10 @@ def test_few_refused_connections_are_held(address, monkeypatch):
             with suppress(ConnectionResetError):
                 while line.recv(1000):
                     pass
-        lines[5].recv(1000)
         lines[5].settimeout(0.3)
-        with pytest.raises(TimeoutError):
-            lines[5].recv(1000)
+        with pytest.raises(TimeoutError):  # the rest of the answer may come in pieces, and then nothing, not the end
+            while lines[5].recv(1000):
+                pass
 
 
 def test_a_request_that_was_refused_in_its_body_does_not_reach_the_application():
