@@ -204,7 +204,9 @@ def test_few_refused_connections_are_held(address, monkeypatch):
                 while line.recv(1000):
                     pass
         lines[5].settimeout(0.3)
-        with pytest.raises(TimeoutError):  # the rest of the answer may come in pieces, and then nothing, not the end
+        with pytest.raises(
+            TimeoutError
+        ):  # the rest of the answer may come in pieces, and then nothing, not the end
             while lines[5].recv(1000):
                 pass
 
