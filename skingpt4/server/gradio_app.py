@@ -22,6 +22,7 @@ from skingpt4.chat.texts import Texts
 from skingpt4.server.address import Address
 from skingpt4.server.private_folder import private_folder
 from skingpt4.server.uploads import Uploads, max_total_bytes
+from skingpt4.support.memory import spare_loaded_objects
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -215,6 +216,7 @@ def until_ended(launched: Callable[[], gr.Blocks], address: Address) -> None:
     with private_folder(max_total_bytes(address.max_upload_mb * 2**20)) as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         blocks = launched()
+        spare_loaded_objects()
         url = f"{str(blocks.local_url).rstrip('/')}{address.root_path}/"
         print(f"open {url} in a browser; Ctrl-C ends", flush=True)
         if blocks.share_url:

@@ -12,6 +12,7 @@ from skingpt4.model.build import build, build_encoder
 from skingpt4.server.http.answering import Answerer
 from skingpt4.server.http.routes import Api, make_app
 from skingpt4.server.http.server import served
+from skingpt4.support.memory import spare_loaded_objects
 from tests.support.tiny import tiny_config
 
 
@@ -21,6 +22,7 @@ def main(folder: str) -> None:
     model = build(config, torch.device("cpu"), build_encoder(config))
     identity = {"checkpoint": "run/1", "sha256": "ab" * 32, "demonstration": True, "caution": ""}
     api = Api(Answerer(model, config, identity))
+    spare_loaded_objects()
     with served(make_app(api)) as url:
         print(url, flush=True)
         sys.stdin.read()

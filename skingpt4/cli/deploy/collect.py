@@ -137,7 +137,16 @@ def _pip_download(contents: Contents, line: str, *options: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         requirements = Path(folder) / "requirements.txt"
         requirements.write_text(line + "\n")
-        command = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check", "--no-deps"]
+        command = [
+            sys.executable,
+            "-I",
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--disable-pip-version-check",
+            "--no-deps",
+        ]
         command += ["--only-binary", ":all:", *contents.target.pip_options, "-r", str(requirements)]
         command += ["--dest", str(contents.out / "wheels"), *options]
         done = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True)
@@ -162,7 +171,16 @@ def _add_own(own: Path) -> None:
                 copy = Path(folder) / "source" / name
                 copy.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(ROOT / name, copy)
-        command = [sys.executable, "-m", "pip", "wheel", "-q", "--disable-pip-version-check", "--no-deps"]
+        command = [
+            sys.executable,
+            "-I",
+            "-m",
+            "pip",
+            "wheel",
+            "-q",
+            "--disable-pip-version-check",
+            "--no-deps",
+        ]
         command += ["--no-index", "--no-build-isolation", "-w", folder, str(Path(folder) / "source")]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode != 0:

@@ -180,7 +180,9 @@ def index_url() -> str:
     if os.environ.get("PIP_INDEX_URL"):
         return os.environ["PIP_INDEX_URL"].rstrip("/")
     for arguments in (["-m", "pip", "config", "get", "global.index-url"], ["-c", DEFAULT_INDEX]):
-        url = subprocess.run([sys.executable, *arguments], capture_output=True, text=True).stdout.strip()
+        url = subprocess.run(
+            [sys.executable, "-I", *arguments], capture_output=True, text=True
+        ).stdout.strip()
         if url:
             break
     return url.rstrip("/")

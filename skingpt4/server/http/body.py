@@ -8,6 +8,7 @@ concurrent.futures outlive a server that was killed.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -17,7 +18,6 @@ from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
 
-import anyio
 import orjson
 from starlette.requests import Request
 
@@ -55,19 +55,20 @@ async def read_body(request: Request, limit: int) -> bytearray:
         ApiError: it is larger than `limit`, or comes too slowly.
     """
     body, num_before = bytearray(), 0
-    started = anyio.current_time()
+    now = asyncio.get_running_loop().time
+    started = now()
     try:
-        with anyio.fail_after(STALL_SECONDS) as scope:
+        async with asyncio.timeout(STALL_SECONDS) as scope:
             async for part in request.stream():
                 body += part
                 if len(body) > limit:
                     raise _too_large(limit)
                 if len(body) - num_before >= STALL_BYTES:
                     num_before = len(body)
-                    scope.deadline = min(anyio.current_time() + STALL_SECONDS, started + MAX_SECONDS)
+                    scope.reschedule(min(now() + STALL_SECONDS, started + MAX_SECONDS))
     except TimeoutError:
         raise ApiError(
-            f"the body came too slowly: {len(body)} bytes in {anyio.current_time() - started:.0f} seconds",
+            f"the body came too slowly: {len(body)} bytes in {now() - started:.0f} seconds",
             None,
             408,
             "body_timeout",
@@ -143,10 +144,10 @@ class _Parser:
     def __init__(self, limits: ConversationLimits) -> None:
         self._pipe, other = Pipe()
         code = f"from {__name__} import parse_until_closed; parse_until_closed({other.fileno()})"
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with other:  # a session of its own: Ctrl-C is meant for the server, which still answers
             self._process = subprocess.Popen(
-                [sys.executable, "-c", code],
+                [sys.executable, "-P", "-c", code],  # -P: nothing of the folder that this runs in is imported
                 pass_fds=[other.fileno()],
                 env=environment,
                 start_new_session=True,

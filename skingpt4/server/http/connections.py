@@ -11,13 +11,17 @@ import asyncio
 import contextlib
 import socket
 import time
-from collections import deque
+from collections import OrderedDict
+from itertools import chain
 from typing import Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+BACKLOG = (
+    1024  # connections that wait to be accepted; a client beyond them tries again after a second or more
+)
 MAX_CONNECTIONS = 512
 LEFT_SECONDS = 0.02  # for closing connections that were left, until others have their turn
 MAX_REFUSED = 32  # that are held for REFUSED_SECONDS
@@ -28,8 +32,31 @@ WRITE_SECONDS = 30.0  # for which a client may leave an answer unread
 # After the first chunks of a body, their mean size must be at least this.
 FREE_CHUNKS, MIN_CHUNK_BYTES = 16, 256
 TCP_CLOSE, TCP_CLOSE_WAIT = 7, 8  # Linux's include/net/tcp_states.h
-# The oldest first, of each server.
-_refused: WeakKeyDictionary[asyncio.AbstractEventLoop, deque[Connection]] = WeakKeyDictionary()
+
+
+class _Open:
+    """The open connections of a server, in the order in which they give their places to others."""
+
+    def __init__(self) -> None:
+        self.refused: dict[Connection, None] = {}
+        # At the end the last one that came or was answered.
+        self.all: OrderedDict[Connection, None] = OrderedDict()
+
+    def give_place(self) -> None:
+        """End one that waits for its client: the first refused one, else the one that has waited for longest.
+
+        Many refused ones are held for a moment. On a busy machine the request of an honest client may be unread for
+        longer than that.
+        """
+        next(each for each in chain(self.refused, self.all) if each.waits_for_client).abort()
+
+    def remove(self, connection: Connection) -> None:
+        """Forget a connection that has ended."""
+        self.refused.pop(connection, None)
+        self.all.pop(connection, None)
+
+
+_open: WeakKeyDictionary[asyncio.AbstractEventLoop, _Open] = WeakKeyDictionary()
 
 
 class Listening(socket.socket):
@@ -38,6 +65,13 @@ class Listening(socket.socket):
     To connect, send and leave costs a client an eighth of what it costs a server to find that out from h11, so one
     client could fill the line of those that wait to be accepted, and keep everybody else out of it.
     """
+
+    def listen(self, backlog: int = BACKLOG, /) -> None:
+        """Let BACKLOG connections wait; asyncio means by `backlog` also how many it accepts before it reads again.
+
+        Those accepted at once must be fewer than MAX_CONNECTIONS, or they end each other before they are read.
+        """
+        super().listen(BACKLOG)
 
     def accept(self) -> tuple[socket.socket, Any]:
         """The next connection.
@@ -106,7 +140,7 @@ class Connection(H11Protocol):
         super().__init__(*args, **kwargs)
         self.conn = _Parser(h11.SERVER, MAX_HEAD_BYTES)
         self._answer, self.app = self.app, self._answer_unless_refused
-        self.idle_since = self.loop.time()
+        self._open = _open.setdefault(self.loop, _Open())
         self._head_timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
 
@@ -131,22 +165,18 @@ class Connection(H11Protocol):
             await self._answer(scope, receive, send)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """If there are too many, a refused one makes room, else the one that has waited for its client for longest.
-
-        Many refused ones are held for a moment. On a busy machine the request of an honest client may be unread for
-        longer than that.
-        """
+        """If there are too many, another one ends."""
         super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
-            others = [other for other in self.connections if isinstance(other, Connection)]
-            waiting = [other for other in others if other.waits_for_client]
-            min(waiting, key=lambda each: (not each.is_refused, each.idle_since)).abort()
+        self._open.all[self] = None
+        if len(self._open.all) > MAX_CONNECTIONS:
+            self._open.give_place()
         self._await_head()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the timers."""
         for timer in filter(None, [self._head_timer, self._write_timer]):
             timer.cancel()
+        self._open.remove(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -163,10 +193,9 @@ class Connection(H11Protocol):
         """
         self.transport.pause_reading()
         self.loop.call_later(REFUSED_SECONDS, self.abort)
-        line = _refused.setdefault(self.loop, deque())
-        line.append(self)
-        if len(line) > MAX_REFUSED:
-            line.popleft().abort()
+        self._open.refused[self] = None
+        if len(self._open.refused) > MAX_REFUSED:
+            next(iter(self._open.refused)).abort()
         if self.cycle is not None:  # nothing more is read of the body that it waits for
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -196,11 +225,13 @@ class Connection(H11Protocol):
 
     def abort(self) -> None:
         """End the connection at once."""
+        self._open.remove(self)
         self.connections.discard(self)
         self.transport.abort()
 
     def _await_head(self) -> None:
-        self.idle_since = self.loop.time()
+        if self in self._open.all:
+            self._open.all.move_to_end(self)
         if self._head_timer is not None:
             self._head_timer.cancel()
         self._head_timer = self.loop.call_later(HEAD_SECONDS, self._head_is_late)

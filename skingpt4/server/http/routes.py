@@ -41,6 +41,7 @@ LOCAL = Address()
 # What a stage takes, roughly; see `Pool` for what it is used for.
 BODY_BYTES_PER_SECOND = 200_000
 PIXELS_PER_SECOND = 10_000_000
+RETURN_SECONDS = 5.0  # after which freed memory is given back; other threads wait meanwhile
 
 
 @dataclass(frozen=True)
@@ -148,10 +149,10 @@ class Api:
         return response
 
     def _return_memory_soon(self) -> None:
-        """Give what bodies and pictures took back to the system, once for all requests of a second."""
+        """Give what bodies and pictures took back to the system, once for all requests of some seconds."""
         if not self._is_trimming:
             self._is_trimming = True
-            asyncio.get_running_loop().call_later(1.0, self._return_memory)
+            asyncio.get_running_loop().call_later(RETURN_SECONDS, self._return_memory)
 
     def _return_memory(self) -> None:
         self._is_trimming = False

