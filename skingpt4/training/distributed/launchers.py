@@ -30,7 +30,7 @@ def make_accelerator(config: Config) -> Accelerator:
         if os.environ.get(variable, "false").lower() == "true":
             raise ConfigError(
                 f"{variable}: {name} is not supported; where a card does not hold the language model, shard it with "
-                "FSDP2 (configs/accelerate/fsdp2.yaml)"
+                "FSDP2 (configs/accelerate/fsdp2_vicuna13b.yaml)"
             )
     num_asked = require_launched(torch.cuda.device_count())
     # Neither mixed precision nor a dynamo backend of the launcher's: in fp16 `precision.guard` scales inside the

@@ -176,7 +176,7 @@ def asked(config: Config) -> Iterator[Sharding | None]:
     try:
         plugin = FullyShardedDataParallelPlugin()
     except (ValueError, KeyError) as error:
-        raise ConfigError(f"fsdp_config: {error}; compare it with configs/accelerate/fsdp2.yaml") from None
+        raise ConfigError(f"fsdp_config: {error}; compare it with configs/accelerate/fsdp2_vicuna13b.yaml") from None
     with patch_environment(**{ASKED: "false"}):
         yield Sharding(plugin)
 
@@ -189,7 +189,7 @@ def _problem(config: Config) -> str | None:
 
     if not has("VERSION", "2"):
         return (
-            "fsdp_config: only FSDP2 is supported; set fsdp_version: 2, as configs/accelerate/fsdp2.yaml does"
+            "fsdp_config: only FSDP2 is supported; set fsdp_version: 2, as configs/accelerate/fsdp2_vicuna13b.yaml does"
         )
     if not has("AUTO_WRAP_POLICY", "transformer_based_wrap"):
         return "fsdp_config: the layers are sharded one by one; set fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP"
