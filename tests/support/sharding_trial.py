@@ -25,7 +25,7 @@ from skingpt4.model import lora
 from skingpt4.model.precision import num_bytes
 from skingpt4.training.distributed.sharding import asked, build_network
 from skingpt4.training.distributed.team import Team
-from tests.support.tiny import batch_of, conversation, make_queries, tiny_config
+from tests.support.tiny import batch_of, conversation, make_queries, save_language_model, tiny_config
 
 # As `accelerate launch` writes it into the environment, see configs/accelerate/fsdp2_vicuna13b.yaml.
 FSDP2 = {
@@ -42,6 +42,7 @@ SETTINGS: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
     "lora": ("llama", {"FSDP_ACTIVATION_CHECKPOINTING": "true"}, {"lora__rank": 2}),
     "lora_offloaded": ("llama", {"FSDP_OFFLOAD_PARAMS": "true"}, {"lora__rank": 2}),
     "falcon": ("falcon", {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {}),
+    "tied": ("llama", {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {}),
     "gemma2": ("gemma2", {}, {}),
     "bfloat16": ("llama", {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {"language__dtype": "bfloat16"}),
     "float16": ("llama", {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, {"language__dtype": "float16"}),
@@ -80,7 +81,12 @@ def main(argv: list[str]) -> int:
     team, device = Team.of(PartialState(cpu=True)), torch.device("cpu")
     found: dict[str, Any] = {}
     for name, (family, variables, changes) in SETTINGS.items():
-        config = tiny_config(Path(argv[0]) / f"model_{team.rank}", family, **changes)
+        folder = Path(argv[0]) / f"model_{team.rank}"
+        if name == "tied":  # the embeddings are the head too
+            changes = {
+                "language__model": save_language_model(folder / name, family, tie_word_embeddings=True)
+            }
+        config = tiny_config(folder, family, **changes)
         whole, _ = build_network(config, device, None, team, None)
         with (
             mock.patch.object(

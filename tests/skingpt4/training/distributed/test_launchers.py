@@ -17,8 +17,8 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from skingpt4.config.load import load_config, to_yaml
 from skingpt4.config.schema import ConfigError
 from skingpt4.training.distributed import launchers
-from skingpt4.training.distributed.launchers import require_launched
-from skingpt4.training.distributed.sharding import ASKED, asked
+from skingpt4.training.distributed.launchers import ASKED, require_launched
+from skingpt4.training.distributed.sharding import asked
 from skingpt4.training.loop import run
 from tests.support.kill_trials import metrics_of
 from tests.support.tiny import tiny_config
@@ -88,6 +88,7 @@ def test_the_launcher_s_number_of_processes(variables, num_gpus, expected, launc
         ),
         (ACCELERATE | ADDRESS, 1, r"--num_processes 1$"),
         ({"SLURM_STEP_NUM_TASKS": "4"}, 0, r"SLURM_STEP_NUM_TASKS is 4: .*start torchrun in one task"),
+        ({"WORLD_SIZE": "2", ASKED: "true"}, 2, r"FSDP is not supported here; train\.py spreads"),
         ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}, 2, r"4 processes .* has 2 GPUs; .*--nproc-per-node 2"),
     ],
 )
