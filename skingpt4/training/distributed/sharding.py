@@ -189,7 +189,7 @@ def _problem(config: Config) -> str | None:
         return os.environ.get(f"FSDP_{name}", "").lower() == value
 
     if not has("VERSION", "2"):
-        return "fsdp_config: only FSDP2 is supported; set fsdp_version: 2, as configs/accelerate/fsdp2_vicuna13b.yaml does"
+        return "fsdp_config: only FSDP2 is supported; set fsdp_version: 2, as in configs/accelerate"
     if not has("AUTO_WRAP_POLICY", "transformer_based_wrap"):
         return "fsdp_config: the layers are sharded one by one; set fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP"
     if has("ACTIVATION_CHECKPOINTING_OFFLOAD", "true"):

@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -196,6 +197,37 @@ def launch_script_arguments(args):
     words = args.training_script_args
     assert words[0] == "--config"
     return {"config": words[1], "overrides": words[2:]}
+
+
+def test_two_nodes_find_each_other(tmp_path):
+    """The configuration for several nodes, started twice on one machine."""
+    (tmp_path / "asked.py").write_text(
+        "import os, torch.distributed\n"
+        "from skingpt4.training.distributed.launchers import require_launched\n"
+        "torch.distributed.init_process_group('gloo')\n"
+        "print(require_launched(0), torch.distributed.get_world_size(), os.environ['GROUP_WORLD_SIZE'])\n"
+    )
+    clean = {key: value for key, value in os.environ.items() if key not in VARIABLES}
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    nodes = [
+        subprocess.Popen(
+            [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/nodes.yaml",
+             "--machine_rank", rank, "--main_process_ip", "127.0.0.1", "--main_process_port", port,
+             "--num_processes", "2", str(tmp_path / "asked.py")],
+            cwd=ROOT, env={**clean, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in ("0", "1")
+    ]  # fmt: skip
+    try:
+        printed = [node.communicate(timeout=600)[0] for node in nodes]
+    finally:
+        for node in nodes:
+            node.kill()
+    assert [node.returncode for node in nodes] == [0, 0], printed
+    assert all("2 2 2" in text for text in printed), printed
 
 
 def test_accelerate_launch_starts_what_it_was_asked_for(folder, tmp_path):
