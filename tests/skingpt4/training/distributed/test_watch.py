@@ -21,7 +21,7 @@ def start(launcher, folder, what, world=2):
     return launcher.start(["tests.support.watch_trial", what], folder / what, world)
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("world", [2, 3])
 def test_processes_that_leave_together_end_well(world, launcher, tmp_path):
     job = start(launcher, tmp_path, "together", world)
     assert job.wait(60) == [0] * world, job.text()
