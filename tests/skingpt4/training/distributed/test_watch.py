@@ -91,7 +91,6 @@ def test_features_are_made_by_all_processes_and_a_killed_one_repeats_nothing(lau
     assert len(done) < num_images
     assert not done & redone
     assert len(done | redone) >= num_images - 2  # what each had written and not yet logged
-    assert {rank for rank, _ in second} == {0, 1}
     (card,) = Path(cache).glob("*-1x*/*/card.json")
     store = FeatureStore(card.parent)
     assert len(store) == num_images
