@@ -22,7 +22,7 @@ from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config, ConfigError
 from skingpt4.config.validate import training_problem
 from skingpt4.model import lora
-from skingpt4.model.build import build, build_encoder, empty_encoder
+from skingpt4.model.build import build_encoder, empty_encoder
 from skingpt4.model.network import ImageEncoder, SkinGPT4, num_parameters
 from skingpt4.records.archives import exists
 from skingpt4.records.comparing.overlap import image_hashes, merge_hashes, require_disjoint
@@ -30,9 +30,10 @@ from skingpt4.records.feature_store import FeatureStore
 from skingpt4.records.manifest import Manifest, chain, image_paths, read_manifest
 from skingpt4.records.naming import hint
 from skingpt4.support.files import file_sha256
+from skingpt4.training.distributed.sharding import Sharding, ask_model, build_network
+from skingpt4.training.distributed.team import Team
 from skingpt4.training.features import cached_images, cached_queries, statistics_map
 from skingpt4.training.preferences.pairs import Pairs, PreferenceSamples, reference_margins
-from skingpt4.training.processes import Team
 from skingpt4.training.samples import HeldOutSamples, ImageSource, SampleEncoder, TrainingSamples, image_files
 from skingpt4.training.start.from_labels import start_from_labels
 
@@ -70,13 +71,16 @@ def require_paths(config: Config) -> None:
         raise ConfigError("missing: " + "; ".join(missing))
 
 
-def prepare(config: Config, device: torch.device, team: Team | None = None) -> Prepared:
+def prepare(
+    config: Config, device: torch.device, team: Team | None = None, sharding: Sharding | None = None
+) -> Prepared:
     """Read the data, compute or load features, build the network and load the parent checkpoint.
 
     Args:
         config: of the run.
         device: of this process.
         team: the processes that prepare the same run, and share the work of computing features.
+        sharding: how they share the language model's layers, if they do.
 
     Raises:
         ConfigError: images are missing, or there is no training manifest.
@@ -108,10 +112,11 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
     if cache:
         queries = known_queries(config, encoder)
         encoder.free()  # its work is done, and it must not take up memory beside the language model
-        model = build(config, device, None)
+        encoder_here = None
     else:
         queries = queries_of(encoder(), config.vision.image_size, config.vision.crops)
-        model = build(config, device, encoder())
+        encoder_here = encoder()
+    model, spread = build_network(config, device, encoder_here, team, sharding)
     train_records = chain(train)
     parent_card = initialise_projection(model, features, train_records, config, queries, team)
     parent, seen = _origin(config, parent_card)
@@ -145,7 +150,7 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
         seen=merge_hashes(team.by_first(lambda: image_hashes(train_records)), seen),
         taught=card_values(taught_diseases(train_records, config.prompt), parent_card)
         | card_sources(train_records, parent_card),
-        notes=notes,
+        notes=[*notes, *spread],
     )
 
 
@@ -162,7 +167,7 @@ def _preferences(
         config: of a run of step dpo.
         model: at the start of the run.
         samples: of the records.
-        team: the processes of the run; the first one computes.
+        team: the processes of the run.
         parent: what the card says of `initial_checkpoint`.
     """
     pairs = Pairs(samples.records, samples.encoder, samples.images)
@@ -178,7 +183,7 @@ def _preferences(
         "quantization": config.language.quantization,
     }
     folder = Path(config.data.feature_cache or "")
-    margins = team.by_first(lambda: reference_margins(model, pairs, folder, key))
+    margins = ask_model(model, team, lambda team: reference_margins(model, pairs, folder, key, team))
     return PreferenceSamples(pairs, samples, margins, config.optim.dpo_beta)
 
 
@@ -297,7 +302,7 @@ def initialise_projection(
     path = config.initial_checkpoint
     card = load_projection(model, config, path, known) if path else {}
     if config.projection.start == "labels":
-        team.by_first(lambda: _start_from_labels(model, features, records, config, card))
+        ask_model(model, team, lambda team: _start_from_labels(model, features, records, config, card, team))
     if config.projection.inputs != "raw":
         inputs = team.by_first(lambda: statistics_map(features, config.projection.inputs))
         model.input_map = inputs.to(model.language_model.input_device)
@@ -314,6 +319,7 @@ def _start_from_labels(
     records: Manifest,
     config: Config,
     card: dict[str, Any],
+    team: Team,
 ) -> None:
     load = cached_images(*features)
     key = {
@@ -321,7 +327,7 @@ def _start_from_labels(
         "parent": card.get("tensors_sha256"),
         "data": _content(config.data.train),
     }
-    start_from_labels(model, lambda row: load(row, None)["queries"], records, config, key)
+    start_from_labels(model, lambda row: load(row, None)["queries"], records, config, key, team)
 
 
 def _origin(config: Config, card: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:

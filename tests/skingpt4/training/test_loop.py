@@ -28,10 +28,11 @@ from skingpt4.records.feature_store import FeatureError, FeatureWriter
 from skingpt4.records.record import RecordError
 from skingpt4.support.errors import UserError
 from skingpt4.training import batches, features, loop, prepare
+from skingpt4.training.distributed.signals import Stopped, StopSignal
+from skingpt4.training.distributed.team import RunError
 from skingpt4.training.loop import run, train_step
 from skingpt4.training.optim.optimizer import make_optimizer
 from skingpt4.training.optim.schedule import learning_rate
-from skingpt4.training.processes import RunError, Stopped, StopSignal
 from skingpt4.training.resuming import run_folder
 from skingpt4.training.resuming.run_folder import BusyError, Failed, RunDirError
 from skingpt4.weights.files.tensors import load_tensors
@@ -409,11 +410,11 @@ def test_the_launcher_s_accumulation_changes_nothing(configure, monkeypatch):
     assert_same_projection(plain.output_dir, launched.output_dir)
 
 
-@pytest.mark.parametrize("name", ["FSDP", "DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"])
-def test_sharding_asked_for_by_the_launcher_is_refused(name, configure, monkeypatch):
+@pytest.mark.parametrize("name", ["DEEPSPEED", "MEGATRON_LM", "PARALLELISM_CONFIG"])
+def test_what_a_launcher_asks_for_and_is_not_done_is_refused(name, configure, monkeypatch):
     config = configure()
     monkeypatch.setenv(f"ACCELERATE_USE_{name}", "true")
-    with pytest.raises(ConfigError, match=rf"ACCELERATE_USE_{name}: .*language\.device_map=auto"):
+    with pytest.raises(ConfigError, match=rf"ACCELERATE_USE_{name}: .*by FSDP2 \(configs/accelerate"):
         run(config)
     assert not Path(config.output_dir).exists()
 
