@@ -61,7 +61,8 @@ class _Words:
         return {"input_ids": [hash(word) % 1000 for word in text.split()]}
 
 
-def _private_mib() -> float:
+def private_mib() -> float:
+    """Anonymous pages of this process, MiB."""
     rows = dict(line.split(":", 1) for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
     return int(rows["Anonymous"].split()[0]) / 1024
 
@@ -80,7 +81,7 @@ def measure(manifest: Path, way: str) -> dict[str, float]:
             return int(self.rows[order[place]])
 
     encoder = SampleEncoder(PromptConfig(), _Words(), num_query_tokens=32, max_text_tokens=160)
-    before = _private_mib()
+    before = private_mib()
     began = time.perf_counter()
     if way == "list":
         records: Any = [record_of(parse_line(b, ""), manifest.parent) for _, b, _ in manifest_lines(manifest)]
@@ -96,7 +97,7 @@ def measure(manifest: Path, way: str) -> dict[str, float]:
         "start_seconds": ready - began,
         "ms_per_sample": (done - ready) * 1000 / SAMPLES,
         "peak_mib": peak_bytes() / 2**20,
-        "private_mib": _private_mib() - before,
+        "private_mib": private_mib() - before,
     }
 
 
