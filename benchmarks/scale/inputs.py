@@ -1,4 +1,4 @@
-"""What the calculation starts from: a YAML of published figures and assumptions, and measured ones where there are any."""
+"""What the calculation starts from: published figures and assumptions in a YAML, and what a GPU has measured."""
 
 from __future__ import annotations
 
