@@ -147,7 +147,9 @@ def speed_table(result: Mapping[str, Any], batch: int) -> str:
         row = _of(result, model=model, way=way, gpus=count, batch=batch)
         if row is None or not row["fits"]:
             return ""
-        low, high = (f"{value:.3g}" for value in row["samples_per_second"])
+        low, high = (
+            f"{value:,.0f}" if value >= 100 else f"{value:.3g}" for value in row["samples_per_second"]
+        )
         return low if low == high else f"{low} to {high}"
 
     return "\n".join(_table(result, result["inputs"]["gpus"], cell))

@@ -20,8 +20,6 @@ from skingpt4.doctor.work import sample_operations
 from skingpt4.model.projection import num_projection_parameters, picture_shape
 
 WAYS = ("ddp", "fsdp", "fsdp_ckpt", "offload")
-QUESTION_TOKENS = 40  # as in docs/memory.md
-GATHERED_LAYERS = 2  # complete at once: the one that computes, and the next one, gathered meanwhile
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Load:
     @property
     def tokens(self) -> int:
         """Tokens of a sample: the picture's vectors, the question, the answer."""
-        return picture_shape(self.config).num_vectors + QUESTION_TOKENS + self.supervised
+        return picture_shape(self.config).num_vectors + memory.QUESTION_TOKENS + self.supervised
 
     @property
     def num_trained(self) -> int:
@@ -85,20 +83,17 @@ class Memory:
 
 def step_memory(load: Load, way: str, gpus: int) -> Memory:
     """Memory a card; the formulas of docs/memory.md, with the language model divided where it is."""
-    parts = memory.training(load.config, load.shape, load.dtype, 0)
-    layer = load.layers_bytes // load.shape.num_layers
-    whole = parts["language model"]
-    gathered = 0 if way == "ddp" else GATHERED_LAYERS * layer + load.rest_bytes
-    part = whole if way == "ddp" else -(-whole // gpus)
-    activations = parts[memory.ACTIVATIONS]
-    if way in ("fsdp_ckpt", "offload"):  # the input of each layer, and all that one layer stores
-        inputs = load.shape.num_layers * load.batch * load.tokens * load.shape.width
-        activations = inputs * memory.ITEM_BYTES[load.dtype] + activations // load.shape.num_layers
+    config = load.config
+    parts = memory.training(config, load.shape, load.dtype, 0)
+    part = -(-parts[memory.LANGUAGE_MODEL] // gpus)
+    if way != "ddp":
+        sharding = memory.Sharding(gpus, way != "fsdp", way == "offload")
+        parts = memory.sharded(parts, config, load.shape, load.dtype, sharding)
     return Memory(
-        weights=0 if way == "offload" else part,
-        gathered=gathered,
+        weights=parts[memory.LANGUAGE_MODEL],
+        gathered=parts.get(memory.GATHERED, 0),
         trained=parts["trained tensors, gradients, AdamW"],
-        activations=activations,
+        activations=parts[memory.ACTIVATIONS],
         logits=parts["logits"],
         context=memory.CUDA_CONTEXT,
         host=memory.LIBRARIES + (part if way == "offload" else 0),
