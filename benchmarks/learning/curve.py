@@ -41,11 +41,11 @@ from skingpt4.support.files import write_text
 from skingpt4.taxonomy.closed_set import ClosedSet
 from skingpt4.taxonomy.taxonomy import CLASSES
 from skingpt4.training.batches import batches, make_collate
+from skingpt4.training.distributed.team import Team
 from skingpt4.training.loop import train_step
 from skingpt4.training.optim.optimizer import make_optimizer
 from skingpt4.training.optim.schedule import learning_rate
 from skingpt4.training.prepare import initialise_projection
-from skingpt4.training.processes import Team
 from skingpt4.training.samples import SampleEncoder, TrainingSamples
 
 WEIGHTS = (0.0, 0.5, 1.0)  # of the text's own prior

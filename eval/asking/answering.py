@@ -41,8 +41,9 @@ from skingpt4.model.build import build_encoder
 from skingpt4.model.network import SkinGPT4
 from skingpt4.records.manifest import read_manifest
 from skingpt4.support.threads import in_own_thread
+from skingpt4.training.distributed.launchers import require_launched, require_started
+from skingpt4.training.distributed.team import Team
 from skingpt4.training.features import cached_queries
-from skingpt4.training.processes import Team, require_launched, require_started
 from skingpt4.training.resuming.run_folder import locked
 
 

@@ -6,7 +6,7 @@ import torch
 
 from skingpt4.config.schema import Config, QFormerConfig, VisionConfig
 from skingpt4.model.encoders.encoder import VisionEncoder
-from skingpt4.model.language import LanguageModel
+from skingpt4.model.language import LanguageModel, Weights
 from skingpt4.model.lavis import LavisQFormer, LavisVision, lavis_classes
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.precision import require_device
@@ -89,9 +89,21 @@ def empty_encoder(config: Config) -> tuple[VisionEncoder, QFormer | Pooling]:
     return vision, built_without_memory(lambda: QFormer(config.qformer, vision.width))
 
 
-def build(config: Config, device: torch.device, encoder: ImageEncoder | None = None) -> SkinGPT4:
-    """The complete network; the projection starts from the configuration's seed, beside the input embeddings."""
-    language_model = LanguageModel(config.language, device)
+def build(
+    config: Config,
+    device: torch.device,
+    encoder: ImageEncoder | None = None,
+    weights: Weights = "on_device",
+) -> SkinGPT4:
+    """The complete network; the projection starts from the configuration's seed, beside the input embeddings.
+
+    Args:
+        config: of the network.
+        device: of the run.
+        encoder: the image encoder, if there is one.
+        weights: where the language model's are, see `LanguageModel`.
+    """
+    language_model = LanguageModel(config.language, device, weights=weights)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         width = picture_shape(config).width

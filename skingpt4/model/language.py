@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -21,15 +21,19 @@ from skingpt4.config.placement import DEVICE_RULES, main_device
 from skingpt4.config.schema import LanguageConfig
 from skingpt4.model import precision
 from skingpt4.model.quantisation import plain_linears, quantiser, require_quantised
+from skingpt4.weights.files.source import built_without_memory
 from skingpt4.weights.language_model import (
     LanguageModelError,
     cannot_load,
+    read_configuration,
     read_tokenizer,
     require_complete,
     require_vocabulary,
     text_part,
 )
 from skingpt4.weights.names import LOCAL
+
+Weights = Literal["on_device", "on_host", "absent"]
 
 
 class LanguageModel(nn.Module):
@@ -42,6 +46,7 @@ class LanguageModel(nn.Module):
         model: transformers' model; LoRA, if there is any, is inside it.
         tokenizer: its tokenizer.
         quantization: none, int8, nf4 or torchao_int8.
+        is_sharded: whether several processes hold a part of each layer and compute together.
     """
 
     def __init__(
@@ -49,6 +54,7 @@ class LanguageModel(nn.Module):
         config: LanguageConfig,
         device: torch.device | str = "cpu",
         loaded: tuple[Any, Any] | None = None,
+        weights: Weights = "on_device",
     ) -> None:
         """Load a local directory or a hub name to where it will stand.
 
@@ -57,6 +63,8 @@ class LanguageModel(nn.Module):
                 (see `precision`).
             device: of the run, which the model takes unless `config.device_map` says otherwise.
             loaded: a model and its tokenizer, to be used as they are in place of those that `config` names.
+            weights: on_host leaves them in the host's memory, in the precision of `device`; absent leaves parameters
+                on the meta device, and nothing is read but the configuration.
 
         Raises:
             DeviceError: `device_map` names a device that this machine does not have.
@@ -67,7 +75,8 @@ class LanguageModel(nn.Module):
         """
         super().__init__()
         self.quantization = config.quantization
-        self.model, self.tokenizer = loaded or _load(config, torch.device(device))
+        self.is_sharded = False
+        self.model, self.tokenizer = loaded or _load(config, torch.device(device), weights)
         self.model.get_output_embeddings().register_forward_pre_hook(_copy_last_rows)
         self.requires_grad_(False).eval()
 
@@ -216,14 +225,14 @@ def _eval_mode(module: nn.Module) -> Iterator[None]:
             part.training = True
 
 
-def _load(config: LanguageConfig, device: torch.device) -> tuple[Any, Any]:
+def _load(config: LanguageConfig, device: torch.device, weights: Weights) -> tuple[Any, Any]:
     """(model, tokenizer) as `LanguageModel` says."""
     require_devices(config.device_map)
     _require_files(config.model)
     tokenizer = read_tokenizer(config.model)
     require_vocabulary(config.model, tokenizer)
     dtype = precision.choose_dtype(config.dtype, torch.device(main_device(config.device_map, str(device))))
-    model = _load_model(config, dtype, device)
+    model = _load_model(config, dtype, device, weights)
     if config.attention == "auto" and getattr(model.config, "attn_logit_softcapping", None):
         model.set_attn_implementation("eager")  # the others leave Gemma 2's cap of the scores out
     if config.quantization != "none":
@@ -237,20 +246,25 @@ def _load(config: LanguageConfig, device: torch.device) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _load_model(config: LanguageConfig, dtype: torch.dtype, device: torch.device) -> Any:
+def _load_model(config: LanguageConfig, dtype: torch.dtype, device: torch.device, weights: Weights) -> Any:
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
+    attention = precision.choose_attention(config.attention, dtype, device)
     try:
         with plain_linears(config.quantization), text_part(config.model) as only_text:
+            if weights == "absent":
+                options = {"dtype": dtype, "attn_implementation": attention}
+                description = read_configuration(config.model)
+                return built_without_memory(lambda: AutoModelForCausalLM.from_config(description, **options))
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 config.model,
                 dtype=dtype,
-                attn_implementation=precision.choose_attention(config.attention, dtype, device),
+                attn_implementation=attention,
                 output_loading_info=True,
                 quantization_config=quantiser(config.quantization, dtype),
                 trust_remote_code=False,
                 **only_text,
-                **_placement(config, device),
+                **_placement(config, device if weights == "on_device" else torch.device("cpu")),
             )
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise cannot_load(config.model, error) from None

@@ -54,7 +54,9 @@ def add(language_model: LanguageModel, config: LoraConfig, seed: int) -> None:
                 "name layers of it, e.g. lora.targets=[q_proj,v_proj]"
             ) from None
     for parameter in trainable(language_model).values():
-        parameter.data = parameter.data.float()
+        # Where layers are in parts they may be stored on the host; what is trained is where they compute.
+        device = language_model.input_device if language_model.is_sharded else parameter.device
+        parameter.data = parameter.data.to(device, torch.float32)
     language_model.eval()
 
 

@@ -7,21 +7,23 @@ takes is a function of its number.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice, repeat
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config
 from skingpt4.model.language import LanguageModel
 from skingpt4.model.prompts import IGNORED
-from skingpt4.training.processes import ignore_interrupt
+from skingpt4.training.distributed.signals import ignore_interrupt
 
 GROUP_TOKENS = 384  # the activations of one group are in memory at a time
 
@@ -153,3 +155,17 @@ def batches(
     groups = iter(loader)
     for _ in range(start, stop):
         yield [group for _ in range(optim.accumulation) for group in next(groups)]
+
+
+def own_batches(
+    samples: Dataset[Any], batch_size: int, accelerator: Accelerator, collate: Collate
+) -> Iterator[list[dict[str, Tensor]]]:
+    """One process's share of samples of a known number, as groups of each batch.
+
+    Every process gets as many batches as the first, which has the most samples; what it lacks is empty.
+    """
+    num_samples, world = len(samples), accelerator.num_processes  # type: ignore[arg-type]
+    own = Subset(samples, range(accelerator.process_index, num_samples, world))
+    loader = DataLoader(own, batch_size=batch_size, collate_fn=collate)
+    num_batches = math.ceil(math.ceil(num_samples / world) / batch_size)
+    yield from islice(chain(loader, repeat([])), num_batches)

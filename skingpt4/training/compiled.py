@@ -34,7 +34,7 @@ def should_compile(choice: str, model: LanguageModel, iterations: int) -> bool:
     if choice != "auto":
         return choice == "always"
     on_cpu = model.input_device.type == "cpu" and not model.device_map
-    plain = model.quantization == "none"
+    plain = model.quantization == "none" and not model.is_sharded
     has_compiler = bool(shutil.which(os.environ.get("CXX", "g++")))
     pays = iterations >= PAYS_AFTER
     return on_cpu and plain and model.dtype is not torch.float16 and pays and has_compiler

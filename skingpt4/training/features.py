@@ -41,7 +41,7 @@ from skingpt4.records.feature_store import (
 from skingpt4.records.images import MAX_BYTES, open_image, random_crop_box, to_tensor
 from skingpt4.records.record import Record
 from skingpt4.support.files import file_sha256
-from skingpt4.training.processes import Team
+from skingpt4.training.distributed.team import Team
 from skingpt4.training.samples import ImageSource
 
 logger = logging.getLogger(__name__)

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from skingpt4.checkpoints import checkpoint
@@ -25,12 +24,16 @@ from skingpt4.config.schema import Config
 from skingpt4.model.network import SkinGPT4
 from skingpt4.support.errors import UserError
 from skingpt4.training import compiled
-from skingpt4.training.batches import Collate, batches, make_collate, num_supervised
+from skingpt4.training.batches import Collate, batches, make_collate, num_supervised, own_batches
+from skingpt4.training.distributed.launchers import make_accelerator
+from skingpt4.training.distributed.sharding import asked, in_step
+from skingpt4.training.distributed.signals import Stopped, StopSignal
+from skingpt4.training.distributed.team import RunError, Team
+from skingpt4.training.distributed.watch import watched
 from skingpt4.training.optim.optimizer import make_optimizer
 from skingpt4.training.optim.schedule import learning_rate
 from skingpt4.training.preferences.pairs import PreferenceSamples
 from skingpt4.training.prepare import Prepared, describe_parts, prepare, require_paths
-from skingpt4.training.processes import RunError, Stopped, StopSignal, Team, make_accelerator
 from skingpt4.training.resuming import run_folder
 from skingpt4.training.resuming.resume import begin, save_after_failure, save_checkpoint
 from skingpt4.training.resuming.run_folder import Failed
@@ -54,47 +57,46 @@ def run(config: Config, resume: bool = False, overwrite: bool = False, is_last: 
         RunDirError: `output_dir` holds another run, or one that is in progress.
         Stopped: interrupted by one of `processes.STOPPING`, after saving.
         Failed: a file cannot be read or written; what was done is saved if that is possible.
-        RunError: the loss is not finite, or a batch has nothing to learn from.
+        RunError: the loss is not finite, a batch has nothing to learn from, or another process has ended.
     """
     require_paths(config)
-    accelerator = make_accelerator(config)
-    team, folder = Team.of(accelerator), Path(config.output_dir)
-    how = (to_yaml(config), resume, overwrite, team.world)
     with ExitStack() as stack:
+        sharding = stack.enter_context(asked(config))
+        accelerator = make_accelerator(config)
+        if is_last:
+            stack.callback(accelerator.end_training)
+        team, folder = Team.of(accelerator), Path(config.output_dir)
+        how = (to_yaml(config), resume, overwrite, team.world)
+        stack.enter_context(watched(team))
         team.by_first(lambda: run_folder.check(folder, *how))
         team.by_first(lambda: stack.enter_context(run_folder.locked(folder)))
-        prepared = prepare(config, accelerator.device, team)
+        prepared = prepare(config, accelerator.device, team, sharding)
         optimizer = accelerator.prepare_optimizer(make_optimizer(prepared.model, config.optim))
         start = begin(config, prepared, optimizer, team, resume and not overwrite)
         # The folder changes, and an old run is deleted, only when nothing can refuse this one.
         team.by_first(lambda: run_folder.claim(folder, *how))
-        return _train(Trainer(config, prepared, optimizer, accelerator, team, start), is_last)
+        return _train(Trainer(config, prepared, optimizer, accelerator, team, start))
 
 
-def _train(trainer: Trainer, is_last: bool) -> Path:
+def _train(trainer: Trainer) -> Path:
     """The iterations that are left; returns the last checkpoint's folder."""
     config = trainer.config
-    try:
-        if trainer.iteration >= trainer.num_iterations:
-            done = f"{trainer.num_iterations} iterations"
-            trainer.print(f"{config.output_dir}: complete, {done}; nothing to do")
-            return checkpoint.find(config.output_dir)
-        with trainer.started():
-            for micro_batches in trainer.batches():
-                trainer.set_learning_rate()
-                trainer.seed_dropout()
-                result = train_step(
-                    trainer.model, trainer.optimizer, micro_batches, trainer.accelerator,
-                    config.optim.max_grad_norm, trainer.behaviour,
-                )  # fmt: skip
-                trainer.count(result)
-                trainer.log(result)
-                trainer.validate()
-                trainer.save()
-        return trainer.checkpoint_path
-    finally:
-        if is_last:
-            trainer.accelerator.end_training()
+    if trainer.iteration >= trainer.num_iterations:
+        trainer.print(f"{config.output_dir}: complete, {trainer.num_iterations} iterations; nothing to do")
+        return checkpoint.find(config.output_dir)
+    with trainer.started():
+        for micro_batches in trainer.batches():
+            trainer.set_learning_rate()
+            trainer.seed_dropout()
+            result = train_step(
+                trainer.model, trainer.optimizer, micro_batches, trainer.accelerator,
+                config.optim.max_grad_norm, trainer.behaviour,
+            )  # fmt: skip
+            trainer.count(result)
+            trainer.log(result)
+            trainer.validate()
+            trainer.save()
+    return trainer.checkpoint_path
 
 
 @dataclass
@@ -127,15 +129,16 @@ def train_step(
     if not num_tokens:
         raise RunError("a batch has no supervised token; raise data.max_text_tokens or check the answers")
     loss_sum = torch.zeros((), device=accelerator.device)
-    for batch in micro_batches:
+    for batch, weight in in_step(model, micro_batches, lambda: micro_batches[-1], accelerator):
         loss, batch_tokens = model(**_on(accelerator.device, batch))
         divisor = float(batch_tokens) * accelerator.num_processes if behaviour.mean_of_means else num_tokens
-        (loss / divisor).backward()  # accelerator.backward divides by the launcher's accumulation too
-        loss_sum += loss.detach()
+        (
+            loss * weight / divisor
+        ).backward()  # accelerator.backward divides by the launcher's accumulation too
+        loss_sum += loss.detach() * weight
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if accelerator.num_processes > 1:  # the trained part is small: one sum per tensor, no wrapper needed
-        for p in parameters:
-            p.grad = accelerator.reduce(p.grad)
+    for p in parameters if accelerator.num_processes > 1 else ():  # the trained part is small
+        p.grad = accelerator.reduce(p.grad)
     norm = float(accelerator.clip_grad_norm_(parameters, max_norm if behaviour.clips else math.inf))
     if math.isfinite(norm):
         optimizer.step()
@@ -163,14 +166,11 @@ def held_out_loss(
 ) -> float:
     """Mean loss (nats a token) over held-out samples, which the processes share."""
     model.eval()
-    own = torch.utils.data.Subset(
-        samples, range(accelerator.process_index, len(samples), accelerator.num_processes)
-    )
     sums = torch.zeros(2, device=accelerator.device)
-    for groups in DataLoader(own, batch_size=batch_size, collate_fn=collate):
-        for batch in groups:
+    for groups in own_batches(samples, batch_size, accelerator, collate):
+        for batch, weight in in_step(model, groups, lambda: collate([samples[0]])[0], accelerator):
             loss, count = model(**_on(accelerator.device, batch))
-            sums += torch.stack([loss, count.to(loss)])
+            sums += torch.stack([loss, count.to(loss)]) * weight
     sums = accelerator.reduce(sums)
     model.train()
     return float(sums[0] / sums[1])

@@ -22,7 +22,7 @@ from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config, ConfigError
 from skingpt4.config.validate import training_problem
 from skingpt4.model import lora
-from skingpt4.model.build import build, build_encoder, empty_encoder
+from skingpt4.model.build import build_encoder, empty_encoder
 from skingpt4.model.network import ImageEncoder, SkinGPT4, num_parameters
 from skingpt4.records.archives import exists
 from skingpt4.records.comparing.overlap import image_hashes, merge_hashes, require_disjoint
@@ -30,9 +30,10 @@ from skingpt4.records.feature_store import FeatureStore
 from skingpt4.records.manifest import Manifest, chain, image_paths, read_manifest
 from skingpt4.records.naming import hint
 from skingpt4.support.files import file_sha256
+from skingpt4.training.distributed.sharding import Sharding, build_network
+from skingpt4.training.distributed.team import Team
 from skingpt4.training.features import cached_images, cached_queries, statistics_map
 from skingpt4.training.preferences.pairs import Pairs, PreferenceSamples, reference_margins
-from skingpt4.training.processes import Team
 from skingpt4.training.samples import HeldOutSamples, ImageSource, SampleEncoder, TrainingSamples, image_files
 from skingpt4.training.start.from_labels import start_from_labels
 
@@ -70,13 +71,16 @@ def require_paths(config: Config) -> None:
         raise ConfigError("missing: " + "; ".join(missing))
 
 
-def prepare(config: Config, device: torch.device, team: Team | None = None) -> Prepared:
+def prepare(
+    config: Config, device: torch.device, team: Team | None = None, sharding: Sharding | None = None
+) -> Prepared:
     """Read the data, compute or load features, build the network and load the parent checkpoint.
 
     Args:
         config: of the run.
         device: of this process.
         team: the processes that prepare the same run, and share the work of computing features.
+        sharding: how they share the language model's layers, if they do.
 
     Raises:
         ConfigError: images are missing, or there is no training manifest.
@@ -108,10 +112,11 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
     if cache:
         queries = known_queries(config, encoder)
         encoder.free()  # its work is done, and it must not take up memory beside the language model
-        model = build(config, device, None)
+        encoder_here = None
     else:
         queries = queries_of(encoder(), config.vision.image_size, config.vision.crops)
-        model = build(config, device, encoder())
+        encoder_here = encoder()
+    model, spread = build_network(config, device, encoder_here, team, sharding)
     train_records = chain(train)
     parent_card = initialise_projection(model, features, train_records, config, queries, team)
     parent, seen = _origin(config, parent_card)
@@ -145,7 +150,7 @@ def prepare(config: Config, device: torch.device, team: Team | None = None) -> P
         seen=merge_hashes(team.by_first(lambda: image_hashes(train_records)), seen),
         taught=card_values(taught_diseases(train_records, config.prompt), parent_card)
         | card_sources(train_records, parent_card),
-        notes=notes,
+        notes=[*notes, *spread],
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from accelerate import PartialState
 
 from skingpt4.support.errors import UserError
-from skingpt4.training.processes import Team
+from skingpt4.training.distributed.team import Team
 
 TIME_OUT = 2.0  # seconds, of collectives
 

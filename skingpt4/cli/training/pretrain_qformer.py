@@ -79,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with reported() as status:
         setup_logging()
         from skingpt4.config.load import load_config
-        from skingpt4.training.processes import require_launched, require_started
+        from skingpt4.training.distributed.launchers import require_launched, require_started
         from skingpt4.training.qformer.objectives import Weights
         from skingpt4.training.qformer.photographs import write_crops
         from skingpt4.training.qformer.pretrain import Settings

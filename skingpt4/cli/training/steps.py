@@ -16,8 +16,8 @@ from skingpt4.checkpoints import checkpoint
 from skingpt4.config.load import to_yaml
 from skingpt4.config.recipe import Step
 from skingpt4.doctor.dry_run import dry_run
+from skingpt4.training.distributed.team import RunError
 from skingpt4.training.loop import run
-from skingpt4.training.processes import RunError
 from skingpt4.training.resuming import run_folder
 
 logger = logging.getLogger(__name__)

@@ -20,8 +20,8 @@ from skingpt4.config.schema import Config
 from skingpt4.model import lora
 from skingpt4.model.network import SkinGPT4
 from skingpt4.support.errors import UserError
+from skingpt4.training.distributed.team import RunError, Team
 from skingpt4.training.prepare import Prepared
-from skingpt4.training.processes import RunError, Team
 from skingpt4.training.resuming.run_folder import CHECKPOINTS
 from skingpt4.training.resuming.same_run import batch_facts, batch_problem, computed
 from skingpt4.weights.files.tensors import WeightsMismatch
@@ -47,12 +47,20 @@ def save_checkpoint(config: Config, prepared: Prepared, optimizer: Any, team: Te
     """
     path = Path(config.output_dir) / CHECKPOINTS / _name(iteration)
     team.require_same({"trained tensors": _digest(prepared.model)})
-    team.by_first(lambda: _write(path, config, prepared, optimizer, team.world, iteration))
+    # By all of them: processes that share the layers compute together.
+    answer = known_answer.measure(prepared.model, prepared.known_queries, config.prompt.template)
+    team.by_first(lambda: _write(path, config, prepared, optimizer, team.world, iteration, answer))
     return path
 
 
 def _write(
-    path: Path, config: Config, prepared: Prepared, optimizer: Any, num_processes: int, iteration: int
+    path: Path,
+    config: Config,
+    prepared: Prepared,
+    optimizer: Any,
+    num_processes: int,
+    iteration: int,
+    answer: dict[str, Any],
 ) -> None:
     model = prepared.model
     card = {
@@ -63,7 +71,7 @@ def _write(
         **origin(prepared),
         "parts": prepared.parts,
         **prepared.taught,
-        "known_answer": known_answer.measure(model, prepared.known_queries, config.prompt.template),
+        "known_answer": answer,
         "git_revision": checkpoint.git_revision(),
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         "config": to_dict(config),

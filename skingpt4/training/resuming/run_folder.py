@@ -21,7 +21,7 @@ from skingpt4.support.files import write_text
 from skingpt4.support.locks import HELD, acquire
 from skingpt4.support.parse import parse_json, read_json_object
 from skingpt4.support.regular import read_regular_text
-from skingpt4.training.processes import TRY_AGAIN, RunError
+from skingpt4.training.distributed.team import TRY_AGAIN, RunError
 from skingpt4.training.resuming import same_run
 
 CONFIG, METRICS, CHECKPOINTS, BOARD = "config.yaml", "metrics.jsonl", "checkpoints", "tensorboard"

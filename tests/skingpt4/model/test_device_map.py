@@ -14,7 +14,7 @@ from skingpt4.config.schema import ConfigError
 from skingpt4.model.language import LanguageModel
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.precision import DeviceError
-from skingpt4.training import processes
+from skingpt4.training.distributed import launchers
 from skingpt4.training.loop import run
 from skingpt4.weights.language_model import LanguageModelError
 from tests.support.tiny import (
@@ -171,6 +171,6 @@ def test_several_processes_and_a_map_exclude_each_other(tmp_path, monkeypatch):
     from accelerate import Accelerator
 
     monkeypatch.setattr(Accelerator, "num_processes", 2)
-    monkeypatch.setattr(processes, "require_launched", lambda num_gpus: 2)
+    monkeypatch.setattr(launchers, "require_launched", lambda num_gpus: 2)
     with pytest.raises(ConfigError, match=r"language\.device_map: spreads one process over devices"):
         run(tiny_config(tmp_path, language__device_map="auto"))

@@ -28,10 +28,11 @@ from skingpt4.records.feature_store import FeatureError, FeatureWriter
 from skingpt4.records.record import RecordError
 from skingpt4.support.errors import UserError
 from skingpt4.training import batches, features, loop, prepare
+from skingpt4.training.distributed.signals import Stopped, StopSignal
+from skingpt4.training.distributed.team import RunError
 from skingpt4.training.loop import run, train_step
 from skingpt4.training.optim.optimizer import make_optimizer
 from skingpt4.training.optim.schedule import learning_rate
-from skingpt4.training.processes import RunError, Stopped, StopSignal
 from skingpt4.training.resuming import run_folder
 from skingpt4.training.resuming.run_folder import BusyError, Failed, RunDirError
 from skingpt4.weights.files.tensors import load_tensors

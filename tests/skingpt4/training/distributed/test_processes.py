@@ -15,14 +15,16 @@ from accelerate.state import AcceleratorState
 from skingpt4.config.load import to_yaml
 from skingpt4.config.schema import ConfigError
 from skingpt4.records.feature_store import FeatureStore
-from skingpt4.training import prepare, processes
+from skingpt4.training import prepare
+from skingpt4.training.distributed import launchers
+from skingpt4.training.distributed.launchers import require_launched
+from skingpt4.training.distributed.team import Team
 from skingpt4.training.loop import run
-from skingpt4.training.processes import Team, require_launched
 from skingpt4.training.resuming.run_folder import RunDirError
 from tests.support.kill_trials import metrics_of, trained_bits
 from tests.support.tiny import tiny_config, write_manifest
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def projection_of(config):
 
 # ---- as many as were asked for
 
-LAUNCHERS = ("MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE", "ACCELERATE_MIXED_PRECISION", *processes.SIZES)
+LAUNCHERS = ("MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE", "ACCELERATE_MIXED_PRECISION", *launchers.SIZES)
 
 
 @pytest.fixture
@@ -117,7 +119,7 @@ def test_the_launcher_s_dynamo_backend_changes_no_precision(launched, folder, mo
     monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        accelerator = processes.make_accelerator(tiny_config(folder))
+        accelerator = launchers.make_accelerator(tiny_config(folder))
         assert accelerator.state.dynamo_plugin.backend == "NO"
         assert accelerator.mixed_precision == "no"
     finally:
@@ -126,9 +128,9 @@ def test_the_launcher_s_dynamo_backend_changes_no_precision(launched, folder, mo
 
 def test_processes_that_do_not_know_each_other_are_refused():
     """As when torchrun starts two, and accelerate sees no device to join them on."""
-    processes.require_started(2, 2)
+    launchers.require_started(2, 2)
     with pytest.raises(ConfigError, match="asked for 2 processes, and here 1 would compute; start them with"):
-        processes.require_started(2, 1)
+        launchers.require_started(2, 1)
 
 
 def test_accelerate_launch_itself_is_refused_where_it_starts_one_process(tmp_path):
@@ -136,7 +138,7 @@ def test_accelerate_launch_itself_is_refused_where_it_starts_one_process(tmp_pat
     if torch.cuda.device_count() > 1:
         pytest.skip("accelerate starts two processes here")
     (tmp_path / "asked.py").write_text(
-        "from skingpt4.training.processes import require_launched\n"
+        "from skingpt4.training.distributed.launchers import require_launched\n"
         "try:\n    print(require_launched(0))\nexcept Exception as error:\n    print(error)\n"
     )
     clean = {key: value for key, value in os.environ.items() if key not in LAUNCHERS}
