@@ -3,7 +3,8 @@
 Ways of placing the frozen language model; the projection is complete on every card, features are from the cache:
 
     ddp        a complete copy on every card
-    fsdp       every card holds 1 / n of it, and gathers a layer before its forward and again before its backward pass
+    fsdp       every card holds 1 / n of each layer, and gathers it before its forward and again before its backward
+               pass; embeddings and head are complete on every card
     fsdp_ckpt  the same, with activations computed again in the backward pass instead of stored
     offload    fsdp_ckpt with its part in the host's memory, from where each layer crosses PCIe
 """
@@ -57,11 +58,6 @@ class Load:
         """Of the layers' matrices, which are gathered layer by layer."""
         return self.shape.num_in_matrices * memory.ITEM_BYTES[self.dtype]
 
-    @property
-    def rest_bytes(self) -> int:
-        """Of embeddings, head and norms, which stay complete during a step."""
-        return self.shape.num_others * memory.ITEM_BYTES[self.dtype]
-
 
 @dataclass(frozen=True)
 class Memory:
@@ -85,7 +81,7 @@ def step_memory(load: Load, way: str, gpus: int) -> Memory:
     """Memory a card; the formulas of docs/memory.md, with the language model divided where it is."""
     config = load.config
     parts = memory.training(config, load.shape, load.dtype, 0)
-    part = -(-parts[memory.LANGUAGE_MODEL] // gpus)
+    part = -(-load.layers_bytes // gpus)
     if way != "ddp":
         sharding = memory.Sharding(gpus, way != "fsdp", way == "offload")
         parts = memory.sharded(parts, config, load.shape, load.dtype, sharding)
@@ -116,15 +112,17 @@ def step_traffic(load: Load, way: str, gpus: int, inputs: Inputs, card: Card) ->
 
     A ring over n cards brings each of them (n - 1) / n of what is gathered, and twice that of what is summed. Across
     nodes all rings of a node share its network adapters. Layers are gathered for the forward and for the backward
-    pass, the rest once a step.
+    pass, the last one for both at once.
     """
     ring = (gpus - 1) / gpus
     in_node = card.link_gb_s
     rate = 1e9 * (in_node if gpus <= inputs.gpus_a_node else min(in_node, card.network_gb_s))
-    gathered = 0 if way == "ddp" else int(ring * (2 * load.layers_bytes + load.rest_bytes))
+    layers = load.shape.num_layers
+    moved = (2 * layers - 1) * (load.layers_bytes // layers)
+    gathered = 0 if way == "ddp" else int(ring * moved)
     reduced = int(2 * ring * 4 * load.num_trained)
-    from_host = 0 if way != "offload" else (2 * load.layers_bytes + load.rest_bytes) // gpus
-    calls = 0 if way == "ddp" or gpus == 1 else 2 * load.shape.num_layers + 1
+    from_host = moved // gpus if way == "offload" else 0
+    calls = 0 if way == "ddp" or gpus == 1 else 2 * layers - 1
     return Traffic(
         gathered,
         reduced,

@@ -43,6 +43,7 @@ from skingpt4.records.manifest import read_manifest
 from skingpt4.support.threads import in_own_thread
 from skingpt4.training.distributed.launchers import require_launched, require_started
 from skingpt4.training.distributed.team import Team
+from skingpt4.training.distributed.watch import watched
 from skingpt4.training.features import cached_queries
 from skingpt4.training.resuming.run_folder import locked
 
@@ -104,6 +105,7 @@ def answer_cases(settings: RunSettings) -> None:
     team = Team.of(state)
     names = [arm.name for arm in settings.arms]
     with ExitStack() as stack:
+        stack.enter_context(watched(team))
         team.by_first(lambda: stack.enter_context(locked(run_dir)))
         stale = check_folder(run_dir, names, settings.cases_path, settings.replace_old)
         setting = settings.setting(cases)

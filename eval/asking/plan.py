@@ -19,7 +19,7 @@ from skingpt4.doctor.shapes import shape_of
 from skingpt4.model.projection import picture_shape
 from skingpt4.records.manifest import read_manifest
 from skingpt4.support.cli import DISCLAIMER
-from skingpt4.training.processes import require_launched
+from skingpt4.training.distributed.launchers import require_launched
 
 
 def plan(settings: RunSettings) -> tuple[str, bool]:

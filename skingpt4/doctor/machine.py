@@ -20,7 +20,8 @@ from skingpt4.model.build import encoder_device
 from skingpt4.model.language import require_devices
 from skingpt4.model.projection import num_projection_parameters, picture_shape
 from skingpt4.support.errors import UserError
-from skingpt4.training.processes import require_launched
+from skingpt4.training.distributed import sharding
+from skingpt4.training.distributed.launchers import require_launched
 from skingpt4.training.resuming import run_folder
 
 
@@ -44,8 +45,8 @@ class Ranks:
             return os.environ.get(name, "").lower() == "true"
 
         world = number("WORLD_SIZE")
-        sharding = memory.Sharding(world, flag("FSDP_ACTIVATION_CHECKPOINTING"), flag("FSDP_OFFLOAD_PARAMS"))
-        return cls(world, number("LOCAL_WORLD_SIZE"), sharding if flag("ACCELERATE_USE_FSDP") else None)
+        parts = memory.Sharding(world, flag("FSDP_ACTIVATION_CHECKPOINTING"), flag("FSDP_OFFLOAD_PARAMS"))
+        return cls(world, number("LOCAL_WORLD_SIZE"), parts if flag(sharding.ASKED) else None)
 
 
 def machine(facts: Facts) -> Iterator[Finding]:
@@ -86,6 +87,8 @@ def _processes(config: Config, ranks: Ranks) -> Iterator[Finding]:
     """Whether the launcher starts what it was asked for, and the batch of all processes together."""
     try:
         require_launched(torch.cuda.device_count())
+        with sharding.asked(config):
+            pass
     except UserError as error:
         yield Finding("processes", MISSING, str(error))
         return
@@ -174,8 +177,7 @@ def _memory(facts: Facts, free: int, spread: bool, ranks: Ranks) -> Iterator[Fin
             host = memory.LIBRARIES + parts.get("cached features", 0)
             host += memory.paged_bytes(memory.num_trainable(config, shape), config.optim.name)
             if ranks.sharding and ranks.sharding.offload and name == "memory, training":
-                weights = memory.weight_bytes(shape, facts.dtype, quantization)
-                host += weights // ranks.world
+                host += shape.num_in_matrices * memory.ITEM_BYTES[facts.dtype] // ranks.world
             text += f"; host about {host / memory.GIB:.1f} GiB"
         # The estimate was up to 12 % too low (docs/memory.md): the doctor warns near the limit, and refuses above it.
         if spread or together * total <= 0.8 * free:

@@ -218,18 +218,18 @@ def sharded(
 ) -> dict[str, int]:
     """The parts of `training` for one of several processes that share one language model.
 
-    Each holds its part of the weights; complete are the layers that compute, and embeddings, head and norms during
-    the step. What is trained is complete in every process. With checkpointing, the inputs of all layers and the
-    activations of one are stored.
+    Each holds its part of every layer; complete are the layers that compute, embeddings, head, final norm and what is
+    trained. With checkpointing, the inputs of all layers and the activations of one are stored.
     """
     tokens = config.optim.batch_size * (
         picture_shape(config).num_vectors + QUESTION_TOKENS + config.data.max_text_tokens
     )
     item = ITEM_BYTES[dtype]
-    layer = (parts[LANGUAGE_MODEL] - shape.num_others * item) // shape.num_layers
+    complete = shape.num_others * item  # the layers' norms and biases are few
+    layers = parts[LANGUAGE_MODEL] - complete
     divided = dict(parts)
-    divided[LANGUAGE_MODEL] = 0 if sharding.offload else math.ceil(parts[LANGUAGE_MODEL] / sharding.ranks)
-    divided[GATHERED] = GATHERED_LAYERS * layer + shape.num_others * item
+    divided[LANGUAGE_MODEL] = complete + (0 if sharding.offload else math.ceil(layers / sharding.ranks))
+    divided[GATHERED] = GATHERED_LAYERS * (layers // shape.num_layers)
     if sharding.checkpointing:
         inputs = shape.num_layers * tokens * shape.width * item
         divided[ACTIVATIONS] = inputs + parts[ACTIVATIONS] // shape.num_layers
