@@ -13,6 +13,7 @@ import argparse
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,28 +48,24 @@ TITLES = {
 
 
 def rows(inputs: Inputs, measured: Mapping[str, Measured]) -> Iterator[dict[str, Any]]:
-    """One row a card, model, way, number of GPUs and batch."""
-    for card_name, card in inputs.cards.items():
-        for title, name in inputs.models.items():
-            shape = language_shape(SHAPES[name])
-            step = measured.get(title)
-            if step is not None and card.torch_name not in step.gpu:
-                step = None
-            for batch in inputs.batches:
-                load = Load(shape, batch, card.dtype)
-                for way in WAYS:
-                    for gpus in inputs.gpus:
-                        if gpus == 1 and way.startswith("fsdp"):
-                            continue
-                        memory = step_memory(load, way, gpus)
-                        traffic = step_traffic(load, way, gpus, inputs, card)
-                        speed = step_speed(load, way, traffic, inputs, card, step)
-                        yield {
-                            "card": card_name, "model": title, "way": way, "gpus": gpus, "batch": batch,
-                            "memory": asdict(memory), "card_bytes": memory.card,
-                            "fits": memory.card <= card.memory_gb * 1e9, "traffic": asdict(traffic),
-                            "speed": asdict(speed), "samples_per_second": speed.samples_per_second(batch, gpus),
-                        }  # fmt: skip
+    """One row a model, way, number of GPUs and batch, on the inputs' card."""
+    card = inputs.cards[inputs.card]
+    shapes = {title: language_shape(SHAPES[name]) for title, name in inputs.models.items()}
+    for title, batch, way, gpus in product(shapes, inputs.batches, WAYS, inputs.gpus):
+        if gpus == 1 and way.startswith("fsdp"):
+            continue
+        step = measured.get(title)
+        if step is not None and card.torch_name not in step.gpu:
+            step = None
+        load = Load(shapes[title], batch, card.dtype)
+        memory = step_memory(load, way, gpus)
+        traffic = step_traffic(load, way, gpus, inputs, card)
+        speed = step_speed(load, way, traffic, inputs, card, step)
+        yield {
+            "model": title, "way": way, "gpus": gpus, "batch": batch, "memory": asdict(memory),
+            "card_bytes": memory.card, "fits": memory.card <= card.memory_gb * 1e9, "traffic": asdict(traffic),
+            "speed": asdict(speed), "samples_per_second": speed.samples_per_second(batch, gpus),
+        }  # fmt: skip
 
 
 def data_rows(inputs: Inputs) -> list[dict[str, Any]]:
@@ -96,8 +93,7 @@ def calculate(inputs: Inputs, measured: Mapping[str, Measured]) -> dict[str, Any
 
 
 def _of(result: Mapping[str, Any], **keys: Any) -> dict[str, Any] | None:
-    """The row of the tables' card with these values, or None."""
-    keys["card"] = result["inputs"]["card"]
+    """The row with these values, or None."""
     return next(
         (row for row in result["rows"] if all(row[key] == value for key, value in keys.items())), None
     )
