@@ -255,7 +255,11 @@ def _load_model(config: LanguageConfig, dtype: torch.dtype, device: torch.device
             if weights == "absent":
                 options = {"dtype": dtype, "attn_implementation": attention}
                 description = read_configuration(config.model)
-                return built_without_memory(lambda: AutoModelForCausalLM.from_config(description, **options))
+                empty: Any = built_without_memory(
+                    lambda: AutoModelForCausalLM.from_config(description, **options)
+                )
+                empty.tie_weights()  # what is built without memory shares nothing yet
+                return empty
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 config.model,
                 dtype=dtype,

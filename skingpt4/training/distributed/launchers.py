@@ -10,8 +10,11 @@ from accelerate import Accelerator
 from skingpt4.config.placement import default_device
 from skingpt4.config.schema import Config, ConfigError
 
-# What a launcher's environment may ask for beside FSDP (`sharding`), and is not done here.
-OTHERS = {
+ASKED = "ACCELERATE_USE_FSDP"
+# What a launcher's environment may ask for and accelerate would accept without doing it here. Training hides FSDP
+# when it does it (`sharding.asked`).
+UNSUPPORTED = {
+    ASKED: "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
     "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
     "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism config",
@@ -26,12 +29,6 @@ def make_accelerator(config: Config) -> Accelerator:
     Raises:
         ConfigError: the launcher asks for what is not done here, or the configuration needs one process.
     """
-    for variable, name in OTHERS.items():
-        if os.environ.get(variable, "false").lower() == "true":
-            raise ConfigError(
-                f"{variable}: {name} is not supported; where a card does not hold the language model, shard it with "
-                "FSDP2 (configs/accelerate/fsdp2.yaml)"
-            )
     num_asked = require_launched(torch.cuda.device_count())
     # Neither mixed precision nor a dynamo backend of the launcher's: in fp16 `precision.guard` scales inside the
     # model, and accelerate would allow tf32 along with dynamo.
@@ -51,8 +48,15 @@ def require_launched(num_gpus: int) -> int:
         num_gpus: of this machine; 0 trains on the CPU.
 
     Raises:
-        ConfigError: this is not what was started, or there are fewer GPUs than processes.
+        ConfigError: this is not what was started, it asks for what is not done here, or there are fewer GPUs than
+            processes.
     """
+    for variable, name in UNSUPPORTED.items():
+        if os.environ.get(variable, "false").lower() == "true":
+            raise ConfigError(
+                f"{variable}: {name} is not supported here; train.py spreads a language model that a card does not "
+                "hold by FSDP2 (configs/accelerate/fsdp2_vicuna13b.yaml), other commands by language.device_map"
+            )
     sizes = {name: os.environ[name] for name in SIZES if os.environ.get(name, "").isdigit()}
     # `accelerate launch` starts a single process where it does not see several GPUs, whatever --num_processes is;
     # only the address of a rendezvous shows that several were wanted.

@@ -28,12 +28,11 @@ from skingpt4.config.schema import Config, ConfigError
 from skingpt4.model.build import build
 from skingpt4.model.language import LanguageModel
 from skingpt4.model.network import ImageEncoder, SkinGPT4
+from skingpt4.training.distributed.launchers import ASKED
 from skingpt4.training.distributed.team import Team
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
-
-ASKED = "ACCELERATE_USE_FSDP"
 
 
 @dataclass(frozen=True)
@@ -176,7 +175,9 @@ def asked(config: Config) -> Iterator[Sharding | None]:
     try:
         plugin = FullyShardedDataParallelPlugin()
     except (ValueError, KeyError) as error:
-        raise ConfigError(f"fsdp_config: {error}; compare it with configs/accelerate/fsdp2.yaml") from None
+        raise ConfigError(
+            f"fsdp_config: {error}; compare it with configs/accelerate/fsdp2_vicuna13b.yaml"
+        ) from None
     with patch_environment(**{ASKED: "false"}):
         yield Sharding(plugin)
 
@@ -188,9 +189,7 @@ def _problem(config: Config) -> str | None:
         return os.environ.get(f"FSDP_{name}", "").lower() == value
 
     if not has("VERSION", "2"):
-        return (
-            "fsdp_config: only FSDP2 is supported; set fsdp_version: 2, as configs/accelerate/fsdp2.yaml does"
-        )
+        return "fsdp_config: only FSDP2 is supported; set fsdp_version: 2, as in configs/accelerate"
     if not has("AUTO_WRAP_POLICY", "transformer_based_wrap"):
         return "fsdp_config: the layers are sharded one by one; set fsdp_auto_wrap_policy: TRANSFORMER_BASED_WRAP"
     if has("ACTIVATION_CHECKPOINTING_OFFLOAD", "true"):

@@ -477,7 +477,8 @@ def test_bundled_weights_are_found_from_any_folder_and_written_with_their_relati
 
 # ---- the shipped files
 
-FILES = sorted((ROOT / "configs").rglob("*.y*ml"))
+# Those of accelerate's launcher: tests/skingpt4/training/distributed/test_launchers.py
+FILES = [path for path in sorted((ROOT / "configs").rglob("*.y*ml")) if path.parent.name != "accelerate"]
 RAW = {path: yaml.safe_load(path.read_text()) or {} for path in FILES}
 SHIPPED = [
     path for path in FILES if "recipe" not in RAW[path]

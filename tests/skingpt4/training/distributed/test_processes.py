@@ -1,4 +1,4 @@
-"""The processes of a run: as many as were asked for, the same start in all, the same result as one."""
+"""The processes of a run: what they tell each other, the same start in all, the same result as one."""
 
 import dataclasses
 import json
@@ -10,14 +10,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState
 
 from skingpt4.config.load import to_yaml
-from skingpt4.config.schema import ConfigError
 from skingpt4.records.feature_store import FeatureStore
 from skingpt4.training import prepare
-from skingpt4.training.distributed import launchers
-from skingpt4.training.distributed.launchers import require_launched
 from skingpt4.training.distributed.team import Team
 from skingpt4.training.loop import run
 from skingpt4.training.resuming.run_folder import RunDirError
@@ -40,114 +36,6 @@ def projection_of(config):
     from safetensors.torch import load
 
     return load(trained_bits(config)["projection.safetensors"])
-
-
-# ---- as many as were asked for
-
-LAUNCHERS = ("MASTER_ADDR", "MASTER_PORT", "LOCAL_WORLD_SIZE", "ACCELERATE_MIXED_PRECISION", *launchers.SIZES)
-
-
-@pytest.fixture
-def launched(monkeypatch):
-    """Sets the environment of a launcher, and nothing of another one."""
-
-    def set_environment(**variables):
-        for name in LAUNCHERS:
-            monkeypatch.delenv(name, raising=False)
-        for name, value in variables.items():
-            monkeypatch.setenv(name, value)
-
-    return set_environment
-
-
-ACCELERATE = {"ACCELERATE_MIXED_PRECISION": "no", "ACCELERATE_USE_CPU": "False"}
-ADDRESS = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-
-
-@pytest.mark.parametrize(
-    ("variables", "num_gpus", "expected"),
-    [
-        ({}, 0, 1),
-        ({}, 8, 1),
-        (ACCELERATE, 0, 1),  # accelerate launch --num_processes 1
-        (ADDRESS, 0, 1),  # exported by a script, and python started directly
-        ({"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", **ADDRESS}, 0, 2),  # torchrun
-        ({"WORLD_SIZE": "8", "LOCAL_WORLD_SIZE": "4", **ADDRESS, **ACCELERATE}, 4, 8),  # two nodes
-        ({"WORLD_SIZE": "1", **ADDRESS, **ACCELERATE}, 0, 1),
-        ({"OMPI_COMM_WORLD_SIZE": "3"}, 0, 3),
-        ({"WORLD_SIZE": "8", "SLURM_STEP_NUM_TASKS": "2"}, 0, 8),  # srun starts torchrun
-        ({"SLURM_STEP_NUM_TASKS": "1"}, 0, 1),
-    ],
-)
-def test_the_launcher_s_number_of_processes(variables, num_gpus, expected, launched):
-    launched(**variables)
-    assert require_launched(num_gpus) == expected
-
-
-@pytest.mark.parametrize(
-    ("variables", "num_gpus", "sentence"),
-    [
-        (
-            ACCELERATE | ADDRESS,
-            0,
-            r"started one, as it does .* fewer than two GPUs; start them with torchrun",
-        ),
-        (ACCELERATE | ADDRESS, 1, r"--num_processes 1$"),
-        ({"SLURM_STEP_NUM_TASKS": "4"}, 0, r"SLURM_STEP_NUM_TASKS is 4: .*start torchrun in one task"),
-        ({"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "4"}, 2, r"4 processes .* has 2 GPUs; .*--nproc-per-node 2"),
-    ],
-)
-def test_processes_that_would_not_train_together_are_refused(variables, num_gpus, sentence, launched):
-    launched(**variables)
-    with pytest.raises(ConfigError, match=sentence):
-        require_launched(num_gpus)
-
-
-def test_a_run_of_fewer_processes_than_were_asked_for_is_refused(launched, folder, tmp_path):
-    config = tiny_config(folder, output_dir=str(tmp_path / "run"))
-    launched(**ACCELERATE, **ADDRESS)
-    with pytest.raises(
-        ConfigError, match="accelerate launch was asked for several processes and started one"
-    ):
-        run(config)
-    assert not Path(config.output_dir).exists()
-
-
-def test_the_launcher_s_dynamo_backend_changes_no_precision(launched, folder, monkeypatch):
-    """Accelerate would compute matrix products in tf32 where its environment names a backend."""
-    launched()
-    monkeypatch.setenv("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR")
-    AcceleratorState._reset_state(reset_partial_state=True)
-    try:
-        accelerator = launchers.make_accelerator(tiny_config(folder))
-        assert accelerator.state.dynamo_plugin.backend == "NO"
-        assert accelerator.mixed_precision == "no"
-    finally:
-        AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def test_processes_that_do_not_know_each_other_are_refused():
-    """As when torchrun starts two, and accelerate sees no device to join them on."""
-    launchers.require_started(2, 2)
-    with pytest.raises(ConfigError, match="asked for 2 processes, and here 1 would compute; start them with"):
-        launchers.require_started(2, 1)
-
-
-def test_accelerate_launch_itself_is_refused_where_it_starts_one_process(tmp_path):
-    """Its real environment, on a machine without several GPUs."""
-    if torch.cuda.device_count() > 1:
-        pytest.skip("accelerate starts two processes here")
-    (tmp_path / "asked.py").write_text(
-        "from skingpt4.training.distributed.launchers import require_launched\n"
-        "try:\n    print(require_launched(0))\nexcept Exception as error:\n    print(error)\n"
-    )
-    clean = {key: value for key, value in os.environ.items() if key not in LAUNCHERS}
-    done = subprocess.run(
-        [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-         "--mixed_precision", "no", "--dynamo_backend", "no", str(tmp_path / "asked.py")],
-        env={**clean, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert "accelerate launch was asked for several processes and started one" in done.stdout, done.stderr
 
 
 # ---- what the processes tell each other
