@@ -14,7 +14,7 @@ from skingpt4.training.distributed.team import TRY_AGAIN, RunError
 # limit of CPU time (ulimit -t), which the kernel repeats each second until the hard limit.
 # Windows knows the first two alone.
 HANGUP, CPU_TIME = getattr(signal, "SIGHUP", None), getattr(signal, "SIGXCPU", None)
-DOUBLED = 2.0
+DOUBLED = 10.0  # seconds
 STOPPING = tuple(
     number
     for number in (signal.SIGINT, signal.SIGTERM, HANGUP, getattr(signal, "SIGUSR1", None), CPU_TIME)
