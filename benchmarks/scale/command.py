@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.results import RESULTS, about, write
-from benchmarks.harness.shapes import SHAPES, language_shape
+from benchmarks.harness.shapes import ROOT, SHAPES, language_shape
 from benchmarks.scale.estimate import (
     WAYS,
     Load,
@@ -70,7 +70,7 @@ def rows(inputs: Inputs, measured: Mapping[str, Measured]) -> Iterator[dict[str,
 
 def data_rows(inputs: Inputs) -> list[dict[str, Any]]:
     """The data side, on the tables' card."""
-    config = load_config("configs/paper/step1_vicuna13b.yaml")
+    config = load_config(ROOT / "configs/paper/step1_vicuna13b.yaml")
     vision, _ = empty_encoder(config)
     operations = 2.0 * num_parameters(vision) * vision.num_tokens
     picture = picture_shape(config)
@@ -207,7 +207,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             used = (
                 f"used for {known[0]}" if known else "which is none of the inputs' cards, so it is not used"
             )
-            print(f"measured: {title}, {step.tflops:.0f} TFLOP/s on {step.gpu}, {used}")
+            peak = step.peak_bytes_above_weights
+            memory = "" if peak is None else f", at most {peak / GIB:.1f} GiB above the weights"
+            print(
+                f"measured: {title}, batch {step.batch}, {step.tflops:.0f} TFLOP/s{memory} on {step.gpu}, {used}"
+            )
         result = calculate(inputs, measured)
         for title, text in tables(result).items():
             print(f"\n{title} ({inputs.card})\n\n{text}")

@@ -8,7 +8,7 @@ import psutil
 import torch
 
 from eval.asking import answers
-from eval.asking.answering import RunSettings, check_settings
+from eval.asking.answering import RunSettings, check_settings, num_processes
 from eval.asking.arms import Arm, check_overlap
 from eval.asking.cases import Case, check_labels, read_cases
 from eval.asking.claims import check_folder
@@ -19,7 +19,6 @@ from skingpt4.doctor.shapes import shape_of
 from skingpt4.model.projection import picture_shape
 from skingpt4.records.manifest import read_manifest
 from skingpt4.support.cli import DISCLAIMER
-from skingpt4.training.distributed.launchers import require_launched
 
 
 def plan(settings: RunSettings) -> tuple[str, bool]:
@@ -40,7 +39,7 @@ def plan(settings: RunSettings) -> tuple[str, bool]:
     check_folder(
         settings.run_dir, [arm.name for arm in settings.arms], settings.cases_path, settings.replace_old
     )
-    require_launched(torch.cuda.device_count())
+    num_processes(settings.config)
     ranks = Ranks.launched()
     a_process = -(-len(cases) // ranks.world)
     share = "" if ranks.world == 1 else f"; {ranks.world} processes with at most {a_process} cases each"
