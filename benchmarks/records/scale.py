@@ -105,6 +105,29 @@ def _figures(began: float, ready: float, before: float) -> dict[str, float]:
     }
 
 
+def measure_decoding() -> dict[str, float]:
+    """Milliseconds in which one thread makes an encoder's input of a generated photograph, and the file's bytes."""
+    import io
+
+    from PIL import Image
+
+    from skingpt4.records.images import open_image, to_tensor
+
+    rng = np.random.default_rng(0)
+    smooth = Image.fromarray(rng.integers(0, 256, (20, 30, 3), np.uint8)).resize(
+        (720, 480), Image.Resampling.BICUBIC
+    )
+    noisy = np.asarray(smooth, np.float32) + rng.normal(0, 4, (480, 720, 3))
+    file = io.BytesIO()
+    Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    took = []
+    for _ in range(100):
+        began = time.perf_counter()
+        to_tensor(open_image(file.getvalue()), 224, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+        took.append(time.perf_counter() - began)
+    return {"ms_per_picture": 1000 * float(np.median(took)), "bytes": len(file.getvalue())}
+
+
 def measure(reader: str, folder: Path, count: int) -> dict[str, float]:
     """One reader over one size, in this process, which must be fresh."""
     if reader == "shards":
@@ -161,9 +184,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                     json.loads(run_fresh(NAME, "--one", reader, name, str(size))) for _ in range(2)
                 )
                 rows.append({"reader": reader, "records": size, "first": first, "later": later})
-    print(table(rows))
+    decoding = measure_decoding()
+    print(
+        table(rows),
+        f"decoding: {decoding['ms_per_picture']:.1f} ms a picture of {decoding['bytes']} bytes",
+        sep="\n",
+    )
     what = "readers of a training on cached features, by number of records; no disk, nothing decoded"
-    save({"what": what, "reads": READS, "rows": rows}, [NAME, *(argv or [])], args.out)
+    save({"what": what, "reads": READS, "rows": rows, "decoding": decoding}, [NAME, *(argv or [])], args.out)
     return 0
 
 

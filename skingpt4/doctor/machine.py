@@ -6,7 +6,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -148,14 +148,17 @@ def _memory(facts: Facts, free: int, spread: bool, ranks: Ranks) -> Iterator[Fin
             config, shape, facts.dtype, facts.encoder_parameters, facts.num_images, quantization=quantization,
             encoding_bytes=facts.encoding_bytes,
         )  # fmt: skip
-        if ranks.sharding:
-            needs["memory, training"] = memory.sharded(
-                needs["memory, training"], config, shape, facts.dtype, ranks.sharding
-            )
-    needs["memory, chat"] = memory.chat(
-        config, shape, facts.dtype, facts.encoder_parameters, quantization=quantization,
-        encoding_bytes=facts.encoding_bytes,
-    )  # fmt: skip
+    if ranks.sharding and needs:
+        # On a CPU the host's memory holds the parts anyway. A chat in one process is no part of such a run.
+        divided = replace(ranks.sharding, offload=ranks.sharding.offload and gpu)
+        needs["memory, training"] = memory.sharded(
+            needs["memory, training"], config, shape, facts.dtype, divided
+        )
+    else:
+        needs["memory, chat"] = memory.chat(
+            config, shape, facts.dtype, facts.encoder_parameters, quantization=quantization,
+            encoding_bytes=facts.encoding_bytes,
+        )  # fmt: skip
     fixes = {
         "memory, training": "language.quantization=nf4, data.feature_cache=runs/features with data.augment=false, "
         "a smaller optim.batch_size with more optim.accumulation, or a smaller language.model",

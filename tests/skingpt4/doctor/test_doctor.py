@@ -248,7 +248,10 @@ def test_sharded_processes_hold_a_part_of_the_language_model(configure, ranks):
     config.data.feature_cache, config.step = "cached", "step1"
     fsdp = {"FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
     ranks(ACCELERATE_USE_FSDP="true", **fsdp)
-    assert "FSDP shards the language model" in finding(configure(), "processes").text
+    found = {line.name: line for line in examined(configure())}
+    assert "FSDP shards the language model" in found["processes"].text
+    assert "for each of 4 processes" in found["memory, training"].text
+    assert "memory, chat" not in found
     shape = shape_of(config.language.model)
     parts = memory.training(config, shape, "bfloat16", 0)
     four = memory.sharded(parts, config, shape, "bfloat16", memory.Sharding(4))
