@@ -7,7 +7,6 @@ projection and in what they are shown.
 from __future__ import annotations
 
 import copy
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -42,7 +41,6 @@ from skingpt4.model.build import build_encoder
 from skingpt4.model.network import SkinGPT4
 from skingpt4.records.manifest import read_manifest
 from skingpt4.support.threads import in_own_thread
-from skingpt4.training.distributed import sharding
 from skingpt4.training.distributed.launchers import require_launched, require_started
 from skingpt4.training.distributed.team import Team
 from skingpt4.training.distributed.watch import watched
@@ -150,14 +148,9 @@ def num_processes(config: Config) -> int:
     """How many processes the launcher was asked for; each of them loads the complete language model.
 
     Raises:
-        ConfigError: they would not be started, or the model is to be spread over several devices.
+        ConfigError: they would not be started, or the model is to be spread over several devices or processes.
     """
     count = require_launched(torch.cuda.device_count())
-    if os.environ.get(sharding.ASKED, "false").lower() == "true":
-        raise ConfigError(
-            "FSDP: an evaluation does not shard the language model; for one that no card holds start one process "
-            "with language.device_map=auto, or set language.quantization"
-        )
     if config.language.device_map is not None and count > 1:
         raise ConfigError("language.device_map: spreads one process over devices; start a single one")
     return count

@@ -86,9 +86,8 @@ def machine(facts: Facts) -> Iterator[Finding]:
 def _processes(config: Config, ranks: Ranks) -> Iterator[Finding]:
     """Whether the launcher starts what it was asked for, and the batch of all processes together."""
     try:
-        require_launched(torch.cuda.device_count())
         with sharding.asked(config):
-            pass
+            require_launched(torch.cuda.device_count())
     except UserError as error:
         yield Finding("processes", MISSING, str(error))
         return
