@@ -198,3 +198,27 @@ def test_training_checkpoint_and_resume(folder, tmp_path):
         load_projection(model, config, config.output_dir)
         tensors.append(model.projection.weight.detach())
     assert torch.equal(*tensors)
+
+
+@pytest.mark.skipif(DEVICE.type == "cpu", reason="on CPUs tests/skingpt4/training/distributed tests it")
+@pytest.mark.parametrize("offload", ["false", "true"])
+def test_layers_in_parts(folder, tmp_path, offload):
+    """FSDP2 on all GPUs of this machine, also on a single one: the losses are those of complete models."""
+    num_gpus = torch.cuda.device_count()
+    changes = {"data__augment": False, "data__feature_cache": str(tmp_path / "features")}
+    complete = configure(
+        folder, output_dir=str(tmp_path / "complete"), optim__batch_size=2 * num_gpus, **changes
+    )
+    parts = configure(folder, output_dir=str(tmp_path / "parts"), optim__batch_size=2, **changes)
+    losses = train(complete, tmp_path)
+    (tmp_path / "parts.yaml").write_text(to_yaml(parts))
+    done = subprocess.run(
+        [sys.executable, "-m", "accelerate.commands.launch", "--config_file",
+         "configs/accelerate/fsdp2_vicuna13b.yaml", "--num_processes", str(num_gpus), "--main_process_port", "0",
+         "--fsdp_offload_params", offload, "train.py", "--config", str(tmp_path / "parts.yaml")],
+        cwd=ROOT, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "note: FSDP2: " in done.stdout
+    lines = map(json.loads, (Path(parts.output_dir) / "metrics.jsonl").read_text().splitlines())
+    assert [line["loss"] for line in lines if line["kind"] == "train"] == pytest.approx(losses, rel=1e-3)

@@ -108,5 +108,6 @@ def build(
         torch.manual_seed(config.seed)
         width = picture_shape(config).width
         model = SkinGPT4(encoder, language_model, width, config.projector, config.projection.hidden_width)
-    model.projection.to(language_model.input_device)
+    if weights == "on_device":
+        model.projection.to(language_model.input_device)
     return model.train(False)

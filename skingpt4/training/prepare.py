@@ -30,7 +30,7 @@ from skingpt4.records.feature_store import FeatureStore
 from skingpt4.records.manifest import Manifest, chain, image_paths, read_manifest
 from skingpt4.records.naming import hint
 from skingpt4.support.files import file_sha256
-from skingpt4.training.distributed.sharding import Sharding, build_network
+from skingpt4.training.distributed.sharding import Sharding, ask_model, build_network
 from skingpt4.training.distributed.team import Team
 from skingpt4.training.features import cached_images, cached_queries, statistics_map
 from skingpt4.training.preferences.pairs import Pairs, PreferenceSamples, reference_margins
@@ -167,7 +167,7 @@ def _preferences(
         config: of a run of step dpo.
         model: at the start of the run.
         samples: of the records.
-        team: the processes of the run; the first one computes.
+        team: the processes of the run.
         parent: what the card says of `initial_checkpoint`.
     """
     pairs = Pairs(samples.records, samples.encoder, samples.images)
@@ -183,7 +183,7 @@ def _preferences(
         "quantization": config.language.quantization,
     }
     folder = Path(config.data.feature_cache or "")
-    margins = team.by_first(lambda: reference_margins(model, pairs, folder, key))
+    margins = ask_model(model, team, lambda team: reference_margins(model, pairs, folder, key, team))
     return PreferenceSamples(pairs, samples, margins, config.optim.dpo_beta)
 
 
@@ -302,7 +302,7 @@ def initialise_projection(
     path = config.initial_checkpoint
     card = load_projection(model, config, path, known) if path else {}
     if config.projection.start == "labels":
-        team.by_first(lambda: _start_from_labels(model, features, records, config, card))
+        ask_model(model, team, lambda team: _start_from_labels(model, features, records, config, card, team))
     if config.projection.inputs != "raw":
         inputs = team.by_first(lambda: statistics_map(features, config.projection.inputs))
         model.input_map = inputs.to(model.language_model.input_device)
@@ -319,6 +319,7 @@ def _start_from_labels(
     records: Manifest,
     config: Config,
     card: dict[str, Any],
+    team: Team,
 ) -> None:
     load = cached_images(*features)
     key = {
@@ -326,7 +327,7 @@ def _start_from_labels(
         "parent": card.get("tensors_sha256"),
         "data": _content(config.data.train),
     }
-    start_from_labels(model, lambda row: load(row, None)["queries"], records, config, key)
+    start_from_labels(model, lambda row: load(row, None)["queries"], records, config, key, team)
 
 
 def _origin(config: Config, card: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:

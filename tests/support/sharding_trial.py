@@ -20,7 +20,7 @@ from accelerate.utils import patch_environment
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM
 
-from skingpt4.config.schema import LoraConfig
+from skingpt4.config.schema import Config, LoraConfig
 from skingpt4.model import lora
 from skingpt4.model.precision import num_bytes
 from skingpt4.training.distributed.sharding import asked, build_network
@@ -75,18 +75,20 @@ def step(model: Any) -> tuple[float, dict[str, torch.Tensor], dict[str, int]]:
     return loss.item(), gradients, dict(calls)
 
 
+def configure(folder: Path, name: str, family: str, changes: dict[str, Any]) -> Config:
+    """The configuration of a setting, its language model written where it is missing."""
+    if name == "tied":  # the embeddings are the head too
+        changes = {"language__model": save_language_model(folder / name, family, tie_word_embeddings=True)}
+    return tiny_config(folder, family, **changes)
+
+
 def main(argv: list[str]) -> int:
     """Write `argv[0]`/RANK.json."""
     torch.distributed.init_process_group("gloo")
     team, device = Team.of(PartialState(cpu=True)), torch.device("cpu")
     found: dict[str, Any] = {}
     for name, (family, variables, changes) in SETTINGS.items():
-        folder = Path(argv[0]) / f"model_{team.rank}"
-        if name == "tied":  # the embeddings are the head too
-            changes = {
-                "language__model": save_language_model(folder / name, family, tie_word_embeddings=True)
-            }
-        config = tiny_config(folder, family, **changes)
+        config = team.by_first(partial(configure, Path(argv[0]) / "model", name, family, changes))
         whole, _ = build_network(config, device, None, team, None)
         with (
             mock.patch.object(

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -33,6 +33,8 @@ from skingpt4.training.distributed.team import Team
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -199,14 +201,6 @@ def _problem(config: Config) -> str | None:
             f"language.quantization: {config.language.quantization} cannot be sharded; set it to none, or launch "
             "without FSDP (a quantised model often fits on one card)"
         )
-    if config.step == "dpo":
-        return (
-            "step: dpo asks the model before the run in one process, and FSDP spreads it; launch without FSDP"
-        )
-    if config.projection.start == "labels":
-        return (
-            "projection.start: labels is found by one process, and FSDP spreads the model; set it to random"
-        )
     return None
 
 
@@ -230,6 +224,17 @@ def build_network(
     note = sharding.shard(model.language_model, device, team)
     model.projection.to(model.language_model.input_device)
     return model, [note]
+
+
+def ask_model(model: SkinGPT4, team: Team, work: Callable[[Team], T]) -> T:
+    """Work with the model before the run: of the first process for all, or of all where they share the layers.
+
+    Args:
+        model: of the run.
+        team: its processes.
+        work: is given the processes that do it.
+    """
+    return work(team) if model.language_model.is_sharded else team.by_first(lambda: work(Team()))
 
 
 def in_step(

@@ -26,6 +26,7 @@ from skingpt4.model.loss import answer_margins
 from skingpt4.model.network import SkinGPT4
 from skingpt4.records.record import Record, RecordError
 from skingpt4.training.batches import pad_right
+from skingpt4.training.distributed.team import Team
 from skingpt4.training.samples import ImageSource, SampleEncoder
 from skingpt4.weights.files.tensors import WeightsMismatch, load_tensors
 
@@ -82,7 +83,7 @@ class PreferenceSamples(Dataset):
         return {**self.pairs[row], "reference": float(self.margins[row]), "beta": self.beta}
 
 
-def reference_margins(model: SkinGPT4, pairs: Pairs, folder: Path, key: dict[str, Any]) -> Tensor:
+def reference_margins(model: SkinGPT4, pairs: Pairs, folder: Path, key: dict[str, Any], team: Team) -> Tensor:
     """(records,) fp32: log p(preferred) - log p(other) by the model as it is; saved, and read where it is saved.
 
     Args:
@@ -90,22 +91,31 @@ def reference_margins(model: SkinGPT4, pairs: Pairs, folder: Path, key: dict[str
         pairs: of the records.
         folder: for the file.
         key: everything that the margins depend on.
+        team: the processes that compute together; the first reads and writes the file.
     """
     digest = hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]
     path = folder / "references" / f"{digest}.safetensors"
-    if path.is_file():
-        try:
-            saved = load_tensors(path).get("margins")
-        except WeightsMismatch:
-            saved = None  # damaged: computed again
-        if saved is not None and len(saved) == len(pairs.records):
-            return saved
-    margins = margins_of(model, pairs)
+    margins = team.by_first(lambda: _saved_margins(path, len(pairs.records)))
+    if margins is None:
+        margins = margins_of(model, pairs)
+        team.by_first(lambda: _save_margins(path, margins))
+    return margins
+
+
+def _saved_margins(path: Path, count: int) -> Tensor | None:
+    """The margins of a file, None if it is not there, damaged or of other pairs."""
+    try:
+        saved = load_tensors(path).get("margins") if path.is_file() else None
+    except WeightsMismatch:
+        return None
+    return saved if saved is not None and len(saved) == count else None
+
+
+def _save_margins(path: Path, margins: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     save_file({"margins": margins}, part)
     os.replace(part, path)
-    return margins
 
 
 @torch.no_grad()

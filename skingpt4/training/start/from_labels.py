@@ -35,6 +35,7 @@ from skingpt4.records.manifest import Manifest
 from skingpt4.records.record import RecordError
 from skingpt4.support.files import move_into_place
 from skingpt4.training.batches import Collate, make_collate
+from skingpt4.training.distributed.team import Team
 from skingpt4.training.samples import SampleEncoder, TrainingSamples
 from skingpt4.training.start.labels import Labels, labels_of
 from skingpt4.training.start.regression import regress
@@ -73,6 +74,7 @@ def start_from_labels(
     records: Manifest,
     config: Config,
     cache_key: dict[str, Any],
+    team: Team,
 ) -> None:
     """Give the projection its start; one that is not random stays, and the start is added to it.
 
@@ -82,6 +84,7 @@ def start_from_labels(
         records: of the training.
         config: of the run.
         cache_key: what the codes depend on beside the records' labels, the prompt and the seed.
+        team: the processes that compute together; the first reads and writes the cache.
 
     Raises:
         RecordError: no record has a label that the step teaches.
@@ -99,15 +102,11 @@ def start_from_labels(
         )
     samples = _Samples(model, vectors, records, labels, config)
     path = _path(labels, config, cache_key)
-    if path.is_file():
-        saved = load_file(path)
-        codes, bias = saved["codes"], saved["bias"]
-    else:
-        codes, bias = _learn(model, samples, labels, num_iterations(labels, config))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(".part")
-        save_file({"codes": codes, "bias": bias}, part)
-        move_into_place(part, path)
+    saved = team.by_first(lambda: load_file(path) if path.is_file() else None)
+    if saved is None:
+        saved = _learn(model, samples, labels, num_iterations(labels, config))
+        team.by_first(lambda: _save(path, saved))
+    codes, bias = saved["codes"], saved["bias"]
     weight, offset = regress(vectors, labels)
     direction = (codes.double().T @ weight).float()  # (width, d)
     centre = labels.values.mean(0).double()
@@ -128,10 +127,18 @@ def start_from_labels(
         losses[gain] = samples.loss_with_pictures(model)
     best = min(GAINS, key=losses.__getitem__)
     set_gain(best)
-    print(
-        f"start from {len(labels.names)} labels: gain {best:g}, "
-        f"{losses[best]:.3f} nats a token on {NUM_COMPARED} records"
-    )
+    if team.leads:
+        print(
+            f"start from {len(labels.names)} labels: gain {best:g}, "
+            f"{losses[best]:.3f} nats a token on {NUM_COMPARED} records"
+        )
+
+
+def _save(path: Path, tensors: dict[str, Tensor]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    save_file(tensors, part)
+    move_into_place(part, path)
 
 
 def num_iterations(labels: Labels, config: Config) -> int:
@@ -187,8 +194,8 @@ class _Samples:
         return float(sums[0] / sums[1])
 
 
-def _learn(model: SkinGPT4, samples: _Samples, labels: Labels, iterations: int) -> tuple[Tensor, Tensor]:
-    """Train the codes; returns them (labels, width) and the bias (width,), on the CPU."""
+def _learn(model: SkinGPT4, samples: _Samples, labels: Labels, iterations: int) -> dict[str, Tensor]:
+    """Train the codes; returns `codes` (labels, width) and `bias` (width,), on the CPU."""
     base, inputs = model.projection, model.input_map
     assert isinstance(base, Projection)
     embeddings = model.language_model.get_input_embeddings()
@@ -219,7 +226,8 @@ def _learn(model: SkinGPT4, samples: _Samples, labels: Labels, iterations: int) 
     finally:
         model.projection, model.input_map = base, inputs
         base.requires_grad_(required)
-    return labelled.codes.detach().cpu().contiguous(), labelled.bias.detach().cpu().contiguous()
+    tensors = {"codes": labelled.codes, "bias": labelled.bias}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 @torch.no_grad()

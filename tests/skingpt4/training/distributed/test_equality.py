@@ -29,14 +29,15 @@ class Runs:
 
     def __init__(self, launcher, folder, changes):
         self.launcher, self.folder = launcher, folder
-        self.config = tiny_config(
-            folder / "model", data__train=[write_manifest(folder / "train.jsonl", 9)], data__augment=False,
+        defaults = {
+            "data__train": [write_manifest(folder / "train.jsonl", 9)],
             # Five, so that one process has fewer of them, and fewer batches.
-            data__validation=[write_manifest(folder / "held_out.jsonl", 5, first=100)],
-            data__feature_cache=str(folder / "features"), optim__accumulation=2, optim__init_lr=3e-4,
-            log__checkpoint_every=1, log__keep_checkpoints=9, log__validate_every=2, language__compile="never",
-            **changes,
-        )  # fmt: skip
+            "data__validation": [write_manifest(folder / "held_out.jsonl", 5, first=100)],
+            "data__feature_cache": str(folder / "features"), "data__augment": False,
+            "optim__accumulation": 2, "optim__init_lr": 3e-4, "language__compile": "never",
+            "log__checkpoint_every": 1, "log__keep_checkpoints": 9, "log__validate_every": 2,
+        }  # fmt: skip
+        self.config = tiny_config(folder / "model", **defaults | changes)
 
     def start(self, name, world, environment=None, *arguments):
         """A run in `world` processes; returns its configuration."""
@@ -141,3 +142,23 @@ def test_a_checkpoint_of_a_model_in_parts_is_one_like_any_other(runs):
     assert not model.language_model.is_sharded
     trained = tensors_of(runs.in_parts)
     assert torch.equal(model.projection.weight, trained["weight"])
+
+
+PREFERRED, OTHER = (
+    [{"question": "What is it?", "answer": text}] for text in ("See a doctor.", "Do nothing.")
+)
+
+
+@pytest.mark.parametrize("what", ["labels", "dpo"])
+def test_what_is_asked_of_the_model_before_a_run(what, launcher, tmp_path):
+    """By the first process alone of a complete model, by all together of one in parts."""
+    if what == "labels":
+        changes = {"projection__start": "labels", "projection__start_iterations": 8}
+    else:
+        parent = Runs(launcher, tmp_path / "parent", {}).start("parent", 1)
+        pairs = write_manifest(tmp_path / "pairs.jsonl", 6, turns=PREFERRED, rejected=OTHER)
+        changes = {"step": "dpo", "initial_checkpoint": parent.output_dir, "data__train": [pairs],
+                   "data__validation": [pairs]}  # fmt: skip
+    complete = Runs(launcher, tmp_path / "complete", changes).start("complete", 2)
+    in_parts = Runs(launcher, tmp_path / "in_parts", changes).start("in_parts", 2, IN_PARTS)
+    assert_same_run(in_parts, complete)

@@ -91,8 +91,6 @@ def launched(monkeypatch):
             "fsdp_config: .*compare it with configs/accelerate",
         ),
         ({}, {"language__quantization": "nf4"}, r"language\.quantization: nf4 cannot be sharded"),
-        ({}, {"step": "dpo"}, "step: dpo .*launch without FSDP"),
-        ({}, {"projection__start": "labels"}, "projection.start: labels .*set it to random"),
     ],
 )
 def test_what_cannot_be_sharded_is_refused(variables, changes, sentence, launched, tmp_path):
