@@ -232,15 +232,19 @@ class Page:
         place, stage, items, serial, since = now or (0, "", [], None, 0.0)
 
         def act() -> View:
-            sent = parse_json(collected or "{}")
-            if serial is None or sent.get("serial") != serial:
+            try:
+                sent = parse_json(collected or "{}")
+            except ValueError:
+                sent = None
+            values = sent.get("values") if isinstance(sent, dict) and sent.get("serial") == serial else None
+            if serial is None or not isinstance(values, dict):
                 raise ReviewError("This page is out of date; load it again.")
             if stage == CONSENT:
                 return self.desk.agree(rater)
             seconds = time.monotonic() - since
             if stage == BEFORE:
-                return self.desk.answer(rater, place, items, sent["values"], seconds)
-            return self.desk.rate(rater, place, sent["values"], seconds)
+                return self.desk.answer(rater, place, items, values, seconds)
+            return self.desk.rate(rater, place, values, seconds)
 
         return self._try(rater, act, "" if stage == CONSENT else "Saved.")
 

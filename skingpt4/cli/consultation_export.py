@@ -38,6 +38,8 @@ def parser() -> argparse.ArgumentParser:
         help="put the pictures into the FHIR bundle, not only their hashes",
     )
     add("--without-pictures", action="store_true", help="leave pictures out that the JSON carries")
+    add("--language-file", action="append", default=[], metavar="FILE",
+        help="texts of another language that the page was started with, e.g. fr.yaml")  # fmt: skip
     return result
 
 
@@ -120,7 +122,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from importlib.util import find_spec
 
         from skingpt4.chat.exporting.record import ConsultationError
+        from skingpt4.chat.texts import add_language
 
+        for path in args.language_file:
+            add_language(path)
         is_batch = args.consultation.suffix.lower() == ".jsonl"
         if not (args.fhir or (not is_batch and (args.html or args.pdf or args.letter))):
             wanted = (

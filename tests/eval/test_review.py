@@ -193,6 +193,14 @@ def test_page_of_a_view(desk):
     assert "Saved." in saved[-1]
     assert len(desk.store.rated("anna", [*ITEMS, FLAG])) == 1
     assert "out of date" in page.go_on(None, "", request)[-1]
+    for crafted in (
+        "[]",
+        "{",
+        "null",
+        json.dumps({"serial": now[3]}),
+        json.dumps({"serial": now[3], "values": []}),
+    ):
+        assert "out of date" in page.go_on(now, crafted, request)[-1], crafted
     assert "checked" in page.back(saved[0], request)[5]
 
 

@@ -76,18 +76,18 @@ class ServerProcess(Server):
 
 
 class Health:
-    """Asks for /health again and again in a thread, as a context manager; the seconds of each answer."""
+    """Asks for /health again and again in a thread, as a context manager: seconds of each answer, and failures."""
 
     def __init__(self, server):
-        self.server, self.over, self.seconds = server, threading.Event(), []
+        self.server, self.over, self.seconds, self.failures = server, threading.Event(), [], []
         self.thread = threading.Thread(target=self._go_on, daemon=True)
 
     def _go_on(self):
         while not self.over.wait(0.05):
             try:
                 self.seconds.append(self.server.get_health())
-            except OSError:
-                self.seconds.append(float("inf"))
+            except OSError as error:
+                self.failures.append(repr(error))
 
     def __enter__(self):
         self.thread.start()

@@ -64,7 +64,9 @@ def to_html(consultation: Consultation, with_pictures: bool = True) -> str:
         f"<title>{title}</title><style>{CSS}</style></head>\n"
         '<body><div class="paper"><div class="head" role="note">'
         f'<p class="standing">{html.escape(texts["record.foot"])}</p></div>'
-        f"<main><h1>{html.escape(texts['record.title'])}</h1><p>{html.escape(consultation.disclaimer)}</p>{body}</main></div>"
+        f"<main><h1>{html.escape(texts['record.title'])}</h1>"
+        # Not the file's own, which anybody may have changed.
+        f"<p>{html.escape(texts['record.disclaimer'])}</p>{body}</main></div>"
         "</body></html>\n"
     )
 
@@ -107,7 +109,7 @@ def to_pdf(consultation: Consultation, with_pictures: bool = True) -> bytes:
         )
         paper.foot_style = ("B", 8.5, RED)
         paper.text_block(texts["record.title"], 18, "B")
-        paper.text_block(consultation.disclaimer, 9, "B", colour=RED)
+        paper.text_block(texts["record.disclaimer"], 9, "B", colour=RED)
         texts_of_parts = (text for _, parts in all_sections for part in parts for text in _texts(part))
         lacking = sum(map(paper.num_lacking, texts_of_parts))
         if lacking:

@@ -234,7 +234,7 @@ def _check(row: dict[str, Any], num_characters: int) -> None:
 
 def _exchange_from_json(item: dict[str, Any]) -> Exchange:
     return Exchange(
-        **{key: value for key, value in item.items() if key != "flags"}
+        **{key: value for key, value in dict(item).items() if key != "flags"}
     )  # they follow from the answer
 
 

@@ -98,7 +98,9 @@ def describe(inspection: Inspection, with_tensors: bool = False) -> str:
         if value is not None:
             if isinstance(value, dict):
                 value = ", ".join(f"{k} ({v})" for k, v in value.items())
-            rows.append((key.replace("_", " "), "; ".join(value) if isinstance(value, list) else value))
+            rows.append(
+                (key.replace("_", " "), "; ".join(map(str, value)) if isinstance(value, list) else value)
+            )
     if inspection.tensors:
         dtypes = Counter(info.dtype for info in inspection.tensors.values())
         counts = ", ".join(f"{n} {dtype}" for dtype, n in dtypes.most_common())

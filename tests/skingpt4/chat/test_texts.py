@@ -12,7 +12,9 @@ import demo
 from skingpt4.chat import texts as page_texts
 from skingpt4.chat.checks import quality
 from skingpt4.chat.differential import ClassProbability, advise
+from skingpt4.chat.exporting.record import Consultation
 from skingpt4.chat.texts import TextError, load
+from skingpt4.cli import consultation_export
 from skingpt4.records.images import REASONS
 from skingpt4.support.cli import DISCLAIMER
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, class_title
@@ -130,6 +132,16 @@ def test_the_page_refuses_a_language_that_is_not_complete_before_it_loads_a_mode
     path = french(lambda table: table["chat"].pop("ask"))
     assert demo.main(["--config", "nowhere.yaml", "--language-file", str(path)]) == 1
     assert "there is no text for chat.ask" in capsys.readouterr().err
+
+
+def test_a_saved_consultation_is_exported_in_its_own_language(french, tmp_path):
+    saved, letter = tmp_path / "c.json", tmp_path / "c.txt"
+    saved.write_text(Consultation({}, language="fr").to_json())
+    wanted = [str(saved), "--letter", str(letter)]
+    assert consultation_export.main(wanted) == 0
+    assert load("en")["letter.title"] in letter.read_text(), "English without the file"
+    assert consultation_export.main([*wanted, "--language-file", str(french())]) == 0
+    assert load("en")["letter.title"].upper() in letter.read_text()
 
 
 def test_every_problem_of_a_picture_has_its_words():

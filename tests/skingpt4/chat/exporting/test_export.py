@@ -201,6 +201,12 @@ def test_command(tmp_path, capsys):
     assert all(line.startswith("error: ") for line in errors)
 
 
+def test_a_changed_file_does_not_change_the_disclaimer():
+    page = to_html(full_record(disclaimer="A doctor has checked this."))
+    assert "A doctor has checked this." not in page
+    assert html.escape(ENGLISH["disclaimer"]) in page
+
+
 @pytest.mark.parametrize("size", [(30, 2000), (2000, 30), (900, 1600)])
 def test_pictures_of_any_shape_fit(size):
     record = full_record(pictures=[ShownPicture.of(Image.new("RGB", size))])
@@ -212,7 +218,8 @@ def test_pictures_of_any_shape_fit(size):
 @pytest.mark.parametrize(
     ("key", "value"),
     [("differential", True), ("differential", {"ranking": 3}), ("history", "x"), ("model", []), ("turns", 3),
-     ("pictures", {"a": 1}), ("language", 3), ("disclaimer", None), ("created", [])],
+     ("turns", " "), ("turns", [[]]), ("pictures", " "), ("pictures", {"a": 1}), ("language", 3),
+     ("disclaimer", None), ("created", [])],
 )  # fmt: skip
 def test_a_record_with_a_strange_value_is_a_page_or_one_sentence(key, value, tmp_path, capsys):
     row = {

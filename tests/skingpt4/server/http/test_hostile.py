@@ -25,6 +25,12 @@ def median(values):
     return sorted(values)[len(values) // 2]
 
 
+def figures_of(healths):
+    seconds = [value for health in healths for value in health.seconds]
+    failures = [failure for health in healths for failure in health.failures]
+    return {"n": len(seconds), "median": median(seconds), "max": max(seconds), "failures": failures}
+
+
 def test_honest_clients_are_answered_among_hostile_ones_of_every_kind(tmp_path):
     config = tiny_config(tmp_path)
     api = Api(Answerer(build(config, torch.device("cpu"), build_encoder(config)), config, IDENTITY))
@@ -63,10 +69,10 @@ def test_a_hundred_hostile_clients_of_all_kinds(server):
         hostile_requests=crowd.num_done, honest_requests=len(honest),
         honest_answered=sum(status == 200 for status, _ in honest),
         honest_seconds={"median": median([s for _, s in honest]), "max": max(s for _, s in honest)},
-        health={"n": len(health.seconds), "median": median(health.seconds), "max": max(health.seconds)},
-        mib_above_the_model=peak,
+        health=figures_of([health]), mib_above_the_model=peak,
     )  # fmt: skip
     assert {status for status, _ in honest} == {200}
+    assert health.failures == []
     assert max(health.seconds) < 1
     assert peak < MAX_MIB
 
@@ -74,14 +80,14 @@ def test_a_hundred_hostile_clients_of_all_kinds(server):
 @pytest.mark.soak
 def test_two_thousand_requests_leave_the_memory_flat(server):
     num_requests = soak.scaled(2000, 100)
-    before, memory, honest, done, health_seconds = server.mib(), [], [], {}, []
+    before, memory, honest, done, healths = server.mib(), [], [], {}, []
     server.forget_peak()
     while sum(done.values()) + len(honest) < num_requests or len(memory) < 3:
         with Crowd(server.url, 100) as crowd, Health(server) as health:
             deadline = time.monotonic() + 20
             while time.monotonic() < deadline:
                 honest.append(ask_honestly(server, len(honest)))
-        health_seconds += health.seconds
+        healths.append(health)
         for kind, count in crowd.num_done.items():
             done[kind] = done.get(kind, 0) + count
         time.sleep(3)
@@ -91,11 +97,12 @@ def test_two_thousand_requests_leave_the_memory_flat(server):
         "hostile_2000", sum(done.values()) + len(honest), hostile_clients_at_once=100, hostile_requests=done,
         honest_requests=len(honest), honest_answered=sum(status == 200 for status, _ in honest),
         honest_seconds={"median": median([s for _, s in honest]), "max": max(s for _, s in honest)},
-        health={"n": len(health_seconds), "median": median(health_seconds), "max": max(health_seconds)},
+        health=figures_of(healths),
         mib_of_server_before=before, mib_above_the_model=peak, mib_after_each_crowd=memory,
         mib_grown=memory[-1] - memory[0],
     )  # fmt: skip
     assert {status for status, _ in honest} == {200}
+    assert [failure for health in healths for failure in health.failures] == []
     assert peak < MAX_MIB
     assert memory[-1] - memory[0] < 200
     assert server.post(question())[0] == 200

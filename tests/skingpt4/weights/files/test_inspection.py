@@ -1,6 +1,7 @@
 """What files and directories are said to be, on small files with the published names and shapes."""
 
 import json
+import re
 
 import pytest
 import timm
@@ -285,3 +286,10 @@ def test_the_bundled_default():
     )
     assert inspect(ROOT / "weights" / "dinov2-vit-s14-reg4").details["width"] == 384
     assert inspect(ROOT / "skingpt4/weights/bundled/qformer_tiny.safetensors").details["encoder_width"] == 384
+
+
+def test_a_strange_value_of_a_configuration_is_shown(tmp_path):
+    tiny.save_language_model(tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"max_position_embeddings": [[]]}))
+    assert re.search(r"context +\[\]", describe(inspect(tmp_path)))
