@@ -21,7 +21,7 @@ from skingpt4.model.language import require_devices
 from skingpt4.model.projection import num_projection_parameters, picture_shape
 from skingpt4.support.errors import UserError
 from skingpt4.training.distributed import sharding
-from skingpt4.training.distributed.launchers import require_launched
+from skingpt4.training.distributed.launchers import ASKED, require_launched
 from skingpt4.training.resuming import run_folder
 
 
@@ -46,7 +46,7 @@ class Ranks:
 
         world = number("WORLD_SIZE")
         parts = memory.Sharding(world, flag("FSDP_ACTIVATION_CHECKPOINTING"), flag("FSDP_OFFLOAD_PARAMS"))
-        return cls(world, number("LOCAL_WORLD_SIZE"), parts if flag(sharding.ASKED) else None)
+        return cls(world, number("LOCAL_WORLD_SIZE"), parts if flag(ASKED) else None)
 
 
 def machine(facts: Facts) -> Iterator[Finding]:
