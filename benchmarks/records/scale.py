@@ -6,8 +6,8 @@ them out (random pictures, as bytes), and the feature store (random pictures' ve
 checksums). The features' file is sparse and the shards are in the page cache, so no disk is measured. At the end, one
 generated photograph is decoded, resized and normalised again and again.
 
-`private` is the memory that the process has for itself after its reads (anonymous pages); mapped pages are shared by
-all processes of a machine. Research software, not a medical device.
+Seconds are the process's own on a CPU, which other programs hardly change. `private` is the memory that the process
+has for itself after its reads (anonymous pages); mapped pages are shared by all processes of a machine. Research software, not a medical device.
 """
 
 from __future__ import annotations
@@ -68,16 +68,16 @@ def write_features(folder: Path, count: int) -> None:
 
 
 def measure_shards(folder: Path, count: int) -> dict[str, float]:
-    """Seconds until each shard's index is there, then milliseconds a picture of READS anywhere."""
+    """CPU seconds until each shard's index is there, then milliseconds a picture of READS anywhere."""
     from skingpt4.records.archives import read_bytes
 
     def path(number: int) -> Path:
         return folder / f"{number // SHARD_RECORDS:06d}.tar" / f"{number:09d}.jpg"
 
-    before, began = start.private_mib(), time.perf_counter()
+    before, began = start.private_mib(), time.process_time()
     for first in range(0, count, SHARD_RECORDS):
         read_bytes(path(first))
-    ready = time.perf_counter()
+    ready = time.process_time()
     for number in np.random.default_rng(1).integers(0, count, READS).tolist():
         if len(read_bytes(path(number))) != PICTURE_BYTES:
             raise RuntimeError(f"{path(number)}: has another size")
@@ -85,19 +85,19 @@ def measure_shards(folder: Path, count: int) -> dict[str, float]:
 
 
 def measure_features(folder: Path, count: int) -> dict[str, float]:
-    """Seconds until the store is open, then milliseconds a picture of READS anywhere."""
+    """CPU seconds until the store is open, then milliseconds a picture of READS anywhere."""
     from skingpt4.records.feature_store import FeatureStore
 
-    before, began = start.private_mib(), time.perf_counter()
+    before, began = start.private_mib(), time.process_time()
     store = FeatureStore(folder)
-    ready = time.perf_counter()
+    ready = time.process_time()
     for row in np.random.default_rng(1).integers(0, count, READS).tolist():
         store.view(row, 0)
     return _figures(began, ready, before)
 
 
 def _figures(began: float, ready: float, before: float) -> dict[str, float]:
-    done = time.perf_counter()
+    done = time.process_time()
     return {
         "start_seconds": ready - began,
         "ms_per_read": (done - ready) * 1000 / READS,
@@ -106,7 +106,7 @@ def _figures(began: float, ready: float, before: float) -> dict[str, float]:
 
 
 def measure_decoding() -> dict[str, float]:
-    """Milliseconds in which one thread makes an encoder's input of a generated photograph, and the file's bytes."""
+    """CPU milliseconds in which one thread makes an encoder's input of a generated photograph, and its bytes."""
     import io
 
     import torch
@@ -124,9 +124,9 @@ def measure_decoding() -> dict[str, float]:
     Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
     took = []
     for _ in range(100):
-        began = time.perf_counter()
+        began = time.process_time()
         to_tensor(open_image(file.getvalue()), 224, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-        took.append(time.perf_counter() - began)
+        took.append(time.process_time() - began)
     return {"ms_per_picture": 1000 * float(np.median(took)), "bytes": len(file.getvalue())}
 
 
@@ -136,7 +136,7 @@ def measure(reader: str, folder: Path, count: int) -> dict[str, float]:
         return measure_shards(folder / "shards", count)
     if reader == "features":
         return measure_features(folder / "features", count)
-    figures = start.measure(folder / "train.jsonl", "map")
+    figures = start.measure(folder / "train.jsonl", "map", time.process_time)
     return {
         "start_seconds": figures["start_seconds"],
         "ms_per_read": figures["ms_per_sample"],
@@ -147,7 +147,7 @@ def measure(reader: str, folder: Path, count: int) -> dict[str, float]:
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Markdown, a line for each reader and size."""
     lines = [
-        "| reader | records | first start s | later start s | ms a read | private MiB |",
+        "| reader | records | first start, CPU s | later start, CPU s | CPU ms a read | private MiB |",
         "|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(table(rows))
     print(f"decoding: {decoding['ms_per_picture']:.1f} ms a picture of {decoding['bytes']} bytes")
     what = (
-        "readers of a training on cached features, by number of records, without disk; decoding of a picture"
+        "readers of a training on cached features, by number of records, without disk; decoding; CPU seconds"
     )
     save({"what": what, "reads": READS, "rows": rows, "decoding": decoding}, [NAME, *(argv or [])], args.out)
     return 0
