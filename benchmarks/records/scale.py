@@ -7,7 +7,9 @@ checksums). The features' file is sparse and the shards are in the page cache, s
 generated photograph is decoded, resized and normalised again and again.
 
 Seconds are the process's own on a CPU, which other programs hardly change. `private` is the memory that the process
-has for itself after its reads (anonymous pages); mapped pages are shared by all processes of a machine. Research software, not a medical device.
+has for itself after its reads (anonymous pages); mapped pages are shared by all processes of a machine.
+
+Research software, not a medical device.
 """
 
 from __future__ import annotations
