@@ -46,7 +46,8 @@ def main(argv: list[str] | None = None) -> int:
             from skingpt4.doctor.dry_run import dry_run
 
             report, stopped = dry_run(args.config, config)
-            print(report)
+            if int(os.environ.get("RANK", 0)) == 0:
+                print(report)
             status.code = int(stopped)
         else:
             from skingpt4.training.loop import run

@@ -25,7 +25,12 @@ COMMANDS = {
     "memory-encoder": ("memory.encoder", "host memory of loading the image encoder"),
     "memory-language": ("memory.language", "host memory of loading a language model, by precision"),
     "memory-delta": ("memory.delta", "host memory of merging a Vicuna delta"),
+    "scale": ("scale.command", "training on 1 to 64 GPUs, calculated: the tables of docs/scale.md"),
     "records-start": ("records.start", "start-up and memory of a training's records, up to a million"),
+    "records-scale": (
+        "records.scale",
+        "manifest, shards and feature store of 10 thousand to 1 million records",
+    ),
     "prepare": ("records.prepare", "images per second and memory of data preparation"),
     "near-duplicates": ("records.near_duplicates", "copies that a perceptual hash finds and confuses"),
     "quality": ("records.quality", "what the image quality gate detects, by skin type"),

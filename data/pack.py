@@ -1,4 +1,7 @@
-"""Pack a manifest's pictures into tar shards: python -m data.pack MANIFEST --out-dir DIR [--shard-size 500MB]."""
+"""Pack a manifest's pictures into tar shards: python -m data.pack MANIFEST --out-dir DIR [--shard-size 500MB].
+
+MANIFEST may be the address of a packed one in object storage; then it and its shards are copied.
+"""
 
 from __future__ import annotations
 
@@ -31,10 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m data.pack",
         description="Pack a manifest's pictures into tar shards. Metadata of cameras is dropped; the pixels stay "
-        "exactly as they are. Research software, not a medical device.",
-        epilog="example: python -m data.pack runs/data/dermnet/train.jsonl --out-dir runs/packed/dermnet",
+        "exactly as they are. An address of a manifest that was packed, in any storage that fsspec reads, copies it "
+        "and its shards; repeated, it copies what is missing. Research software, not a medical device.",
+        epilog="examples: python -m data.pack runs/data/dermnet/train.jsonl --out-dir runs/packed/dermnet; "
+        "python -m data.pack s3://bucket/packed/train.jsonl --out-dir runs/packed/train (s3:// needs the package "
+        "s3fs, gs:// gcsfs; keys and servers are set as for those)",
     )
-    parser.add_argument("manifest", type=Path, help="JSONL, see data/README.md")
+    parser.add_argument("manifest", help="JSONL, see data/README.md; or the address of a packed one")
     parser.add_argument(
         "--out-dir", required=True, type=Path, help="gets shards/000000.tar, ... and the manifest"
     )
@@ -44,10 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     # After parsing, so that --help is instant.
     from data.preparing.shards import pack
+    from data.preparing.staging import stage
     from skingpt4.records.manifest import read_manifest
 
     with reported() as status:
-        target = pack(args.manifest, args.out_dir, args.shard_size)
+        if "://" in args.manifest:
+            target = stage(args.manifest, args.out_dir)
+        else:
+            target = pack(Path(args.manifest), args.out_dir, args.shard_size)
         count = len(list((args.out_dir / "shards").glob("??????.tar")))
         print(f"{target}: {len(read_manifest(target))} records in {count} shards")
     return status.code

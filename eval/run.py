@@ -13,6 +13,7 @@ Several cases are answered together. Every answer is written at once: to continu
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -59,6 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--allow-overlap", action="store_true",
         help="answer cases that a checkpoint was trained on too, or where that cannot be checked")  # fmt: skip
     add("--replace", action="store_true", help="delete answers that were made with other settings")
+    add("--dry-run", action="store_true",
+        help="check the settings, show what is left to answer and the memory of each process, and end")  # fmt: skip
     add("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
     return parser
 
@@ -97,7 +100,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     with reported() as status:
         from eval.asking.answering import answer_cases
 
-        answer_cases(_settings(args))
+        if args.dry_run:
+            from eval.asking.plan import plan
+
+            report, stopped = plan(_settings(args))
+            if int(os.environ.get("RANK", 0)) == 0:
+                print(report)
+            status.code = int(stopped)
+        else:
+            answer_cases(_settings(args))
     return status.code
 
 

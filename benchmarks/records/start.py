@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,12 +36,13 @@ def write_manifest(path: Path, count: int) -> None:
     from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 
     rng = np.random.default_rng(0)
+    triples = rng.permuted(np.tile(np.arange(48), (1000, 1)), axis=1)[:, :3].tolist()
     with path.open("w", encoding="utf-8") as file:
         for number in tqdm(range(count), desc=f"writing {count} records", unit="record", disable=None):
             row = {
                 "image": f"images/{number % 1000:03d}/{number:08d}.jpg", "sha256": rng.bytes(32).hex(),
                 "phash": rng.bytes(8).hex(), "width": 720, "height": 480, "source": "generated", "split": "train",
-                "concepts": [CONCEPTS[k] for k in rng.choice(48, 3, replace=False)], "disease": "psoriasis",
+                "concepts": [CONCEPTS[k] for k in triples[number % 1000]], "disease": "psoriasis",
                 "class": CLASSES[number % 15], "fitzpatrick": number % 6 + 1,
                 "note": "Silvery plaques on the forearm, for some weeks. " * 3, "case_id": f"c{number}",
                 "patient_id": f"p{number // 3}", "licence": "none",
@@ -61,12 +62,13 @@ class _Words:
         return {"input_ids": [hash(word) % 1000 for word in text.split()]}
 
 
-def _private_mib() -> float:
+def private_mib() -> float:
+    """Anonymous pages of this process, MiB."""
     rows = dict(line.split(":", 1) for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:])
     return int(rows["Anonymous"].split()[0]) / 1024
 
 
-def measure(manifest: Path, way: str) -> dict[str, float]:
+def measure(manifest: Path, way: str, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
     """Open the records one way and draw SAMPLES samples from everywhere; returns seconds and MiB."""
     from skingpt4.config.schema import PromptConfig
     from skingpt4.records.manifest import manifest_lines, read_manifest
@@ -80,23 +82,23 @@ def measure(manifest: Path, way: str) -> dict[str, float]:
             return int(self.rows[order[place]])
 
     encoder = SampleEncoder(PromptConfig(), _Words(), num_query_tokens=32, max_text_tokens=160)
-    before = _private_mib()
-    began = time.perf_counter()
+    before = private_mib()
+    began = clock()
     if way == "list":
         records: Any = [record_of(parse_line(b, ""), manifest.parent) for _, b, _ in manifest_lines(manifest)]
     else:
         records = read_manifest(manifest)
     kind = DrawnForEverySample if way == "list" else TrainingSamples
     samples = kind(records, encoder, lambda row, rng: {}, seed=0)
-    ready = time.perf_counter()
+    ready = clock()
     for index in range(SAMPLES):
         samples[index * 997]
-    done = time.perf_counter()
+    done = clock()
     return {
         "start_seconds": ready - began,
         "ms_per_sample": (done - ready) * 1000 / SAMPLES,
         "peak_mib": peak_bytes() / 2**20,
-        "private_mib": _private_mib() - before,
+        "private_mib": private_mib() - before,
     }
 
 

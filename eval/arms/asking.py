@@ -18,6 +18,7 @@ from typing import Any
 from PIL import Image
 from tqdm import tqdm
 
+from eval.arms.images import ShownImages
 from eval.arms.questions import Questions, Unit
 from eval.arms.respondent import Metered, Respondent, RespondentError, RespondentGone, Sender
 from eval.arms.workers import outcomes
@@ -25,7 +26,6 @@ from eval.asking import answers, perturbations
 from eval.asking.answers import Answer, Key
 from eval.asking.cases import check_labels, read_cases
 from eval.asking.claims import ArmError, add_to_meta, claimed
-from eval.asking.images import ShownImages
 from eval.asking.perturbations import CONTROLS, STANDARD
 from eval.tasks import Task
 from skingpt4.checkpoints.checkpoint import git_revision

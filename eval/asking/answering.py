@@ -33,7 +33,7 @@ from skingpt4.chat.differential import Rule
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.load import load_model, load_projection
 from skingpt4.config.placement import default_device
-from skingpt4.config.schema import Config
+from skingpt4.config.schema import Config, ConfigError
 from skingpt4.generation.questions import CLINICAL_PROMPTS
 from skingpt4.generation.sampling import Generation
 from skingpt4.model import lora
@@ -43,6 +43,7 @@ from skingpt4.records.manifest import read_manifest
 from skingpt4.support.threads import in_own_thread
 from skingpt4.training.distributed.launchers import require_launched, require_started
 from skingpt4.training.distributed.team import Team
+from skingpt4.training.distributed.watch import watched
 from skingpt4.training.features import cached_queries
 from skingpt4.training.resuming.run_folder import locked
 
@@ -98,12 +99,13 @@ def answer_cases(settings: RunSettings) -> None:
     check_labels(cases, settings.cases_path, settings.task)
     records = read_manifest(settings.cases_path)
     overlaps = {arm.name: check_overlap(records, arm, settings.allow_overlap) for arm in settings.arms}
-    num_asked = require_launched(torch.cuda.device_count())
+    num_asked = num_processes(config)
     state = PartialState(cpu=default_device() == "cpu")
     require_started(num_asked, state.num_processes)
     team = Team.of(state)
     names = [arm.name for arm in settings.arms]
     with ExitStack() as stack:
+        stack.enter_context(watched(team))
         team.by_first(lambda: stack.enter_context(locked(run_dir)))
         stale = check_folder(run_dir, names, settings.cases_path, settings.replace_old)
         setting = settings.setting(cases)
@@ -140,6 +142,18 @@ def answer_cases(settings: RunSettings) -> None:
             if run_arm(asker, arm, cases, shown, team, settings) and state.is_main_process:
                 add_to_meta(run_dir, arm.name, {"usage": {"peak_memory_bytes": peak_memory(state.device)}})
             team.wait()
+
+
+def num_processes(config: Config) -> int:
+    """How many processes the launcher was asked for; each of them loads the complete language model.
+
+    Raises:
+        ConfigError: they would not be started, or the model is to be spread over several devices or processes.
+    """
+    count = require_launched(torch.cuda.device_count())
+    if config.language.device_map is not None and count > 1:
+        raise ConfigError("language.device_map: spreads one process over devices; start a single one")
+    return count
 
 
 def check_settings(settings: RunSettings) -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import os
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -19,7 +20,33 @@ from skingpt4.model.build import encoder_device
 from skingpt4.model.language import require_devices
 from skingpt4.model.projection import num_projection_parameters, picture_shape
 from skingpt4.support.errors import UserError
+from skingpt4.training.distributed import sharding
+from skingpt4.training.distributed.launchers import ASKED, require_launched
 from skingpt4.training.resuming import run_folder
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """The processes that a launcher's environment asks for, and how they share the language model."""
+
+    world: int = 1
+    local: int = 1  # of them on this machine
+    sharding: memory.Sharding | None = None
+
+    @classmethod
+    def launched(cls) -> Ranks:
+        """Of torchrun or accelerate launch; one process without them."""
+
+        def number(name: str) -> int:
+            text = os.environ.get(name, "")
+            return int(text) if text.isdigit() and int(text) else 1
+
+        def flag(name: str) -> bool:
+            return os.environ.get(name, "").lower() == "true"
+
+        world = number("WORLD_SIZE")
+        parts = memory.Sharding(world, flag("FSDP_ACTIVATION_CHECKPOINTING"), flag("FSDP_OFFLOAD_PARAMS"))
+        return cls(world, number("LOCAL_WORLD_SIZE"), parts if flag(ASKED) else None)
 
 
 def machine(facts: Facts) -> Iterator[Finding]:
@@ -43,15 +70,36 @@ def machine(facts: Facts) -> Iterator[Finding]:
         encoder_device(config, "cpu")
     except UserError as error:
         yield Finding("placement", MISSING, str(error), "auto, or a device that is here")
+    ranks = Ranks.launched()
+    yield from _processes(config, ranks)
     if config.step != "none":
         yield from _optimizer(config, device.type)
     if facts.shape and facts.encoder_parameters:
         spread = config.language.device_map not in (None, "cuda", "cpu")
-        yield from _memory(facts, free, spread)
+        yield from _memory(facts, free, spread, ranks)
     if facts.knows_projector:
         yield _disk(facts)
     if config.step != "none":
         yield _output_dir(config)
+
+
+def _processes(config: Config, ranks: Ranks) -> Iterator[Finding]:
+    """Whether the launcher starts what it was asked for, and the batch of all processes together."""
+    try:
+        with sharding.asked(config):
+            require_launched(torch.cuda.device_count())
+    except UserError as error:
+        yield Finding("processes", MISSING, str(error))
+        return
+    if ranks.world > 1:
+        text = f"{ranks.world}, {ranks.local} on this machine"
+        if config.step != "none":
+            batch, accumulation = config.optim.batch_size, config.optim.accumulation
+            text += (
+                f"; a step takes {batch * accumulation * ranks.world} samples (batch_size {batch} x accumulation "
+                f"{accumulation} x {ranks.world} processes)"
+            )
+        yield Finding("processes", OK, text + ("; FSDP shards the language model" if ranks.sharding else ""))
 
 
 def _optimizer(config: Config, device_type: str) -> Iterator[Finding]:
@@ -89,7 +137,7 @@ def _output_dir(config: Config) -> Finding:
     return Finding("output_dir", OK, f"{folder}: {state}")
 
 
-def _memory(facts: Facts, free: int, spread: bool) -> Iterator[Finding]:
+def _memory(facts: Facts, free: int, spread: bool, ranks: Ranks) -> Iterator[Finding]:
     config, shape, gpu = facts.config, facts.shape, facts.device.type == "cuda"
     assert shape is not None
     quantization = config.language.quantization
@@ -99,10 +147,17 @@ def _memory(facts: Facts, free: int, spread: bool) -> Iterator[Finding]:
             config, shape, facts.dtype, facts.encoder_parameters, facts.num_images, quantization=quantization,
             encoding_bytes=facts.encoding_bytes,
         )  # fmt: skip
-    needs["memory, chat"] = memory.chat(
-        config, shape, facts.dtype, facts.encoder_parameters, quantization=quantization,
-        encoding_bytes=facts.encoding_bytes,
-    )  # fmt: skip
+    if ranks.sharding and needs:
+        # On a CPU the host's memory holds the parts anyway. A chat in one process is no part of such a run.
+        divided = replace(ranks.sharding, offload=ranks.sharding.offload and gpu)
+        needs["memory, training"] = memory.sharded(
+            needs["memory, training"], config, shape, facts.dtype, divided
+        )
+    else:
+        needs["memory, chat"] = memory.chat(
+            config, shape, facts.dtype, facts.encoder_parameters, quantization=quantization,
+            encoding_bytes=facts.encoding_bytes,
+        )  # fmt: skip
     fixes = {
         "memory, training": "language.quantization=nf4, data.feature_cache=runs/features with data.augment=false, "
         "a smaller optim.batch_size with more optim.accumulation, or a smaller language.model",
@@ -112,18 +167,26 @@ def _memory(facts: Facts, free: int, spread: bool) -> Iterator[Finding]:
         own = memory.CUDA_CONTEXT if gpu else memory.host_bytes(parts)
         total = sum(parts.values()) + own
         place = "on the GPU" if gpu else "of host memory"
+        together = 1  # processes that share what is free
+        if ranks.world > 1 and name == "memory, training":
+            place = f"{place} for each of {ranks.world} processes"
+            together = 1 if gpu else ranks.local
+            place += f", {ranks.local} of them on this machine" if together > 1 else ""
         largest = sorted(parts, key=parts.__getitem__, reverse=True)[:2]
         shown = ", ".join(f"{part} {parts[part] / memory.GIB:.1f}" for part in largest if parts[part])
         text = f"about {total / memory.GIB:.1f} GiB {place} ({shown}); {free / memory.GIB:.1f} GiB are free"
         if gpu:
             host = memory.LIBRARIES + parts.get("cached features", 0)
             host += memory.paged_bytes(memory.num_trainable(config, shape), config.optim.name)
+            if ranks.sharding and ranks.sharding.offload and name == "memory, training":
+                host += shape.num_in_matrices * memory.ITEM_BYTES[facts.dtype] // ranks.world
             text += f"; host about {host / memory.GIB:.1f} GiB"
         # The estimate was up to 12 % too low (docs/memory.md): the doctor warns near the limit, and refuses above it.
-        if spread or total <= 0.8 * free:
+        if spread or together * total <= 0.8 * free:
             yield Finding(name, OK, text)
         else:
-            yield Finding(name, WARNING if total <= 1.1 * free else MISSING, text, fixes[name])
+            state = WARNING if together * total <= 1.1 * free else MISSING
+            yield Finding(name, state, text, fixes[name])
 
 
 def _disk(facts: Facts) -> Finding:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
@@ -23,6 +24,8 @@ from skingpt4.model.quantisation import import_bitsandbytes
 
 GIB = 2.0**30
 ACTIVATIONS = "activations for the backward pass"
+QUESTION_TOKENS = 40  # an allowance
+LANGUAGE_MODEL, GATHERED = "language model", "layers gathered at once"
 ITEM_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 # Bytes of a quantised matrix for each of its numbers, scales included: int8 has one fp32 scale for each row, nf4
 # four bits and one 8-bit scale for every 64 numbers (doubly quantised; the scales of the scales are few).
@@ -40,6 +43,7 @@ MOMENTS_BYTES = {
     "adamw_8bit": 2 + 8 / 256,
     "paged_adamw_8bit": 2 + 8 / 256,
 }
+GATHERED_LAYERS = 2  # of a sharded model: the one that computes, and the next one, gathered meanwhile
 CUDA_CONTEXT = int(0.6 * GIB)  # an allowance for kernels and workspaces on a GPU; not measured
 
 
@@ -183,14 +187,14 @@ def training(
         encoding_bytes: of one picture, see `encoding`.
     """
     batch, picture = config.optim.batch_size * (2 if config.step == "dpo" else 1), picture_shape(config)
-    tokens = tokens or picture.num_vectors + 40 + config.data.max_text_tokens
+    tokens = tokens or picture.num_vectors + QUESTION_TOKENS + config.data.max_text_tokens
     supervised = supervised or config.data.max_text_tokens
     cached = config.data.feature_cache is not None
     device = torch.device(default_device())
     attention = choose_attention(config.language.attention, DTYPES[dtype], device)
     with_logits, chunk = (supervised, LOSS_CHUNK_BYTES) if shape.plain_head else (tokens, 0)
     return {
-        "language model": weight_bytes(shape, dtype, quantization),
+        LANGUAGE_MODEL: weight_bytes(shape, dtype, quantization),
         "image encoder": 0 if cached else 4 * encoder_parameters + batch * encoding_bytes,
         "trained tensors, gradients, AdamW": trained_bytes(num_trainable(config, shape), config.optim.name),
         ACTIVATIONS: activation_bytes(shape, batch, tokens, dtype, attention)
@@ -198,6 +202,64 @@ def training(
         "logits": logits_bytes(shape, batch * with_logits, dtype, chunk),
         "cached features": num_images * picture.num_vectors * picture.width * 2 if cached else 0,
     }
+
+
+@dataclass(frozen=True)
+class Sharding:
+    """How a frozen language model is divided over processes (FSDP2)."""
+
+    ranks: int
+    checkpointing: bool = False  # activations are computed again in the backward pass
+    offload: bool = False  # each process's part is in the host's memory
+
+
+def sharded(
+    parts: dict[str, int], config: Config, shape: LanguageShape, dtype: str, sharding: Sharding
+) -> dict[str, int]:
+    """The parts of `training` for one of several processes that share one language model.
+
+    Each holds its part of every layer; complete are the layers that compute, embeddings, head, final norm and what is
+    trained. With checkpointing, the inputs of all layers and the activations of one are stored.
+    """
+    tokens = config.optim.batch_size * (
+        picture_shape(config).num_vectors + QUESTION_TOKENS + config.data.max_text_tokens
+    )
+    item = ITEM_BYTES[dtype]
+    complete = shape.num_others * item  # the layers' norms and biases are few
+    layers = parts[LANGUAGE_MODEL] - complete
+    divided = dict(parts)
+    divided[LANGUAGE_MODEL] = complete + (0 if sharding.offload else math.ceil(layers / sharding.ranks))
+    divided[GATHERED] = GATHERED_LAYERS * (layers // shape.num_layers)
+    if sharding.checkpointing:
+        inputs = shape.num_layers * tokens * shape.width * item
+        divided[ACTIVATIONS] = inputs + parts[ACTIVATIONS] // shape.num_layers
+    return divided
+
+
+def evaluation(
+    config: Config, shape: LanguageShape, dtype: str, encoder_parameters: int, rows: int, tokens: int
+) -> dict[str, int]:
+    """Bytes by part while so many conversations are answered at once, or pictures encoded before, if that is more.
+
+    Args:
+        config: of the network.
+        shape: of the language model.
+        dtype: in which it computes.
+        encoder_parameters: of vision encoder and Q-Former together, which are freed before the language model comes.
+        rows: conversations at once.
+        tokens: of the longest conversation.
+    """
+    answering = {
+        LANGUAGE_MODEL: weight_bytes(shape, dtype, config.language.quantization),
+        "projection": 4 * num_projection_parameters(config, shape.width),
+        "keys and values": kv_cache_bytes(shape, rows, tokens, dtype),
+        "reading the prompt": reading_bytes(
+            shape, rows, picture_shape(config).num_vectors + QUESTION_TOKENS, dtype
+        )
+        + 8 * rows * shape.vocabulary,
+    }
+    encoding = {"image encoder": 4 * encoder_parameters}
+    return max(answering, encoding, key=lambda parts: sum(parts.values()))
 
 
 def chat(
@@ -211,7 +273,7 @@ def chat(
 ) -> dict[str, int]:
     """Bytes by part while a conversation of so many tokens (queries of images included) is answered."""
     return {
-        "language model": weight_bytes(shape, dtype, quantization),
+        LANGUAGE_MODEL: weight_bytes(shape, dtype, quantization),
         "image encoder": 4 * encoder_parameters + encoding_bytes,
         "projection": 4 * num_projection_parameters(config, shape.width),
         "keys and values": kv_cache_bytes(shape, 1, tokens, dtype),

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from skingpt4.support.errors import UserError, reason_of
-from skingpt4.support.files import write_text
+from skingpt4.support.files import file_sha256, write_text
 from skingpt4.support.locks import acquire
 from skingpt4.support.parse import read_json_object
 from skingpt4.support.regular import BINARY
@@ -81,18 +81,22 @@ class FeatureStore:
         self.folder = folder
         try:
             card = read_json_object(folder / CARD)
-            rows = (folder / ROWS).read_bytes()
-            num_bytes = (folder / DATA).stat().st_size
+            rows_sha256 = file_sha256(folder / ROWS)
+            sizes = [(folder / name).stat().st_size for name in (DATA, ROWS)]
         except (OSError, ValueError):
             raise self._damaged() from None
         try:
-            self.shape, rows_sha256 = StoreShape(**card["shape"]), card["rows_sha256"]
+            self.shape, expected_sha256 = StoreShape(**card["shape"]), card["rows_sha256"]
         except (KeyError, TypeError):  # JSON, but not a card
             raise self._damaged() from None
-        sound = hashlib.sha256(rows).hexdigest() == rows_sha256 and self.shape.dtype == DTYPE
-        if not sound or num_bytes != self.shape.num_pictures * self.shape.picture_bytes:
+        num_pictures = self.shape.num_pictures
+        expected_sizes = [
+            num_pictures * self.shape.picture_bytes,
+            num_pictures * self.shape.row_type.itemsize,
+        ]
+        if rows_sha256 != expected_sha256 or sizes != expected_sizes or self.shape.dtype != DTYPE:
             raise self._damaged()
-        self.rows = np.frombuffer(rows, self.shape.row_type)
+        self.rows = np.memmap(folder / ROWS, self.shape.row_type, "r", shape=(num_pictures,))
         self.data = _mapped(folder, self.shape)
 
     def _damaged(self) -> FeatureError:
@@ -295,9 +299,9 @@ class CachedFeatures:
     def __init__(self, stores: Sequence[FeatureStore]) -> None:
         self.stores = stores  # their rows are sorted by the first eight bytes of the hashes
         keys = np.concatenate([_first_bytes(store.rows["picture"]) for store in stores])
-        places = [(number, row) for number, store in enumerate(stores) for row in range(len(store))]
         order = np.argsort(keys, kind="stable")
-        self._keys, self._places = keys[order], np.array(places)[order]
+        self._keys, self._places = keys[order], order  # places in all stores, one after the other
+        self._ends = np.cumsum([len(store) for store in stores])
 
     @classmethod
     def of(cls, folders: Sequence[Path]) -> CachedFeatures | None:
@@ -313,8 +317,9 @@ class CachedFeatures:
         """(views, q * d) int16 bits of an image, or None if no store has them undamaged."""
         key = _first_bytes(np.frombuffer(digest, np.uint8)[None])[0]
         first, last = (int(np.searchsorted(self._keys, key, side)) for side in ("left", "right"))
-        for number, row in self._places[first:last]:
-            store = self.stores[number]
+        for place in self._places[first:last]:
+            number = int(np.searchsorted(self._ends, place, side="right"))
+            store, row = self.stores[number], int(place - self._ends[number])  # from the end
             if store.rows["picture"][row].tobytes() == digest:
                 features = np.array(store.data[row])
                 if [zlib.crc32(view) for view in features] == store.rows["crc"][row].tolist():

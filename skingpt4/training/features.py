@@ -122,9 +122,11 @@ def statistics_map(stores: Sequence[FeatureStore], inputs: str) -> InputMap:
     """
     width = stores[0].shape.width
     count, total, products = 0, torch.zeros(width).double(), torch.zeros(width, width).double()
-    places = [(store, row) for store in stores for row in range(len(store))]
-    for store, row in places[:: -(-len(places) // MAX_COUNTED)]:
-        vectors = store.view(row, 0).double()  # (q, d)
+    ends = np.cumsum([len(store) for store in stores])
+    for place in range(0, int(ends[-1]), -(-int(ends[-1]) // MAX_COUNTED)):
+        number = int(np.searchsorted(ends, place, side="right"))
+        store = stores[number]
+        vectors = store.view(place - int(ends[number]) + len(store), 0).double()  # (q, d)
         count += len(vectors)
         total += vectors.sum(0)
         products += vectors.T @ vectors

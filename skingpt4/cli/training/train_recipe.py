@@ -53,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         recipe = read_recipe(args.recipe, args.overrides, args.output_dir)
         if args.dry_run:
             report, stopped = steps.dry_run_all(args.recipe, recipe)
-            print(report)
+            if int(os.environ.get("RANK", 0)) == 0:
+                print(report)
             status.code = int(stopped)
         else:
             folder = steps.run_all(recipe, args.overwrite)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from types import FrameType
 from typing import Any
 
@@ -13,6 +14,7 @@ from skingpt4.training.distributed.team import TRY_AGAIN, RunError
 # limit of CPU time (ulimit -t), which the kernel repeats each second until the hard limit.
 # Windows knows the first two alone.
 HANGUP, CPU_TIME = getattr(signal, "SIGHUP", None), getattr(signal, "SIGXCPU", None)
+DOUBLED = 10.0  # seconds
 STOPPING = tuple(
     number
     for number in (signal.SIGINT, signal.SIGTERM, HANGUP, getattr(signal, "SIGUSR1", None), CPU_TIME)
@@ -34,7 +36,8 @@ class Stopped(RunError):
 class StopSignal:
     """Notes the first signal that ends a run, so that the iteration in progress is finished and saved.
 
-    A second one acts as usual, except SIGXCPU.
+    A second one acts as usual, except SIGXCPU, and except within DOUBLED seconds, if it is not Ctrl-C's: Slurm
+    signals every process of a step, and torchrun passes on what it has received itself.
 
     Attributes:
         number: of the first signal that this process received, or None.
@@ -52,8 +55,12 @@ class StopSignal:
         return self
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
-        self.number = self.number or number
-        if number != CPU_TIME:
+        if self.number is None:
+            self.number, self._since = number, time.monotonic()
+        elif number not in (signal.SIGINT, CPU_TIME) and time.monotonic() - self._since > DOUBLED:
+            signal.signal(number, self._handlers[number])
+            signal.raise_signal(number)
+        if number == signal.SIGINT:
             signal.signal(number, self._handlers[number])
 
     def __exit__(self, *_: object) -> None:

@@ -62,7 +62,8 @@ class _Watch:
         self.before, self.next = (team.rank - 1) % team.world, (team.rank + 1) % team.world
         self.sentence = (
             f"process {self.next} of {team.world} has ended, and the others cannot continue without it; its own "
-            "message, or the system's if it was killed, says why; once this is fixed, continue with --resume"
+            "message, or the system's if it was killed, says why; once this is fixed, start the same again "
+            "(train.py with --resume)"
         )
         self.lost, self.leaving = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self._wait, daemon=True)

@@ -12,9 +12,12 @@ from transformers import AutoModelForCausalLM
 
 from skingpt4.cli import doctor
 from skingpt4.config.load import to_yaml
+from skingpt4.config.schema import Config, LanguageConfig
+from skingpt4.doctor import memory
 from skingpt4.doctor.examine import examine
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts
 from skingpt4.doctor.machine import kernels
+from skingpt4.doctor.shapes import shape_of
 from skingpt4.training.loop import run
 from skingpt4.weights.fetch.catalogue import fetch_command
 from tests.support.tiny import (
@@ -208,6 +211,57 @@ def test_too_little_memory_stops_and_says_what_helps(configure, monkeypatch):
     line = finding(configure(), "memory, training")
     assert line.state == MISSING
     assert "optim.batch_size" in line.fix
+
+
+@pytest.fixture
+def ranks(monkeypatch):
+    """Sets a launcher's environment: four processes, two of them on this machine."""
+
+    def launch(**more):
+        for name, value in {"WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", **more}.items():
+            monkeypatch.setenv(name, value)
+
+    return launch
+
+
+def test_the_memory_of_each_process_is_compared_with_what_a_machine_has(configure, ranks, monkeypatch):
+    class Free:
+        available = 64 << 30
+
+    monkeypatch.setattr("psutil.virtual_memory", Free)
+    config = configure()
+    plain = finding(config, "memory, training")
+    ranks()
+    several = finding(config, "memory, training")
+    assert "of host memory for each of 4 processes, 2 of them on this machine (" in several.text
+    assert several.text.split(" GiB")[0] == plain.text.split(" GiB")[0]
+    count = config.optim.batch_size * config.optim.accumulation * 4
+    assert f"4, 2 on this machine; a step takes {count} samples" in finding(config, "processes").text
+    need = float(plain.text.removeprefix("about ").split()[0])
+    Free.available = int(need * 1.5 * 2**30)  # enough for one of them
+    assert finding(config, "memory, training").state == MISSING
+    assert finding(config, "memory, chat").state != MISSING
+
+
+def test_sharded_processes_hold_a_part_of_the_language_model(configure, ranks):
+    config = Config(language=LanguageConfig("tiiuae/falcon-40b-instruct", "bfloat16", attention="sdpa"))
+    config.data.feature_cache, config.step = "cached", "step1"
+    fsdp = {"FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+    ranks(ACCELERATE_USE_FSDP="true", **fsdp)
+    found = {line.name: line for line in examined(configure())}
+    assert "FSDP shards the language model" in found["processes"].text
+    assert "for each of 4 processes" in found["memory, training"].text
+    assert "memory, chat" not in found
+    shape = shape_of(config.language.model)
+    parts = memory.training(config, shape, "bfloat16", 0)
+    four = memory.sharded(parts, config, shape, "bfloat16", memory.Sharding(4))
+    layers, complete = 2 * shape.num_in_matrices, 2 * shape.num_others
+    assert four[memory.LANGUAGE_MODEL] == complete + layers / 4
+    assert four[memory.GATHERED] == 2 * layers / 60
+    assert four[memory.ACTIVATIONS] == parts[memory.ACTIVATIONS]
+    less = memory.sharded(parts, config, shape, "bfloat16", memory.Sharding(4, True, True))
+    assert less[memory.LANGUAGE_MODEL] == complete
+    assert less[memory.ACTIVATIONS] < parts[memory.ACTIVATIONS] / 10
 
 
 @pytest.mark.parametrize(

@@ -256,6 +256,34 @@ def test_processes_share_the_pictures(config, tmp_path):
     )
 
 
+def test_what_two_processes_began_one_finishes(config, tmp_path, monkeypatch):
+    """One of two was killed after its first picture, the other one had finished: two pictures are encoded."""
+    (tmp_path / "first").mkdir()
+    store = keep(config, tmp_path / "first")
+    folder = tmp_path / "cache" / store.folder.relative_to(tmp_path / "first")
+    shape, records, encoder = store.shape, read_manifest(config.data.train[0]), build_encoder(config)
+    FeatureWriter.prepare(folder, shape)
+    features._fill(folder, shape, records, config, lambda: encoder, Team(0, 2))
+    real, written = FeatureWriter.write, []
+
+    def write(self, row, picture, bits):
+        if written:
+            raise Killed
+        written.append(row)
+        real(self, row, picture, bits)
+
+    monkeypatch.setattr(FeatureWriter, "write", write)
+    with pytest.raises(Killed):
+        features._fill(folder, shape, records, config, lambda: encoder, Team(1, 2))
+    monkeypatch.setattr(FeatureWriter, "write", real)
+    encoded = []
+    encoder.register_forward_hook(lambda module, args, out: encoded.append(len(args[0])))
+    resumed = keep(config, tmp_path / "cache", get_encoder=lambda: encoder)
+    assert resumed.folder == folder
+    assert (written, sum(encoded)) == ([1], 2)
+    torch.testing.assert_close(everything(resumed).float(), everything(store).float(), rtol=2e-3, atol=2e-3)
+
+
 def test_a_changed_byte_is_noticed(config, tmp_path):
     keep(config, tmp_path)
     (folder,) = folders(tmp_path)

@@ -28,6 +28,7 @@ from skingpt4.records.feature_store import FeatureError, FeatureWriter
 from skingpt4.records.record import RecordError
 from skingpt4.support.errors import UserError
 from skingpt4.training import batches, features, loop, prepare
+from skingpt4.training.distributed import signals
 from skingpt4.training.distributed.signals import Stopped, StopSignal
 from skingpt4.training.distributed.team import RunError
 from skingpt4.training.loop import run, train_step
@@ -882,6 +883,22 @@ def test_the_limit_of_cpu_time_is_told_each_second_and_ends_nothing_at_once():
         signal.raise_signal(signal.SIGXCPU)  # by default a core dump
         assert stop_signal.number == signal.SIGXCPU
     assert signal.getsignal(signal.SIGXCPU) == signal.SIG_DFL
+
+
+def test_a_signal_that_comes_twice_is_one_and_a_later_one_acts_as_usual(monkeypatch):
+    """Slurm signals every process of a step, and torchrun passes on what it has received."""
+    received = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    try:
+        with StopSignal() as stop_signal:
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            assert (stop_signal.number, received) == (signal.SIGTERM, [])
+            monkeypatch.setattr(signals, "DOUBLED", 0.0)
+            signal.raise_signal(signal.SIGTERM)
+            assert received == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_second_ctrl_c_ends_the_run_at_once(configure, monkeypatch):

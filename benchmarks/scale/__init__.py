@@ -1,0 +1,1 @@
+"""Training on many GPUs, calculated from shapes: memory, communication, throughput."""
