@@ -1,0 +1,102 @@
+"""What is sent to a vLLM server for an answer, and what is read from what it sends back."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from skingpt4.generation.engine.client import EngineError
+from skingpt4.generation.row import Row
+from skingpt4.model.network import SkinGPT4
+
+
+def embedded(model: SkinGPT4, ids: Sequence[int], queries: Tensor | None) -> Tensor:
+    """A prompt (t, width) on the CPU, in the language model's precision; arguments as of `SkinGPT4.embed`."""
+    return model.embed(torch.tensor([list(ids)]), queries)[0].detach().cpu()
+
+
+def encoded(embeds: Tensor) -> str:
+    """A tensor as vLLM reads it: torch's own file, in base64."""
+    buffer = io.BytesIO()
+    torch.save(embeds.clone(), buffer)  # a slice would bring all of its storage
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def request_of(row: Row, prompt: str, served: str, repetition_penalty: float) -> dict[str, Any]:
+    """The body of the request for one answer.
+
+    Args:
+        row: the answer.
+        prompt: of `encoded`.
+        served: the model's name at the server.
+        repetition_penalty: the language model's own rule.
+    """
+    generation = row.generation
+    body: dict[str, Any] = {
+        "model": served,
+        "prompt": [],  # which vllm-router asks for
+        "prompt_embeds": prompt,
+        "max_tokens": generation.max_new_tokens,
+        "temperature": generation.temperature,
+        "repetition_penalty": repetition_penalty,
+        "stop": list(row.spelled_stops),
+        "stop_token_ids": sorted(row.end_ids),
+        "ignore_eos": True,  # all that end an answer are in `stop_token_ids`
+        "skip_special_tokens": False,
+        "stream": True,
+        "return_token_ids": True,
+        "cache_salt": row.cache.token,  # what is cached of a conversation serves no other
+    }
+    if generation.temperature > 0:
+        body |= {"top_p": generation.top_p, "top_k": generation.top_k or -1, "seed": generation.seed}
+    return body
+
+
+def served_name(answer: Mapping[str, Any], wanted: str | None, url: str) -> str:
+    """The name under which a server has the model.
+
+    Args:
+        answer: to GET /models.
+        wanted: `engine.model`; None takes the only one.
+        url: for the message.
+
+    Raises:
+        EngineError: the server does not have it.
+    """
+    listed = answer.get("data")
+    names = (
+        [str(item.get("id")) for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+    )
+    name = wanted or (names[0] if len(names) == 1 else None)
+    if name is None or name not in names:
+        have = ", ".join(names)[:200] or "none"
+        raise EngineError(
+            f"engine.model {wanted or 'null'}: {url} serves {have}; name the one that was exported"
+        )
+    return name
+
+
+def tokens_of(item: Mapping[str, Any], url: str) -> list[int]:
+    """The token ids of one piece of a stream.
+
+    Raises:
+        EngineError: the server reports a failure, or gives no token ids.
+    """
+    if error := item.get("error"):
+        message = error.get("message", error) if isinstance(error, dict) else error
+        raise EngineError(f"{url} reports a failure in its answer: {' '.join(str(message).split())[:200]}")
+    tokens: list[int] = []
+    choices = item.get("choices")
+    for choice in choices if isinstance(choices, list) else ():
+        ids = choice.get("token_ids") if isinstance(choice, dict) else None
+        if not isinstance(ids, list) or not all(type(token) is int and token >= 0 for token in ids):
+            raise EngineError(
+                f"{url} gives no token ids (return_token_ids); an engine has to be vLLM 0.11 or newer"
+            )
+        tokens += ids
+    return tokens
