@@ -90,6 +90,8 @@ def write_folder(
         on_progress("writing its tensors")
         model.language_model.model.save_pretrained(part)
         model.tokenizer.save_pretrained(part)
+        for file in part.iterdir():  # safetensors makes its own for their owner alone
+            file.chmod(0o644)
         write_text(part / CARD, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
         write_text(part / ENGINE, _engine_yaml(name))
     return name
