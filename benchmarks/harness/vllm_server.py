@@ -144,8 +144,9 @@ class Server:
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, self.cores)),
         }
+        # Not `vllm serve`, which looks for the package's metadata under its other name.
         command = [
-            str(self.environment / "bin/python"), "-m", "vllm.entrypoints.cli.main", "serve", str(self.folder),
+            str(self.environment / "bin/python"), "-m", "vllm.entrypoints.openai.api_server", "--model", str(self.folder),
             "--served-model-name", self.name, "--enable-prompt-embeds", "--host", "127.0.0.1",
             "--port", str(self.port), "--dtype", "float32", "--enforce-eager",
             "--max-model-len", str(self.max_model_len),

@@ -96,7 +96,9 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def do_GET(self):
-        if not self._refused():
+        if self.path == "/health":
+            self._send(200 if self.server.engine.mode != "away" else 503, b"")
+        elif not self._refused():
             self._send(200, {"object": "list", "data": [{"id": self.server.engine.name}]})
 
     def do_POST(self):

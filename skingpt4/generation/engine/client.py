@@ -32,7 +32,7 @@ from skingpt4.support.remote.http import (
 
 OPTIONS = Options("engine.url", "engine.key_env", "engine.timeout_seconds")
 MAX_BYTES = 16 * 2**20  # of an answer
-CONNECT_SECONDS = 5.0
+CONNECT_SECONDS, HEALTH_SECONDS = 5.0, 2.0
 AGENT = "skingpt4"
 
 logger = logging.getLogger(__name__)
@@ -108,6 +108,17 @@ class EngineClient:
                 return read_object(content, kind, self.host, OPTIONS)
             except Retryable as error:
                 await self._pause(error, attempt)
+
+    async def is_up(self) -> bool:
+        """Whether the server says that it is well, within seconds and without its key."""
+        root = self.url.removesuffix("/v1")
+        try:
+            response = await self._client.get(
+                f"{root}/health", timeout=HEALTH_SECONDS, headers={"Authorization": ""}
+            )
+        except (httpx.HTTPError, httpx.InvalidURL):
+            return False
+        return response.status_code == 200
 
     async def stream(self, path: str, body: bytes, conversation: str) -> AsyncIterator[dict[str, Any]]:
         """The JSON objects of a stream. Until the first has come, a failed attempt is repeated where that may help.

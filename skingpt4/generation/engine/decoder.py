@@ -161,6 +161,10 @@ class EngineDecoder:
         self.run(lambda: require_same_model(model, answer, self.config.url))
         return served
 
+    def is_up(self) -> bool:
+        """Whether the server says that it is well; takes seconds at most."""
+        return self._background(self._is_up()).result()
+
     def close(self) -> None:
         """End the thread, and running answers after their present token; a later `submit` starts it again."""
         with self._starting:
@@ -200,6 +204,9 @@ class EngineDecoder:
 
     async def _ask(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
         return await self._connected().ask(method, path, body)
+
+    async def _is_up(self) -> bool:
+        return await self._connected().is_up()
 
     async def _served_name(self) -> str:
         if self._served is None:

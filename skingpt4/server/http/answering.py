@@ -15,7 +15,7 @@ from skingpt4.chat.differential import Ranker, Rule
 from skingpt4.chat.session import ChatSession, context_limit
 from skingpt4.checkpoints.load import model_source
 from skingpt4.config.schema import Config
-from skingpt4.generation.engine.decoder import require_engine
+from skingpt4.generation.engine.decoder import EngineDecoder, decoder_of, require_engine
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn
@@ -43,6 +43,13 @@ class Answerer:
     def __post_init__(self) -> None:
         """Prepare what ranks the classes of every request that asks for it."""
         self.ranker = Ranker(self.model, self.config, self.rule)
+
+    def engine_state(self) -> dict[str, str]:
+        """Whether the server that writes the answers is there; empty where this program does. Takes seconds at most."""
+        decoder = decoder_of(self.model, self.config.engine)
+        if isinstance(decoder, EngineDecoder):
+            return {"engine": "ok" if decoder.is_up() else "away"}
+        return {}
 
     @property
     def fingerprint(self) -> str | None:
