@@ -13,6 +13,7 @@ import atexit
 import json
 import logging
 import threading
+import time
 import weakref
 from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
@@ -25,7 +26,7 @@ from skingpt4.config.schema import EngineConfig
 from skingpt4.generation.answer import Answer
 from skingpt4.generation.cache import ConversationCache
 from skingpt4.generation.decoder import Decoder
-from skingpt4.generation.engine.client import EngineClient, EngineError, require_safe
+from skingpt4.generation.engine.client import HEALTH_SECONDS, EngineClient, EngineError, require_safe
 from skingpt4.generation.engine.trial import require_same_model, trial_request
 from skingpt4.generation.engine.wire import embedded, encoded, request_of, served_name, tokens_of
 from skingpt4.generation.row import Row
@@ -103,6 +104,7 @@ class EngineDecoder:
         self._slots: asyncio.Semaphore | None = None
         self._served: str | None = None  # the model's name at the server
         self._running = set[Row]()
+        self._up, self._looked = False, float("-inf")
         atexit.register(self.close)
 
     def new_cache(self) -> ConversationCache:
@@ -206,7 +208,10 @@ class EngineDecoder:
         return await self._connected().ask(method, path, body)
 
     async def _is_up(self) -> bool:
-        return await self._connected().is_up()
+        if time.monotonic() - self._looked > HEALTH_SECONDS:  # however often it is asked
+            self._looked = time.monotonic()
+            self._up = await self._connected().is_up()
+        return self._up
 
     async def _served_name(self) -> str:
         if self._served is None:

@@ -44,12 +44,11 @@ class Answerer:
         """Prepare what ranks the classes of every request that asks for it."""
         self.ranker = Ranker(self.model, self.config, self.rule)
 
-    def engine_state(self) -> dict[str, str]:
-        """Whether the server that writes the answers is there; empty where this program does. Takes seconds at most."""
+    @property
+    def engine(self) -> EngineDecoder | None:
+        """The server that writes the answers; None where this program does."""
         decoder = decoder_of(self.model, self.config.engine)
-        if isinstance(decoder, EngineDecoder):
-            return {"engine": "ok" if decoder.is_up() else "away"}
-        return {}
+        return decoder if isinstance(decoder, EngineDecoder) else None
 
     @property
     def fingerprint(self) -> str | None:

@@ -80,9 +80,12 @@ class Api:
 
     async def health(self, request: Request) -> Response:
         """Whether the server answers, and its engine, without a key; only who has one learns the checkpoint."""
-        engine = await asyncio.to_thread(self.answerer.engine_state)
+        engine = self.answerer.engine
+        state = {}
+        if engine is not None:
+            state = {"engine": "ok" if await asyncio.to_thread(engine.is_up) else "away"}
         checkpoint = {} if self.key else {"checkpoint": self.answerer.identity["checkpoint"]}
-        return JSONResponse({"status": "ok"} | checkpoint | engine)
+        return JSONResponse({"status": "ok"} | checkpoint | state)
 
     async def models(self, request: Request) -> Response:
         """The only model, with what it is and what it was trained on."""

@@ -20,6 +20,7 @@ import torch
 
 from skingpt4.chat.session import ChatSession
 from skingpt4.cli import http_api
+from skingpt4.generation.engine.client import HEALTH_SECONDS
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.build import build, build_encoder
 from skingpt4.model.prompts import Turn
@@ -113,6 +114,7 @@ def test_an_engine_answers_and_while_it_is_gone_the_api_says_so(answerer):
             engine.mode = "good"
             assert web.post(f"{url}/v1/chat/completions", json=body).json()["choices"] == whole["choices"]
             engine.mode = "away"
+            time.sleep(HEALTH_SECONDS + 0.1)
             assert web.get(f"{url}/health").json()["engine"] == "away"
 
 
