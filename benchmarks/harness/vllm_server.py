@@ -147,7 +147,8 @@ class Server:
         # Not `vllm serve`, which looks for the package's metadata under its other name.
         command = [
             str(self.environment / "bin/python"), "-m", "vllm.entrypoints.openai.api_server",
-            "--model", str(self.folder), "--served-model-name", self.name, "--enable-prompt-embeds", "--host", "127.0.0.1",
+            "--model", str(self.folder), "--served-model-name", self.name, "--enable-prompt-embeds",
+            "--host", "127.0.0.1",
             "--port", str(self.port), "--dtype", "float32", "--enforce-eager",
             "--max-model-len", str(self.max_model_len),
         ]  # fmt: skip

@@ -9,7 +9,6 @@ One thread talks to the server, for all answers at once.
 from __future__ import annotations
 
 import asyncio
-import atexit
 import json
 import logging
 import threading
@@ -105,7 +104,6 @@ class EngineDecoder:
         self._served: str | None = None  # the model's name at the server
         self._running = set[Row]()
         self._up, self._looked = False, float("-inf")
-        atexit.register(self.close)
 
     def new_cache(self) -> ConversationCache:
         """What holds a conversation together; pass it to every `submit` of that conversation."""
@@ -167,13 +165,6 @@ class EngineDecoder:
         """Whether the server says that it is well; takes seconds at most."""
         return self._background(self._is_up()).result()
 
-    def close(self) -> None:
-        """End the thread, and running answers after their present token; a later `submit` starts it again."""
-        with self._starting:
-            loop, self._loop = self._loop, None
-        if loop is not None:
-            asyncio.run_coroutine_threadsafe(self._end(), loop)
-
     def _required(self) -> SkinGPT4:
         model = self._model()
         assert model is not None, "the model is gone"
@@ -185,6 +176,7 @@ class EngineDecoder:
             if self._loop is None:
                 self._loop, self._slots = asyncio.new_event_loop(), asyncio.Semaphore(self.config.max_answers)
                 threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
+                weakref.finalize(self, self._loop.call_soon_threadsafe, self._loop.stop)
             return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     # ---- the thread
@@ -193,16 +185,6 @@ class EngineDecoder:
         if self._client is None:
             self._client = EngineClient(self.config)
         return self._client
-
-    async def _end(self) -> None:
-        for row in self._running:
-            row.answer.stop()
-        while self._running:
-            await asyncio.sleep(POLL_SECONDS / 10)
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
-        asyncio.get_running_loop().stop()
 
     async def _ask(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
         return await self._connected().ask(method, path, body)
