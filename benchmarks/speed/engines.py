@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.harness import options, vllm_server, workload
-from skingpt4.chat.session import ChatSession
+from skingpt4.chat.session import ChatSession, context_limit
 from skingpt4.checkpoints import merged
 from skingpt4.checkpoints.load import model_source
 from skingpt4.config.schema import Config, EngineConfig
@@ -48,6 +48,7 @@ class Bench:
 
     def __init__(self, model: SkinGPT4, config: Config, num_users: int, max_new_tokens: int) -> None:
         self.model, self.config = model, config
+        self.long = min(1200, (context_limit(model) or 2048) // 2)  # tokens of an answer that is not awaited
         self.generation = Generation(max_new_tokens=max_new_tokens)
         self.stop = stop_strings(get_template(config.prompt.template), model.tokenizer)
         session = ChatSession(model, config)
@@ -150,7 +151,7 @@ def _long(bench: Bench, there: EngineDecoder, user: int) -> Answer:
     """An answer that does not end soon: it is drawn at random."""
     session = ChatSession(bench.model, bench.config, there)
     session.queries, session.waiting = [bench.queries[user]], 1
-    generation = Generation(max_new_tokens=1200, temperature=2.0, top_k=0, top_p=1.0, seed=user)
+    generation = Generation(max_new_tokens=bench.long, temperature=2.0, top_k=0, top_p=1.0, seed=user)
     prompt = session.prompt(CLINICAL_PROMPTS[0], generation)
     return there.submit(prompt, bench.queries[user], generation)
 

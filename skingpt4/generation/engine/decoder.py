@@ -103,7 +103,8 @@ class EngineDecoder:
         self._slots: asyncio.Semaphore | None = None
         self._served: str | None = None  # the model's name at the server
         self._running = set[Row]()
-        self._up, self._looked = False, float("-inf")
+        self._look: asyncio.Future[bool] | None = None
+        self._looked = 0.0
 
     def new_cache(self) -> ConversationCache:
         """What holds a conversation together; pass it to every `submit` of that conversation."""
@@ -190,10 +191,10 @@ class EngineDecoder:
         return await self._connected().ask(method, path, body)
 
     async def _is_up(self) -> bool:
-        if time.monotonic() - self._looked > HEALTH_SECONDS:  # however often it is asked
-            self._looked = time.monotonic()
-            self._up = await self._connected().is_up()
-        return self._up
+        if self._look is None or (self._look.done() and time.monotonic() - self._looked > HEALTH_SECONDS):
+            self._looked = time.monotonic()  # the server is asked once, however many ask here
+            self._look = asyncio.ensure_future(self._connected().is_up())
+        return await asyncio.shield(self._look)
 
     async def _served_name(self) -> str:
         if self._served is None:
