@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks.harness import options, vllm_server, workload
 from skingpt4.chat.session import ChatSession, context_limit
 from skingpt4.checkpoints import merged
-from skingpt4.checkpoints.load import model_source
+from skingpt4.checkpoints.load import ModelSource, model_source
 from skingpt4.config.schema import Config, EngineConfig
 from skingpt4.generation.answer import Answer
 from skingpt4.generation.decoder import Decoder
@@ -39,6 +39,7 @@ from skingpt4.support.errors import UserError, reported
 from skingpt4.support.remote.http import RemoteError
 
 USERS, TURNS, CROWD = 8, 4, 32
+QUICKSTART = "runs/quickstart/step2"
 TIE = 0.01  # nats between two tokens, below which rounding may decide
 Source = Decoder | EngineDecoder
 
@@ -185,12 +186,19 @@ def measure_rates(
     return rows
 
 
+def _source(config: str | None, checkpoint: str | None) -> ModelSource:
+    """What is compared; by default the quickstart's run, or else its language model before a projection is trained."""
+    if config or checkpoint or Path(QUICKSTART).is_dir():
+        return model_source(config, checkpoint or (None if config else QUICKSTART))
+    return replace(model_source("configs/tiny/step2.yaml", None), checkpoint_path=None)
+
+
 def run(setting: options.Setting, args: Any) -> bool:
     """Build, serve, check, measure; whether all checks passed."""
     versions = vllm_server.build(args.environment)
     cores = args.cores or sorted(os.sched_getaffinity(0))
     torch.set_num_threads(len(cores))
-    source = model_source(args.config, args.checkpoint)
+    source = _source(args.config, args.checkpoint)
     config = replace(source.config, language=replace(source.config.language, dtype="float32"))
     source = replace(source, config=config)
     folder = args.folder
@@ -224,7 +232,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     made = options.parser("engines", __doc__, pairs=3)
     made.add_argument("--config", help="with --checkpoint, as of skingpt4 chat")
-    made.add_argument("--checkpoint", default="runs/quickstart/step2", help="default: %(default)s")
+    made.add_argument(
+        "--checkpoint", help=f"default: {QUICKSTART}, or no projection where that is not trained yet"
+    )
     made.add_argument(
         "--environment", type=Path, default=Path(".venv-vllm"), help="vLLM's (default: %(default)s)"
     )

@@ -48,7 +48,7 @@ def write_folder(
     """Write the language model of a checkpoint for vLLM, completely or not at all.
 
     Args:
-        source: the checkpoint, with its configuration.
+        source: the checkpoint, with its configuration; without one, its language model as it is.
         out: the folder.
         overwrite: replace the folder if it exists.
         on_progress: called with what is done next.
@@ -61,8 +61,6 @@ def write_folder(
         UserError: the checkpoint cannot be loaded, as of `load_model`.
         OSError: it cannot be written.
     """
-    if source.checkpoint_path is None:
-        raise MergeError("an untrained projection has nothing to serve; name a checkpoint with --checkpoint")
     if out.exists() and not (overwrite and (out / CARD).is_file()):
         why = (
             "exists; add --overwrite"
@@ -73,9 +71,10 @@ def write_folder(
     config = _as_stored(source.loadable)
     on_progress("loading the language model")
     model = load_model(config, source.checkpoint_path, with_encoder=False)
-    card = checkpoint.load(source.checkpoint_path)[1]
+    card = checkpoint.load(source.checkpoint_path)[1] if source.checkpoint_path else {}
     has_lora = lora.merge(model.language_model)
     parts = {name: card.get(name) for name in ("tensors_sha256", "lora_sha256")}
+    parts["language_model"] = os.path.basename(os.path.normpath(config.language.model))
     name = f"skingpt4-{hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:12]}"
     about = {
         "served_model_name": name,

@@ -11,7 +11,7 @@ from skingpt4.checkpoints import merged
 from skingpt4.checkpoints.load import load_model, model_source
 from skingpt4.cli import chat
 from skingpt4.cli.deploy.share import export
-from skingpt4.config.load import load_config, read_values, to_yaml
+from skingpt4.config.load import read_values, to_yaml
 from skingpt4.generation.engine.decoder import require_engine
 from skingpt4.model.language import LanguageModel
 from tests.support.engine import StandInEngine, serving
@@ -93,14 +93,12 @@ def test_nothing_is_overwritten_unasked_or_half_written(saved, folder, tmp_path,
     assert sorted(os.listdir(folder)) == before
 
 
-def test_what_cannot_be_exported_is_said(config, saved, tmp_path, capsys):
+def test_what_cannot_be_exported_is_said(saved, tmp_path, capsys):
     assert export(["--checkpoint", str(tmp_path / "gone"), "--vllm", str(tmp_path / "out")]) == 1
     assert "gone" in capsys.readouterr().err
-    (tmp_path / "c.yaml").write_text(to_yaml(config).replace("step: step1", "step: none"))
-    assert load_config(tmp_path / "c.yaml").initial_checkpoint is None
-    assert export(["--config", str(tmp_path / "c.yaml"), "--vllm", str(tmp_path / "out")]) == 1
-    assert "name a checkpoint with --checkpoint" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    assert export(["--minigpt4", str(tmp_path / "out.pth")]) == 1
+    assert "needs --checkpoint" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         export(["--checkpoint", str(saved)])
 
