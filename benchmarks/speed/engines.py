@@ -187,7 +187,7 @@ def measure_rates(
 
 
 def _source(config: str | None, checkpoint: str | None) -> ModelSource:
-    """What is compared; by default the quickstart's run, or else its language model before a projection is trained."""
+    """What is compared; by default the quickstart's run, or its language model where that is not trained yet."""
     if config or checkpoint or Path(QUICKSTART).is_dir():
         return model_source(config, checkpoint or (None if config else QUICKSTART))
     return replace(model_source("configs/tiny/step2.yaml", None), checkpoint_path=None)

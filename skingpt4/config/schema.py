@@ -270,8 +270,10 @@ class EngineConfig:
     into the question, so a server on another machine needs https and a key, unless `allow_insecure`.
 
     A request that failed before its answer began is repeated `retries` times. `timeout_seconds` is the longest
-    silence: before the answer, or within it. A prompt takes its tokens times the language model's width times the
-    bytes of its precision, and base64 a third more; beyond `max_prompt_mb` nothing is sent.
+    silence: before the answer, or within it. `closed_sets` says who computes the likelihoods of classes and diseases:
+    in_process, or engine, which takes a request for each of their tokens. A prompt takes its tokens times the
+    language model's width times the bytes of its precision, and base64 a third more; beyond `max_prompt_mb` nothing
+    is sent.
     """
 
     name: str = ruled(one_of("in_process", "vllm"), "in_process")
@@ -281,6 +283,7 @@ class EngineConfig:
     allow_insecure: bool = False
     timeout_seconds: float = ruled(positive, 120.0)
     retries: int = ruled(not_negative, 4)
+    closed_sets: str = ruled(one_of("in_process", "engine"), "in_process")
     max_answers: int = ruled(positive, 64)
     max_prompt_mb: int = ruled(positive, 64)
 

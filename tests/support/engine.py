@@ -23,7 +23,7 @@ class StandInEngine:
     """A server of one language model.
 
     Attributes:
-        mode: good; or busy, hanging, no_ids, failing, html.
+        mode: good; or busy, hanging, away, no_ids, no_named, failing, html.
         num_bad: requests that `mode` is for; later ones are good.
         seconds_a_token: how long each takes.
         key: which requests need.
@@ -40,7 +40,7 @@ class StandInEngine:
 
     @torch.no_grad()
     def write(self, embeds, body):
-        """Yield (token, log-probability) as vLLM draws them; ends after an end token or max_tokens."""
+        """Yield (token, all tokens' log-probabilities) as vLLM draws them; ends after an end token or max_tokens."""
         read, past, generator = embeds[None], None, torch.Generator().manual_seed(body.get("seed") or 0)
         for _ in range(body["max_tokens"]):
             with self.computing:
@@ -52,7 +52,7 @@ class StandInEngine:
             token = int(
                 logits.argmax() if drawn is None else torch.multinomial(drawn, 1, generator=generator)
             )
-            yield token, float(logits.log_softmax(-1)[token])
+            yield token, logits.log_softmax(-1)
             if token in body.get("stop_token_ids", ()):
                 return
             read = torch.tensor([[token]])
@@ -142,8 +142,12 @@ class _Handler(BaseHTTPRequestHandler):
         elif body.get("stream"):
             self._stream(mode, embeds, body)
         else:
-            tokens, values = zip(*engine.write(embeds, body), strict=True)
-            choice = {"index": 0, "text": "", "token_ids": tokens, "logprobs": {"token_logprobs": values}}
+            tokens, scores = zip(*engine.write(embeds, body), strict=True)
+            values = [float(each[token]) for token, each in zip(tokens, scores, strict=True)]
+            named = [] if mode == "no_named" else body.get("logprob_token_ids", ())
+            top = [{f"token_id:{n}": float(each[n]) for n in named} for each in scores]
+            logprobs = {"token_logprobs": values, "top_logprobs": top}
+            choice = {"index": 0, "text": "", "token_ids": tokens, "logprobs": logprobs}
             self._send(200, {"choices": [choice]})
 
     def _stream(self, mode, embeds, body):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
@@ -91,8 +91,16 @@ class EngineClient:
         """Close all connections."""
         await self._client.aclose()
 
-    async def ask(self, method: str, path: str, body: bytes | None = None) -> dict[str, Any]:
+    async def ask(
+        self, method: str, path: str, body: bytes | None = None, conversation: str | None = None
+    ) -> dict[str, Any]:
         """The JSON object that the server answers with; a failed attempt is repeated where that may help.
+
+        Args:
+            method: of HTTP.
+            path: after /v1.
+            body: JSON.
+            conversation: as of `stream`.
 
         Raises:
             RemoteError, RemoteGone: there is none.
@@ -101,7 +109,7 @@ class EngineClient:
         while True:
             attempt += 1
             try:
-                async with aclosing(self._pieces(method, path, body, {})) as pieces:
+                async with aclosing(self._pieces(method, path, body, conversation)) as pieces:
                     kind, content = "", b""
                     async for media, piece in pieces:
                         kind, content = media, content + piece
@@ -135,9 +143,7 @@ class EngineClient:
             attempt += 1
             try:
                 reader = EventReader(self.host)
-                async with aclosing(
-                    self._pieces("POST", path, body, {"X-Session-Id": conversation})
-                ) as pieces:
+                async with aclosing(self._pieces("POST", path, body, conversation)) as pieces:
                     async for kind, piece in pieces:
                         if kind != "text/event-stream":
                             raise EngineError(
@@ -166,14 +172,15 @@ class EngineClient:
         await asyncio.sleep(pause)
 
     async def _pieces(
-        self, method: str, path: str, body: bytes | None, more: Mapping[str, str]
+        self, method: str, path: str, body: bytes | None, conversation: str | None
     ) -> AsyncIterator[tuple[str, bytes]]:
         """(media type, bytes) of an answer's body, within the limits.
 
         Raises:
             Retryable, RemoteError, RemoteGone: there is no usable answer.
         """
-        sent = {"Content-Type": "application/json", **more} if body is not None else dict(more)
+        sent = {"Content-Type": "application/json"} if body is not None else {}
+        sent |= {"X-Session-Id": conversation} if conversation else {}
         size = 0
         try:
             async with self._client.stream(method, self.url + path, content=body, headers=sent) as response:

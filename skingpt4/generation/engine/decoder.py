@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 import threading
 import time
 import weakref
@@ -27,7 +28,16 @@ from skingpt4.generation.cache import ConversationCache
 from skingpt4.generation.decoder import Decoder
 from skingpt4.generation.engine.client import HEALTH_SECONDS, EngineClient, EngineError, require_safe
 from skingpt4.generation.engine.trial import require_same_model, trial_request
-from skingpt4.generation.engine.wire import embedded, encoded, request_of, served_name, tokens_of
+from skingpt4.generation.engine.wire import (
+    MAX_TOKENS,
+    embedded,
+    encoded,
+    request_of,
+    scores_of,
+    scoring_request,
+    served_name,
+    tokens_of,
+)
 from skingpt4.generation.row import Row
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import SkinGPT4
@@ -59,6 +69,12 @@ def decoder_of(model: SkinGPT4, config: EngineConfig, max_rows: int | None = Non
         if engine is None or engine.config != config:
             engine = _ENGINES[model] = EngineDecoder(model, config)
         return engine
+
+
+def scoring_engine(model: SkinGPT4) -> EngineDecoder | None:
+    """The server that computes a model's closed sets; None where this program does."""
+    engine = _ENGINES.get(model)
+    return engine if engine is not None and engine.config.closed_sets == "engine" else None
 
 
 def require_engine(model: SkinGPT4, config: EngineConfig) -> None:
@@ -145,6 +161,17 @@ class EngineDecoder:
         self._background(self._answer(row, encoded(embeds)))
         return row.answer
 
+    def log_probabilities(self, asked: Sequence[tuple[Tensor, Sequence[int]]]) -> list[list[float]]:
+        """Of tokens after prompts.
+
+        Args:
+            asked: (embeddings (t, width), the tokens of which one may follow) of each prompt.
+
+        Raises:
+            RemoteError: the server does not answer, or gives no such probabilities.
+        """
+        return self._background(self._log_probabilities(asked, secrets.token_hex(16))).result()
+
     def check(self) -> str:
         """Ask the server for its models and for a few tokens, and compare these with this program's language model.
 
@@ -201,6 +228,29 @@ class EngineDecoder:
             answer = await self._ask("GET", "/models")
             self._served = served_name(answer, self.config.model, self.config.url)
         return self._served
+
+    async def _log_probabilities(
+        self, asked: Sequence[tuple[Tensor, Sequence[int]]], conversation: str
+    ) -> list[list[float]]:
+        served = await self._served_name()
+
+        async def ask(embeds: Tensor, tokens: Sequence[int]) -> list[float]:
+            found: list[float] = []
+            for start in range(0, len(tokens), MAX_TOKENS):
+                some = tokens[start : start + MAX_TOKENS]
+                assert self._slots is not None
+                async with self._slots:
+                    body = json.dumps(scoring_request(embeds, some, served, conversation)).encode()
+                    answer = await self._connected().ask("POST", "/completions", body, conversation)
+                found += scores_of(answer, some, self.config.url)
+            return found
+
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                running = [tasks.create_task(ask(*each)) for each in asked]
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+        return [task.result() for task in running]
 
     async def _answer(self, row: Row, prompt: str) -> None:
         """Write one answer, and end it whatever happens."""

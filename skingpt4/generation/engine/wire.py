@@ -14,6 +14,8 @@ from skingpt4.generation.engine.client import EngineError
 from skingpt4.generation.row import Row
 from skingpt4.model.network import SkinGPT4
 
+MAX_TOKENS = 128  # whose log-probabilities vLLM gives in one request
+
 
 def embedded(model: SkinGPT4, ids: Sequence[int], queries: Tensor | None) -> Tensor:
     """A prompt (t, width) on the CPU, in the language model's precision; arguments as of `SkinGPT4.embed`."""
@@ -55,6 +57,45 @@ def request_of(row: Row, prompt: str, served: str, repetition_penalty: float) ->
     if generation.temperature > 0:
         body |= {"top_p": generation.top_p, "top_k": generation.top_k or -1, "seed": generation.seed}
     return body
+
+
+def scoring_request(embeds: Tensor, tokens: Sequence[int], served: str, conversation: str) -> dict[str, Any]:
+    """The body of the request for the log-probabilities of tokens after a prompt.
+
+    Args:
+        embeds: (t, width) of the prompt.
+        tokens: at most MAX_TOKENS.
+        served: the model's name at the server.
+        conversation: a random name; what is cached of its prompts serves no other.
+    """
+    return {
+        "model": served,
+        "prompt": [],
+        "prompt_embeds": encoded(embeds),
+        "max_tokens": 1,
+        "temperature": 0.0,
+        "ignore_eos": True,
+        "logprobs": 1,
+        "logprob_token_ids": list(tokens),
+        "return_tokens_as_token_ids": True,
+        "cache_salt": conversation,
+    }
+
+
+def scores_of(answer: Mapping[str, Any], tokens: Sequence[int], url: str) -> list[float]:
+    """The log-probabilities of the tokens that were asked for.
+
+    Raises:
+        EngineError: the server does not give them.
+    """
+    try:
+        given = answer["choices"][0]["logprobs"]["top_logprobs"][0]
+        return [float(given[f"token_id:{token}"]) for token in tokens]
+    except (LookupError, TypeError, ValueError):
+        raise EngineError(
+            f"{url} gives no log-probabilities of tokens that are named (logprob_token_ids of vLLM); set "
+            "engine.closed_sets: in_process"
+        ) from None
 
 
 def served_name(answer: Mapping[str, Any], wanted: str | None, url: str) -> str:

@@ -14,6 +14,7 @@ from skingpt4.generation.decoder import Decoder
 from skingpt4.generation.engine.client import EngineError
 from skingpt4.generation.engine.decoder import EngineDecoder, decoder_of, require_engine
 from skingpt4.generation.sampling import Generation
+from skingpt4.generation.scoring import score_answers, score_tree
 from skingpt4.model import lora
 from skingpt4.support.remote.address import RemoteAddressError
 from skingpt4.support.remote.http import RemoteError
@@ -21,6 +22,8 @@ from tests.support.engine import NAME, StandInEngine, serving
 from tests.support.tiny import conversation, make_model, make_queries, tiny_config
 
 SHORT = Generation(max_new_tokens=12)
+NAMES = ("psoriasis", "plaque", "scale", "a")
+SENTENCES = [f"This could be a skin disease image of {name}." for name in NAMES]
 
 
 @pytest.fixture(scope="module")
@@ -290,3 +293,42 @@ def test_rules_that_the_engine_cannot_follow_are_refused(folder, monkeypatch):
     monkeypatch.setattr(model.language_model.generation_config, "no_repeat_ngram_size", 3)
     with pytest.raises(EngineError, match="generation_config"):
         decoder_of(model, EngineConfig("vllm"))
+
+
+class TestClosedSets:
+    def scores(self, model, score):
+        prompts = [conversation(model, "What is it?") for _ in range(2)]
+        return Decoder.of(model).run(lambda: score(model, prompts, make_queries(2), SENTENCES))
+
+    @pytest.mark.parametrize("score", [score_answers, score_tree])
+    def test_an_engine_computes_the_same_likelihoods(self, folder, score):
+        model = make_model(folder)
+        expected = self.scores(model, score)
+        engine = StandInEngine(model.language_model)
+        with serving(engine, closed_sets="engine") as config:
+            decoder_of(model, config)
+            assert torch.allclose(self.scores(model, score), expected, atol=1e-4)
+            assert len(engine.requests) > 4
+            assert all("SECRET" not in str(body) for _, body, _ in engine.requests)
+            assert len({headers["X-Session-Id"] for headers, _, _ in engine.requests}) >= 2
+            engine.mode = "no_named"
+            with pytest.raises(EngineError, match=r"set engine\.closed_sets: in_process"):
+                self.scores(model, score)
+
+    def test_in_process_is_the_default(self, folder):
+        model = make_model(folder)
+        engine = StandInEngine(model.language_model)
+        with serving(engine) as config:
+            decoder_of(model, config)
+            self.scores(model, score_answers)
+        assert engine.requests == []
+
+    def test_more_tokens_than_one_request_takes(self, folder):
+        model = make_model(folder)
+        ids = conversation(model, "What is it?", num_images=0).input_ids
+        embeds, tokens = model.embed(torch.tensor([ids]), None)[0].detach(), list(range(3, 170))
+        with serving(StandInEngine(model.language_model)) as config:
+            (found,) = decoder_of(model, config).log_probabilities([(embeds, tokens)])
+        with torch.no_grad():
+            expected = model.language_model.logits(embeds[None])[0, -1].log_softmax(-1)[tokens]
+        assert torch.allclose(torch.tensor(found), expected, atol=1e-5)
