@@ -15,7 +15,7 @@ from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config
 from skingpt4.generation.answer import Timing
 from skingpt4.generation.decoder import Decoder
-from skingpt4.generation.engine.decoder import EngineDecoder, decoder_of
+from skingpt4.generation.engine.decoder import EngineDecoder, decoder_of, engine_limit
 from skingpt4.generation.sampling import ChatError, Generation
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.projection import picture_shape
@@ -46,8 +46,9 @@ class Context:
 
 
 def context_limit(model: SkinGPT4) -> int | None:
-    """Tokens that a model can read; None if it sets no limit."""
-    return getattr(model.language_model.config, "max_position_embeddings", None)
+    """Tokens that a model can read, here and at its engine; None if neither sets a limit."""
+    own = getattr(model.language_model.config, "max_position_embeddings", None)
+    return min(filter(None, [own, engine_limit(model)]), default=None)
 
 
 class ChatSession:

@@ -27,6 +27,7 @@ class StandInEngine:
         num_bad: requests that `mode` is for; later ones are good.
         seconds_a_token: how long each takes.
         key: which requests need.
+        max_model_len: tokens of a conversation.
         requests: (headers, body, embeddings) of all completions.
         num_open: under way now.
         cancelled: whose listener left before their end.
@@ -35,6 +36,7 @@ class StandInEngine:
     def __init__(self, language_model, name=NAME, key=None, seconds_a_token=0.0):
         self.language_model, self.name, self.key = language_model, name, key
         self.seconds_a_token, self.mode, self.num_bad = seconds_a_token, "good", 10**9
+        self.max_model_len = 512
         self.requests, self.num_open, self.max_open, self.cancelled = [], 0, 0, 0
         self.sockets, self.lock, self.computing = set(), threading.Lock(), threading.Lock()
 
@@ -99,7 +101,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.path == "/health":
             self._send(200 if self.server.engine.mode != "away" else 503, b"")
         elif not self._refused():
-            self._send(200, {"object": "list", "data": [{"id": self.server.engine.name}]})
+            engine = self.server.engine
+            self._send(200, {"data": [{"id": engine.name, "max_model_len": engine.max_model_len}]})
 
     def do_POST(self):
         engine = self.server.engine

@@ -30,12 +30,13 @@ from skingpt4.generation.engine.client import HEALTH_SECONDS, EngineClient, Engi
 from skingpt4.generation.engine.trial import require_same_model, trial_request
 from skingpt4.generation.engine.wire import (
     MAX_TOKENS,
+    Served,
     embedded,
     encoded,
     request_of,
     scores_of,
     scoring_request,
-    served_name,
+    served_model,
     tokens_of,
 )
 from skingpt4.generation.row import Row
@@ -75,6 +76,12 @@ def scoring_engine(model: SkinGPT4) -> EngineDecoder | None:
     """The server that computes a model's closed sets; None where this program does."""
     engine = _ENGINES.get(model)
     return engine if engine is not None and engine.config.closed_sets == "engine" else None
+
+
+def engine_limit(model: SkinGPT4) -> int | None:
+    """Tokens that a model's engine can read; None if it sets no limit, or this program writes the answers."""
+    engine = _ENGINES.get(model)
+    return engine.max_tokens if engine else None
 
 
 def require_engine(model: SkinGPT4, config: EngineConfig) -> None:
@@ -117,7 +124,7 @@ class EngineDecoder:
         # Only the engine's thread uses these.
         self._client: EngineClient | None = None
         self._slots: asyncio.Semaphore | None = None
-        self._served: str | None = None  # the model's name at the server
+        self._served: Served | None = None
         self._running = set[Row]()
         self._look: asyncio.Future[bool] | None = None
         self._looked = 0.0
@@ -160,6 +167,11 @@ class EngineDecoder:
             )
         self._background(self._answer(row, encoded(embeds)))
         return row.answer
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Of a conversation with its answer at the server; None if it sets no limit, or was not asked yet."""
+        return self._served.max_tokens if self._served else None
 
     def log_probabilities(self, asked: Sequence[tuple[Tensor, Sequence[int]]]) -> list[list[float]]:
         """Of tokens after prompts.
@@ -226,8 +238,8 @@ class EngineDecoder:
     async def _served_name(self) -> str:
         if self._served is None:
             answer = await self._ask("GET", "/models")
-            self._served = served_name(answer, self.config.model, self.config.url)
-        return self._served
+            self._served = served_model(answer, self.config.model, self.config.url)
+        return self._served.name
 
     async def _log_probabilities(
         self, asked: Sequence[tuple[Tensor, Sequence[int]]], conversation: str

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -98,8 +98,15 @@ def scores_of(answer: Mapping[str, Any], tokens: Sequence[int], url: str) -> lis
         ) from None
 
 
-def served_name(answer: Mapping[str, Any], wanted: str | None, url: str) -> str:
-    """The name under which a server has the model.
+class Served(NamedTuple):
+    """The model at a server: its name, and how many tokens a conversation may have there (None: no limit)."""
+
+    name: str
+    max_tokens: int | None
+
+
+def served_model(answer: Mapping[str, Any], wanted: str | None, url: str) -> Served:
+    """The model that a server has.
 
     Args:
         answer: to GET /models.
@@ -110,16 +117,16 @@ def served_name(answer: Mapping[str, Any], wanted: str | None, url: str) -> str:
         EngineError: the server does not have it.
     """
     listed = answer.get("data")
-    names = (
-        [str(item.get("id")) for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
-    )
-    name = wanted or (names[0] if len(names) == 1 else None)
-    if name is None or name not in names:
-        have = ", ".join(names)[:200] or "none"
+    models = [item for item in listed if isinstance(item, dict)] if isinstance(listed, list) else []
+    limits = {str(model.get("id")): model.get("max_model_len") for model in models}
+    name = wanted or (next(iter(limits)) if len(limits) == 1 else None)
+    if name is None or name not in limits:
+        have = ", ".join(limits)[:200] or "none"
         raise EngineError(
             f"engine.model {wanted or 'null'}: {url} serves {have}; name the one that was exported"
         )
-    return name
+    limit = limits[name]
+    return Served(name, limit if type(limit) is int and limit > 0 else None)
 
 
 def tokens_of(item: Mapping[str, Any], url: str) -> list[int]:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from skingpt4.chat.session import ChatSession
+from skingpt4.chat.session import ChatSession, ContextFull
 from skingpt4.config.schema import EngineConfig, LoraConfig
 from skingpt4.generation.decoder import Decoder
 from skingpt4.generation.engine.client import EngineError
@@ -102,6 +102,20 @@ def test_a_session_of_several_turns_is_one_conversation_for_the_engine(folder, e
             answers = [session.ask(question, SHORT) for session in sessions]
             assert answers[0] == answers[1]
         assert isinstance(sessions[0].decoder, EngineDecoder)
+
+
+def test_a_conversation_ends_where_the_engine_does(folder):
+    config, model = tiny_config(folder), make_model(folder)
+    engine = StandInEngine(model.language_model)
+    engine.max_model_len = 90
+    with serving(engine) as place:
+        session = ChatSession(model, replace(config, engine=place))
+        assert session.context().limit == 512
+        require_engine(model, place)
+        assert session.context().limit == 90
+        assert session.ask("What is it?", SHORT)
+        with pytest.raises(ContextFull, match="exceeds the model's 90"):
+            session.ask("Why is it there, and what is to be done about it now? " * 2, SHORT)
 
 
 def test_32_users_at_once_get_their_own_complete_answers(folder):
