@@ -141,6 +141,7 @@ class Server:
             EngineUnavailable: it ended, or took too long; the message has the last line of its log.
         """
         environment = _quiet() | {
+            "TORCHDYNAMO_DISABLE": "1",  # else its sampler is compiled at the first request that needs it
             "VLLM_CPU_KVCACHE_SPACE": "1",
             "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, self.cores)),
         }
