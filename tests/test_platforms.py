@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from skingpt4.config.placement import default_device
+from skingpt4.support import locks
 from skingpt4.support.memory import peak_bytes
-from skingpt4.support.sharing import locks
 from skingpt4.support.threads import num_cores
 from tests.support.other_systems import PACKAGES
 
@@ -45,7 +45,7 @@ def test_modules_of_unix_alone_are_imported_in_one_place():
         if re.search(r"^\s*import (fcntl|resource|termios|pwd|grp)\b", path.read_text(), re.MULTILINE)
     }
     assert importing == {
-        "skingpt4/support/sharing/locks.py",
+        "skingpt4/support/locks.py",
         "skingpt4/support/memory.py",
         "data/reading/sheet_rows.py",
     }

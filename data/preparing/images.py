@@ -28,7 +28,7 @@ from skingpt4.records.comparing.hashes import perceptual_hash
 from skingpt4.records.images import PASSING, ImageError, open_image, remarks
 from skingpt4.records.naming import readable, storable
 from skingpt4.support.errors import UserError, reason_of
-from skingpt4.support.sharing.locks import has_locks, warn
+from skingpt4.support.locks import has_locks, warn
 
 T = TypeVar("T")
 VERSION = f"2, imagehash {imagehash.__version__}, pillow {PIL.__version__}"  # another one measures again

@@ -36,9 +36,9 @@ from skingpt4.records.images import MAX_BYTES, PASSING, ImageError, open_image, 
 from skingpt4.records.naming import hint, readable
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import drop_truncated_line, write_text
+from skingpt4.support.locks import lock
 from skingpt4.support.parse import read_json_object
 from skingpt4.support.remote.http import RemoteError
-from skingpt4.support.sharing.locks import lock
 
 Line = dict[str, Any]  # one JSON object
 

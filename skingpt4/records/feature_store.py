@@ -26,9 +26,9 @@ from torch import Tensor
 
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import write_text
+from skingpt4.support.locks import acquire
 from skingpt4.support.parse import read_json_object
 from skingpt4.support.regular import BINARY
-from skingpt4.support.sharing.locks import acquire
 
 DATA, ROWS, CARD, LOCK = "features.bin", "rows.bin", "card.json", "lock"
 DTYPE = "float16"

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from skingpt4.support.errors import UserError
-from skingpt4.support.sharing.locks import HELD, acquire
+from skingpt4.support.locks import HELD, acquire
 
 MEMORY = Path("/dev/shm")  # a file system in memory, on machines that have one
 PREFIX = "skingpt4-uploads-"

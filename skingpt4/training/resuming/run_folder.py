@@ -18,9 +18,9 @@ from skingpt4.checkpoints import checkpoint
 from skingpt4.config.upgrade import upgraded
 from skingpt4.support.errors import FILE_FAILED, UserError
 from skingpt4.support.files import write_text
+from skingpt4.support.locks import HELD, acquire
 from skingpt4.support.parse import parse_json, read_json_object
 from skingpt4.support.regular import read_regular_text
-from skingpt4.support.sharing.locks import HELD, acquire
 from skingpt4.training.processes import TRY_AGAIN, RunError
 from skingpt4.training.resuming import same_run
 

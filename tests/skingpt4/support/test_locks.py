@@ -4,7 +4,7 @@ import errno
 
 import pytest
 
-from skingpt4.support.sharing.locks import has_locks, lock
+from skingpt4.support.locks import has_locks, lock
 from tests.support.locking import without_locks
 
 

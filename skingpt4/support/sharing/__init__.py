@@ -1,1 +1,0 @@
-"""Files that several processes use at once."""
