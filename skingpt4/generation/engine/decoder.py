@@ -257,12 +257,13 @@ class EngineDecoder:
                 found += scores_of(answer, some, self.config.url)
             return found
 
+        first = await ask(*asked[0])  # what all prompts begin with is then cached
         try:
             async with asyncio.TaskGroup() as tasks:
-                running = [tasks.create_task(ask(*each)) for each in asked]
+                running = [tasks.create_task(ask(*each)) for each in asked[1:]]
         except BaseExceptionGroup as failures:
             raise failures.exceptions[0] from None
-        return [task.result() for task in running]
+        return [first, *(task.result() for task in running)]
 
     async def _answer(self, row: Row, prompt: str) -> None:
         """Write one answer, and end it whatever happens."""
