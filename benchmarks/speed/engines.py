@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ from skingpt4.support.remote.http import RemoteError
 
 USERS, TURNS, CROWD = 8, 4, 32
 QUICKSTART = "runs/quickstart/step2"
+ENDED = 1e9  # in place of nats, where one answer is the beginning of the other
 TIE = 0.01  # nats between two tokens, below which rounding may decide
 Source = Decoder | EngineDecoder
 
@@ -78,7 +80,9 @@ class Bench:
 
     def compare(self, there: Source, here: Source, users: int, num_turns: int) -> dict[str, Any]:
         """How many answers have the same tokens; what differs after a tie is no longer the same question."""
-        equal, ties, differing, left_out = 0, [], [], 0
+        equal = left_out = 0
+        ties: list[dict[str, float]] = []
+        differing: list[dict[str, float]] = []
         pairs = zip(
             self.together(there, users, num_turns), self.together(here, users, num_turns), strict=True
         )
@@ -87,7 +91,7 @@ class Bench:
                 if a == b:
                     equal += 1
                     continue
-                margin = here.run(lambda p=prompt, u=user, a=a, b=b: self._margin(p, u, a, b))
+                margin = here.run(partial(self._margin, prompt, user, a, b))
                 (ties if abs(margin) < TIE else differing).append(
                     {"user": user, "turn": turn, "margin": margin}
                 )
@@ -104,7 +108,7 @@ class Bench:
         logits = self.model.language_model.logits(self.model.embed(ids, self.queries[user]))[0, -1]
         scores = logits.float().log_softmax(-1)
         if place >= min(len(theirs), len(ours)):
-            return float("inf")
+            return ENDED
         return float(scores[ours[place]] - scores[theirs[place]])
 
     def rate(self, source: Source, users: int) -> tuple[float, int]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
@@ -127,7 +127,7 @@ class EngineClient:
             return False
         return response.status_code == 200
 
-    async def stream(self, path: str, body: bytes, conversation: str) -> AsyncIterator[dict[str, Any]]:
+    async def stream(self, path: str, body: bytes, conversation: str) -> AsyncGenerator[dict[str, Any], None]:
         """The JSON objects of a stream. Until the first has come, a failed attempt is repeated where that may help.
 
         Args:
@@ -173,7 +173,7 @@ class EngineClient:
 
     async def _pieces(
         self, method: str, path: str, body: bytes | None, conversation: str | None
-    ) -> AsyncIterator[tuple[str, bytes]]:
+    ) -> AsyncGenerator[tuple[str, bytes], None]:
         """(media type, bytes) of an answer's body, within the limits.
 
         Raises:
