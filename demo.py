@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from skingpt4.server import gradio_app
 from skingpt4.server.access.options import access_of, add_access_arguments, shared_password
 from skingpt4.server.address import Address, add_proxy_arguments, stay_local
-from skingpt4.support.cli import add_model_arguments, make_parser, setup_logging
+from skingpt4.support.cli import add_engine_argument, add_model_arguments, make_parser, setup_logging
 from skingpt4.support.errors import UserError, reported
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = make_parser("A consultation about pictures of skin in the browser.", EXAMPLES)
     add_model_arguments(result)
+    add_engine_argument(result)
     add = result.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=7860, help="default: 7860")
@@ -144,7 +145,7 @@ def main(argv: list[str] | None = None) -> int:
 
         from skingpt4.server.page import tools as page_tools
 
-        tools = replace(page_tools.load(args.config, args.checkpoint, log), cover=args.cover)
+        tools = replace(page_tools.load(args.config, args.checkpoint, log, args.engine), cover=args.cover)
         gradio_app.until_ended(lambda: launch(tools, address, args.language, access), address)
     return status.code
 

@@ -22,7 +22,10 @@ COMMANDS = {
     "delta": ("skingpt4.cli.delta", "merge a Vicuna delta with its base model"),
     "calibrate": ("skingpt4.cli.calibrate", "fit a checkpoint's probabilities on held-out records"),
     "share": ("skingpt4.cli.deploy.share", "write a checkpoint as a Hugging Face folder"),
-    "export": ("skingpt4.cli.deploy.share:export", "write a projection in MiniGPT-4's layout"),
+    "export": (
+        "skingpt4.cli.deploy.share:export",
+        "write MiniGPT-4's layout, or what a vLLM server needs",
+    ),
     "consultation-export": ("skingpt4.cli.consultation_export", "make HTML or PDF of a saved consultation"),
     "audit": ("skingpt4.cli.access.audit", "show and verify an audit log"),
     "users": ("skingpt4.cli.access.users", "manage who may log in to the page and the review form"),

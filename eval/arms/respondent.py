@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image
 
-from skingpt4.support.errors import UserError
+from skingpt4.support.remote.http import RemoteError, RemoteGone
 
 # How a class is taken from an arm; `card["closed_set"]` of a respondent is one of them.
 LOGPROBS, LIST, FREE_TEXT = "logprobs", "list in the prompt", "free text"
@@ -16,12 +16,8 @@ EMBEDDINGS, PROBE, IMPORTED = "embeddings", "probe", "imported scores"
 CLOSED_SETS = (LOGPROBS, LIST, FREE_TEXT, EMBEDDINGS, PROBE, IMPORTED, None)
 
 
-class RespondentError(UserError):
-    """A question that was not answered; the message says why. The case is left for the next run."""
-
-
-class RespondentGone(RespondentError):
-    """No further question can be answered; the message says why. The arm stops."""
+RespondentError = RemoteError  # the case is left for the next run
+RespondentGone = RemoteGone  # the arm stops
 
 
 @dataclass(frozen=True)

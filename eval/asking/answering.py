@@ -128,7 +128,7 @@ def answer_cases(settings: RunSettings) -> None:
             asker = Asker(model, config, setting, arm.name, made_by, Rule.of(arm.checkpoint))
             if state.is_main_process:
                 precision = str(model.language_model.dtype).removeprefix("torch.")
-                meta = meta_of(config, arm, card, setting, precision, settings.cases_path) | asker.rule_meta
+                meta = meta_of(config, arm, card, setting, precision, settings.cases_path) | asker.own_meta
                 extra = {
                     "cases": str(settings.cases_path), "num_cases": len(cases), "repeats": settings.repeats,
                     "perturbations": list(settings.perturbations),

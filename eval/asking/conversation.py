@@ -25,8 +25,8 @@ from skingpt4.chat.differential import Rule
 from skingpt4.config.schema import Config
 from skingpt4.generation.answer import Answer as DecodedAnswer
 from skingpt4.generation.cache import ConversationCache
-from skingpt4.generation.decoder import Decoder
 from skingpt4.generation.diseases import DiseaseScorer
+from skingpt4.generation.engine.decoder import decoder_of, require_engine
 from skingpt4.generation.questions import CLINICAL_PROMPTS, CONCEPTS_QUESTION, DIAGNOSIS_QUESTION
 from skingpt4.generation.sampling import Generation
 from skingpt4.generation.scoring import score_answers, score_tree
@@ -103,7 +103,8 @@ class Asker:
         self.template = get_template(config.prompt.template)
         self.form = setting.task.answer_form or config.prompt.disease_sentence
         self.stop = stop_strings(self.template, model.tokenizer)
-        self.decoder = Decoder(model, max_rows=setting.batch_size)
+        require_engine(model, config.engine)
+        self.decoder = decoder_of(model, config.engine, max_rows=setting.batch_size)
         self.rule = rule or Rule()
         closed_set = self.rule.closed_set if setting.task.is_default else None
         self.scorer = (
@@ -111,11 +112,16 @@ class Asker:
         )
 
     @property
-    def rule_meta(self) -> dict[str, Any]:
-        """Where classes are sums over diseases: which diseases, and the weight of the text's own prior."""
+    def own_meta(self) -> dict[str, Any]:
+        """The engine, if another than this program writes the answers.
+
+        Where classes are sums over diseases: which diseases, and the weight of the text's own prior.
+        """
+        engine = self.config.engine.name
+        meta: dict[str, Any] = {} if engine == "in_process" else {"engine": engine}
         if self.scorer is None:
-            return {}
-        return {"closed_set": self.scorer.closed_set.to_rows(), "prior_weight": self.rule.prior_weight}
+            return meta
+        return meta | {"closed_set": self.scorer.closed_set.to_rows(), "prior_weight": self.rule.prior_weight}
 
     @property
     def text_prior(self) -> dict[str, dict[str, float]]:

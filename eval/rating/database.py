@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from skingpt4.support.errors import UserError
-from skingpt4.support.sqlite import WAIT_SECONDS, private_file, write_ahead
+from skingpt4.support.locks import WAIT_SECONDS, private_file, write_ahead
 
 FILE, VERSION = "ratings.sqlite", 2
 SCHEMA_1 = """

@@ -38,6 +38,7 @@ from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import drop_truncated_line, write_text
 from skingpt4.support.locks import lock
 from skingpt4.support.parse import read_json_object
+from skingpt4.support.remote.http import RemoteError
 
 Line = dict[str, Any]  # one JSON object
 
@@ -166,6 +167,8 @@ def _describe(image: NamedImage, answer: Callable[[Image.Image], Line]) -> Line:
         line = answer(opened) | ({"remarks": list(known)} if known else {})
     except ImageError as error:
         return _failed(image, error.reason, str(error)) | {"sha256": sha256}
+    except RemoteError:  # the engine is gone: no fault of this image, and no line about it
+        raise
     except UserError as error:
         return _failed(image, "not_answered", str(error)) | {"sha256": sha256}
     seconds = round(time.perf_counter() - began, 3)
@@ -218,6 +221,7 @@ def run(
 
     Raises:
         BatchError: the output is in use, cannot be written, or was made with other settings.
+        RemoteError: the engine does not answer; the lines up to there are written.
     """
     with _opened(images, output, meta, replace) as (file, lines):
         finished = {line.name for line in lines}

@@ -15,6 +15,7 @@ from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config
 from skingpt4.generation.answer import Timing
 from skingpt4.generation.decoder import Decoder
+from skingpt4.generation.engine.decoder import EngineDecoder, decoder_of, engine_limit
 from skingpt4.generation.sampling import ChatError, Generation
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.model.projection import picture_shape
@@ -45,8 +46,9 @@ class Context:
 
 
 def context_limit(model: SkinGPT4) -> int | None:
-    """Tokens that a model can read; None if it sets no limit."""
-    return getattr(model.language_model.config, "max_position_embeddings", None)
+    """Tokens that a model can read, here and at its engine; None if neither sets a limit."""
+    own = getattr(model.language_model.config, "max_position_embeddings", None)
+    return min(filter(None, [own, engine_limit(model)]), default=None)
 
 
 class ChatSession:
@@ -55,7 +57,7 @@ class ChatSession:
     Args:
         model: the network.
         config: its configuration.
-        decoder: of that model; by default the one that all its sessions share.
+        decoder: of that model; by default the one that all its sessions share, or the configuration's engine.
 
     Attributes:
         turns: questions and answers so far.
@@ -65,10 +67,12 @@ class ChatSession:
         last_timing: of the last answer.
     """
 
-    def __init__(self, model: SkinGPT4, config: Config, decoder: Decoder | None = None) -> None:
+    def __init__(
+        self, model: SkinGPT4, config: Config, decoder: Decoder | EngineDecoder | None = None
+    ) -> None:
         self.model, self.config = model, config
         self.template = get_template(BEHAVIOURS[config.compat].chat_template or config.prompt.template)
-        self.decoder = decoder or Decoder.of(model)
+        self.decoder = decoder or decoder_of(model, config.engine)
         self.last_timing: Timing | None = None
         self.further_stops: tuple[str, ...] = ()
         self._cache = self.decoder.new_cache()

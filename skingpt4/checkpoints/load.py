@@ -20,7 +20,7 @@ from tqdm import tqdm
 from skingpt4.checkpoints import checkpoint, known_answer, minigpt4, repository
 from skingpt4.checkpoints.identity import encoder_identity, identity, model_identity, projector_identity
 from skingpt4.checkpoints.paths import missing_paths
-from skingpt4.config.load import from_card, load_config
+from skingpt4.config.load import from_card, load_config, with_engine
 from skingpt4.config.placement import default_device
 from skingpt4.config.schema import Config
 from skingpt4.model import lora
@@ -83,8 +83,10 @@ class ModelSource:
         return model
 
 
-def model_source(config_path: str | None, checkpoint_path: str | None) -> ModelSource:
-    """What --config and --checkpoint mean. Either may be left out, or both be given.
+def model_source(
+    config_path: str | None, checkpoint_path: str | None, engine_path: str | None = None
+) -> ModelSource:
+    """What --config and --checkpoint mean. Either may be left out, or both be given; --engine names what answers.
 
     A checkpoint knows its configuration; a configuration knows its run's folder.
 
@@ -92,6 +94,11 @@ def model_source(config_path: str | None, checkpoint_path: str | None) -> ModelS
         ConfigError, CheckpointError: the configuration or the checkpoint cannot be used.
         LoadError: neither was given, or the checkpoint has no configuration of its own.
     """
+    source = _model_source(config_path, checkpoint_path)
+    return replace(source, config=with_engine(source.config, engine_path))
+
+
+def _model_source(config_path: str | None, checkpoint_path: str | None) -> ModelSource:
     if config_path:
         config = load_config(config_path)
         own = config.initial_checkpoint if config.step == "none" else config.output_dir

@@ -25,6 +25,7 @@ from pathlib import Path
 
 from skingpt4.support.cli import (
     DISCLAIMER,
+    add_engine_argument,
     add_generation_arguments,
     add_model_arguments,
     generation_options,
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     add("--images", required=True, help="a folder, with its subfolders, or a manifest (JSONL)")
     add("--output", required=True, type=Path, help="the file of lines, e.g. answers.jsonl")
     add_model_arguments(result)
+    add_engine_argument(result)
     add("--question", action="append",
         help="ask this (default: the first clinical prompt); several are one conversation")  # fmt: skip
     add_generation_arguments(result)
@@ -59,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from skingpt4.chat import batch
         from skingpt4.chat.differential import Ranker, Rule
         from skingpt4.checkpoints.load import model_source
+        from skingpt4.generation.engine.decoder import require_engine
         from skingpt4.generation.questions import CLINICAL_PROMPTS
         from skingpt4.generation.sampling import Generation
         from skingpt4.records.folders import BROKEN, UNREADABLE, find_images, left_out_lines
@@ -67,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise batch.BatchError("--jobs must be at least 1")
         left_out: Counter[str] = Counter()
         images = find_images(args.images, left_out)
-        source = model_source(args.config, args.checkpoint)
+        source = model_source(args.config, args.checkpoint, args.engine)
         generation = Generation(**generation_options(args, source.config.data.max_text_tokens))
         generation.options()
         identity = source.identity
@@ -75,10 +78,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         meta = {
             "disclaimer": DISCLAIMER, "model": identity, "questions": questions, "generation": asdict(generation),
         }  # fmt: skip
+        engine = source.config.engine
+        meta |= {} if engine.name == "in_process" else {"engine": engine.name}
         print(f"{DISCLAIMER} {identity['caution']}".strip(), file=sys.stderr)
 
         def load() -> batch.ImageAnswerer:
             rule, model = Rule.of(source.checkpoint_path), source.load()
+            require_engine(model, engine)
             ranker = Ranker(model, source.config, rule)
             return batch.ImageAnswerer(model, source.config, ranker, tuple(questions), generation)
 

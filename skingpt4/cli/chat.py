@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from skingpt4.support.cli import (
     DISCLAIMER,
+    add_engine_argument,
     add_generation_arguments,
     add_model_arguments,
     generation_options,
@@ -33,6 +34,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     result = make_parser("Chat about a picture of skin.", "Many pictures at once: skingpt4 batch --help.")
     add_model_arguments(result)
+    add_engine_argument(result)
     result.add_argument("--image", action="append", default=[], help="a picture; may be given several times")
     result.add_argument("--question", action="append", help="ask this and end; may be given several times")
     result.add_argument(
@@ -56,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from skingpt4.chat.differential import DifferentialError, Ranker, Rule
         from skingpt4.chat.session import ChatSession
         from skingpt4.checkpoints.load import load_model, model_source
+        from skingpt4.generation.engine.decoder import require_engine
         from skingpt4.generation.questions import CLINICAL_PROMPTS
         from skingpt4.generation.sampling import Generation
         from skingpt4.records.images import open_image
@@ -64,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise DifferentialError("--differential: needs a picture; add --image PATH")
         for path in args.image:
             open_image(path)  # a bad picture is reported before the model is loaded
-        source = model_source(args.config, args.checkpoint)
+        source = model_source(args.config, args.checkpoint, args.engine)
         checkpoint_path = source.checkpoint_path
         generation = Generation(**generation_options(args, source.config.data.max_text_tokens))
         generation.options()
@@ -72,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{DISCLAIMER} {source.identity['caution']}".strip(), file=sys.stderr)
         print(f"loading {checkpoint_path or 'an untrained projection'} ...", file=sys.stderr)
         model = load_model(source.loadable, checkpoint_path)
+        require_engine(model, source.config.engine)
         places = [f"language model: {model.language_model.describe_place()}"]
         places += [f"encoder: {model.encoder.describe_place()}"] if model.encoder else []
         print("; ".join(places), file=sys.stderr)

@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 
 from skingpt4.server.address import Address, AddressError, add_proxy_arguments, stay_local
-from skingpt4.support.cli import add_model_arguments, make_parser
+from skingpt4.support.cli import add_engine_argument, add_model_arguments, make_parser
 from skingpt4.support.errors import UserError, reported
 
 KEY = "SKINGPT4_API_KEY"
@@ -26,6 +26,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add = result.add_argument
     add_model_arguments(result)
+    add_engine_argument(result)
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=8000, help="default: %(default)s")
     add_proxy_arguments(result)
@@ -79,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from skingpt4.server.http.routes import Api, Limits, make_app
         from skingpt4.server.http.server import until_ended
 
-        answerer = load_answerer(args.config, args.checkpoint, args.audit_log, args.audit_text)
+        answerer = load_answerer(args.config, args.checkpoint, args.audit_log, args.audit_text, args.engine)
         limits = Limits(
             args.max_body_mb * 2**20, max_requests=args.max_requests, max_seconds=args.max_seconds
         )

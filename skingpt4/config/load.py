@@ -13,7 +13,7 @@ from omegaconf.errors import GrammarParseError, MissingMandatoryValue, OmegaConf
 
 from skingpt4.config.bundled import portable, resolved
 from skingpt4.config.rules import did_you_mean
-from skingpt4.config.schema import Config, ConfigError, VisionConfig
+from skingpt4.config.schema import Config, ConfigError, EngineConfig, VisionConfig
 from skingpt4.config.typed import build, check_keys, not_set
 from skingpt4.config.upgrade import upgraded
 from skingpt4.config.validate import check_values
@@ -23,6 +23,7 @@ from skingpt4.support.parse import ParseError, parse_yaml, plain_values
 from skingpt4.support.regular import read_regular_text
 
 MAX_FILES = 100  # that one configuration is read from
+ENGINE = "engine"  # the group of what writes answers, which is no part of what was trained
 RECIPE = "recipe"  # the key that makes a file a recipe of several steps, see `skingpt4.config.recipe`
 
 
@@ -84,6 +85,8 @@ def _defaults() -> dict[str, Any]:
 
 
 def _merged(lower: Any, values: dict[str, Any], where: str) -> Any:
+    if isinstance(name := values.get(ENGINE), str):
+        values = {**values, ENGINE: {"name": name}}
     try:
         return OmegaConf.merge(lower, check_keys(values, Config))
     except ConfigError as error:
@@ -125,13 +128,15 @@ def _finished(values: dict[str, Any], where: str) -> Config:
 
 
 def to_yaml(config: Config) -> str:
-    """The resolved configuration as YAML text that `load_config` reads back to an equal object."""
+    """The resolved configuration as YAML text that `load_config` reads back to an equal object, but for `engine`."""
     return OmegaConf.to_yaml(OmegaConf.create(_escaped(to_dict(config))))
 
 
 def to_dict(config: Config) -> dict[str, Any]:
-    """The resolved configuration as plain nested dicts, as a checkpoint stores it."""
-    return dataclasses.asdict(portable(config))
+    """The resolved configuration as plain nested dicts, as a checkpoint stores it: without `engine`."""
+    values = dataclasses.asdict(portable(config))
+    del values[ENGINE]
+    return values
 
 
 def from_dict(values: dict[str, Any], where: str) -> Config:
@@ -146,14 +151,36 @@ def from_dict(values: dict[str, Any], where: str) -> Config:
 def from_card(values: dict[str, Any], where: str) -> Config:
     """The configuration that a checkpoint brings, which somebody else may have written; otherwise as `from_dict`.
 
-    Folders that are written to are taken from it only where they are in the working folder.
+    Folders that are written to are taken from it only where they are in the working folder, and no server to which
+    pictures would go.
     """
-    values = {**values}
+    values = {key: value for key, value in values.items() if key != ENGINE}
     for group, key in (("language", "offload_dir"), ("data", "feature_cache")):
         part = values.get(group)
         if isinstance(part, dict) and isinstance(folder := part.get(key), str) and _leads_out(folder):
             values[group] = {**part, key: None}
     return from_dict(values, where)
+
+
+def with_engine(config: Config, path: str | Path | None) -> Config:
+    """A configuration with the group `engine` of another YAML file; unchanged where there is none.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds anything else.
+    """
+    if path is None:
+        return config
+    values = read_values(Path(path))
+    if set(values) != {ENGINE}:
+        raise ConfigError(
+            f"{path}: holds {', '.join(sorted(values)) or 'nothing'}; it must hold the group engine alone"
+        )
+    merged = _merged(OmegaConf.create({ENGINE: dataclasses.asdict(EngineConfig())}), values, str(path))
+    changed = dataclasses.replace(
+        config, engine=build(_resolved(merged, str(path))[ENGINE], EngineConfig, "engine.")
+    )
+    check_values(changed, str(path))
+    return changed
 
 
 def _leads_out(folder: str) -> bool:

@@ -262,6 +262,33 @@ class LogConfig:
 
 
 @dataclass
+class EngineConfig:
+    """What writes the answers: in_process (this program), or vllm (a vLLM server, see docs/engines.md).
+
+    `engine: vllm` alone is short for its `name`. `url` goes up to and with /v1; `model` null takes the only one that
+    the server has. `key_env` names an environment variable with the server's key. What is sent can be turned back
+    into the question, so a server on another machine needs https and a key, unless `allow_insecure`.
+
+    A request that failed before its answer began is repeated `retries` times. `timeout_seconds` is the longest
+    silence: before the answer, or within it. `closed_sets` says who computes the likelihoods of classes and diseases:
+    in_process, or engine, which takes a request for each of their tokens. A prompt takes its tokens times the
+    language model's width times the bytes of its precision, and base64 a third more; beyond `max_prompt_mb` nothing
+    is sent.
+    """
+
+    name: str = ruled(one_of("in_process", "vllm"), "in_process")
+    url: str = "http://127.0.0.1:8001/v1"
+    model: str | None = None
+    key_env: str | None = None
+    allow_insecure: bool = False
+    timeout_seconds: float = ruled(positive, 120.0)
+    retries: int = ruled(not_negative, 4)
+    closed_sets: str = ruled(one_of("in_process", "engine"), "in_process")
+    max_answers: int = ruled(positive, 64)
+    max_prompt_mb: int = ruled(positive, 64)
+
+
+@dataclass
 class Config:
     """One run. `step` is align (captions), step1 (concepts), step2 (diagnoses), dpo (rated answers) or none (a chat).
 
@@ -287,6 +314,7 @@ class Config:
     projection: ProjectionConfig = field(default_factory=ProjectionConfig)
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     language: LanguageConfig = field(default_factory=LanguageConfig)
+    engine: EngineConfig = field(default_factory=EngineConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     prompt: PromptConfig = field(default_factory=PromptConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -7,6 +7,7 @@ rows end at the same column; a shorter one is padded on the left, and `mask` say
 
 from __future__ import annotations
 
+import secrets
 import threading
 import time
 import weakref
@@ -224,6 +225,7 @@ class ConversationCache:
     def __init__(self) -> None:
         self.keys: list[int] = []  # of what `kv` holds: token ids, and hashes below 0 of images' vectors
         self.kv: KVCache | None = None
+        self.token = secrets.token_hex(16)  # tells an engine which prompts belong together, and nothing else
         self.last_used = time.monotonic()
         self.closed = False
 

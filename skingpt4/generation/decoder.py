@@ -125,19 +125,7 @@ class Decoder:
         """
         model = self._model()
         assert model is not None, "the model is gone"
-        generation.options()
-        ends = model.end_tokens(stop)
-        pads = filter(None, [model.tokenizer.pad_token])
-        row = Row(
-            answer=Answer(generation, model.tokenizer, (*stop, *ends, *pads), on_done, stopped),
-            prompt=prompt,
-            queries=queries,
-            cache=cache or ConversationCache(),
-            tokenizer=model.tokenizer,
-            stop=tuple(stop),
-            end_ids=frozenset(ends.values()),
-            spelled_stops=tuple(s for s in stop if s not in ends),
-        )
+        row = Row.of(model, prompt, queries, generation, stop, cache, on_done, stopped)
         with self._wake:
             self._waiting.append(row)
             self._start()

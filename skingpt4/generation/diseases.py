@@ -11,6 +11,7 @@ from torch import Tensor
 
 from skingpt4.config.schema import PromptConfig
 from skingpt4.generation.decoder import Decoder
+from skingpt4.generation.engine.decoder import EngineDecoder
 from skingpt4.generation.questions import DIAGNOSIS_QUESTION
 from skingpt4.generation.scoring import score_tree
 from skingpt4.model.network import SkinGPT4
@@ -29,7 +30,11 @@ class DiseaseScorer:
     """
 
     def __init__(
-        self, model: SkinGPT4, prompt: PromptConfig, closed_set: ClosedSet, decoder: Decoder | None = None
+        self,
+        model: SkinGPT4,
+        prompt: PromptConfig,
+        closed_set: ClosedSet,
+        decoder: Decoder | EngineDecoder | None = None,
     ) -> None:
         self.closed_set = closed_set
         self._model, self._decoder = model, decoder

@@ -46,6 +46,37 @@ class Row:
     began: float = field(default_factory=time.perf_counter)
     first_token_seconds: float = 0.0
 
+    @classmethod
+    def of(
+        cls,
+        model: SkinGPT4,
+        prompt: Encoded,
+        queries: Tensor | None,
+        generation: Generation,
+        stop: Sequence[str] = (),
+        cache: ConversationCache | None = None,
+        on_done: Callable[[Answer], None] | None = None,
+        stopped: threading.Event | None = None,
+    ) -> Row:
+        """What an answer needs before its prompt is read; arguments as of `Decoder.submit`.
+
+        Raises:
+            ChatError: a setting outside its range.
+        """
+        generation.options()
+        ends = model.end_tokens(stop)
+        pads = filter(None, [model.tokenizer.pad_token])
+        return cls(
+            answer=Answer(generation, model.tokenizer, (*stop, *ends, *pads), on_done, stopped),
+            prompt=prompt,
+            queries=queries,
+            cache=cache or ConversationCache(),
+            tokenizer=model.tokenizer,
+            stop=tuple(stop),
+            end_ids=frozenset(ends.values()),
+            spelled_stops=tuple(s for s in stop if s not in ends),
+        )
+
     @property
     def generation(self) -> Generation:
         """How the answer is drawn."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skingpt4.generation.engine.decoder import EngineDecoder, scoring_engine
 from skingpt4.model.loss import log_probabilities
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import IMAGE_TOKEN
@@ -75,6 +76,14 @@ class Tree:
                 seen[column] |= seen[self.columns[self.parents[node]]]
         return seen
 
+    def before(self, node: int) -> list[int]:
+        """The tokens of a text up to this one, which is the last."""
+        path = []
+        while node >= 0:
+            path.append(node)
+            node = self.parents[node]
+        return path[::-1]
+
     def sums(self, log_probs: Tensor) -> Tensor:
         """(texts,) sums of the log-probabilities (tokens in `counted`,)."""
         place = {node: number for number, node in enumerate(self.counted)}
@@ -124,6 +133,9 @@ def read_trees(model: SkinGPT4, trees: Sequence[Tree], max_tokens: int = 2048) -
         trees: each becomes one row.
         max_tokens: read in one pass; one row may exceed it.
     """
+    engine = scoring_engine(model)
+    if engine is not None:
+        return [_read_there(engine, model, tree) for tree in trees]
     masked = takes_trees(model, max(max(tree.depths) for tree in trees))
     # Each text is a row of its own where trees cannot be read; no token sees the padding on its right.
     rows = trees if masked else [text for tree in trees for text in tree.texts()]
@@ -133,6 +145,20 @@ def read_trees(model: SkinGPT4, trees: Sequence[Tree], max_tokens: int = 2048) -
         for row, log_probs in zip(batch, _pass(model, batch, masked), strict=True)
     ]
     return list(torch.cat(sums).split([len(tree.paths) for tree in trees]))
+
+
+def _read_there(engine: EngineDecoder, model: SkinGPT4, tree: Tree) -> Tensor:
+    """The sums of a tree's texts by an engine, which is asked what may follow each of its tokens."""
+    vectors = tree.vectors
+    embeds = model.embed(torch.tensor([tree.ids]), None if vectors is None else vectors[None])[0].cpu()
+    following: dict[int, list[int]] = {}
+    for node in tree.counted:
+        following.setdefault(tree.parents[node], []).append(node)
+    asked = [(embeds[tree.before(node)], [tree.ids[n] for n in nodes]) for node, nodes in following.items()]
+    found: dict[int, float] = {}
+    for nodes, scores in zip(following.values(), engine.log_probabilities(asked), strict=True):
+        found |= dict(zip(nodes, scores, strict=True))
+    return tree.sums(torch.tensor([found[node] for node in tree.counted]))
 
 
 def takes_trees(model: SkinGPT4, deepest: int) -> bool:

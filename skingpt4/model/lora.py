@@ -67,6 +67,23 @@ def remove(language_model: LanguageModel) -> None:
         setattr(language_model.model.get_submodule(parent), child, layer.get_base_layer())
 
 
+def merge(language_model: LanguageModel) -> bool:
+    """Multiply all branches into the layers beside which they are, and take them off; returns whether there were any.
+
+    Raises:
+        LoraError: a layer is quantised, and its few bits would round the branch away.
+    """
+    layers = list(_layers(language_model))
+    for name, layer in layers:
+        if not layer.get_base_layer().weight.is_floating_point():
+            raise LoraError(
+                f"{name}: is quantised; load the model with language.quantization=none to merge LoRA"
+            )
+        layer.merge()
+    remove(language_model)
+    return bool(layers)
+
+
 def settings_of(language_model: LanguageModel) -> dict[str, Any] | None:
     """What a checkpoint stores: rank, alpha, dropout and the targets that were taken; None without LoRA."""
     layers = list(_layers(language_model))

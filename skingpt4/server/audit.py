@@ -21,7 +21,7 @@ from typing import Any
 
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import now
-from skingpt4.support.sqlite import WAIT_SECONDS, private_file, write_ahead
+from skingpt4.support.locks import WAIT_SECONDS, private_file, write_ahead
 
 VERSION = 1
 START = "0" * 64  # what the first line names as the hash before it

@@ -32,6 +32,15 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", help="a checkpoint or a run's folder")
 
 
+def add_engine_argument(parser: argparse.ArgumentParser) -> None:
+    """--engine, in the place of the configuration's group."""
+    parser.add_argument(
+        "--engine",
+        metavar="FILE",
+        help="the engine.yaml of skingpt4 export --vllm: a vLLM server writes the answers (see docs/engines.md)",
+    )
+
+
 def add_generation_arguments(parser: argparse.ArgumentParser) -> None:
     """How an answer is generated: length, temperature, beams, seed."""
     add_answer_length(parser)

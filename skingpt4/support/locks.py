@@ -1,11 +1,13 @@
-"""Locks of files, on every system, also where the file system has none."""
+"""Files that several processes use at once: locks, on every system and file system, and SQLite files."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import os
+import sqlite3
 import tempfile
+import time
 from pathlib import Path
 from typing import IO
 
@@ -20,6 +22,7 @@ try:
 except ImportError:  # every other system
     msvcrt = None  # type: ignore[assignment]
 
+WAIT_SECONDS = 20.0  # for another writer of an SQLite file; a write takes milliseconds
 HELD = (errno.EACCES, errno.EAGAIN, errno.EDEADLK)  # by another process, or another opening of the file
 # Windows keeps others from reading what is locked, so it locks a byte far behind the end of any lock file.
 _PLACE = 2**30
@@ -87,3 +90,26 @@ def has_locks(folder: Path) -> bool:
 def warn(what: str) -> None:
     """Say that nothing keeps two runs apart."""
     logger.warning("%s: this file system has no locks; start no second run there", what)
+
+
+def private_file(path: Path) -> None:
+    """Create an empty file that only its owner can read, unless it exists; its `-wal` takes the same mode.
+
+    Raises:
+        OSError: it cannot be created.
+    """
+    if not path.exists():
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+
+
+def write_ahead(connection: sqlite3.Connection) -> None:
+    """Switch to a write-ahead log. SQLite refuses that without its timeout while another process opens the file."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if "locked" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)

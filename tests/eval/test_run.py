@@ -32,7 +32,8 @@ from skingpt4.records.images import open_image, to_tensor
 from skingpt4.taxonomy.closed_set import ClosedSet, Disease
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, version
 from skingpt4.training.loop import run as train
-from tests.support.tiny import make_encoder, make_model, tiny_config, write_manifest
+from tests.support.engine import StandInEngine, serving
+from tests.support.tiny import load_language_model, make_encoder, make_model, tiny_config, write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +61,29 @@ def answer(root, out, cases="cases.jsonl", *more):
 
 def lines(out):
     return run_lines(read_run(out))["untrained"]
+
+
+def test_an_engine_gives_the_same_answers_and_the_meta_names_it(root, tmp_path, capsys):
+    assert answer(root, tmp_path / "here") == 0
+    served = load_language_model(load_config(root / "config.yaml").language.model)
+    with serving(StandInEngine(served)) as engine:
+        overrides = ["engine=vllm", f"engine.url={engine.url}"]
+        assert answer(root, tmp_path / "there", "cases.jsonl", *overrides) == 0
+        assert answer(root, tmp_path / "here", "cases.jsonl", *overrides) == 1, (
+            "answers of two engines do not mix"
+        )
+    assert "engine" in capsys.readouterr().err
+    words = ("answer", "class_scores", "num_tokens")
+    here, there = (
+        {a.key: [a.fields.get(w) for w in words] for a in read_lines(arm_files(tmp_path / side, "untrained"))}
+        for side in ("here", "there")
+    )
+    assert here == there
+    metas = [
+        json.loads((tmp_path / side / "answers/untrained.meta.json").read_text())
+        for side in ("here", "there")
+    ]
+    assert [meta.get("engine") for meta in metas] == [None, "vllm"]
 
 
 def test_cases_with_and_without_known_concepts(root, tmp_path, capsys):

@@ -8,17 +8,17 @@ the server gives them, else the label that the model chooses from a list is read
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Any
-from urllib.parse import urlsplit
 
 from eval.arms.endpoint.completions import NUM_LOGPROBS
-from eval.arms.endpoint.http_client import HttpClient, Limits, is_loopback
+from eval.arms.endpoint.http_client import HttpClient
 from eval.arms.endpoint.model import Endpoint
 from eval.arms.respondent import FREE_TEXT, LIST, LOGPROBS
 from eval.asking.claims import ArmError
 from eval.tasks import Task
 from skingpt4.support.parse import ParseError, parse_json
+from skingpt4.support.remote.address import checked_host, is_loopback, read_key
+from skingpt4.support.remote.http import Limits
 
 CLOSED_SETS = {"logprobs": LOGPROBS, "list": LIST, "text": FREE_TEXT}
 OWN_KEYS = ("model", "messages", "stream", "stream_options", "temperature", "max_tokens", "seed", "logprobs",
@@ -69,7 +69,7 @@ def build(args: argparse.Namespace, task: Task) -> Endpoint:
     if args.concept_scores:
         raise ArmError("--concept-scores: a server gives no scores of concepts; leave it out")
     limits = Limits(args.timeout, args.retries, args.requests_per_minute)
-    client = HttpClient(url, _key(args.key_env), limits)
+    client = HttpClient(url, read_key(args.key_env, "--key-env"), limits)
     endpoint = Endpoint(
         client, args.model, args.temperature, args.max_new_tokens, args.max_side, args.image_format,
         not args.no_stream, _extra_body(args.extra_body),
@@ -92,34 +92,16 @@ def _checked_url(url: str, allowed: str | None) -> str:
     """The URL of a server that may be asked.
 
     Raises:
-        ArmError: it is not one, holds a password, or is on another machine that was not allowed.
+        ArmError: it is on another machine that was not allowed.
+        RemoteAddressError: it is not a URL, or holds a password.
     """
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host = None
-    if not host or parts.scheme not in ("http", "https"):
-        raise ArmError(f"--url {url!r}: is not an address such as http://127.0.0.1:8000/v1")
-    if parts.username or parts.password or parts.query:
-        raise ArmError("--url: holds a name, password or query; give a key with --key-env instead")
+    host = checked_host(url, "--url", "--key-env")
     if not is_loopback(host) and allowed != host:
         raise ArmError(
             f"--url {url}: {host} is another machine; pictures and questions would leave this one. If they may, add "
             f"--allow-remote {host} (--dry-run shows what would be sent)"
         )
     return url
-
-
-def _key(variable: str | None) -> str | None:
-    if variable is None:
-        return None
-    key = os.environ.get(variable, "").strip()
-    if not key or not key.isascii() or not key.isprintable():
-        raise ArmError(
-            f"--key-env {variable}: the environment variable {variable} holds no key; export it first"
-        )
-    return key
 
 
 def _extra_body(text: str) -> dict[str, Any]:

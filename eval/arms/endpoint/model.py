@@ -12,11 +12,12 @@ from PIL import Image
 
 from eval.arms.closed_sets import letters_question
 from eval.arms.endpoint.completions import NUM_LOGPROBS, answer_of, first_choice, letter_scores, text_of
-from eval.arms.endpoint.http_client import HttpClient, Received, is_loopback
+from eval.arms.endpoint.http_client import HttpClient, Received
 from eval.arms.images import MEAN_COLOUR, SIZE
 from eval.arms.respondent import LIST, LOGPROBS, Reply, RespondentError, RespondentGone
 from eval.tasks import Task
 from skingpt4.generation.questions import DIAGNOSIS_QUESTION
+from skingpt4.support.remote.address import is_loopback
 
 logger = logging.getLogger(__name__)
 

@@ -1,13 +1,14 @@
-"""A checkpoint for others: skingpt4 share (a Hugging Face folder) and skingpt4 export (MiniGPT-4's layout)."""
+"""A checkpoint for others: skingpt4 share (a Hugging Face folder) and skingpt4 export (MiniGPT-4's layout, vLLM)."""
 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from skingpt4.support.cli import NOT_A_DEVICE, make_parser
-from skingpt4.support.errors import reported
+from skingpt4.support.cli import NOT_A_DEVICE, add_model_arguments, make_parser
+from skingpt4.support.errors import UserError, reported
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,24 +54,58 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status.code
 
 
-def export(argv: Sequence[str] | None = None) -> int:
-    """Write a projection in the layout that the original's own demo reads; returns the exit status."""
+def export_parser() -> argparse.ArgumentParser:
+    """The command line of export."""
     result = make_parser(
-        "Write a trained projection in the layout that MiniGPT-4's and the published SkinGPT-4's own demo reads.",
-        "example: skingpt4 export --checkpoint runs/paper/vicuna13b/step2 --minigpt4 skingpt4_13b.pth",
+        "Write what other programs read: a projection in the layout of MiniGPT-4's and the published SkinGPT-4's own "
+        "demo, or the language model with LoRA merged for a vLLM server.",
+        "examples:\n  skingpt4 export --checkpoint runs/paper/vicuna13b/step2 --minigpt4 skingpt4_13b.pth\n"
+        "  skingpt4 export --checkpoint runs/paper/vicuna13b/step2 --vllm engines/vicuna13b   (see docs/engines.md)",
     )
-    result.add_argument("--checkpoint", required=True, help="a checkpoint or a run's folder")
-    result.add_argument("--minigpt4", required=True, metavar="OUT.pth", help="the file to write")
-    result.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
-    args = result.parse_args(argv)
-    with reported(for_others=True) as status:
-        from skingpt4.checkpoints import checkpoint, minigpt4
+    add_model_arguments(result)
+    to = result.add_mutually_exclusive_group(required=True)
+    to.add_argument("--minigpt4", metavar="OUT.pth", help="the file to write")
+    to.add_argument("--vllm", metavar="DIR", type=Path, help="the folder to write")
+    result.add_argument("--overwrite", action="store_true", help="replace the file or folder if it exists")
+    return result
 
-        tensors, card = checkpoint.load(args.checkpoint)
-        out = minigpt4.export(args.minigpt4, tensors, card, args.overwrite)
-        width, query_width = minigpt4.shape_of(out)
-        print(
-            f"{out}: llama_proj [{width}, {query_width}] in fp32; it belongs to the language model, encoder and "
-            f"template of the checkpoint, which this layout does not record. {NOT_A_DEVICE}"
-        )
+
+def export(argv: Sequence[str] | None = None) -> int:
+    """Write a checkpoint for the original's demo, or its language model for vLLM; returns the exit status."""
+    args = export_parser().parse_args(argv)
+    with reported(for_others=True) as status:
+        if args.vllm:
+            _export_vllm(args)
+        else:
+            _export_minigpt4(args)
     return status.code
+
+
+def _export_minigpt4(args: argparse.Namespace) -> None:
+    from skingpt4.checkpoints import checkpoint, minigpt4
+
+    if not args.checkpoint:
+        raise UserError("--minigpt4: needs --checkpoint, whose projection is written")
+    tensors, card = checkpoint.load(args.checkpoint)
+    out = minigpt4.export(args.minigpt4, tensors, card, args.overwrite)
+    width, query_width = minigpt4.shape_of(out)
+    print(
+        f"{out}: llama_proj [{width}, {query_width}] in fp32; it belongs to the language model, encoder and "
+        f"template of the checkpoint, which this layout does not record. {NOT_A_DEVICE}"
+    )
+
+
+def _export_vllm(args: argparse.Namespace) -> None:
+    from skingpt4.checkpoints import merged
+    from skingpt4.checkpoints.load import model_source
+
+    source = model_source(args.config, args.checkpoint)
+    name = merged.write_folder(
+        source, args.vllm, args.overwrite, lambda part: print(f"{part} ...", file=sys.stderr)
+    )
+    size = sum(file.stat().st_size for file in args.vllm.iterdir())
+    print(
+        f"{args.vllm}: the language model of {source.checkpoint_path}, {size / 2**30:.2f} GiB. Serve it, then add "
+        f"--engine {args.vllm / merged.ENGINE}\n"
+        f"  vllm serve {args.vllm} {merged.options(name)}\n{NOT_A_DEVICE}"
+    )

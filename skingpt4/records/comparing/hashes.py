@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from skingpt4.records.archives import StoreError, exists, read_bytes, split_path
 from skingpt4.records.images import MAX_BYTES, ImageError, open_image
-from skingpt4.support.sqlite import private_file
+from skingpt4.support.locks import private_file
 from skingpt4.support.threads import num_cores
 
 MIN_CACHED = 200  # images; fewer are hashed so fast that no file is written

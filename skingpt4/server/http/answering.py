@@ -15,6 +15,7 @@ from skingpt4.chat.differential import Ranker, Rule
 from skingpt4.chat.session import ChatSession, context_limit
 from skingpt4.checkpoints.load import model_source
 from skingpt4.config.schema import Config
+from skingpt4.generation.engine.decoder import EngineDecoder, decoder_of, require_engine
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn
@@ -42,6 +43,12 @@ class Answerer:
     def __post_init__(self) -> None:
         """Prepare what ranks the classes of every request that asks for it."""
         self.ranker = Ranker(self.model, self.config, self.rule)
+
+    @property
+    def engine(self) -> EngineDecoder | None:
+        """The server that writes the answers; None where this program does."""
+        decoder = decoder_of(self.model, self.config.engine)
+        return decoder if isinstance(decoder, EngineDecoder) else None
 
     @property
     def fingerprint(self) -> str | None:
@@ -220,20 +227,25 @@ class Answer:
 
 
 def load_answerer(
-    config: str | None, checkpoint_path: str | None, audit: str | None = None, audit_text: bool = False
+    config: str | None,
+    checkpoint_path: str | None,
+    audit: str | None = None,
+    audit_text: bool = False,
+    engine: str | None = None,
 ) -> Answerer:
-    """Load what `--config` and `--checkpoint` name.
+    """Load what `--config`, `--checkpoint` and `--engine` name.
 
     Raises:
         UserError: something is missing or does not fit.
     """
     log = AuditLog(audit, audit_text) if audit else None  # before anything heavy
-    source = model_source(config, checkpoint_path)
+    source = model_source(config, checkpoint_path, engine)
     identity = source.identity
     caution = f" {identity['caution']}" if identity["caution"] else ""
     logger.info("%s%s\nloading %s ...", DISCLAIMER, caution, identity["checkpoint"])
     rule = Rule.of(source.checkpoint_path)
     answerer = Answerer(source.load(), source.config, identity, log, rule)
+    require_engine(answerer.model, source.config.engine)
     if log is not None:
         log.append("started", checkpoint=identity["checkpoint"], checkpoint_sha256=identity["sha256"])
     return answerer

@@ -7,6 +7,7 @@ from typing import Any
 
 from skingpt4.server.audit import AuditError
 from skingpt4.support.errors import UserError, is_out_of_memory
+from skingpt4.support.remote.http import RemoteError
 
 logger = logging.getLogger(__name__)
 KINDS = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
@@ -60,6 +61,9 @@ def as_api_error(error: Exception) -> ApiError:
     if isinstance(error, AuditError):
         logger.error("%s", error)
         return ApiError("the audit log cannot be written now; try again later", None, 503, "audit_log")
+    if isinstance(error, RemoteError):
+        logger.error("%s", error)
+        return ApiError("the engine does not answer now; try again later", None, 503, "engine")
     if isinstance(error, UserError):
         return ApiError(str(error), "messages", 400, CODES.get(type(error).__name__))
     if is_out_of_memory(error):

@@ -80,9 +80,13 @@ class Api:
         return self.places.capacity - self.places.free
 
     async def health(self, request: Request) -> Response:
-        """Whether the server answers, without a key; where there is one, only who has it learns the checkpoint."""
+        """Whether the server answers, and its engine, without a key; only who has one learns the checkpoint."""
+        engine = self.answerer.engine
+        state = {}
+        if engine is not None:
+            state = {"engine": "ok" if await asyncio.to_thread(engine.is_up) else "away"}
         checkpoint = {} if self.key else {"checkpoint": self.answerer.identity["checkpoint"]}
-        return JSONResponse({"status": "ok"} | checkpoint)
+        return JSONResponse({"status": "ok"} | checkpoint | state)
 
     async def models(self, request: Request) -> Response:
         """The only model, with what it is and what it was trained on."""

@@ -10,6 +10,7 @@ from skingpt4.records.images import ImageError
 from skingpt4.server.gradio_app import note
 from skingpt4.server.page.markup import megapixels
 from skingpt4.support.errors import UserError, is_out_of_memory
+from skingpt4.support.remote.http import RemoteError
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +25,9 @@ def failure(error: Exception, texts: Texts) -> str:
         cause = texts(f"errors.picture_{error.reason}", **megapixels())
     elif isinstance(error, ContextFull):
         cause = texts("errors.context_full", why=str(error).rstrip("."))
+    elif isinstance(error, RemoteError):
+        logger.error("%s", error)
+        cause = texts["errors.engine"]
     elif isinstance(error, UserError):
         cause = str(error)
     elif is_out_of_memory(error):

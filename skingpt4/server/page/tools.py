@@ -17,6 +17,7 @@ from skingpt4.chat.session import ChatSession
 from skingpt4.checkpoints.load import model_source
 from skingpt4.config.schema import Config
 from skingpt4.generation.decoder import Decoder
+from skingpt4.generation.engine.decoder import require_engine
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import SkinGPT4
 
@@ -81,16 +82,21 @@ class Tools:
 
 
 def load(
-    config_path: str | None, checkpoint_path: str | None, log: Callable[..., object] | None = None
+    config_path: str | None,
+    checkpoint_path: str | None,
+    log: Callable[..., object] | None = None,
+    engine_path: str | None = None,
 ) -> Tools:
     """Load the model of a configuration or checkpoint; a bar shows which of its parts is being read.
 
     Raises:
         UserError: something is missing or does not fit.
     """
-    source = model_source(config_path, checkpoint_path)
+    source = model_source(config_path, checkpoint_path, engine_path)
     identity, rule = source.identity, differential.Rule.of(source.checkpoint_path)
-    return for_model(source.load(), source.config, identity, rule, log)
+    model = source.load()
+    require_engine(model, source.config.engine)
+    return for_model(model, source.config, identity, rule, log)
 
 
 def for_model(

@@ -8,7 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from eval.arms.endpoint.completions import answer_of, first_choice, letter_scores, text_of
-from eval.arms.endpoint.http_client import Received, Retryable, events_of
+from eval.arms.endpoint.http_client import Received, events_of
 from eval.arms.importing.lmms_samples import read_samples
 from eval.arms.importing.rows import assemble
 from eval.arms.importing.tables import read_table
@@ -16,6 +16,7 @@ from eval.arms.respondent import RespondentError
 from eval.asking.cases import read_cases
 from eval.tasks import load_task
 from skingpt4.support.errors import UserError
+from skingpt4.support.remote.http import Retryable
 
 WORDS = st.sampled_from(
     ["choices", "delta", "message", "content", "finish_reason", "logprobs", "top_logprobs", "token", "logprob",

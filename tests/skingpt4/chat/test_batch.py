@@ -24,6 +24,7 @@ from skingpt4.model.build import build, build_encoder
 from skingpt4.records import folders
 from skingpt4.records.folders import FolderError, NamedImage, find_images
 from skingpt4.support.errors import UserError
+from skingpt4.support.remote.http import RemoteError
 from skingpt4.taxonomy.taxonomy import CLASSES
 from tests.support.locking import without_locks
 from tests.support.names import file_names, make_files
@@ -173,6 +174,23 @@ def test_a_picture_that_times_out_is_asked_again(folder, tmp_path, monkeypatch):
     assert lines_of(output)[-1]["message"] == "d.jpg: Connection timed out"
     monkeypatch.undo()
     assert run(images, output, META, lambda: size_of) == (1, 0, 1)
+
+
+def test_an_engine_that_is_gone_stops_the_run_without_a_line_and_the_next_one_goes_on(folder, tmp_path):
+    asked = []
+
+    def answer(image):
+        asked.append(image)
+        if len(asked) == 2:
+            raise RemoteError("the engine at 127.0.0.1 cannot be reached")
+        return size_of(image)
+
+    images, output = find_images(folder), tmp_path / "out.jsonl"
+    with pytest.raises(RemoteError, match="cannot be reached"):
+        run(images, output, META, lambda: answer, jobs=1)
+    assert [line["image"] for line in lines_of(output)] == ["a.png"]
+    assert run(images, output, META, lambda: size_of) == (3, 1, 0)
+    assert [line["image"] for line in lines_of(output)] == ["a.png", "b/c.PNG", "broken.jpg", "d.jpg"]
 
 
 def test_lines_of_another_setting_are_not_touched_by_a_picture_that_comes_back(folder, tmp_path):

@@ -14,9 +14,9 @@ from PIL import Image
 
 from eval.add import main
 from eval.arms.endpoint.completions import letter_scores
-from eval.arms.endpoint.http_client import is_loopback
 from eval.arms.respondent import RespondentError
 from eval.asking.answers import arm_files, read_lines
+from skingpt4.support.remote.address import is_loopback
 from tests.support.model_server import StandIn, serving
 from tests.support.respondents import write_cases
 

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import httpx
 import openai
@@ -19,6 +20,7 @@ import torch
 
 from skingpt4.chat.session import ChatSession
 from skingpt4.cli import http_api
+from skingpt4.generation.engine.client import HEALTH_SECONDS
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.build import build, build_encoder
 from skingpt4.model.prompts import Turn
@@ -27,6 +29,7 @@ from skingpt4.server.http.answering import Answerer
 from skingpt4.server.http.routes import Api, Limits, make_app
 from skingpt4.server.http.server import served
 from skingpt4.support.cli import DISCLAIMER
+from tests.support.engine import StandInEngine, serving
 from tests.support.tiny import make_picture, tiny_config
 
 IDENTITY = {"checkpoint": "run/1", "sha256": "ab" * 32, "demonstration": True, "caution": "Only drawn."}
@@ -90,6 +93,29 @@ def ask(client, *messages, **options):
     return client.chat.completions.create(
         model="skingpt4", messages=list(messages), **{"max_tokens": 12, **options}
     )
+
+
+def test_an_engine_answers_and_while_it_is_gone_the_api_says_so(answerer):
+    engine = StandInEngine(answerer.model.language_model)
+    body = {"model": "skingpt4", "messages": [shown("What is it?", 1)], "max_tokens": 12}
+    with serving(engine, retries=0) as config:
+        there = Answerer(answerer.model, replace(answerer.config, engine=config), IDENTITY)
+        with served(make_app(Api(there))) as url, httpx.Client(trust_env=False, timeout=60) as web:
+            whole = web.post(f"{url}/v1/chat/completions", json=body).json()
+            assert whole["choices"][0]["message"]["content"] == alone(
+                answerer, [("What is it?", 1, None)], [1]
+            )
+            assert engine.requests
+            assert web.get(f"{url}/health").json() == {"status": "ok", "checkpoint": "run/1", "engine": "ok"}
+            engine.mode = "busy"
+            gone = web.post(f"{url}/v1/chat/completions", json=body)
+            assert (gone.status_code, gone.json()["error"]["code"]) == (503, "engine")
+            assert gone.headers["retry-after"]
+            engine.mode = "good"
+            assert web.post(f"{url}/v1/chat/completions", json=body).json()["choices"] == whole["choices"]
+            engine.mode = "away"
+            time.sleep(HEALTH_SECONDS + 0.1)
+            assert web.get(f"{url}/health").json()["engine"] == "away"
 
 
 def test_the_openai_client_gets_the_sessions_answer(client, answerer):

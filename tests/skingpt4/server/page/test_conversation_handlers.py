@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from itertools import islice
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from skingpt4.server.audit import AuditLog, read
 from skingpt4.server.page import tools as page_tools
 from skingpt4.server.page.handlers import Handlers
 from skingpt4.server.page.state import PageState, Settings
+from tests.support.engine import StandInEngine, serving
 from tests.support.page_stub import MODEL, SETTINGS, Likely, Scored, Stub, tools, upload
 from tests.support.tiny import make_encoder, make_model, tiny_config
 
@@ -340,3 +342,24 @@ def test_a_page_that_closes_before_the_first_word_can_ask_again(tmp_path):
     next(answer)
     answer.close()
     assert not state.answering
+
+
+def test_an_engine_that_dies_gives_a_sentence_and_the_question_is_asked_again(tmp_path):
+    config, model = tiny_config(tmp_path), make_model(tmp_path, encoder=make_encoder())
+    engine = StandInEngine(model.language_model, seconds_a_token=0.02)
+    with serving(engine, retries=0) as place:
+        page = Handlers(page_tools.for_model(model, replace(config, engine=place), MODEL), TEXTS)
+        settings, state = Settings(0.0, 1, 60, 0), page.begin()
+        page.add_image(state, upload(tmp_path), "close")
+        page.use_anyway(state)
+        list(page.ask(state, "What is wrong with my skin?", settings))
+        running = page.ask(state, "And why?", settings, typed=True)
+        next(running), next(running)
+        engine.die()
+        last = list(running)[-1]
+        assert TEXTS["errors.engine"] in last.note
+        assert (last.busy, last.question) == (False, "And why?")
+        assert len(state.record.turns) == len(state.session.turns) == 1
+        assert list(page.ask(state, "And why?", settings, typed=True))[-1].messages[-1]["content"]
+        assert [turn.question for turn in state.record.turns] == ["What is wrong with my skin?", "And why?"]
+        assert [update.differential for update in page.score(state)][-1], "which this program computes"

@@ -1,0 +1,1 @@
+"""Servers that a program of ours asks: their addresses, their keys, and what becomes of their answers."""
