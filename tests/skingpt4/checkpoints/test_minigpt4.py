@@ -88,7 +88,7 @@ def test_another_width_is_refused_before_the_heavy_load(width, family, tmp_path,
     published(path, width, 768)
     config = tiny_config(tmp_path, initial_checkpoint=str(path))
     monkeypatch.setattr("skingpt4.checkpoints.load.build", None)
-    monkeypatch.setattr("skingpt4.training.prepare.build", None)
+    monkeypatch.setattr("skingpt4.training.distributed.sharding.build", None)
     for heavy in (lambda: load_model(config, path), lambda: run(config)):
         with pytest.raises(WeightsMismatch) as caught:
             heavy()

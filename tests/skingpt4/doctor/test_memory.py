@@ -3,6 +3,7 @@
 import dataclasses
 import gc
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -36,6 +37,11 @@ def random_model(family, attention="sdpa", dtype=torch.float32):
     config = AutoConfig.for_model(family, **sizes)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
     return model.to(dtype).requires_grad_(False).eval(), language_shape(config)
+
+
+def around(model):
+    """What LoRA needs of a language model."""
+    return SimpleNamespace(model=model, config=model.config, is_sharded=False, eval=model.eval)
 
 
 def stored_for_backward(model, batch, tokens):
@@ -151,8 +157,9 @@ def test_families_that_change_logits_after_the_head_compute_all_of_them(tmp_path
 @pytest.mark.parametrize("targets", [[], ["q_proj", "down_proj"]])
 def test_lora_is_counted_exactly(targets):
     model, shape = random_model("llama")
-    lora.add(model, LoraConfig(rank=4, targets=targets), 0)
-    added = sum(p.numel() for p in lora.trainable(model).values())
+    language_model = around(model)
+    lora.add(language_model, LoraConfig(rank=4, targets=targets), 0)
+    added = sum(p.numel() for p in lora.trainable(language_model).values())
     assert memory.lora_parameters(shape, 4, targets) == added > 0
     assert memory.lora_parameters(shape, 0, targets) == 0
 
@@ -165,8 +172,9 @@ def test_what_lora_stores_is_what_autograd_stores(targets, dropout, dtype):
     name = str(dtype).removeprefix("torch.")
     config = LoraConfig(rank=4, targets=targets, dropout=dropout)
     frozen = stored_for_backward(model, 2, 96)
-    lora.add(model, config, 0)
-    lora.set_training(model, True)
+    language_model = around(model)
+    lora.add(language_model, config, 0)
+    lora.set_training(language_model, True)
     added = stored_for_backward(model, 2, 96) - frozen
     estimated = memory.lora_bytes(shape, config, 2 * 96, name)
     assert 0.75 < estimated / added < 1.25

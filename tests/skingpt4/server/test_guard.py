@@ -358,7 +358,9 @@ def server(request, folder, tmp_path_factory) -> Iterator[tuple[str, Any]]:
     """Each server's URL, and the application behind it."""
     address = Address(port=free_port())
     if request.param == "api":
-        answerer = SimpleNamespace(identity={"checkpoint": "run/1"}, about={}, fingerprint="x", context=2048)
+        answerer = SimpleNamespace(
+            identity={"checkpoint": "run/1"}, about={}, fingerprint="x", context=2048, engine=None
+        )
         app = make_app(Api(answerer), address)
         with api_served(app, port=address.port) as url:
             yield url, app

@@ -28,7 +28,7 @@ from skingpt4.records.feature_store import FeatureError, FeatureWriter
 from skingpt4.records.record import RecordError
 from skingpt4.support.errors import UserError
 from skingpt4.training import batches, features, loop, prepare
-from skingpt4.training.distributed import signals
+from skingpt4.training.distributed import sharding, signals
 from skingpt4.training.distributed.signals import Stopped, StopSignal
 from skingpt4.training.distributed.team import RunError
 from skingpt4.training.loop import run, train_step
@@ -465,7 +465,7 @@ def test_a_run_on_cached_crops(configure, tmp_path):
 
 def test_the_encoder_is_gone_before_the_language_model_comes(configure, tmp_path, monkeypatch):
     config, encoders = configure(data__augment=False, data__feature_cache=str(tmp_path / "c")), []
-    build_encoder, build = prepare.build_encoder, prepare.build
+    build_encoder, build = prepare.build_encoder, sharding.build
 
     def remember(*args):
         encoder = build_encoder(*args)
@@ -477,7 +477,7 @@ def test_the_encoder_is_gone_before_the_language_model_comes(configure, tmp_path
         return build(*args)
 
     monkeypatch.setattr(prepare, "build_encoder", remember)
-    monkeypatch.setattr(prepare, "build", look)
+    monkeypatch.setattr(sharding, "build", look)
     assert prepare.prepare(config, torch.device("cpu")).model.encoder is None
 
 
@@ -495,8 +495,8 @@ def test_workers_and_the_seed(configure):
 
 def test_a_run_changes_the_projection_and_nothing_else(configure, monkeypatch):
     config, built = configure(), []
-    build = prepare.build
-    monkeypatch.setattr(prepare, "build", lambda *args: built.append(build(*args)) or built[-1])
+    build = sharding.build
+    monkeypatch.setattr(sharding, "build", lambda *args: built.append(build(*args)) or built[-1])
     run(config)
     used, fresh = built[0].state_dict(), prepare.prepare(config, torch.device("cpu")).model.state_dict()
     assert any(name.startswith("encoder.vision_encoder.") for name in used)
