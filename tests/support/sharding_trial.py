@@ -65,12 +65,14 @@ def counted() -> Iterator[Counter[str]]:
 
 
 def step(model: Any) -> tuple[float, dict[str, torch.Tensor], dict[str, int]]:
-    """Loss, gradients and collectives of a forward and a backward pass over two rows."""
+    """Loss, gradients and collectives of a forward and a backward pass over two rows, which has a predecessor."""
     rows = [conversation(model, "What is it?", text) for text in ("Acne.", "A plaque with scale.")]
     _ = model.language_model.has_plain_head  # tried once, with passes of its own
-    with counted() as calls:
-        loss, _ = model(**batch_of(rows), queries=make_queries(2))
-        loss.backward()
+    for _ in range(2):  # after the first, everything is as between two iterations
+        model.zero_grad()
+        with counted() as calls:
+            loss, _ = model(**batch_of(rows), queries=make_queries(2))
+            loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters() if p.requires_grad}
     return loss.item(), gradients, dict(calls)
 

@@ -26,7 +26,7 @@ from torch.utils.checkpoint import checkpoint
 
 from skingpt4.config.schema import Config, ConfigError
 from skingpt4.model.build import build
-from skingpt4.model.language import LanguageModel
+from skingpt4.model.language import LanguageModel, Weights
 from skingpt4.model.network import ImageEncoder, SkinGPT4
 from skingpt4.training.distributed.launchers import ASKED
 from skingpt4.training.distributed.team import Team
@@ -219,7 +219,7 @@ def build_network(
             "FSDP: shards over several processes, and one was started; launch without FSDP, or give accelerate "
             "launch --num_processes 2 or more"
         )
-    weights = "absent" if sharding.read_by_first and not team.leads else "on_host"
+    weights: Weights = "absent" if sharding.read_by_first and not team.leads else "on_host"
     model = build(config, device, encoder, weights)
     note = sharding.shard(model.language_model, device, team)
     model.projection.to(model.language_model.input_device)

@@ -21,7 +21,7 @@ def start(launcher, folder, what, world=2):
     return launcher.start(["tests.support.watch_trial", what], folder / what, world)
 
 
-@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("world", [2, 3])
 def test_processes_that_leave_together_end_well(world, launcher, tmp_path):
     job = start(launcher, tmp_path, "together", world)
     assert job.wait(60) == [0] * world, job.text()
@@ -99,7 +99,6 @@ def test_features_are_made_by_all_processes_and_a_killed_one_repeats_nothing(lau
     assert len(done) < num_images
     assert not done & redone
     assert len(done | redone) >= num_images - 2  # what each had written and not yet logged
-    assert {rank for rank, _ in second} == {0, 1}
     (card,) = Path(cache).glob("*-1x*/*/card.json")
     store = FeatureStore(card.parent)
     assert len(store) == num_images
