@@ -11,6 +11,7 @@ from accelerate import PartialState
 
 from skingpt4.support.errors import reported
 from skingpt4.training.distributed import watch
+from skingpt4.training.distributed.signals import Stopped
 from skingpt4.training.distributed.team import Team
 
 
@@ -23,6 +24,10 @@ def main(argv: list[str]) -> int:
             for _ in range(2):  # the steps of a recipe
                 with watch.watched(team):
                     time.sleep(0.5 * team.rank)
+        elif argv[0] == "stopped":  # by a signal, after the same iteration
+            with watch.watched(team):
+                time.sleep(0.5 * team.rank)
+                raise Stopped("saved")
         elif argv[0] == "collective":
             with watch.watched(team):
                 if team.rank == 1:

@@ -17,6 +17,7 @@ from datetime import timedelta
 
 import torch
 
+from skingpt4.training.distributed.signals import Stopped
 from skingpt4.training.distributed.team import TRY_AGAIN, RunError, Team
 
 NOTICED_SECONDS = 3.0  # in which a broken connection is noticed here after a collective failed
@@ -47,6 +48,9 @@ def watched(team: Team) -> Iterator[None]:
     except RuntimeError as error:  # what collectives raise, whatever the backend
         if watch.lost.wait(NOTICED_SECONDS):
             raise Lost(watch.sentence) from error
+        raise
+    except Stopped:  # which all of them are, after the same iteration
+        watch.say_goodbye()
         raise
     else:
         watch.say_goodbye()

@@ -36,6 +36,7 @@ def random_model(family, attention="sdpa", dtype=torch.float32):
         sizes["head_dim"] = 32
     config = AutoConfig.for_model(family, **sizes)
     model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    model.is_sharded = False  # as a LanguageModel has it, to which LoRA is added
     return model.to(dtype).requires_grad_(False).eval(), language_shape(config)
 
 

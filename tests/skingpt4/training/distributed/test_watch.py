@@ -28,6 +28,14 @@ def test_processes_that_leave_together_end_well(world, launcher, tmp_path):
     assert job.text().count("left") == world
 
 
+def test_processes_that_are_stopped_together_end_with_their_own_status(launcher, tmp_path):
+    """A thread that still waited for the other process would abort this one as it ends."""
+    job = start(launcher, tmp_path, "stopped", 3)
+    assert job.wait(60) == [75] * 3, job.text()
+    assert job.text().count("error: saved") == 3
+    assert "has ended" not in job.text()
+
+
 @pytest.mark.parametrize("what", ["collective", "stuck"])
 def test_a_killed_process_ends_the_other(what, launcher, tmp_path):
     job = start(launcher, tmp_path, what)
