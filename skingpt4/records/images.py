@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from skingpt4.records.archives import StoreError, TooLarge, read_bytes
+from skingpt4.records.archives import MAX_BYTES, StoreError, TooLarge, read_bytes
 from skingpt4.records.naming import hint
 from skingpt4.records.pixels import dicom
 from skingpt4.records.pixels.deep_colour import brighten, has_deep_colour, is_dark
@@ -31,7 +31,6 @@ MAX_JPEG_PIXELS = 120_000_000
 # OpenJPEG takes 20 to 25 bytes a pixel, where the others take 8 to 16, and ten seconds for 80 megapixels.
 MAX_JPEG2000_PIXELS = 40_000_000
 LIMITS = {"JPEG": MAX_JPEG_PIXELS, "MPO": MAX_JPEG_PIXELS, "JPEG2000": MAX_JPEG2000_PIXELS}
-MAX_BYTES = 512 * 2**20  # of a file, before it is read
 MIN_SIDE = 8
 # Formats of photographs. Pillow knows more; some of them (EPS) start another program to be drawn.
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
@@ -167,7 +166,7 @@ def read_picture(path: str | Path, name: str) -> bytes:
         ImageError: it is missing, too large, or cannot be read.
     """
     try:
-        return read_bytes(path, MAX_BYTES)
+        return read_bytes(path)
     except FileNotFoundError:
         raise ImageError(f"{name}: no such picture{hint(path)}", "missing") from None
     except TooLarge:
