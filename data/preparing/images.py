@@ -23,11 +23,11 @@ from typing import Generic, TypeVar
 import imagehash
 import PIL
 
-from skingpt4.records.archives import StoreError, read_bytes, split_path
+from skingpt4.records.archives import split_path
 from skingpt4.records.comparing.hashes import perceptual_hash
-from skingpt4.records.images import PASSING, ImageError, open_image, remarks
+from skingpt4.records.images import PASSING, ImageError, open_image, read_picture, remarks
 from skingpt4.records.naming import readable, storable
-from skingpt4.support.errors import UserError, reason_of
+from skingpt4.support.errors import UserError
 from skingpt4.support.locks import has_locks, warn
 
 T = TypeVar("T")
@@ -67,13 +67,11 @@ def measure(path: str) -> ImageMeasures:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's, about metadata, would tear the progress bar
-            image = open_image(path, name)
-        data = read_bytes(path)
+            data = read_picture(path, name)
+            image = open_image(data, name)
         digest, known = hashlib.sha256(data).hexdigest(), " ".join(remarks(data))
     except ImageError as error:
         return ImageMeasures(reason=error.reason, detail=str(error))
-    except (OSError, ValueError, StoreError) as error:  # gone in between
-        return ImageMeasures(reason="unreadable", detail=f"{name}: cannot be read ({reason_of(error)})")
     return ImageMeasures(digest, perceptual_hash(image), image.width, image.height, detail=known or None)
 
 

@@ -28,6 +28,7 @@ from skingpt4.support.files import move_into_place
 from skingpt4.support.regular import open_regular
 
 ARCHIVES = (".tar", ".zip")
+MAX_BYTES = 512 * 2**20  # of a picture's file or of a member, before it is read or inflated
 MIN_CACHED = 1000  # members; the index of a smaller archive is made so fast that it is not saved
 
 
@@ -67,7 +68,7 @@ class _Index:
         return _Member(*map(int, self.columns[:, place]))
 
 
-def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
+def read_bytes(path: str | Path, limit: int = MAX_BYTES) -> bytes:
     """The bytes of a file or of an archive's member.
 
     Args:
@@ -88,7 +89,7 @@ def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
             place = _index(str(archive), status.st_size, status.st_mtime_ns).find(member)
         if place is None:
             raise FileNotFoundError(f"{archive}: has no member {member}")
-        if limit is not None and place.size > limit:
+        if place.size > limit:
             raise TooLarge(f"{path}: {place.size} bytes is more than {limit}")
         if place.offset + (place.size if place.packed is None else place.packed) > status.st_size:
             raise StoreError(f"{archive}: ends in the middle of {member}")
@@ -121,6 +122,27 @@ def _unpacked(file: IO[bytes], place: _Member, packed: int, name: str) -> bytes:
     if len(data) != place.size or zlib.crc32(data) != place.crc:
         raise StoreError(f"{name}: is damaged; copy the archive again")
     return data
+
+
+def num_bytes(path: str | Path) -> int:
+    """How many bytes `read_bytes` would return, by the file's or the archive's own word: nothing is read or inflated.
+
+    Args:
+        path: as in `read_bytes`.
+
+    Raises:
+        FileNotFoundError: no such file or member.
+        StoreError: the archive is damaged.
+        OSError: it cannot be reached.
+    """
+    archive, member = split_path(path)
+    status = os.stat(archive)
+    if not member:
+        return status.st_size
+    place = _index(str(archive), status.st_size, status.st_mtime_ns).find(member)
+    if place is None:
+        raise FileNotFoundError(f"{archive}: has no member {member}")
+    return place.size
 
 
 def exists(path: str | Path) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import io
 import math
 import warnings
 from collections.abc import Iterator
@@ -12,12 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
-from skingpt4.records.archives import StoreError, TooLarge, read_bytes
+from skingpt4.records.archives import MAX_BYTES, StoreError, TooLarge, read_bytes
 from skingpt4.records.naming import hint
 from skingpt4.records.pixels import dicom
 from skingpt4.records.pixels.deep_colour import brighten, has_deep_colour, is_dark
+from skingpt4.records.pixels.headers import PictureFile, limit_pillow
 from skingpt4.records.pixels.rgb import flattened
 from skingpt4.support.errors import UserError, reason_of
 
@@ -31,7 +31,6 @@ MAX_JPEG_PIXELS = 120_000_000
 # OpenJPEG takes 20 to 25 bytes a pixel, where the others take 8 to 16, and ten seconds for 80 megapixels.
 MAX_JPEG2000_PIXELS = 40_000_000
 LIMITS = {"JPEG": MAX_JPEG_PIXELS, "MPO": MAX_JPEG_PIXELS, "JPEG2000": MAX_JPEG2000_PIXELS}
-MAX_BYTES = 512 * 2**20  # of a file, before it is read
 MIN_SIDE = 8
 # Formats of photographs. Pillow knows more; some of them (EPS) start another program to be drawn.
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
@@ -41,6 +40,13 @@ REASONS = (
     "not_a_photograph", "no_decoder",  # of DICOM files
 )  # fmt: skip
 PASSING = ("missing", "unreadable")  # a file that is away, a time-out: the next run tries again
+# What makes a picture upright, by its EXIF orientation. `ImageOps.exif_transpose` writes all of EXIF anew as well,
+# which takes minutes where there is much.
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}  # fmt: skip
 # What people should know about a picture that is used.
 REMARKS = {
     "burnt_in_text": "the DICOM file says that text is burnt into the picture; it may name a person",
@@ -132,7 +138,9 @@ def _header(data: bytes, name: str) -> Iterator[Image.Image]:
     """A picture whose header is read and whose size is allowed; what goes wrong in the block is an `ImageError`."""
     prepare_pillow()
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as opened:
+        file = PictureFile(data)
+        with Image.open(file, formats=FORMATS) as opened:
+            file.reads_header = False
             limit = LIMITS.get(opened.format or "", MAX_PIXELS)
             if opened.width * opened.height > limit:
                 raise ImageError(
@@ -158,7 +166,7 @@ def read_picture(path: str | Path, name: str) -> bytes:
         ImageError: it is missing, too large, or cannot be read.
     """
     try:
-        return read_bytes(path, MAX_BYTES)
+        return read_bytes(path)
     except FileNotFoundError:
         raise ImageError(f"{name}: no such picture{hint(path)}", "missing") from None
     except TooLarge:
@@ -171,10 +179,11 @@ def read_picture(path: str | Path, name: str) -> bytes:
 
 @functools.cache
 def prepare_pillow() -> None:
-    """Teach Pillow HEIC, the format of phones (it reads AVIF itself), and leave the limit of pixels to us."""
+    """Teach Pillow HEIC, the format of phones (it reads AVIF itself), and limits; that of pixels stays with us."""
     from pillow_heif import register_heif_opener
 
     register_heif_opener()
+    limit_pillow()
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
@@ -206,8 +215,8 @@ def _require_min_side(width: int, height: int, name: str) -> None:
 def _upright(image: Image.Image) -> Image.Image:
     """A turned copy if the EXIF orientation says so, otherwise the image itself."""
     with contextlib.suppress(Exception):  # damaged EXIF data, of many kinds: the pixels are as good as before
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            return ImageOps.exif_transpose(image)
+        turn = UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+        return image if turn is None else image.transpose(turn)
     return image
 
 

@@ -36,7 +36,8 @@ def decoded(data: bytes, name: str = "the picture") -> Iterator[Image.Image]:
     Raises:
         ImageError: not an image, truncated, too large or too small.
     """
-    size = num_pixels(data, name)
+    with _turns:  # a header may take time and memory too
+        size = num_pixels(data, name)
     try:
         with ExitStack() as turns:
             if size > LARGE:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePath
@@ -11,7 +10,7 @@ from typing import Any
 from data.reading.files import find_files
 from data.reading.rows import Candidate, Refusal, RowError, SourceError
 from data.reading.tables import need_folder
-from skingpt4.records.archives import ARCHIVES, StoreError, exists, member_names, read_bytes, split_path
+from skingpt4.records.archives import ARCHIVES, StoreError, exists, member_names, num_bytes
 from skingpt4.records.naming import Located, locate
 from skingpt4.support.errors import reason_of
 
@@ -51,7 +50,7 @@ class Pictures:
         # The same name in several folders: the one whose folders are those that the table writes, if it is one.
         named = [name for name in names if _as_unpacked(name).endswith(_as_unpacked(path.as_posix()))]
         names = named if len(named) == 1 else names
-        sizes = {_num_bytes(self.folder / name) for name in names}
+        sizes = {num_bytes(self.folder / name) for name in names}
         if len(sizes) > 1:  # mirrors hold the same pictures twice; these are others
             raise RowError("bad_row", f"{path.name!r} fits several pictures: {' and '.join(names[:3])}")
         return Located(self.folder / names[0]) if names else place
@@ -91,10 +90,6 @@ def _members(archive: Path) -> Iterator[str]:
 def _as_unpacked(name: str) -> str:
     """A path in which archives are folders of their name, to be compared from its end."""
     return f"/{name}".casefold().replace(".zip/", "/").replace(".tar/", "/")
-
-
-def _num_bytes(path: Path) -> int:
-    return len(read_bytes(path)) if split_path(path)[1] else os.path.getsize(path)
 
 
 def candidates_of_case(

@@ -134,7 +134,8 @@ class Api:
 
     async def _prepare(self, request: Request, answer: Answer) -> None:
         """Encode the pictures. Large ones wait for each other, so that they never keep ordinary ones waiting."""
-        sizes = await in_thread(answer.num_pixels)
+        with await while_connected(request, self._admitted(self.turns)):
+            sizes = await while_connected(request, in_thread(answer.num_pixels), lambda: None)
         turns = self.large_turns if max(sizes, default=0) > LARGE else self.turns
         with await while_connected(request, self._admitted(turns, 1, sum(sizes) / PIXELS_PER_SECOND)):
             await while_connected(request, in_thread(answer.prepare), answer.stop)

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from skingpt4.records import archives
-from skingpt4.records.archives import StoreError, TooLarge, exists, member_names, read_bytes
+from skingpt4.records.archives import StoreError, TooLarge, exists, member_names, num_bytes, read_bytes
 from skingpt4.records.images import ImageError, open_image
+from tests.support.zip_files import write_bomb
 
 
 def write_tar(path, members, mode="w"):
@@ -168,6 +169,25 @@ def test_members_of_a_zip_file_are_read_in_place(packed):
     with pytest.raises(TooLarge):
         read_bytes(packed / "images/39.bin", limit=38)  # by the size of the picture, not of what is packed
     assert list(member_names(packed))[:2] == ["images/0.bin", "images/1.bin"]
+
+
+def test_the_size_of_a_file_or_member_is_known_without_reading_it(packed, shard, monkeypatch):
+    monkeypatch.setattr(archives, "open_regular", lambda *_: pytest.fail("read"))
+    assert num_bytes(packed / "images/39.bin") == num_bytes(shard / "images/39.bin") == 39
+    assert num_bytes(packed) == packed.stat().st_size
+    for path in (packed / "images/40.bin", shard.with_name("away.bin")):
+        with pytest.raises(FileNotFoundError):
+            num_bytes(path)
+
+
+def test_a_member_that_becomes_gigabytes_is_not_inflated(tmp_path, monkeypatch):
+    path = write_bomb(tmp_path / "a.zip", "x.jpg")
+    assert num_bytes(path / "x.jpg") == 2**32 - 2
+    monkeypatch.setattr(archives, "zlib", None)
+    with pytest.raises(TooLarge, match="4294967294 bytes is more than 536870912"):
+        read_bytes(path / "x.jpg")
+    with pytest.raises(ImageError, match="has more than 536870912 bytes"):
+        open_image(path / "x.jpg")
 
 
 def test_names_of_a_tar_archive(shard):

@@ -98,6 +98,31 @@ def test_a_failure_gives_its_turn_back(large, monkeypatch):
     assert ended.wait(SECONDS), "the next one waits for ever"
 
 
+def test_headers_are_read_in_turns_too(monkeypatch):
+    """One of a few kilobytes may take time and memory; its size in pixels is only known afterwards."""
+    now, most, lock, full = 0, 0, threading.Lock(), threading.Barrier(decoding.MAX_AT_ONCE)
+    real = decoding.num_pixels
+
+    def counted(data: bytes, name: str) -> int:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        full.wait(SECONDS)
+        with lock:
+            now -= 1
+        return real(data, name)
+
+    def take() -> tuple[int, int]:
+        with decoded(png()) as image:
+            return image.size
+
+    monkeypatch.setattr(decoding, "num_pixels", counted)
+    with ThreadPoolExecutor(16) as pool:
+        assert [one.result(SECONDS) for one in [pool.submit(take) for _ in range(16)]] == [(16, 12)] * 16
+    assert most == decoding.MAX_AT_ONCE
+
+
 def test_the_pixels_are_gone_after_the_block():
     with decoded(png()) as image:
         assert image.size == (16, 12)

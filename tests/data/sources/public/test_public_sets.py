@@ -21,6 +21,7 @@ from tests.support.public_sets import (
     write_scin,
     write_skincap,
 )
+from tests.support.zip_files import write_bomb
 
 
 def test_ham10000_finds_its_pictures_and_keeps_lesions_together(tmp_path):
@@ -75,6 +76,17 @@ def test_a_mirror_may_hold_the_pictures_twice_but_not_others_of_the_same_name(tm
     records, rejected = run(["ham10000", table], tmp_path / "out")
     assert len(records) == 1
     assert "'ISIC_0024307' fits several pictures" in rejected[0]["detail"]
+
+
+def test_a_picture_that_becomes_gigabytes_is_refused_by_its_size(tmp_path):
+    table = write_ham10000(tmp_path / "in", lesions=2, views=1)
+    (tmp_path / "in/HAM10000_images_part_1/ISIC_0024306.jpg").unlink()
+    write_bomb(tmp_path / "in/more.zip", "ISIC_0024306.jpg")
+    records, rejected = run(["ham10000", table], tmp_path / "out")
+    assert len(records) == 1
+    assert [(line["reason"], line["detail"]) for line in rejected] == [
+        ("too_large", "ISIC_0024306.jpg: has more than 536870912 bytes")
+    ]
 
 
 def test_pad_ufes_20_keeps_patients_and_reads_its_skin_types(tmp_path):

@@ -430,6 +430,30 @@ def test_slow_bodies_take_no_place_from_others(answerer):
         assert wait_until(lambda: api.bodies.free == api.bodies.capacity)
 
 
+def test_headers_of_pictures_are_read_in_turns(url, api, monkeypatch):
+    """How large a picture is, is only known when its header has taken what it takes."""
+    now, most, lock, leave = 0, 0, threading.Lock(), threading.Event()
+
+    def counted(data, name):
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        assert leave.wait(60)
+        with lock:
+            now -= 1
+        return 1
+
+    monkeypatch.setattr("skingpt4.server.http.answering.num_pixels", counted)
+    body = {"messages": [shown("Why?", 1)], "max_tokens": 2}
+    with ThreadPoolExecutor(6) as pool:
+        asked = [pool.submit(post, url, body) for _ in range(6)]
+        assert wait_until(lambda: now == api.limits.max_prepared and api.turns.num_waiting == 4)
+        leave.set()
+        assert [one.result(60)[0] for one in asked] == [200] * 6
+    assert most == api.limits.max_prepared
+
+
 def test_a_conversation_that_does_not_fit_is_refused_before_its_pictures_are_decoded(url, monkeypatch):
     def never(*args):
         raise AssertionError("decoded")
