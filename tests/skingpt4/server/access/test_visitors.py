@@ -365,6 +365,24 @@ def test_options_that_do_not_go_together_are_refused(given, why):
         access_of(options(**given), PAGE_ROLES, "")
 
 
+@pytest.mark.parametrize(
+    ("proxies", "warned"),
+    [
+        (["127.0.0.1"], True),
+        (["10.0.0.5", "::1"], True),
+        (["0.0.0.0/0"], True),
+        (["10.0.0.5"], False),
+        (["10.0.0.0/8", "fd00::/8"], False),
+    ],
+)
+def test_a_proxy_on_this_machine_that_names_users_is_warned_about(caplog, proxies, warned):
+    access_of(options(auth_header="X-Remote-User", trusted_proxy=proxies), PAGE_ROLES, "")
+    assert ("every program of this machine can name any user" in caplog.text) == warned
+    caplog.clear()
+    access_of(options(trusted_proxy=proxies), PAGE_ROLES, "")
+    assert not caplog.text, "without header log-in there is nothing to warn of"
+
+
 def test_a_file_without_anybody_for_this_page_is_refused(users):
     for name in ("anna", "root"):
         users.set_enabled(name, False)
