@@ -408,6 +408,9 @@ def test_a_trusted_proxy_names_the_user(users, log):
             two.get("/", headers=[("x-remote-user", "anna"), ("x-remote-user", "root")]),
         ):
             assert (answer.status_code, answer.json()["detail"]) == (401, EN["server.not_by_proxy"])
+        for other in (b"\xa0anna", b"anna\x85"):
+            assert nobody.get("/", headers={"x-remote-user": other}).status_code == 403, "another name"
+        assert nobody.get("/", headers={"x-remote-user": b"\xa0"}).status_code == 401
         assert log_in(anna).status_code == 404, "there is no log-in here"
         users.set_enabled("anna", False)
         assert anna.get("/config").status_code == 403
