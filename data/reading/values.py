@@ -206,7 +206,7 @@ def _weights(key: str, value: Any) -> dict[str, float]:
     items = list_of_texts(value)
     if isinstance(value, dict):
         items = list(value)
-        if not all(isinstance(w, int | float) and w == w for w in value.values()):
+        if not all(isinstance(w, int | float) and -1e300 < w < 1e300 for w in value.values()):
             raise RowError("bad_value", f"{key!r} is an object whose values are not all numbers")
     names = [as_text(key, item) for item in ([value] if items is None else items)]
     numbers = value.values() if isinstance(value, dict) else [1.0] * len(names)

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from eval.tasks.task import DEFAULT, Task
+from skingpt4.config.rules import sentence_with
 from skingpt4.records.schema import KEYS
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import file_sha256, write_text
@@ -152,10 +153,12 @@ def _problems(task: Task) -> list[tuple[str, str]]:
         for name in task.concepts
         if concept(name) != name
     ]
-    if task.answer_form is not None and "{disease}" not in task.answer_form:
-        problems.append(("answer_form", "needs {disease} where the name stands"))
-    if "{options}" not in task.list_question:
-        problems.append(("list_question", "needs {options} where the list stands"))
+    for key, name, what in (("answer_form", "disease", "name"), ("list_question", "options", "list")):
+        text = getattr(task, key)
+        if text is not None and f"{{{name}}}" not in text:
+            problems.append((key, f"needs {{{name}}} where the {what} stands"))
+        elif text is not None and (wrong := sentence_with(name)(text)):
+            problems.append((key, wrong))
     if task.prompts == ():
         problems.append(("prompts", "is empty; leave it out for the four published prompts"))
     return problems

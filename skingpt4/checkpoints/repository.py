@@ -20,15 +20,21 @@ from timm.models import get_pretrained_cfg
 
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.card import public_card, public_config
+from skingpt4.config.bundled import BUNDLED, resolve_bundled
 from skingpt4.config.load import from_card, from_dict
 from skingpt4.config.schema import Config
 from skingpt4.config.vision_files import place
+from skingpt4.model.build import empty_encoder
 from skingpt4.model.projection import picture_shape
 from skingpt4.model.prompts import TOKENIZER_TEMPLATE, get_template
+from skingpt4.model.qformer import QFormer
 from skingpt4.support.cli import DISCLAIMER
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
 from skingpt4.support.parse import read_json_object
+from skingpt4.weights.files.headers import WeightsMismatch
+from skingpt4.weights.files.layouts import NORM_NAMES, QFORMER_PREFIXES, VISION_PREFIXES
+from skingpt4.weights.files.source import header_source
 from skingpt4.weights.names import LOCAL
 
 CONFIG, PROCESSOR, MODEL_CARD = "config.json", "preprocessor_config.json", "README.md"
@@ -63,7 +69,7 @@ def write_folder(
         include: the frozen parts to copy into it, of `PARTS`.
 
     Raises:
-        HubError: the folder holds something or cannot be written, or a part to include has no file.
+        HubError: the folder holds something or cannot be written, or the file of a part to include is not that part.
         CheckpointError: no such checkpoint, or a damaged one.
     """
     folder = Path(folder)
@@ -124,8 +130,35 @@ def _include_part(config: Config, key: str, folder: Path) -> None:
         raise HubError(
             f"{key}.weights: {path or 'no file'} cannot be included; leave it out or fetch it first"
         )
+    _require_part(config, key, Path(path))
     shutil.copyfile(path, folder / f"{key}{Path(path).suffix}")
     setattr(config, key, replace(getattr(config, key), weights=f"{key}{Path(path).suffix}"))
+
+
+def _require_part(config: Config, key: str, path: Path) -> None:
+    """Refuse a file that is not the part: a checkpoint of somebody else's may name any file of this machine.
+
+    Raises:
+        HubError: it is elsewhere, or does not hold the part's tensors.
+    """
+    known = [os.path.abspath(place) for place in (".", resolve_bundled(BUNDLED))]
+    if not any(os.path.commonpath([place, os.path.abspath(path)]) == place for place in known):
+        raise HubError(
+            f"{key}.weights: {path} is not included, since it is outside the working folder ({known[0]}); if it "
+            "is yours to share, run this from a folder that holds it, or leave the part out"
+        )
+    try:
+        vision, reads = empty_encoder(config)
+        if key == "vision":
+            vision.load(header_source(path, VISION_PREFIXES), "meta")
+        elif isinstance(reads, QFormer):
+            reads.load(header_source(path, QFORMER_PREFIXES), "meta")
+        else:
+            vision.load_ln_vision(header_source(path, NORM_NAMES), "meta")
+    except WeightsMismatch as error:
+        raise HubError(
+            f"{key}.weights: {path} is not included, since it is not {PARTS[key]} ({error})"
+        ) from None
 
 
 def _frozen_parts(config: Config, card: dict[str, Any], include: Sequence[str]) -> dict[str, Any]:

@@ -198,8 +198,9 @@ def test_cases_that_a_task_cannot_judge_are_named(config, tmp_path, capsys):
     )
 
 
-def test_a_value_that_is_no_differential_is_named_with_its_line(tmp_path, capsys):
-    row = {"image": "a.jpg", "disease": "eczema", "x_differential": {"Eczema": "much"}}
+@pytest.mark.parametrize("weight", ["much", pytest.param(10**400, id="400 digits")])
+def test_a_value_that_is_no_differential_is_named_with_its_line(tmp_path, capsys, weight):
+    row = {"image": "a.jpg", "disease": "eczema", "x_differential": {"Eczema": weight}}
     (tmp_path / "all.jsonl").write_text(json.dumps(row) + "\n")
     for command in ("check", "sample"):
         more = ["--out", str(tmp_path / "out.jsonl")] if command == "sample" else []

@@ -145,7 +145,7 @@ def _weights(text: str) -> dict[str, float]:
     except ValueError as error:
         raise RowError("bad_value", f"{WEIGHTS!r} {error}") from None
     if not isinstance(weights, dict) or not all(
-        isinstance(weight, int | float) and weight == weight and weight >= 0 for weight in weights.values()
+        isinstance(weight, int | float) and 0 <= weight < 1e300 for weight in weights.values()
     ):
         raise RowError("bad_value", f"{WEIGHTS!r} is not an object of conditions with weights of 0 or more")
     if not any(weights.values()):

@@ -74,7 +74,7 @@ def letter_scores(choice: Mapping[str, Any], count: int, host: str) -> list[floa
     try:
         first = choice["logprobs"]["content"][0]
         likeliest = {str(each["token"]): float(each["logprob"]) for each in first["top_logprobs"]}
-    except (LookupError, TypeError, ValueError, AttributeError):
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError):
         raise RespondentError(f"{host} gives no probabilities of tokens (logprobs)") from None
     likeliest = {token: value for token, value in likeliest.items() if math.isfinite(value) and value <= 1e-3}
     mass = {letter: 0.0 for letter in LETTERS[:count]}

@@ -13,7 +13,16 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from skingpt4.cli.deploy.collect import ROOT, BundleError, Contents, arrived, collect, megabytes, tree_bytes
+from skingpt4.cli.deploy.collect import (
+    ROOT,
+    BundleError,
+    Contents,
+    arrived,
+    collect,
+    megabytes,
+    refuse_links_out,
+    tree_bytes,
+)
 from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import reported
 
@@ -88,7 +97,7 @@ def _trees(weights: Sequence[str], weights_dir: Path, checkpoints: Sequence[Path
     """The folders of weights and checkpoints, by their places in the bundle.
 
     Raises:
-        UserError: one is missing, or two have the same name.
+        UserError: one is missing, two have the same name, or a checkpoint holds links that lead out of it.
     """
     from skingpt4.weights.fetch.catalogue import catalogue
     from skingpt4.weights.fetch.store import PRESENT, WeightsError, how_to_fetch, state, target
@@ -105,6 +114,7 @@ def _trees(weights: Sequence[str], weights_dir: Path, checkpoints: Sequence[Path
             raise BundleError(f"--checkpoint {checkpoint}: no such folder")
         if place in trees:
             raise BundleError(f"--checkpoint {checkpoint}: another one has the same name; rename one of them")
+        refuse_links_out(checkpoint)
         trees[place] = checkpoint
     return trees
 

@@ -204,6 +204,20 @@ def _anonymous(info: tarfile.TarInfo) -> tarfile.TarInfo:
     return info
 
 
+def refuse_links_out(folder: Path) -> None:
+    """Refuse a folder whose links would bring files from elsewhere, such as a private key, into the bundle.
+
+    Raises:
+        BundleError: names the first link that leads out of the folder.
+    """
+    inside = folder.resolve()
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() and not path.resolve().is_relative_to(inside):
+            raise BundleError(
+                f"{path}: is a link to {path.resolve()}, outside {folder}; put the file itself there"
+            )
+
+
 def _copy(source: Path, place: Path) -> None:
     """Copy a file or folder; what is there with the same size and content is not copied again."""
     for path in sorted(source.rglob("*")) if source.is_dir() else [source]:

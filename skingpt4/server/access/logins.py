@@ -5,14 +5,18 @@ three failures the next try has to wait, longer after each. Failures count for t
 they come from, since a guesser changes names and cookies at will; where all share one password, every name counts as
 the same. A browser that has logged in under a name has a count of its own for it, so that a guesser does not lock out
 those who work here.
+
+Names and addresses are counted in a fixed number of places, to which a secret hash leads. No count is ever dropped to
+make room for another, so nobody ends a wait by trying many other names. Two names that share a place wait together.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 import secrets
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +31,7 @@ MAX_SECONDS = 12 * 60 * 60
 MAX_LOGINS = 1000  # open at once; the one that was not used for longest ends first
 NUM_FREE = 3  # failures before the first wait
 NUM_FREE_OF_ADDRESS = 10  # the same for an address, which a ward may share
-MAX_COUNTS = 10_000  # names and addresses whose failures are remembered
+NUM_PLACES = 1 << 16  # for the failures of names, and as many for addresses
 MAX_WAIT_SECONDS = 60
 FORGET_SECONDS = 15 * 60  # without a failure, and they are forgotten
 MAX_LENGTH = 1000  # characters of a name or password
@@ -113,7 +117,8 @@ class Logins:
         """
         self._access, self._clock = access, clock
         self._logins: dict[str, _Login] = {}  # by token, in the order in which they were last used
-        self._failures: dict[Hashable, _Failures] = {}  # by name or address, those last used at the end
+        self._failures: dict[tuple[str, int], _Failures] = {}  # by kind and place
+        self._secret = secrets.token_bytes(32)  # nobody can look for names that share a place
         self._known: dict[tuple[str, str], _Failures] = {}  # by browser and user name
         self._one_at_a_time = anyio.CapacityLimiter(1)
 
@@ -157,10 +162,10 @@ class Logins:
             NotAllowed: the password is right, but this user may not use this page.
             UserError: it cannot be checked now.
         """
-        counts = self._counts(name, browser, address)
         wait = self.wait(name, browser, address)
         if wait > 0:
             raise TooSoon(wait)
+        counts = self._counts(name, browser, address)
         for failures in counts:
             failures.count += 1  # until it is known better, so that tries at the same time count too
             failures.last = self._clock()
@@ -197,16 +202,16 @@ class Logins:
         if known is not None:
             return [known]
         if not self._access.per_name:
-            return [self._count("everybody", NUM_FREE)]
-        at = self._count(("address", neighbourhood(address)), NUM_FREE_OF_ADDRESS)
-        return [self._count(("name", name[:MAX_LENGTH]), NUM_FREE), at]
+            return [self._count("everybody", "", NUM_FREE)]
+        at = self._count("address", neighbourhood(address), NUM_FREE_OF_ADDRESS)
+        return [self._count("name", name[:MAX_LENGTH], NUM_FREE), at]
 
-    def _count(self, key: Hashable, num_free: int) -> _Failures:
-        failures = self._failures.pop(key, None) or _Failures(num_free)
-        self._failures[key] = failures
-        while len(self._failures) > MAX_COUNTS:
-            del self._failures[next(iter(self._failures))]
-        return failures
+    def _count(self, kind: str, text: str, num_free: int) -> _Failures:
+        digest = hashlib.blake2b(
+            text.encode("utf-8", "surrogatepass"), key=self._secret, digest_size=8
+        ).digest()
+        place = int.from_bytes(digest) % NUM_PLACES
+        return self._failures.setdefault((kind, place), _Failures(num_free))
 
     def _begin(self, user: str, stamp: str) -> str:
         now, token = self._clock(), secrets.token_urlsafe(32)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
+import logging
 import re
 import secrets
 from collections.abc import Callable, Collection
 from typing import Any
 
 from skingpt4.server.access.logins import Access
-from skingpt4.server.address import FORWARDING, networks
+from skingpt4.server.address import FORWARDING, LOOPBACK, networks
 from skingpt4.support.errors import UserError
 
+logger = logging.getLogger(__name__)
 HEADER = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
@@ -22,7 +25,8 @@ def add_access_arguments(parser: argparse.ArgumentParser) -> None:
     add("--users", metavar="FILE", help="let in the users of this file, which skingpt4 users makes")
     add(
         "--auth-header", metavar="NAME",
-        help="let in whom a trusted proxy names in this header, e.g. X-Remote-User; with --users only its users",
+        help="let in whom a trusted proxy names in this header, e.g. X-Remote-User, which it must overwrite in every "
+        "request; with --users only its users",
     )  # fmt: skip
 
 
@@ -55,16 +59,7 @@ def access_of(
     """
     options: dict[str, Any] = {"message": message} | ({} if log is None else {"log": log})
     if args.auth_header is not None:
-        if not HEADER.fullmatch(args.auth_header):
-            raise UserError(f"--auth-header {args.auth_header!r}: is not the name of a header")
-        if FORWARDING.fullmatch(args.auth_header.lower().encode()):
-            raise UserError(
-                f"--auth-header {args.auth_header}: headers of this name are taken off every request, since anybody "
-                "may write them; let the proxy use another one, such as X-Remote-User"
-            )
-        if not args.trusted_proxy:
-            raise UserError("--auth-header believes a proxy: name its address with --trusted-proxy")
-        options |= {"header": args.auth_header.lower(), "proxies": networks(tuple(args.trusted_proxy))}
+        options |= _header_options(args)
     if args.users is not None:
         from skingpt4.server.access.users import Users
 
@@ -75,3 +70,25 @@ def access_of(
             users.check, lambda name: users.stamp(name, roles), True, lambda name: name in users.all(), **options
         )  # fmt: skip
     return Access(lambda name, password: False, **options) if args.auth_header is not None else None
+
+
+def _header_options(args: argparse.Namespace) -> dict[str, Any]:
+    """The fields of `Access` by which a proxy names the users; see `access_of`."""
+    if not HEADER.fullmatch(args.auth_header):
+        raise UserError(f"--auth-header {args.auth_header!r}: is not the name of a header")
+    if FORWARDING.fullmatch(args.auth_header.lower().encode()):
+        raise UserError(
+            f"--auth-header {args.auth_header}: headers of this name are taken off every request, since anybody "
+            "may write them; let the proxy use another one, such as X-Remote-User"
+        )
+    if not args.trusted_proxy:
+        raise UserError("--auth-header believes a proxy: name its address with --trusted-proxy")
+    proxies = networks(tuple(args.trusted_proxy))
+    pairs = itertools.product(proxies, networks(LOOPBACK))
+    if any(own.network_address in proxy or proxy.network_address in own for proxy, own in pairs):
+        logger.warning(
+            "warning: --auth-header %s with a --trusted-proxy on this machine (%s): every program of this machine "
+            "can name any user in that header; docs/deploy.md, section 3, says what to do",
+            args.auth_header, ", ".join(args.trusted_proxy),
+        )  # fmt: skip
+    return {"header": args.auth_header.lower(), "proxies": proxies}

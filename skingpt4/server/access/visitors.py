@@ -32,6 +32,7 @@ from skingpt4.server.guard import refusal
 from skingpt4.support.errors import UserError
 
 logger = logging.getLogger(__name__)
+BLANKS = " \t"  # around a header's value by HTTP; other blanks belong to the name of somebody else
 
 
 class Refused(Exception):
@@ -105,7 +106,7 @@ class Visitors:
         """Whether a page that has been open for a while still may be; ends the pages of a user who may not."""
         try:
             if self._access.header is not None:
-                name = request.headers.get(self._access.header, "").strip()
+                name = request.headers.get(self._access.header, "").strip(BLANKS)
                 if self._access.stamp(name) is not None:
                     return True
                 self._end_pages((name, browser))
@@ -226,10 +227,14 @@ class Visitors:
     # ---- a proxy's header
 
     async def _user_in_header(self, request: Request, browser: str, header: str) -> str:
-        names = [name.strip() for name in request.headers.getlist(header)]
-        if not is_in(peer_address(request.scope), self._access.proxies) or len(names) != 1 or not names[0]:
+        names = request.headers.getlist(header)
+        if (
+            not is_in(peer_address(request.scope), self._access.proxies)
+            or len(names) != 1
+            or not names[0].strip()
+        ):
             raise Refused(self._refusal(401, "not_by_proxy"))
-        name = names[0]
+        name = names[0].strip(BLANKS)
         owner, now = (name, browser), self._clock()
         if len(name) > MAX_LENGTH or self._access.stamp(name) is None:
             self._end_pages(owner)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -80,6 +81,38 @@ def test_included_parts_are_read_from_the_folder(config, saved, tmp_path, monkey
     assert Path(source.config.vision.weights) == folder / "vision.safetensors"
     assert Path(source.config.qformer.weights) == folder / "qformer.safetensors"
     assert torch.equal(loss_of(source.load()), loss_of(load_model(config, saved, CPU)))
+
+
+def naming(saved, folder, key, path):
+    """A copy of a checkpoint whose card names another file."""
+    shutil.copytree(saved, folder)
+    card = json.loads((folder / checkpoint.CARD).read_text())
+    card["config"][key]["weights"] = str(path)
+    (folder / checkpoint.CARD).write_text(json.dumps(card))
+    return folder
+
+
+@pytest.mark.parametrize("key", repository.PARTS)
+def test_a_file_that_is_not_the_part_is_not_copied(config, saved, tmp_path, working_folder, key):
+    Path("id_rsa").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nsecret\n")
+    Path("disguised.safetensors").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nsecret\n")
+    other = {"vision": "qformer", "qformer": "vision"}[key]
+    shutil.copy(getattr(config, other).weights, "other.safetensors")
+    for number, file in enumerate(("id_rsa", "disguised.safetensors", "other.safetensors")):
+        given = naming(saved, tmp_path / f"given{number}", key, file)
+        with pytest.raises(HubError, match=f"^{key}.weights: {file} is not included, since it is not"):
+            repository.write_folder(given, tmp_path / "out", "x", include=[key])
+        assert not (tmp_path / "out").exists()
+
+
+def test_a_part_outside_the_working_folder_is_not_copied(config, saved, tmp_path, working_folder):
+    elsewhere = tmp_path / "private.safetensors"
+    shutil.copy(config.vision.weights, elsewhere)
+    for number, name in enumerate((elsewhere, os.path.relpath(elsewhere))):
+        given = naming(saved, tmp_path / f"given{number}", "vision", name)
+        with pytest.raises(HubError, match=r"private\.safetensors is not included, since it is outside"):
+            repository.write_folder(given, tmp_path / "out", "x", include=["vision"])
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_language_model_is_refused(config, shared, tmp_path):

@@ -172,7 +172,9 @@ def test_scin_joins_weights_and_skin_types_to_cases_of_several_pictures(tmp_path
 @pytest.mark.parametrize(
     ("label", "reason"),
     [("{'Eczema': 'much'}", "not an object of conditions with weights"), ("Eczema", "neither JSON nor Python"),
-     ("{'Eczema': -1}", "weights of 0 or more"), ("{'Eczema': 0.0}", "no dermatologist named a condition")],
+     ("{'Eczema': -1}", "weights of 0 or more"),
+     (f"{{'Eczema': {'9' * 400}}}", "weights of 0 or more"),
+     ("{'Eczema': 0.0}", "no dermatologist named a condition")],
 )  # fmt: skip
 def test_weights_that_cannot_be_read_refuse_their_case(tmp_path, label, reason):
     table = write_scin(tmp_path / "in")

@@ -103,7 +103,7 @@ def test_scores_of_letters():
     assert (a, b) == pytest.approx((-0.5, -2.0))
     assert c <= -2.0, "a letter that is not listed has no more than the least of those that are"
     for bad in ({}, {"logprobs": None}, {"logprobs": {"content": []}}, choice(The=-0.1), choice(A=float("nan")),
-                choice(A=3.0), choice(A="x"), {"logprobs": {"content": [3]}}):  # fmt: skip
+                choice(A=3.0), choice(A="x"), choice(A=-(10**400)), {"logprobs": {"content": [3]}}):  # fmt: skip
         with pytest.raises(RespondentError):
             letter_scores(bad, 3, "host")
 

@@ -246,3 +246,34 @@ def test_a_disk_that_is_too_small_is_known_before_anything_is_loaded(contents, i
     with pytest.raises(Exception, match="the rest of the bundle needs"):
         bundle.announce(contents)
     assert (index[1], contents.out.exists()) == ([], False)
+
+
+@pytest.mark.parametrize("kind", ["absolute", "relative", "of a folder", "to nothing", "of links"])
+def test_a_checkpoint_with_a_link_that_leads_out_is_refused(tmp_path, capsys, kind):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/id_rsa").write_text("secret")
+    model = tmp_path / "runs/step2"
+    (model / "deep").mkdir(parents=True)
+    (model / "card.json").write_text("{}")
+    (model / "deep/inner").symlink_to("../card.json")
+    link = model / "deep/notes.txt"
+    target = {
+        "absolute": tmp_path / "home/id_rsa", "relative": "../../../home/id_rsa", "of a folder": "../../../home",
+        "to nothing": tmp_path / "home/later", "of links": "../a",
+    }  # fmt: skip
+    (model / "a").symlink_to(tmp_path / "home/id_rsa" if kind == "of links" else "card.json")
+    link.symlink_to(target[kind])
+    words = ["--out", str(tmp_path / "bundle"), "--weights", "--checkpoint", str(model), "--dry-run"]
+    assert bundle.main(words) == 1
+    told = capsys.readouterr().err
+    assert f"is a link to {tmp_path / 'home'}" in told
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_links_within_a_checkpoint_and_to_it_are_no_problem(tmp_path):
+    model = tmp_path / "runs/step2"
+    model.mkdir(parents=True)
+    (model / "card.json").write_text("{}")
+    (model / "again.json").symlink_to("card.json")
+    (tmp_path / "newest").symlink_to(model)
+    collect.refuse_links_out(tmp_path / "newest")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import suppress
 
 import anyio
 import pytest
@@ -14,6 +15,7 @@ from skingpt4.server.access.logins import (
     MAX_SECONDS,
     MAX_WAIT_SECONDS,
     NUM_FREE,
+    NUM_FREE_OF_ADDRESS,
     Access,
     Logins,
     TooSoon,
@@ -142,7 +144,7 @@ def test_tries_at_the_same_time_count_before_they_are_checked():
             for _ in range(20):
                 group.start_soon(guess)
             with anyio.fail_after(60):
-                while len(refused) < 20 - NUM_FREE:
+                while len(refused) < 20 - NUM_FREE or not started:
                     await anyio.sleep(0.01)  # the loop goes on while a password is checked
             assert len(started) == 1, "one at a time"
             go_on.set()
@@ -155,6 +157,38 @@ def test_long_names_and_passwords_are_not_hashed():
     logins = Logins(Access(lambda name, password: pytest.fail("it was checked")))
     assert log_in(logins, "a" * 2000, "x") is None
     assert log_in(logins, "a", "x" * 2000) is None
+
+
+@pytest.mark.parametrize("addresses", ["one that has to wait", "many"])
+def test_tries_under_other_names_do_not_end_a_wait(clock, addresses):
+    checked = []
+    logins = Logins(Access(lambda name, password: checked.append(name), per_name=True), clock)
+
+    async def work() -> None:
+        for number in range(NUM_FREE_OF_ADDRESS):
+            await logins.log_in(f"first{number}", "guess", "", "192.0.2.1")
+        for _ in range(NUM_FREE):
+            await logins.log_in("anna", "guess", "", "198.51.100.1")
+        checked.clear()
+        for number in range(10_500):
+            address = "192.0.2.1" if addresses != "many" else f"10.0.{number // 250}.{number % 250}"
+            with suppress(TooSoon):
+                await logins.log_in(f"name{number}", "x" * 2000, "", address)
+        with pytest.raises(TooSoon):
+            await logins.log_in("anna", "guess", "", "198.51.100.2")
+
+    anyio.run(work)
+    assert checked == []
+
+
+def test_failures_have_a_fixed_number_of_places(clock, monkeypatch):
+    monkeypatch.setattr("skingpt4.server.access.logins.NUM_PLACES", 2)
+    logins = Logins(Access(lambda name, password: False, per_name=True), clock)
+    for number in range(20):
+        with suppress(TooSoon):
+            log_in(logins, f"name{number}", "guess", "")
+    with pytest.raises(TooSoon):
+        log_in(logins, "one more", "guess", "")
 
 
 def test_what_is_remembered_is_bounded(logins):

@@ -365,6 +365,24 @@ def test_options_that_do_not_go_together_are_refused(given, why):
         access_of(options(**given), PAGE_ROLES, "")
 
 
+@pytest.mark.parametrize(
+    ("proxies", "warned"),
+    [
+        (["127.0.0.1"], True),
+        (["10.0.0.5", "::1"], True),
+        (["0.0.0.0/0"], True),
+        (["10.0.0.5"], False),
+        (["10.0.0.0/8", "fd00::/8"], False),
+    ],
+)
+def test_a_proxy_on_this_machine_that_names_users_is_warned_about(caplog, proxies, warned):
+    access_of(options(auth_header="X-Remote-User", trusted_proxy=proxies), PAGE_ROLES, "")
+    assert ("every program of this machine can name any user" in caplog.text) == warned
+    caplog.clear()
+    access_of(options(trusted_proxy=proxies), PAGE_ROLES, "")
+    assert not caplog.text, "without header log-in there is nothing to warn of"
+
+
 def test_a_file_without_anybody_for_this_page_is_refused(users):
     for name in ("anna", "root"):
         users.set_enabled(name, False)
@@ -390,6 +408,9 @@ def test_a_trusted_proxy_names_the_user(users, log):
             two.get("/", headers=[("x-remote-user", "anna"), ("x-remote-user", "root")]),
         ):
             assert (answer.status_code, answer.json()["detail"]) == (401, EN["server.not_by_proxy"])
+        for other in (b"\xa0anna", b"anna\x85"):
+            assert nobody.get("/", headers={"x-remote-user": other}).status_code == 403, "another name"
+        assert nobody.get("/", headers={"x-remote-user": b"\xa0"}).status_code == 401
         assert log_in(anna).status_code == 404, "there is no log-in here"
         users.set_enabled("anna", False)
         assert anna.get("/config").status_code == 403
