@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^\(torch\|torchvision\)==\([0-9.]*\).*/\1==\2/p' requ
 WORKERS ?= 2
 .DEFAULT_GOAL := help
 
-.PHONY: licences help setup weights quickstart ablation seven-arms demo test test-core soak lint format package-check gpu-wheels sbom audit clean lavis-reference parity-full
+.PHONY: licences help setup weights quickstart ablation seven-arms demo test test-core vllm-check soak lint format package-check gpu-wheels sbom audit clean lavis-reference parity-full
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
@@ -61,6 +61,10 @@ test-core: setup ## the network, its prompts and the training step, in under a m
 
 licences: setup ## list the licence of every locked package in runs/licences.csv
 	$(PY) deploy/licences.py
+
+CHECKPOINT ?= runs/quickstart/step2
+vllm-check: setup ## build vLLM's environment for the CPU (3.5 GB) and compare it with the own decoder
+	$(PY) -m benchmarks engines --checkpoint $(CHECKPOINT)
 
 soak: weights ## kills, hostile clients and random inputs, for an hour or more; figures go to runs/soak
 	$(PY) -m pytest -m soak -s
