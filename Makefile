@@ -62,9 +62,8 @@ test-core: setup ## the network, its prompts and the training step, in under a m
 licences: setup ## list the licence of every locked package in runs/licences.csv
 	$(PY) deploy/licences.py
 
-CHECKPOINT ?= runs/quickstart/step2
-vllm-check: setup ## build vLLM's environment for the CPU (3.5 GB) and compare it with the own decoder
-	$(PY) -m benchmarks engines --checkpoint $(CHECKPOINT)
+vllm-check: weights ## build vLLM for a CPU in .venv-vllm (3.5 GB) and compare it with the own decoder: tokens, speed
+	$(PY) -m benchmarks engines --dtype float32
 
 soak: weights ## kills, hostile clients and random inputs, for an hour or more; figures go to runs/soak
 	$(PY) -m pytest -m soak -s

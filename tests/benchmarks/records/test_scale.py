@@ -19,7 +19,7 @@ def test_generated_shards_and_features_are_read_by_the_product(tmp_path, monkeyp
     assert store.view(49, 0).shape == (scale.NUM_QUERIES, scale.WIDTH)
     for reader in ("shards", "features"):
         figures = scale.measure(reader, tmp_path, 50)
-        assert figures["ms_per_read"] > 0
+        assert figures["ms_per_read"] >= 0  # processor time, which the system counts in steps
     rows = [{"reader": "shards", "records": 50, "first": figures, "later": figures}]
     assert scale.table(rows).splitlines()[2].startswith("| shards | 50 | ")
 
