@@ -109,8 +109,9 @@ def require_small_directory(file: IO[bytes], layout: str, is_big: bool) -> None:
     start = file.tell()
     length = file.seek(0, io.SEEK_END)
     file.seek(start)
-    head, row, inline = ("Q", "HHQQ", 8) if is_big else ("H", "HHLL", 4)
-    head, row = struct.Struct(layout + head), struct.Struct(layout + row)
+    head = struct.Struct(layout + ("Q" if is_big else "H"))
+    row = struct.Struct(layout + ("HHQQ" if is_big else "HHLL"))
+    inline = 8 if is_big else 4
     try:
         (num_entries,) = head.unpack(file.read(head.size))
         if num_entries > MAX_ENTRIES:
