@@ -253,10 +253,11 @@ def _load_model(config: LanguageConfig, dtype: torch.dtype, device: torch.device
     try:
         with plain_linears(config.quantization), text_part(config.model) as only_text:
             if weights == "absent":
-                options = {"dtype": dtype, "attn_implementation": attention}
                 description = read_configuration(config.model)
                 empty: Any = built_without_memory(
-                    lambda: AutoModelForCausalLM.from_config(description, **options)
+                    lambda: AutoModelForCausalLM.from_config(
+                        description, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+                    )
                 )
                 empty.tie_weights()  # what is built without memory shares nothing yet
                 return empty

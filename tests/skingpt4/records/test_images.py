@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 from torchvision import transforms
 
-from skingpt4.records import images
+from skingpt4.records import archives, images
 from skingpt4.records.images import MIN_SIDE, ImageError, open_image, random_crop_box, to_rgb, to_tensor
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -404,7 +404,7 @@ def test_every_refusal_has_its_reason(tmp_path, monkeypatch):
     assert refused(b"") == "not_an_image"
     assert refused(jpeg[: len(jpeg) // 2]) == "damaged"
     assert refused(file_of(Image.new("RGB", (1, 1)))) == "too_small"
-    monkeypatch.setattr(images, "MAX_BYTES", 100)
+    monkeypatch.setattr(images, "read_bytes", lambda path: archives.read_bytes(path, 100))
     assert refused(tmp_path / "notes.jpg") == "too_large"
     monkeypatch.setattr(images, "MAX_PIXELS", 64 * 64 - 1)
     assert refused(file_of(noise_image(64, 64))) == "too_large"
