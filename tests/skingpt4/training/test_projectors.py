@@ -164,7 +164,8 @@ def test_coordinates_need_cached_features(configure):
     assert sentence in " ".join(report.split())
 
 
-def test_a_shared_folder_gives_the_same_projector_back(configure, tmp_path):
+def test_a_shared_folder_gives_the_same_projector_back(configure, folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(folder)  # where the vision encoder's file is
     config = configure(projection__inputs="whitened", qformer__weights=None, **WAYS["mlp"])
     run(config)
     out = tmp_path / "shared"
