@@ -43,16 +43,24 @@ class _Handler(BaseHTTPRequestHandler):
             own.times.append(time.monotonic())
             bad = len(own.bodies) <= own.num_bad
             own.num_open += 1
+            self.is_open = True
             own.max_open = max(own.max_open, own.num_open)
         try:
             getattr(self, f"_{own.mode}" if bad else "_good")(body)
         except (BrokenPipeError, ConnectionResetError):
             pass
         finally:
-            with own.lock:
-                own.num_open -= 1
+            self._close()
+
+    def _close(self):
+        """Before the client has the answer: it may ask again at once."""
+        own = self.server.stand_in
+        with own.lock:
+            own.num_open -= self.is_open
+            self.is_open = False
 
     def _send(self, status, content, kind="application/json", **headers):
+        self._close()
         content = content if isinstance(content, bytes) else content.encode()
         self.send_response(status)
         self.send_header("Content-Type", kind)

