@@ -40,7 +40,7 @@ REASONS = (
     "not_a_photograph", "no_decoder",  # of DICOM files
 )  # fmt: skip
 PASSING = ("missing", "unreadable")  # a file that is away, a time-out: the next run tries again
-# What makes a picture upright, by its EXIF orientation. `ImageOps.exif_transpose` writes all of EXIF anew as well,
+# What makes a picture upright, by its EXIF orientation. `ImageOps.exif_transpose` writes all of EXIF again as well,
 # which takes minutes where there is much.
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,

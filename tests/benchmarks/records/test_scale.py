@@ -19,7 +19,8 @@ def test_generated_shards_and_features_are_read_by_the_product(tmp_path, monkeyp
     assert store.view(49, 0).shape == (scale.NUM_QUERIES, scale.WIDTH)
     for reader in ("shards", "features"):
         figures = scale.measure(reader, tmp_path, 50)
-        assert figures["ms_per_read"] >= 0  # processor time, which the system counts in steps
+        # Thirty reads may take less than a step of the processor's clock, so their time itself is not looked at.
+        assert list(figures) == ["start_seconds", "ms_per_read", "kernel_ms_per_read", "private_mib"]
     rows = [{"reader": "shards", "records": 50, "first": figures, "later": figures}]
     assert scale.table(rows).splitlines()[2].startswith("| shards | 50 | ")
 

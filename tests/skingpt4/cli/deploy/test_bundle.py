@@ -265,8 +265,8 @@ def test_a_checkpoint_with_a_link_that_leads_out_is_refused(tmp_path, capsys, ki
     link.symlink_to(target[kind])
     words = ["--out", str(tmp_path / "bundle"), "--weights", "--checkpoint", str(model), "--dry-run"]
     assert bundle.main(words) == 1
-    told = capsys.readouterr().err
-    assert f"is a link to {tmp_path / 'home'}" in told
+    error = capsys.readouterr().err
+    assert f"is a link to {tmp_path / 'home'}" in error
     assert not (tmp_path / "bundle").exists()
 
 
