@@ -133,7 +133,7 @@ def answer_cases(settings: RunSettings) -> None:
                     "cases": str(settings.cases_path), "num_cases": len(cases), "repeats": settings.repeats,
                     "perturbations": list(settings.perturbations),
                     "num_processes": state.num_processes, "hardware": hardware(state.device),
-                    "git_revision": checkpoint.git_revision(), **overlaps[arm.name], **asker.text_prior,
+                    "git_revision": checkpoint.git_revision(), **overlaps[arm.name], **asker.prior,
                 }  # fmt: skip
                 claim(run_dir, arm.name, meta, extra, settings.replace_old)
                 write_cases(cases, settings.cases_path, run_dir)

@@ -115,7 +115,7 @@ class Asker:
     def own_meta(self) -> dict[str, Any]:
         """The engine, if another than this program writes the answers.
 
-        Where classes are sums over diseases: which diseases, and the weight of the text's own prior.
+        Where classes are sums over diseases: which diseases, and the weight of the prior.
         """
         engine = self.config.engine.name
         meta: dict[str, Any] = {} if engine == "in_process" else {"engine": engine}
@@ -124,12 +124,12 @@ class Asker:
         return meta | {"closed_set": self.scorer.closed_set.to_rows(), "prior_weight": self.rule.prior_weight}
 
     @property
-    def text_prior(self) -> dict[str, dict[str, float]]:
-        """What the sentence of each disease scores without a picture; empty where no diseases are scored."""
+    def prior(self) -> dict[str, dict[str, float]]:
+        """What is taken off the score of each disease, times its weight; empty where no diseases are scored."""
         if self.scorer is None:
             return {}
         names = [disease.name for disease in self.scorer.closed_set.diseases]
-        return {"text_prior": _named(names, self.scorer.prior.tolist())}
+        return {"prior": _named(names, self.rule.prior(self.scorer).tolist())}
 
     def answers(
         self,
@@ -308,7 +308,7 @@ class Asker:
     def _by_rule(self, cases: Sequence[Case], queries: Sequence[Tensor]) -> list[dict[str, Any]]:
         assert self.scorer is not None
         scores, closed_set = self.scorer.scores(queries), self.scorer.closed_set
-        of_classes = closed_set.class_scores(scores, self.scorer.prior, self.rule.prior_weight)
+        of_classes = closed_set.class_scores(scores, self.rule.prior(self.scorer), self.rule.prior_weight)
         names = [disease.name for disease in closed_set.diseases]
         return [
             {

@@ -54,7 +54,9 @@ class Calibration:
         tensors_sha256: of the checkpoint's tensors.
         closed_set: rows of the diseases whose scores make up those of the classes; None where each class has one
             disease, as with checkpoints that do not know what diseases they were taught.
-        prior_weight: of what the text alone says of each disease, see `skingpt4.taxonomy.closed_set`.
+        prior_weight: of what is said of each disease whatever the picture shows, see `skingpt4.taxonomy.closed_set`.
+        prior: that, for each row of `closed_set`: the mean score over the pictures; None in files from before there
+            was one, whose weight is that of the scores without a picture.
         alarms: when the warning of skin cancer is raised, see `skingpt4.chat.checks.alarm`; empty where the data
             had too few malignant cases, and in files from before there were any.
     """
@@ -71,6 +73,7 @@ class Calibration:
     closed_set: list[dict[str, Any]] | None = None
     prior_weight: float = 0.0
     alarms: dict[str, Alarm] = field(default_factory=dict)
+    prior: list[float] | None = None
 
     def class_probabilities(self, scores: np.ndarray) -> np.ndarray:
         """Probabilities (..., 15) among the classes of log-likelihoods (..., 15)."""
@@ -138,6 +141,11 @@ def load(checkpoint_path: str | Path | None) -> Calibration | None:
             raise ValueError("prior_weight")
         if calibration.closed_set is not None:
             ClosedSet.of_rows(calibration.closed_set)
+            prior = calibration.prior
+            if prior is not None and not (
+                len(prior) == len(calibration.closed_set) and np.isfinite(prior).all()
+            ):
+                raise ValueError("prior")
     except (ValueError, KeyError, TypeError):
         raise CalibrationError(f"{path}: is damaged; run skingpt4 calibrate again") from None
     if calibration.tensors_sha256 != weights_sha256(checkpoint_path):

@@ -1,7 +1,7 @@
 """Fits a calibration on images that the model was not trained on.
 
-A temperature for the 15 classes (Guo et al. 2017, arXiv 1706.04599), where diseases were scored the weight of the
-text's own prior (see `skingpt4.taxonomy.closed_set`), one slope and an intercept each for the concepts
+A temperature for the 15 classes (Guo et al. 2017, arXiv 1706.04599), where diseases were scored their mean scores and
+the weight of these (the prior of `skingpt4.taxonomy.closed_set`), one slope and an intercept each for the concepts
 (Platt 1999), and the lowest confidence whose answers are right as often as required.
 """
 
@@ -55,7 +55,7 @@ def fit_temperature(scores: np.ndarray, truth: np.ndarray) -> float:
 
 
 def fit_weight(by_weight: Mapping[float, np.ndarray], truth: np.ndarray) -> tuple[float, float]:
-    """(weight of the text's prior, temperature) with the lowest loss.
+    """(weight of the prior, temperature) with the lowest loss.
 
     Args:
         by_weight: (n, classes) log-scores for each weight that is tried.
@@ -288,12 +288,14 @@ def calibrate(
         return replace(fitted, alarms=alarm.class_alarms(by_class, truth, malignant))
     scorer, diseases = DiseaseScorer(model, config.prompt, closed_set), closed_set.representatives
     scores, concept_scores = score_records(model, config, chosen, queries[rows], diseases, scorer)
-    by_weight = {w: closed_set.class_scores(scores, scorer.prior, w) for w in PRIOR_WEIGHTS}
+    prior = scores.mean(0)  # over all folds: it does not depend on what is true
+    by_weight = {w: closed_set.class_scores(scores, prior, w) for w in PRIOR_WEIGHTS}
     fitted = fit(by_weight, truth, concept_scores, present, known, diseases, target_accuracy)
-    by_disease = closed_set.probabilities(scores, scorer.prior, fitted.prior_weight, fitted.temperature)
+    by_disease = closed_set.probabilities(scores, prior, fitted.prior_weight, fitted.temperature)
     return replace(
         fitted,
         closed_set=closed_set.to_rows(),
+        prior=prior.tolist(),
         alarms=alarm.disease_alarms(by_disease, closed_set, malignant),
     )
 
@@ -308,7 +310,7 @@ def report(fitted: Calibration) -> str:
     ]
     if fitted.closed_set is not None:
         lines.append(
-            f"{len(fitted.closed_set)} diseases scored; the text's own prior taken off with weight "
+            f"{len(fitted.closed_set)} diseases scored; their mean scores taken off with weight "
             f"{fitted.prior_weight:.1f} (with weight 0 {m['accuracy_with_prior']:.1%} right)"
         )
     if fitted.threshold is None:

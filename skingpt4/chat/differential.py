@@ -138,9 +138,14 @@ class Rule:
         rows = calibration.closed_set
         return cls(calibration, None if rows is None else ClosedSet.of_rows(rows))
 
+    def prior(self, scorer: DiseaseScorer) -> np.ndarray:
+        """(diseases,) what the scorer's model says of each, whatever the picture shows."""
+        fitted = None if self.calibration is None else self.calibration.prior
+        return scorer.prior if fitted is None else np.array(fitted)
+
     @property
     def prior_weight(self) -> float:
-        """Of what the text alone says of each disease."""
+        """Of the prior."""
         return UNFITTED_WEIGHT if self.calibration is None else self.calibration.prior_weight
 
 
@@ -180,7 +185,7 @@ class Ranker:
             classes, concepts = score_images(self._model, self._config, shown, diseases)
             return from_scores(classes, concepts, diseases, calibration, language)
         closed_set, weight = self._scorer.closed_set, self.rule.prior_weight
-        scores, prior = self._scorer.scores([shown])[0], self._scorer.prior
+        scores, prior = self._scorer.scores([shown])[0], self.rule.prior(self._scorer)
         temperature = calibration.temperature if calibration else 1.0
         probabilities = closed_set.probabilities(scores, prior, weight, temperature)
         named = sorted(

@@ -3,8 +3,8 @@
     skingpt4 calibrate --checkpoint runs/quickstart/step2 \\
         --manifest runs/phantoms/validation/manifest.jsonl
 
-A temperature for the 15 classes, the weight of what the text alone says of each disease, one slope and an intercept
-each for the concepts, and the lowest confidence whose answers are right as often as required. Written as
+A temperature for the 15 classes, what each disease scores whatever the picture shows and its weight, one slope and an
+intercept each for the concepts, and the lowest confidence whose answers are right as often as required. Written as
 calibration.json into the checkpoint. Give held-out validation manifests; those of the evaluation are refused, since
 its figures would be too good.
 """

@@ -1,4 +1,4 @@
-"""Scores of the diseases of a closed set: after images, and by the text alone."""
+"""Scores of the diseases of a closed set: after images, and without any."""
 
 from __future__ import annotations
 

@@ -1,17 +1,18 @@
 """The diseases whose sentences are scored about an image, and how their scores become those of classes.
 
 A class is the sum over its diseases. Let s(d) be the log-probability of disease d's sentence after the image, p(d)
-that of the same sentence without any image, and n(d) how many records taught d. With the weight w of the text's own
-prior, the score of a class c is
+its mean over many images (of a calibration; in older ones the same without any image), and n(d) how many records
+taught d. With the weight w of this prior, the score of a class c is
 
     log sum over d in c of exp(s(d) - w p(d) + w log(n(d) / n(c)))
 
 w = 0 is the law of total probability: the model's own probability of the class. w = 1 scores by how much more likely
-the image makes a sentence than the text alone does, which takes off that some names are likelier words than others
-(surface form competition, Holtzman et al. 2021, arXiv 2104.08315; calibration by content-free input, Zhao et al.
-2021, arXiv 2102.09690); within a class the diseases then count by their share of the training (the mixture of its
-diseases), and no class by how many records or diseases it has. A disease that was never taught counts as half a
-record.
+this image makes a sentence than images on average do, which takes off that some names are likelier words than others
+(surface form competition, Holtzman et al. 2021, arXiv 2104.08315; batch calibration, Zhou et al. 2024, arXiv
+2309.17249). What the language model says without an image is a poor prior of a trained model, which is then in
+another state (docs/learning.md). Within a class the diseases then count by their share of the training (the mixture
+of its diseases), and no class by how many records or diseases it has. A disease that was never taught counts as half
+a record.
 """
 
 from __future__ import annotations
@@ -140,7 +141,7 @@ class ClosedSet:
 
         Args:
             scores: (..., diseases) log-probabilities of the sentences after the image.
-            prior: (diseases,) those without an image.
+            prior: (diseases,) theirs whatever the image shows.
             weight: of the prior, 0 to 1.
         """
         _, sums = self._grouped(scores, prior, weight)

@@ -134,7 +134,7 @@ def test_an_arm_that_knows_its_diseases_is_scored_with_all_of_them(root, taught,
     assert closed_set.diseases[0] == Disease("Tinea pedis", "fungal_infections", 30)
     assert meta["prior_weight"] == 0
     plain = json.loads((tmp_path / "run/answers/untrained.meta.json").read_text())
-    assert not {"closed_set", "prior_weight", "text_prior"} & set(plain)
+    assert not {"closed_set", "prior_weight", "prior"} & set(plain)
     fitted = Calibration(1.0, None, 0.8, 40, {}, {}, closed_set=closed_set.to_rows(), prior_weight=0.6,
                          tensors_sha256=calibration.weights_sha256(taught))  # fmt: skip
     calibration.save(fitted, taught)
@@ -144,7 +144,7 @@ def test_an_arm_that_knows_its_diseases_is_scored_with_all_of_them(root, taught,
     assert "prior_weight" in capsys.readouterr().err
     assert answer(root, tmp_path / "again", "cases.jsonl", *arm) == 0
     for folder, weight in (("run", 0.0), ("again", 0.6)):
-        prior = json.loads((tmp_path / folder / "answers/taught.meta.json").read_text())["text_prior"]
+        prior = json.loads((tmp_path / folder / "answers/taught.meta.json").read_text())["prior"]
         found = [
             a.fields for a in read_lines(arm_files(tmp_path / folder, "taught")) if a.key.kind == "scores"
         ]

@@ -84,8 +84,8 @@ def test_chance_gets_no_threshold_and_too_little_no_calibration():
         fit(scores, wrong, concept_scores, present, np.ones(100, bool), DISEASES)
 
 
-def test_a_planted_prior_of_the_text_is_taken_off_by_folds_that_do_not_see_their_cases(monkeypatch):
-    """Sentences that the text alone favours, by nats that the pictures do not know of."""
+def test_a_planted_prior_is_taken_off_by_folds_that_do_not_see_their_cases(monkeypatch):
+    """Sentences that are favoured whatever a picture shows."""
     rng = np.random.default_rng(3)
     logits, truth, concept_scores, present = drawn(400, 1.0)
     prior = rng.normal(0, 4, 15)
@@ -163,6 +163,8 @@ def test_with_a_card_that_names_diseases_the_calibration_holds_what_was_scored(r
     assert fitted.closed_set[0] == {"name": "tinea pedis", "class_name": "fungal_infections", "records": 4}
     assert len(fitted.closed_set) == 16
     assert fitted.prior_weight in calibration_fit.PRIOR_WEIGHTS
+    assert len(fitted.prior) == 16
+    assert all(score < 0 for score in fitted.prior)
     assert fitted.diseases["fungal_infections"] == "tinea pedis"
 
 

@@ -90,17 +90,22 @@ TAUGHT = [
 ]
 
 
-@pytest.mark.parametrize("calibrated", [False, True])
+@pytest.mark.parametrize("calibrated", [False, True, "with its prior"])
 def test_a_checkpoint_that_knows_its_diseases_is_scored_with_all_of_them(calibrated, tiny):
     model, config = tiny
     queries, closed_set = make_queries(2), ClosedSet.of_training(TAUGHT)
     fitted = replace(CALIBRATION, closed_set=closed_set.to_rows(), prior_weight=0.7) if calibrated else None
+    own_prior = np.random.default_rng(0).normal(-9, 4, len(closed_set)).tolist()
+    if calibrated == "with its prior":
+        fitted = replace(fitted, prior=own_prior)
     ranking = Ranker(model, config, Rule(fitted, closed_set)).rank([queries[:1], queries[1:]])
     template, form = get_template(config.prompt.template), config.prompt.disease_sentence
     turns = [Turn(DIAGNOSIS_QUESTION, None, 2)], [Turn(DIAGNOSIS_QUESTION, None, 0)]
     shown, unseen = (encode_turns(template, turn, model.tokenizer, 4) for turn in turns)
     scores = score_answers(model, [shown], queries, closed_set.sentences(form))[0].double().numpy()
     prior = score_answers(model, [unseen], None, closed_set.sentences(form))[0].double().numpy()
+    if calibrated == "with its prior":
+        prior = np.array(own_prior)
     weight, temperature = (0.7, CALIBRATION.temperature) if calibrated else (0.0, 1.0)
     logits = closed_set.class_scores(scores, prior, weight) / temperature
     expected = dict(zip(CLASSES, softmax(logits), strict=True))
@@ -130,7 +135,12 @@ def test_a_rule_is_the_calibrations_else_what_the_card_names(run):
     calibrations.save(replace(own, closed_set=rows, prior_weight=0.3), run)
     assert Rule.of(run).prior_weight == 0.3
     assert Rule.of(run).closed_set.to_rows() == rows
-    for change in ({"prior_weight": 2}, {"closed_set": rows[:3]}, {"closed_set": [{"name": 3}]}):
+    for change in (
+        {"prior_weight": 2},
+        {"closed_set": rows[:3]},
+        {"closed_set": [{"name": 3}]},
+        {"prior": [0.0]},
+    ):
         path = calibrations.path_of(run)
         path.write_text(
             json.dumps({**json.loads(path.read_text()), "prior_weight": 0.3, "closed_set": rows} | change)
