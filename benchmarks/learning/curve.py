@@ -2,9 +2,9 @@
 
 The files hold what an encoder saw of pictures, not the pictures: `vectors` (n, q, d), or the array that --vectors
 names, and the texts `disease` and `class_name` (n,). The projection is started and trained on them as `train.py`
-would, and after each of --points iterations the test cases are scored as a checkpoint would score them: all diseases
-of the training, summed by class, with three weights of the text's own prior. Beside it stands a probe, a logistic
-regression on the same vectors: what they hold.
+would, and after each of --points iterations the test cases are scored as a calibrated checkpoint scores them: all
+diseases of the training, summed by class, with three weights of the prior, the mean score over some training
+pictures. Beside it stands a probe, a logistic regression on the same vectors: what they hold.
 
 Changes to the configuration follow as key=value, one factor at a time (`projection.start=random seed=1`). The JSON
 is written after every point; a curve that is complete is not measured again.
@@ -47,8 +47,11 @@ from skingpt4.training.optim.optimizer import make_optimizer
 from skingpt4.training.optim.schedule import learning_rate
 from skingpt4.training.prepare import initialise_projection
 from skingpt4.training.samples import SampleEncoder, TrainingSamples
+from skingpt4.training.start.labels import Labels, labels_of
+from skingpt4.training.start.regression import discriminants
 
-WEIGHTS = (0.0, 0.5, 1.0)  # of the text's own prior
+WEIGHTS = (0.0, 0.5, 1.0)  # of the prior
+NUM_PRIOR = 64  # training pictures over which it is the mean score
 
 
 class VectorsError(UserError):
@@ -92,11 +95,12 @@ class Stored:
 
 
 class Test:
-    """The test cases of the 15 classes, scored as a checkpoint scores them."""
+    """The test cases of the 15 classes, scored as a calibrated checkpoint scores them."""
 
     def __init__(
-        self, stored: Stored, records: Manifest, model: SkinGPT4, config: Config, limit: int
+        self, stored: Stored, train: Stored, records: Manifest, model: SkinGPT4, config: Config, limit: int
     ) -> None:
+        self.reference = train.vectors[:: -(-len(train) // NUM_PRIOR)].float()
         rows = np.flatnonzero(np.isin(stored.classes, CLASSES))
         self.rows = rows[:: max(1, len(rows) // limit)] if limit else rows
         self.vectors, self.classes = stored.vectors[self.rows].float(), stored.classes[self.rows]
@@ -105,16 +109,31 @@ class Test:
 
     def score(self) -> dict[str, Any]:
         """Class top-1 and top-3 for each weight of the prior."""
-        scores = np.concatenate([self.scorer.scores([vectors[None]]) for vectors in self.vectors])
+        scores, reference = (
+            np.concatenate([self.scorer.scores([vectors[None]]) for vectors in pictures])
+            for pictures in (self.vectors, self.reference)
+        )
         result: dict[str, Any] = {}
         for weight in WEIGHTS:
-            of_classes = self.closed_set.class_scores(scores, self.scorer.prior, weight)
+            of_classes = self.closed_set.class_scores(scores, reference.mean(0), weight)
             best = np.argsort(-of_classes, axis=1)[:, :3]
             top3 = [name in [CLASSES[c] for c in row] for name, row in zip(self.classes, best, strict=True)]
             result[f"prior weight {weight:g}"] = {
                 "top1": accuracy(of_classes, CLASSES, self.classes).to_dict(), "top3": float(np.mean(top3)),
             }  # fmt: skip
         return result
+
+
+def regression(train: Stored, test: Test, labels: Labels) -> dict[str, Any]:
+    """Top-1 of the log-odds that `projection.start: labels` asks the language model for, without it."""
+    weight, centre = discriminants(lambda row: train.vectors[row], labels)
+    odds = ((test.vectors.mean(1).double() - centre) @ weight.T).numpy()
+    places = {name.casefold(): place for place, name in enumerate(labels.names)}
+    columns = [places.get(disease.name.casefold()) for disease in test.closed_set.diseases]
+    none = np.full(len(odds), odds.min())
+    scores = np.stack([none if column is None else odds[:, column] for column in columns], 1)
+    of_classes = test.closed_set.class_scores(scores, np.zeros(len(columns)), 1.0)
+    return accuracy(of_classes, CLASSES, test.classes).to_dict()
 
 
 def probe(train: Stored, test: Stored, rows: np.ndarray) -> dict[str, Any]:
@@ -149,9 +168,14 @@ def measure(args: argparse.Namespace, words: Sequence[str]) -> None:
         began = time.monotonic()
         known = torch.zeros(1, *train.vectors.shape[1:])
         initialise_projection(model, [train], records, config, known, Team())  # type: ignore[list-item]
-        scored = Test(test, records, model, config, args.limit)
+        scored = Test(test, train, records, model, config, args.limit)
         result["probe"] = probe(train, test, scored.rows)
-        print(f"probe: {100 * result['probe']['value']:.1f} % of {result['probe']['n']}", flush=True)
+        result["regression"] = regression(train, scored, labels_of(records, config.prompt))
+        print(
+            f"probe: {100 * result['probe']['value']:.1f} %, regression to the diseases "
+            f"{100 * result['regression']['value']:.1f} % of {result['probe']['n']}",
+            flush=True,
+        )
         texts = SampleEncoder.from_config(config, model.tokenizer)
         samples = TrainingSamples(
             records, texts, lambda row, _: {"queries": train.vectors[row].float()}, config.seed,

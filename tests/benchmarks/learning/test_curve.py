@@ -49,6 +49,7 @@ def test_points_and_probe(start, folder, tmp_path, capsys):
     for point in result["points"]:
         assert point["prior weight 0"]["top1"]["n"] == 12
     assert result["probe"]["value"] > 0.9
+    assert result["regression"]["value"] > 0.9
     capsys.readouterr()
     assert curve(folder, out) == 0
     assert "nothing to do" in capsys.readouterr().out

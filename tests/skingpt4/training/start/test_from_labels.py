@@ -44,9 +44,9 @@ def test_the_first_loss_is_lower_than_at_random(configure):
     assert first_loss(configure()) < 0.9 * first_loss(configure("random", start="random"))
 
 
-def test_codes_are_learned_once_and_the_start_has_the_same_bits(configure, monkeypatch):
+def test_words_are_learned_once_and_the_start_has_the_same_bits(configure, monkeypatch):
     first = prepare(configure(), torch.device("cpu")).model.projection
-    monkeypatch.setattr(from_labels, "_learn", lambda *_: pytest.fail("learned twice"))
+    monkeypatch.setattr(from_labels, "_measure", lambda *_: pytest.fail("learned twice"))
     again = prepare(configure(), torch.device("cpu")).model.projection
     assert isinstance(again, Projection)
     for name, tensor in first.state_dict().items():

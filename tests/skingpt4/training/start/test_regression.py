@@ -6,38 +6,59 @@ import torch
 from skingpt4.config.schema import PromptConfig
 from skingpt4.records.manifest import read_manifest
 from skingpt4.training.start.labels import Labels, labels_of
-from skingpt4.training.start.regression import regress
+from skingpt4.training.start.regression import discriminants
 from tests.support.tiny import write_manifest
 
 
 def planted(num_records=400, num_vectors=4, width=12, seed=0):
-    """Vectors whose mean holds two labels along two directions, beside noise within each picture."""
+    """A concept and three diseases along directions of their own, beside noise within each picture."""
     generator = torch.Generator().manual_seed(seed)
-    values = (torch.rand(num_records, 2, generator=generator) > 0.5).float()
-    directions = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q[:2]
+    concept = (torch.rand(num_records, 1, generator=generator) > 0.5).float()
+    disease = torch.eye(3)[torch.randint(3, (num_records,), generator=generator)]
+    values = torch.cat([concept, disease], 1)
+    directions = torch.linalg.qr(torch.randn(width, width, generator=generator)).Q[:4]
     noise = torch.randn(num_records, num_vectors, width, generator=generator)
     vectors = (values @ directions)[:, None] * 3 + 0.1 * noise + 5.0
     rows = torch.arange(num_records)
-    return vectors, Labels(("a", "b"), 1, values, (rows, rows))
+    return vectors, Labels(("concept", "a", "b", "c"), 1, values, (rows, rows))
+
+
+def log_odds(vectors, labels):
+    weight, centre = discriminants(lambda row: vectors[row], labels)
+    return ((vectors.double() - centre) @ weight.T).mean(1)
 
 
 def test_planted_labels_are_found_in_the_mean_of_a_pictures_vectors():
     vectors, labels = planted()
-    weight, bias = regress(lambda row: vectors[row], labels)
-    predicted = (vectors.double() @ weight.T + bias).mean(1)
-    assert (predicted - labels.values).abs().mean() < 0.05
-    assert ((predicted > 0.5) == (labels.values > 0.5)).float().mean() > 0.99
+    found = log_odds(vectors, labels)
+    assert found.mean(0).abs().max() < 1e-6
+    assert ((found[:, 0] > 0) == (labels.values[:, 0] > 0)).float().mean() > 0.98
+    assert (found[:, 1:].argmax(1) == labels.values[:, 1:].argmax(1)).float().mean() > 0.98
 
 
 def test_a_label_is_fitted_where_it_is_known():
-    """Half of the records do not know label b, and hold no trace of it in their values."""
+    """Half of the records do not know their concept, and hold no trace of it in their values."""
     vectors, labels = planted()
-    known = torch.arange(200)
     blank = labels.values.clone()
-    blank[200:, 1] = 0.0
-    weight, bias = regress(lambda row: vectors[row], Labels(labels.names, 1, blank, (labels.known[0], known)))
-    predicted = (vectors.double() @ weight.T + bias).mean(1)
-    assert (predicted[200:, 1] - labels.values[200:, 1]).abs().mean() < 0.05
+    blank[200:, 0] = 0.0
+    found = log_odds(vectors, Labels(labels.names, 1, blank, (torch.arange(200), labels.known[1])))
+    assert ((found[200:, 0] > 0) == (labels.values[200:, 0] > 0)).float().mean() > 0.95
+
+
+@pytest.mark.parametrize("num_diseases", [0, 1, 2])
+def test_few_diseases(num_diseases):
+    vectors, labels = planted()
+    rows = torch.arange(400)
+    kept = labels.values[:, 1:].argmax(1) < num_diseases
+    known = (rows, rows[kept])
+    few = Labels(labels.names[: 1 + num_diseases], 1, labels.values[:, : 1 + num_diseases], known)
+    found = log_odds(vectors, few)
+    assert found.shape == (400, 1 + num_diseases)
+    if num_diseases == 1:
+        assert not found[:, 1].any(), "one disease alone says nothing"
+    if num_diseases == 2:
+        right = found[kept][:, 1:].argmax(1) == labels.values[kept][:, 1:].argmax(1)
+        assert right.float().mean() > 0.98
 
 
 @pytest.mark.parametrize(
