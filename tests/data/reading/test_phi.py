@@ -9,11 +9,20 @@ from data import phi
 from data.reading import phi as reading_phi
 
 HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[3]
 
 
 def test_recall_and_precision_on_notes_never_used_to_change_the_patterns():
     result = reading_phi.measure(reading_phi.read_labelled(HERE / "phi_held_out.txt"))
     assert result.places == 38
+    printed = (ROOT / "data/README.md").read_text(encoding="utf-8")
+    for row in (
+        f"| recall: places found | {result.places_found} of {result.places}, ",
+        f"| of these, covered to the last letter | {result.places_covered} | |",
+        f"| precision: findings that are right | {result.findings_right} of {result.findings} | ",
+        f"| clean notes that are flagged | {result.clean_notes_flagged} of {result.clean_notes} | ",
+    ):
+        assert row in printed
     assert result.places_found / result.places >= 0.9
     assert result.findings_right / result.findings >= 0.95
     assert result.clean_notes_flagged <= 1
