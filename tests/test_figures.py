@@ -64,18 +64,10 @@ def test_a_table_is_what_its_program_writes(path, module, function, printed, mon
 UNKNOWN_COMMIT = "ee73874c2eae81e59da6d98e8f012383581d646c"
 
 
-def commits(value):
-    """Every commit that a result names."""
-    if isinstance(value, dict):
-        found = [item for key, item in value.items() if key in ("commit", "git_revision")]
-        return found + [c for item in value.values() for c in commits(item)]
-    return [c for item in value for c in commits(item)] if isinstance(value, list) else []
-
-
 def is_of_a_clean_commit(path):
     """Whether a result names its command and nothing but clean commits."""
     result = json.loads((ROOT / path).read_text(encoding="utf-8"))
-    found = commits(result)
+    found = reader.everywhere(result, reader.COMMIT_KEYS)
     clean = [bool(re.fullmatch(r"[0-9a-f]{40}", commit)) and commit != UNKNOWN_COMMIT for commit in found]
     return bool(found) and all(clean) and "command" in json.dumps(result)
 

@@ -38,6 +38,7 @@ TABLE_BLOCK = r"<!-- table .*?<!-- end of table -->"
 COMMENT = re.compile(r"<!--.*?-->", re.S)
 NUMBER = re.compile(r"(?<![\w.,])-?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?(?![\w.]*\d)")
 NOT_MEASURED = "Not measured yet at a commit without changes."
+COMMIT_KEYS = ("commit", "git_revision")  # the second one in older files
 FUNCTIONS = {"median": statistics.median, "mean": statistics.mean, "min": min, "max": max, "len": len}
 OPERATORS = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 
@@ -114,7 +115,27 @@ def table(path: str, module: str, function: str) -> str:
     if path and not (ROOT / path).is_file():
         return NOT_MEASURED
     make = getattr(importlib.import_module(module), function)
-    return make(json.loads((ROOT / path).read_text(encoding="utf-8"))) if path else make()
+    if not path:
+        return str(make())
+    result = json.loads((ROOT / path).read_text(encoding="utf-8"))
+    return f"{make(result)}\n\n{origin(path, result)}"
+
+
+def everywhere(value: Any, names: tuple[str, ...]) -> list[str]:
+    """The texts under these keys, at any depth, each once."""
+    found: list[str] = []
+    if isinstance(value, dict):
+        found = [item for key, item in value.items() if key in names and isinstance(item, str)]
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        found += everywhere(item, names)
+    return list(dict.fromkeys(found))
+
+
+def origin(path: str, result: Any) -> str:
+    """A line under a table: its file, the processor and the commits."""
+    cpus = [name.replace("(R)", "").removesuffix(" Processor") for name in everywhere(result, ("cpu",))]
+    commits = [re.sub(r"^([0-9a-f]{7})[0-9a-f]+", r"\1", c) for c in everywhere(result, COMMIT_KEYS)]
+    return f"*`{Path(path).name}`: {', '.join([*cpus, *commits])}*"
 
 
 def rewritten(text: str) -> tuple[str, list[str]]:
