@@ -29,7 +29,6 @@ TO_MEASURE_AGAIN = {
         "chat", "chat_160", "decode", "levers", "load_memory", "load_memory_delta", "load_memory_language",
         "near_duplicates", "prepare", "records", "scaling", "scoring", "serving", "train",
     )),
-    *(f"skingpt4/weights/bundled/qformer_{name}.json" for name in ("tiny", "efficientnet", "pooling")),
 }  # fmt: skip
 # Pages in which every number with a decimal point or a measure's unit is marked, given, or in a program's table.
 COVERED = ["README.md", *(f"docs/{name}.md" for name in (
@@ -108,6 +107,7 @@ def test_what_is_given_is_printed_and_has_a_reason(name):
         for figure in given(section):
             assert figure.printed in NUMBER.findall(body(section)), f"{figure.printed} is not printed here"
             assert len(figure.place) > 3, figure
+            assert "not on file" not in figure.place or name == "README.md"  # the headline, until it is
             for page in re.findall(r"\S+\.md", figure.place):
                 assert figure.printed in NUMBER.findall(TEXTS[page]), (
                     f"{page} does not print {figure.printed}"

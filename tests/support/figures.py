@@ -5,7 +5,7 @@ Three comments, none of them visible, say where numbers come from:
 
     <!-- figures of benchmarks/results/train.json: 2.04 = measured.ratios.seconds.median; ... -->
     <!-- table of benchmarks/results/cpu.json by benchmarks.speed.cpu:table --> ... <!-- end of table -->
-    <!-- given: 12.6 = a version of CUDA; 18.5 = docs/memory.md -->
+    <!-- given: 12.6 = a version of CUDA; 18.5 31.3 = docs/memory.md -->
 
 A place is keys and numbers of list items with dots between them. `median(...)`, `mean(...)`, `min(...)`, `max(...)`
 and `len(...)` go over a list; `+ - * /` between places and numbers are carried out from left to right. A table
@@ -72,8 +72,9 @@ def figures(section: str) -> list[Figure]:
 
 
 def given(section: str) -> list[Figure]:
-    """What a section's comments declare as not measured."""
-    return [figure for items in GIVEN.findall(section) for figure in _items(items, "")]
+    """What a section's comments declare as not measured; several numbers may share a reason."""
+    found = [figure for items in GIVEN.findall(section) for figure in _items(items, "")]
+    return [Figure(printed, "", figure.place) for figure in found for printed in figure.printed.split()]
 
 
 def _items(items: str, path: str) -> list[Figure]:
