@@ -14,6 +14,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 
 from skingpt4.support.cli import (
@@ -47,8 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     with reported() as status:
         setup_logging()
+        import torch
         from tqdm import tqdm
 
+        from eval.asking.arms import hardware
+        from skingpt4.checkpoints.checkpoint import git_revision
         from skingpt4.checkpoints.load import model_source
         from skingpt4.generation.probing.lost import Labelled, measure
         from skingpt4.generation.probing.stages import chosen_stages, needs_model
@@ -85,7 +89,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 kind: [{"manifest": Path(p).name, "sha256": file_sha256(p)} for p in paths]
                 for kind, paths in (("train", args.train), ("test", args.test))
             }
-            figures = {"label": args.label, "n_train": len(train.labels), **names, **lost.to_dict()}
+            figures = {
+                "command": " ".join(["python -m eval.probe", *(sys.argv[1:] if argv is None else argv)]),
+                "commit": git_revision(), "date": datetime.now(UTC).date().isoformat(),
+                "hardware": hardware(torch.device("cpu")), "label": args.label, "n_train": len(train.labels),
+                **names, **lost.to_dict(),
+            }  # fmt: skip
             figures["model"] = source.identity if source.checkpoint_path and model else None
             write_text(args.out, json.dumps(figures, indent=1) + "\n")
             print(f"wrote {args.out}")

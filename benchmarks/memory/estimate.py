@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 
+from benchmarks.memory.process import save
 from skingpt4.config.load import load_config
 from skingpt4.config.schema import Config, LanguageConfig
 from skingpt4.doctor import memory
@@ -32,6 +37,8 @@ MODELS = {
     "Falcon-40B-Instruct": "tiiuae/falcon-40b-instruct",
 }
 CHAT_TOKENS = 512
+# Makes glibc's allocator return freed blocks of 1 MiB and more to the system.
+RETURNING = {"MALLOC_MMAP_THRESHOLD_": "1048576"}
 
 
 def table() -> str:
@@ -66,40 +73,60 @@ def table() -> str:
     return "\n".join(lines)
 
 
-def compare(config_path: str, overrides: Sequence[str]) -> str:
-    """Markdown: estimated and measured peak of a training step and of a chat, each in its own process."""
+def compare(config_path: str, overrides: Sequence[str]) -> list[dict[str, Any]]:
+    """Estimated and measured peak of a training step and of a chat, each in its own process, in GiB.
+
+    A training step of a larger batch is measured once more with RETURNING, which shows what the allocator keeps.
+    """
     config = load_config(config_path, overrides)
     shape = shape_of(config.language.model)
     assert shape is not None
     encoder = memory.encoder_parameters(config)
-    lines = [
-        "| what | precision | batch | tokens | estimated GiB | measured GiB | estimated / measured |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    rows = []
     for what in ("training", "chat"):
         for dtype in ("float32", "bfloat16") if torch.cpu._is_amx_tile_supported() else ("float32",):
             for batch in (1, 8) if what == "training" else (1,):
                 changes = [*overrides, f"language.dtype={dtype}", f"optim.batch_size={batch}"]
                 changed = load_config(config_path, changes)
-                command = [
-                    sys.executable, "-m", "benchmarks", "memory-estimate", "--child", what, "--config", config_path,
-                ]  # fmt: skip
-                done = subprocess.run([*command, *changes], capture_output=True, text=True)
-                if done.returncode:
-                    raise UserError(f"the measured process failed: {done.stderr.strip().splitlines()[-1]}")
-                figures = json.loads(done.stdout.splitlines()[-1])
+                figures = _measured([what, "--config", config_path, *changes])
                 tokens = figures["tokens"]
                 parts = (
                     memory.training(changed, shape, dtype, encoder, 0, tokens, changed.data.max_text_tokens)
                     if what == "training"
                     else memory.chat(changed, shape, dtype, encoder, tokens)
                 )
-                estimated = memory.gib(parts) + memory.host_bytes(parts) / memory.GIB
-                measured = figures["peak"] / memory.GIB
-                lines.append(
-                    f"| {what} | {dtype} | {batch} | {tokens} | {estimated:.2f} | {measured:.2f} | "
-                    f"{estimated / measured:.2f} |"
-                )
+                again = _measured([what, "--config", config_path, *changes], RETURNING) if batch > 1 else {}
+                rows.append({
+                    "what": what, "dtype": dtype, "batch": batch, "tokens": tokens,
+                    "estimated_gib": memory.gib(parts) + memory.host_bytes(parts) / memory.GIB,
+                    "measured_gib": figures["peak"] / memory.GIB,
+                    "returning_gib": again["peak"] / memory.GIB if again else None,
+                })  # fmt: skip
+    return rows
+
+
+def _measured(words: Sequence[str], environment: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """What a process of its own measures."""
+    command = [sys.executable, "-m", "benchmarks", "memory-estimate", "--child", *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | dict(environment))
+    if done.returncode:
+        raise UserError(f"the measured process failed: {done.stderr.strip().splitlines()[-1]}")
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def measured_table(result: Mapping[str, Any]) -> str:
+    """Markdown, as docs/memory.md shows it."""
+    lines = [
+        "| what | precision | batch | tokens | estimated GiB | measured GiB | estimated / measured | "
+        f"with {' '.join(map('='.join, RETURNING.items()))} |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in result["rows"]:
+        estimated, measured, less = row["estimated_gib"], row["measured_gib"], row["returning_gib"]
+        lines.append(
+            f"| {row['what']} | {row['dtype']} | {row['batch']} | {row['tokens']} | {estimated:.2f} | "
+            f"{measured:.2f} | {estimated / measured:.2f} | {'-' if less is None else f'{less:.2f}'} |"
+        )
     return "\n".join(lines)
 
 
@@ -161,12 +188,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--child", choices=("training", "chat", "libraries"), help=argparse.SUPPRESS)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the configuration")
-    args = parser.parse_intermixed_args(argv)
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("benchmarks/results/memory_estimate.json"),
+        help="of --measure (default: %(default)s)",
+    )
+    words = list(argv or [])
+    args = parser.parse_intermixed_args(words)
     with reported() as status:
         if args.child:
             child(args.child, load_config(args.config, args.overrides))
         elif args.measure:
-            print(compare(args.config, args.overrides))
+            result = {"config": args.config, "rows": compare(args.config, args.overrides)}
+            print(measured_table(result))
+            save(result, ["memory-estimate", *words], args.out)
         else:
             print(table())
     return status.code

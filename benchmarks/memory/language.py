@@ -93,6 +93,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status.code
 
 
+def table(result: dict[str, Any]) -> str:
+    """Markdown, as docs/memory.md shows it: peaks over the bytes of the loaded weights."""
+    lines = [
+        "| file | loaded as | private memory | with the file's mapped pages, which the kernel may drop |",
+        "|---|---|---|---|",
+    ]
+    for name, model in result.items():
+        lines += [
+            f"| {name} | {dtype} | {run['anonymous_over_weights']:.2f} | {run['peak_over_weights']:.2f} |"
+            for dtype, run in model["runs"].items()
+        ]
+    return "\n".join(lines)
+
+
 def record(folder: str, name: str, out: Path) -> None:
     """Measure each precision in a fresh process; models measured before stay in the file."""
     from benchmarks.harness.results import (  # large imports, which measured processes must not make

@@ -216,7 +216,7 @@ def measure(setting: options.Setting, size: Size) -> dict[str, Any]:
             "train_seconds": min(trained) if trained else None, "train_refused": row.get("refused"),
             "each": {key: row[key] for key in ("read", "decode", "train")}, **agreed[name],
         })  # fmt: skip
-    print(table(results))
+    print(table({"rows": results}))
     for name, why in skipped.items():
         print(f"skipped {name}: {why}")
     return {
@@ -236,13 +236,13 @@ def _train_seconds(bench: Bench, row: dict[str, Any]) -> float | None:
         return None
 
 
-def table(rows: Sequence[dict[str, Any]]) -> str:
+def table(result: dict[str, Any]) -> str:
     """Markdown, as docs/placement.md shows it."""
     lines = [
         "| setting | threads | weights MiB | prompt s | tokens/s | training step s | answers equal to fp32 |",
         "|---|---|---|---|---|---|---|",
     ]
-    for row in rows:
+    for row in result["rows"]:
         step = "-" if row["train_seconds"] is None else f"{row['train_seconds']:.2f}"
         lines.append(
             f"| {row['setting']} | {row['threads']} | {row['weights_mib']:.0f} | {row['read_seconds']:.3f} | "

@@ -10,7 +10,6 @@ Research software, not a medical device.
 
 from __future__ import annotations
 
-import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -127,21 +126,28 @@ def measure(setting: options.Setting, size: Size, bench: Bench) -> dict[str, Any
     )
     shape, encoder_flops = shapes.language_shape(setting.shape), bench.encoder_flops()
     operations = {name: sum(way.step.flops(shape, encoder_flops).values()) for name, way in all_ways.items()}
-    lines = ["| without | time | peak memory | by the count |", "|---|---|---|---|"]
-    rows = {}
-    for name, side in sides.items():
-        comparison, counted = pairs.Comparison(sides[ALL], side), operations[name] / operations[ALL]
-        each = comparison.ratios()
-        rows[name] = comparison.to_dict() | {"count_ratio": counted, "counted": all_ways[name].step.to_dict()}
-        memory = "-" if comparison.peak_ratio is None else f"{comparison.peak_ratio:.2f}"
-        spread = "" if name == ALL else f" ({min(each):.2f} to {max(each):.2f})"
-        lines.append(f"| {name} | {statistics.median(each):.2f}{spread} | {memory} | {counted:.2f} |")
-    print("\n".join(lines))
+    rows = {
+        name: pairs.Comparison(sides[ALL], side).to_dict()
+        | {"count_ratio": operations[name] / operations[ALL], "counted": all_ways[name].step.to_dict()}
+        for name, side in sides.items()
+    }
+    print(table({"ways": rows}))
     return {
         "what": f"training: {size.steps} steps of batch {size.batch} a run, {setting.pairs} rounds",
         "overrides": size.overrides, "counted": counts.WHAT, "ceiling": top.to_dict(),
         "compile_seconds": bench.compile_seconds, "ways": rows,
     }  # fmt: skip
+
+
+def table(result: dict[str, Any]) -> str:
+    """Markdown, as docs/performance.md shows it: time and peak memory without a lever over those with all."""
+    lines = ["| without | time | peak memory | by the count |", "|---|---|---|---|"]
+    for name, row in result["ways"].items():
+        ratio, peak = row["ratios"]["seconds"], row["peak_ratio"]
+        memory = "-" if peak is None else f"{peak:.2f}"
+        spread = "" if name == ALL else f" ({ratio['minimum']:.2f} to {ratio['maximum']:.2f})"
+        lines.append(f"| {name} | {ratio['median']:.2f}{spread} | {memory} | {row['count_ratio']:.2f} |")
+    return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -174,27 +174,47 @@ def measure(setting: options.Setting, size: Size) -> dict[str, Any]:
 
 def table(result: dict[str, Any]) -> str:
     """Markdown, one table for each question."""
+    tables = [batch_table(result), length_table(result), processes_table(result)]
+    return "\n\n".join(tables + ([records_table(result["records"])] if result["records"].get("rows") else []))
+
+
+def batch_table(result: dict[str, Any]) -> str:
+    """Markdown: by batch."""
     lines = ["| batch | samples/s | tokens/s | peak MiB above the weights |", "|---|---|---|---|"]
-    lines += [_line(row["batch"], row) for row in result["batch"]]
-    lines += [
-        "",
-        f"| answer's tokens (batch {result['length'][0]['batch']}) | samples/s | tokens/s | peak MiB |",
-    ]
-    lines += ["|---|---|---|---|", *[_line(row["answer_tokens"], row) for row in result["length"]]]
-    lines += ["", "| processes | threads each | samples/s |", "|---|---|---|"]
-    lines += [
-        f"| {row['processes']} | {row['threads_each']} | {row['samples_per_second']:.2f} |"
-        for row in result["processes"]
-    ]
-    rows = [row for row in result["records"].get("rows", ()) if row["way"] != "list"]
-    if rows:
-        lines += ["", "| records | start | start s | ms a sample | private MiB |", "|---|---|---|---|---|"]
-    lines += [
-        f"| {row['records']} | {'first' if 'first' in row['way'] else 'later'} | {row['start_seconds']:.2f} | "
-        f"{row['ms_per_sample']:.2f} | {row['private_mib']:.0f} |"
-        for row in rows
-    ]
-    return "\n".join(lines)
+    return "\n".join(lines + [_line(row["batch"], row) for row in result["batch"]])
+
+
+def length_table(result: dict[str, Any]) -> str:
+    """Markdown: by the answers' length."""
+    batch = result["length"][0]["batch"]
+    lines = [f"| answer's tokens (batch {batch}) | samples/s | tokens/s | peak MiB |", "|---|---|---|---|"]
+    return "\n".join(lines + [_line(row["answer_tokens"], row) for row in result["length"]])
+
+
+def processes_table(result: dict[str, Any]) -> str:
+    """Markdown: by processes."""
+    lines = ["| processes | threads each | samples/s |", "|---|---|---|"]
+    return "\n".join(
+        lines
+        + [
+            f"| {row['processes']} | {row['threads_each']} | {row['samples_per_second']:.2f} |"
+            for row in result["processes"]
+        ]
+    )
+
+
+def records_table(result: dict[str, Any]) -> str:
+    """Markdown: by records, of `python -m benchmarks records-start`."""
+    lines = ["| records | start | start s | ms a sample | private MiB |", "|---|---|---|---|---|"]
+    return "\n".join(
+        lines
+        + [
+            f"| {row['records']} | {'first' if 'first' in row['way'] else 'later'} | {row['start_seconds']:.2f} | "
+            f"{row['ms_per_sample']:.2f} | {row['private_mib']:.0f} |"
+            for row in result["rows"]
+            if row["way"] != "list"
+        ]
+    )
 
 
 def _line(first: Any, row: dict[str, Any]) -> str:

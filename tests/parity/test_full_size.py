@@ -1,4 +1,7 @@
-"""The published sizes, once in a while: `make parity-full` (about 6 GB of memory, minutes on two cores)."""
+"""The published sizes, once in a while: `make parity-full` (about 6 GB of memory, minutes on two cores).
+
+A clean tree writes the figures to benchmarks/results/parity_full.json, from where docs/parity.md has them.
+"""
 
 import resource
 import time
@@ -6,6 +9,7 @@ import time
 import pytest
 import torch
 
+from benchmarks.harness import results
 from skingpt4.config.schema import QFormerConfig, VisionConfig
 from skingpt4.model.encoders.encoder import VisionEncoder
 from skingpt4.model.lavis import LavisQFormer, LavisVision
@@ -21,6 +25,14 @@ def seeded(module: torch.nn.Module, seed: int) -> torch.nn.Module:
     for name, p in module.named_parameters():
         p.normal_(1.0 if p.dim() == 1 and name.endswith("weight") else 0.0, 0.02, generator=generator)
     return module.eval().requires_grad_(False)
+
+
+def table(result):
+    """Markdown, as docs/parity.md shows it."""
+    lines = ["| output | largest difference | standard deviation of the values |", "|---|---|---|"]
+    for name, row in result["rows"].items():
+        lines.append(f"| {name} | {row['largest_difference']:.1e} | {row['standard_deviation']:.2f} |")
+    return "\n".join(lines)
 
 
 @torch.no_grad()
@@ -47,17 +59,23 @@ def test_eva_vit_g_and_the_qformer_at_full_size():
         "ViT, before the norm": (raw[0], their_raw),
         "after ln_vision": (tokens, their_tokens),
         "Q-Former on the same tokens": (qformer(tokens), theirs[1](tokens)),
-        "whole encoder": (qformer(tokens), theirs[1](their_tokens)),
+        "complete encoder": (qformer(tokens), theirs[1](their_tokens)),
     }
+    rows = {
+        name: {
+            "largest_difference": (ours - other).abs().max().item(),
+            "standard_deviation": other.std().item(),
+        }
+        for name, (ours, other) in pairs.items()
+    }
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    about = results.about() | {"command": "make parity-full"}
+    figures = {"millions_of_parameters": millions, "rows": rows, "peak_bytes": peak, "seconds": seconds}
+    print(f"\n{millions[0]:.1f} M + {millions[1]:.1f} M parameters, fp32\n{table(figures)}")
     print(
-        f"\n{millions[0]:.1f} M + {millions[1]:.1f} M parameters, fp32; largest difference (spread of the values):"
-    )
-    for name, (ours, other) in pairs.items():
-        print(f"  {name}: {(ours - other).abs().max():.1e} ({other.std():.2f})")
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"  one picture through the ViT: {seconds[0]:.1f} s ours, {seconds[1]:.1f} s LAVIS's; peak {peak:.1f} GB"
+        f"one picture through the ViT: {seconds[0]:.1f} s ours, {seconds[1]:.1f} s LAVIS's; peak {peak / 1e9:.1f} GB"
     )
     for ours, other in pairs.values():
         assert other.std() > 0.3
         torch.testing.assert_close(ours, other, rtol=0.0, atol=1e-5 * max(1.0, float(other.std())))
+    results.write(about | figures, results.RESULTS / "parity_full.json")

@@ -20,7 +20,10 @@ def test_the_table_has_a_row_a_setting_and_no_step_where_none_was_taken():
         "setting": "float32 sdpa", "threads": 2, "weights_mib": 513.1, "read_seconds": 0.25,
         "decode_tokens_per_second": 20.0, "train_seconds": None, "equal_answers": 3, "of": 4,
     }  # fmt: skip
-    assert cpu.table([row]).splitlines()[-1] == "| float32 sdpa | 2 | 513 | 0.250 | 20.0 | - | 3 of 4 |"
+    assert (
+        cpu.table({"rows": [row]}).splitlines()[-1]
+        == "| float32 sdpa | 2 | 513 | 0.250 | 20.0 | - | 3 of 4 |"
+    )
 
 
 @pytest.mark.default

@@ -4,16 +4,40 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from data import phi
 from data.reading import phi as reading_phi
 
 HERE = Path(__file__).parent
+ROOT = Path(__file__).parents[3]
+
+
+def wilson(part, whole):
+    low, high = binomtest(part, whole).proportion_ci(method="wilson")
+    return " to ".join(f"{100 * value:.1f}".removesuffix(".0") for value in (low, high)) + " %"
 
 
 def test_recall_and_precision_on_notes_never_used_to_change_the_patterns():
     result = reading_phi.measure(reading_phi.read_labelled(HERE / "phi_held_out.txt"))
     assert result.places == 38
+    printed = (ROOT / "data/README.md").read_text(encoding="utf-8")
+    recall, precision, flagged = (
+        wilson(part, whole)
+        for part, whole in (
+            (result.places_found, result.places),
+            (result.findings_right, result.findings),
+            (result.clean_notes_flagged, result.clean_notes),
+        )
+    )
+    share = f"{100 * result.places_found / result.places:.1f} %"
+    for row in (
+        f"| recall: places found | {result.places_found} of {result.places}, {share} | {recall} |",
+        f"| of these, covered to the last letter | {result.places_covered} | |",
+        f"| precision: findings that are right | {result.findings_right} of {result.findings} | {precision} |",
+        f"| clean notes that are flagged | {result.clean_notes_flagged} of {result.clean_notes} | {flagged} |",
+    ):
+        assert row in printed
     assert result.places_found / result.places >= 0.9
     assert result.findings_right / result.findings >= 0.95
     assert result.clean_notes_flagged <= 1
