@@ -76,6 +76,9 @@ lavis-reference: ## numbers of the unmodified LAVIS, by an environment of its ow
 	$(LAVIS) -m pip install --disable-pip-version-check -r tests/parity/lavis_reference.txt
 	$(LAVIS) tests/parity/lavis_reference.py tests/parity/lavis_reference.npz
 
+figures: setup ## write the measured figures of benchmarks/results into the documents
+	$(PY) -m tests.support.figures
+
 parity-full: setup ## our encoder against LAVIS's at the published size, random weights (6 GB of memory, minutes)
 	$(PY) -m pytest tests/parity/test_full_size.py -m slow -s
 

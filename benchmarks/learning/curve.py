@@ -148,6 +148,24 @@ def probe(train: Stored, test: Stored, rows: np.ndarray) -> dict[str, Any]:
     return {**accuracy(logs, CLASSES, test.classes[rows]).to_dict(), "settings": fitted.settings}
 
 
+def table(result: dict[str, Any]) -> str:
+    """The stages of a curve as rows, each with its top-1 and interval."""
+
+    def row(what: str, top1: dict[str, float]) -> str:
+        value, low, high = (100 * top1[key] for key in ("value", "low", "high"))
+        return f"| {what} | {value:.1f} % ({low:.0f} to {high:.0f}) | {top1['n']} |"
+
+    rows = [
+        row("a logistic regression on the vectors names the class", result["probe"]),
+        row("the log-odds that the start asks for", result["regression"]),
+    ]
+    for point in result["points"]:
+        top1 = point[f"prior weight {WEIGHTS[-1]:g}"]["top1"]
+        rows.append(row(f"the language model, {point['samples']:,} samples after its start", top1))
+    head = f"| features of public photographs, {result['num_train']:,} to learn from | top-1 | n |\n|---|---|---|"
+    return "\n".join([head, *rows])
+
+
 def measure(args: argparse.Namespace, words: Sequence[str]) -> None:
     """Measure one curve."""
     train, test = Stored(args.train, args.vectors), Stored(args.test, args.vectors)

@@ -100,7 +100,7 @@ class ProjectionConfig:
     layers.
 
     `start` is where a linear projection begins: random, or from the labels of the training records, see
-    `skingpt4.training.start.from_labels`, for which `start_iterations` train the codes of the labels (null: until
+    `skingpt4.training.start.from_labels`, for which `start_iterations` train the words of the labels (null: until
     each was seen some two dozen times). After an `initial_checkpoint` the start is added to its projection.
     """
 
