@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^\(torch\|torchvision\)==\([0-9.]*\).*/\1==\2/p' requ
 WORKERS ?= 2
 .DEFAULT_GOAL := help
 
-.PHONY: licences help setup weights quickstart ablation seven-arms demo test test-core vllm-check soak lint format package-check gpu-wheels sbom audit clean lavis-reference parity-full
+.PHONY: licences help setup weights quickstart ablation seven-arms demo test test-core vllm-check soak lint format package-check gpu-wheels sbom audit clean lavis-reference parity-full figures
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
