@@ -61,7 +61,7 @@ SHAPES = {
     shape.name: shape
     for shape in (
         Shape("tiny", "tiny/step2.yaml", None),
-        Shape("llama1b", "tiny/step2.yaml", ("llama", LLAMA_1B)),
+        Shape("llama1b", "paper/step2_vicuna7b.yaml", ("llama", LLAMA_1B)),
         Shape("vicuna7b", "paper/step2_vicuna7b.yaml", PUBLISHED["vicuna-7b-v1.5"]),
         Shape("vicuna13b", "paper/step2_vicuna13b.yaml", PUBLISHED["vicuna-13b-v1.5"]),
         Shape("falcon40b", "paper/step2_falcon40b.yaml", PUBLISHED["falcon-40b-instruct"]),

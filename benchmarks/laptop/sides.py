@@ -67,12 +67,12 @@ class Own:
         model.end_tokens = lambda stop: {}  # type: ignore[method-assign]
         self.model, self.tokens = model, tokens
         self.decoder = Decoder(model, max_rows=users, max_guessed=max_guessed)
-        question = Turn(QUESTION, None, 1)
-        self.prompt = encode_turns(get_template(template), [question], model.tokenizer, num_queries)
+        style, question = get_template(template), Turn(QUESTION, None, 1)
+        self.prompt = encode_turns(style, [question], model.tokenizer, num_queries)
         table = model.language_model.get_input_embeddings()
         self.queries = []
         for user in range(users):
-            note = workload.answer_of(model.tokenizer, None, num_queries + 8, user)
+            note = workload.answer_of(model.tokenizer, style, num_queries + 8, user)
             ids = model.tokenizer(note, add_special_tokens=False)["input_ids"][:num_queries]
             self.queries.append(table(torch.tensor([ids])).detach())
 
