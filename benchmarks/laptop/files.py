@@ -6,7 +6,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 import torch
 
@@ -16,20 +15,9 @@ from skingpt4.model.language import LanguageModel
 from skingpt4.model.network import SkinGPT4
 from skingpt4.support.errors import UserError
 from skingpt4.support.threads import in_own_thread
+from skingpt4.weights.gguf_file import write_gguf
 
 BYTES_A_PARAMETER = 20  # of all files of one language model together, rounded up
-# transformers' names of a layer's parts, and GGUF's.
-LAYER_PARTS = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 
 
 def model_folder(shape: shapes.Shape, folder: Path, seed: int) -> Path:
@@ -86,58 +74,3 @@ def write_files(model: Any, folder: Path) -> None:
     part = folder / "table.part.npy"
     np.save(part, model.get_input_embeddings().weight.detach().numpy())
     part.rename(table)
-
-
-def write_gguf(model: Any, path: Path) -> None:
-    """A Llama as llama.cpp reads it, in fp32 and without a vocabulary: only token ids and embeddings go in.
-
-    Names and metadata: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
-
-    Raises:
-        UserError: the model is no plain Llama.
-    """
-    config = model.config
-    rope = config.rope_parameters
-    if config.model_type != "llama" or rope["rope_type"] != "default":
-        raise UserError(
-            f"only plain Llama models are written as GGUF, and this is {config.model_type} with positions "
-            f"of type {rope['rope_type']}"
-        )
-    heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-    part = path.with_suffix(".part")
-    writer = gguf.GGUFWriter(part, "llama")
-    writer.add_context_length(config.max_position_embeddings)
-    writer.add_embedding_length(config.hidden_size)
-    writer.add_block_count(config.num_hidden_layers)
-    writer.add_feed_forward_length(config.intermediate_size)
-    writer.add_head_count(heads)
-    writer.add_head_count_kv(kv_heads)
-    writer.add_layer_norm_rms_eps(config.rms_norm_eps)
-    writer.add_rope_freq_base(rope["rope_theta"])
-    writer.add_rope_dimension_count(config.head_dim)
-    writer.add_vocab_size(config.vocab_size)
-    writer.add_file_type(gguf.LlamaFileType.ALL_F32)
-    writer.add_tokenizer_model("none")
-    inner = model.model
-    tensors = {"token_embd": inner.embed_tokens.weight, "output_norm": inner.norm.weight}
-    if not config.tie_word_embeddings:
-        tensors["output"] = model.lm_head.weight
-    for number, layer in enumerate(inner.layers):
-        for ours, theirs in LAYER_PARTS.items():
-            weight = layer.get_submodule(ours).weight
-            if theirs in ("attn_q", "attn_k"):
-                weight = paired(weight, heads if theirs == "attn_q" else kv_heads)
-            tensors[f"blk.{number}.{theirs}"] = weight
-    for name, weight in tensors.items():
-        writer.add_tensor(f"{name}.weight", weight.detach().numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file(progress=True)
-    writer.close()
-    part.rename(path)
-
-
-def paired(weight: torch.Tensor, num_heads: int) -> torch.Tensor:
-    """Rows of a query's or key's matrix with the two that a rotation mixes beside each other, as GGUF has them."""
-    halves = weight.reshape(num_heads, 2, -1, weight.shape[1])
-    return halves.transpose(1, 2).reshape(weight.shape).contiguous()

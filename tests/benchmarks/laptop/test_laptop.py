@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from benchmarks.harness import shapes
 from benchmarks.laptop import external, sides, worker
 from benchmarks.laptop.command import main
-from benchmarks.laptop.files import network, write_gguf
+from benchmarks.laptop.files import network
 from tests.benchmarks.speed.conftest import make_micro, micro  # noqa: F401
 from tests.support import stand_in_worker
 from tests.support.tiny import FAMILIES
@@ -34,24 +33,6 @@ def folder(tmp_path):
 @pytest.fixture
 def stand_in(monkeypatch):
     monkeypatch.setattr(external, "WORKER", Path(stand_in_worker.__file__))
-
-
-def test_a_gguf_file_holds_the_same_language_model(folder, tmp_path):
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    write_gguf(model, tmp_path / "f32.gguf")
-    again = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="f32.gguf", dtype=torch.float32)
-    ids = torch.arange(5, 45)[None]
-    with torch.no_grad():
-        assert torch.equal(model(ids).logits, again(ids).logits)
-    assert [path.name for path in tmp_path.glob("*.part")] == []
-
-
-def test_a_model_that_is_no_plain_llama_is_refused(folder, tmp_path):
-    model = AutoModelForCausalLM.from_pretrained(folder)
-    model.config.rope_parameters = {"rope_type": "yarn", "rope_theta": 1e4}
-    with pytest.raises(Exception, match="llama with positions of type yarn"):
-        write_gguf(model, tmp_path / "f32.gguf")
-    assert not (tmp_path / "f32.gguf").exists()
 
 
 class Transformers:
