@@ -50,10 +50,11 @@ class Comparison:
         self.folder: Path = args.folder / setting.shape.name
         self.pythons = {"openvino": args.openvino, "llama_cpp": args.llama_cpp}
         self.config = shapes.configuration(setting.shape)
-        guesses = 0 if setting.shape.language else args.max_guessed  # random weights repeat one word
+        # Random weights repeat one word.
+        self.max_guessed = 0 if setting.shape.language else args.max_guessed
         self.conditions = {
             "commit": git_revision(), "threads": torch.get_num_threads(), "pairs": setting.pairs,
-            "new_tokens": self.tokens, "users": list(self.users), "max_guessed": guesses,
+            "new_tokens": self.tokens, "users": list(self.users), "max_guessed": self.max_guessed,
         }  # fmt: skip
 
     def sides(self) -> list[tuple[str, str]]:
@@ -86,9 +87,10 @@ class Comparison:
         return {**self.conditions, "prompt_positions": len(own.prompt.input_ids), "rows": rows}
 
     def _own(self, model: Path, dtype: torch.dtype) -> Own:
-        guessed = self.conditions["max_guessed"]
         num_queries, template = self.config.qformer.num_query_tokens, self.config.prompt.template
-        return Own(network(model, dtype), template, num_queries, max(self.users), self.tokens, guessed)
+        return Own(
+            network(model, dtype), template, num_queries, max(self.users), self.tokens, self.max_guessed
+        )
 
     def _row(self, engine: str, precision: str, model: Path, own: Own) -> dict[str, Any]:
         """One side at each number of users; taken from the folder if it was measured under the same conditions."""

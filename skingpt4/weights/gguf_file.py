@@ -46,7 +46,7 @@ def llama_cpp_package() -> ModuleType:
         ) from None
     logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)  # else it prints pages
     llama_cpp.llama_backend_init()
-    return llama_cpp  # type: ignore[no-any-return]
+    return llama_cpp
 
 
 def write_gguf(model: Any, path: Path) -> None:

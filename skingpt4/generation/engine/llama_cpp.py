@@ -69,19 +69,11 @@ class LlamaCppRows:
         """Of what was read."""
         return sum(self.lengths) * self.reader.bytes_a_token
 
-    def read(
-        self,
-        language_model: Any,
-        length: int,
-        input_ids: Tensor | None = None,
-        inputs_embeds: Tensor | None = None,
-        logits_to_keep: int = 0,
-    ) -> Tensor:
-        """As of `Rows`."""
-        content = inputs_embeds.float() if inputs_embeds is not None else input_ids
-        assert content is not None
+    def read(self, language_model: Any, length: int, **inputs: Any) -> Tensor:
+        """As of `Rows`; `logits_to_keep` counts the last places whose logits are wanted, and 0 means all."""
+        content = inputs["input_ids"] if "input_ids" in inputs else inputs["inputs_embeds"].float()
         rows = list(zip(self.numbers, self.lengths, strict=True))
-        logits = self.reader.read(rows, content.cpu().numpy(), logits_to_keep or length)
+        logits = self.reader.read(rows, content.cpu().numpy(), inputs.get("logits_to_keep") or length)
         self.lengths = [old + length for old in self.lengths]
         return torch.from_numpy(logits).to(language_model.input_device)
 
