@@ -279,7 +279,6 @@ class EngineConfig:
     """
 
     name: str = ruled(one_of("in_process", "llama_cpp", "vllm"), "in_process")
-    file: str | None = None
     url: str = "http://127.0.0.1:8001/v1"
     model: str | None = None
     key_env: str | None = None
@@ -289,6 +288,7 @@ class EngineConfig:
     closed_sets: str = ruled(one_of("in_process", "engine"), "in_process")
     max_answers: int = ruled(positive, 64)
     max_prompt_mb: int = ruled(positive, 64)
+    file: str | None = None
 
 
 @dataclass

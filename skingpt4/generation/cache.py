@@ -252,8 +252,7 @@ class ConversationCache:
         self.keys: list[int] = []  # of what `kv` holds: token ids, and hashes below 0 of images' vectors
         self.kv: Rows | None = None
         self.token = secrets.token_hex(16)  # tells an engine which prompts belong together, and nothing else
-        self.last_used = time.monotonic()
-        self.closed = False
+        self.last_used, self.closed = time.monotonic(), False
 
     def close(self) -> None:
         """Drop the cache for good, even one that an answer is using."""
@@ -271,13 +270,13 @@ class CacheStore:
     Args:
         max_idle_seconds: after which a cache is dropped.
         max_bytes: of all; those unused for longest are dropped first.
-        new_rows: the state that a new conversation begins with, for so many tokens; a MemoryError of it drops all.
+        make: the state that a conversation begins with, for so many tokens.
     """
 
     def __init__(
-        self, max_idle_seconds: float, max_bytes: int, new_rows: Callable[[int], Rows] = KVCache
+        self, max_idle_seconds: float, max_bytes: int, make: Callable[[int], Rows] = KVCache
     ) -> None:
-        self.max_idle_seconds, self.max_bytes, self._new_rows = max_idle_seconds, max_bytes, new_rows
+        self.max_idle_seconds, self.max_bytes, self._make = max_idle_seconds, max_bytes, make
         self._lock, self._all = threading.Lock(), weakref.WeakSet[ConversationCache]()
 
     def new(self) -> ConversationCache:
@@ -288,13 +287,15 @@ class CacheStore:
         return cache
 
     def new_rows(self, capacity: int) -> Rows:
-        """An empty row."""
-        try:
-            return self._new_rows(capacity)
-        except MemoryError:
-            if not self.drop_all():
-                raise
-            return self._new_rows(capacity)
+        """An empty row; where there is no room, the longest unused caches are dropped for it."""
+        while True:
+            try:
+                return self._make(capacity)
+            except MemoryError:
+                held = [cache for cache in list(self._all) if cache.kv is not None]
+                if not held:
+                    raise
+                min(held, key=lambda cache: cache.last_used).drop()
 
     @property
     def num_bytes(self) -> int:
@@ -345,6 +346,5 @@ class CacheStore:
             held = [cache for cache in self._all if cache.kv is not None]
             for cache in held:
                 cache.drop()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # without CUDA it does nothing
         return bool(held)
