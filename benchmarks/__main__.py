@@ -13,6 +13,7 @@ COMMANDS = {
     "chat": ("speed.chat", "a consultation of four turns, ours against the original's way"),
     "serving": ("speed.serving", "several consultations at once"),
     "engines": ("speed.engines", "a vLLM server against the own decoder: the same tokens, and how fast"),
+    "laptop": ("laptop.command", "OpenVINO and llama.cpp against the own decoder on a CPU"),
     "decode": ("speed.decode", "tokens per second, and bytes per second against a copy"),
     "scaling": ("speed.scaling", "throughput over batch, length, records and processes: table and plot"),
     "cpu": ("speed.cpu", "settings of the default on a CPU, side by side"),

@@ -36,6 +36,14 @@ ROOT = Path(__file__).parents[2]
 SPREAD = 0.02  # standard deviation of random weights, as language models are initialised
 
 
+# Of a small language model for a laptop; its positions are plain ones.
+LLAMA_1B: dict[str, Any] = {
+    "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32,
+    "num_key_value_heads": 8, "head_dim": 64, "vocab_size": 128_256, "max_position_embeddings": 4096,
+    "tie_word_embeddings": True,
+}  # fmt: skip
+
+
 class ShapeError(UserError):
     """A shape that cannot be measured here; the message says why."""
 
@@ -53,6 +61,7 @@ SHAPES = {
     shape.name: shape
     for shape in (
         Shape("tiny", "tiny/step2.yaml", None),
+        Shape("llama1b", "paper/step2_vicuna7b.yaml", ("llama", LLAMA_1B)),
         Shape("vicuna7b", "paper/step2_vicuna7b.yaml", PUBLISHED["vicuna-7b-v1.5"]),
         Shape("vicuna13b", "paper/step2_vicuna13b.yaml", PUBLISHED["vicuna-13b-v1.5"]),
         Shape("falcon40b", "paper/step2_falcon40b.yaml", PUBLISHED["falcon-40b-instruct"]),

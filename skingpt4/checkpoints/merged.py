@@ -24,9 +24,10 @@ from skingpt4.model.prompts import get_template
 from skingpt4.support.cli import DISCLAIMER
 from skingpt4.support.errors import UserError
 from skingpt4.support.files import write_text
+from skingpt4.weights import gguf_file
 from skingpt4.weights.language_model import configuration
 
-ENGINE, CARD = "engine.yaml", "skingpt4.json"
+ENGINE, CARD, GGUF = "engine.yaml", "skingpt4.json", "model.gguf"
 PORT = 8001
 
 
@@ -44,20 +45,23 @@ def write_folder(
     out: Path,
     overwrite: bool = False,
     on_progress: Callable[[str], None] = lambda part: None,
+    gguf_precision: str | None = None,
 ) -> str:
-    """Write the language model of a checkpoint for vLLM, completely or not at all.
+    """Write the language model of a checkpoint for another engine, completely or not at all.
 
     Args:
         source: the checkpoint, with its configuration; without one, its language model as it is.
         out: the folder.
         overwrite: replace the folder if it exists.
         on_progress: called with what is done next.
+        gguf_precision: of `gguf_file.PRECISIONS`, for llama.cpp; None writes tensors and tokenizer for vLLM.
 
     Returns:
         The name under which to serve it: it changes whenever the checkpoint does.
 
     Raises:
         MergeError: the folder exists, or the language model has fewer bits than can be added to.
+        GgufError: llama.cpp is not installed, or cannot have this language model.
         UserError: the checkpoint cannot be loaded, as of `load_model`.
         OSError: it cannot be written.
     """
@@ -68,6 +72,8 @@ def write_folder(
             else "exists and is no such folder; name another"
         )
         raise MergeError(f"{out}: {why}")
+    if gguf_precision not in (None, "f32"):
+        gguf_file.llama_cpp_package()
     config = _as_stored(source.loadable)
     on_progress("loading the language model")
     model = load_model(config, source.checkpoint_path, with_encoder=False)
@@ -80,19 +86,22 @@ def write_folder(
         "served_model_name": name,
         **parts,
         "lora_merged": has_lora,
-        "dtype": str(model.language_model.dtype).removeprefix("torch."),
+        "dtype": gguf_precision or str(model.language_model.dtype).removeprefix("torch."),
         "template": _template(config, model),
         "stop_strings": list(model.end_tokens(())),
         "disclaimer": DISCLAIMER,
     }
     with _in_place(out, overwrite) as part:
         on_progress("writing its tensors")
-        model.language_model.model.save_pretrained(part)
-        model.tokenizer.save_pretrained(part)
+        if gguf_precision:
+            gguf_file.write(model.language_model.model, part / GGUF, gguf_precision)
+        else:
+            model.language_model.model.save_pretrained(part)
+            model.tokenizer.save_pretrained(part)
         for file in part.iterdir():  # safetensors makes its own for their owner alone
             file.chmod(0o644)
         write_text(part / CARD, json.dumps(about, indent=1, ensure_ascii=False) + "\n")
-        write_text(part / ENGINE, _engine_yaml(name))
+        write_text(part / ENGINE, _llama_cpp_yaml(out / GGUF) if gguf_precision else _engine_yaml(name))
     return name
 
 
@@ -124,6 +133,14 @@ def _engine_yaml(name: str) -> str:
         "  name: vllm\n"
         f"  url: http://127.0.0.1:{PORT}/v1\n"
         f"  model: {name}\n"
+    )
+
+
+def _llama_cpp_yaml(path: Path) -> str:
+    return (
+        f"# {DISCLAIMER}\n"
+        "# Add --engine and this file's path to the page, the API, chat or batch; docs/engines.md has more.\n"
+        f"engine:\n  name: llama_cpp\n  file: {path}\n"
     )
 
 

@@ -263,7 +263,9 @@ class LogConfig:
 
 @dataclass
 class EngineConfig:
-    """What writes the answers: in_process (this program), or vllm (a vLLM server, see docs/engines.md).
+    """What writes the answers: in_process (this program), llama_cpp, or vllm (a server); see docs/engines.md.
+
+    llama_cpp reads `file`, the language model in GGUF, in this process; the other keys are vllm's.
 
     `engine: vllm` alone is short for its `name`. `url` goes up to and with /v1; `model` null takes the only one that
     the server has. `key_env` names an environment variable with the server's key. What is sent can be turned back
@@ -276,7 +278,7 @@ class EngineConfig:
     is sent.
     """
 
-    name: str = ruled(one_of("in_process", "vllm"), "in_process")
+    name: str = ruled(one_of("in_process", "llama_cpp", "vllm"), "in_process")
     url: str = "http://127.0.0.1:8001/v1"
     model: str | None = None
     key_env: str | None = None
@@ -286,6 +288,7 @@ class EngineConfig:
     closed_sets: str = ruled(one_of("in_process", "engine"), "in_process")
     max_answers: int = ruled(positive, 64)
     max_prompt_mb: int = ruled(positive, 64)
+    file: str | None = None
 
 
 @dataclass

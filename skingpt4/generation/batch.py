@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from skingpt4.generation.cache import CacheStore, KVCache
+from skingpt4.generation.cache import CacheStore, Rows
 from skingpt4.generation.row import Row
 from skingpt4.model.network import SkinGPT4
 from skingpt4.support.errors import is_out_of_memory
@@ -24,12 +25,12 @@ class Batch:
     def __init__(self, caches: CacheStore, max_guessed: int) -> None:
         self.caches, self.max_guessed = caches, max_guessed
         self.rows: list[Row] = []
-        self._kv: KVCache | None = None  # of the rows, in their order
+        self._kv: Rows | None = None  # of the rows, in their order
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def join(self, row: Row, kv: KVCache) -> None:
+    def join(self, row: Row, kv: Rows) -> None:
         """Add an answer whose prompt and first token are read."""
         if self._kv is None:
             self._kv = kv
@@ -50,7 +51,7 @@ class Batch:
         try:
             device = model.language_model.input_device
             ids = torch.tensor([[row.answer.ids[-1], *guessed] for row in self.rows], device=device)
-            logits = forward(model, kv, 1 + len(guessed), input_ids=ids)
+            logits = kv.read(model.language_model, 1 + len(guessed), input_ids=ids)
             likeliest = logits.float().argmax(-1).tolist()
         except BaseException as error:
             self._fail_newest(error)
@@ -103,18 +104,17 @@ class Batch:
             row.finish(error=error)
 
 
-def forward(model: SkinGPT4, kv: KVCache, length: int, **inputs: Any) -> Tensor:
-    """Read `length` tokens of each row; returns the logits (rows, tokens, vocabulary), at least of the last ones."""
-    kv.reserve(length)
-    mask = kv.attention_mask(length)
-    device = model.language_model.input_device
-    positions = torch.tensor(kv.lengths)[:, None] + torch.arange(length)
-    out = model.language_model(
-        **inputs,
-        attention_mask=None if mask is None else mask.to(device),
-        position_ids=positions.to(device),
-        past_key_values=kv,
-        use_cache=True,
-    )
-    kv.advance(length)
-    return out.logits
+def can_cache(config: Any) -> bool:
+    """Whether a language model's state is only keys and values per token, so that rows join, leave and are truncated.
+
+    Sliding windows are fine, since the mask applies them. Recurrent, convolutional and compressed states cannot be
+    cut back to an earlier token.
+
+    Args:
+        config: the language model's.
+    """
+    config = config.get_text_config(decoder=True)
+    if getattr(config, "attention_chunk_size", None) or getattr(config, "num_kv_shared_layers", None):
+        return False
+    kinds = {type(layer) for layer in DynamicCache(config=config).layers}
+    return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}

@@ -11,31 +11,47 @@ import secrets
 import threading
 import time
 import weakref
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from itertools import takewhile
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
-from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import Cache, CacheLayerMixin
 
 MIN_GROWTH = 64  # columns by which a buffer grows at least
 
 
-def can_cache(config: Any) -> bool:
-    """Whether a language model's state is only keys and values per token, so that rows join, leave and are truncated.
+class Rows(Protocol):
+    """What a decoder needs of the state of rows that are read together; it begins as one empty row."""
 
-    Sliding windows are fine, since the mask applies them. Recurrent, convolutional and compressed states cannot be
-    cut back to an earlier token.
+    lengths: list[int]
 
-    Args:
-        config: the language model's.
-    """
-    config = config.get_text_config(decoder=True)
-    if getattr(config, "attention_chunk_size", None) or getattr(config, "num_kv_shared_layers", None):
-        return False
-    kinds = {type(layer) for layer in DynamicCache(config=config).layers}
-    return bool(kinds) and kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
+    @property
+    def num_reserved(self) -> int:
+        """Rows that memory is reserved for."""
+
+    @property
+    def num_bytes(self) -> int:
+        """Reserved memory."""
+
+    def read(self, language_model: Any, length: int, **inputs: Any) -> Tensor:
+        """Read `length` tokens of each row; logits (rows, tokens, vocabulary), at least of the last ones."""
+
+    def truncate(self, length: int) -> None:
+        """Keep only the first `length` tokens of the only row."""
+
+    def join(self, other: Any) -> None:
+        """Take in the one row of another state as the last row; the other must not be used any more."""
+
+    def copy_row(self, row: int) -> Rows:
+        """One row as a state of its own, before `remove` drops it here."""
+
+    def remove(self, row: int) -> None:
+        """Drop a row; the last row moves to its place."""
+
+    def discard_pending(self) -> None:
+        """Forget what a pass that failed halfway has written."""
 
 
 class _Columns:
@@ -148,6 +164,16 @@ class KVCache(Cache):
         for layer in self.layers:
             layer.pending = 0
 
+    def read(self, language_model: Any, length: int, **inputs: Any) -> Tensor:
+        """As of `Rows`; `inputs` are `input_ids` or `inputs_embeds`, and options of transformers' forward."""
+        self.reserve(length)
+        mask, device = self.attention_mask(length), language_model.input_device
+        inputs |= {"attention_mask": None if mask is None else mask.to(device), "past_key_values": self}
+        positions = torch.tensor(self.lengths)[:, None] + torch.arange(length)
+        out = language_model(**inputs, position_ids=positions.to(device), use_cache=True)
+        self.advance(length)
+        return torch.as_tensor(out.logits)
+
     def truncate(self, length: int) -> None:
         """Keep only the first `length` tokens of the only row."""
         assert self.columns.rows == 1
@@ -224,10 +250,9 @@ class ConversationCache:
 
     def __init__(self) -> None:
         self.keys: list[int] = []  # of what `kv` holds: token ids, and hashes below 0 of images' vectors
-        self.kv: KVCache | None = None
+        self.kv: Rows | None = None
         self.token = secrets.token_hex(16)  # tells an engine which prompts belong together, and nothing else
-        self.last_used = time.monotonic()
-        self.closed = False
+        self.last_used, self.closed = time.monotonic(), False
 
     def close(self) -> None:
         """Drop the cache for good, even one that an answer is using."""
@@ -245,12 +270,14 @@ class CacheStore:
     Args:
         max_idle_seconds: after which a cache is dropped.
         max_bytes: of all; those unused for longest are dropped first.
+        make: the state that a conversation begins with, for so many tokens.
     """
 
-    def __init__(self, max_idle_seconds: float, max_bytes: int) -> None:
-        self.max_idle_seconds, self.max_bytes = max_idle_seconds, max_bytes
-        self._lock = threading.Lock()
-        self._all: weakref.WeakSet[ConversationCache] = weakref.WeakSet()
+    def __init__(
+        self, max_idle_seconds: float, max_bytes: int, make: Callable[[int], Rows] = KVCache
+    ) -> None:
+        self.max_idle_seconds, self.max_bytes, self._make = max_idle_seconds, max_bytes, make
+        self._lock, self._all = threading.Lock(), weakref.WeakSet[ConversationCache]()
 
     def new(self) -> ConversationCache:
         """A place for one conversation's cache."""
@@ -258,6 +285,17 @@ class CacheStore:
         with self._lock:
             self._all.add(cache)
         return cache
+
+    def new_rows(self, capacity: int) -> Rows:
+        """An empty row; where there is no room, the longest unused caches are dropped for it."""
+        while True:
+            try:
+                return self._make(capacity)
+            except MemoryError:
+                held = [cache for cache in list(self._all) if cache.kv is not None]
+                if not held:
+                    raise
+                min(held, key=lambda cache: cache.last_used).drop()
 
     @property
     def num_bytes(self) -> int:
@@ -270,18 +308,19 @@ class CacheStore:
         """Whether no cache is held."""
         return not any(cache.kv is not None for cache in list(self._all))
 
-    def take(self, cache: ConversationCache, keys: Sequence[int]) -> tuple[KVCache | None, int]:
+    def take(self, cache: ConversationCache, keys: Sequence[int]) -> tuple[Rows | None, int]:
         """Take a conversation's cache out; returns it and how many tokens it shares with the start of a prompt."""
         with self._lock:
             kv, cache.kv = cache.kv, None
-            return kv, _num_shared(cache.keys, keys) if kv is not None else 0
+            shared = takewhile(lambda pair: pair[0] == pair[1], zip(cache.keys, keys, strict=False))
+            return kv, sum(1 for _ in shared) if kv is not None else 0
 
     def accepts(self, cache: ConversationCache) -> bool:
         """Whether a cache may be put back."""
         with self._lock:
             return not cache.closed and cache in self._all
 
-    def put_back(self, cache: ConversationCache, keys: Sequence[int], kv: KVCache) -> None:
+    def put_back(self, cache: ConversationCache, keys: Sequence[int], kv: Rows) -> None:
         """Keep what was read of a conversation, unless it was closed."""
         with self._lock:
             if cache.closed or cache not in self._all:
@@ -307,12 +346,5 @@ class CacheStore:
             held = [cache for cache in self._all if cache.kv is not None]
             for cache in held:
                 cache.drop()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        torch.cuda.empty_cache()  # without CUDA it does nothing
         return bool(held)
-
-
-def _num_shared(first: Sequence[int], second: Sequence[int]) -> int:
-    """The length of the common beginning."""
-    pairs = enumerate(zip(first, second, strict=False))
-    return next((i for i, (a, b) in pairs if a != b), min(len(first), len(second)))

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from skingpt4.generation.answer import Answer
-from skingpt4.generation.batch import Batch, forward
-from skingpt4.generation.cache import CacheStore, ConversationCache, can_cache
+from skingpt4.generation.batch import Batch, can_cache
+from skingpt4.generation.cache import CacheStore, ConversationCache, KVCache, Rows
 from skingpt4.generation.row import Row, answer_by_generate
 from skingpt4.generation.sampling import Generation, knows_rules
 from skingpt4.model.network import SkinGPT4
@@ -45,6 +45,7 @@ class Decoder:
         max_idle_seconds: after which a conversation's cache is dropped.
         max_cached_bytes: of all cached conversations; those unused for longest are dropped first.
         max_guessed: tokens read ahead in a pass, see `Lookup`; 0 never guesses.
+        new_rows: see `CacheStore`; what reads the tokens comes with it.
     """
 
     def __init__(
@@ -55,10 +56,11 @@ class Decoder:
         max_idle_seconds: float = 600.0,
         max_cached_bytes: int = 2**31,
         max_guessed: int = 8,
+        new_rows: Callable[[int], Rows] = KVCache,
     ) -> None:
         self._model = weakref.ref(model)
         self.max_rows, self.prefill_tokens = max_rows, prefill_tokens
-        self.caches = CacheStore(max_idle_seconds, max_cached_bytes)
+        self.caches = CacheStore(max_idle_seconds, max_cached_bytes, new_rows)
         # Models whose state cannot be cached, or whose rules `Sampler` lacks, answer by transformers' own loop.
         rules = model.language_model.generation_config
         self.uses_generate = not (can_cache(model.language_model.config) and knows_rules(rules))
@@ -265,7 +267,8 @@ class Decoder:
         assert embeds is not None
         start = kv.lengths[0]
         end = embeds.shape[1] if max_tokens is None else min(embeds.shape[1], start + max_tokens)
-        logits = forward(model, kv, end - start, inputs_embeds=embeds[:, start:end], logits_to_keep=1)
+        part = embeds[:, start:end]
+        logits = kv.read(model.language_model, end - start, inputs_embeds=part, logits_to_keep=1)
         if end == embeds.shape[1]:
             self._reading, row.embeds = None, None
             assert row.sampler is not None

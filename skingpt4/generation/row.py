@@ -15,7 +15,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from skingpt4.generation.answer import Answer, Timing
-from skingpt4.generation.cache import CacheStore, ConversationCache, KVCache
+from skingpt4.generation.cache import CacheStore, ConversationCache, Rows
 from skingpt4.generation.sampling import Generation, Lookup, Sampler
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import IMAGE_TOKEN, Encoded
@@ -35,7 +35,7 @@ class Row:
     spelled_stops: tuple[str, ...]  # those of `stop` that are not a single token
     # Set when reading begins.
     embeds: Tensor | None = None  # (1, t, width), until the prompt has been read
-    kv: KVCache | None = None  # its own, until it joins the batch
+    kv: Rows | None = None  # its own, until it joins the batch
     prompt_keys: list[int] = field(default_factory=list)  # see `_cache_keys`
     sampler: Sampler | None = None
     lookup: Lookup = field(default_factory=lambda: Lookup(()))
@@ -97,7 +97,7 @@ class Row:
         kv, num_shared = caches.take(self.cache, self.prompt_keys)
         num_shared = min(num_shared, len(ids) - 1)  # the last token must be read to know what follows
         if kv is None or num_shared == 0:
-            kv = KVCache(len(ids) + 1)
+            kv = caches.new_rows(len(ids) + 1)
         else:
             kv.truncate(num_shared)
         self.kv, self.num_read = kv, len(ids) - num_shared

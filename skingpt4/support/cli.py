@@ -37,7 +37,7 @@ def add_engine_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine",
         metavar="FILE",
-        help="the engine.yaml of skingpt4 export --vllm: a vLLM server writes the answers (see docs/engines.md)",
+        help="the engine.yaml of skingpt4 export: vLLM or llama.cpp writes the answers (see docs/engines.md)",
     )
 
 

@@ -58,24 +58,32 @@ def export_parser() -> argparse.ArgumentParser:
     """The command line of export."""
     result = make_parser(
         "Write what other programs read: a projection in the layout of MiniGPT-4's and the published SkinGPT-4's own "
-        "demo, or the language model with LoRA merged for a vLLM server.",
+        "demo, or the language model with LoRA merged for a vLLM server or for llama.cpp.",
         "examples:\n  skingpt4 export --checkpoint runs/paper/vicuna13b/step2 --minigpt4 skingpt4_13b.pth\n"
-        "  skingpt4 export --checkpoint runs/paper/vicuna13b/step2 --vllm engines/vicuna13b   (see docs/engines.md)",
+        "  skingpt4 export --checkpoint runs/paper/vicuna13b/step2 --vllm engines/vicuna13b   (see docs/engines.md)\n"
+        "  skingpt4 export --checkpoint runs/quickstart/step2 --llama-cpp engines/tiny --precision q8_0",
     )
     add_model_arguments(result)
     to = result.add_mutually_exclusive_group(required=True)
     to.add_argument("--minigpt4", metavar="OUT.pth", help="the file to write")
     to.add_argument("--vllm", metavar="DIR", type=Path, help="the folder to write")
+    to.add_argument("--llama-cpp", metavar="DIR", type=Path, help="the folder to write")
+    result.add_argument(
+        "--precision", choices=("f32", "f16", "q8_0", "q4_k_m"), default="q8_0",
+        help="of --llama-cpp (default: %(default)s)",
+    )  # fmt: skip
     result.add_argument("--overwrite", action="store_true", help="replace the file or folder if it exists")
     return result
 
 
 def export(argv: Sequence[str] | None = None) -> int:
-    """Write a checkpoint for the original's demo, or its language model for vLLM; returns the exit status."""
+    """Write a checkpoint for the original's demo, or its language model for an engine; returns the exit status."""
     args = export_parser().parse_args(argv)
     with reported(for_others=True) as status:
         if args.vllm:
             _export_vllm(args)
+        elif args.llama_cpp:
+            _export_llama_cpp(args)
         else:
             _export_minigpt4(args)
     return status.code
@@ -108,4 +116,19 @@ def _export_vllm(args: argparse.Namespace) -> None:
         f"{args.vllm}: the language model of {source.checkpoint_path}, {size / 2**30:.2f} GiB. Serve it, then add "
         f"--engine {args.vllm / merged.ENGINE}\n"
         f"  vllm serve {args.vllm} {merged.options(name)}\n{NOT_A_DEVICE}"
+    )
+
+
+def _export_llama_cpp(args: argparse.Namespace) -> None:
+    from skingpt4.checkpoints import merged
+    from skingpt4.checkpoints.load import model_source
+
+    source, out = model_source(args.config, args.checkpoint), args.llama_cpp
+    merged.write_folder(
+        source, out, args.overwrite, lambda part: print(f"{part} ...", file=sys.stderr), args.precision
+    )
+    size = (out / merged.GGUF).stat().st_size
+    print(
+        f"{out}: the language model of {source.checkpoint_path} in {args.precision}, {size / 2**30:.2f} GiB; add "
+        f"--engine {out / merged.ENGINE} to the page, the API, chat or batch\n{NOT_A_DEVICE}"
     )

@@ -1,1 +1,1 @@
-"""Answers that a vLLM server writes."""
+"""Answers that a vLLM server writes, or llama.cpp in this process."""

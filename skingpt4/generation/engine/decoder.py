@@ -27,6 +27,7 @@ from skingpt4.generation.answer import Answer
 from skingpt4.generation.cache import ConversationCache
 from skingpt4.generation.decoder import Decoder
 from skingpt4.generation.engine.client import HEALTH_SECONDS, EngineClient, EngineError, require_safe
+from skingpt4.generation.engine.llama_cpp import LlamaCppDecoder
 from skingpt4.generation.engine.trial import require_same_model, trial_request
 from skingpt4.generation.engine.wire import (
     MAX_TOKENS,
@@ -62,10 +63,13 @@ def decoder_of(model: SkinGPT4, config: EngineConfig, max_rows: int | None = Non
 
     Raises:
         EngineError, RemoteAddressError: as of `EngineDecoder`.
+        GgufError: as of `LlamaCppDecoder`.
     """
     if config.name == "in_process":
         return Decoder.of(model) if max_rows is None else Decoder(model, max_rows=max_rows)
     with _LOCK:
+        if config.name == "llama_cpp":
+            return LlamaCppDecoder.for_model(model, config)
         engine = _ENGINES.get(model)
         if engine is None or engine.config != config:
             engine = _ENGINES[model] = EngineDecoder(model, config)
@@ -80,20 +84,24 @@ def scoring_engine(model: SkinGPT4) -> EngineDecoder | None:
 
 def engine_limit(model: SkinGPT4) -> int | None:
     """Tokens that a model's engine can read; None if it sets no limit, or this program writes the answers."""
-    engine = _ENGINES.get(model)
+    engine = _ENGINES.get(model) or LlamaCppDecoder.existing(model)
     return engine.max_tokens if engine else None
 
 
 def require_engine(model: SkinGPT4, config: EngineConfig) -> None:
-    """Refuse a server that cannot be used for this model, before the first question; nothing to do in process.
+    """Refuse an engine that cannot be used for this model, before the first question; nothing to do in process.
 
     Raises:
         RemoteError, RemoteAddressError: as of `EngineDecoder.check`.
+        GgufError, EngineError: as of `LlamaCppDecoder`.
     """
     decoder = decoder_of(model, config)
     if isinstance(decoder, EngineDecoder):
         served = decoder.check()
         logger.info("answers are written by the engine at %s, model %s", config.url, served)
+    elif isinstance(decoder, LlamaCppDecoder):
+        decoder.check(model)
+        logger.info("answers are written by llama.cpp with %s", config.file)
 
 
 class EngineDecoder:

@@ -1,4 +1,4 @@
-"""Whether a server has the language model that this program has: a few of its tokens, read here too."""
+"""Whether an engine has the language model that this program has: a few of its tokens, read here too."""
 
 from __future__ import annotations
 
@@ -56,8 +56,7 @@ def require_same_model(model: SkinGPT4, answer: Mapping[str, Any], url: str) -> 
         theirs = []
     if not tokens or len(theirs) != len(tokens):
         raise EngineError(f"{url} gives no log-probabilities of its tokens; is it a vLLM server?")
-    ours = _log_probabilities(model, trial_ids(model), tokens)
-    difference = sum(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / len(tokens)
+    difference = mean_difference(model, tokens, theirs)
     language = model.language_model
     is_fine = language.dtype is torch.float32 and language.quantization == "none"
     if not difference <= (limit := FINE if is_fine else COARSE):
@@ -66,6 +65,12 @@ def require_same_model(model: SkinGPT4, answer: Mapping[str, Any], url: str) -> 
             f"of its tokens differ by {difference:.3f} on average (at most {limit}); export the checkpoint again "
             "(skingpt4 export --vllm) and serve that folder"
         )
+
+
+def mean_difference(model: SkinGPT4, tokens: Sequence[int], theirs: Sequence[float]) -> float:
+    """Of an engine's log-probabilities of tokens after the trial prompt, from this program's; the model computes."""
+    ours = _log_probabilities(model, trial_ids(model), tokens)
+    return sum(abs(a - b) for a, b in zip(ours, theirs, strict=True)) / len(tokens)
 
 
 @torch.no_grad()

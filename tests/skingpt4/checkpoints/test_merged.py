@@ -1,7 +1,10 @@
 """A checkpoint's language model for vLLM: LoRA multiplied in, exactly what the page then asks for."""
 
+import ctypes
 import json
 import os
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,10 +15,15 @@ from skingpt4.checkpoints.load import load_model, model_source
 from skingpt4.cli import chat
 from skingpt4.cli.deploy.share import export
 from skingpt4.config.load import read_values, to_yaml
+from skingpt4.generation.engine import llama_cpp
 from skingpt4.generation.engine.decoder import require_engine
+from skingpt4.generation.engine.trial import NUM_TOKENS
 from skingpt4.model.language import LanguageModel
+from skingpt4.weights import gguf_file
+from skingpt4.weights.gguf_file import GgufError
 from tests.support.engine import StandInEngine, serving
-from tests.support.tiny import load_language_model, make_picture
+from tests.support.llama_cpp import StandInReader
+from tests.support.tiny import load_language_model, make_picture, save_language_model
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +96,7 @@ def test_nothing_is_overwritten_unasked_or_half_written(saved, folder, tmp_path,
         with pytest.raises(ZeroDivisionError):
             export([*again, "--overwrite"])
     assert sorted(os.listdir(folder)) == before
-    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    assert not [path.name for path in folder.parent.iterdir() if path.name.startswith(".")]
     assert export([*again, "--overwrite"]) == 0
     assert sorted(os.listdir(folder)) == before
 
@@ -110,3 +118,86 @@ def test_a_name_belongs_to_its_checkpoint(saved, folder):
     source = model_source(None, str(saved), str(folder / merged.ENGINE))
     assert source.config.engine.name == "vllm"
     assert source.config.engine.model == card["served_model_name"]
+
+
+# ---- for llama.cpp
+
+
+@pytest.fixture(scope="module")
+def gguf_folder(saved, working_folder):
+    assert export(["--checkpoint", str(saved), "--llama-cpp", "engines/gguf", "--precision", "f32"]) == 0
+    return working_folder / "engines/gguf"
+
+
+def test_the_file_for_llama_cpp_computes_what_the_checkpoint_with_lora_computes(config, saved, gguf_folder):
+    tuned = load_model(config, saved).language_model
+    exported = AutoModelForCausalLM.from_pretrained(gguf_folder, gguf_file=merged.GGUF, dtype=torch.float32)
+    ids = torch.arange(3, 40)[None]
+    with torch.no_grad():
+        assert torch.allclose(exported(ids).logits, tuned(input_ids=ids).logits, atol=1e-5)
+    assert sorted(os.listdir(gguf_folder)) == sorted([merged.CARD, merged.ENGINE, merged.GGUF])
+    assert json.loads((gguf_folder / merged.CARD).read_text())["dtype"] == "f32"
+
+
+def test_a_chat_is_answered_by_llama_cpp_with_the_exported_file(
+    config, saved, gguf_folder, tmp_path, capsys, monkeypatch
+):
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    make_picture(1).save(tmp_path / "spot.png")
+    arguments = ["--config", str(tmp_path / "config.yaml"), "--checkpoint", str(saved), "--image",
+                 str(tmp_path / "spot.png"), "--question", "What is it?", "--max-new-tokens", "8"]  # fmt: skip
+    assert chat.main(arguments) == 0
+    alone = capsys.readouterr().out
+    readers = []
+
+    def library(path, threads):
+        exported = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name, dtype=torch.float32)
+        readers.append(StandInReader(exported))
+        return readers[-1]
+
+    monkeypatch.setattr(llama_cpp, "Library", library)
+    assert chat.main([*arguments, "--engine", str(gguf_folder / merged.ENGINE)]) == 0
+    assert capsys.readouterr().out == alone
+    assert readers[0].num_calls > NUM_TOKENS + 1, "the trial and the question"
+
+
+class _Parameters(ctypes.Structure):
+    _fields_ = (("nthread", ctypes.c_int32), ("ftype", ctypes.c_int))
+
+
+def test_fewer_bits_come_from_llama_cpp_or_nothing_is_written(saved, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    arguments = ["--checkpoint", str(saved), "--llama-cpp", str(out)]
+    monkeypatch.setitem(sys.modules, "llama_cpp", None)
+    assert export(arguments) == 1
+    assert "llama.cpp needs the package llama-cpp-python" in capsys.readouterr().err
+    sources = []
+
+    def quantise(source, target, params):
+        sources.append((source, target))
+        with open(target, "wb") as file:
+            file.write(b"few bits")
+        return len(sources) == 1
+
+    package = SimpleNamespace(
+        llama_backend_init=lambda: None, llama_model_quantize_default_params=_Parameters,
+        llama_model_quantize=quantise,
+    )  # fmt: skip
+    monkeypatch.setitem(sys.modules, "llama_cpp", package)
+    assert export(arguments) == 1
+    assert "llama.cpp cannot write it as q8_0" in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+    assert export(arguments) == 0
+    assert (out / merged.GGUF).read_bytes() == b"few bits"
+    assert sorted(os.listdir(out)) == sorted([merged.CARD, merged.ENGINE, merged.GGUF])
+
+
+def test_a_language_model_that_is_no_plain_llama_is_not_written_for_llama_cpp(tmp_path):
+    model = load_language_model(save_language_model(tmp_path / "llama", "llama")).model
+    model.config.rope_parameters = {"rope_type": "yarn", "rope_theta": 1e4}
+    with pytest.raises(GgufError, match="llama with positions of type yarn and no biases"):
+        gguf_file.write(model, tmp_path / "model.gguf", "f32")
+    other = load_language_model(save_language_model(tmp_path / "falcon", "falcon")).model
+    with pytest.raises(GgufError, match="and this is falcon with"):
+        gguf_file.write(other, tmp_path / "model.gguf", "f32")
+    assert list(tmp_path.glob("*.gguf")) == []

@@ -14,7 +14,8 @@ from transformers import AutoConfig
 from skingpt4.chat.session import ChatSession
 from skingpt4.generation import decoder as decoding
 from skingpt4.generation.answer import safe_text
-from skingpt4.generation.cache import KVCache, can_cache
+from skingpt4.generation.batch import can_cache
+from skingpt4.generation.cache import KVCache
 from skingpt4.generation.decoder import Decoder
 from skingpt4.generation.sampling import ChatError, Generation, Lookup, knows_rules
 from skingpt4.model.prompts import Turn, encode_turns, get_template

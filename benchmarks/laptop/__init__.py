@@ -1,0 +1,1 @@
+"""The own decoder on a laptop's processor against engines made for it."""
