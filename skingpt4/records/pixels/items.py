@@ -16,7 +16,7 @@ MAX_ITEMS = 2048  # tiles, thumbnails and metadata; 80 megapixels in tiles of 51
 MAX_EXTENTS = 2**14
 MAX_BOXES = 2**14
 MAX_DECODED = 240_000_000  # pixels of all coded items, each as often as it is used
-MAX_FRAMES = 8  # of an AV1 item: it may have four layers; all that are hidden are decoded too
+MAX_FRAMES = 8  # of a picture in AV1: it may have four layers; all that are hidden are decoded too
 SHARED = 2**16  # bytes that items may have in common
 
 _FRAME_HEADER, _FRAME = 3, 6  # kinds of AV1's units
@@ -46,12 +46,37 @@ def require_few_items(data: bytes) -> None:
     Raises:
         ValueError: it is one.
     """
-    for kind, start, end in _boxes(data, 0, len(data)):
-        if kind == b"meta":
-            try:
+    try:
+        for kind, start, end in _boxes(data, 0, len(data)):
+            if kind == b"meta":
                 _Meta(data, start + 4, end).check()
-            except (struct.error, IndexError):
-                raise ValueError("its list of items ends early") from None
+            elif kind == b"moov":
+                for table in _inner(data, (start, end), (b"trak", b"mdia", b"minf", b"stbl")):
+                    _require_few_frames(_first_sample(data, table))
+    except (struct.error, IndexError):
+        raise ValueError("its list of items ends early") from None
+
+
+def _inner(data: bytes, place: tuple[int, int], kinds: tuple[bytes, ...]) -> Iterator[tuple[int, int]]:
+    """Where the boxes of these kinds begin and end, each inside the one before."""
+    if not kinds:
+        yield place
+        return
+    for kind, *found in _boxes(data, *place):
+        if kind == kinds[0]:
+            yield from _inner(data, (found[0], found[1]), kinds[1:])
+
+
+def _first_sample(data: bytes, table: tuple[int, int]) -> bytes:
+    """The first picture of an animation, the only one that is read; `table` is where its `stbl` lies."""
+    places = {kind: start for kind, start, _ in _boxes(data, *table)}
+    if b"stsz" not in places or not {b"stco", b"co64"} & places.keys():
+        return b""
+    same, num = struct.unpack_from(">II", data, places[b"stsz"] + 4)
+    first = int.from_bytes(data[places[b"stsz"] + 12 : places[b"stsz"] + 16], "big")
+    wide = b"co64" in places
+    (start,) = struct.unpack_from(">Q" if wide else ">I", data, places[b"co64" if wide else b"stco"] + 8)
+    return data[start : start + (same or first)] if num else b""
 
 
 def _boxes(data: bytes, place: int, end: int) -> Iterator[tuple[bytes, int, int]]:
@@ -171,8 +196,8 @@ class _Meta:
         if pixels > MAX_DECODED or (parts and parts >= self.items.keys()):
             raise ValueError(f"its pictures are made of {pixels} pixels")
         for item in self.items.values():
-            if item.kind == b"av01" and _num_frames(self._content(item)) > MAX_FRAMES:
-                raise ValueError(f"a picture has more than {MAX_FRAMES} frames")
+            if item.kind == b"av01":
+                _require_few_frames(self._content(item))
 
     @functools.cached_property
     def _known(self) -> dict[int, int]:
@@ -198,6 +223,11 @@ class _Meta:
             for method, offset, length in item.extents
             if method in starts
         )
+
+
+def _require_few_frames(content: bytes) -> None:
+    if _num_frames(content) > MAX_FRAMES:
+        raise ValueError(f"a picture has more than {MAX_FRAMES} frames")
 
 
 def _num_frames(content: bytes) -> int:

@@ -1,6 +1,7 @@
 """Small HEIF and AVIF files of which their decoders would make gigabytes or hours are refused before that."""
 
 import io
+import struct
 import time
 
 import numpy as np
@@ -115,6 +116,18 @@ def test_an_item_of_very_many_frames():
     """libavif decodes all of them, also those that are never shown."""
     assert open_image(single("AVIF", items.MAX_FRAMES)).size == (SIDE, SIDE)
     assert "frames" in refusal(single("AVIF", 200))
+
+
+def test_an_animation_whose_first_picture_is_very_many():
+    buffer = io.BytesIO()
+    frames = [Image.new("RGB", (SIDE, SIDE), (20 * n, 90, 60)) for n in range(12)]
+    frames[0].save(buffer, "AVIF", save_all=True, append_images=frames[1:])
+    file = buffer.getvalue()
+    assert open_image(file).size == (SIDE, SIDE)
+    sizes = file.index(b"stsz") + 12
+    (num,) = struct.unpack_from(">I", file, sizes)
+    total = sum(struct.unpack_from(f">{num}I", file, sizes + 4))
+    assert "frames" in refusal(file[: sizes + 4] + struct.pack(">I", total) + file[sizes + 8 :])
 
 
 @pytest.mark.parametrize("kind", ["HEIF", "AVIF"])
