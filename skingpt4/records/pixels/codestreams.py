@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 MAX_SCANS = 1000
 MAX_SCANNED = 2**31  # pixels of all scans together; encoders write about ten scans
+MAX_COUNTED = 2**27  # pixels of a picture; a larger one is refused because of its size
 MAX_BLOCKS = 2**18  # of JPEG 2000: code-blocks and precincts; 40 megapixels in blocks of 32 x 32 have 160,000
 MAX_TILES = 2**13
 MAX_LAYERED = 2**24  # blocks of all quality layers together
@@ -45,7 +46,7 @@ def require_few_scans(data: bytes) -> None:
         segment, place = place, place + max(2, int.from_bytes(data[place : place + 2], "big"))
         if 0xC0 <= marker <= 0xCF and marker not in _NO_FRAME and segment + 7 <= len(data):
             height, width = struct.unpack_from(">HH", data, segment + 3)
-            pixels = max(pixels, height * width)
+            pixels = max(pixels, min(height * width, MAX_COUNTED))
         elif marker == 0xDA:
             num_scans += 1
             if num_scans > MAX_SCANS or num_scans * pixels > MAX_SCANNED:
