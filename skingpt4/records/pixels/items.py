@@ -7,7 +7,6 @@ written, and ISO/IEC 23008-12 what the items are.
 
 from __future__ import annotations
 
-import functools
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -106,6 +105,7 @@ class _Meta:
         self.sizes: dict[int, int] = {}  # pixels, by the number of the property
         self.inner = 0  # where the data box inside begins
         self.num_extents = 0
+        self._known: dict[int, int] = {}  # pixels that are decoded for an item
         readers = {
             b"iloc": self._places,
             b"iinf": self._kinds,
@@ -198,10 +198,6 @@ class _Meta:
         for item in self.items.values():
             if item.kind == b"av01":
                 _require_few_frames(self._content(item))
-
-    @functools.cached_property
-    def _known(self) -> dict[int, int]:
-        return {}
 
     def _pixels(self, number: int, above: tuple[int, ...]) -> int:
         """Pixels that are decoded for an item."""
