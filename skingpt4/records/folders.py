@@ -14,9 +14,10 @@ from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
 
-from skingpt4.records.images import FORMATS, prepare_pillow
+from skingpt4.records.images import FORMATS, prepare_pillow, read_picture
 from skingpt4.records.naming import has_image_suffix, hint, name_of
 from skingpt4.records.pixels.dicom import PREFIX, is_dicom
+from skingpt4.records.pixels.headers import PictureFile
 from skingpt4.support.errors import UserError
 from skingpt4.support.regular import open_regular
 
@@ -146,9 +147,14 @@ def is_image(path: Path) -> bool:
     prepare_pillow()
     try:
         with open_regular(path) as file:
-            if is_dicom(file.read(PREFIX)):
-                return path.name.upper() != DICOMDIR
-        with Image.open(path, formats=FORMATS):
+            head = file.read(PREFIX)
+        if is_dicom(head):
+            return path.name.upper() != DICOMDIR
+        # Nothing else of a large file is read, and nothing of a picture without the bounds of `PictureFile`.
+        Image.init()
+        if not any(accepts is None or accepts(head) for _, accepts in map(Image.OPEN.__getitem__, FORMATS)):
+            return False
+        with Image.open(PictureFile(read_picture(path, path.name)), formats=FORMATS):
             return True
     except UnidentifiedImageError:
         return False

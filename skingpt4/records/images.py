@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import os
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ MAX_JPEG_PIXELS = 120_000_000
 # OpenJPEG takes 20 to 25 bytes a pixel, where the others take 8 to 16, and ten seconds for 80 megapixels.
 MAX_JPEG2000_PIXELS = 40_000_000
 LIMITS = {"JPEG": MAX_JPEG_PIXELS, "MPO": MAX_JPEG_PIXELS, "JPEG2000": MAX_JPEG2000_PIXELS}
+MAX_TIFF_SCANS = 20  # of a JPEG inside; libtiff's own 100 take half a minute
 MIN_SIDE = 8
 # Formats of photographs. Pillow knows more; some of them (EPS) start another program to be drawn.
 FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "BMP", "TIFF", "JPEG2000", "PPM")
@@ -184,6 +186,7 @@ def prepare_pillow() -> None:
 
     register_heif_opener()
     limit_pillow()
+    os.environ["LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER"] = str(MAX_TIFF_SCANS)
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 

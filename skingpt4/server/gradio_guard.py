@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -238,24 +237,33 @@ class GradioGuard:
             status, key = 408, "too_slow"
         except OSError:
             status, key = 507, "uploads_full"
-        except (HTTPException, TypeError, ValueError):
+        except (LookupError, TypeError, ValueError):
             status, key = 400, "one_file"
         return PlainTextResponse(self.server.texts[f"server.{key}"], status)
 
     async def _receive(self, request: Request, owner: Owner) -> str:
-        """Write one file into a folder of its own; returns its path."""
-        from gradio.route_utils import upload_fn
+        """Write one file into a folder of its own, without its name; returns its path."""
+        from gradio.route_utils import GradioMultiPartParser, GradioUploadFile
 
         length, uploads = request.headers.get("content-length", ""), self.server.uploads
         if not length.isdecimal() or "transfer-encoding" in request.headers:
             raise UploadRefused(411, "no_length")
         with uploads.arriving(owner, int(length)) as place:
+            # Each file of a form is open until the last has come, so that a thousand would be all that a process may
+            # have open, and nobody else could connect.
+            parser = GradioMultiPartParser(
+                request.headers, request.stream(), max_files=1, max_fields=1, upload_dir=place,
+                max_file_size=uploads.max_bytes,
+            )  # fmt: skip
             async with asyncio.timeout(UPLOAD_SECONDS):
-                paths, _, _ = await upload_fn(request, str(place), uploads.max_bytes, None)
-            if len(paths) != 1:
+                form = await parser.parse()
+            file = form.get("files")
+            if not isinstance(file, GradioUploadFile):
                 raise UploadRefused(400, "one_file")
-            uploads.arrived(place, paths[0])
-        return paths[0]
+            file.file.close()
+            path = str(file.file.name)
+            uploads.arrived(place, path)
+        return path
 
     async def _run(self, request: Request, send: Any, owner: Owner) -> None:
         """Let Gradio see a request only if its session and all files that it names are its sender's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +15,11 @@ from fpdf.fonts import FontFace, TTFFont
 
 FONT, SIZES = "DejaVu", {"h1": 18.0, "h2": 13.5, "h3": 11.0, "h4": 9.5, "h5": 8.5}
 INK, SOFT, RULE, RED = (27, 31, 36), (87, 96, 106), (201, 206, 212), (180, 35, 24)
+MAX_WORD = 200  # characters of what is measured as a whole
+MAX_CELL, MAX_LINES = (
+    1200,
+    30,
+)  # characters and lines in a table: a row is never divided, so it has to fit one page
 FOOT = "Research software, not a medical device"
 STYLES = (("", "DejaVuSans"), ("B", "DejaVuSans-Bold"), ("I", "DejaVuSans-Oblique"))
 
@@ -67,28 +72,33 @@ class Paper(FPDF):
         if text:
             self.set_font(FONT, style, size)
             self.set_text_color(*(colour or (SOFT if soft else INK)))
-            lines = [] if keep_lines else self._lines(text)
-            for line in lines:
-                self.cell(0, size * 0.5, line, new_x="LMARGIN", new_y="NEXT")
-            if not lines:
-                self.multi_cell(0, size * 0.5, text, align="L", new_x="LMARGIN", new_y="NEXT")
+            for paragraph in text.replace("\r", "").split("\n"):
+                for line in self._lines(paragraph):
+                    self.cell(0, size * 0.5, line, new_x="LMARGIN", new_y="NEXT")
             self.ln(size * 0.16)
 
     def _lines(self, text: str) -> list[str]:
-        """The lines of a paragraph in the present font, broken at spaces; none where a word has to be broken.
+        """The lines of a paragraph in the present font, broken at spaces, and inside words longer than a line.
 
         fpdf2's own breaking measures the whole line again with every letter; of a file of hundreds of pages that
-        was nearly all of the time.
+        was nearly all of the time. Soft hyphens, which show where a word may be broken, are left out.
         """
         room = self.w - self.r_margin - self.x - 2 * self.c_margin
         font = f"{self.font_style} {self.font_size_pt}"
         space, lines, used = self.get_string_width(" "), list[list[str]](), 0.0
-        for word in text.split(" "):
+
+        def measured(word: str) -> float:
             width = self._widths.get((font, word))
             if width is None:
                 width = self._widths[font, word] = self.get_string_width(word)
-            if width > room or "\u00ad" in word:  # a soft hyphen shows where it may be broken
-                return []
+            return width
+
+        for word in text.replace("\u00ad", "").split(" "):
+            width = sum(map(measured, word)) if len(word) > MAX_WORD else measured(word)
+            if width > room:
+                *whole, word = _pieces(word, measured, room)
+                lines += [[piece] for piece in whole]
+                width, used = measured(word), room
             if not lines or used + space + width > room:
                 lines.append([])
                 used = -space
@@ -111,9 +121,10 @@ class Paper(FPDF):
         self.text_block(text, SIZES[level], "B")
 
     def rows(self, rows: Sequence[Sequence[str]], headed: bool = True, size: float = 7.2) -> None:
-        """A table; with `headed` the first row is a heading, repeated on every page."""
+        """A table; with `headed` the first row is a heading, repeated on every page. Endless cells are cut."""
         if not rows:
             return
+        rows = [list(map(_cut, row)) for row in rows]
         self.set_font(FONT, "", size)
         self.set_text_color(*INK)
         self.set_draw_color(*RULE)
@@ -185,6 +196,24 @@ class Paper(FPDF):
         font = self.fonts[FONT.lower()]
         assert isinstance(font, TTFFont)
         return sum(ord(sign) not in font.cmap and not sign.isspace() for sign in text)
+
+
+def _cut(text: str) -> str:
+    """What a cell has room for."""
+    shown = "\n".join(text[:MAX_CELL].split("\n")[:MAX_LINES])
+    return text if shown == text else f"{shown} ..."
+
+
+def _pieces(word: str, measured: Callable[[str], float], room: float) -> list[str]:
+    """A word in parts that fit a line."""
+    pieces, start, used = [], 0, 0.0
+    for place, sign in enumerate(word):
+        width = measured(sign)
+        if used + width > room and place > start:
+            pieces.append(word[start:place])
+            start, used = place, 0.0
+        used += width
+    return [*pieces, word[start:]]
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -124,6 +125,14 @@ def _case(row: Row, options: Options) -> dict[str, Any]:
 
 def _rank(response: dict[str, Any]) -> tuple[float, float]:
     """How good a response is by MEDIQA-M3G's own marks: whether it holds the frequent answer, how complete it is."""
-    marks = (response.get(key) for key in ("contains_freq_ans", "completeness"))
-    frequent, complete = (float(mark) if isinstance(mark, int | float) else 0.0 for mark in marks)
+    frequent, complete = (_mark(response.get(key)) for key in ("contains_freq_ans", "completeness"))
     return frequent, complete
+
+
+def _mark(value: Any) -> float:
+    """A mark as a number; 0 for what can be none."""
+    try:
+        mark = float(value) if isinstance(value, int | float) else 0.0
+    except OverflowError:  # an integer of hundreds of digits
+        return 0.0
+    return mark if math.isfinite(mark) else 0.0

@@ -34,6 +34,7 @@ MAX_SIDE = 1200  # pixels of an image's longer side inside an export
 MAX_PICTURES = 24
 MAX_VALUES = 20_000  # of JSON, with the commas in its texts
 MAX_WORDS = 250_000  # characters beside the pictures
+MAX_ROWS = 500  # of a list or an object in it: turns, classes, diseases of a training set, settings
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")  # it becomes a part of a file's name
 
 
@@ -208,9 +209,11 @@ def from_json(text: str, where: str = "the consultation") -> Consultation:
             row["history"], [_exchange_from_json(turn) for turn in row["turns"]], row["differential"],
             row["disclaimer"],
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError) as error:
+    except ConsultationError as error:
+        raise ConsultationError(f"{where}: {error}") from None
+    except (KeyError, TypeError, ValueError):
         raise ConsultationError(
-            f"{where}: is damaged or was changed ({type(error).__name__}: {error})"
+            f"{where}: is damaged or was changed by hand: a value is missing, or is of another kind"
         ) from None
 
 
@@ -218,18 +221,29 @@ def _check(row: dict[str, Any], num_characters: int) -> None:
     """What every reader relies on.
 
     Raises:
-        KeyError, TypeError, ValueError: says what is wrong.
+        ConsultationError: says what is wrong.
+        KeyError, TypeError, ValueError: a value is missing, or of another kind.
     """
     for name in ("id", "created", "software", "language", "disclaimer"):
         if not isinstance(row[name], str):
-            raise TypeError(f"{name} is not a text")
+            raise ConsultationError(f"is damaged: its {name} is not a text")
     if not _ID.fullmatch(row["id"]):
-        raise ValueError("id is none of this software's")
+        raise ConsultationError("is damaged: its id is none that this software gives")
     if len(row["pictures"]) > MAX_PICTURES:
-        raise ValueError(f"more than {MAX_PICTURES} pictures")
+        raise ConsultationError(f"holds more than {MAX_PICTURES} pictures")
     urls = [dict(item).get("picture") for item in row["pictures"]]
     if num_characters - sum(len(url) for url in urls if isinstance(url, str)) > MAX_WORDS:
-        raise ValueError(f"more than {MAX_WORDS} characters beside the pictures")
+        raise ConsultationError(f"holds more than {MAX_WORDS} characters beside the pictures")
+    if _most_rows(row) > MAX_ROWS:
+        raise ConsultationError(f"holds a list of more than {MAX_ROWS} values")
+
+
+def _most_rows(value: Any) -> int:
+    """How many values the longest list or object in a value holds."""
+    if not isinstance(value, dict | list):
+        return 0
+    inner = value.values() if isinstance(value, dict) else value
+    return max(len(value), *map(_most_rows, inner), 0)
 
 
 def _exchange_from_json(item: dict[str, Any]) -> Exchange:
@@ -245,6 +259,6 @@ def _picture_from_json(item: dict[str, Any]) -> ShownPicture:
     if url is not None:
         data = base64.b64decode(str(url).partition(",")[2])
         if num_pixels(data) > MAX_SIDE**2:
-            raise ValueError("a picture is larger than in any export")
+            raise ConsultationError("holds a picture that is larger than in any export")
         shown.picture = open_image(data)
     return shown

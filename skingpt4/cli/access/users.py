@@ -7,7 +7,7 @@ import getpass
 import json
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from skingpt4.support.cli import make_parser, read_password
 from skingpt4.support.errors import reported
@@ -60,27 +60,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         from skingpt4.server.access.users import Users
         from skingpt4.server.audit import AuditLog
 
-        users = Users(args.file)
-        facts: dict[str, Any] = {}
         if args.command == "list":
-            _print_users(users, args.json)
+            _print_users(Users(args.file), args.json)
             return 0
         log = AuditLog(args.audit_log) if args.audit_log else None
+        facts = {"role": args.role} if args.command in ("add", "role") else {}
+
+        def log_change(name: str) -> None:
+            if log is not None:
+                log.append(f"user_{args.command}", user=name, by=getpass.getuser(), **facts)
+
+        users = Users(args.file, log_change)
         if args.command == "add":
             users.add(args.name, args.role, None if args.no_password else read_password(args.name))
-            done, facts = f"was added as {args.role}", {"role": args.role}
+            done = f"was added as {args.role}"
         elif args.command == "passwd":
             users.require(args.name)
             users.set_password(args.name, read_password(args.name))
             done = "has a new password"
         elif args.command == "role":
             users.set_role(args.name, args.role)
-            done, facts = f"is now {args.role}", {"role": args.role}
+            done = f"is now {args.role}"
         else:
             users.set_enabled(args.name, args.command == "enable")
             done = f"is {args.command}d"
-        if log is not None:
-            log.append(f"user_{args.command}", user=args.name, by=getpass.getuser(), **facts)
         print(f"{args.name} {done}")
     return status.code
 

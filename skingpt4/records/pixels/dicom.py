@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
+from skingpt4.records.pixels.headers import PictureFile
 from skingpt4.records.pixels.rgb import STRIP_PIXELS, white_of
 from skingpt4.records.pixels.windowing import grey_values
 from skingpt4.support.errors import UserError
@@ -276,7 +277,7 @@ def _require_frame(elements: Dataset, syntax: str, size: Facts) -> bool:
         if _rle_length(frame, 2 * expected + 2**16) > 2 * expected + 2**16:
             raise DicomError("its RLE pixels are more than its size says", "damaged")
         return False
-    with Image.open(io.BytesIO(frame), formats=("JPEG", "JPEG2000")) as opened:
+    with Image.open(PictureFile(frame), formats=("JPEG", "JPEG2000")) as opened:
         if opened.size != (size.width, size.height):
             raise DicomError("its compressed picture has another size than its header says")
         return opened.mode == "RGB" and opened.info.get("adobe_transform") == 1

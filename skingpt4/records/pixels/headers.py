@@ -13,12 +13,15 @@ from typing import IO
 
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 
+from skingpt4.records.pixels.codestreams import is_jpeg2000, require_few_blocks, require_few_scans
+from skingpt4.records.pixels.items import is_boxed, require_few_items
+
 MAX_READS = 2**17  # calls that read a header; Pillow skips what it does not know byte by byte
 MAX_GIF_HEADER = (
     2**19
 )  # bytes before the first frame: comments and profiles, joined in time that grows quadratically
 MAX_EXIF_BLOCKS = 256  # of a JPEG with all that are embedded in it, joined likewise
-MAX_PNG_CHUNKS = 2**18
+MAX_PNG_CHUNKS = 2**15  # of 8 KiB in most files
 MAX_INFLATED_CHUNKS = 64  # texts and profiles of a PNG; Pillow inflates each to 1 MiB at most
 MAX_PNG_TEXT = 2**23  # characters of all texts, of up to 4 bytes
 MAX_ENTRIES = 512  # of a directory
@@ -65,8 +68,14 @@ class PictureFile(io.BytesIO):
         self._bytes_left = MAX_GIF_HEADER if data.startswith(b"GIF8") else None
         if data.startswith(_PNG):
             _require_few_chunks(data)
-        elif data.startswith(b"\xff\xd8") and data.count(_PREFIX) > MAX_EXIF_BLOCKS:
-            raise ValueError(f"it has more than {MAX_EXIF_BLOCKS} EXIF blocks")
+        elif data.startswith(b"\xff\xd8"):
+            if data.count(_PREFIX) > MAX_EXIF_BLOCKS:
+                raise ValueError(f"it has more than {MAX_EXIF_BLOCKS} EXIF blocks")
+            require_few_scans(data)
+        elif is_jpeg2000(data):
+            require_few_blocks(data)
+        elif is_boxed(data):
+            require_few_items(data)
 
     def read(self, size: int | None = -1) -> bytes:
         """As of every file; raises ValueError where a header goes on for too long."""

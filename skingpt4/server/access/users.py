@@ -10,7 +10,7 @@ import json
 import os
 import re
 import secrets
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -67,8 +67,14 @@ class User:
 class Users:
     """The users of one file, read again whenever it has changed."""
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    def __init__(self, path: str | Path, log: Callable[[str], object] = lambda name: None) -> None:
+        """Use the users of a file.
+
+        Args:
+            path: of the file.
+            log: is told whose account is about to change; what it raises leaves the file as it was.
+        """
+        self.path, self._log = Path(path), log
         self._read: tuple[object, dict[str, User]] = (None, {})
 
     def all(self) -> dict[str, User]:
@@ -142,6 +148,7 @@ class Users:
                     f"{self.path}: there is already a user {same}; names may not differ in case alone"
                 )
             users[name] = User(name, role, hashed, True, _new_stamp(), now())
+            self._log(name)
 
     def set_password(self, name: str, password: str) -> None:
         """Give a user another password, which ends the log-ins that are open.
@@ -184,6 +191,7 @@ class Users:
     def _change(self, name: str, **changes: Any) -> None:
         with self._changing() as users:
             users[name] = replace(self.require(name), **changes, stamp=_new_stamp())
+            self._log(name)
 
     @contextmanager
     def _changing(self, create: bool = False) -> Iterator[dict[str, User]]:

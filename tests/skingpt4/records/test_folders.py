@@ -1,5 +1,6 @@
 """Which files of a folder are pictures: one rule, and everything else is counted."""
 
+import io
 import os
 import shutil
 from pathlib import Path
@@ -58,6 +59,27 @@ def test_no_name_is_lost(tmp_path_factory, names):
     assert set(Files(root)) == names
     assert len(kept) + files.left_out.total() == len(names)
     shutil.rmtree(root)
+
+
+@pytest.mark.parametrize("head", [b"words", b"\xff\xd8\xff\xe0"])
+def test_a_large_file_that_is_no_picture_is_not_read(tmp_path, monkeypatch, head):
+    path = tmp_path / "recording"
+    path.write_bytes(head + bytes(1000))
+    read = []
+    monkeypatch.setattr(folders, "read_picture", lambda path, name: read.append(name) or head)
+    is_image(path)
+    assert bool(read) == (head[0] == 0xFF)
+
+
+def test_a_picture_without_a_suffix_is_opened_with_the_bounds_of_others(tmp_path, monkeypatch):
+    """Its directory claims gigabytes, which Pillow alone would copy before it knows the size."""
+    path = tmp_path / "scan"
+    make_picture(1).save(path, "TIFF")
+    assert is_image(path)
+    opened = []
+    monkeypatch.setattr(folders, "PictureFile", lambda data: opened.append(len(data)) or io.BytesIO(data))
+    assert is_image(path)
+    assert opened == [path.stat().st_size]
 
 
 # ---- links

@@ -335,7 +335,7 @@ def test_an_upload_that_nobody_uses_is_deleted(served, monkeypatch):
     monkeypatch.setattr(uploads, "EXPIRE_SECONDS", 0.2)
     page = Page(served)
     path = Path(page.upload(png(), "photo.png").json()[0])
-    wait_until(lambda: not path.parent.parent.exists())
+    wait_until(lambda: not path.parent.exists())
     body, _ = page.body("picture", "input", picture={"path": str(path)})
     assert page.send(body).status_code == 403
 
@@ -373,6 +373,21 @@ def test_nothing_is_left_of_an_upload_that_fails(served, folder):
         line.sendall((head + kind + part).encode())
         time.sleep(0.3)
     wait_until(lambda: listed(folder) == before)  # of the client that left in the middle too
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files")
+def test_a_form_of_many_files_opens_only_one(served, folder):
+    """All of a form's files are open at once: so many leave nobody else a descriptor for a connection."""
+    browser, before = client(served), len(os.listdir("/proc/self/fd"))
+    host, port = served.removeprefix("http://").split(":")
+    cookie = f"{gradio_guard.BROWSER}={browser.cookies[gradio_guard.BROWSER]}"
+    part = '--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\nx\r\n'
+    head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: {host}:{port}\r\nCookie: {cookie}\r\n"
+    kind = "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 100000\r\n\r\n"
+    with socket.create_connection((host, int(port)), timeout=60) as line:
+        line.sendall((head + kind + part * 400).encode())
+        assert b" 400 " in line.recv(4096)[:20]
+        assert len(os.listdir("/proc/self/fd")) < before + 20
 
 
 def test_odd_file_names_stay_in_their_folder(served, folder):

@@ -121,9 +121,7 @@ FOREIGN = {
     "with its name": lambda page, outside: {"path": str(outside), "orig_name": "photo.png"},
     "as a stream": lambda page, outside: {"path": str(outside), "is_stream": True},
     "dots": lambda page, outside: {"path": f"{Path(uploaded(page)).parent}{'/..' * 20}{outside}"},
-    "dots to a neighbour": lambda page, outside: {
-        "path": f"{Path(uploaded(page)).parent}/../../{outside.name}"
-    },
+    "dots to a neighbour": lambda page, outside: {"path": f"{Path(uploaded(page)).parent}/../{outside.name}"},
     "dots to its own": lambda page, outside: {"path": with_dots(uploaded(page))},
     "relative": lambda page, outside: {"path": os.path.relpath(outside)},
     "a link": lambda page, outside: {"path": replaced(uploaded(page), lambda p: p.symlink_to(outside))},

@@ -1,5 +1,7 @@
 """Paragraphs and tables on paper: where lines break, and how wide columns are."""
 
+import time
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,13 +25,47 @@ def test_lines_are_those_of_the_library(words, size):
     assert PAPER._lines(text) == expected
 
 
-@pytest.mark.parametrize("text", ["x" * 400, f"before {'x' * 400} behind", "soft\u00adhyphen and more words"])
-def test_words_that_have_to_be_broken_are_left_to_the_library(text):
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x" * 400,
+        f"before {'x' * 400} behind",
+        "\u4e2d" * 300,
+        "soft\u00adhyphen and more words",
+        "",
+        "  a  b",
+    ],
+)
+def test_words_longer_than_a_line_are_broken(text):
     PAPER.set_font(FONT, "", 9)
-    assert PAPER._lines(text) == []
-    before = PAPER.y
-    PAPER.text_block(text)
-    assert PAPER.y > before
+    lines = PAPER._lines(text)
+    room = PAPER.epw - 2 * PAPER.c_margin + 0.01
+    assert all(PAPER.get_string_width(line) <= room for line in lines)
+    assert "".join(lines).replace(" ", "") == text.replace("\u00ad", "").replace(" ", "")
+
+
+def test_line_breaks_stay_where_they_are_kept():
+    paper = Paper("breaks")
+    start = paper.y
+    paper.text_block("one\r\n\ntwo  words", 8, keep_lines=True)
+    assert paper.y - start == pytest.approx(3 * 4 + 8 * 0.16)
+
+
+@pytest.mark.parametrize("text", ["word " * 40_000, "w" * 200_000, "a\n" * 20_000, "a\u00ad" * 100_000])
+def test_a_long_text_takes_seconds(text):
+    started = time.process_time()
+    paper = Paper("long")
+    paper.text_block(text, 9.5, keep_lines=True)
+    assert paper.page_no() > 1
+    assert time.process_time() - started < 15
+
+
+@pytest.mark.parametrize("text", ["w" * 100_000, "word " * 20_000, "a\n" * 50_000])
+def test_a_cell_that_is_longer_than_a_page_is_cut(text):
+    started = time.process_time()
+    paper = Paper("cell")
+    paper.rows([["key", "value"], ["k", text]])
+    assert time.process_time() - started < 15
 
 
 def test_a_paragraph_takes_the_room_of_its_lines_and_goes_on_on_the_next_page():

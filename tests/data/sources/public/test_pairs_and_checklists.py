@@ -202,6 +202,16 @@ def test_dermavqa_teaches_the_question_with_the_best_response(tmp_path):
     assert (records[3]["turns"], records[3]["note"]) == (None, "Eczema, answer 2.")  # nothing was asked
 
 
+@pytest.mark.parametrize("mark", [10**400, float("inf"), float("nan"), True, "1"])
+def test_dermavqa_takes_any_mark(tmp_path, mark):
+    path = write_dermavqa(tmp_path / "in")
+    encounters = json.loads(path.read_text())
+    encounters[0]["responses"][0] |= {"completeness": mark, "contains_freq_ans": mark}
+    path.write_text(json.dumps(encounters))
+    records, _ = run(["dermavqa", path], tmp_path / "out")
+    assert records[0]["turns"]
+
+
 def test_scin_says_its_differential_in_words_and_by_class(tmp_path):
     records, _ = run(["scin", write_scin(tmp_path / "in")], tmp_path / "out")
     assert records[0]["note"] == (

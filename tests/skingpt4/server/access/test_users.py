@@ -11,7 +11,7 @@ import pytest
 from skingpt4.__main__ import main as skingpt4
 from skingpt4.server.access import passwords
 from skingpt4.server.access.users import PAGE_ROLES, REVIEW_ROLES, Users, UsersError
-from skingpt4.server.audit import read
+from skingpt4.server.audit import AuditError, AuditLog, read
 
 PASSWORD = "correct horse battery"
 
@@ -198,6 +198,27 @@ def test_the_command_adds_changes_and_lists(run, tmp_path):
         ("user_add", "anna"), ("user_disable", "anna"),
     ]  # fmt: skip
     assert PASSWORD not in log.read_bytes().decode("latin-1")
+
+
+def test_what_cannot_be_logged_is_not_done(run, tmp_path, monkeypatch):
+    audit = ("--audit-log", str(tmp_path / "audit.sqlite"))
+    assert run("add", "anna", "--role", "clinician", typed=PASSWORD + "\n")[0] == 0
+    before = (tmp_path / "users.json").read_bytes()
+
+    def full(*_: object, **__: object) -> None:
+        raise AuditError("the disk is full")
+
+    monkeypatch.setattr(AuditLog, "append", full)
+    for words, typed in (
+        (("disable", "anna"), ""),
+        (("role", "anna", "reviewer"), ""),
+        (("passwd", "anna"), "another long one\n"),
+        (("add", "bert", "--role", "reviewer"), PASSWORD + "\n"),
+    ):
+        status, _, err = run(*audit, *words, typed=typed)
+        assert status == 1
+        assert "the disk is full" in err
+        assert (tmp_path / "users.json").read_bytes() == before
 
 
 def test_the_command_fails_in_one_sentence(run):

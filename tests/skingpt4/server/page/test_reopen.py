@@ -141,6 +141,20 @@ def test_what_the_page_cannot_show_is_refused_before_the_case_is_forgotten(opene
     assert "failed unexpectedly" not in note
 
 
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [({"turns": [3]}, "is of another kind"), ({"pictures": [PICTURE | {"x": 1}]}, "is of another kind"),
+     ({"disclaimer": 5}, "its disclaimer is not a text"),
+     ({"differential": RANKED | {"red_flags": ["x"] * 501}}, "a list of more than 500 values"),
+     ({"history": {f"k{n}": "x" for n in range(501)}}, "a list of more than 500 values")],
+    ids=lambda value: str(value)[:20],
+)  # fmt: skip
+def test_what_is_wrong_with_a_file_is_said_in_words(opener, tmp_path, change, sentence):
+    _, _, note = opened(opener, tmp_path, SAVED | change)
+    assert sentence in note
+    assert "Error" not in note
+
+
 def test_of_a_language_that_is_not_offered_here(opener, tmp_path):
     _, state, note = opened(opener, tmp_path, SAVED | {"language": "fr"})
     assert "is open" in note
