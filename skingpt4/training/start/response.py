@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,9 +152,9 @@ class Responses:
             for number, name in enumerate(names)
         ]
 
-    def _backward(self, samples: Sequence[dict[str, Tensor]], mean: bool = True) -> float:
+    def _backward(self, samples: Sequence[dict[str, Any]], mean: bool = True) -> float:
         """Add the gradient of the loss a token, or of its sum; returns nats a token."""
-        model, base, inputs = self.model, self.model.projection, self.model.input_map
+        model, base, inputs = self.model, self.shifted.base, self.model.input_map
         required = base.weight.requires_grad
         base.requires_grad_(False)
         model.projection, model.input_map = self.shifted, None  # type: ignore[assignment]
