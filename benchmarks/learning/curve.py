@@ -50,6 +50,7 @@ from skingpt4.training.samples import SampleEncoder, TrainingSamples
 from skingpt4.training.start.labels import Labels, labels_of
 from skingpt4.training.start.regression import discriminants
 
+CACHE = Path("runs/learning")  # of the responses
 WEIGHTS = (0.0, 0.5, 1.0)  # of the prior
 NUM_PRIOR = 64  # training pictures over which it is the mean score
 
@@ -173,7 +174,7 @@ def measure(args: argparse.Namespace, words: Sequence[str]) -> None:
     config.projector, config.initial_checkpoint, config.vision.crops = "qformer", None, 1
     config.qformer.num_query_tokens, config.qformer.width = train.shape.num_queries, train.shape.width
     config.optim.max_epoch, config.optim.iters_per_epoch = 1, max(1, *args.points)
-    config.data.feature_cache = str(args.out.parent / "codes")
+    config.data.feature_cache = str(CACHE)
     with tempfile.TemporaryDirectory() as folder:
         config.data.train = [str(train.manifest(Path(folder)))]
         records = read_manifest(config.data.train[0])

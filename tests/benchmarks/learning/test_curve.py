@@ -39,7 +39,8 @@ def curve(folder, out, *overrides):
 
 
 @pytest.mark.parametrize("start", ["random", "labels"])
-def test_points_and_probe(start, folder, tmp_path, capsys):
+def test_points_and_probe(start, folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("benchmarks.learning.curve.CACHE", tmp_path / "cache")
     out = tmp_path / "curve.json"
     changes = (f"projection.start={start}", "projection.start_iterations=5", "prompt.use_concepts=false")
     assert curve(folder, out, *changes) == 0
@@ -52,6 +53,7 @@ def test_points_and_probe(start, folder, tmp_path, capsys):
     assert [line.split("|")[3].strip() for line in table(result).splitlines()[2:]] == ["12"] * 4
     assert result["probe"]["value"] > 0.9
     assert result["regression"]["value"] > 0.9
+    assert (tmp_path / "cache").exists() == (start == "labels")
     capsys.readouterr()
     assert curve(folder, out) == 0
     assert "nothing to do" in capsys.readouterr().out
