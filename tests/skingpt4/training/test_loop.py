@@ -849,7 +849,9 @@ def test_gradients_that_stay_infinite_end_the_run(configure, monkeypatch):
 def test_a_signal_in_the_process_saves_and_puts_the_handlers_back(configure, number, status, monkeypatch):
     config = configure(optim__iters_per_epoch=50)
     if signal.getsignal(number) is signal.SIG_IGN:
-        pytest.skip("this signal was ignored before the tests began, as under nohup, and training keeps to that")
+        pytest.skip(
+            "this signal was ignored before the tests began, as under nohup, and training keeps to that"
+        )
     before = signal.getsignal(number)
 
     def interrupted(*args):
