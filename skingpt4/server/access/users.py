@@ -72,7 +72,7 @@ class Users:
 
         Args:
             path: of the file.
-            log: is told whose account is about to change; what it raises leaves the file as it was.
+            log: called with the account that is about to change; what it raises leaves the file as it was.
         """
         self.path, self._log = Path(path), log
         self._read: tuple[object, dict[str, User]] = (None, {})

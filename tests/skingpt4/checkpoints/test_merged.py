@@ -64,11 +64,16 @@ def test_the_page_of_the_checkpoint_takes_the_served_folder_and_no_other(config,
         require_engine(model, engine)
 
 
+def question(config, saved, folder):
+    """The words of a chat command that asks one question about a picture."""
+    (folder / "config.yaml").write_text(to_yaml(config))
+    make_picture(1).save(folder / "spot.png")
+    return ["--config", str(folder / "config.yaml"), "--checkpoint", str(saved), "--image",
+            str(folder / "spot.png"), "--question", "What is it?", "--max-new-tokens", "8"]  # fmt: skip
+
+
 def test_a_chat_is_answered_by_the_engine_that_the_export_names(config, saved, folder, tmp_path, capsys):
-    (tmp_path / "config.yaml").write_text(to_yaml(config))
-    make_picture(1).save(tmp_path / "spot.png")
-    arguments = ["--config", str(tmp_path / "config.yaml"), "--checkpoint", str(saved), "--image",
-                 str(tmp_path / "spot.png"), "--question", "What is it?", "--max-new-tokens", "8"]  # fmt: skip
+    arguments = question(config, saved, tmp_path)
     assert chat.main(arguments) == 0
     alone = capsys.readouterr().out
     values = read_values(folder / merged.ENGINE)["engine"]
@@ -142,10 +147,7 @@ def test_the_file_for_llama_cpp_computes_what_the_checkpoint_with_lora_computes(
 def test_a_chat_is_answered_by_llama_cpp_with_the_exported_file(
     config, saved, gguf_folder, tmp_path, capsys, monkeypatch
 ):
-    (tmp_path / "config.yaml").write_text(to_yaml(config))
-    make_picture(1).save(tmp_path / "spot.png")
-    arguments = ["--config", str(tmp_path / "config.yaml"), "--checkpoint", str(saved), "--image",
-                 str(tmp_path / "spot.png"), "--question", "What is it?", "--max-new-tokens", "8"]  # fmt: skip
+    arguments = question(config, saved, tmp_path)
     assert chat.main(arguments) == 0
     alone = capsys.readouterr().out
     readers = []
