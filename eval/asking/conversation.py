@@ -125,11 +125,19 @@ class Asker:
 
     @property
     def prior(self) -> dict[str, dict[str, float]]:
-        """What is taken off the score of each disease, times its weight; empty where no diseases are scored."""
+        """How the score of each disease is read: what is taken off it, times its weight, and what divides both.
+
+        Empty where no diseases are scored.
+        """
         if self.scorer is None:
             return {}
         names = [disease.name for disease in self.scorer.closed_set.diseases]
-        return {"prior": _named(names, self.rule.prior(self.scorer).tolist())}
+        fitted = self.rule.calibration
+        spread = fitted.spread if fitted else None
+        return {
+            "prior": _named(names, self.rule.prior(self.scorer).tolist()),
+            **({"spread": _named(names, spread)} if spread else {}),
+        }
 
     def answers(
         self,
@@ -308,7 +316,8 @@ class Asker:
     def _by_rule(self, cases: Sequence[Case], queries: Sequence[Tensor]) -> list[dict[str, Any]]:
         assert self.scorer is not None
         scores, closed_set = self.scorer.scores(queries), self.scorer.closed_set
-        of_classes = closed_set.class_scores(scores, self.rule.prior(self.scorer), self.rule.prior_weight)
+        scaled, prior = self.rule.scaled(scores, self.scorer)
+        of_classes = closed_set.class_scores(scaled, prior, self.rule.prior_weight)
         names = [disease.name for disease in closed_set.diseases]
         return [
             {

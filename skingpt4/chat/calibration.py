@@ -57,6 +57,7 @@ class Calibration:
         prior_weight: of what is said of each disease whatever the picture shows, see `skingpt4.taxonomy.closed_set`.
         prior: that, for each row of `closed_set`: the mean score over the pictures; None in files from before there
             was one, whose weight is that of the scores without a picture.
+        spread: what the scores of each row of `closed_set` are divided by, and their prior; None where it is 1.
         alarms: when the warning of skin cancer is raised, see `skingpt4.chat.checks.alarm`; empty where the data
             had too few malignant cases, and in files from before there were any.
     """
@@ -74,6 +75,7 @@ class Calibration:
     prior_weight: float = 0.0
     alarms: dict[str, Alarm] = field(default_factory=dict)
     prior: list[float] | None = None
+    spread: list[float] | None = None
 
     def class_probabilities(self, scores: np.ndarray) -> np.ndarray:
         """Probabilities (..., 15) among the classes of log-likelihoods (..., 15)."""
@@ -141,11 +143,13 @@ def load(checkpoint_path: str | Path | None) -> Calibration | None:
             raise ValueError("prior_weight")
         if calibration.closed_set is not None:
             ClosedSet.of_rows(calibration.closed_set)
-            prior = calibration.prior
-            if prior is not None and not (
-                len(prior) == len(calibration.closed_set) and np.isfinite(prior).all()
-            ):
-                raise ValueError("prior")
+            for values in (calibration.prior, calibration.spread):
+                if values is not None and not (
+                    len(values) == len(calibration.closed_set) and np.isfinite(values).all()
+                ):
+                    raise ValueError("prior or spread")
+            if calibration.spread is not None and min(calibration.spread) <= 0:
+                raise ValueError("spread")
     except (ValueError, KeyError, TypeError):
         raise CalibrationError(f"{path}: is damaged; run skingpt4 calibrate again") from None
     if calibration.tensors_sha256 != weights_sha256(checkpoint_path):

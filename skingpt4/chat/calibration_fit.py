@@ -39,7 +39,10 @@ MIN_CASES = 30
 MIN_CONFIDENT = 10  # cases that reach a threshold: with fewer, the target is reached by chance
 MIN_OF_CONCEPT = 5  # images with it, and without it
 TEMPERATURES = (0.05, 50.0)
-PRIOR_WEIGHTS = tuple(n / 10 for n in range(11))
+# How scores are read: the weight of their prior, and the power of their spread that they are divided by.
+Reading = tuple[float, float]
+PLAIN = (0.0, 0.0)
+READINGS = [(weight / 10, power) for power in (0.0, 0.5, 1.0) for weight in range(11)]
 
 
 # --- fitting -------------------------------------------------------------------------------------------
@@ -54,15 +57,23 @@ def fit_temperature(scores: np.ndarray, truth: np.ndarray) -> float:
     return float(np.exp(minimum.x))
 
 
-def fit_weight(by_weight: Mapping[float, np.ndarray], truth: np.ndarray) -> tuple[float, float]:
-    """(weight of the prior, temperature) with the lowest loss.
+def fit_reading(by_reading: Mapping[Reading, np.ndarray], truth: np.ndarray) -> tuple[Reading, float]:
+    """(one of READINGS, temperature) with the lowest loss.
 
-    Args:
-        by_weight: (n, classes) log-scores for each weight that is tried.
-        truth: (n,) true classes.
+    `by_reading` has (n, classes) log-scores for each reading that is tried; truth is (n,) of numbers.
     """
-    fitted = {weight: fit_temperature(scores, truth) for weight, scores in by_weight.items()}
-    return min(fitted.items(), key=lambda item: class_loss(by_weight[item[0]], truth, item[1]))
+    fitted = {reading: fit_temperature(scores, truth) for reading, scores in by_reading.items()}
+    return min(fitted.items(), key=lambda item: class_loss(by_reading[item[0]], truth, item[1]))
+
+
+def spread_of(scores: np.ndarray, power: float) -> np.ndarray:
+    """(diseases,) what scores (n, diseases) are divided by: a power of their standard deviation over the images.
+
+    The longer and the rarer a name, the more nats separate its good from its bad images; divided by this spread, each
+    counts alike (z-norm, Auckenthaler et al. 2000, doi 10.1006/dspr.1999.0360). Their median is 1.
+    """
+    deviations = scores.std(axis=0)
+    return np.maximum(deviations / (np.median(deviations) or 1.0), 1e-3) ** power
 
 
 def fit_concepts(scores: np.ndarray, present: np.ndarray, names: Sequence[str]) -> dict[str, Platt]:
@@ -95,7 +106,7 @@ def fit_concepts(scores: np.ndarray, present: np.ndarray, names: Sequence[str]) 
 
 
 def fit(
-    scores: np.ndarray | Mapping[float, np.ndarray],
+    scores: np.ndarray | Mapping[Reading, np.ndarray],
     truth: np.ndarray,
     concept_scores: np.ndarray,
     concepts: np.ndarray,
@@ -107,8 +118,7 @@ def fit(
     """A calibration of scores, with measures of folds that each fit did not see.
 
     Args:
-        scores: (n, 15) log-likelihoods in the order of `diseases`; or log-scores for each weight of the prior, 0.0
-            among them.
+        scores: (n, 15) log-likelihoods in the order of `diseases`; or log-scores for each reading, PLAIN among them.
         truth: (n,) number of the true class.
         concept_scores: (n, 48) log-likelihoods.
         concepts: (n, 48) bool.
@@ -122,18 +132,18 @@ def fit(
     """
     n = len(truth)
     _require_enough(n)
-    by_weight = scores if isinstance(scores, Mapping) else {0.0: scores}
-    if not all(np.isfinite(each).all() for each in (*by_weight.values(), concept_scores)):
+    by_reading = scores if isinstance(scores, Mapping) else {PLAIN: scores}
+    if not all(np.isfinite(each).all() for each in (*by_reading.values(), concept_scores)):
         raise CalibrationError("the model gives scores that are not finite numbers; it cannot be calibrated")
     folds = np.random.default_rng(seed).permutation(n) % FOLDS
-    probability = np.zeros_like(by_weight[0.0])
+    probability = np.zeros_like(by_reading[PLAIN])
     for fold in range(FOLDS):
         here, others = folds == fold, folds != fold
-        weight, temperature = fit_weight({w: each[others] for w, each in by_weight.items()}, truth[others])
+        reading, temperature = fit_reading({r: each[others] for r, each in by_reading.items()}, truth[others])
         held_out = Calibration(temperature, None, 1, n, diseases, {})
-        probability[here] = held_out.class_probabilities(by_weight[weight][here])
-    weight, temperature = fit_weight(by_weight, truth)
-    before, after = by_weight[0.0], by_weight[weight]
+        probability[here] = held_out.class_probabilities(by_reading[reading][here])
+    reading, temperature = fit_reading(by_reading, truth)
+    before, after = by_reading[PLAIN], by_reading[reading]
     plain = Calibration(1.0, None, target_accuracy, n, diseases, {}).class_probabilities(before)
     confidence = Calibration(temperature, None, 1, n, diseases, {}).class_probabilities(after).max(axis=1)
     right_before, right, right_held_out = (
@@ -143,11 +153,12 @@ def fit(
     confident = confidence >= (np.inf if threshold is None else threshold)
     measures: dict[str, Any] = {
         "accuracy": float(right_held_out.mean()),
-        **({"accuracy_with_prior": float(right_before.mean())} if len(by_weight) > 1 else {}),
+        **({"accuracy_with_prior": float(right_before.mean())} if len(by_reading) > 1 else {}),
         "nll_before": class_loss(before, truth, 1.0),
         "nll_after": float(-np.log(probability[np.arange(n), truth]).mean()),
         "ece_before": calibration.calibration_error(plain.max(axis=1), right_before),
         "ece_after": calibration.calibration_error(probability.max(axis=1), right_held_out),
+        "spread_power": reading[1],
         "kept_at_threshold": int(confident.sum()),
         "right_at_threshold": int(right[confident].sum()),
         "folds": FOLDS,
@@ -155,7 +166,7 @@ def fit(
     }
     platts = fit_concepts(concept_scores[known], concepts[known], CONCEPTS)
     return Calibration(
-        temperature, threshold, target_accuracy, n, diseases, platts, measures, prior_weight=weight
+        temperature, threshold, target_accuracy, n, diseases, platts, measures, prior_weight=reading[0]
     )
 
 
@@ -289,13 +300,21 @@ def calibrate(
     scorer, diseases = DiseaseScorer(model, config.prompt, closed_set), closed_set.representatives
     scores, concept_scores = score_records(model, config, chosen, queries[rows], diseases, scorer)
     prior = scores.mean(0)  # over all folds: it does not depend on what is true
-    by_weight = {w: closed_set.class_scores(scores, prior, w) for w in PRIOR_WEIGHTS}
-    fitted = fit(by_weight, truth, concept_scores, present, known, diseases, target_accuracy)
-    by_disease = closed_set.probabilities(scores, prior, fitted.prior_weight, fitted.temperature)
+    spreads = {power: spread_of(scores, power) for _, power in READINGS}
+    by_reading = {
+        (weight, power): closed_set.class_scores(scores / spreads[power], prior / spreads[power], weight)
+        for weight, power in READINGS
+    }
+    fitted = fit(by_reading, truth, concept_scores, present, known, diseases, target_accuracy)
+    spread = spreads[fitted.measures["spread_power"]]
+    by_disease = closed_set.probabilities(
+        scores / spread, prior / spread, fitted.prior_weight, fitted.temperature
+    )
     return replace(
         fitted,
         closed_set=closed_set.to_rows(),
         prior=prior.tolist(),
+        spread=spread.tolist(),
         alarms=alarm.disease_alarms(by_disease, closed_set, malignant),
     )
 
@@ -311,7 +330,8 @@ def report(fitted: Calibration) -> str:
     if fitted.closed_set is not None:
         lines.append(
             f"{len(fitted.closed_set)} diseases scored; their mean scores taken off with weight "
-            f"{fitted.prior_weight:.1f} (with weight 0 {m['accuracy_with_prior']:.1%} right)"
+            f"{fitted.prior_weight:.1f}, divided by their spread to the power {m['spread_power']:g} (as they are "
+            f"{m['accuracy_with_prior']:.1%} right)"
         )
     if fitted.threshold is None:
         lines.append(

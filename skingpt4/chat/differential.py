@@ -138,6 +138,12 @@ class Rule:
         rows = calibration.closed_set
         return cls(calibration, None if rows is None else ClosedSet.of_rows(rows))
 
+    def scaled(self, scores: np.ndarray, scorer: DiseaseScorer) -> tuple[np.ndarray, np.ndarray]:
+        """Scores (..., diseases) of the scorer and their prior (diseases,), both as the closed set takes them."""
+        spread = None if self.calibration is None else self.calibration.spread
+        divisor = 1.0 if spread is None else np.array(spread)
+        return scores / divisor, self.prior(scorer) / divisor
+
     def prior(self, scorer: DiseaseScorer) -> np.ndarray:
         """(diseases,) what the scorer's model says of each, whatever the picture shows."""
         fitted = None if self.calibration is None else self.calibration.prior
@@ -185,7 +191,7 @@ class Ranker:
             classes, concepts = score_images(self._model, self._config, shown, diseases)
             return from_scores(classes, concepts, diseases, calibration, language)
         closed_set, weight = self._scorer.closed_set, self.rule.prior_weight
-        scores, prior = self._scorer.scores([shown])[0], self.rule.prior(self._scorer)
+        scores, prior = self.rule.scaled(self._scorer.scores([shown])[0], self._scorer)
         temperature = calibration.temperature if calibration else 1.0
         probabilities = closed_set.probabilities(scores, prior, weight, temperature)
         named = sorted(

@@ -7,7 +7,7 @@ from scipy.special import expit, softmax
 
 from skingpt4.chat import calibration, calibration_fit
 from skingpt4.chat.calibration import CalibrationError
-from skingpt4.chat.calibration_fit import fit, fit_concepts, fit_temperature, fit_weight
+from skingpt4.chat.calibration_fit import fit, fit_concepts, fit_reading, fit_temperature, spread_of
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.identity import identity
 from skingpt4.cli import calibrate
@@ -89,8 +89,8 @@ def test_a_planted_prior_is_taken_off_by_folds_that_do_not_see_their_cases(monke
     rng = np.random.default_rng(3)
     logits, truth, concept_scores, present = drawn(400, 1.0)
     prior = rng.normal(0, 4, 15)
-    by_weight = {w: logits + prior - w * prior for w in (0.0, 0.5, 1.0)}
-    fitted = fit(by_weight, truth, concept_scores, present, np.zeros(400, bool), DISEASES)
+    by_reading = {(w, 0.0): logits + prior - w * prior for w in (0.0, 0.5, 1.0)}
+    fitted = fit(by_reading, truth, concept_scores, present, np.zeros(400, bool), DISEASES)
     assert fitted.prior_weight == 1.0
     assert fitted.temperature == pytest.approx(1, rel=0.15)
     m = fitted.measures
@@ -100,16 +100,39 @@ def test_a_planted_prior_is_taken_off_by_folds_that_do_not_see_their_cases(monke
     folds = np.random.default_rng(0).permutation(400) % calibration_fit.FOLDS
     seen = []
     monkeypatch.setattr(
-        calibration_fit, "fit_weight", lambda each, truth: seen.append(truth) or fit_weight(each, truth)
+        calibration_fit, "fit_reading", lambda each, truth: seen.append(truth) or fit_reading(each, truth)
     )
-    fit(by_weight, truth, concept_scores, present, np.zeros(400, bool), DISEASES)
+    fit(by_reading, truth, concept_scores, present, np.zeros(400, bool), DISEASES)
     assert len(seen) == calibration_fit.FOLDS + 1
     for fold, others in enumerate(seen[:-1]):
         assert np.array_equal(others, truth[folds != fold])
     # Chance keeps the model's own scores.
     assert (
-        fit({0.0: logits}, truth, concept_scores, present, np.zeros(400, bool), DISEASES).prior_weight == 0.0
+        fit(
+            {calibration_fit.PLAIN: logits}, truth, concept_scores, present, np.zeros(400, bool), DISEASES
+        ).prior_weight
+        == 0.0
     )
+
+
+def test_scores_of_which_some_vary_more_are_divided_by_their_spread():
+    """A long name's score falls by many nats, a short one's by a few; both mean the same."""
+    rng = np.random.default_rng(5)
+    truth = rng.integers(15, size=600)
+    evidence = 2.0 * np.eye(15)[truth] + rng.normal(size=(600, 15))
+    steep = np.geomspace(0.2, 8, 15)
+    scores = steep * (evidence - 3)
+    by_reading = {
+        (weight, power): (scores - weight * scores.mean(0)) / spread_of(scores, power)
+        for weight, power in calibration_fit.READINGS
+    }
+    fitted = fit(
+        by_reading, truth, np.zeros((600, 48)), np.zeros((600, 48), bool), np.zeros(600, bool), DISEASES
+    )
+    assert (fitted.prior_weight, fitted.measures["spread_power"]) == (1.0, 1.0)
+    assert fitted.measures["accuracy"] > fitted.measures["accuracy_with_prior"] + 0.2
+    assert np.median(spread_of(scores, 1.0)) == pytest.approx(1.0)
+    assert np.array_equal(spread_of(np.zeros((3, 2)), 0.0), np.ones(2))
 
 
 # --- the command ---------------------------------------------------------------------------------------
@@ -162,8 +185,9 @@ def test_with_a_card_that_names_diseases_the_calibration_holds_what_was_scored(r
     fitted = calibration.load("run")
     assert fitted.closed_set[0] == {"name": "tinea pedis", "class_name": "fungal_infections", "records": 4}
     assert len(fitted.closed_set) == 16
-    assert fitted.prior_weight in calibration_fit.PRIOR_WEIGHTS
-    assert len(fitted.prior) == 16
+    assert (fitted.prior_weight, fitted.measures["spread_power"]) in calibration_fit.READINGS
+    assert len(fitted.prior) == len(fitted.spread) == 16
+    assert min(fitted.spread) > 0
     assert all(score < 0 for score in fitted.prior)
     assert fitted.diseases["fungal_infections"] == "tinea pedis"
 
