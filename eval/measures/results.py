@@ -19,7 +19,7 @@ from eval.measures.comparing.groups import by_groups
 from eval.measures.concepts import hallucinations, named_concepts, scored_concepts
 from eval.measures.consistency import consistency
 from eval.measures.intervals import RESAMPLES, Interval, Line, arm_summary, has_choice, having, text_outcomes
-from eval.measures.texts import text_statistics
+from eval.measures.texts import different_answers, text_statistics
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import write_text
 from skingpt4.support.parse import ParseError, read_json_object
@@ -104,6 +104,8 @@ def measure_arm(run: Run, arm: ArmAnswers, lines: Sequence[Line]) -> dict[str, A
     if named := having(lines, "predicted_concepts"):
         measured["concepts"] = named_concepts(named, concepts=run.task.concepts)
         measured["hallucination"] = hallucinations(named, run.task.concepts)
+    if differing := different_answers(arm):
+        measured["different_answers"] = differing.to_dict()
     return measured | {
         "concepts_auroc": scored_concepts(lines),
         "groups": by_groups(lines),

@@ -103,3 +103,18 @@ def text_statistics(arm: ArmAnswers) -> dict[str, Any]:
             asked.items(), key=lambda item: (item[0][0] != "turn", item[0][1])
         )
     }
+
+
+def different_answers(arm: ArmAnswers) -> Interval | None:
+    """Share of cases whose answers to the prompts all differ (punctuation and case aside); None where one was asked.
+
+    Of the first repeat on unchanged pictures. A model that answers every question with the same sentence has 0.
+    """
+    of_case: dict[str, list[tuple[str, ...]]] = {}
+    for answer in arm.of("turn"):
+        of_case.setdefault(answer.key.case_id, []).append(tuple(words(answer.text)))
+    asked = max(map(len, of_case.values()), default=0)
+    complete = [answers for answers in of_case.values() if len(answers) == asked]
+    if asked < 2:
+        return None
+    return proportion(sum(len(set(answers)) == asked for answers in complete), len(complete))

@@ -37,6 +37,7 @@ SHARES = {
     ("hallucination", "cases_with_one"): "cases with a named concept that the labels do not have",
     ("hallucination", "share_of_named"): "named concepts that the labels do not have",
     ("calibration", "mean_confidence"): "mean confidence",
+    ("different_answers",): "cases whose answers to the prompts all differ",
 }
 COEFFICIENTS = {
     ("concepts_auroc", "micro"): "AUROC of the concepts, all together",

@@ -1,7 +1,7 @@
 import pytest
 
 from eval.asking.answers import Answer, ArmAnswers, Key
-from eval.measures.texts import distinct, median, repeats_a_sentence, text_statistics
+from eval.measures.texts import different_answers, distinct, median, repeats_a_sentence, text_statistics
 
 
 def test_distinct_by_hand():
@@ -57,3 +57,20 @@ def test_statistics_by_turn_and_probe():
 
 def test_no_answers():
     assert text_statistics(ArmAnswers("x", {})) == {}
+
+
+def test_answers_that_differ_from_prompt_to_prompt():
+    arm = ArmAnswers("two_step", {})
+    said = {
+        "a": ["Acne.", "Scale."],
+        "b": ["Acne.", "acne"],
+        "c": ["Acne.", "Ask a doctor."],
+        "d": ["Not yet"],
+    }
+    for case, texts in said.items():
+        for number, text in enumerate(texts, 1):
+            key = Key(case, 0, None, "turn", number)
+            arm.lines[key] = Answer("two_step", key, {"answer": text, "prompt": "?"})
+    found = different_answers(arm)
+    assert (found.value, found.n) == (pytest.approx(2 / 3), 3)
+    assert different_answers(ArmAnswers("x", {})) is None
