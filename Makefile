@@ -44,8 +44,8 @@ ablation: setup ## quickstart, and step 2 without step 1 in the same report
 seven-arms: setup ## an evaluation with seven arms of six kinds and three simulated raters; writes runs/seven-arms/report.html
 	$(PY) -m eval.seven_arms
 
-demo: setup ## the consultation page on the quickstart's model, for this machine only
-	$(PY) demo.py --config configs/tiny/step2.yaml
+demo: weights ## the consultation page on the quickstart's model, or on the bundled one, for this machine only
+	$(PY) demo.py
 
 lint: setup ## style, types and the floors that imports keep to
 	$(VENV)/bin/ruff check .

@@ -1,4 +1,4 @@
-"""A consultation about pictures of skin in the browser: python demo.py --config configs/tiny/step2.yaml."""
+"""A consultation about pictures of skin in the browser: python demo.py."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Gradio and torch take seconds to import, so they are imported only after the command line has been parsed.
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from skingpt4.server.page.tools import Tools
 
 PASSWORD = "SKINGPT4_PASSWORD"
+QUICKSTART, BUNDLED = "runs/quickstart/step2", "skingpt4/weights/bundled/phantoms_tiny"  # trained on drawings
 EXAMPLES = f"""examples:
-  python demo.py --config configs/tiny/step2.yaml
+  python demo.py                                       (the quickstart's model, or the one that is bundled)
   python demo.py --checkpoint runs/quickstart/step2 --port 8000 --language de
   {PASSWORD}=... python demo.py --config configs/tiny/step2.yaml --password
   python demo.py --config configs/tiny/step2.yaml --users users.json --audit-log audit.sqlite
@@ -68,6 +70,14 @@ def parser() -> argparse.ArgumentParser:
     add("--audit-text", action="store_true", help="with --audit-log: also log questions and answers")
     add_access_arguments(result)
     return result
+
+
+def default_checkpoint() -> str:
+    """What is served where no model is named: the quickstart's last checkpoint, or the bundled one like it."""
+    from skingpt4.checkpoints.checkpoint import saved
+    from skingpt4.config.bundled import resolve_bundled
+
+    return QUICKSTART if saved(Path(QUICKSTART)) else resolve_bundled(BUNDLED)
 
 
 def read_password() -> str:
@@ -137,6 +147,9 @@ def main(argv: list[str] | None = None) -> int:
 
         for path in args.language_file:
             add_language(path)
+        if not (args.config or args.checkpoint):
+            args.checkpoint = default_checkpoint()
+            print(f"model: {args.checkpoint}, trained on drawings of skin")
 
         texts = load_texts(args.language)
         log = AuditLog(args.audit_log, args.audit_text).append if args.audit_log else None

@@ -42,6 +42,15 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / "private"
 
 
+def test_without_a_name_the_newest_model_is_served(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert demo.default_checkpoint() == str(Path(demo.__file__).parent / demo.BUNDLED)
+    card = tmp_path / demo.QUICKSTART / "checkpoints" / "iteration_0000001" / "checkpoint.json"
+    card.parent.mkdir(parents=True)
+    card.write_text("{}")
+    assert demo.default_checkpoint() == demo.QUICKSTART
+
+
 def test_command_line(capsys, monkeypatch):
     args = demo.parser().parse_args(["--config", "c.yaml"])
     assert (args.host, args.port, args.max_upload_mb, args.checkpoint) == ("127.0.0.1", 7860, 20, None)
@@ -49,7 +58,6 @@ def test_command_line(capsys, monkeypatch):
     monkeypatch.setattr(gradio_app, "private_folder", None)  # nothing is served here
     for wrong, words in (
         (["--config", "nowhere.yaml"], "nowhere.yaml: no such config"),
-        ([], "give --config or --checkpoint"),
         (["--language", "xx"], "there is no page in the language 'xx'; there are de, en"),
         (["--audit-text"], "--audit-text says what goes into the audit log; add --audit-log FILE"),
         (["--share"], "--share opens the page to whoever learns its link; add --password"),
