@@ -1,0 +1,58 @@
+"""The headline: one quickstart a seed, written once, and the table over the trainings."""
+
+import json
+
+import pytest
+
+from benchmarks.learning import headline
+
+
+def figure(value):
+    return {"value": value, "low": value - 0.1, "high": value + 0.1, "n": 150}
+
+
+def result(seed, top1):
+    return {"seed": seed, "num_cases": 150, "arms": {
+        "two_step": {"top1": figure(top1), "concept_micro_f1": figure(0.5)},
+        "blank_image": {"top1": figure(0.06), "concept_micro_f1": figure(0.4)},
+    }}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(headline, "RESULTS", tmp_path)
+    return tmp_path
+
+
+def test_of_one_training_the_interval_is_over_cases_and_of_several_over_trainings(folder):
+    (folder / "headline_42.json").write_text(json.dumps(result(42, 0.7)))
+    assert "| two steps | 70.0 (60.0 to 80.0) | 50.0 (40.0 to 60.0) | 1 |" in headline.table()
+    (folder / "headline_1.json").write_text(json.dumps(result(1, 0.6)))
+    lines = headline.table().splitlines()
+    assert "| two steps | 65.0 (60.0 to 70.0) | 50.0 (50.0 to 50.0) | 2 |" in lines
+    assert [line.split(" | ")[0] for line in lines[2:]] == ["| two steps", "| two steps, blank picture"]
+
+
+def test_a_seed_is_measured_once_and_a_failure_is_a_sentence(folder, monkeypatch, capsys):
+    asked = []
+
+    def run(seed):
+        asked.append(seed)
+        root = folder / f"runs/quickstart-seed={seed}"
+        root.mkdir(parents=True, exist_ok=True)
+        found = result(seed, 0.7) | {"seconds": 9.0, "peak_memory_gb": 2.0, "comparisons": {}}
+        (root / "results.json").write_text(json.dumps(found))
+        (root / "stages.json").write_text(json.dumps({"step1": {"seconds": 5.0}}))
+        return int(seed == 3)
+
+    monkeypatch.setattr(headline, "run_quickstart", run)
+    for _ in range(2):
+        assert headline.main(["--seeds", "1", "2", "--out-dir", str(folder / "out")]) == 0
+    assert asked == [1, 2]
+    written = json.loads((folder / "out/headline_2.json").read_text())
+    assert (written["seed"], written["stages"], written["arms"]["two_step"]["top1"]["n"]) == (
+        2, {"step1": 5.0}, 150)  # fmt: skip
+    assert "on file" in capsys.readouterr().out
+    assert headline.main(["--seeds", "3", "--out-dir", str(folder / "out")]) == 1
+    assert "seed 3: the quickstart failed" in capsys.readouterr().err
