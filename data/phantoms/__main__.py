@@ -27,11 +27,6 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument(
         "--captions", action="store_true", help="write what each drawing shows (for step: align)"
     )
-    render.add_argument(
-        "--random-diseases",
-        action="store_true",
-        help="name any disease in place of the drawn one: teaches the names, and not what they look like",
-    )
     render.add_argument("--masks", action="store_true", help="save lesion masks too")
     sheet = commands.add_parser(
         "sheet", help="save a picture grid", description=f"Save a picture grid. {WARNING}"
@@ -54,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "render":
             path = write_split(
                 args.out_dir, args.split, args.count, args.seed, args.size, args.known_concepts, args.known_notes,
-                args.masks, args.captions, args.random_diseases,
+                args.masks, args.captions,
             )  # fmt: skip
         else:
             path = contact_sheet(args.by, args.out, args.seed, only=args.only)

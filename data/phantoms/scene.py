@@ -206,10 +206,10 @@ class Scene:
 
 
 def generators(seed: int, split: str, index: int) -> list[np.random.Generator]:
-    """Independent generators of one record: what to show, how to draw it, what is known, its caption, a name."""
+    """Independent generators of one record: what to show, how to draw it, whether concepts are known, its caption."""
     name = int.from_bytes(hashlib.sha256(split.encode()).digest()[:8], "big")
     root = np.random.SeedSequence([seed, name, index])
-    return [np.random.default_rng(child) for child in root.spawn(5)]
+    return [np.random.default_rng(child) for child in root.spawn(4)]
 
 
 def _choose_concepts(rng: np.random.Generator, look: Look) -> tuple[str, ...]:

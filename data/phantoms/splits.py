@@ -89,7 +89,6 @@ class SplitParams:
     known_notes: float
     masks: bool
     captions: bool = False
-    random_diseases: bool = False
     renderer_version: int = RENDERER_VERSION
 
 
@@ -108,8 +107,8 @@ def _write_record(index: int, folder: Path, params: SplitParams) -> dict:
         "source": "phantoms",
         "split": params.split,
         "concepts": list(phantom.concepts) if knows_concepts else None,
-        "disease": _random_disease(index, params) if params.random_diseases else phantom.disease,
-        "class": None if params.random_diseases else phantom.class_name,
+        "disease": phantom.disease,
+        "class": phantom.class_name,
         "fitzpatrick": phantom.fitzpatrick,
         "body_site": phantom.body_site,
         "note": phantom.note if knows_note else None,
@@ -125,10 +124,6 @@ def _caption(index: int, params: SplitParams) -> str:
     return write_caption(rng, scene.concepts, scene.arrangement, scene.site, scene.tone)
 
 
-def _random_disease(index: int, params: SplitParams) -> str:
-    return str(generators(params.seed, params.split, index)[4].choice(sorted(DISEASES.values())))
-
-
 def _records(folder: Path, params: SplitParams) -> Iterator[dict]:
     """All records of a split in order, over a pool of processes when the split is worth one."""
     write = partial(_write_record, folder=folder, params=params)
@@ -142,28 +137,23 @@ def _records(folder: Path, params: SplitParams) -> Iterator[dict]:
 def write_split(
     out_dir: str | Path, split: str, count: int, seed: int, size: int = 224, known_concepts: float = 1.0,
     known_notes: float = 1.0, masks: bool = False, captions: bool = False,
-    random_diseases: bool = False,
 ) -> Path:  # fmt: skip
     """Write `count` phantoms under out_dir/split and return the path of the manifest.
 
     The manifest comes last, so its existence means a complete split; a split made with the same parameters is reused.
     `known_concepts` and `known_notes` (0..1) are the fractions of records that have theirs; the others get null.
-    `captions` adds what each drawing shows. With `random_diseases` every drawing has the name of any disease and no
-    class: the names can be learned from it, but not what they look like.
+    `captions` adds what each drawing shows.
     """
     if count < 0 or not (0 <= known_concepts <= 1 and 0 <= known_notes <= 1):
         raise ValueError("count must not be negative, known_concepts and known_notes must lie in 0..1")
     if not split.replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"split must be a plain name of letters, digits, - and _, got {split!r}")
-    params = SplitParams(
-        split, count, seed, size, float(known_concepts), float(known_notes), masks, captions, random_diseases
-    )
+    params = SplitParams(split, count, seed, size, float(known_concepts), float(known_notes), masks, captions)
     folder = Path(out_dir) / split
     manifest, stored = folder / "manifest.jsonl", folder / "params.json"
     values = asdict(params)
-    for name in ("captions", "random_diseases"):
-        if not values[name]:
-            del values[name]  # splits written before it existed are the same
+    if not captions:
+        del values["captions"]  # splits written before there were captions are the same
     own = json.dumps(values, indent=1)
     if manifest.exists() and stored.exists() and stored.read_text(encoding="utf-8") == own:
         return manifest
