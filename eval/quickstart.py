@@ -22,17 +22,19 @@ from skingpt4.support.errors import UserError, reported
 from skingpt4.support.files import write_text
 from skingpt4.support.memory import peak_bytes
 
-# split: (pictures, share of records with concepts, share with a note). Most sources of diagnoses have neither.
+# split: (pictures, pictures of --short, share of records with concepts, share with a note). Most sources of diagnoses
+# have neither.
 SPLITS = {
-    "step1": (900, 1.0, 1.0),
-    "step2": (1200, 0.15, 0.05),
-    "validation": (90, 1.0, 1.0),
-    "validation_step2": (90, 0.15, 0.05),
-    "cases": (150, 1.0, 1.0),
+    "step1": (480, 80, 1.0, 1.0),
+    "step2": (1200, 300, 0.15, 0.05),
+    "validation": (90, 45, 1.0, 1.0),
+    "validation_step2": (90, 15, 0.15, 0.05),
+    "cases": (150, 60, 1.0, 1.0),
 }
-QFORMER = Path("skingpt4/weights/bundled/qformer_tiny.safetensors")
+BUNDLED = Path("skingpt4/weights/bundled")  # the Q-Former, and the projection that step 1 starts from
 INTERRUPTED = 130
-SHORT_PICTURES, SHORT_TRAINING = 30, ["optim.max_epoch=1", "optim.iters_per_epoch=3", "optim.batch_size=2"]
+SHORT_ITERATIONS = {"step1": 10, "step2": 40, "step2_only": 3}
+LEARNED_MORE = 0.15  # --short: top-1 of two steps over that of a blank picture; nothing learned gives about 0
 
 
 class StageError(UserError):
@@ -57,20 +59,25 @@ class Stage:
     cheap: bool = False
 
 
-def stages(root: Path, phantoms: Path, short: bool, ablation: bool) -> list[Stage]:
-    """All stages in order. `short` runs the same stages on little data: a check of the software, not a result."""
+def stages(
+    root: Path, phantoms: Path, short: bool, ablation: bool, overrides: Sequence[str] = ()
+) -> list[Stage]:
+    """All stages in order. `short` runs the same stages on little data: a check that they work and that it learns.
+
+    `overrides` are of both trainings.
+    """
     weights = ["smollm2-135m-instruct", "dinov2-vit-s14-reg4"]
     planned = [
         Stage("weights", ["-m", "skingpt4", "weights", "fetch", *weights], Path("weights"), cheap=True)
     ]
-    for split, (count, concepts, notes) in SPLITS.items():
-        count = SHORT_PICTURES if short else count
+    for split, (complete, few, concepts, notes) in SPLITS.items():
+        count = few if short else complete
         render = ["-m", "data.phantoms", "render", "--out-dir", str(phantoms), "--split", split]
         render += ["--count", str(count), "--known-concepts", str(concepts), "--known-notes", str(notes)]
         planned.append(Stage(f"render {split}", render, phantoms / split / "manifest.jsonl", cheap=True))
-    planned += [_train("step1", root, phantoms, short), _train("step2", root, phantoms, short)]
+    planned += [_train(step, root, phantoms, short, overrides) for step in ("step1", "step2")]
     fit = ["-m", "skingpt4", "calibrate", "--checkpoint", f"{root}/step2"]
-    for split in ("validation",) if short else ("validation", "validation_step2"):
+    for split in ("validation", "validation_step2"):
         fit += ["--manifest", f"{phantoms}/{split}/manifest.jsonl"]
     planned.append(Stage("calibrate", fit, root / "step2" / "checkpoints"))
     # Only the main arm is asked the complete conversation; the others are needed for their measures.
@@ -80,22 +87,21 @@ def stages(root: Path, phantoms: Path, short: bool, ablation: bool) -> list[Stag
     others = [f"step1_only={root}/step1", "untrained", f"blank_image={root}/step2"]
     planned.append(_answer("answer the cases (other arms)", root, phantoms, short, others))
     if ablation:
-        planned.append(_train("step2_only", root, phantoms, short))
-        planned.append(
-            _answer("answer the cases (ablation)", root, phantoms, short, [f"step2_only={root}/step2_only"])
-        )
+        planned.append(_train("step2_only", root, phantoms, short, overrides))
+        more = [f"noise_image={root}/step2", f"step2_only={root}/step2_only"]
+        planned.append(_answer("answer the cases (ablation)", root, phantoms, short, more))
     return planned
 
 
-def _train(step: str, root: Path, phantoms: Path, short: bool) -> Stage:
+def _train(step: str, root: Path, phantoms: Path, short: bool, overrides: Sequence[str]) -> Stage:
     split, held_out = ("step1", "validation") if step == "step1" else ("step2", "validation_step2")
     command = ["train.py", "--config", f"configs/tiny/{step}.yaml", f"output_dir={root}/{step}"]
     command += [f"data.train=[{phantoms}/{split}/manifest.jsonl]"]
     command += [f"data.validation=[{phantoms}/{held_out}/manifest.jsonl]"]
     command += [f"data.evaluation=[{phantoms}/cases/manifest.jsonl]"]
     command += [f"initial_checkpoint={root}/step1"] if step == "step2" else []
-    command += SHORT_TRAINING if short else []
-    return Stage(step, command, root / step / "checkpoints", training=True)
+    command += ["optim.max_epoch=1", f"optim.iters_per_epoch={SHORT_ITERATIONS[step]}"] if short else []
+    return Stage(step, [*command, *overrides], root / step / "checkpoints", training=True)
 
 
 def _answer(
@@ -125,7 +131,10 @@ def run_stages(planned: Sequence[Stage], ledger_path: Path) -> dict[str, Any]:
     from data.phantoms.splits import RENDERER_VERSION
 
     ledger = json.loads(ledger_path.read_text()) if ledger_path.is_file() else {}
-    made_of = b"".join(p.read_bytes() for p in [*sorted(Path("configs/tiny").glob("*.yaml")), QFORMER])
+    made_of = b"".join(p.read_bytes() for p in [
+        *sorted(Path("configs/tiny").glob("*.yaml")), BUNDLED / "qformer_tiny.safetensors",
+        BUNDLED / "aligned_tiny" / "projection.safetensors",
+    ])  # fmt: skip
     made_of += str(RENDERER_VERSION).encode()
     for number, stage in enumerate(planned, 1):
         shown = shlex.join(["python", *stage.command])
@@ -154,6 +163,21 @@ def run_stages(planned: Sequence[Stage], ledger_path: Path) -> dict[str, Any]:
         }  # fmt: skip
         write_text(ledger_path, json.dumps(ledger, indent=1) + "\n")
     return ledger
+
+
+def require_learning(results: dict[str, Any]) -> None:
+    """Refuse results in which two steps have not learned to name what a picture shows.
+
+    Raises:
+        StageError: with both figures.
+    """
+    two_steps, blank = (results["arms"][name]["top1"] for name in ("two_step", "blank_image"))
+    if two_steps["value"] - blank["value"] < LEARNED_MORE:
+        raise StageError(
+            f"two steps name the class of {two_steps['value']:.1%} of {two_steps['n']} cases, and of "
+            f"{blank['value']:.1%} where the picture is blank: less than {LEARNED_MORE:.0%} more, so the recipe no "
+            "longer learns what it should; look at the losses in the report"
+        )
 
 
 def _wait(command: Sequence[str]) -> int:
@@ -189,8 +213,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = make_parser(__doc__ or "", prog="python -m eval.quickstart")
     parser.add_argument("--ablation", action="store_true", help="also train step 2 without step 1")
     parser.add_argument("--short", action="store_true", help="the same stages on a few pictures, in minutes")
+    parser.add_argument(
+        "--seed", type=int, help="of both trainings, in a folder of its own (default: the configurations')"
+    )
     args = parser.parse_args(argv)
-    root = Path("runs/quickstart-short" if args.short else "runs/quickstart")
+    seeded = [] if args.seed is None else [f"seed={args.seed}"]
+    root = Path("-".join(["runs/quickstart", *(["short"] if args.short else []), *seeded]))
     phantoms = root / "phantoms" if args.short else Path("runs/phantoms")
     root.mkdir(parents=True, exist_ok=True)
     setup_logging()
@@ -198,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from eval.measures.results import headline, write_results
         from eval.page.report import write_report
 
-        planned = stages(root, phantoms, args.short, args.ablation)
+        planned = stages(root, phantoms, args.short, args.ablation, seeded)
         print(_plan(planned), flush=True)
         try:
             ledger = run_stages(planned, root / "stages.json")
@@ -206,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"\nInterrupted during {stage}. Run the same command to continue.", file=sys.stderr)
             return INTERRUPTED
         # The ablation is an extra: the main job's time and memory are those of its own stages.
-        own = [ledger[stage.name] for stage in stages(root, phantoms, args.short, ablation=False)]
+        own = [ledger[stage.name] for stage in stages(root, phantoms, args.short, False, seeded)]
         results = write_results(
             root,
             seconds=round(sum(entry["seconds"] for entry in own), 1),
@@ -215,6 +243,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         page = write_report(root, phantoms / "cases" / "manifest.jsonl")
         print(f"\n{headline(results)}\n\n{_next_steps(page, root)}")
+        if args.short:
+            require_learning(results)
     return status.code
 
 

@@ -9,10 +9,13 @@ import torch
 from matplotlib import cbook
 from PIL import Image
 
+import demo
 from data.phantoms.splits import DISEASES, render_phantom
 from eval.asking.cases import Case
 from eval.asking.conversation import Asker, Setting
+from skingpt4.chat.differential import Ranker, Rule
 from skingpt4.chat.session import ChatSession
+from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.load import load_model
 from skingpt4.config.load import load_config
 from skingpt4.generation.questions import CLINICAL_PROMPTS, scored_diseases
@@ -105,3 +108,24 @@ def test_one_conversation_at_a_time_and_several_at_once_say_the_same(config, mod
     assert said(2) == one
     assert len(one) == 2 * (2 + 2)
     assert len(set(one.values())) > 1
+
+
+def test_the_bundled_start_belongs_to_the_default(config):
+    """Loading it repeats its known answer, so encoder, language model, template and numbers are those of its making."""
+    start = load_config(ROOT / "configs/tiny/step1.yaml").initial_checkpoint
+    _, card = checkpoint.load(start)
+    assert card["step"] == "align"
+    assert not card["diseases"], "step 1 and 2 have to teach them"
+    load_model(config, start)
+
+
+def test_the_bundled_demonstration_names_drawings_that_it_never_saw(config):
+    model, rule = load_model(config, ROOT / demo.BUNDLED), Rule.of(ROOT / demo.BUNDLED)
+    assert rule.calibration is not None
+    ranker, right = Ranker(model, config, rule), 0
+    for index in range(15):
+        phantom = render_phantom(9, "test", index)
+        session = ChatSession(model, config)
+        session.add_image(Image.fromarray(phantom.image))
+        right += ranker.rank(session.queries).ranked[0].class_name == phantom.class_name
+    assert right >= 6, "by chance it would be one of fifteen"

@@ -40,4 +40,10 @@ def _with_weights(config: Config, change: Callable[[str], str]) -> Config:
     def changed(part: Part) -> Part:
         return replace(part, weights=change(part.weights)) if part.weights else part
 
-    return replace(config, vision=changed(config.vision), qformer=changed(config.qformer))
+    start = config.initial_checkpoint
+    return replace(
+        config,
+        vision=changed(config.vision),
+        qformer=changed(config.qformer),
+        initial_checkpoint=change(start) if start else start,
+    )

@@ -463,6 +463,7 @@ def test_bundled_weights_are_found_from_any_folder_and_written_with_their_relati
     monkeypatch.chdir(tmp_path)
     there = load_config(path, overrides)
     assert Path(there.qformer.weights).samefile(ROOT / name)
+    assert Path(there.initial_checkpoint).samefile(ROOT / here.initial_checkpoint)
     assert not any("qformer.weights" in line for line in missing_paths(there))
     assert to_dict(there) == to_dict(here)
     assert to_yaml(there) == to_yaml(here)
