@@ -51,6 +51,8 @@ FAILED = (
     "save it again as an ordinary JPEG or PNG file"
 )
 _READY = b"+"
+_ANSWERED = 99  # the exit status of a process that did; a library that gives up may end with 0
+_START = f"from {__name__} import work; work()"
 _Result = tuple[Image.Image, tuple[str, ...]]
 
 
@@ -74,7 +76,7 @@ def _ask(data: bytes, name: str, with_pixels: bool) -> Any:
     worker = _free_worker()
     try:
         answer = worker.answer(data, name, with_pixels)
-    except (EOFError, OSError, ValueError, LookupError, TypeError):
+    except (OSError, ValueError, LookupError, TypeError, OverflowError):
         worker.end()
         raise ImageError(f"{name}: {FAILED}", "damaged") from None
     except BaseException:
@@ -98,9 +100,8 @@ class _Worker:
             "MALLOC_ARENA_MAX": "2",
             "OPENBLAS_NUM_THREADS": "1",  # a process that forks has one thread
         }
-        code = f"from {__name__} import work; work()"
         self.process = subprocess.Popen(  # a session of its own: Ctrl-C is meant for the server
-            [sys.executable, "-P", "-c", code],  # -P: nothing of the folder that this runs in is imported
+            [sys.executable, "-P", "-c", _START],  # -P: nothing of the folder that this runs in is imported
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pipesize=PIPE_BYTES,
@@ -211,7 +212,7 @@ def _forked(request: dict[str, Any], data: bytes, sink: IO[bytes]) -> bool:
         try:
             _limit(len(data))
             _answer(request, data, sink)
-            status = 0
+            status = _ANSWERED
         except Exception:
             traceback.print_exc()
         finally:
@@ -223,7 +224,7 @@ def _forked(request: dict[str, Any], data: bytes, sink: IO[bytes]) -> bool:
     if any(descriptor != ended for descriptor, _ in poll.poll()):
         os.kill(process, signal.SIGKILL)
     os.close(ended)
-    return os.waitpid(process, 0)[1] == 0
+    return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == _ANSWERED
 
 
 def _limit(num_bytes: int) -> None:
