@@ -1,4 +1,4 @@
-"""Every picture that a server takes in is decoded here, so that no number of requests takes all memory.
+"""Every picture that a server takes in is decoded through here, so that no number of requests takes all memory.
 
 A picture of 80 megapixels takes 0.6 to 1.2 GiB while it is decoded, however small its file is.
 """
