@@ -45,7 +45,6 @@ MAX_CPU_SECONDS = 60
 MAX_SECONDS = 240  # a machine may have much else to do; of what computes, the processor's time ends first
 MAX_THREADS = 4  # each takes address space, and libavif would start one a core
 MAX_LINE = 2**14
-PIPE_BYTES = 2**20  # the most that Linux gives without being asked for it by an administrator
 FAILED = (
     "the picture could not be decoded: its decoder crashed, or took too much memory or time; "
     "save it again as an ordinary JPEG or PNG file"
@@ -104,7 +103,6 @@ class _Worker:
             [sys.executable, "-P", "-c", _START],  # -P: nothing of the folder that this runs in is imported
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            pipesize=PIPE_BYTES,
             env=environment,
             start_new_session=True,
         )
