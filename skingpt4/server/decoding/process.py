@@ -40,8 +40,8 @@ from skingpt4.records.pixels.dicom import is_dicom
 from skingpt4.records.pixels.rgb import STRIP_PIXELS, strips
 from skingpt4.support.parse import parse_json
 
-MAX_MEMORY = 4 * 2**30  # bytes of address space beside the file
-MAX_CPU_SECONDS = 60
+MAX_MEMORY = 4 * 2**30  # bytes of address space beside the file; 80 megapixels of WebP take 1.3 GiB
+MAX_CPU_SECONDS = 60  # 40 megapixels of JPEG 2000 take 15 on a slow machine
 MAX_SECONDS = 240  # a machine may have much else to do; of what computes, the processor's time ends first
 MAX_THREADS = 4  # each takes address space, and libavif would start one a core
 MAX_LINE = 2**14
