@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from skingpt4.server.address import Address
-from skingpt4.server.decoding import LARGE
+from skingpt4.server.decoding.turns import LARGE
 from skingpt4.server.guard import Guard
 from skingpt4.server.http.admission import Hold, LineFull, Pool
 from skingpt4.server.http.body import Parsers, declared_bytes, read_body
