@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
-from typing_extensions import TypedDict
+from typing_extensions import Required, TypedDict
 
 from skingpt4.checkpoints.diseases import shareable
 from skingpt4.config.bundled import portable
@@ -65,7 +65,7 @@ class Parent(TypedDict, total=False):
 
     step: str
     iteration: int
-    tensors_sha256: str
+    tensors_sha256: Required[str]
 
 
 # See `skingpt4.checkpoints.diseases`.
