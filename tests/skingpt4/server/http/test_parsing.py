@@ -57,7 +57,8 @@ def test_a_large_body_is_read_under_the_shipped_systemd_unit():
         "print(Parsers(LIMITS).read(large()).turns[0].question)"
     )
     command = [sys.executable, "-m", "tests.support.unit_filter", sys.executable, "-c", code]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    here = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=here, capture_output=True, text=True, timeout=300)
     assert done.stdout == "question 1\n", done.stderr
     assert (
         "SystemCallFilter=~@privileged @resources" in (ROOT / "deploy/systemd/skingpt4@.service").read_text()
