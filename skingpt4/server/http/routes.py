@@ -84,7 +84,7 @@ class Api:
         engine = self.answerer.engine
         state = {}
         if engine is not None:
-            state = {"engine": "ok" if await asyncio.to_thread(engine.is_up) else "away"}
+            state = {"engine": "ok" if await asyncio.wrap_future(engine.is_up()) else "away"}
         checkpoint = {} if self.key else {"checkpoint": self.answerer.identity["checkpoint"]}
         return JSONResponse({"status": "ok"} | checkpoint | state)
 

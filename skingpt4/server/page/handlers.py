@@ -17,7 +17,15 @@ from skingpt4.server.decoding.turns import decoded
 from skingpt4.server.gradio_app import note
 from skingpt4.server.page.answering import AnswerWriter
 from skingpt4.server.page.failures import PageError, failure
-from skingpt4.server.page.state import MAX_IMAGES, CaseImage, HistoryEntry, PageState, Settings, Update
+from skingpt4.server.page.state import (
+    MAX_IMAGES,
+    VIEWS,
+    CaseImage,
+    HistoryEntry,
+    PageState,
+    Settings,
+    Update,
+)
 from skingpt4.server.page.tools import Tools
 from skingpt4.support.errors import UserError
 
@@ -62,6 +70,7 @@ class Handlers:
         """
         if upload is None:
             return Update()
+        view = view if view in VIEWS else VIEWS[-1]  # a request may say anything
         data = uploads.take(upload["path"], read=state is not None and not state.ended)
         if data is None:
             return self.image_missing()

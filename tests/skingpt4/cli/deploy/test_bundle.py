@@ -133,6 +133,11 @@ def test_what_is_damaged_incomplete_or_for_another_machine_is_not_installed(cont
     stranger.write_bytes(whole)
     assert "files that SHA256SUMS does not list" in installed(contents.out, prefix).stderr
     stranger.unlink()
+    wheel.rename(tmp_path / "wheel")
+    wheel.symlink_to(tmp_path / "wheel")
+    assert "the bundle holds a link" in installed(contents.out, prefix).stderr
+    wheel.unlink()
+    (tmp_path / "wheel").rename(wheel)
     (contents.out / "SHA256SUMS").unlink()
     assert "the bundle is not complete" in installed(contents.out, prefix).stderr
     assert not prefix.exists(), "nothing was written"
