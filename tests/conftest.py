@@ -1,5 +1,6 @@
-"""Tokenizers and pictures that several test modules share; everything here takes milliseconds."""
+"""What several folders share: a profile, one thread, tokenizers, and real processes without their imports."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -13,6 +14,9 @@ settings.register_profile(
 settings.load_profile("steady")
 
 ROOT = Path(__file__).parents[1]
+# For torch, here and in processes that tests start: sums this small only get slower, up to tenfold, when threads
+# share them, and `make test` runs a test on each core already.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: tests send Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -39,6 +43,15 @@ def pytest_runtest_makereport():
         (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
     ]
     return report
+
+
+@pytest.fixture(scope="session")
+def launcher():
+    """Forks commands from a process that has everything imported."""
+    from tests.support.launcher import Launcher
+
+    with Launcher() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")
