@@ -47,8 +47,17 @@ def index(tmp_path, monkeypatch):
         yield folder, asked
 
 
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> Path:
+    """This software's wheel and archive, made once as a bundle makes them."""
+    folder = tmp_path_factory.mktemp("own")
+    collect._add_own(folder)
+    return folder
+
+
 @pytest.fixture
-def contents(index, tmp_path) -> Contents:
+def contents(index, own, tmp_path, monkeypatch) -> Contents:
+    monkeypatch.setattr(collect, "_add_own", lambda place: shutil.copytree(own, place, dirs_exist_ok=True))
     folder, _ = index
     packages = [
         Locked(name.replace("_", "-"), "1.0", (sha256(folder / f"{name}-1.0-py3-none-any.whl"), "0" * 64))
