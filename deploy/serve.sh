@@ -2,7 +2,7 @@
 # Start one of the three servers, or any other command: serve.sh page|review|api|COMMAND [OPTIONS]
 # Containers and systemd use it; beside the application's folder lies the environment (venv).
 set -eu
-app=$(cd "$(dirname "$0")/.." && pwd)
+app=$(CDPATH= cd -- "$(dirname -- "$0")/.." && pwd)
 bin=$app/../venv/bin
 cd "$app"
 if [ $# = 0 ]; then

@@ -1,5 +1,6 @@
-"""Tokenizers and pictures that several test modules share; everything here takes milliseconds."""
+"""What several folders share: a profile, one thread, tokenizers, and real processes without their imports."""
 
+import os
 import signal
 from pathlib import Path
 
@@ -13,6 +14,9 @@ settings.register_profile(
 settings.load_profile("steady")
 
 ROOT = Path(__file__).parents[1]
+# For torch, here and in processes that tests start: sums this small only get slower, up to tenfold, when threads
+# share them, and `make test` runs a test on each core already.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's background job: tests send Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -24,11 +28,39 @@ CORE = (
     "skingpt4/training/test_samples.py", "skingpt4/checkpoints/test_checkpoint.py",
 )  # fmt: skip
 
+# The files that take longest, these first: `make test` hands a file to whichever process is free, and one that takes
+# minutes and comes last leaves the other process idle. `pytest --durations=0` says which they are.
+SLOW = (
+    "examples/test_own_data.py", "examples/test_cluster.py", "skingpt4/training/test_loop.py",
+    "e2e/test_consultation_page.py", "eval/test_run.py", "skingpt4/server/http/test_hostile.py",
+    "skingpt4/doctor/test_recipes.py", "benchmarks/memory/test_encoder.py", "skingpt4/cli/deploy/test_bundle.py",
+    "skingpt4/server/test_privacy.py", "skingpt4/training/distributed/test_launchers.py",
+    "skingpt4/training/distributed/test_equality.py", "skingpt4/training/distributed/test_processes.py",
+    "skingpt4/training/test_compiled.py", "skingpt4/doctor/test_doctor.py", "test_named_encoder.py",
+    "e2e/test_accessibility.py", "e2e/test_reverse_proxy.py", "e2e/test_hospital.py", "eval/rating/test_form.py",
+    "skingpt4/server/test_gradio_guard.py", "skingpt4/server/access/test_visitors.py", "test_whole_run.py",
+    "benchmarks/speed/test_chat_and_serving.py", "benchmarks/speed/test_gpu.py", "eval/test_run_processes.py",
+    "skingpt4/training/test_kills.py", "skingpt4/cli/training/test_recipe_processes.py", "eval/test_report.py",
+    "eval/page/test_report_sections.py", "eval/page/test_partial_arms.py", "test_platforms.py",
+    "skingpt4/training/preferences/test_dpo.py", "skingpt4/chat/checks/test_quality.py",
+)  # fmt: skip
+
+
+def pytest_configure(config):
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False  # else the files with the most tests come first
+
 
 def pytest_collection_modifyitems(items):
     for item in items:
-        if item.path.relative_to(ROOT / "tests").as_posix() in CORE:
+        if name_of(item) in CORE:
             item.add_marker("core")
+    places = {name: place for place, name in enumerate(SLOW)}
+    items.sort(key=lambda item: places.get(name_of(item), len(SLOW)))
+
+
+def name_of(item):
+    return item.path.relative_to(ROOT / "tests").as_posix()
 
 
 @pytest.hookimpl(wrapper=True)
@@ -39,6 +71,23 @@ def pytest_runtest_makereport():
         (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
     ]
     return report
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_wait_for_the_disk():
+    """No test cuts the power, and a disk takes milliseconds to confirm each of the thousands of files."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
+@pytest.fixture(scope="session")
+def launcher():
+    """Forks commands from a process that has everything imported."""
+    from tests.support.launcher import Launcher
+
+    with Launcher() as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

@@ -95,6 +95,12 @@ def test_address(caplog):
     caplog.clear()
     demo.Address(port=free_port(), share=True).check(password=True)
     assert "LEAVES THIS MACHINE" in caplog.text
+    for proxied in ({"names": ("skin.example.org",)}, {"root_path": "/skin"}, {"proxies": ("127.0.0.1",)}):
+        caplog.clear()
+        demo.Address(port=free_port(), **proxied).check(password=True)
+        assert caplog.text == ""
+        demo.Address(port=free_port(), **proxied).check()
+        assert "whoever reaches the proxy reaches this server" in caplog.text
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(AddressError, match=f"port {port}: another program"):

@@ -56,10 +56,10 @@ def test_files_hold_one_idea():
     assert {name for name, count in lines.items() if count > MAX_LINES} == set(LONG)
 
 
-def test_the_core_tests_exist():
-    from tests.conftest import CORE
+def test_the_tests_that_are_named_exist():
+    from tests.conftest import CORE, SLOW
 
-    assert [name for name in CORE if not (ROOT / "tests" / name).is_file()] == []
+    assert [name for name in (*CORE, *SLOW) if not (ROOT / "tests" / name).is_file()] == []
 
 
 def test_no_name_with_an_underscore_crosses_a_file():

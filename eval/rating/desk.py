@@ -27,13 +27,20 @@ from skingpt4.records.naming import hint, image_path
 from skingpt4.support.errors import UserError
 
 NEUTRAL = "the system"
+# What may stand between the parts of a name, or nothing: also hyphens that break no line, and signs of no width.
+GAP = r"[-_\s\u00ad\u200b-\u200d\u2010-\u2015\u2212\ufeff]?"
 # Families of models; a version or size that follows (`-13b-v1.5`, ` 4`) goes with the name.
-FAMILIES = (
-    r"(?:open[- ]?)?skin[- ]?gpt", "mini[- ]?gpt", "chat[- ]?gpt", "gpt", "vicuna", "(?:code|med)?[- ]?llama",
-    "llava", "alpaca", r"falcon[- ]\d+b", "smol(?:lm|vlm)", "qwen", "(?:med|pali)?[- ]?gemma", "mi[sx]tral", "blip",
-    "intern[- ]?vl", "idefics", "gemini", "deepseek", "claude", "derm[- ]?(?:gpt|vlm|llava)",
+FAMILIES = tuple(name.replace(" ", GAP) for name in (
+    "(?:open )?skin gpt", "mini gpt", "chat gpt", "gpt", "vicuna", "(?:code|med)? llama", "llava", "alpaca",
+    r"falcon \d+b", "smol (?:lm|vlm)", "qwen", "(?:med|pali)? gemma", "mi[sx]tral", "(?:instruct)?blip", "intern vl",
+    "idefics", "gemini", "deep seek", r"phi [34]", "claude", "derm (?:gpt|vlm|llava)", "pan derm",
+))  # fmt: skip
+# Who made them, as a text says that speaks of itself.
+MAKERS = (
+    r"open\s?ai", "anthropic", r"alibaba(?:\s+cloud)?", "tongyi", r"meta\s+(?:ai|platforms)", r"mistral\s+ai",
+    r"google\s+(?:ai|deepmind|research)", "deepmind", r"hugging\s?face", r"microsoft(?:\s+research)?", "lmsys",
 )  # fmt: skip
-SIZE = r"(?:[-\s]?v?\d(?:[\w.-]*\w)?|-[\w.-]*\w)?"
+SIZE = rf"(?:{GAP}v?\d(?:[\w.\u2010-\u2015\u2212-]*[^\W_])?|[-\u2010-\u2015\u2212][\w.-]*[^\W_])?"
 ORDINARY = {"blank", "noise", "untrained"}  # arms whose names are words of their own and tell a rater nothing
 CONSENT, BEFORE, RATE, DONE = "consent", "before", "rate", "done"
 
@@ -82,11 +89,13 @@ class Material:
 
 
 def name_pattern(arms: Sequence[str], models: Sequence[str]) -> re.Pattern[str]:
-    """Matches names by which a text could give its arm away."""
+    """Matches names by which a text could give its arm away; those of models however their parts are joined."""
     words = [re.escape(arm) for arm in arms if arm.lower() not in ORDINARY]
-    words += [re.escape(PurePath(model).name) for model in models if model]
-    names = "|".join(sorted(words, key=len, reverse=True)) or r"(?!)"
-    return re.compile(rf"(?<!\w)(?:(?:{names})|(?:{'|'.join(FAMILIES)}){SIZE})(?!\w)", re.IGNORECASE)
+    for model in filter(None, models):
+        parts = re.split(GAP[:-1], PurePath(model).name)
+        words.append(GAP.join(map(re.escape, filter(None, parts))))
+    names = "|".join([*sorted(filter(None, words), key=len, reverse=True), *MAKERS])
+    return re.compile(rf"(?<![^\W_])(?:(?:{names})|(?:{'|'.join(FAMILIES)}){SIZE})(?![^\W_])", re.IGNORECASE)
 
 
 def select(

@@ -18,7 +18,7 @@ from eval.rating.questionnaire import COMMENT, MAX_TEXT, SCALE, Question, own_an
 from eval.rating.study import NO_APPROVAL, Study
 from skingpt4.records.images import read_picture
 from skingpt4.server import cover
-from skingpt4.server.decoding import decoded
+from skingpt4.server.decoding.turns import decoded
 from skingpt4.server.gradio_app import escape, note
 from skingpt4.support.errors import UserError
 from skingpt4.support.parse import parse_json
@@ -37,7 +37,7 @@ READY = "() => window.reviewReady()"
 @functools.lru_cache(maxsize=16)
 def picture_uri(path: Path) -> str:
     """A picture without metadata and name, at most SHOWN_SIDE pixels a side, as a data URI."""
-    with decoded(read_picture(path, "The picture"), "The picture") as picture:
+    with decoded(read_picture(path, "The picture"), "The picture") as (picture, _):
         picture.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
         buffer = io.BytesIO()
         picture.save(buffer, "JPEG", quality=95, subsampling=0)

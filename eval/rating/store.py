@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 import re
+import secrets
 import sqlite3
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ from skingpt4.support.files import now
 
 MIN_PASSWORD = 8
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
+ORDERS = "orders"  # the setting that holds the secret of `Store.sheets`
 
 
 class Sheet(NamedTuple):
@@ -120,6 +122,9 @@ class Store(Database):
 
         Each round shows every case once, under an arm drawn for it, in a new order: so the arms are mixed, and a
         case comes back only in the next round. What a run gains later is put behind.
+
+        Nobody can work out an order: a secret of this file decides it. A rater who knows the names of the cases and
+        arms would otherwise know which arm wrote each text.
         """
         needed = {(arm, case) for arm in arms for case in cases}
         query = "SELECT place, arm, case_id FROM sheet WHERE rater = ? ORDER BY place"
@@ -128,7 +133,7 @@ class Store(Database):
             with self.transaction() as connection:
                 there = connection.execute(query, (rater,)).fetchall()
                 first = there[-1][0] + 1 if there else 0
-                new = draw(rater, needed - {row[1:] for row in there})
+                new = draw(rater, needed - {row[1:] for row in there}, _secret(connection))
                 connection.executemany(
                     "INSERT INTO sheet VALUES (?, ?, ?, ?)",
                     [(rater, place, *pair) for place, pair in enumerate(new, first)],
@@ -244,10 +249,21 @@ def _insert(connection: sqlite3.Connection, rows: Iterable[Rating], source: str)
     )
 
 
-def draw(rater: str, pairs: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """(arm, case_id) pairs in an order that depends on the rater and the pairs alone; see `Store.sheets`."""
+def _secret(connection: sqlite3.Connection) -> str:
+    """What decides the orders of this file; drawn once."""
+    query = "SELECT value FROM setting WHERE name = ? ORDER BY id LIMIT 1"
+    found = connection.execute(query, (ORDERS,)).fetchone()
+    if found:
+        return str(found[0])
+    secret = secrets.token_hex(32)
+    connection.execute("INSERT INTO setting (name, value, time) VALUES (?, ?, ?)", (ORDERS, secret, now()))
+    return secret
+
+
+def draw(rater: str, pairs: Iterable[tuple[str, str]], secret: str) -> list[tuple[str, str]]:
+    """(arm, case_id) pairs in an order that depends on the arguments alone; see `Store.sheets`."""
     pairs = sorted(pairs)
-    rng = random.Random(hashlib.sha256(repr((rater, pairs)).encode()).digest())
+    rng = random.Random(hashlib.sha256(repr((rater, pairs, secret)).encode()).digest())
     arms: dict[str, list[str]] = {}
     for arm, case in pairs:
         arms.setdefault(case, []).append(arm)

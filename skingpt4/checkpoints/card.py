@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Required
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -65,7 +65,7 @@ class Parent(TypedDict, total=False):
 
     step: str
     iteration: int
-    tensors_sha256: str
+    tensors_sha256: Required[str]
 
 
 # See `skingpt4.checkpoints.diseases`.

@@ -208,8 +208,8 @@ def training_manifests(card: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         if not parent or parent["tensors_sha256"] in hashes:
             return manifests, unknown
         try:
-            card = load(parent.get("path", ""))[1]
-        except UserError:  # it is not there, or damaged
+            card = load(str(parent.get("path", "")))[1]
+        except (UserError, ValueError):  # it is not there, or damaged, or its path is none
             card = {}
         if card.get("tensors_sha256") != parent["tensors_sha256"]:
             return manifests, [*unknown, "the checkpoint that it began from does not exist"]

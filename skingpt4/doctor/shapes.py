@@ -16,6 +16,7 @@ from skingpt4.weights.language_model import LanguageModelError, cannot_load, rea
 
 # Keys of a configuration that say that the model changes logits after the head (Gemma 2, Cohere, Granite).
 _CHANGES_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+_known: dict[str, LanguageShape] = {}  # by configuration: dozens of layers are built to see one
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,12 @@ def language_shape(config: Any) -> LanguageShape:
         LanguageModelError: no network can be built from it.
     """
     try:
-        with torch.device("meta"):
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        return _shape_of_network(model, config.get_text_config())
+        key = config.to_json_string()
+        if key not in _known:
+            with torch.device("meta"):
+                model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            _known[key] = _shape_of_network(model, config.get_text_config())
+        return _known[key]
     except Exception as error:  # sizes that do not fit together fail anywhere in transformers
         raise cannot_load(config.name_or_path, error) from None
 

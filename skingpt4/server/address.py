@@ -150,6 +150,11 @@ class Address:
                 "warning: --host %s opens the page to other machines: pictures of patients could leave this one, "
                 "unencrypted%s", self.host, "" if password else " and without a password",
             )  # fmt: skip
+        if not password and (self.names or self.root_path or self.proxies):
+            logger.warning(
+                "warning: whoever reaches the proxy reaches this server, which asks for no password or key: set one, "
+                "unless the proxy asks"
+            )
         if self.share:
             logger.warning(
                 "warning: --share opens a public link through Gradio's servers: everything sent to the page, "

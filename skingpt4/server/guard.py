@@ -153,11 +153,9 @@ def _forwarded(headers: Headers, address: Address) -> tuple[str, str, str]:
     )
     # Each proxy appends the address that asked it: the last that is no proxy of ours is the browser's.
     senders = [ip for ip in sender if not address.trusts(ip)] or [""]
-    return (
-        host[-1],
-        proto[-1] if proto[-1] in DEFAULT_PORTS else "",
-        senders[-1] if is_ip(senders[-1]) else "",
-    )
+    # The zone of an IPv6 address, behind %, may be any text, and the audit log holds the address.
+    is_plain = is_ip(senders[-1]) and "%" not in senders[-1]
+    return host[-1], proto[-1] if proto[-1] in DEFAULT_PORTS else "", senders[-1] if is_plain else ""
 
 
 def refusal(

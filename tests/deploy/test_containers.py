@@ -194,6 +194,13 @@ def test_the_entry_point_starts_what_it_is_told(installed, words, command):
     assert start(installed, *words).stdout.startswith(f"{command} in {installed.resolve()}/app key ")
 
 
+def test_the_entry_point_finds_its_folder_whatever_the_shells_search_path(installed):
+    command = ["sh", "deploy/serve.sh", "--help"]
+    env = os.environ | {"CDPATH": f"{installed}/app:/"}
+    done = subprocess.run(command, cwd=installed / "app", env=env, capture_output=True, text=True)
+    assert f"in {installed.resolve()}/app key" in done.stdout, done.stderr
+
+
 def test_the_entry_point_needs_a_word_and_reads_the_key_from_a_file(installed, tmp_path):
     done = start(installed)
     assert (done.returncode, done.stdout) == (2, "")

@@ -23,7 +23,7 @@ from tests.support.proxies import NAME, make_certificate, missing, serving
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
 
 
-@pytest.fixture(params=["nginx", "caddy"])
+@pytest.fixture(params=["nginx", pytest.param("caddy", marks=pytest.mark.soak)])
 def morning(request, tmp_path, monkeypatch) -> Iterator[tuple[str, Any, Path]]:
     """The proxy's URL, a browser that trusts its certificate, and the audit log."""
     if reason := missing(request.param):

@@ -14,21 +14,12 @@ import pytest
 from skingpt4.config.load import to_yaml
 from skingpt4.training.loop import run
 from tests.support import soak
-from tests.support.launcher import Launcher
 from tests.support.tiny import make_picture, tiny_config, write_manifest
 
 pytestmark = pytest.mark.soak
 NUM_KILLS, NUM_PICTURES = soak.scaled(5), 120
-IMPORTED = ("data.prepare", "data.preparing.engine", "eval.run", "eval.asking.answering", "skingpt4.cli.batch",
-            "skingpt4.chat.batch")  # fmt: skip
 KILLS: dict[str, int] = {}
 TIMES = ("seconds", "began", "ended", "time", "started_at")  # of a line
-
-
-@pytest.fixture(scope="module")
-def launcher():
-    with Launcher(IMPORTED) as running:
-        yield running
 
 
 @pytest.fixture(scope="module")

@@ -104,6 +104,11 @@ def test_nobody_sees_a_name(desk):
             "two steps, blank skin, noise, 2 llamas, gemmate",
             "two steps, blank skin, noise, 2 llamas, gemmate",
         ),
+        ("GPT\u20114o, Mini\u200bGPT\u20134 and mini_gpt_4", "the system, the system and the system"),
+        ("_SkinGPT-4_ or *Skin\u00a0GPT 4*", "_the system_ or *the system*"),
+        ("SmolLM2 135M Instruct, InstructBLIP, Phi-3", "the system, the system, the system"),
+        ("made by Alibaba Cloud, OpenAI or Google DeepMind", "made by the system, the system or the system"),
+        ("Google it: a metaanalysis of two step care", "Google it: a metaanalysis of two step care"),
     ],
 )
 def test_names_in_a_text(said, shown):

@@ -1,11 +1,6 @@
 """Arms answered by a tiny network: what is written, resumed and refused."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections import Counter
 from dataclasses import asdict
 
@@ -355,54 +350,6 @@ def test_several_views_and_a_history_are_one_case(root, tmp_path):
     assert first.fields["prompt"] == f"Itching for two weeks. {CLINICAL_PROMPTS[0]}"
     assert first.fields["image_sha256"] == [None, None]  # the manifest has none
     assert len(lines(tmp_path)) == 2
-
-
-PATIENCE = 900  # seconds for a process of its own; importing torch takes long on a busy machine
-# One thread as in this process, and no other network than this machine's own.
-ALONE = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true", "GLOO_SOCKET_IFNAME": "lo"}
-
-
-def same(first, second):
-    """Texts to the letter; likelihoods but for rounding, for their company in a batch may differ."""
-    assert first.keys() == second.keys()
-    for key, value in first.items():
-        assert second[key] == (pytest.approx(value, abs=1e-3) if key.kind == "scores" else value)
-
-
-def test_kills_at_any_moment_lose_nothing_and_repeat_nothing(root, tmp_path):
-    assert answer(root, tmp_path / "whole", "cases.jsonl", "--batch-size", "2", "language.dtype=float32") == 0
-    out = tmp_path / "killed"
-    command = [sys.executable, "-m", "eval.run", "--config", str(root / "config.yaml"), "--run-dir", str(out),
-               "--cases", str(root / "cases.jsonl"), "--arm", "untrained", "--batch-size", "2",
-               "--max-new-tokens", "4", "language.dtype=float32"]  # fmt: skip
-    path = out / "answers/untrained.jsonl"
-    for least in (5, 17):  # of 42 lines; one that is faster than the kill has ended, which is as good
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env=ALONE)
-        deadline = time.monotonic() + PATIENCE
-        while process.poll() is None and time.monotonic() < deadline:
-            if path.is_file() and path.read_bytes().count(b"\n") >= least:
-                break
-            time.sleep(0.002)
-        process.kill()
-        assert process.wait() in (-signal.SIGKILL, 0)
-        assert path.read_bytes().count(b"\n") >= least
-        with path.open("a") as file:
-            file.write('{"arm": "untrained", "kind": "tu')  # a line that the kill has torn
-    assert answer(root, out, "cases.jsonl", "--batch-size", "2", "language.dtype=float32") == 0
-    assert len(keys(out)) == len(set(keys(out))) == 6 * 7
-    same(said(out), said(tmp_path / "whole"))
-
-
-def test_two_processes_share_the_cases(root, tmp_path):
-    out = tmp_path / "two"
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "eval.run",
-               "--config", str(root / "config.yaml"), "--cases", str(root / "cases.jsonl"), "--run-dir", str(out),
-               "--arm", "untrained", "--batch-size", "2", "--max-new-tokens", "4"]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=ALONE)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert [len(list(read_lines([path]))) for path in arm_files(out, "untrained")] == [21, 21]
-    assert answer(root, tmp_path / "one", "cases.jsonl", "--batch-size", "2") == 0
-    same(said(tmp_path / "one"), said(out))
 
 
 def test_every_line_says_with_what_it_was_made(root, tmp_path):

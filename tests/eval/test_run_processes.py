@@ -9,7 +9,6 @@ import pytest
 from eval import run
 from eval.asking.answers import arm_files, read_lines
 from skingpt4.config.load import to_yaml
-from tests.support.launcher import Launcher
 from tests.support.tiny import tiny_config, write_manifest
 
 PATIENCE = 300  # seconds
@@ -59,12 +58,6 @@ def alone(root, tmp_path_factory):
     return found(out)
 
 
-@pytest.fixture(scope="module")
-def launcher():
-    with Launcher(["eval.run", "eval.asking.answering"]) as started:
-        yield started
-
-
 def until(condition, seconds=PATIENCE):
     end = time.monotonic() + seconds
     while not condition():
@@ -97,6 +90,21 @@ def test_a_killed_process_ends_the_others_and_any_number_continues(root, alone, 
     after = found(out)
     same_answers(after, alone)
     assert {answer.key: answer.fields for answer in after if answer.key in before} == before
+
+
+def test_kills_at_any_moment_lose_nothing_and_repeat_nothing(root, alone, launcher, tmp_path):
+    out = tmp_path / "run"
+    path = out / "answers/untrained.jsonl"
+    for least in (5, 17):  # of 42 lines; one that is faster than the kill has ended, which is as good
+        job = launcher.start(["eval.run", *arguments(root, out)], tmp_path / f"log_{least}")
+        until(lambda least=least, job=job: num_lines(path) >= least or not job.is_running())
+        job.kill()
+        assert job.wait(PATIENCE)[0] in (-signal.SIGKILL, 0), job.text()
+        assert num_lines(path) >= least
+        with path.open("a") as file:
+            file.write('{"arm": "untrained", "kind": "tu')  # a line that the kill has torn
+    assert run.main(arguments(root, out)) == 0
+    same_answers(found(out), alone)
 
 
 def test_two_processes_answer_as_one(root, alone, launcher, tmp_path):

@@ -19,7 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-IMPORTED = ("train", "skingpt4.training.loop", "tests.support.tiny")
+IMPORTED = (
+    "train", "skingpt4.training.loop", "skingpt4.cli.training.train_recipe", "skingpt4.cli.training.steps",
+    "skingpt4.cli.batch", "skingpt4.chat.batch", "data.prepare", "data.preparing.engine", "eval.run",
+    "eval.asking.answering", "eval.add", "eval.arms.asking", "eval.arms.endpoint.command", "eval.review",
+    "eval.rating.form", "skingpt4.server.gradio_app", "tests.support.tiny",
+)  # fmt: skip
 
 
 @dataclass
@@ -51,14 +56,11 @@ class Job:
 
 
 class Launcher:
-    """The process that everything is forked from; `modules` are imported beside those of training."""
-
-    def __init__(self, modules: Sequence[str] = ()) -> None:
-        self.modules = modules
+    """The process that everything is forked from, with what it starts imported."""
 
     def __enter__(self) -> Launcher:
         self.server = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.launcher", *self.modules], cwd=ROOT, text=True,
+            [sys.executable, "-m", "tests.support.launcher"], cwd=ROOT, text=True,
             stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"},
         )  # fmt: skip
@@ -124,8 +126,12 @@ def serve() -> None:
     """Fork what standard input asks for until it is closed."""
     import torch
 
+    from skingpt4.server.address import stay_local
+
+    os.fsync = lambda descriptor: None  # nobody cuts the power, see tests/conftest.py
     torch.set_num_threads(1)
-    for name in (*IMPORTED, *sys.argv[1:]):
+    stay_local()  # before Gradio is imported
+    for name in IMPORTED:
         importlib.import_module(name)
     statuses: dict[int, str] = {}
     print("ready", flush=True)

@@ -13,7 +13,7 @@ import io
 import json
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -80,6 +80,7 @@ class ShownPicture:
         quality: Mapping[str, Any] | None = None,
         overridden: bool = False,
         image: Image.Image | None = None,
+        known: Sequence[str] | None = None,
     ) -> ShownPicture:
         """Describe an image, given as a file's bytes or as pixels, without its metadata such as EXIF.
 
@@ -89,12 +90,14 @@ class ShownPicture:
             quality: `Quality.to_dict()`.
             overridden: it is used although `quality` has problems.
             image: what `open_image` returned for these bytes, if they were decoded already.
+            known: what `remarks` returned for them, likewise.
 
         Raises:
             ImageError: the bytes are not an image.
         """
         if isinstance(source, bytes):
-            image, kind, known = image or open_image(source), "file", remarks(source)
+            image, kind = image or open_image(source), "file"
+            known = remarks(source) if known is None else known
             digest = hashlib.sha256(source)
         else:
             image, kind, known = clean_rgb(source), "pixels", ()
@@ -187,8 +190,19 @@ class Consultation:
         return json.dumps(self.to_dict(with_pictures), indent=1, ensure_ascii=False) + "\n"
 
 
-def from_json(text: str, where: str = "the consultation") -> Consultation:
+def from_json(
+    text: str,
+    where: str = "the consultation",
+    size_of: Callable[[bytes], int] = num_pixels,
+    opened: Callable[[bytes], Image.Image] = open_image,
+) -> Consultation:
     """The inverse of `Consultation.to_json`, including the images that the text carries.
+
+    Args:
+        text: the record.
+        where: what to call it in an error.
+        size_of: counts the pixels of an image; a server does it in another process.
+        opened: decodes an image, likewise.
 
     Raises:
         ConsultationError: it is not such a record.
@@ -205,7 +219,7 @@ def from_json(text: str, where: str = "the consultation") -> Consultation:
         _check(row, len(text))
         return Consultation(
             row["model"], row["id"], row["created"], row["software"], row["language"],
-            [_picture_from_json(item) for item in row["pictures"]],
+            [_picture_from_json(item, size_of, opened) for item in row["pictures"]],
             row["history"], [_exchange_from_json(turn) for turn in row["turns"]], row["differential"],
             row["disclaimer"],
         )  # fmt: skip
@@ -252,13 +266,15 @@ def _exchange_from_json(item: dict[str, Any]) -> Exchange:
     )  # they follow from the answer
 
 
-def _picture_from_json(item: dict[str, Any]) -> ShownPicture:
+def _picture_from_json(
+    item: dict[str, Any], size_of: Callable[[bytes], int], opened: Callable[[bytes], Image.Image]
+) -> ShownPicture:
     facts = dict(item)
     url = facts.pop("picture", None)
     shown = ShownPicture(**facts)
     if url is not None:
         data = base64.b64decode(str(url).partition(",")[2])
-        if num_pixels(data) > MAX_SIDE**2:
+        if size_of(data) > MAX_SIDE**2:
             raise ConsultationError("holds a picture that is larger than in any export")
-        shown.picture = open_image(data)
+        shown.picture = opened(data)
     return shown

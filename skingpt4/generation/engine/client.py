@@ -32,6 +32,7 @@ from skingpt4.support.remote.http import (
 
 OPTIONS = Options("engine.url", "engine.key_env", "engine.timeout_seconds")
 MAX_BYTES = 16 * 2**20  # of an answer
+MAX_MESSAGE = 64 * 2**10  # bytes that are read of a refusal
 CONNECT_SECONDS, HEALTH_SECONDS = 5.0, 2.0
 AGENT = "skingpt4"
 
@@ -109,23 +110,28 @@ class EngineClient:
         while True:
             attempt += 1
             try:
-                async with aclosing(self._pieces(method, path, body, conversation)) as pieces:
-                    kind, content = "", b""
+                kind, content = "", bytearray()
+                async with (
+                    asyncio.timeout(self.seconds),  # httpx measures the time between two pieces alone
+                    aclosing(self._pieces(method, path, body, conversation)) as pieces,
+                ):
                     async for media, piece in pieces:
-                        kind, content = media, content + piece
-                return read_object(content, kind, self.host, OPTIONS)
+                        kind = media
+                        content += piece
+                return read_object(bytes(content), kind, self.host, OPTIONS)
+            except TimeoutError:
+                await self._pause(too_slow(self.seconds, OPTIONS), attempt)
             except Retryable as error:
                 await self._pause(error, attempt)
 
     async def is_up(self) -> bool:
-        """Whether the server says that it is well, within seconds."""
+        """Whether the server says that it is well, within seconds; what else it says is not read."""
+        url = f"{self.url.removesuffix('/v1')}/health"
         try:
-            response = await self._client.get(
-                f"{self.url.removesuffix('/v1')}/health", timeout=HEALTH_SECONDS
-            )
-        except (httpx.HTTPError, httpx.InvalidURL):
+            async with asyncio.timeout(HEALTH_SECONDS), self._client.stream("GET", url) as response:
+                return response.status_code == 200
+        except (httpx.HTTPError, httpx.InvalidURL, TimeoutError):
             return False
-        return response.status_code == 200
 
     async def stream(self, path: str, body: bytes, conversation: str) -> AsyncGenerator[dict[str, Any], None]:
         """The JSON objects of a stream. Until the first has come, a failed attempt is repeated where that may help.
@@ -187,12 +193,12 @@ class EngineClient:
                 require_plain(response.headers, self.host)
                 kind = kind_of(response.headers)
                 if response.status_code != 200:
-                    content = b""
+                    content = bytearray()
                     async for piece in response.aiter_raw():
                         content += piece
-                        if len(content) > MAX_BYTES:
+                        if len(content) > MAX_MESSAGE:
                             break
-                    raise refusal(response.status_code, response.headers, content, self.host, OPTIONS)
+                    raise refusal(response.status_code, response.headers, bytes(content), self.host, OPTIONS)
                 async for piece in response.aiter_raw():
                     size += len(piece)
                     if size > MAX_BYTES:

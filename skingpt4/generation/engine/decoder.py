@@ -209,9 +209,9 @@ class EngineDecoder:
         self.run(lambda: require_same_model(model, answer, self.config.url))
         return served
 
-    def is_up(self) -> bool:
-        """Whether the server says that it is well; takes seconds at most."""
-        return self._background(self._is_up()).result()
+    def is_up(self) -> Future[bool]:
+        """Whether the server says that it is well, within seconds; no thread needs to wait for it."""
+        return self._background(self._is_up())
 
     def _required(self) -> SkinGPT4:
         model = self._model()
@@ -238,10 +238,16 @@ class EngineDecoder:
         return await self._connected().ask(method, path, body)
 
     async def _is_up(self) -> bool:
+        # The server is asked once, however many ask here, and again only some time after it answered or did not.
         if self._look is None or (self._look.done() and time.monotonic() - self._looked > HEALTH_SECONDS):
-            self._looked = time.monotonic()  # the server is asked once, however many ask here
-            self._look = asyncio.ensure_future(self._connected().is_up())
+            self._look = asyncio.ensure_future(self._looked_at())
         return await asyncio.shield(self._look)
+
+    async def _looked_at(self) -> bool:
+        try:
+            return await self._connected().is_up()
+        finally:
+            self._looked = time.monotonic()
 
     async def _served_name(self) -> str:
         if self._served is None:

@@ -13,8 +13,10 @@ from torch import Tensor
 from skingpt4.generation.engine.client import EngineError
 from skingpt4.generation.row import Row
 from skingpt4.model.network import SkinGPT4
+from skingpt4.support.errors import without_controls
 
 MAX_TOKENS = 128  # whose log-probabilities vLLM gives in one request
+MAX_ID = 2**31  # of a token; tokenizers take no larger ones
 
 
 def embedded(model: SkinGPT4, ids: Sequence[int], queries: Tensor | None) -> Tensor:
@@ -121,7 +123,7 @@ def served_model(answer: Mapping[str, Any], wanted: str | None, url: str) -> Ser
     limits = {str(model.get("id")): model.get("max_model_len") for model in models}
     name = wanted or (next(iter(limits)) if len(limits) == 1 else None)
     if name is None or name not in limits:
-        have = ", ".join(limits)[:200] or "none"
+        have = without_controls(", ".join(limits)[:200]) or "none"
         raise EngineError(
             f"engine.model {wanted or 'null'}: {url} serves {have}; name the one that was exported"
         )
@@ -137,12 +139,13 @@ def tokens_of(item: Mapping[str, Any], url: str) -> list[int]:
     """
     if error := item.get("error"):
         message = error.get("message", error) if isinstance(error, dict) else error
-        raise EngineError(f"{url} reports a failure in its answer: {' '.join(str(message).split())[:200]}")
+        text = without_controls(" ".join(str(message).split())[:200])
+        raise EngineError(f"{url} reports a failure in its answer: {text}")
     tokens: list[int] = []
     choices = item.get("choices")
     for choice in choices if isinstance(choices, list) else ():
         ids = choice.get("token_ids") if isinstance(choice, dict) else None
-        if not isinstance(ids, list) or not all(type(token) is int and token >= 0 for token in ids):
+        if not isinstance(ids, list) or not all(type(n) is int and 0 <= n < MAX_ID for n in ids):
             raise EngineError(
                 f"{url} gives no token ids (return_token_ids); an engine has to be vLLM 0.11 or newer"
             )

@@ -34,11 +34,13 @@ NUM_FREE_OF_ADDRESS = 10  # the same for an address, which a ward may share
 NUM_PLACES = 1 << 16  # for the failures of names, and as many for addresses
 MAX_WAIT_SECONDS = 60
 FORGET_SECONDS = 15 * 60  # without a failure, and they are forgotten
+MAX_CHECKS = 16  # passwords that may wait for their check; it takes some seconds for all of them
+BUSY_SECONDS = 5  # until another try, where that many wait
 MAX_LENGTH = 1000  # characters of a name or password
 
 
 class TooSoon(Exception):
-    """A try that has to wait for `seconds`."""
+    """A try that was not looked at, and has to wait for `seconds`."""
 
     def __init__(self, seconds: int) -> None:
         super().__init__(seconds)
@@ -120,7 +122,7 @@ class Logins:
         self._failures: dict[tuple[str, int], _Failures] = {}  # by kind and place
         self._secret = secrets.token_bytes(32)  # nobody can look for names that share a place
         self._known: dict[tuple[str, str], _Failures] = {}  # by browser and user name
-        self._one_at_a_time = anyio.CapacityLimiter(1)
+        self._one_at_a_time, self._num_checks = anyio.CapacityLimiter(1), 0
 
     def user(self, token: str) -> str | None:
         """Who is logged in with this token; None if nobody is, or not any more. Counts as use.
@@ -158,13 +160,16 @@ class Logins:
             A new token, or None if name or password is wrong.
 
         Raises:
-            TooSoon: too many tries failed; this one was not looked at.
+            TooSoon: too many tries failed, or wait; this one was not looked at.
             NotAllowed: the password is right, but this user may not use this page.
             UserError: it cannot be checked now.
         """
         wait = self.wait(name, browser, address)
         if wait > 0:
             raise TooSoon(wait)
+        # Whoever makes up names and addresses could else fill the line, and with it all connections of the server.
+        if self._num_checks >= MAX_CHECKS and (browser, name) not in self._known:
+            raise TooSoon(BUSY_SECONDS)
         counts = self._counts(name, browser, address)
         for failures in counts:
             failures.count += 1  # until it is known better, so that tries at the same time count too
@@ -172,10 +177,12 @@ class Logins:
         if max(len(name), len(password)) > MAX_LENGTH:
             return None
         wrong = False
+        self._num_checks += 1
         try:
             check = self._access.check
             wrong = not await anyio.to_thread.run_sync(check, name, password, limiter=self._one_at_a_time)
         finally:
+            self._num_checks -= 1
             if not wrong:  # right, or nobody could look
                 for failures in counts:
                     failures.count = max(0, failures.count - 1)

@@ -19,9 +19,8 @@ from skingpt4.generation.engine.decoder import EngineDecoder, decoder_of, requir
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn
-from skingpt4.records.images import num_pixels, remarks
 from skingpt4.server.audit import AuditLog
-from skingpt4.server.decoding import decoded
+from skingpt4.server.decoding.turns import decoded, num_pixels
 from skingpt4.server.http.failures import ApiError
 from skingpt4.server.http.request import ChatRequest
 from skingpt4.server.http.response import Usage
@@ -126,10 +125,10 @@ class Answer:
         self.session.waiting = self.num_new_images
 
     def _encode(self, data: bytes, name: str) -> None:
-        with decoded(data, name) as image:
+        with decoded(data, name) as (image, known):
             self.image_sha256.append(hashlib.sha256(data).hexdigest())
             self.quality.append(assess(image).to_dict())
-            self.remarks.append(remarks(data))
+            self.remarks.append(known)
             self.session.add_image(image)
 
     def start(self) -> Iterator[str]:

@@ -13,7 +13,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from typing import Any
@@ -178,7 +178,8 @@ def read(body: bytes | bytearray, limits: ConversationLimits) -> ChatRequest:
 
 def parse_until_closed(descriptor: int) -> None:
     """What such a process does: a body comes, a request or what is wrong with it goes."""
-    os.nice(NICENESS)
+    with suppress(OSError):  # a service manager may forbid it, and then they are as the event loop is
+        os.nice(NICENESS)
     with Connection(descriptor) as pipe:
         try:
             limits = pipe.recv()

@@ -22,7 +22,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from skingpt4.server.address import Address
-from skingpt4.server.decoding import LARGE
+from skingpt4.server.decoding.turns import LARGE
 from skingpt4.server.guard import Guard
 from skingpt4.server.http.admission import Hold, LineFull, Pool
 from skingpt4.server.http.body import Parsers, declared_bytes, read_body
@@ -84,7 +84,7 @@ class Api:
         engine = self.answerer.engine
         state = {}
         if engine is not None:
-            state = {"engine": "ok" if await asyncio.to_thread(engine.is_up) else "away"}
+            state = {"engine": "ok" if await asyncio.wrap_future(engine.is_up()) else "away"}
         checkpoint = {} if self.key else {"checkpoint": self.answerer.identity["checkpoint"]}
         return JSONResponse({"status": "ok"} | checkpoint | state)
 

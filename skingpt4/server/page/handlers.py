@@ -13,11 +13,19 @@ from skingpt4.chat.session import ChatSession
 from skingpt4.chat.texts import Texts
 from skingpt4.generation.sampling import Generation
 from skingpt4.server import uploads
-from skingpt4.server.decoding import decoded
+from skingpt4.server.decoding.turns import decoded
 from skingpt4.server.gradio_app import note
 from skingpt4.server.page.answering import AnswerWriter
 from skingpt4.server.page.failures import PageError, failure
-from skingpt4.server.page.state import MAX_IMAGES, CaseImage, HistoryEntry, PageState, Settings, Update
+from skingpt4.server.page.state import (
+    MAX_IMAGES,
+    VIEWS,
+    CaseImage,
+    HistoryEntry,
+    PageState,
+    Settings,
+    Update,
+)
 from skingpt4.server.page.tools import Tools
 from skingpt4.support.errors import UserError
 
@@ -62,6 +70,7 @@ class Handlers:
         """
         if upload is None:
             return Update()
+        view = view if view in VIEWS else VIEWS[-1]  # a request may say anything
         data = uploads.take(upload["path"], read=state is not None and not state.ended)
         if data is None:
             return self.image_missing()
@@ -96,8 +105,8 @@ class Handlers:
 
     def _assessed(self, session: ChatSession, data: bytes, view: str) -> CaseImage:
         """Everything that is needed of an image; the case holds no copy of its full size."""
-        with decoded(data) as image:
-            shown = ShownPicture.of(data, view, image=image)
+        with decoded(data) as (image, known):
+            shown = ShownPicture.of(data, view, image=image, known=known)
             pixels = session.pixels(image)
             quality = self.tools.assess(image) if self.tools.assess else None
         if quality is None:

@@ -10,6 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 import gradio as gr
+from PIL import Image
 
 from skingpt4.chat.checks.alarm import AlarmReading
 from skingpt4.chat.differential import ClassProbability, ConceptProbability, Differential, DiseaseProbability
@@ -18,6 +19,7 @@ from skingpt4.chat.exporting.record import ConsultationError, from_json
 from skingpt4.chat.exporting.sections import sections
 from skingpt4.chat.texts import TextError, Texts
 from skingpt4.server import uploads
+from skingpt4.server.decoding.turns import decoded, num_pixels
 from skingpt4.server.gradio_app import note
 from skingpt4.server.page import markup
 from skingpt4.server.page.failures import PageError, failure
@@ -43,7 +45,7 @@ def opened_state(data: bytes, tools: Tools, state: PageState, texts: Texts) -> P
     if len(data) > MAX_BYTES:
         raise ConsultationError(f"the file has more than {MAX_BYTES} bytes")
     try:
-        record = from_json(data.decode("utf-8"), "the file")
+        record = from_json(data.decode("utf-8"), "the file", num_pixels, _opened)
         if len(record.pictures) > MAX_IMAGES:
             raise ConsultationError(f"the file holds more than {MAX_IMAGES} pictures")
         images = [
@@ -65,6 +67,11 @@ def opened_state(data: bytes, tools: Tools, state: PageState, texts: Texts) -> P
         ) from None
     result.is_opened = True
     return result
+
+
+def _opened(data: bytes) -> Image.Image:
+    with decoded(data) as (image, _):
+        return image.copy()
 
 
 def _differential(saved: dict[str, Any] | None) -> Differential | None:

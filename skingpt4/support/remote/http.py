@@ -21,6 +21,7 @@ from skingpt4.support.parse import ParseError, parse_json
 MAX_WAIT = 120.0  # seconds between two attempts
 AGAIN = (408, 429, 500, 502, 503, 504)  # what may go better later
 NUM_SHOWN = 200  # characters of a server's own message
+MAX_LINE = 2**20  # bytes of a line in a stream; one holds the text of a few tokens
 
 
 class RemoteError(UserError):
@@ -161,16 +162,22 @@ class EventReader:
     """The JSON objects of a stream of server-sent events, from its bytes as they come."""
 
     def __init__(self, host: str) -> None:
-        self._host, self._rest = host, b""
+        self._host, self._rest = host, bytearray()
         self._ended = self._finished = False
 
     def feed(self, piece: bytes) -> Iterator[dict[str, Any]]:
         """The objects that are complete with these bytes.
 
         Raises:
-            RemoteError: the stream holds something else.
+            RemoteError: the stream holds something else, or a line without end.
         """
-        *lines, self._rest = (self._rest + piece).split(b"\n")
+        self._rest += piece
+        if len(self._rest) - len(piece) > MAX_LINE:
+            raise RemoteError(f"{self._host} sends a line of more than {MAX_LINE} bytes in a stream")
+        if b"\n" not in piece:  # looked for in what is new: a server may send a long line byte by byte
+            return
+        *lines, rest = bytes(self._rest).split(b"\n")
+        self._rest = bytearray(rest)
         for line in lines:
             data = line.strip().removeprefix(b"data:").strip() if line.startswith(b"data:") else b""
             if data == b"[DONE]":

@@ -31,7 +31,7 @@ def test_tables_and_plot_of_a_small_run(micro, tmp_path, monkeypatch, capsys):
 
 
 def test_one_process_of_several_prints_its_step(micro, capsys):
-    arguments = [a for a in micro if a != "--small"][:-2]
+    arguments = micro[:-2]  # without --out
     assert scaling.main(["--child", "2", "--repeats", "1", *arguments]) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["world"] == 1

@@ -10,12 +10,9 @@ from skingpt4.taxonomy.taxonomy import CLASSES
 from tests.eval.arms.test_probe_arm import write_records
 from tests.support.local_hub import COMMIT, Repository, serving
 from tests.support.respondents import write_cases
-from tests.support.threads import one_thread
 from tests.support.tiny import save_language_model
 from tests.support.tiny_towers import save_towers
 from tests.support.tiny_vlm import save_vlm
-
-__all__ = ["one_thread"]
 
 
 @pytest.fixture(scope="module")

@@ -18,11 +18,9 @@ from eval.arms.models.dual_encoders import DualEncoder, offline
 from eval.arms.models.loading import Placement, find_model
 from eval.arms.respondent import RespondentError, RespondentGone
 from skingpt4.generation.questions import CONCEPTS_QUESTION
-from tests.support.threads import one_thread
 from tests.support.tiny import make_picture, save_language_model
 from tests.support.tiny_towers import KINDS, save_open_clip, save_towers
 
-__all__ = ["one_thread"]
 CPU = Placement(torch.device("cpu"), torch.float32)
 ONE = Templates(("A photo of {}.",), (("A photo with {}", "A photo"),))
 TWO = Templates(("A photo of {}.", "skin: {}"), (("A photo with {}", "A photo"), ("skin with {}", "skin")))

@@ -29,11 +29,9 @@ from skingpt4.generation.questions import CONCEPTS_QUESTION
 from skingpt4.model.build import build_encoder
 from skingpt4.records.images import to_tensor
 from skingpt4.records.manifest import read_manifest
-from tests.support.threads import one_thread
 from tests.support.tiny import make_picture, tiny_config
 from tests.support.tiny_towers import save_towers
 
-__all__ = ["one_thread"]
 CPU = Placement(torch.device("cpu"), torch.float32)
 COLOURS = {"psoriasis": (200, 40, 40), "melanoma": (40, 30, 30), "eczema": (220, 180, 60)}
 CLASSES = {

@@ -20,11 +20,9 @@ from eval.arms.models.loading import Placement, find_model
 from eval.arms.respondent import RespondentError, RespondentGone
 from eval.arms.transformers_vlm import TransformersModel
 from skingpt4.generation.questions import CONCEPTS_QUESTION
-from tests.support.threads import one_thread
 from tests.support.tiny import make_picture, save_language_model
 from tests.support.tiny_vlm import FAMILIES, save_vlm
 
-__all__ = ["one_thread"]
 CPU = Placement(torch.device("cpu"), torch.float32)
 QUESTION = "What is wrong with my skin?"
 OPTIONS = {"one": ("psoriasis",), "two": ("melanoma", "a nevus of the skin"), "three": ("eczema",)}

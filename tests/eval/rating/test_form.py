@@ -8,8 +8,6 @@ import random
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -23,23 +21,23 @@ import pytest
 from eval.rating.questionnaire import FLAG, ITEMS
 from eval.rating.store import Store
 from eval.rating.study import change_study
+from tests.support.launcher import Job, Launcher
 from tests.support.review_run import FORM, MARK, Browser, make_run
 
 PASSWORD = "correct horse"
 NEEDED = (*ITEMS, FLAG)
-ROOT = Path(__file__).parents[3]
-PATIENCE = 300.0  # seconds; importing Gradio takes long on a busy machine
+PATIENCE = 300.0  # seconds
 
 
-def start(folder: Path) -> tuple[subprocess.Popen, str]:
+def start(launcher: Launcher, folder: Path) -> tuple[Job, str]:
     """Serve a run's form; another port where somebody has taken the free one meanwhile."""
     for _ in range(5):
         with socket.create_server(("127.0.0.1", 0)) as free:
             port = free.getsockname()[1]
-        command = [sys.executable, "-m", "eval.review", "--run-dir", str(folder), "--port", str(port)]
-        server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+        words = ["eval.review", "--run-dir", str(folder), "--port", str(port)]
+        server = launcher.start(words, folder.with_name("server.log"))
         url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE
-        while time.monotonic() < deadline and server.poll() is None:
+        while time.monotonic() < deadline and server.is_running():
             try:
                 if json.load(urllib.request.urlopen(f"{url}/health", timeout=PATIENCE)) == {"status": "ok"}:
                     return server, url
@@ -59,12 +57,12 @@ def folder(tmp_path) -> Path:
 
 
 @pytest.fixture
-def served(folder) -> Iterator[tuple[Path, str]]:
-    server, url = start(folder)
+def served(launcher, folder) -> Iterator[tuple[Path, str]]:
+    server, url = start(launcher, folder)
     try:
         yield folder, url
-        server.terminate()
-        assert server.wait(PATIENCE) == 0, "SIGTERM ends it cleanly"
+        server.kill(signal.SIGTERM)
+        assert server.wait(PATIENCE) == [0], "SIGTERM ends it cleanly"
     finally:
         server.kill()
         server.wait()
@@ -92,7 +90,7 @@ def test_login_and_nothing_before_the_own_diagnosis(served):
     assert len(Store(folder).rated("anna", NEEDED)) == 1
 
 
-def test_killed_server_loses_no_acknowledged_form(folder):
+def test_killed_server_loses_no_acknowledged_form(launcher, folder):
     acknowledged = {"anna": 0, "bert": 0}
     rng = random.Random(1)
 
@@ -111,7 +109,7 @@ def test_killed_server_loses_no_acknowledged_form(folder):
 
     for _ in range(2):
         before = {name: len(Store(folder).rated(name, NEEDED)) for name in acknowledged}
-        server, url = start(folder)
+        server, url = start(launcher, folder)
         threads = [threading.Thread(target=work, args=(url, name)) for name in acknowledged]
         for thread in threads:
             thread.start()
@@ -119,7 +117,7 @@ def test_killed_server_loses_no_acknowledged_form(folder):
             assert any(thread.is_alive() for thread in threads)
             time.sleep(0.02)
         time.sleep(rng.uniform(0, 0.2))
-        server.send_signal(signal.SIGKILL)
+        server.kill()
         server.wait()
         for thread in threads:
             thread.join()
@@ -212,11 +210,11 @@ TYPED_AT_ONCE = """() => {
 }"""
 
 
-def test_a_lay_rater_and_a_dermatologist_who_answers_herself_in_chromium(folder, chromium):
+def test_a_lay_rater_and_a_dermatologist_who_answers_herself_in_chromium(launcher, folder, chromium):
     store = Store(folder)
     store.set_roles({"anna": "dermatologist", "bert": "lay"})
     change_study(store, {"urgency": True, "own_answers": True})
-    server, url = start(folder)
+    server, url = start(launcher, folder)
     try:
         page, errors = logged_in(chromium, url, "bert")
         uncover(page, "#sheet input")

@@ -24,7 +24,7 @@ from eval.rating import database, ratings
 from eval.rating.database import FILE, StoreError
 from eval.rating.questionnaire import FLAG, ITEMS
 from eval.rating.ratings import Rating
-from eval.rating.store import Store, draw
+from eval.rating.store import ORDERS, Store, draw
 
 FORM = {**dict.fromkeys(ITEMS, "4"), FLAG: "0", "comment": "fine"}
 NEEDED = (*ITEMS, FLAG)
@@ -208,11 +208,26 @@ def test_order_is_drawn_once_for_each_rater(tmp_path):
     assert [s.place for s in more] == list(range(len(more)))
 
 
+def test_whoever_knows_cases_and_arms_cannot_work_out_an_order(tmp_path):
+    orders = []
+    for name in ("one", "two", "three"):
+        (tmp_path / name).mkdir()
+        orders.append([sheet[1:] for sheet in Store(tmp_path / name).sheets("anna", ARMS, CASES)])
+    pairs = {(arm, case) for arm in ARMS for case in CASES}
+    assert draw("anna", pairs, "") not in orders
+    assert orders[0] != orders[1] != orders[2] != orders[0], "each file has an order of its own"
+    secret = Store(tmp_path / "one").rows("SELECT value FROM setting WHERE name = ?", ORDERS)
+    assert len(secret) == 1
+    assert len(secret[0][0]) == 64
+    Store(tmp_path / "one").sheets("bert", ARMS, CASES)
+    assert Store(tmp_path / "one").rows("SELECT value FROM setting WHERE name = ?", ORDERS) == secret
+
+
 def test_a_case_comes_back_only_in_the_next_round():
     pairs = {(arm, case) for arm in ARMS for case in CASES}
     arms_of_first_rounds: Counter[str] = Counter()
     for number in range(60):
-        order = draw(f"rater{number}", pairs)
+        order = draw(f"rater{number}", pairs, "secret")
         for start in range(0, len(order), len(CASES)):
             assert {case for _, case in order[start : start + len(CASES)]} == set(CASES)
         assert all(a[1] != b[1] for a, b in pairwise(order)), "never twice running"

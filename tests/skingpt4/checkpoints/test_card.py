@@ -102,7 +102,8 @@ def test_a_shared_folder_can_be_evaluated(config, shared):
     [
         ("config", []), ("step", 3), ("iteration", "7"), ("lora", [1]), ("lora", {"rank": 2}), ("encoder", {}),
         ("lora", {"rank": 2, "alpha": 1.0, "dropout": 0.0, "targets": "(a+)+$"}), ("language_model", "llama"),
-        ("known_answer", {"question": "x"}), ("parent", 3), ("seen_sha256", 3), ("versions", ["torch"]),
+        ("known_answer", {"question": "x"}), ("parent", 3), ("parent", {"step": "step1"}),
+        ("seen_sha256", 3), ("versions", ["torch"]),
     ],
 )  # fmt: skip
 def test_a_card_of_wrong_types_is_one_sentence_for_every_reader(key, value, config, shared, tmp_path, capsys):

@@ -250,6 +250,14 @@ def test_a_trusted_proxy_says_how_the_browser_called():
     assert scope[PEER] == "10.0.0.1"
 
 
+@pytest.mark.parametrize(
+    "sender", ["root", "192.0.2.7 root", "2001:db8::7%root logged in", "2001:db8::7%\x1b[2J"]
+)
+def test_an_address_is_no_place_for_other_text(sender):
+    _, scope = seen(BEHIND, "10.0.0.1", *PUBLIC, ("X-Forwarded-For", sender))
+    assert scope["client"][0] == "10.0.0.1", "the audit log holds it"
+
+
 @pytest.mark.parametrize("client", ["10.0.1.1", "127.0.0.1", "::2", "", "unix:", "::ffff:10.0.1.1"])
 def test_nobody_else_s_forwarded_headers_are_seen(client):
     more = [

@@ -7,8 +7,6 @@ import os
 import resource
 import shutil
 import signal
-import subprocess
-import sys
 import tarfile
 import time
 import weakref
@@ -919,7 +917,7 @@ def test_a_second_ctrl_c_ends_the_run_at_once(configure, monkeypatch):
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
-def test_ctrl_c_saves_and_the_run_goes_on(configure, tmp_path):
+def test_ctrl_c_saves_and_the_run_goes_on(configure, launcher, tmp_path):
     """A real process with loader workers, interrupted as a terminal does it: the whole process group."""
     changes = {
         "optim__max_epoch": 1,
@@ -930,23 +928,18 @@ def test_ctrl_c_saves_and_the_run_goes_on(configure, tmp_path):
     }
     config = configure(**changes)
     (tmp_path / "run.yaml").write_text(to_yaml(config))
-    process = subprocess.Popen(
-        [sys.executable, "train.py", "--config", str(tmp_path / "run.yaml")],
-        cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+    job = launcher.start(["train", "--config", str(tmp_path / "run.yaml")], tmp_path / "log")
     metrics, deadline = Path(config.output_dir) / "metrics.jsonl", time.monotonic() + 600
     while not (metrics.is_file() and metrics.read_text().count("\n") >= 3):
-        assert process.poll() is None, process.communicate()[1]
+        assert job.is_running(), job.text()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    _, errors = process.communicate(timeout=600)
-    assert process.returncode == 130
-    assert "Traceback" not in errors
-    last = errors.strip().splitlines()[-1]
-    assert last.startswith("error: stopped after iteration ")
-    assert last.endswith("; continue with --resume")
+    os.killpg(job.pids[0], signal.SIGINT)
+    assert job.wait(600) == [130], job.text()
+    assert "Traceback" not in job.text()
+    (error,) = (line for line in job.text().splitlines() if line.startswith("error: "))
+    assert error.startswith("error: stopped after iteration ")
+    assert error.endswith("; continue with --resume")
     saved = checkpoint.find(config.output_dir)
     done = json.loads((saved / checkpoint.CARD).read_text())["iteration"]
     assert (saved / checkpoint.STATE).is_file()

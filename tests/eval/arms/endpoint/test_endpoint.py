@@ -3,10 +3,7 @@
 import base64
 import io
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
@@ -325,29 +322,26 @@ def test_what_is_this_machine(host, own):
     assert is_loopback(host) is own
 
 
-PATIENCE = 600  # seconds for a process of its own; importing torch takes long on a busy machine
+PATIENCE = 600  # seconds
 
 
-def test_a_kill_in_the_middle_loses_nothing_and_the_same_command_repeats_nothing(cases, tmp_path):
+def test_a_kill_in_the_middle_loses_nothing_and_the_same_command_repeats_nothing(launcher, cases, tmp_path):
     out, stand_in = tmp_path / "killed", StandIn()
     answer = stand_in.answer
     stand_in.answer = lambda body: time.sleep(0.03) or answer(body)
     path = out / "answers/server.jsonl"
     with serving(stand_in) as url:
-        command = [sys.executable, "-m", "eval.add", "endpoint", "--cases", str(cases), "--run-dir", str(out),
-                   "--name", "server", "--url", url, "--model", "stand-in", "--concurrency", "2",
-                   "--temperature", "0.7", "--repeats", "2"]  # fmt: skip
-        process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )  # fmt: skip
+        words = ["eval.add", "endpoint", "--cases", str(cases), "--run-dir", str(out), "--name", "server",
+                 "--url", url, "--model", "stand-in", "--concurrency", "2", "--temperature", "0.7",
+                 "--repeats", "2"]  # fmt: skip
+        job = launcher.start(words, tmp_path / "log")
         deadline = time.monotonic() + PATIENCE
-        while process.poll() is None and time.monotonic() < deadline:
+        while job.is_running() and time.monotonic() < deadline:
             if path.is_file() and path.read_bytes().count(b"\n") >= 20:
                 break
             time.sleep(0.005)
-        process.kill()
-        assert process.wait() == -signal.SIGKILL
+        job.kill()
+        assert job.wait() == [-signal.SIGKILL], job.text()
         assert path.read_bytes().count(b"\n") >= 20
         with path.open("a") as file:
             file.write('{"arm": "server", "kind": "tu')  # a line that the kill has torn

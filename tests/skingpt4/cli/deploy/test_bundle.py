@@ -47,8 +47,17 @@ def index(tmp_path, monkeypatch):
         yield folder, asked
 
 
+@pytest.fixture(scope="module")
+def own(tmp_path_factory) -> Path:
+    """This software's wheel and archive, made once as a bundle makes them."""
+    folder = tmp_path_factory.mktemp("own")
+    collect._add_own(folder)
+    return folder
+
+
 @pytest.fixture
-def contents(index, tmp_path) -> Contents:
+def contents(index, own, tmp_path, monkeypatch) -> Contents:
+    monkeypatch.setattr(collect, "_add_own", lambda place: shutil.copytree(own, place, dirs_exist_ok=True))
     folder, _ = index
     packages = [
         Locked(name.replace("_", "-"), "1.0", (sha256(folder / f"{name}-1.0-py3-none-any.whl"), "0" * 64))
@@ -133,6 +142,11 @@ def test_what_is_damaged_incomplete_or_for_another_machine_is_not_installed(cont
     stranger.write_bytes(whole)
     assert "files that SHA256SUMS does not list" in installed(contents.out, prefix).stderr
     stranger.unlink()
+    wheel.rename(tmp_path / "wheel")
+    wheel.symlink_to(tmp_path / "wheel")
+    assert "the bundle holds a link" in installed(contents.out, prefix).stderr
+    wheel.unlink()
+    (tmp_path / "wheel").rename(wheel)
     (contents.out / "SHA256SUMS").unlink()
     assert "the bundle is not complete" in installed(contents.out, prefix).stderr
     assert not prefix.exists(), "nothing was written"

@@ -13,6 +13,7 @@ from skingpt4.config.schema import EngineConfig, LoraConfig
 from skingpt4.generation.decoder import Decoder
 from skingpt4.generation.engine.client import EngineError
 from skingpt4.generation.engine.decoder import EngineDecoder, decoder_of, require_engine
+from skingpt4.generation.engine.wire import served_model, tokens_of
 from skingpt4.generation.sampling import Generation
 from skingpt4.generation.scoring import score_answers, score_tree
 from skingpt4.model import lora
@@ -208,6 +209,21 @@ def test_an_engine_that_misbehaves_is_one_sentence(model, engine, mode, sentence
         pytest.raises(RemoteError, match=sentence),
     ):
         ask(decoder_of(model, config), model).result()
+
+
+@pytest.mark.parametrize("ids", [None, "12", [1.5], [True], [-1], [2**40], [[1]], {"0": 1}])
+def test_what_is_no_token_is_one_sentence(ids):
+    with pytest.raises(EngineError, match="gives no token ids"):
+        tokens_of({"choices": [{"token_ids": ids}]}, "http://engine")
+
+
+def test_the_engines_own_words_move_no_cursor():
+    with pytest.raises(EngineError) as failure:
+        tokens_of({"error": {"message": "died\x1b[2J\nagain"}}, "http://engine")
+    assert str(failure.value).isprintable()
+    with pytest.raises(EngineError) as other:
+        served_model({"data": [{"id": "a\x1b[2J"}, {"id": "b"}]}, "x", "http://engine")
+    assert str(other.value).isprintable()
 
 
 def test_a_failure_before_the_answer_begins_is_repeated(model, engine):

@@ -211,6 +211,15 @@ def test_a_checkpoint_that_names_itself_as_its_parent_is_read_once(manifest, tmp
     assert checkpoint.training_manifests(card) == ([path], [])
 
 
+@pytest.mark.parametrize("path", [7, ["x"], None, "", "a\0b", "/dev/zero", ".."])
+def test_a_parent_that_is_no_path_does_not_exist(path):
+    card = {"config": {"data": {"train": ["a.jsonl"]}}, "parent": {"path": path, "tensors_sha256": "0" * 64}}
+    assert checkpoint.training_manifests(card) == (
+        ["a.jsonl"],
+        ["the checkpoint that it began from does not exist"],
+    )
+
+
 def test_where_nothing_can_be_compared_it_says_so(manifest, tmp_path):
     cases = read_manifest(manifest("cases.jsonl", row(7)))
     old = check_cases(cases, *save(tmp_path / "old", Manifest(), ["gone.jsonl"], seen=False))

@@ -9,8 +9,10 @@ import anyio
 import pytest
 
 from skingpt4.server.access.logins import (
+    BUSY_SECONDS,
     FORGET_SECONDS,
     IDLE_SECONDS,
+    MAX_CHECKS,
     MAX_LOGINS,
     MAX_SECONDS,
     MAX_WAIT_SECONDS,
@@ -151,6 +153,44 @@ def test_tries_at_the_same_time_count_before_they_are_checked():
 
     anyio.run(work)
     assert len(started) == NUM_FREE
+
+
+def test_a_flood_of_made_up_names_and_addresses_does_not_fill_the_line():
+    begun, go_on, answers = threading.Event(), threading.Event(), []
+
+    def check(name, password):
+        begun.set()
+        return go_on.wait(60) and password == f"of {name}"
+
+    logins = Logins(Access(check, per_name=True))
+
+    async def try_as(name, password, browser, address) -> None:
+        try:
+            answers.append((name, await logins.log_in(name, password, browser, address) is not None))
+        except TooSoon as error:
+            answers.append((name, error.seconds))
+
+    async def work() -> None:
+        go_on.set()
+        await try_as("anna", "of anna", "hers", "10.0.0.1")
+        go_on.clear()
+        async with anyio.create_task_group() as group:
+            for number in range(MAX_CHECKS + 100):
+                group.start_soon(try_as, f"x{number}", "guess", "", f"10.1.1.{number}")
+            with anyio.fail_after(60):
+                while len(answers) < 101 or not begun.is_set():
+                    await anyio.sleep(0.01)
+            await try_as("bert", "of bert", "new", "10.0.0.2")
+            group.start_soon(try_as, "anna", "of anna", "hers", "10.0.0.1")
+            await anyio.sleep(0.01)
+            go_on.set()
+
+    anyio.run(work)
+    assert [seconds for name, seconds in answers[1:101]] == [BUSY_SECONDS] * 100
+    assert answers[101] == ("bert", BUSY_SECONDS)
+    assert answers[-1] == ("anna", True), "a browser that has logged in before gets in all the same"
+    assert len(answers) == 1 + MAX_CHECKS + 100 + 2
+    assert log_in(logins, "bert", "of bert") is not None, "nothing was counted against him"
 
 
 def test_long_names_and_passwords_are_not_hashed():

@@ -37,7 +37,7 @@ def test_honest_clients_are_answered_among_hostile_ones_of_every_kind(tmp_path):
     with served(make_app(api)) as url:
         server = Server(url)
         with Crowd(url, len(HOSTILE)) as crowd:
-            assert [ask_honestly(server, seed, tries=50)[0] for seed in range(2)] == [200, 200]
+            assert ask_honestly(server, tries=50)[0] == 200  # a soak asks for a minute
             server.get_health(timeout=300)
         assert set(crowd.num_done) == set(HOSTILE)
         deadline = time.monotonic() + 120

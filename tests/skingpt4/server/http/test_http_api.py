@@ -20,6 +20,7 @@ import torch
 
 from skingpt4.chat.session import ChatSession
 from skingpt4.cli import http_api
+from skingpt4.config.schema import EngineConfig
 from skingpt4.generation.engine.client import HEALTH_SECONDS
 from skingpt4.generation.sampling import Generation
 from skingpt4.model.build import build, build_encoder
@@ -116,6 +117,21 @@ def test_an_engine_answers_and_while_it_is_gone_the_api_says_so(answerer):
             engine.mode = "away"
             time.sleep(HEALTH_SECONDS + 0.1)
             assert web.get(f"{url}/health").json()["engine"] == "away"
+
+
+def test_an_engine_that_hangs_keeps_nobody_waiting_who_asks_for_health(answerer):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        config = EngineConfig(name="vllm", url=f"http://127.0.0.1:{silent.getsockname()[1]}/v1", retries=0)
+        there = Answerer(answerer.model, replace(answerer.config, engine=config), IDENTITY)
+        with (
+            served(make_app(Api(there))) as url,
+            httpx.Client(trust_env=False, timeout=60) as web,
+            ThreadPoolExecutor(60) as pool,
+        ):
+            started = time.monotonic()
+            states = list(pool.map(lambda _: web.get(f"{url}/health").json()["engine"], range(60)))
+            assert states == ["away"] * 60
+            assert time.monotonic() - started < 4 * HEALTH_SECONDS, "all wait for one look at it"
 
 
 def test_the_openai_client_gets_the_sessions_answer(client, answerer):

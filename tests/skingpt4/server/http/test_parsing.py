@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -15,8 +16,10 @@ from skingpt4.server.http.body import LARGE_BODY, Parsers
 from skingpt4.server.http.failures import ApiError
 from skingpt4.server.http.messages import ConversationLimits
 from skingpt4.server.http.server import SWITCH_SECONDS, served
+from tests.support import unit_filter
 from tests.support.hostile import BODIES, body_of, question
 
+ROOT = Path(__file__).parents[4]
 LIMITS = ConversationLimits.of_context(512, 8)
 
 
@@ -45,6 +48,21 @@ def test_a_large_body_is_read_in_another_process(parsers, elsewhere):
         (turn,) = parsers.read(bytearray(large(number))).turns
         assert (turn.question, turn.images) == (f"question {number}", (bytes([number]) * LARGE_BODY,))
     assert len(parsers._idle) == 1, "one after the other needs one process"
+
+
+@pytest.mark.skipif(not unit_filter.POSSIBLE, reason="the filter's numbers are those of Linux on x86-64")
+def test_a_large_body_is_read_under_the_shipped_systemd_unit():
+    code = (
+        "from tests.skingpt4.server.http.test_parsing import Parsers, LIMITS, large; "
+        "print(Parsers(LIMITS).read(large()).turns[0].question)"
+    )
+    command = [sys.executable, "-m", "tests.support.unit_filter", sys.executable, "-c", code]
+    here = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, cwd=ROOT, env=here, capture_output=True, text=True, timeout=300)
+    assert done.stdout == "question 1\n", done.stderr
+    assert (
+        "SystemCallFilter=~@privileged @resources" in (ROOT / "deploy/systemd/skingpt4@.service").read_text()
+    )
 
 
 def test_a_small_one_starts_none(parsers):

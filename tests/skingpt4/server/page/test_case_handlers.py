@@ -6,6 +6,7 @@ import base64
 import json
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
 from skingpt4.chat.texts import load
@@ -71,6 +72,15 @@ def test_several_views_and_no_more_than_fit(tmp_path):
     assert len(state.session.images) == MAX_IMAGES
     assert "remain part" in page.remove_image(state).note
     assert len(state.images) == MAX_IMAGES
+
+
+@pytest.mark.parametrize("view", ["x", "{0}", None, 5, ["far"], {"far": 1}])
+def test_a_view_that_is_none_does_not_spoil_the_case(tmp_path, view):
+    page = handlers_with()
+    state = page.begin()
+    page.add_image(state, upload(tmp_path), view)
+    assert state.images[0].shown.view == "close"
+    assert "<img" in markup.gallery(state, TEXTS)
 
 
 def test_last_picture_can_be_removed(tmp_path):

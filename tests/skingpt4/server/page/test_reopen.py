@@ -9,10 +9,9 @@ import pytest
 from PIL import Image
 
 from skingpt4.chat.checks.alarm import Alarm, AlarmReading
-from skingpt4.chat.exporting import record as record_module
 from skingpt4.chat.exporting.record import MAX_SIDE
 from skingpt4.chat.texts import load
-from skingpt4.server.page import markup
+from skingpt4.server.page import markup, reopen
 from skingpt4.server.page.handlers import Handlers
 from skingpt4.server.page.reopen import OpenButton
 from skingpt4.server.page.tools import EXPORTS
@@ -186,7 +185,7 @@ def small_webp():
 )  # fmt: skip
 def test_a_small_file_never_takes_much_memory(opener, tmp_path, monkeypatch, change):
     decoded = []
-    monkeypatch.setattr(record_module, "open_image", decoded.append)
+    monkeypatch.setattr(reopen, "_opened", decoded.append)
     _, state, note = opened(opener, tmp_path, SAVED | change)
     assert not state.is_opened
     assert "more than" in note

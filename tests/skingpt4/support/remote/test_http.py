@@ -1,10 +1,13 @@
 """What servers send is their answer or one sentence; how long to wait before asking again."""
 
+import time
+
 import httpx
 import pytest
 
 from skingpt4.support.remote.address import RemoteAddressError, checked_host, is_loopback, read_key
 from skingpt4.support.remote.http import (
+    MAX_LINE,
     EventReader,
     Limits,
     Options,
@@ -103,3 +106,18 @@ def test_a_stream_that_breaks_off_is_noticed():
     reader.end()
     with pytest.raises(RemoteError, match="not JSON"):
         list(reader.feed(b"data: {\n\n"))
+
+
+def test_a_long_line_costs_no_more_for_coming_byte_by_byte():
+    reader, started = EventReader("host"), time.process_time()
+    for _ in range(200_000):
+        assert not list(reader.feed(b"x"))
+    assert time.process_time() - started < 4, "it is not copied for each of them"
+
+
+def test_a_line_without_end_is_refused():
+    reader = EventReader("host")
+    for _ in range(MAX_LINE // 4096 + 1):
+        assert not list(reader.feed(b"data: " + b"x" * 4090))
+    with pytest.raises(RemoteError, match="a line of more than 1048576 bytes"):
+        list(reader.feed(b"x"))

@@ -2,10 +2,7 @@
 
 import dataclasses
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -82,30 +79,8 @@ def test_a_wait_may_be_longer_than_a_collective_s_time_out(team):
 # ---- the same result as one
 
 
-LAUNCHED = """
-import os, sys, torch.distributed, train
-code = train.main(sys.argv[1:])
-print("CLOSED" if not torch.distributed.is_initialized() else "OPEN", flush=True)
-os._exit(code)
-"""
-
-
-def launch_two(folder, config, *arguments):
-    """Run a configuration in two processes, by torchrun alone; returns their output."""
-    (folder / "two.yaml").write_text(to_yaml(config))
-    (folder / "launched.py").write_text(LAUNCHED)
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone",
-         str(folder / "launched.py"), "--config", str(folder / "two.yaml"), *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True, text=True, timeout=900,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
-def two_processes(folder):
+def two_processes(launcher, folder):
     """A run of two processes with half the batch each, features made together: its configuration and output."""
     config = tiny_config(
         folder,
@@ -115,7 +90,11 @@ def two_processes(folder):
         optim__batch_size=2,
         data__validation=[str(folder / "train.jsonl")],
     )
-    return config, launch_two(folder, config)
+    (folder / "two.yaml").write_text(to_yaml(config))
+    words = ["tests.support.leaving_trial", "--config", str(folder / "two.yaml")]
+    job = launcher.start(words, folder / "two.log", world=2)
+    assert job.wait() == [0, 0], job.text()
+    return config, job.text()
 
 
 def test_two_processes_equal_one(two_processes, tmp_path):

@@ -374,8 +374,8 @@ def test_a_delta_is_fetched_and_named_one(server, model, add, weights_dir, capsy
         fetch.fetch("toy", weights_dir / "as-a-model")
 
 
-def test_killed_and_fetched_again(server, web, weights_dir, tmp_path):
-    """The command itself, killed without warning in the middle of a file, then run again."""
+def test_killed_and_fetched_again(server, web, add, weights_dir, tmp_path):
+    """A real process, killed without warning in the middle of a file, then the same again."""
     content = pth({**PROJECTION, "more": torch.rand(200_000)}, tmp_path / "large.pth")
     page = server.page("/toy.pth", content, headers=google_hash(content), stays_at=600_000)
     code = (
@@ -391,7 +391,8 @@ def test_killed_and_fetched_again(server, web, weights_dir, tmp_path):
     assert not (weights_dir / "toy.pth").exists()
     page.stays_at = None
     page.go_on.set()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=dict(os.environ))
+    add(Url(f"{server.url}/toy.pth", "toy.pth"), role="projection")
+    fetch.fetch("toy", weights_dir)
     assert (weights_dir / "toy.pth").read_bytes() == content
     assert server.asked("/toy.pth")[-1]["range"] == f"bytes={kept}-"
 

@@ -1,4 +1,4 @@
-"""Every picture that a server takes in is decoded here, so that no number of requests takes all memory.
+"""Every picture that a server takes in is decoded through here, so that no number of requests takes all memory.
 
 A picture of 80 megapixels takes 0.6 to 1.2 GiB while it is decoded, however small its file is.
 """
@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 
 from PIL import Image
 
-from skingpt4.records.images import num_pixels, open_image
+from skingpt4.server.decoding.process import decode, measure
 from skingpt4.support.memory import return_freed_memory
 
 MAX_AT_ONCE = 2
@@ -23,9 +23,15 @@ _turns = threading.BoundedSemaphore(MAX_AT_ONCE)
 _large_turn = threading.Lock()
 
 
+def num_pixels(data: bytes, name: str = "the picture") -> int:
+    """How many pixels a picture has, from its header alone; it waits for its turn, and raises as `decoded`."""
+    with _turns:  # a header may take time and memory too
+        return measure(data, name)
+
+
 @contextmanager
-def decoded(data: bytes, name: str = "the picture") -> Iterator[Image.Image]:
-    """A picture as `open_image` returns it, for as long as the block lasts; it waits for its turn.
+def decoded(data: bytes, name: str = "the picture") -> Iterator[tuple[Image.Image, tuple[str, ...]]]:
+    """A picture as `open_image` returns it and its `remarks`, for as long as the block lasts; it waits for its turn.
 
     What is needed of the picture later is to be made small in the block: its pixels are gone afterwards.
 
@@ -34,18 +40,17 @@ def decoded(data: bytes, name: str = "the picture") -> Iterator[Image.Image]:
         name: what to call it in an error.
 
     Raises:
-        ImageError: not an image, truncated, too large or too small.
+        ImageError: not an image, truncated, too large or too small; or its decoder crashed or broke a limit.
     """
-    with _turns:  # a header may take time and memory too
-        size = num_pixels(data, name)
+    size = num_pixels(data, name)
     try:
         with ExitStack() as turns:
             if size > LARGE:
                 turns.enter_context(_large_turn)
             turns.enter_context(_turns)
-            image = open_image(data, name)
+            image, known = decode(data, name)
             try:
-                yield image
+                yield image, known
             finally:
                 image.close()
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import os
 import subprocess
 import sys
 import threading
@@ -14,8 +15,8 @@ import pytest
 from PIL import Image
 
 from skingpt4.records.images import ImageError
-from skingpt4.server import decoding
-from skingpt4.server.decoding import decoded
+from skingpt4.server.decoding import turns as decoding
+from skingpt4.server.decoding.turns import decoded
 from tests.conftest import ROOT
 
 SECONDS = 20
@@ -33,10 +34,10 @@ class Turns:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = self.most = 0
         self.changed, self.leave = threading.Condition(), threading.Event()
-        self.real = decoding.open_image
-        monkeypatch.setattr(decoding, "open_image", self.open)
+        self.real = decoding.decode
+        monkeypatch.setattr(decoding, "decode", self.open)
 
-    def open(self, data: bytes, name: str) -> Image.Image:
+    def open(self, data: bytes, name: str) -> tuple[Image.Image, tuple[str, ...]]:
         with self.changed:
             self.now += 1
             self.most = max(self.most, self.now)
@@ -44,7 +45,7 @@ class Turns:
         return self.real(data, name)
 
     def take(self, data: bytes) -> tuple[int, int]:
-        with decoded(data) as image:
+        with decoded(data) as (image, _):
             assert self.leave.wait(SECONDS)
             with self.changed:
                 self.now -= 1
@@ -101,7 +102,7 @@ def test_a_failure_gives_its_turn_back(large, monkeypatch):
 def test_headers_are_read_in_turns_too(monkeypatch):
     """One of a few kilobytes may take time and memory; its size in pixels is only known afterwards."""
     now, most, lock, full = 0, 0, threading.Lock(), threading.Barrier(decoding.MAX_AT_ONCE)
-    real = decoding.num_pixels
+    real = decoding.measure
 
     def counted(data: bytes, name: str) -> int:
         nonlocal now, most
@@ -114,17 +115,17 @@ def test_headers_are_read_in_turns_too(monkeypatch):
         return real(data, name)
 
     def take() -> tuple[int, int]:
-        with decoded(png()) as image:
+        with decoded(png()) as (image, _):
             return image.size
 
-    monkeypatch.setattr(decoding, "num_pixels", counted)
+    monkeypatch.setattr(decoding, "measure", counted)
     with ThreadPoolExecutor(16) as pool:
         assert [one.result(SECONDS) for one in [pool.submit(take) for _ in range(16)]] == [(16, 12)] * 16
     assert most == decoding.MAX_AT_ONCE
 
 
 def test_the_pixels_are_gone_after_the_block():
-    with decoded(png()) as image:
+    with decoded(png()) as (image, _):
         assert image.size == (16, 12)
     with pytest.raises(ValueError, match="closed image"):
         image.load()
@@ -138,15 +139,16 @@ def test_no_server_opens_a_picture_elsewhere():
         for path in sources
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.ImportFrom)
-        and {"open_image", "to_rgb"} & {alias.name for alias in node.names}
+        and node.module == "skingpt4.records.images"
+        and {"open_image", "to_rgb", "num_pixels", "remarks"} & {alias.name for alias in node.names}
     }
-    assert users == {"decoding.py"}
+    assert users == {"process.py"}
 
 
 MEMORY = """
 import io, threading
 from PIL import Image
-from skingpt4.server.decoding import decoded
+from skingpt4.server.decoding.turns import decoded
 
 def memory(key):
     return int(next(line for line in open("/proc/self/status") if line.startswith(key)).split()[1]) // 1024
@@ -156,7 +158,7 @@ Image.new("L", (6000, 6000)).save(buffer, "PNG", compress_level=1)
 data = buffer.getvalue()
 
 def use():
-    with decoded(data) as image:
+    with decoded(data) as (image, _):
         image.thumbnail((1200, 1200))
 
 with decoded(data[:0] + data) as image:  # what is imported on the way is no memory of pictures
@@ -173,8 +175,9 @@ print(memory("VmHWM") - before, memory("VmRSS") - before)
 def test_six_at_once_take_the_memory_of_one_and_give_it_back():
     """36 megapixels: 36 MB of grey and 144 MB of RGB each."""
     done = subprocess.run(
-        [sys.executable, "-c", MEMORY], capture_output=True, text=True, cwd=ROOT, check=True
-    )
+        [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
     peak, left = map(int, done.stdout.split())
     assert 120 < peak < 300, "MiB while six threads decode"
     assert left < 40, "MiB afterwards"
