@@ -111,7 +111,7 @@ def test_one_conversation_at_a_time_and_several_at_once_say_the_same(config, mod
 
 
 def test_the_bundled_start_belongs_to_the_default(config):
-    """Loading it repeats its known answer, so encoder, language model, template and numbers are those of its making."""
+    """Loading it repeats its known answer: encoder, language model, template and numbers are those of its making."""
     start = load_config(ROOT / "configs/tiny/step1.yaml").initial_checkpoint
     _, card = checkpoint.load(start)
     assert card["step"] == "align"
