@@ -238,6 +238,7 @@ def _check(row: dict[str, Any], num_characters: int) -> None:
         ConsultationError: says what is wrong.
         KeyError, TypeError, ValueError: a value is missing, or of another kind.
     """
+    json.dumps(row, allow_nan=False)  # NaN is no JSON, and the exports would pass it on
     for name in ("id", "created", "software", "language", "disclaimer"):
         if not isinstance(row[name], str):
             raise ConsultationError(f"is damaged: its {name} is not a text")

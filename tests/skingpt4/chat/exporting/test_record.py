@@ -120,7 +120,15 @@ def test_the_model_is_named_without_paths_outside_the_working_folder(tmp_path, m
     assert model_identity(config, tmp_path / "run")["checkpoint"] == "run/checkpoints/200"
 
 
-@pytest.mark.parametrize("change", [{"pictures": [1]}, {"turns": [{}]}, {"pictures": [{"picture": "x"}]}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pictures": [1]},
+        {"turns": [{}]},
+        {"pictures": [{"picture": "x"}]},
+        {"differential": {"x": float("nan")}},
+    ],
+)
 def test_a_damaged_consultation_is_refused_in_a_sentence(change):
     text = json.dumps(json.loads(full_record().to_json()) | change)
     with pytest.raises(ConsultationError, match=r"^x\.json: is damaged"):
