@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from eval.quickstart import SHORT_PICTURES, Stage, stages
+from eval.quickstart import Stage, stages
 
 PERSON = "simulated_dermatologist"
 ARMS = ("two_step", "untrained", "blank_image", "endpoint", "tiny_vlm", "probe", PERSON)
@@ -16,12 +16,13 @@ RATED = {
     "tiny_vlm": {"dermatologist": 0.1, "lay": 0.3},
     PERSON: {"dermatologist": 0.9, "lay": 0.6},
 }
+NUM_CASES = 30
 CONFIG, LENGTH = "configs/tiny/step2.yaml", "24"  # tokens of an answer: the texts of phantoms are short
 TRAINING = ("weights", "step1", "step2")
 CONTRIBUTION = "simulated for a check of the software, not a person"
 
 
-def plan(root: Path, checkpoint: Path | None, port: int, num_cases: int = SHORT_PICTURES) -> list[Stage]:
+def plan(root: Path, checkpoint: Path | None, port: int, num_cases: int = NUM_CASES) -> list[Stage]:
     """All stages; without a checkpoint the short quickstart's two steps are trained first."""
     phantoms = root / "phantoms"
     planned = [
