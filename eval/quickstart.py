@@ -33,7 +33,7 @@ SPLITS = {
 }
 BUNDLED = Path("skingpt4/weights/bundled")  # the Q-Former, and the projection that step 1 starts from
 INTERRUPTED = 130
-SHORT_ITERATIONS = {"step1": 10, "step2": 40, "step2_only": 3}
+SHORT_ITERATIONS = {"step1": 20, "step2": 100, "step2_only": 3}
 LEARNED_MORE = 0.15  # --short: top-1 of two steps over that of a blank picture; nothing learned gives about 0
 
 
