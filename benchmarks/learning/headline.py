@@ -2,7 +2,8 @@
 
 For each seed this is `python -m eval.quickstart --ablation --seed N`: both trainings, step 2 alone, and all arms on
 the 150 test phantoms. One that was interrupted continues; a seed whose JSON exists is not trained again. Each JSON
-holds one training; the spread between them is what one run cannot show.
+holds one training; the spread between them is what one run cannot show. `--default` writes down the quickstart of the
+configurations' own seed, without the ablation: how long its stages took, and its results (`quickstart.json`).
 """
 
 from __future__ import annotations
@@ -34,21 +35,22 @@ class QuickstartError(UserError):
     """The quickstart did not end well; its own message is printed above."""
 
 
-def run_quickstart(seed: int) -> int:
-    """Its exit status."""
-    command = ["-m", "eval.quickstart", "--ablation", "--seed", str(seed)]
+def run_quickstart(seed: int | None) -> int:
+    """Its exit status; without a seed that of the configurations, without the ablation."""
+    command = ["-m", "eval.quickstart", *([] if seed is None else ["--ablation", "--seed", str(seed)])]
     return subprocess.run([sys.executable, *command], check=False).returncode
 
 
-def measure(seed: int, words: Sequence[str], path: Path) -> None:
-    """Train and evaluate with one seed, and write what came out.
+def measure(seed: int | None, words: Sequence[str], path: Path) -> None:
+    """Train and evaluate with one seed, and write what came out; a quickstart that was run before is taken as it is.
 
     Raises:
         QuickstartError: it failed.
     """
     if run_quickstart(seed):
-        raise QuickstartError(f"seed {seed}: the quickstart failed; the same command continues it")
-    root = Path(f"runs/quickstart-seed={seed}")
+        of = "" if seed is None else f"seed {seed}: "
+        raise QuickstartError(f"{of}the quickstart failed; the same command continues it")
+    root = Path("runs/quickstart" if seed is None else f"runs/quickstart-seed={seed}")
     found, ledger = (json.loads((root / name).read_text()) for name in ("results.json", "stages.json"))
     arms = {
         name: {measure: arm[measure] for measure in MEASURES if measure in arm}
@@ -103,10 +105,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--seeds", type=int, nargs="+", default=[42, 1, 2, 3, 4], help="of the trainings (%(default)s)"
     )
     parser.add_argument("--out-dir", type=Path, default=RESULTS, help="for headline_SEED.json (%(default)s)")
+    parser.add_argument(
+        "--default", action="store_true", help="only the quickstart as it is, without --seeds"
+    )
     args = parser.parse_args(words)
     with reported() as status:
-        for seed in args.seeds:
-            path = args.out_dir / f"headline_{seed}.json"
+        for seed in [None] if args.default else args.seeds:
+            path = args.out_dir / ("quickstart.json" if seed is None else f"headline_{seed}.json")
             if path.is_file():
                 print(f"{path}: on file, nothing to do")
             else:

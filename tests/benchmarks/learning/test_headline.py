@@ -39,9 +39,9 @@ def test_a_seed_is_measured_once_and_a_failure_is_a_sentence(folder, monkeypatch
 
     def run(seed):
         asked.append(seed)
-        root = folder / f"runs/quickstart-seed={seed}"
+        root = folder / ("runs/quickstart" if seed is None else f"runs/quickstart-seed={seed}")
         root.mkdir(parents=True, exist_ok=True)
-        found = result(seed, 0.7) | {"seconds": 9.0, "peak_memory_gb": 2.0, "comparisons": {}}
+        found = result(seed or 0, 0.7) | {"seconds": 9.0, "peak_memory_gb": 2.0, "comparisons": {}}
         (root / "results.json").write_text(json.dumps(found))
         (root / "stages.json").write_text(json.dumps({"step1": {"seconds": 5.0}}))
         return int(seed == 3)
@@ -54,5 +54,7 @@ def test_a_seed_is_measured_once_and_a_failure_is_a_sentence(folder, monkeypatch
     assert (written["seed"], written["stages"], written["arms"]["two_step"]["top1"]["n"]) == (
         2, {"step1": 5.0}, 150)  # fmt: skip
     assert "on file" in capsys.readouterr().out
+    assert headline.main(["--default", "--out-dir", str(folder / "out")]) == 0
+    assert (asked[-1], json.loads((folder / "out/quickstart.json").read_text())["seconds"]) == (None, 9.0)
     assert headline.main(["--seeds", "3", "--out-dir", str(folder / "out")]) == 1
     assert "seed 3: the quickstart failed" in capsys.readouterr().err
