@@ -33,7 +33,7 @@ SPLITS = {
 }
 BUNDLED = Path("skingpt4/weights/bundled")  # the Q-Former, and the projection that step 1 starts from
 INTERRUPTED = 130
-SHORT_ITERATIONS = {"step1": 20, "step2": 100, "step2_only": 3}
+SHORT_ITERATIONS = {"step1": 20, "step2": 100, "step2_only": 3}  # the last: only whether it works
 LEARNED_MORE = 0.15  # --short: top-1 of two steps over that of a blank picture; nothing learned gives about 0
 
 
@@ -64,7 +64,7 @@ def stages(
 ) -> list[Stage]:
     """All stages in order. `short` runs the same stages on little data: a check that they work and that it learns.
 
-    `overrides` are of both trainings.
+    `overrides` are of all trainings.
     """
     weights = ["smollm2-135m-instruct", "dinov2-vit-s14-reg4"]
     planned = [
@@ -214,7 +214,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--ablation", action="store_true", help="also train step 2 without step 1")
     parser.add_argument("--short", action="store_true", help="the same stages on a few pictures, in minutes")
     parser.add_argument(
-        "--seed", type=int, help="of both trainings, in a folder of its own (default: the configurations')"
+        "--seed", type=int, help="of all trainings, in a folder of its own (default: the configurations')"
     )
     args = parser.parse_args(argv)
     seeded = [] if args.seed is None else [f"seed={args.seed}"]

@@ -44,7 +44,9 @@ def folder(tmp_path, monkeypatch):
 
 def test_without_a_name_the_newest_model_is_served(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert demo.default_checkpoint() == str(Path(demo.__file__).parent / demo.BUNDLED)
+    bundled = Path(demo.default_checkpoint())
+    assert bundled == Path(demo.__file__).parent / demo.BUNDLED
+    assert (bundled / "checkpoint.json").is_file()
     card = tmp_path / demo.QUICKSTART / "checkpoints" / "iteration_0000001" / "checkpoint.json"
     card.parent.mkdir(parents=True)
     card.write_text("{}")

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness.results import RESULTS, about, write
+from skingpt4.checkpoints import checkpoint
 from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import UserError, reported
 
@@ -52,6 +53,7 @@ def measure(seed: int | None, words: Sequence[str], path: Path) -> None:
         raise QuickstartError(f"{of}the quickstart failed; the same command continues it")
     root = Path("runs/quickstart" if seed is None else f"runs/quickstart-seed={seed}")
     found, ledger = (json.loads((root / name).read_text()) for name in ("results.json", "stages.json"))
+    card = checkpoint.load(root / "step2")[1]
     arms = {
         name: {measure: arm[measure] for measure in MEASURES if measure in arm}
         for name, arm in found["arms"].items()
@@ -60,6 +62,7 @@ def measure(seed: int | None, words: Sequence[str], path: Path) -> None:
         "seed": seed, "num_cases": found["num_cases"], "seconds": found["seconds"],
         "peak_memory_gb": found["peak_memory_gb"], "arms": arms, "comparisons": found["comparisons"],
         "stages": {name: stage["seconds"] for name, stage in ledger.items()},
+        "trained_at": card["git_revision"],
     }  # fmt: skip
     write({**about(["headline", *words]), **result}, path)
 

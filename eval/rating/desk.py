@@ -31,9 +31,9 @@ NEUTRAL = "the system"
 GAP = r"[-_\s\u00ad\u200b-\u200d\u2010-\u2015\u2212\ufeff]?"
 # Families of models; a version or size that follows (`-13b-v1.5`, ` 4`) goes with the name.
 FAMILIES = tuple(name.replace(" ", GAP) for name in (
-    "(?:open )?skin gpt", "mini gpt", "chat gpt", "gpt", "vicuna", "(?:code|med)? llama", "llava", "alpaca",
-    r"falcon \d+b", "smol (?:lm|vlm)", "qwen", "(?:med|pali)? gemma", "mi[sx]tral", "(?:instruct)?blip", "intern vl",
-    "idefics", "gemini", "deep seek", r"phi [34]", "claude", "derm (?:gpt|vlm|llava)", "pan derm",
+    "(?:open )?skin gpt", "mini gpt", "chat gpt", "gpt", "vicuna", "(?:(?:code|med) )?llama", "llava", "alpaca",
+    r"falcon \d+b", "smol (?:lm|vlm)", "qwen", "(?:(?:med|pali) )?gemma", "mi[sx]tral", "(?:instruct)?blip",
+    "intern vl", "idefics", "gemini", "deep seek", r"phi [34]", "claude", "derm (?:gpt|vlm|llava)", "pan derm",
 ))  # fmt: skip
 # Who made them, as a text says that speaks of itself.
 MAKERS = (

@@ -1,8 +1,8 @@
 """Fits a calibration on images that the model was not trained on.
 
-A temperature for the 15 classes (Guo et al. 2017, arXiv 1706.04599), where diseases were scored their mean scores and
-the weight of these (the prior of `skingpt4.taxonomy.closed_set`), one slope and an intercept each for the concepts
-(Platt 1999), and the lowest confidence whose answers are right as often as required.
+A temperature for the 15 classes (Guo et al. 2017, arXiv 1706.04599), where diseases were scored their mean scores,
+the weight of these (the prior of `skingpt4.taxonomy.closed_set`) and their spread, one slope and an intercept each
+for the concepts (Platt 1999), and the lowest confidence whose answers are right as often as required.
 """
 
 from __future__ import annotations
@@ -330,8 +330,8 @@ def report(fitted: Calibration) -> str:
     if fitted.closed_set is not None:
         lines.append(
             f"{len(fitted.closed_set)} diseases scored; their mean scores taken off with weight "
-            f"{fitted.prior_weight:.1f}, divided by their spread to the power {m['spread_power']:g} (as they are "
-            f"{m['accuracy_with_prior']:.1%} right)"
+            f"{fitted.prior_weight:.1f}, divided by their spread to the power {m['spread_power']:g} "
+            f"(with neither: {m['accuracy_with_prior']:.1%} right)"
         )
     if fitted.threshold is None:
         lines.append(

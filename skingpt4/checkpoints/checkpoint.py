@@ -20,6 +20,7 @@ from torch import Tensor
 
 from skingpt4.checkpoints import minigpt4
 from skingpt4.checkpoints.card import problem
+from skingpt4.config.bundled import resolve_bundled
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import file_sha256, sync
 from skingpt4.support.parse import ParseError, read_json_object
@@ -208,7 +209,7 @@ def training_manifests(card: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         if not parent or parent["tensors_sha256"] in hashes:
             return manifests, unknown
         try:
-            card = load(str(parent.get("path", "")))[1]
+            card = load(resolve_bundled(str(parent.get("path", ""))))[1]
         except (UserError, ValueError):  # it is not there, or damaged, or its path is none
             card = {}
         if card.get("tensors_sha256") != parent["tensors_sha256"]:

@@ -18,6 +18,7 @@ from skingpt4.checkpoints.known_answer import queries_of
 from skingpt4.checkpoints.load import known_queries, load_projection, require_projection_width
 from skingpt4.checkpoints.paths import missing_paths
 from skingpt4.checkpoints.sources import card_sources
+from skingpt4.config.bundled import portable
 from skingpt4.config.compat import BEHAVIOURS
 from skingpt4.config.schema import Config, ConfigError
 from skingpt4.config.validate import training_problem
@@ -335,8 +336,8 @@ def _origin(config: Config, card: dict[str, Any]) -> tuple[dict[str, Any] | None
     path = config.initial_checkpoint
     if not path:
         return None, {}
-    parent = {key: card[key] for key in ("step", "iteration", "tensors_sha256")} | {"path": path}
-    return parent, checkpoint.load_seen(path, card)
+    parent = {key: card[key] for key in ("step", "iteration", "tensors_sha256")}
+    return parent | {"path": portable(config).initial_checkpoint}, checkpoint.load_seen(path, card)
 
 
 def _add_lora(config: Config, model: SkinGPT4) -> None:

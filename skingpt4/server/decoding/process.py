@@ -168,7 +168,10 @@ def _free_worker() -> _Worker:
         try:
             worker = _idle.pop()
         except IndexError:
-            return _Worker()
+            try:
+                return _Worker()
+            except OSError as error:
+                raise RuntimeError(f"no process that decodes pictures can be started ({error})") from None
         if worker.process.poll() is None:
             return worker
         worker.end()
@@ -199,6 +202,7 @@ def work() -> None:
                 _answer(request, data, sink)
             elif not _forked(request, data, sink):
                 return
+            del data  # nothing of a picture stays
 
 
 def _forked(request: dict[str, Any], data: bytes, sink: IO[bytes]) -> bool:
@@ -235,8 +239,10 @@ def _limit(num_bytes: int) -> None:
         (resource.RLIMIT_CORE, 0),
         (resource.RLIMIT_FSIZE, 0),
     ):
-        with contextlib.suppress(ValueError, OSError):  # a system that has no such limit, or a lower one
+        try:
             resource.setrlimit(kind, (most, most))
+        except (ValueError, OSError) as error:  # a system that has no such limit, or a lower one
+            print(f"a picture is decoded without one of its limits ({error})", file=sys.stderr)
     signal.alarm(MAX_SECONDS)
 
 

@@ -47,12 +47,14 @@ def test_a_seed_is_measured_once_and_a_failure_is_a_sentence(folder, monkeypatch
         return int(seed == 3)
 
     monkeypatch.setattr(headline, "run_quickstart", run)
+    monkeypatch.setattr(headline.checkpoint, "load", lambda path: ({}, {"git_revision": "abc"}))
     for _ in range(2):
         assert headline.main(["--seeds", "1", "2", "--out-dir", str(folder / "out")]) == 0
     assert asked == [1, 2]
     written = json.loads((folder / "out/headline_2.json").read_text())
     assert (written["seed"], written["stages"], written["arms"]["two_step"]["top1"]["n"]) == (
         2, {"step1": 5.0}, 150)  # fmt: skip
+    assert written["trained_at"] == "abc"
     assert "on file" in capsys.readouterr().out
     assert headline.main(["--default", "--out-dir", str(folder / "out")]) == 0
     assert (asked[-1], json.loads((folder / "out/quickstart.json").read_text())["seconds"]) == (None, 9.0)

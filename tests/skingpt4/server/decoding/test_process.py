@@ -188,13 +188,14 @@ def dicom_bomb():
 )
 def test_the_limits_hold_where_no_header_is_looked_at(bomb, patched):
     patched(UNGUARDED)
-    began = time.monotonic()
+    began, (largest_before, before) = time.monotonic(), used_by_children()
     sentence, reason = refusal(bomb())
     if sentence != FAILED[0]:  # some decoders say themselves that they get no memory
         assert reason in ("damaged", "not_an_image")
     (largest, seconds) = used_by_children()
-    assert largest < 2**30
-    assert seconds < 60
+    # The largest of all children that this process has had: of other tests too, where one of them took more.
+    assert largest < 2**30 or largest == largest_before
+    assert seconds - before < 60
     assert time.monotonic() - began < process.MAX_SECONDS
     assert reading(GOOD)[0] == (75, 50)
 
