@@ -132,12 +132,9 @@ class Asker:
         if self.scorer is None:
             return {}
         names = [disease.name for disease in self.scorer.closed_set.diseases]
-        fitted = self.rule.calibration
-        spread = fitted.spread if fitted else None
-        return {
-            "prior": _named(names, self.rule.prior(self.scorer).tolist()),
-            **({"spread": _named(names, spread)} if spread else {}),
-        }
+        prior = {"prior": _named(names, self.rule.prior(self.scorer).tolist())}
+        spread = self.rule.calibration.spread if self.rule.calibration else None
+        return prior | ({"spread": _named(names, spread)} if spread else {})
 
     def answers(
         self,
