@@ -9,12 +9,10 @@ configurations' own seed, without the ablation: how long its stages took, and it
 from __future__ import annotations
 
 import json
-import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from benchmarks.harness.results import RESULTS, about, write
 from skingpt4.checkpoints import checkpoint
@@ -22,14 +20,6 @@ from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import UserError, reported
 
 MEASURES = ("top1", "top3", "concept_micro_f1", "different_answers")
-ARMS = {
-    "two_step": "two steps",
-    "step1_only": "step 1 only",
-    "step2_only": "step 2 only (`make ablation`)",
-    "untrained": "untrained projection",
-    "blank_image": "two steps, blank picture",
-    "noise_image": "two steps, noise as a picture",
-}
 
 
 class QuickstartError(UserError):
@@ -65,39 +55,6 @@ def measure(seed: int | None, words: Sequence[str], path: Path) -> None:
         "trained_at": card["git_revision"],
     }  # fmt: skip
     write({**about(["headline", *words]), **result}, path)
-
-
-def trainings() -> list[dict[str, Any]]:
-    """The results on file, by seed."""
-    found = [json.loads(path.read_text()) for path in RESULTS.glob("headline_*.json")]
-    return sorted(found, key=lambda result: result["seed"])
-
-
-def table() -> str:
-    """Class top-1 and concepts' F1 of each arm in percent: mean of the trainings, smallest and largest.
-
-    Of one training its 95 % interval over cases.
-    """
-    runs = trainings()
-    head = f"| arm, {runs[0]['num_cases']} cases | class top-1 | concepts' micro-F1 | trainings |\n|---|---|---|---|"
-    rows = []
-    for name, words in ARMS.items():
-        arms = [run["arms"][name] for run in runs if name in run["arms"]]
-        if not arms:
-            continue
-        cells = [_cell([arm[measure] for arm in arms]) for measure in ("top1", "concept_micro_f1")]
-        rows.append(f"| {words} | {' | '.join(cells)} | {len(arms)} |")
-    return "\n".join([head, *rows])
-
-
-def _cell(figures: Sequence[dict[str, float]]) -> str:
-    values = [100 * figure["value"] for figure in figures]
-    ends = (
-        [100 * figures[0][key] for key in ("low", "high")]
-        if len(figures) == 1
-        else [min(values), max(values)]
-    )
-    return f"{statistics.fmean(values):.1f} ({ends[0]:.1f} to {ends[1]:.1f})"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,4 +1,4 @@
-"""The headline: one quickstart a seed, written once, and the table over the trainings."""
+"""The headline: one quickstart a seed, written once."""
 
 import json
 
@@ -23,15 +23,6 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(headline, "RESULTS", tmp_path)
     return tmp_path
-
-
-def test_of_one_training_the_interval_is_over_cases_and_of_several_over_trainings(folder):
-    (folder / "headline_42.json").write_text(json.dumps(result(42, 0.7)))
-    assert "| two steps | 70.0 (60.0 to 80.0) | 50.0 (40.0 to 60.0) | 1 |" in headline.table()
-    (folder / "headline_1.json").write_text(json.dumps(result(1, 0.6)))
-    lines = headline.table().splitlines()
-    assert "| two steps | 65.0 (60.0 to 70.0) | 50.0 (50.0 to 50.0) | 2 |" in lines
-    assert [line.split(" | ")[0] for line in lines[2:]] == ["| two steps", "| two steps, blank picture"]
 
 
 def test_a_seed_is_measured_once_and_a_failure_is_a_sentence(folder, monkeypatch, capsys):
