@@ -26,7 +26,7 @@ from skingpt4.support.memory import peak_bytes
 # have neither.
 SPLITS = {
     "step1": (480, 80, 1.0, 1.0),
-    "step2": (1200, 300, 0.15, 0.05),
+    "step2": (800, 300, 0.15, 0.05),
     "validation": (90, 45, 1.0, 1.0),
     "validation_step2": (90, 15, 0.15, 0.05),
     "cases": (150, 60, 1.0, 1.0),
@@ -34,6 +34,7 @@ SPLITS = {
 BUNDLED = Path("skingpt4/weights/bundled")  # the Q-Former, and the projection that step 1 starts from
 INTERRUPTED = 130
 SHORT_ITERATIONS = {"step1": 20, "step2": 150, "step2_only": 3}  # the last: only whether it works
+NUM_CONVERSATIONS = 30  # cases that go through all four prompts: as many as people look at
 LEARNED_MORE = 0.10  # --short: top-1 of two steps over that of a blank picture; nothing learned gives about 0
 
 
@@ -84,11 +85,12 @@ def stages(
     planned.append(
         _answer("answer the cases", root, phantoms, short, [f"two_step={root}/step2"], num_prompts=4)
     )
-    others = [f"step1_only={root}/step1", "untrained", f"blank_image={root}/step2"]
+    others = [f"step1_only={root}/step1", f"blank_image={root}/step2"]
     planned.append(_answer("answer the cases (other arms)", root, phantoms, short, others))
     if ablation:
         planned.append(_train("step2_only", root, phantoms, short, overrides))
-        more = [f"noise_image={root}/step2", f"step2_only={root}/step2_only"]
+        # An untrained projection never ends an answer by itself, so it costs more than all others together.
+        more = ["untrained", f"noise_image={root}/step2", f"step2_only={root}/step2_only"]
         planned.append(_answer("answer the cases (ablation)", root, phantoms, short, more))
     return planned
 
@@ -114,7 +116,7 @@ def _answer(
     command += [
         "--num-prompts",
         str(num_prompts),
-        *(["--concept-scores"] if num_prompts > 1 else []),  # of the main arm
+        *(["--num-conversations", str(NUM_CONVERSATIONS)] if num_prompts > 1 else []),  # of the main arm
         "--replace",
         "--max-new-tokens",
         "16" if short else "48",  # the phantoms' texts are short, and an untrained arm never ends by itself

@@ -49,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--num-prompts", type=int, default=4, choices=range(5), help="only the first of the published prompts"
     )
+    add("--num-conversations", type=int, metavar="N",
+        help="only so many cases, evenly spaced, go through all prompts; the others get the first")  # fmt: skip
     add("--repeats", type=int, default=1, help="of every conversation, for consistency")
     add("--temperature", type=float, default=0.0, help="0 (default) is greedy")
     add("--seed", type=int, default=0, help="of sampling, noise and exchanged pictures")
@@ -81,6 +83,7 @@ def _settings(args: argparse.Namespace) -> RunSettings:
         batch_size=args.batch_size,
         max_new_tokens=args.max_new_tokens,
         num_prompts=args.num_prompts,
+        num_conversations=args.num_conversations,
         repeats=args.repeats,
         temperature=args.temperature,
         seed=args.seed,

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from eval.asking import answers, perturbations
 from eval.asking.answers import Answer, Key
 from eval.asking.arms import Arm, check_overlap, hardware, meta_of, peak_memory
-from eval.asking.cases import Case, check_labels, read_cases
+from eval.asking.cases import Case, check_labels, evenly_spaced, read_cases
 from eval.asking.claims import ArmError, add_to_meta, check_folder, claim, forget, write_cases
 from eval.asking.classes import options_of
 from eval.asking.conversation import Asker, Pictures, Setting
@@ -59,6 +59,7 @@ class RunSettings:
     batch_size: int = 50
     max_new_tokens: int | None = None
     num_prompts: int = 4
+    num_conversations: int | None = None
     repeats: int = 1
     temperature: float = 0.0
     seed: int = 0
@@ -74,6 +75,9 @@ class RunSettings:
         length = self.config.data.max_text_tokens if self.max_new_tokens is None else self.max_new_tokens
         generation = Generation(max_new_tokens=length, temperature=self.temperature, seed=self.seed)
         generation.options()  # refuses what cannot be drawn, before anything heavy is loaded
+        names, whole = [case.id for case in cases], None
+        if self.num_conversations is not None:
+            whole = frozenset(names[i] for i in evenly_spaced(len(names), self.num_conversations))
         return Setting(
             options_of(self.task, (case.known for case in cases)),
             (self.task.prompts or CLINICAL_PROMPTS)[: self.num_prompts],
@@ -82,6 +86,7 @@ class RunSettings:
             self.concept_scores or self.task.needs_concept_scores,
             self.with_history or self.task.with_history,
             self.task,
+            whole,
         )
 
 
@@ -132,6 +137,7 @@ def answer_cases(settings: RunSettings) -> None:
                 extra = {
                     "cases": str(settings.cases_path), "num_cases": len(cases), "repeats": settings.repeats,
                     "perturbations": list(settings.perturbations),
+                    "num_conversations": settings.num_conversations,
                     "num_processes": state.num_processes, "hardware": hardware(state.device),
                     "git_revision": checkpoint.git_revision(), **overlaps[arm.name], **asker.prior,
                 }  # fmt: skip
@@ -170,6 +176,8 @@ def check_settings(settings: RunSettings) -> None:
         perturbations.perturb(Image.new("RGB", (8, 8)), change)
     if settings.repeats < 1 or settings.batch_size < 1:
         raise ArmError("--repeats and --batch-size must be 1 or more")
+    if settings.num_conversations is not None and settings.num_conversations < 0:
+        raise ArmError("--num-conversations must be 0 or more")
     for arm in settings.arms:
         if arm.checkpoint:
             checkpoint.find(arm.checkpoint)
@@ -203,8 +211,8 @@ def run_arm(
         for change in (None, *settings.perturbations)
         for repeat in range(1 if change else settings.repeats)
     ]
-    num_texts = len(asker.setting.prompts) + len(asker.setting.probes)
-    total = sum(len(own) * (num_texts + (repeat == 0 and asker.setting.scores)) for repeat, _ in rounds)
+    num_texts = sum(asker.setting.num_prompts(case) + len(asker.setting.probes) for case in own)
+    total = sum(num_texts + len(own) * (repeat == 0 and asker.setting.scores) for repeat, _ in rounds)
     num_answered = 0
     before = sum(key.case_id in {case.id for case in own} for key in done)
     with (

@@ -10,7 +10,8 @@ A line names what made it (checkpoint, template, device). `RUN/answers/ARM.meta.
 `RUN/cases.jsonl` the cases, `RUN/task.json` the labels and questions where they are not those of the default task.
 
 An arm need not have all kinds: its meta says which prompts (`prompts`) and questions (`probes`) it was asked, and
-whether closed sets were scored (`scores`; files of earlier versions do not say it, and have them).
+whether closed sets were scored (`scores`; files of earlier versions do not say it, and have them), and how many cases
+went through all prompts (`num_conversations`; null: all).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from eval.asking.cases import evenly_spaced
 from eval.tasks import Task, load_task, read_task
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.parse import ParseError, parse_json, read_json_object
@@ -184,11 +186,15 @@ def kind_of(meta: dict[str, Any]) -> str:
     return str(meta.get("kind") or "projection")
 
 
-def num_expected(meta: dict[str, Any]) -> int:
-    """How many lines a completely answered case has; of imported answers a case has what was imported."""
+def num_expected(meta: dict[str, Any], whole: bool = True) -> int:
+    """How many lines a completely answered case has; of imported answers a case has what was imported.
+
+    `whole`: it goes through all prompts, and not only through the first (`num_conversations`).
+    """
     if kind_of(meta) == "import":
         return 1
-    return len(meta.get("prompts", ())) + len(meta.get("probes", ())) + bool(meta.get("scores", True))
+    prompts = meta.get("prompts", ())[: None if whole else 1]
+    return len(prompts) + len(meta.get("probes", ())) + bool(meta.get("scores", True))
 
 
 def case_lines(run: Run, arm: ArmAnswers) -> list[dict[str, Any]]:
@@ -204,9 +210,9 @@ def case_lines(run: Run, arm: ArmAnswers) -> list[dict[str, Any]]:
         if key.repeat == 0 and key.perturbation is None:
             by_case[key.case_id][key] = answer
     lines = []
-    expected = max(1, num_expected(arm.meta))
-    for name, answered in by_case.items():
-        if len(answered) < expected:
+    whole = {*evenly_spaced(len(by_case), arm.meta.get("num_conversations"))}
+    for place, (name, answered) in enumerate(by_case.items()):
+        if len(answered) < max(1, num_expected(arm.meta, place in whole)):
             continue
         case = run.cases[name]
         line: dict[str, Any] = {

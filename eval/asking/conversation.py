@@ -51,6 +51,11 @@ class Setting:
     with_concept_scores: bool = False
     with_history: bool = False
     task: Task = field(default_factory=load_task)
+    whole: frozenset[str] | None = None  # cases that go through all prompts, others get the first; None: all
+
+    def num_prompts(self, case: Case) -> int:
+        """How many prompts a case goes through."""
+        return len(self.prompts[: 1 if self.whole is not None and case.id not in self.whole else None])
 
     @property
     def probes(self) -> tuple[str, ...]:
@@ -196,7 +201,7 @@ class Asker:
 
     def _keys(self, case: Case, repeat: int, perturbation: str | None) -> list[Key]:
         """The texts that a case is asked for, in order."""
-        asked = {"turn": len(self.setting.prompts), "probe": len(self.setting.probes)}
+        asked = {"turn": self.setting.num_prompts(case), "probe": len(self.setting.probes)}
         return [
             Key(case.id, repeat, perturbation, kind, number)
             for kind, count in asked.items()
@@ -328,15 +333,9 @@ class Asker:
         self, question: str, cases: Sequence[Case], queries: Sequence[Tensor], sentences: Sequence[str]
     ) -> Tensor:
         """(cases, sentences), fp32."""
-        prompts = [
-            encode_turns(
-                self.template,
-                [Turn(question, None, len(c.records))],
-                self.model.tokenizer,
-                queries[0].shape[1],
-            )
-            for c in cases
-        ]
+        asked = [[Turn(question, None, len(case.records))] for case in cases]
+        tokenizer, num_queries = self.model.tokenizer, queries[0].shape[1]
+        prompts = [encode_turns(self.template, turns, tokenizer, num_queries) for turns in asked]
         score = score_answers if self.setting.task.is_default else score_tree  # which is for hundreds
         return self.decoder.run(lambda: score(self.model, prompts, torch.cat(list(queries)), sentences))
 

@@ -54,12 +54,10 @@ def plan(settings: RunSettings) -> tuple[str, bool]:
 def _left(settings: RunSettings, arm: Arm, cases: Sequence[Case]) -> str:
     """How many of an arm's answers are there, of how many."""
     setting = settings.setting(cases)
-    num_texts = len(setting.prompts) + len(setting.probes)
+    num_texts = sum(setting.num_prompts(case) + len(setting.probes) for case in cases)
     names = {case.id for case in cases}
-    total = len(names) * (
-        num_texts * (settings.repeats + len(settings.perturbations))
-        + setting.scores * (1 + len(settings.perturbations))
-    )
+    num_changes = len(settings.perturbations)
+    total = num_texts * (settings.repeats + num_changes) + len(names) * setting.scores * (1 + num_changes)
     keys = answers.by_key(answers.read_lines(answers.arm_files(settings.run_dir, arm.name)))
     changes = {None, *settings.perturbations}
     there = sum(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
 from eval.asking.answers import Run
+from eval.asking.cases import evenly_spaced
 from eval.rating.questionnaire import (
     COMMENT,
     MAX_TEXT,
@@ -119,8 +120,7 @@ def select(
     if num_cases is not None and num_cases < 1:
         raise ReviewError("--num-cases must be 1 or more")
     names = tuple(run.cases)
-    num_shown = min(num_cases or len(names), len(names))
-    cases = tuple(names[place * len(names) // num_shown] for place in range(num_shown))
+    cases = tuple(names[place] for place in evenly_spaced(len(names), num_cases))
     models = [str(arm.meta.get("language_model") or "") for arm in run.arms.values()]
     pattern = name_pattern(tuple(run.arms), models)
     conversations = {}

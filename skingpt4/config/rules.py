@@ -95,22 +95,24 @@ def whole_and_tiles(value: int) -> str | None:
     )
 
 
-def sentence_with(name: str) -> Rule:
-    """A sentence whose only placeholder is `{name}`, without attributes or a format."""
+def sentence_with(*names: str) -> Rule:
+    """A sentence whose only placeholders are `{name}` of these, without attributes or a format."""
+    allowed = " and ".join(f"{{{name}}}" for name in names)
 
     def rule(value: str) -> str | None:
         try:
             placeholders = {part[1:] for part in string.Formatter().parse(value) if part[1] is not None}
         except ValueError:
             placeholders = {("", "", None)}
-        return None if placeholders <= {(name, "", None)} else f"it may hold no placeholder but {{{name}}}"
+        plain = {(name, "", None) for name in names}
+        return None if placeholders <= plain else f"it may hold no placeholder but {allowed}"
 
     return rule
 
 
-def answers_with(name: str) -> Rule:
+def answers_with(*names: str) -> Rule:
     """Sentences by question, each as `sentence_with`, none of them empty."""
-    sentence = sentence_with(name)
+    sentence = sentence_with(*names)
 
     def rule(value: Mapping[str, str]) -> str | None:
         for question, answer in value.items():

@@ -174,9 +174,12 @@ class PromptConfig:
     # and the answer is the concepts alone.
     concepts_question: str | None = None
     concepts_share: float = ruled(fraction, 0.5)
-    # Questions that a picture does not answer, such as those for a treatment, and the answers to teach, in which
-    # {disease} stands for the record's. This fraction of the samples whose disease is known asks one of them.
-    other_questions: dict[str, str] = field(default_factory=dict, metadata={"rule": answers_with("disease")})
+    # Later questions of a conversation, such as those for a treatment, in the order of asking, and the answers to
+    # teach, in which {disease} and {concepts} stand for the record's. This fraction of the samples whose disease is
+    # known goes on to one of them after the answer to one of `questions`.
+    other_questions: dict[str, str] = field(
+        default_factory=dict, metadata={"rule": answers_with("disease", "concepts")}
+    )
     other_share: float = ruled(fraction, 0.2)
     use_concepts: bool = True
     use_disease: bool = True

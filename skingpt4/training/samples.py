@@ -157,21 +157,42 @@ class SampleEncoder:
     def turns(self, record: Record, question: str) -> list[Turn]:
         """The conversation that a record teaches under a question: one turn, or the record's own dialogue.
 
-        A dialogue's answers share the token budget; turns that no longer fit are dropped.
+        One of `prompt.other_questions` comes last in a conversation: people ask for the cause or a treatment after
+        they have read what the picture shows, and the turn before it is where a chat will find it. What stands
+        before it in the mapping is asked before it. Answers share the token budget.
         """
-        own_dialogue = record.turns and self.prompt.use_turns
-        if not own_dialogue or question in (self.prompt.concepts_question, *self.prompt.other_questions):
-            return [Turn(question, self._answer(record, question), num_images=1)]
+        others = list(self.prompt.other_questions)
+        later = others[: others.index(question) + 1] if question in others else []
+        if later:
+            question = self.prompt.questions[len(later) % len(self.prompt.questions)]
+        if question == self.prompt.concepts_question:
+            record = replace(record, disease=None, note=None, turns=())
+        talk = [(question, answer_for(record, self.prompt))]
+        if record.turns and self.prompt.use_turns:
+            talk = [(without_placeholders(asked), answer) for asked, answer in record.turns]
+        answers = [(other, self._other_answer(record, other)) for other in later]
+        return self._within_budget([*talk, *(turn for turn in answers if turn[1])])
+
+    def _other_answer(self, record: Record, question: str) -> str:
+        """What to teach for one of `prompt.other_questions`; empty if it needs what the record does not have."""
+        sentence = self.prompt.other_questions[question]
+        known = {"disease": record.disease, "concepts": ", ".join(record.concepts or ())}
+        missing = any("{" + name + "}" in sentence for name, value in known.items() if not value)
+        return "" if missing else sentence.format(**known)
+
+    def _within_budget(self, talk: Sequence[tuple[str, str]]) -> list[Turn]:
+        """The turns, their answers cut to the token budget that they share; what no longer fits is dropped."""
+        if self.cut_blindly and len(talk) == 1:
+            return [Turn(*talk[0], num_images=1)]
         turns: list[Turn] = []
         budget = self.max_text_tokens
-        for own_question, own_answer in record.turns:
-            answer = shorten(own_answer, self.end, self.tokenizer, budget, self.marks)
+        for question, complete in talk:
+            answer = shorten(complete, self.end, self.tokenizer, budget, self.marks)
             if turns and not answer:
                 break
-            # The image stands before the first question; a mark of it in the text would ask for another one.
-            turns.append(Turn(without_placeholders(own_question), answer, num_images=0 if turns else 1))
+            turns.append(Turn(question, answer, num_images=not turns))
             budget -= num_answer_tokens(answer, self.end, self.tokenizer, self.marks)
-            if answer != own_answer:
+            if answer != complete:
                 break
         return turns
 
@@ -182,21 +203,9 @@ class SampleEncoder:
             texts += [without_placeholders(question) for question, _ in record.turns]
         return marks_in("\n".join(texts), self.marks)
 
-    def _answer(self, record: Record, question: str) -> str:
-        """The record's answer, cut to the token budget; empty if not even its first word fits."""
-        if question == self.prompt.concepts_question:
-            record = replace(record, disease=None, note=None, turns=())
-        if question in self.prompt.other_questions:
-            answer = self.prompt.other_questions[question].format(disease=record.disease)
-        else:
-            answer = answer_for(record, self.prompt)
-        if self.cut_blindly:
-            return answer
-        return shorten(answer, self.end, self.tokenizer, self.max_text_tokens, self.marks)
-
     def draw_question(self, record: Record, rng: np.random.Generator) -> str:
         """Draw one of the questions that this record can answer."""
-        others = tuple(self.prompt.other_questions)
+        others = [q for q in self.prompt.other_questions if self._other_answer(record, q)]
         if others and record.disease and rng.random() < self.prompt.other_share:
             return others[int(rng.integers(len(others)))]
         rehearsed = self.prompt.concepts_question
@@ -338,5 +347,5 @@ class HeldOutSamples(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         row = self.row_of(index)
-        encoded = self.encoder(self.records[row], self.encoder.prompt.questions[0])
-        return {"encoded": encoded, **self.images(row, None)}
+        question = self.encoder.prompt.questions[0]
+        return {"encoded": self.encoder(self.records[row], question), **self.images(row, None)}

@@ -174,8 +174,8 @@ def test_mistakes_are_refused_with_file_and_key(text, message, write):
         ("lora.rank=-1", r"'lora\.rank' is -1; it must not be negative"),
         ("lora.dropout=1", r"'lora\.dropout' is 1\.0; it must lie in 0\.\.1, below 1"),
         (
-            "prompt.other_questions={Why: '{concepts}'}",
-            r"'Why': it may hold no placeholder but \{disease\}",
+            "prompt.other_questions={Why: '{note}'}",
+            r"'Why': it may hold no placeholder but \{disease\} and \{concepts\}",
         ),
         ("prompt.other_questions={Why: ' '}", r"'Why': it needs an answer"),
         ("prompt.concepts_share=1.5", r"'prompt\.concepts_share' is 1\.5; it must lie in 0\.\.1"),

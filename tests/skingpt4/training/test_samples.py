@@ -267,16 +267,53 @@ def test_the_dialogue_can_be_switched_off_and_the_rehearsal_stays(encoder, byte_
     )
 
 
-OTHERS = {"What helps?": "Ask a doctor about {disease}.", "Why?": "I was not trained to say."}
+OTHERS = {
+    "What else?": "I also see {concepts}.", "Why?": "I was not trained to say.",
+    "What helps?": "Ask a doctor about {disease}.",
+}  # fmt: skip
 
 
-def test_questions_that_no_picture_answers_have_their_own_answers(encoder, byte_tokenizer):
+@pytest.mark.parametrize(
+    ("question", "learned"),
+    [
+        ("What else?", "I also see Plaque, Scale.###"),
+        ("Why?", "I also see Plaque, Scale.###I was not trained to say.###"),
+        (
+            "What helps?",
+            "I also see Plaque, Scale.###I was not trained to say.###Ask a doctor about eczema.###",
+        ),
+    ],
+)
+def test_later_questions_follow_an_answer_and_each_other(question, learned, encoder, byte_tokenizer):
+    record = Record("a.png", concepts=("Plaque", "Scale"), disease="eczema")
+    encode = encoder(other_questions=OTHERS, questions=["First?", "Or this?"], use_concepts=False)
+    opening = encode.turns(record, question)[0]
+    assert opening.question in ("First?", "Or this?")
+    assert [turn.num_images for turn in encode.turns(record, question)][:2] == [1, 0]
+    text = text_of(encode(record, question), byte_tokenizer, learned=True)
+    assert text == f"{opening.answer}###{learned}"
+    assert opening.answer == encode.turns(record, "First?")[0].answer
+
+
+def test_a_later_question_follows_the_records_own_dialogue(encoder, byte_tokenizer):
+    encode = encoder(other_questions={"Why?": "I cannot say."})
+    own = text_of(encode(DIALOGUE, "First?"), byte_tokenizer, learned=True)
+    assert text_of(encode(DIALOGUE, "Why?"), byte_tokenizer, learned=True) == f"{own}I cannot say.###"
+
+
+def test_a_later_question_is_left_out_where_its_answer_is_not_known(encoder):
     encode = encoder(other_questions=OTHERS)
-    disease = DIALOGUE.disease
-    assert text_of(encode(DIALOGUE, "What helps?"), byte_tokenizer, learned=True) == (
-        f"Ask a doctor about {disease}.###"
-    )
-    assert text_of(encode(DIALOGUE, "Why?"), byte_tokenizer, learned=True) == "I was not trained to say.###"
+    record = Record("a.png", disease="eczema")
+    assert [turn.question for turn in encode.turns(record, "What helps?")][1:] == ["Why?", "What helps?"]
+    rng = np.random.default_rng(0)
+    assert "What else?" not in {encode.draw_question(record, rng) for _ in range(200)}
+
+
+def test_what_no_longer_fits_the_budget_is_not_asked(encoder):
+    record = Record("a.png", disease="eczema")
+    budget = len("This could be a skin disease image of eczema.###I was not trained to say.###Ask")
+    encode = encoder(other_questions=OTHERS, max_text_tokens=budget)
+    assert [turn.question for turn in encode.turns(record, "What helps?")][1:] == ["Why?"]
 
 
 def test_they_are_asked_of_a_fraction_of_the_samples_with_a_disease(encoder):
@@ -284,7 +321,7 @@ def test_they_are_asked_of_a_fraction_of_the_samples_with_a_disease(encoder):
     encode = encoder(other_questions=OTHERS, other_share=0.25)
     drawn = Counter(encode.draw_question(DIALOGUE, rng) for _ in range(2000))
     assert sum(drawn[question] for question in OTHERS) == pytest.approx(500, abs=80)
-    assert min(drawn[question] for question in OTHERS) > 180
+    assert min(drawn[question] for question in OTHERS) > 120
     unnamed = replace(DIALOGUE, disease=None)
     assert not {encode.draw_question(unnamed, rng) for _ in range(200)} & {*OTHERS}
 
