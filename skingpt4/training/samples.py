@@ -198,9 +198,8 @@ class SampleEncoder:
 
     def marks_in(self, record: Record) -> list[str]:
         """The prompt's marks in the texts that a record teaches; they are taught as text, see `break_marks`."""
-        texts = [answer_for(record, self.prompt)]
-        if self.prompt.use_turns:
-            texts += [without_placeholders(question) for question, _ in record.turns]
+        asked = record.turns if self.prompt.use_turns else ()
+        texts = [answer_for(record, self.prompt), *(without_placeholders(question) for question, _ in asked)]
         return marks_in("\n".join(texts), self.marks)
 
     def draw_question(self, record: Record, rng: np.random.Generator) -> str:
