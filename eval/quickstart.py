@@ -25,16 +25,16 @@ from skingpt4.support.memory import peak_bytes
 # split: (pictures, pictures of --short, share of records with concepts, share with a note). Most sources of diagnoses
 # have neither.
 SPLITS = {
-    "step1": (480, 80, 1.0, 1.0),
-    "step2": (800, 300, 0.15, 0.05),
-    "validation": (90, 45, 1.0, 1.0),
-    "validation_step2": (90, 15, 0.15, 0.05),
+    "step1": (240, 80, 1.0, 1.0),
+    "step2": (600, 300, 0.15, 0.05),
+    "validation": (60, 45, 1.0, 1.0),
+    "validation_step2": (60, 15, 0.15, 0.05),
     "cases": (150, 60, 1.0, 1.0),
 }
 BUNDLED = Path("skingpt4/weights/bundled")  # the Q-Former, and the projection that step 1 starts from
 INTERRUPTED = 130
 SHORT_ITERATIONS = {"step1": 20, "step2": 150, "step2_only": 3}  # the last: only whether it works
-NUM_CONVERSATIONS = 30  # cases that go through all four prompts: as many as people look at
+NUM_CONVERSATIONS = 30  # cases that go through the four prompts: as many as people look at
 LEARNED_MORE = 0.10  # --short: top-1 of two steps over that of a blank picture; nothing learned gives about 0
 
 
@@ -81,10 +81,9 @@ def stages(
     for split in ("validation", "validation_step2"):
         fit += ["--manifest", f"{phantoms}/{split}/manifest.jsonl"]
     planned.append(Stage("calibrate", fit, root / "step2" / "checkpoints"))
-    # Only the main arm is asked the complete conversation; the others are needed for their measures.
-    planned.append(
-        _answer("answer the cases", root, phantoms, short, [f"two_step={root}/step2"], num_prompts=4)
-    )
+    # Only the main arm goes through conversations; the others are needed for their measures.
+    main = ["--num-conversations", str(NUM_CONVERSATIONS)]
+    planned.append(_answer("answer the cases", root, phantoms, short, [f"two_step={root}/step2"], main))
     others = [f"step1_only={root}/step1", f"blank_image={root}/step2"]
     planned.append(_answer("answer the cases (other arms)", root, phantoms, short, others))
     if ablation:
@@ -107,20 +106,14 @@ def _train(step: str, root: Path, phantoms: Path, short: bool, overrides: Sequen
 
 
 def _answer(
-    name: str, root: Path, phantoms: Path, short: bool, arms: Sequence[str], num_prompts: int = 1
+    name: str, root: Path, phantoms: Path, short: bool, arms: Sequence[str], asked: Sequence[str] = ()
 ) -> Stage:
     command = ["-m", "eval.run", "--config", "configs/tiny/step2.yaml"]
     command += ["--cases", str(phantoms / "cases" / "manifest.jsonl"), "--run-dir", str(root)]
     for arm in arms:
         command += ["--arm", arm]
-    command += [
-        "--num-prompts",
-        str(num_prompts),
-        *(["--num-conversations", str(NUM_CONVERSATIONS)] if num_prompts > 1 else []),  # of the main arm
-        "--replace",
-        "--max-new-tokens",
-        "16" if short else "48",  # the phantoms' texts are short, and an untrained arm never ends by itself
-    ]
+    # The phantoms' texts are short, and an untrained arm never ends by itself.
+    command += [*(asked or ["--num-prompts", "0"]), "--replace", "--max-new-tokens", "16" if short else "48"]
     return Stage(name, command, root / "answers" / f"{arms[-1].split('=')[0]}.jsonl")
 
 

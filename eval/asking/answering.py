@@ -75,9 +75,9 @@ class RunSettings:
         length = self.config.data.max_text_tokens if self.max_new_tokens is None else self.max_new_tokens
         generation = Generation(max_new_tokens=length, temperature=self.temperature, seed=self.seed)
         generation.options()  # refuses what cannot be drawn, before anything heavy is loaded
-        names, whole = [case.id for case in cases], None
+        conversing = None
         if self.num_conversations is not None:
-            whole = frozenset(names[i] for i in evenly_spaced(len(names), self.num_conversations))
+            conversing = frozenset(cases[i].id for i in evenly_spaced(len(cases), self.num_conversations))
         return Setting(
             options_of(self.task, (case.known for case in cases)),
             (self.task.prompts or CLINICAL_PROMPTS)[: self.num_prompts],
@@ -86,7 +86,7 @@ class RunSettings:
             self.concept_scores or self.task.needs_concept_scores,
             self.with_history or self.task.with_history,
             self.task,
-            whole,
+            conversing,
         )
 
 

@@ -11,7 +11,7 @@ A line names what made it (checkpoint, template, device). `RUN/answers/ARM.meta.
 
 An arm need not have all kinds: its meta says which prompts (`prompts`) and questions (`probes`) it was asked, and
 whether closed sets were scored (`scores`; files of earlier versions do not say it, and have them), and how many cases
-went through all prompts (`num_conversations`; null: all).
+go through the prompts (`num_conversations`; null: all).
 """
 
 from __future__ import annotations
@@ -186,15 +186,15 @@ def kind_of(meta: dict[str, Any]) -> str:
     return str(meta.get("kind") or "projection")
 
 
-def num_expected(meta: dict[str, Any], whole: bool = True) -> int:
+def num_expected(meta: dict[str, Any], converses: bool) -> int:
     """How many lines a completely answered case has; of imported answers a case has what was imported.
 
-    `whole`: it goes through all prompts, and not only through the first (`num_conversations`).
+    `converses`: it goes through the prompts (`num_conversations`).
     """
     if kind_of(meta) == "import":
         return 1
-    prompts = meta.get("prompts", ())[: None if whole else 1]
-    return len(prompts) + len(meta.get("probes", ())) + bool(meta.get("scores", True))
+    num_prompts = len(meta.get("prompts", ())) if converses else 0
+    return num_prompts + len(meta.get("probes", ())) + bool(meta.get("scores", True))
 
 
 def case_lines(run: Run, arm: ArmAnswers) -> list[dict[str, Any]]:
@@ -210,9 +210,9 @@ def case_lines(run: Run, arm: ArmAnswers) -> list[dict[str, Any]]:
         if key.repeat == 0 and key.perturbation is None:
             by_case[key.case_id][key] = answer
     lines = []
-    whole = {*evenly_spaced(len(by_case), arm.meta.get("num_conversations"))}
+    conversing = {*evenly_spaced(len(by_case), arm.meta.get("num_conversations"))}
     for place, (name, answered) in enumerate(by_case.items()):
-        if len(answered) < max(1, num_expected(arm.meta, place in whole)):
+        if len(answered) < max(1, num_expected(arm.meta, place in conversing)):
             continue
         case = run.cases[name]
         line: dict[str, Any] = {

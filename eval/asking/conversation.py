@@ -51,11 +51,11 @@ class Setting:
     with_concept_scores: bool = False
     with_history: bool = False
     task: Task = field(default_factory=load_task)
-    whole: frozenset[str] | None = None  # cases that go through all prompts, others get the first; None: all
+    conversing: frozenset[str] | None = None  # the cases that go through the prompts; None: all
 
     def num_prompts(self, case: Case) -> int:
         """How many prompts a case goes through."""
-        return len(self.prompts[: 1 if self.whole is not None and case.id not in self.whole else None])
+        return len(self.prompts) if self.conversing is None or case.id in self.conversing else 0
 
     @property
     def probes(self) -> tuple[str, ...]:

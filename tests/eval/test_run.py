@@ -299,18 +299,18 @@ def test_repeats_are_drawn_and_seeded_and_changes_are_asked_once(root, tmp_path)
     assert first != second
 
 
-def test_some_cases_are_asked_all_and_more_can_follow(root, tmp_path, capsys):
+def test_some_cases_converse_and_more_can_follow(root, tmp_path, capsys):
     def turns():
         asked = [key for key in keys(tmp_path) if key.kind == "turn"]
         return [len([key for key in asked if key.case_id == f"case-{n}"]) for n in range(6)]
 
     assert answer(root, tmp_path, "cases.jsonl", "--num-conversations", "2") == 0
-    assert turns() == [4, 1, 1, 4, 1, 1]
+    assert turns() == [4, 0, 0, 4, 0, 0]
     two = said(tmp_path)
     run = write_results(tmp_path)["arms"]["untrained"]
     assert (run["top1"]["n"], run["different_answers"]["n"]) == (6, 2)
     assert answer(root, tmp_path, "cases.jsonl", "--num-conversations", "6", "--dry-run") == 0
-    assert "arm untrained: 30 of 42 answers are there, 12 are to be given" in capsys.readouterr().out
+    assert "arm untrained: 26 of 42 answers are there, 16 are to be given" in capsys.readouterr().out
     assert answer(root, tmp_path) == 0, "the rest of the conversations is added"
     assert turns() == [4] * 6
     assert two.items() <= said(tmp_path).items()
