@@ -11,7 +11,7 @@ TORCH := $(shell sed -n 's/^\(torch\|torchvision\)==\([0-9.]*\).*/\1==\2/p' requ
 WORKERS ?= 2
 .DEFAULT_GOAL := help
 
-.PHONY: licences help setup weights quickstart ablation seven-arms demo test test-core vllm-check soak lint format package-check gpu-wheels sbom audit clean lavis-reference parity-full figures
+.PHONY: licences help setup weights quickstart ablation seven-arms demo test acceptance test-all test-core vllm-check soak lint format package-check gpu-wheels sbom audit clean lavis-reference parity-full figures
 
 help: ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 17
@@ -53,8 +53,13 @@ lint: setup ## style, types and the floors that imports keep to
 	$(VENV)/bin/lint-imports
 	$(PY) -m mypy
 
-test: weights lint ## lint and the complete test suite; WORKERS=1 runs one test at a time
+test: weights lint ## lint and the test suite; WORKERS=1 runs one test at a time
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile
+
+acceptance: weights ## the tests that start whole commands again and again: the notebook, cluster jobs, launchers
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile -m acceptance
+
+test-all: test acceptance ## the suite and the acceptance tests, as CI runs them
 
 test-core: setup ## the network, its prompts and the training step, in under a minute
 	$(PY) -m pytest -m core

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import torch
 from transformers import AutoModelForCausalLM
 
 from skingpt4.checkpoints.paths import how_to_get
@@ -20,6 +19,7 @@ from skingpt4.model.prompts import get_template
 from skingpt4.support.errors import UserError
 from skingpt4.weights.fetch.catalogue import fetch_command
 from skingpt4.weights.files.inspect_directory import inspect
+from skingpt4.weights.files.source import shapes_alone
 from skingpt4.weights.language_model import LanguageModelError, read_configuration, read_tokenizer
 from skingpt4.weights.names import is_hub_id, is_local
 
@@ -86,7 +86,7 @@ def _why_no_folder(path: Path) -> str:
 
 def _missing_tensors(facts: Facts, name: str) -> Iterator[Finding]:
     """Tensors that the network needs and its files lack; only where both use the same names."""
-    with torch.device("meta"):
+    with shapes_alone():
         empty = AutoModelForCausalLM.from_config(facts.language_config, trust_remote_code=False)
     head = empty.get_output_embeddings()
     needed = {n for n, _ in empty.named_parameters()}

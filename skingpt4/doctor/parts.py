@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
@@ -26,7 +25,7 @@ from skingpt4.model.qformer import QFormer
 from skingpt4.support.errors import UserError
 from skingpt4.weights.files.inspect_file import projection_fits
 from skingpt4.weights.files.layouts import NORM_NAMES, QFORMER_PREFIXES, VISION_PREFIXES, brings_norm
-from skingpt4.weights.files.source import header_source
+from skingpt4.weights.files.source import header_source, shapes_alone
 
 PARENT = "starts from"
 
@@ -156,7 +155,7 @@ def _checkpoint(facts: Facts, path: str) -> Finding:
 
 def _misfit(config: Config, tensors: dict[str, Tensor], out_features: int) -> str:
     """How a checkpoint's projection differs from the configuration's; empty where it does not."""
-    with torch.device("meta"):
+    with shapes_alone():
         empty = make_projection(
             config.projector, picture_shape(config).width, out_features, config.projection.hidden_width
         )
@@ -177,7 +176,7 @@ def _identity(facts: Facts) -> tuple[dict[str, Any], list[str]]:
     except (UserError, OSError):
         unchecked.append("encoder")
     if facts.language_config is not None and facts.tokenizer is not None:
-        with torch.device("meta"):
+        with shapes_alone():
             empty = AutoModelForCausalLM.from_config(facts.language_config, trust_remote_code=False)
         identity["language_model"] = checkpoint.language_identity(
             empty, facts.tokenizer, facts.config.language.model

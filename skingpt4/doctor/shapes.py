@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from skingpt4.doctor.published import PUBLISHED
+from skingpt4.weights.files.source import shapes_alone
 from skingpt4.weights.language_model import LanguageModelError, cannot_load, read_configuration
 
 # Keys of a configuration that say that the model changes logits after the head (Gemma 2, Cohere, Granite).
@@ -62,7 +62,7 @@ def language_shape(config: Any) -> LanguageShape:
     try:
         key = config.to_json_string()
         if key not in _known:
-            with torch.device("meta"):
+            with shapes_alone():
                 model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
             _known[key] = _shape_of_network(model, config.get_text_config())
         return _known[key]

@@ -44,7 +44,7 @@ def certificate(tmp_path_factory) -> Certificate:
     return make_certificate(tmp_path_factory.mktemp("authority"))
 
 
-@pytest.fixture(scope="module", params=["nginx", "caddy"])
+@pytest.fixture(scope="module", params=["nginx", pytest.param("caddy", marks=pytest.mark.acceptance)])
 def proxy(request, tmp_path_factory, certificate, behind) -> Iterator[str]:
     if reason := missing(request.param):
         pytest.skip(reason)

@@ -222,6 +222,7 @@ def until(condition, process):
         time.sleep(0.02)
 
 
+@pytest.mark.acceptance
 def test_a_job_of_two_nodes_is_stopped_as_slurm_does_it_and_continues(cluster, tmp_path):
     """Every process receives SIGTERM, and torchrun passes its own on."""
     project, fake, environment = cluster
@@ -252,6 +253,7 @@ def test_a_job_of_two_nodes_is_stopped_as_slurm_does_it_and_continues(cluster, t
     assert card["num_processes"] == 2
 
 
+@pytest.mark.acceptance
 def test_two_hosts_without_a_scheduler(cluster, tmp_path):
     """The same line on both, as two nodes of one process each."""
     project, _, environment = cluster

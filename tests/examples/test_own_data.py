@@ -79,6 +79,7 @@ def test_its_links_lead_to_files(cells):
         assert (NOTEBOOK.parent / target).exists(), target
 
 
+@pytest.mark.acceptance
 @pytest.mark.default
 def test_it_runs_from_a_folder_of_pictures_to_a_chat(cells, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads that wait for a busy core slow training tenfold

@@ -14,6 +14,7 @@ from tokenizers import AddedToken
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from skingpt4.doctor.published import PUBLISHED
+from skingpt4.weights.files.source import shapes_alone
 from tests.support.tiny import make_tokenizer
 
 # Special tokens of the families' own tokenizers, as far as their prompts use them; and whose pre-tokenizer they have.
@@ -37,7 +38,7 @@ def write_true_shape(folder: Path, hub_id: str) -> str:
         written = AutoConfig.for_model("gemma3", text_config=config.to_dict())
     folder.mkdir(parents=True)
     written.save_pretrained(folder)
-    with torch.device("meta"):
+    with shapes_alone():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     shapes = {prefix + key: tensor.shape for key, tensor in model.named_parameters()}
     if prefix:

@@ -127,12 +127,14 @@ def serve() -> None:
     import torch
 
     from skingpt4.server.address import stay_local
+    from skingpt4.support.memory import spare_loaded_objects
 
     os.fsync = lambda descriptor: None  # nobody cuts the power, see tests/conftest.py
     torch.set_num_threads(1)
     stay_local()  # before Gradio is imported
     for name in IMPORTED:
         importlib.import_module(name)
+    spare_loaded_objects()  # a collection in a fork would copy the pages of all of them
     statuses: dict[int, str] = {}
     print("ready", flush=True)
     for line in sys.stdin:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -82,17 +84,35 @@ def make_tokenizer(family: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 
 
+# The files that were made in this process, by what they depend on: making them again takes ten times as long.
+_MADE: dict[str, dict[str, bytes]] = {}
+
+
+def _write(folder: Path, what: str, make: Callable[[Path], object]) -> None:
+    if what not in _MADE:
+        with tempfile.TemporaryDirectory() as place:
+            make(Path(place))
+            _MADE[what] = {path.name: path.read_bytes() for path in Path(place).iterdir()}
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in _MADE[what].items():
+        (folder / name).write_bytes(content)
+
+
 def save_language_model(folder: Path, family: str = "llama", seed: int = 0, **changes: Any) -> str:
     """Write a random model of a family and its tokenizer, unless they are there; returns the folder."""
-    if not (folder / "config.json").is_file():
+
+    def make(place: Path) -> None:
         tokenizer = make_tokenizer(family)
         args = {**FAMILIES[family], "vocab_size": len(tokenizer), **changes}
         ids = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             config = AutoConfig.for_model(family, **args, **ids, pad_token_id=tokenizer.eos_token_id)
-            AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+            AutoModelForCausalLM.from_config(config).save_pretrained(place)
+        tokenizer.save_pretrained(place)
+
+    if not (folder / "config.json").is_file():
+        _write(folder, f"{family} {seed} {changes}", make)
     return str(folder)
 
 
@@ -134,11 +154,15 @@ def make_model(folder: Path, family: str = "llama", encoder: ImageEncoder | None
 
 def save_encoder(folder: Path, seed: int = 0) -> tuple[str, str]:
     """Write the weights of `make_encoder`; returns the two paths."""
-    encoder = make_encoder(seed)
-    paths = str(folder / f"vision{seed}.safetensors"), str(folder / f"qformer{seed}.safetensors")
-    save_file(encoder.vision_encoder.backbone.state_dict(), paths[0])
-    save_file({k: v.contiguous() for k, v in encoder.qformer.state_dict().items()}, paths[1])
-    return paths
+    names = f"vision{seed}.safetensors", f"qformer{seed}.safetensors"
+
+    def make(place: Path) -> None:
+        encoder = make_encoder(seed)
+        save_file(encoder.vision_encoder.backbone.state_dict(), place / names[0])
+        save_file({k: v.contiguous() for k, v in encoder.qformer.state_dict().items()}, place / names[1])
+
+    _write(folder, f"encoder {seed}", make)
+    return str(folder / names[0]), str(folder / names[1])
 
 
 def make_queries(count: int, seed: int = 0) -> torch.Tensor:

@@ -29,6 +29,9 @@ from skingpt4.weights.files.layouts import (
 from skingpt4.weights.files.source import Recipe, TensorSource, load_into, open_source
 from skingpt4.weights.files.tensors import WeightsMismatch
 
+# Number and width of the tokens, by what they depend on: a run builds its encoder twice, first without weights.
+_LAYOUTS: dict[tuple[Any, ...], tuple[int, int]] = {}
+
 
 class VisionEncoder(nn.Module):
     """A backbone without its classifier, text tower and pooling.
@@ -71,8 +74,11 @@ class VisionEncoder(nn.Module):
         self.mean = _channels("mean", config.mean or own.get("mean"), config.model)
         self.std = _channels("std", config.std or own.get("std"), config.model)
         self.interpolation = config.interpolation
-        with torch.no_grad():
-            self.num_tokens, self.width = self._probe()
+        names = (config.model, config.image_size, config.block, config.norm, repr(config.model_args))
+        if folder or names not in _LAYOUTS:
+            with torch.no_grad():
+                _LAYOUTS[names] = self._probe()
+        self.num_tokens, self.width = _LAYOUTS[names]
 
     @property
     def num_prefix(self) -> int:

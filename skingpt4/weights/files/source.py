@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from accelerate import init_empty_weights
@@ -20,6 +21,7 @@ from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from skingpt4.support.errors import reason_of
 from skingpt4.support.files import move_into_place
@@ -149,6 +151,30 @@ def _open_shards(path: Path, shards: list[Path], prefixes: tuple[str, ...]) -> T
 
 
 M = TypeVar("M", bound=nn.Module)
+# What initialises parameters, of torch.nn.init and of tensors themselves.
+_WRITING = (
+    "uniform_", "normal_", "trunc_normal_", "kaiming_uniform_", "kaiming_normal_", "xavier_uniform_",
+    "xavier_normal_", "constant_", "zero_", "fill_", "copy_", "erfinv_", "mul_", "add_", "clamp_",
+)  # fmt: skip
+
+
+class _NothingDrawn(TorchFunctionMode):
+    """Leaves out what writes numbers into tensors of the meta device, which takes most of the time of building."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "") in _WRITING:
+            written = args[0] if args else kwargs.get("tensor")
+            if isinstance(written, Tensor) and written.is_meta:
+                return written
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def shapes_alone() -> Iterator[None]:
+    """What is built in it is on the meta device, buffers too: only names and shapes are asked for."""
+    with torch.device("meta"), _NothingDrawn():
+        yield
 
 
 def built_without_memory(build: Callable[[], M]) -> M:
@@ -157,7 +183,7 @@ def built_without_memory(build: Callable[[], M]) -> M:
     Few modules compute buffers from their parameters; those are built with memory.
     """
     try:
-        with init_empty_weights(include_buffers=False):
+        with init_empty_weights(include_buffers=False), _NothingDrawn():
             module = build()
     except NotImplementedError:
         return build()

@@ -1,5 +1,6 @@
 """The memory benchmarks: each runs as a command on small weights and records its peaks."""
 
+import functools
 import gc
 import json
 import time
@@ -7,11 +8,30 @@ import time
 import pytest
 import torch
 
-from benchmarks.memory import delta
+from benchmarks.memory import delta, encoder
 from benchmarks.memory.encoder import main
-from benchmarks.memory.process import Sampler, memory
+from benchmarks.memory.process import Sampler, memory, run_fresh
 
 
+@pytest.fixture
+def forked(launcher, tmp_path_factory, monkeypatch):
+    """What measures itself begins as a process of its own, without the seconds of its imports."""
+    folder = tmp_path_factory.mktemp("forked")
+
+    def run(name, *options):
+        job = launcher.start(["benchmarks.__main__", name, *options], folder / "log")
+        assert job.wait() == [0], job.text()
+        return job.text().splitlines()[-1] if job.text() else ""
+
+    for module in (encoder, delta):
+        monkeypatch.setattr(module, "run_fresh", run)
+
+
+def test_a_fresh_process_s_last_line_is_returned():
+    assert run_fresh("--help") == "Research software, not a medical device."
+
+
+@pytest.mark.usefixtures("forked")
 def test_a_small_run_records_peaks_hardware_and_versions(tmp_path, capsys):
     out = tmp_path / "results" / "load_memory.json"
     assert main(["--small", "--out", str(out)]) == 0
@@ -46,7 +66,20 @@ def test_the_sampler_sees_a_peak_that_has_passed():
         raise ZeroDivisionError
 
 
-def test_a_delta_is_merged_in_the_memory_of_a_shard_not_of_the_model(tmp_path, capsys):
+@pytest.mark.usefixtures("forked")
+def test_a_delta_is_merged_in_the_memory_of_a_shard_not_of_the_model(tmp_path, monkeypatch, capsys):
+    blocks = functools.cache(
+        lambda seed, count: torch.randn(count, generator=torch.Generator().manual_seed(seed))
+    )
+
+    def made_up(number, shape, scale, mean=0.0):
+        """The same numbers for each tensor of a seed, drawn once and not 728 times."""
+        count = torch.Size(shape).numel()
+        block = blocks(number % 8, 1 << 20)[:count] * scale + mean
+        return block.half().repeat(count // len(block) + 1)[:count].reshape(shape)
+
+    assert torch.equal(made_up(9, (3, 5), 0.02, 1.0), delta.made_up(9, (3, 5), 0.02, 1.0))
+    monkeypatch.setattr(delta, "made_up", made_up)
     out = tmp_path / "delta.json"
     assert delta.main(["--small", "--out", str(out), "--folder", str(tmp_path)]) == 0
     assert "GB merged in" in capsys.readouterr().out

@@ -43,6 +43,17 @@ def test_eva_gives_the_class_token_and_every_patch_after_a_norm_of_the_asked_eps
     assert eva(norm_eps=1e-6).backbone.norm.eps == 1e-6
 
 
+def test_an_encoder_that_was_built_before_is_not_computed_again(monkeypatch):
+    sizes = {"embed_dim": 48, "depth": 1, "num_heads": 3}  # of no other test
+    first = eva(model_args=sizes)
+    forward = VisionEncoder.forward
+    monkeypatch.setattr(VisionEncoder, "forward", lambda *args: pytest.fail("computed again"))
+    second = eva(model_args=sizes)
+    assert (second.num_tokens, second.width) == (first.num_tokens, first.width) == (17, 48)
+    monkeypatch.setattr(VisionEncoder, "forward", forward)
+    assert eva(model_args=sizes, image_size=28).num_tokens == 5
+
+
 def test_a_lavis_file_loads_whole_and_leaves_the_norm_to_ln_vision(tmp_path, image):
     source, target = eva(), eva()
     torch.nn.init.normal_(source.backbone.norm.weight)

@@ -199,6 +199,7 @@ def launch_script_arguments(args):
     return {"config": words[1], "overrides": words[2:]}
 
 
+@pytest.mark.acceptance
 def test_two_nodes_find_each_other(tmp_path):
     """The configuration for several nodes, started twice on one machine."""
     (tmp_path / "asked.py").write_text(
@@ -230,6 +231,7 @@ def test_two_nodes_find_each_other(tmp_path):
     assert all("2 2 2" in text for text in printed), printed
 
 
+@pytest.mark.acceptance
 def test_accelerate_launch_starts_what_it_was_asked_for(folder, tmp_path):
     """The documented way, for real, on two CPU processes with the layers in parts."""
     config = tiny_config(

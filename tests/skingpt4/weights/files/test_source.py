@@ -5,9 +5,18 @@ import json
 import pytest
 import torch
 from safetensors.torch import save_file
+from timm.layers import trunc_normal_tf_
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from skingpt4.weights.files.source import INDEX, built_without_memory, load_into, open_source, unchanged
+from skingpt4.weights.files.source import (
+    INDEX,
+    built_without_memory,
+    load_into,
+    open_source,
+    shapes_alone,
+    unchanged,
+)
 from skingpt4.weights.files.tensors import WeightsMismatch
 
 
@@ -136,6 +145,37 @@ def test_nothing_is_changed_where_names_or_shapes_differ(tensors, tmp_path):
     with pytest.raises(WeightsMismatch, match=r"linear\.weight \(3, 2\) instead of \(2, 3\)"):
         load_into(module, open_source(path), wrong, "thing", left_out=("norm.",))
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+
+def test_nothing_is_drawn_for_tensors_without_memory():
+    class Ops(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.seen = set()
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            self.seen.add(func.name())
+            return func(*args, **(kwargs or {}))
+
+    def build():
+        module = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
+        trunc_normal_tf_(module[0].weight, std=0.02)
+        with torch.no_grad():
+            module[0].bias.fill_(1.0)
+        return module
+
+    with Ops() as before:
+        build()
+    drawing = {"aten::uniform_", "aten::erfinv_", "aten::mul_.Tensor", "aten::fill_.Scalar"}
+    assert drawing <= before.seen
+    with Ops() as ops:
+        module = built_without_memory(build)
+    with ops, shapes_alone():
+        empty = build()
+    assert not drawing & ops.seen
+    for one in (module, empty):
+        assert all(p.is_meta for p in one.parameters())
+        assert [tuple(p.shape) for p in one.parameters()] == [(2, 3), (2,), (2,), (2,)]
 
 
 def test_modules_that_need_their_parameters_are_built_with_memory():
