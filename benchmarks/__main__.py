@@ -14,6 +14,7 @@ COMMANDS = {
     "serving": ("speed.serving", "several consultations at once"),
     "engines": ("speed.engines", "a vLLM server against the own decoder: the same tokens, and how fast"),
     "laptop": ("laptop.command", "OpenVINO and llama.cpp against the own decoder on a CPU"),
+    "laptop-cases": ("laptop.cases", "what fewer bits of llama.cpp change in answers about cases"),
     "decode": ("speed.decode", "tokens per second, and bytes per second against a copy"),
     "scaling": ("speed.scaling", "throughput over batch, length, records and processes: table and plot"),
     "cpu": ("speed.cpu", "settings of the default on a CPU, side by side"),

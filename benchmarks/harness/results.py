@@ -1,6 +1,7 @@
 """Results as JSON, with what they depend on: command, commit, date, hardware, versions.
 
-Only a clean tree writes to `benchmarks/results/`: a figure in the docs can then be measured again from its commit.
+Only a clean tree writes to `benchmarks/results/`, and no trial with `--small`: a figure in the docs can then be
+measured again from its commit.
 """
 
 from __future__ import annotations
@@ -39,17 +40,20 @@ def write(result: Mapping[str, Any], path: Path) -> Path:
 
     Args:
         result: what was measured, with `about`.
-        path: e.g. ``RESULTS / "train.json"``; nothing goes into `RESULTS` from a tree with uncommitted changes, or
-            without a commit, but to the same name in `runs/benchmarks/`.
+        path: e.g. ``RESULTS / "train.json"``; nothing goes into `RESULTS` from a tree with uncommitted changes,
+            without a commit or with `--small`, but to the same name in `runs/benchmarks/`.
 
     Returns:
         The file that was written.
     """
-    commit = git_revision()
-    is_clean = commit is not None and "+" not in commit
-    if path.resolve().is_relative_to(RESULTS) and not is_clean:
+    commit, why = git_revision(), None
+    if "--small" in str(result.get("command")).split():
+        why = "figures of --small mean nothing"
+    elif commit is None or "+" in commit:
+        why = "the tree has uncommitted changes"
+    if why and path.resolve().is_relative_to(RESULTS):
         refused, path = path, UNCOMMITTED / path.name
-        print(f"the tree has uncommitted changes, so nothing is written to {refused}", file=sys.stderr)
+        print(f"{why}, so nothing is written to {refused}", file=sys.stderr)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(_rounded(result), indent=1) + "\n")
     print(f"written: {path}")

@@ -108,6 +108,15 @@ def test_only_a_clean_tree_writes_to_the_committed_results(commit, is_clean, tmp
     assert write({"value": 1}, elsewhere) == elsewhere
 
 
+def test_a_trial_does_not_write_to_the_committed_results(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(results, "git_revision", lambda: "0123abc")
+    monkeypatch.setattr(results, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(results, "UNCOMMITTED", tmp_path / "runs")
+    written = write(about(["laptop", "--small"]), tmp_path / "results" / "laptop.json")
+    assert written == tmp_path / "runs" / "laptop.json"
+    assert "figures of --small mean nothing" in capsys.readouterr().err
+
+
 def test_results_themselves_are_no_changes(tmp_path):
     def git(*words):
         subprocess.run(["git", "-C", str(tmp_path), *words], check=True, capture_output=True)
