@@ -41,7 +41,8 @@ def done(tmp_path_factory):
     for name in ("tmp", "home", "hook", "project"):
         (folder / name).mkdir()
     (folder / "hook" / "sitecustomize.py").write_text(
-        f"import tests.support.privacy_hook as hook\nhook.watch({str(folder / 'addresses')!r})\n", encoding="utf-8"
+        f"import tests.support.privacy_hook as hook\nhook.watch({str(folder / 'addresses')!r})\n",
+        encoding="utf-8",
     )
     (folder / "addresses").touch()
     isolated = subprocess.run([*ISOLATED, "true"], capture_output=True).returncode == 0

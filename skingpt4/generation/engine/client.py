@@ -34,7 +34,9 @@ OPTIONS = Options("engine.url", "engine.key_env", "engine.timeout_seconds")
 MAX_BYTES = 16 * 2**20  # of an answer
 MAX_MESSAGE = 64 * 2**10  # bytes that are read of a refusal
 CONNECT_SECONDS, HEALTH_SECONDS = 5.0, 2.0
-STREAM_TIMES = 10  # a stream may take that many times `engine.timeout_seconds` in all, which bounds each silence
+STREAM_TIMES = (
+    10  # a stream may take that many times `engine.timeout_seconds` in all, which bounds each silence
+)
 AGENT = "skingpt4"
 
 logger = logging.getLogger(__name__)
@@ -205,7 +207,9 @@ class EngineClient:
                         raise RemoteError(
                             f"{self.host} sends more than {MAX_BYTES // 2**20} MB as one answer"
                         )
-                    if now() > deadline:  # looked at here, since a timeout around `yield` would end its caller
+                    if (
+                        now() > deadline
+                    ):  # looked at here, since a timeout around `yield` would end its caller
                         raise TimeoutError
                     yield kind, piece
         except httpx.ConnectTimeout:

@@ -72,7 +72,8 @@ def real_run(folder: Path) -> dict:
     for name in ("tmp", "home", "hook"):
         (folder / name).mkdir()
     (folder / "hook" / "sitecustomize.py").write_text(
-        f"import tests.support.privacy_hook as hook\nhook.watch({str(folder / 'addresses')!r})\n", encoding="utf-8"
+        f"import tests.support.privacy_hook as hook\nhook.watch({str(folder / 'addresses')!r})\n",
+        encoding="utf-8",
     )
     around = ISOLATED if can_isolate() else []
     environment = {

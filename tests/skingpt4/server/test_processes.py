@@ -10,8 +10,20 @@ from tests.conftest import ROOT
 
 
 def test_what_python_needs_is_handed_on_and_nothing_else(monkeypatch):
-    handed = {"PATH": "/bin", "LD_LIBRARY_PATH": "/lib", "LC_ALL": "C.UTF-8", "TMPDIR": "/tmp", "PYTHONUTF8": "1"}
-    kept = {"SKINGPT4_API_KEY": "k", "SKINGPT4_PASSWORD": "p", "HF_TOKEN": "t", "XPATH": "x", "PYTHONSTARTUP": "s"}
+    handed = {
+        "PATH": "/bin",
+        "LD_LIBRARY_PATH": "/lib",
+        "LC_ALL": "C.UTF-8",
+        "TMPDIR": "/tmp",
+        "PYTHONUTF8": "1",
+    }
+    kept = {
+        "SKINGPT4_API_KEY": "k",
+        "SKINGPT4_PASSWORD": "p",
+        "HF_TOKEN": "t",
+        "XPATH": "x",
+        "PYTHONSTARTUP": "s",
+    }
     for name, value in (handed | kept).items():
         monkeypatch.setenv(name, value)
     found = environment(MALLOC_ARENA_MAX="2")
