@@ -131,7 +131,7 @@ def test_a_decoder_s_message_is_not_in_the_log(tmp_path):
     )
     done = subprocess.run(
         [sys.executable, "-c", code, tmp_path / "picture"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert "RuntimeError" in done.stderr
     assert "Anna Example" not in done.stderr
