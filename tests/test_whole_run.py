@@ -41,13 +41,14 @@ def done(tmp_path_factory):
     for name in ("tmp", "home", "hook", "project"):
         (folder / name).mkdir()
     (folder / "hook" / "sitecustomize.py").write_text(
-        "import tests.support.privacy_hook as hook\nhook.watch()\n", encoding="utf-8"
+        f"import tests.support.privacy_hook as hook\nhook.watch({str(folder / 'addresses')!r})\n",
+        encoding="utf-8",
     )
     (folder / "addresses").touch()
     isolated = subprocess.run([*ISOLATED, "true"], capture_output=True).returncode == 0
     environment = {
         "PATH": os.environ["PATH"], "HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"),
-        "PYTHONPATH": f"{folder / 'hook'}:{ROOT}", "OMP_NUM_THREADS": "1", "ADDRESSES": str(folder / "addresses"),
+        "PYTHONPATH": f"{folder / 'hook'}:{ROOT}", "OMP_NUM_THREADS": "1",
     }  # fmt: skip
     command = [sys.executable, str(ROOT / "tests/support/whole_run.py"), str(folder / "project")]
     ended = subprocess.run(
@@ -114,12 +115,10 @@ def test_nothing_is_left_in_the_folder_for_temporary_files(done):
 
 
 def test_the_hook_notes_a_look_up(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text("import tests.support.privacy_hook as hook\nhook.watch()\n")
-    environment = {
-        "PATH": os.environ["PATH"],
-        "PYTHONPATH": f"{tmp_path}:{ROOT}",
-        "ADDRESSES": str(tmp_path / "a"),
-    }
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import tests.support.privacy_hook as hook\nhook.watch({str(tmp_path / 'a')!r})\n"
+    )
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": f"{tmp_path}:{ROOT}"}
     code = "import socket\ntry: socket.getaddrinfo('nobody.invalid', 80)\nexcept OSError: pass"
     subprocess.run([sys.executable, "-c", code], env=environment, check=True)
     assert "nobody.invalid" in (tmp_path / "a").read_text()

@@ -5,8 +5,8 @@ from __future__ import annotations
 import base64
 import functools
 import io
+import logging
 import time
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,10 @@ from skingpt4.records.images import read_picture
 from skingpt4.server import cover
 from skingpt4.server.decoding.turns import decoded
 from skingpt4.server.gradio_app import escape, note
-from skingpt4.support.errors import UserError
+from skingpt4.support.errors import UserError, trace_of
 from skingpt4.support.parse import parse_json
 
+logger = logging.getLogger(__name__)
 TITLE = "Review of answers"
 DISCLAIMER = "Research software, not a medical device. The answers shown here are not a diagnosis."
 SHOWN_SIDE = 1600  # pixels; a larger picture is shown as a copy of this size
@@ -217,7 +218,7 @@ class Page:
         except UserError as error:
             why = str(error)
         except Exception as error:
-            traceback.print_exception(error)
+            logger.error("unexpected failure on the form\n%s", trace_of(error))
             why = f"Something unexpected failed ({type(error).__name__}); the terminal shows where."
         return [gr.skip()] * 6 + [note(f"Not saved. {why}", failed=True)]
 

@@ -275,10 +275,10 @@ class EngineConfig:
     into the question, so a server on another machine needs https and a key, unless `allow_insecure`.
 
     A request that failed before its answer began is repeated `retries` times. `timeout_seconds` is the longest
-    silence, before the answer or within it; for an answer in one piece, all of its time. `closed_sets` says who
-    computes the likelihoods of classes and diseases: in_process, or engine, which takes a request for each of their
-    tokens. A prompt takes its tokens times the language model's width times the bytes of its precision, and base64 a
-    third more; beyond `max_prompt_mb` nothing is sent.
+    silence, before the answer or within it, and a stream may take ten times that in all; an answer in one piece has
+    this time alone. `closed_sets` says who computes the likelihoods of classes and diseases: in_process, or engine,
+    which takes a request for each of their tokens. A prompt takes its tokens times the language model's width times
+    the bytes of its precision, and base64 a third more; beyond `max_prompt_mb` nothing is sent.
     """
 
     name: str = ruled(one_of("in_process", "llama_cpp", "vllm"), "in_process")

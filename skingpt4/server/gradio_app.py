@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from skingpt4.chat.texts import Texts
 from skingpt4.server.address import Address
 from skingpt4.server.private_folder import private_folder
+from skingpt4.server.processes import leave_no_core
 from skingpt4.server.uploads import Uploads, max_total_bytes
 from skingpt4.support.memory import spare_loaded_objects
 
@@ -208,6 +209,7 @@ def _theme() -> gr.themes.Base:
 def until_ended(launched: Callable[[], gr.Blocks], address: Address) -> None:
     """Serve a page until SIGINT, SIGTERM or SIGHUP, with a private folder for uploads that is deleted at the end."""
     ended = threading.Event()
+    leave_no_core()
     names = (
         name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
     )  # Windows has no SIGHUP

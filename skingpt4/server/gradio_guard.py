@@ -38,7 +38,7 @@ POLICY = (
 )
 # What a page of ours asks Gradio for. All its other routes (files, links to a saved state, recordings, an editor of
 # its own source, monitoring) do not exist here.
-STATIC = re.compile(r"/(?:assets|static)/.+|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt")
+STATIC = re.compile(r"/(?:assets|static)/.{1,200}|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt")
 OPEN = re.compile(r"/health|/gradio_api/startup-events")  # to everybody, also where others log in
 READ = re.compile(r"/config|/gradio_api/app_id")
 HEARTBEAT = re.compile(r"/gradio_api/heartbeat/([^/]+)")

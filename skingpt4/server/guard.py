@@ -103,9 +103,10 @@ class Guard:
             scheme == "http" and scope.get("scheme") == "https"
         ):  # anybody on the way may have written that page
             return False
-        if sender["name"] in self.names:  # a proxy may have put its own address into Host
-            return True
-        return sender["name"] == host["name"] and (sender["port"] or default) == (host["port"] or default)
+        is_same_name = sender["name"] == host["name"]
+        if sender["name"] in self.names and not (is_same_name and host["port"]):
+            return True  # a proxy may have put its own address into Host, or have left the port out
+        return is_same_name and (sender["port"] or default) == (host["port"] or default)
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,24 @@ def without_controls(text: str) -> str:
     return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
+def trace_of(error: BaseException) -> str:
+    """For a server's log: where a failure that nobody expected came from, and of which kind it and its causes are.
+
+    Its message is left out, which may quote what a patient or a clinician wrote, unless SKINGPT4_DEBUG is 1.
+    """
+    if os.environ.get(DEBUG) == "1":
+        return "".join(traceback.format_exception(error)).rstrip()
+    parts: list[str] = []
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        seen.append(cause)
+        places = traceback.format_tb(cause.__traceback__)
+        parts[:0] = ["Traceback (most recent call last):\n", *places, f"{type(cause).__name__}\n"]
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "".join(parts).rstrip()
+
+
 def _print_error(sentence: str, error: Exception) -> None:
     print(f"error: {without_controls(sentence)}", file=sys.stderr)  # a file's name may hold them
     if os.environ.get(DEBUG) == "1":

@@ -115,6 +115,7 @@ def test_every_container_is_read_only_and_without_rights():
         assert service["user"] == "10001:10001"
         assert {"./weights:/weights:ro", "./models:/models:ro"} <= set(service["volumes"])
         assert "ports" not in service, "only the proxy is reached from outside"
+        assert service["ulimits"] == {"core": 0}, "a core file would hold pictures and conversations"
         assert service["networks"] == ["inner"]
 
 
@@ -265,6 +266,7 @@ def test_the_unit_starts_the_entry_point_with_the_options_of_its_file():
     (command,) = setting("ExecStart")
     assert command == "/opt/skingpt4/current/app/deploy/serve.sh %i $OPTIONS"
     assert setting("EnvironmentFile") == ["/etc/skingpt4/%i.conf"]
+    assert setting("LimitCORE") == ["0"], "a core file would hold pictures and conversations"
 
 
 @pytest.mark.parametrize("name", SERVERS)

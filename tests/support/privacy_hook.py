@@ -1,18 +1,14 @@
 """Notes every address that a Python process connects to, sends to or looks up; see test_privacy.py."""
 
 import json
-import os
 import sys
 from typing import Any
 
 EVENTS = ("socket.connect", "socket.sendto", "socket.sendmsg", "socket.getaddrinfo", "socket.gethostbyname")
 
 
-def watch() -> None:
-    """Append [event, host] lines to the file that the environment names as ADDRESSES."""
-    path = os.environ.get("ADDRESSES")
-    if path is None:
-        return
+def watch(path: str) -> None:
+    """Append [event, host] lines to a file; the environment cannot name it, since workers get none."""
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
         if event not in EVENTS:

@@ -90,6 +90,9 @@ def main(folder: Path) -> None:
             seen["api_answer"] = httpx.post(
                 f"{urls['api']}/v1/chat/completions", json=body, trust_env=False, verify=False, timeout=60
             ).json()
+            limits = [Path(f"/proc/{each.pid}/limits") for each in processes.values()]
+            lines = [line for path in limits if path.exists() for line in path.read_text().splitlines()]
+            seen["core"] = [line.split()[4:6] for line in lines if line.startswith("Max core file size")]
             seen["marked_while_running"] = marked(*places)
             page.call("delete-yes", "click")
         finally:

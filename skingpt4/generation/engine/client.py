@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
-from contextlib import aclosing
+from contextlib import AsyncExitStack, aclosing
 from typing import Any
 
 import httpx
@@ -34,6 +34,9 @@ OPTIONS = Options("engine.url", "engine.key_env", "engine.timeout_seconds")
 MAX_BYTES = 16 * 2**20  # of an answer
 MAX_MESSAGE = 64 * 2**10  # bytes that are read of a refusal
 CONNECT_SECONDS, HEALTH_SECONDS = 5.0, 2.0
+STREAM_TIMES = (
+    10  # a stream may take that many times `engine.timeout_seconds` in all, which bounds each silence
+)
 AGENT = "skingpt4"
 
 logger = logging.getLogger(__name__)
@@ -187,28 +190,45 @@ class EngineClient:
         """
         sent = {"Content-Type": "application/json"} if body is not None else {}
         sent |= {"X-Session-Id": conversation} if conversation else {}
-        size = 0
+        size, now = 0, asyncio.get_running_loop().time
+        deadline = now() + STREAM_TIMES * self.seconds
         try:
-            async with self._client.stream(method, self.url + path, content=body, headers=sent) as response:
-                require_plain(response.headers, self.host)
-                kind = kind_of(response.headers)
-                if response.status_code != 200:
-                    content = bytearray()
-                    async for piece in response.aiter_raw():
-                        content += piece
-                        if len(content) > MAX_MESSAGE:
-                            break
-                    raise refusal(response.status_code, response.headers, bytes(content), self.host, OPTIONS)
+            async with AsyncExitStack() as stack:
+                async with asyncio.timeout_at(deadline):
+                    opened = self._client.stream(method, self.url + path, content=body, headers=sent)
+                    response = await stack.enter_async_context(opened)
+                    require_plain(response.headers, self.host)
+                    kind = kind_of(response.headers)
+                    if response.status_code != 200:
+                        raise await self._refusal(response)
                 async for piece in response.aiter_raw():
                     size += len(piece)
                     if size > MAX_BYTES:
                         raise RemoteError(
                             f"{self.host} sends more than {MAX_BYTES // 2**20} MB as one answer"
                         )
+                    if (
+                        now() > deadline
+                    ):  # looked at here, since a timeout around `yield` would end its caller
+                        raise TimeoutError
                     yield kind, piece
         except httpx.ConnectTimeout:
             raise Retryable(f"cannot be reached within {CONNECT_SECONDS:g} seconds", gone=True) from None
         except httpx.TimeoutException:
             raise too_slow(self.seconds, OPTIONS) from None
+        except TimeoutError:
+            raise RemoteError(
+                f"{self.host} did not end its answer within {STREAM_TIMES * self.seconds:g} seconds, "
+                f"{STREAM_TIMES} times {OPTIONS.timeout}"
+            ) from None
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise transport_failure(error, self.url, self.seconds, OPTIONS) from None
+
+    async def _refusal(self, response: httpx.Response) -> Exception:
+        """What an answer of another status than 200 means; no more of it is read than the message."""
+        content = bytearray()
+        async for piece in response.aiter_raw():
+            content += piece
+            if len(content) > MAX_MESSAGE:
+                break
+        return refusal(response.status_code, response.headers, bytes(content), self.host, OPTIONS)

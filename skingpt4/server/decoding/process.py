@@ -19,7 +19,6 @@ import signal
 import subprocess
 import sys
 import threading
-import traceback
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,6 +37,8 @@ from skingpt4.records.images import (
 )
 from skingpt4.records.pixels.dicom import is_dicom
 from skingpt4.records.pixels.rgb import STRIP_PIXELS, strips
+from skingpt4.server.processes import environment
+from skingpt4.support.errors import trace_of
 from skingpt4.support.parse import parse_json
 
 MAX_MEMORY = 4 * 2**30  # bytes of address space beside the file; 80 megapixels of WebP take 1.3 GiB
@@ -94,16 +95,11 @@ class _Worker:
     """One process, which ends when this one does: its input is then closed."""
 
     def __init__(self) -> None:
-        environment = os.environ | {
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            "MALLOC_ARENA_MAX": "2",
-            "OPENBLAS_NUM_THREADS": "1",  # a process that forks has one thread
-        }
         self.process = subprocess.Popen(  # a session of its own: Ctrl-C is meant for the server
             [sys.executable, "-P", "-c", _START],  # -P: nothing of the folder that this runs in is imported
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env=environment,
+            env=environment(MALLOC_ARENA_MAX="2", OPENBLAS_NUM_THREADS="1"),  # one that forks has one thread
             start_new_session=True,
         )
         assert self.process.stdin is not None
@@ -215,8 +211,8 @@ def _forked(request: dict[str, Any], data: bytes, sink: IO[bytes]) -> bool:
             _limit(len(data))
             _answer(request, data, sink)
             status = _ANSWERED
-        except Exception:
-            traceback.print_exc()
+        except Exception as error:  # a decoder's message may hold a part of the picture's texts
+            print(trace_of(error), file=sys.stderr)
         finally:
             os._exit(status)
     os.close(held)

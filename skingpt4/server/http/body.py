@@ -24,6 +24,7 @@ from starlette.requests import Request
 from skingpt4.server.http.failures import ApiError
 from skingpt4.server.http.messages import ConversationLimits
 from skingpt4.server.http.request import ChatRequest, read_request
+from skingpt4.server.processes import environment
 
 MAX_SECONDS = 30.0  # for a complete body
 STALL_SECONDS, STALL_BYTES = 5.0, 64 * 2**10  # in each such time so much must arrive, or the rest
@@ -144,12 +145,11 @@ class _Parser:
     def __init__(self, limits: ConversationLimits) -> None:
         self._pipe, other = Pipe()
         code = f"from {__name__} import parse_until_closed; parse_until_closed({other.fileno()})"
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with other:  # a session of its own: Ctrl-C is meant for the server, which still answers
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-c", code],  # -P: nothing of the folder that this runs in is imported
                 pass_fds=[other.fileno()],
-                env=environment,
+                env=environment(),
                 start_new_session=True,
             )
         self._pipe.send(limits)

@@ -6,7 +6,7 @@ import logging
 from typing import Any
 
 from skingpt4.server.audit import AuditError
-from skingpt4.support.errors import UserError, is_out_of_memory
+from skingpt4.support.errors import UserError, is_out_of_memory, trace_of
 from skingpt4.support.remote.http import RemoteError
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def brief(value: Any) -> str:
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """Any failure as an `ApiError`; an unexpected one is logged with its traceback, without the request."""
+    """Any failure as an `ApiError`; where an unexpected one came from is logged, without words."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, AuditError):
@@ -70,7 +70,7 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(
             "out of memory: ask for a shorter answer, or try again later", None, 503, "out_of_memory"
         )
-    logger.error("unexpected failure of a request", exc_info=error)
+    logger.error("unexpected failure of a request\n%s", trace_of(error))
     return ApiError(
         f"something unexpected failed ({type(error).__name__}); the server's terminal shows where", None, 500
     )

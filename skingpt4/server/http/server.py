@@ -14,6 +14,7 @@ from starlette.applications import Starlette
 
 from skingpt4.server.address import Address
 from skingpt4.server.http.connections import Connection, Listening
+from skingpt4.server.processes import leave_no_core
 from skingpt4.support.memory import spare_loaded_objects
 
 MAX_ACCEPTED = 64  # at once, before what the others have sent is read
@@ -47,6 +48,7 @@ def served(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[s
 def until_ended(app: Starlette, address: Address) -> None:
     """Serve until SIGINT or SIGTERM."""
     ended = threading.Event()
+    leave_no_core()
     spare_loaded_objects()
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, lambda *_: ended.set())

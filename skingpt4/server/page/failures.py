@@ -9,7 +9,7 @@ from skingpt4.chat.texts import Texts
 from skingpt4.records.images import ImageError
 from skingpt4.server.gradio_app import note
 from skingpt4.server.page.markup import megapixels
-from skingpt4.support.errors import UserError, is_out_of_memory
+from skingpt4.support.errors import UserError, is_out_of_memory, trace_of
 from skingpt4.support.remote.http import RemoteError
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ class PageError(UserError):
 
 
 def failure(error: Exception, texts: Texts) -> str:
-    """The cause of a failure as the page's note; an unexpected one is logged with its traceback."""
+    """The cause of a failure as the page's note; where an unexpected one came from is logged."""
     if isinstance(error, ImageError):
         cause = texts(f"errors.picture_{error.reason}", **megapixels())
     elif isinstance(error, ContextFull):
@@ -33,6 +33,6 @@ def failure(error: Exception, texts: Texts) -> str:
     elif is_out_of_memory(error):
         cause = texts["errors.out_of_memory"]
     else:
-        logger.error("unexpected failure on the page", exc_info=error)
+        logger.error("unexpected failure on the page\n%s", trace_of(error))
         cause = texts("errors.unexpected", what=f"{type(error).__name__}: {error}")
     return note(cause, failed=True)

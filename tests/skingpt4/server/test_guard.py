@@ -186,6 +186,15 @@ def test_a_proxy_s_name_is_one_of_ours_when_it_is_given():
     assert ask(named, HOST, ("Origin", "https://x.skin.ward.example"), method="POST")[0] == 403
 
 
+def test_another_port_of_a_given_name_is_another_site():
+    named, host = Address(names=("skin.ward.example",)), ("Host", "skin.ward.example:7860")
+    for origin in ("http://skin.ward.example:9999", "http://skin.ward.example"):
+        assert ask(named, host, ("Origin", origin), method="POST")[0] == 403, origin
+    assert ask(named, host, ("Origin", "http://skin.ward.example:7860"), method="POST")[0] == 200
+    without_port = ("Host", "skin.ward.example"), ("Origin", "https://skin.ward.example:8443")
+    assert ask(named, *without_port, method="POST")[0] == 200, "of proxies that leave it out"
+
+
 def test_a_public_link_s_name_is_one_of_ours_once_it_is_known():
     public, names, link = Address(share=True), set(), "abc.gradio.live"
     assert not public.local

@@ -72,12 +72,13 @@ def real_run(folder: Path) -> dict:
     for name in ("tmp", "home", "hook"):
         (folder / name).mkdir()
     (folder / "hook" / "sitecustomize.py").write_text(
-        "import tests.support.privacy_hook as hook\nhook.watch()\n", encoding="utf-8"
+        f"import tests.support.privacy_hook as hook\nhook.watch({str(folder / 'addresses')!r})\n",
+        encoding="utf-8",
     )
     around = ISOLATED if can_isolate() else []
     environment = {
         "PATH": os.environ["PATH"], "HOME": str(folder / "home"), "TMPDIR": str(folder / "tmp"),
-        "PYTHONPATH": f"{folder / 'hook'}:{ROOT}", "OMP_NUM_THREADS": "1", "ADDRESSES": str(folder / "addresses"),
+        "PYTHONPATH": f"{folder / 'hook'}:{ROOT}", "OMP_NUM_THREADS": "1",
         "GRADIO_SHARE": "True",  # a variable that would open a public link if it were not taken away
     }  # fmt: skip
     script = [sys.executable, str(ROOT / "tests/support/privacy_run.py"), str(folder)]
@@ -109,6 +110,7 @@ def test_real_servers_reach_nobody_and_leave_nothing(tmp_path):
     assert "data:image" in json.dumps(outcome["page_shown"]), "the picture was shown"
     assert outcome["marked_while_running"] == outcome["marked_afterwards"] == outcome["left_over"] == []
     assert outcome["private"] == 0o700
+    assert outcome["core"] == [["0", "0"]] * 2, "a server that crashes leaves no file of its memory"
     # Nor does the terminal tell of it.
     assert "Where is my secret" not in outcome["terminal"]
     assert EXIF_TEXT not in outcome["terminal"]

@@ -7,7 +7,15 @@ import sys
 
 import pytest
 
-from skingpt4.support.errors import DEBUG, DISK_FAILURES, UserError, is_out_of_memory, reason_of, reported
+from skingpt4.support.errors import (
+    DEBUG,
+    DISK_FAILURES,
+    UserError,
+    is_out_of_memory,
+    reason_of,
+    reported,
+    trace_of,
+)
 
 
 class OutOfMemoryError(RuntimeError):
@@ -69,6 +77,27 @@ def test_a_full_disk_is_named_with_its_file(capsys):
 def test_an_unexpected_failure_keeps_its_traceback():
     with pytest.raises(ZeroDivisionError), reported():
         1 / 0  # noqa: B018
+
+
+def fail_with(text):
+    try:
+        raise KeyError(text)
+    except KeyError as error:
+        error.__cause__ = ValueError(text)
+        error.__cause__.__cause__ = error  # a circle
+        raise RuntimeError(text) from error
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_a_server_logs_where_it_failed_and_not_what_was_written(monkeypatch, debug):
+    monkeypatch.setenv(DEBUG, str(int(debug)))
+    words = "Anna " + "Example"  # the trace shows lines of the source
+    with pytest.raises(RuntimeError) as caught:
+        fail_with(words)
+    trace = trace_of(caught.value)
+    places = [trace.index(name) for name in ("ValueError", "KeyError", "fail_with", "RuntimeError")]
+    assert places[0] < places[1] < places[3]
+    assert (words in trace) is debug
 
 
 def test_out_of_memory_is_recognised_on_gpu_and_cpu_but_only_a_gpus_has_a_sentence():

@@ -91,3 +91,30 @@ def test_a_refusal_without_end_is_read_no_further_than_its_message():
         pytest.raises(RemoteError, match="HTTP 400: xxx"),
     ):
         used(config, lambda engine: engine.ask("GET", "/models"))
+
+
+STREAM = CHUNKED.replace(b"application/json", b"text/event-stream")
+
+
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (STREAM, b"1\r\n \r\n"),
+        (STREAM, b'23\r\ndata: {"choices": [{"index": 0}]}\n\n\r\n'),
+        (b"HTTP/1.1 200 OK\r\n", b"a: b\r\n"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (STREAM.replace(b"200 OK", b"400 No"), b"1\r\nx\r\n"),
+    ],
+    ids=["drops", "events", "head", "preludes", "refusal"],
+)
+def test_a_stream_that_never_ends_ends_after_ten_times_the_longest_silence(first, again):
+    async def all_of(engine):
+        return [item async for item in engine.stream("/completions", b"{}", "x")]
+
+    started = time.monotonic()
+    with (
+        endless(first, again, 0.1) as (config, _),
+        pytest.raises(RemoteError, match=r"did not end its answer within 5 seconds"),
+    ):
+        used(config, all_of)
+    assert 4 < time.monotonic() - started < 15

@@ -111,6 +111,32 @@ def test_a_decoder_that_fails_is_a_sentence_and_the_next_picture_is_read(code, p
     assert reading(GOOD) == ((75, 50), noise().tobytes(), ())
 
 
+LOGGED = """
+import sys
+from skingpt4.server.decoding import process
+process._START = {!r}
+try:
+    process.decode(open(sys.argv[1], "rb").read(), "x")
+except process.ImageError:
+    pass
+"""
+
+
+@LINUX
+def test_a_decoder_s_message_is_not_in_the_log(tmp_path):
+    """It may quote the picture's texts. The log is a pipe, as a service manager's: into a file nothing is written."""
+    (tmp_path / "picture").write_bytes(BAD)
+    code = LOGGED.format(
+        PATCHED.format("words = 'Anna ' + 'Example'\ndef decoder(): raise RuntimeError(words)")
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "picture"],
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert "RuntimeError" in done.stderr
+    assert "Anna Example" not in done.stderr
+
+
 NONSENSE = [
     "b'no answer'", "b'no answer\\n'", "b'[' * 5000 + b'\\n'", "b'7\\n'", "b'x' * 10**6", "b'\\xff\\n'",
     "b'{\"size\": [9, 8], \"remarks\": []}\\n' + bytes(9 * 8 * 3 - 1)",
@@ -151,6 +177,17 @@ def test_one_that_was_killed_while_it_waited_is_replaced(workers):
     os.waitid(os.P_PID, killed.process.pid, os.WEXITED | os.WNOWAIT)
     assert reading(GOOD)[0] == (75, 50)
     assert killed not in workers
+
+
+@LINUX
+def test_a_worker_knows_nothing_of_the_server_s_secrets(workers, monkeypatch):
+    monkeypatch.setenv("SKINGPT4_API_KEY", "a key")
+    monkeypatch.setenv("SOMETHING_ELSE", "a token")
+    reading(GOOD)
+    (worker,) = workers
+    known = Path(f"/proc/{worker.process.pid}/environ").read_bytes().split(b"\0")
+    assert {b"MALLOC_ARENA_MAX=2", b"OPENBLAS_NUM_THREADS=1"} < set(known)
+    assert not [each for each in known if each.endswith((b"=a key", b"=a token"))]
 
 
 def test_a_worker_that_does_not_start_is_no_fault_of_the_picture(monkeypatch):

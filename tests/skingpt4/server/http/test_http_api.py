@@ -499,6 +499,7 @@ def test_unexpected_failures_say_what_and_leak_nothing(url, api, monkeypatch, ca
         "only what nobody expected is logged, with its traceback"
     )
     assert "What?" not in caplog.text, "and never the request"
+    assert "private" not in caplog.text, "nor a message, which may quote it"
     assert api.num_running == 0
 
 

@@ -65,6 +65,16 @@ def test_a_large_body_is_read_under_the_shipped_systemd_unit():
     )
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_that_parses_knows_nothing_of_the_server_s_secrets(parsers, monkeypatch):
+    monkeypatch.setenv("SKINGPT4_API_KEY", "a key")
+    parsers.read(large())
+    (parser,) = parsers._idle
+    known = Path(f"/proc/{parser._process.pid}/environ").read_bytes()
+    assert b"PYTHONPATH=" in known
+    assert b"a key" not in known
+
+
 def test_a_small_one_starts_none(parsers):
     assert parsers.read(json.dumps(question("What?")).encode()).turns[0].question == "What?"
     assert parsers._idle == []
