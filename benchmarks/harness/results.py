@@ -60,6 +60,14 @@ def write(result: Mapping[str, Any], path: Path) -> Path:
     return path
 
 
+def share(figure: Mapping[str, Any] | None) -> str:
+    """A share with its 95 % interval for a table, e.g. ``50.0 % (42.0 to 58.0)``; empty where there is none."""
+    if figure is None:
+        return ""
+    value, low, high = (100 * figure[key] for key in ("value", "low", "high"))
+    return f"{value:.1f} % ({low:.1f} to {high:.1f})"
+
+
 def _rounded(value: Any) -> Any:
     """Five significant digits: more would be noise."""
     if isinstance(value, float):

@@ -30,13 +30,12 @@ from skingpt4.support.remote.http import (
     transport_failure,
 )
 
+LONGEST_WAIT = 10.0  # seconds between two attempts; somebody sits before the page
 OPTIONS = Options("engine.url", "engine.key_env", "engine.timeout_seconds")
 MAX_BYTES = 16 * 2**20  # of an answer
 MAX_MESSAGE = 64 * 2**10  # bytes that are read of a refusal
 CONNECT_SECONDS, HEALTH_SECONDS = 5.0, 2.0
-STREAM_TIMES = (
-    10  # a stream may take that many times `engine.timeout_seconds` in all, which bounds each silence
-)
+STREAM_TIMES = 10  # a stream lasts at most so many times `engine.timeout_seconds`, which bounds each silence
 AGENT = "skingpt4"
 
 logger = logging.getLogger(__name__)
@@ -81,7 +80,9 @@ class EngineClient:
         key = require_safe(config)
         self.url, self.seconds = config.url.rstrip("/"), config.timeout_seconds
         self.host = checked_host(config.url, OPTIONS.url, OPTIONS.key)
-        self.limits = Limits(config.timeout_seconds, config.retries, first_wait=0.5)
+        self.limits = Limits(
+            config.timeout_seconds, config.retries, first_wait=0.5, longest_wait=LONGEST_WAIT
+        )
         self._client = httpx.AsyncClient(
             headers=headers(key, AGENT),
             timeout=httpx.Timeout(self.seconds, connect=min(CONNECT_SECONDS, self.seconds), pool=None),

@@ -48,6 +48,7 @@ class Limits:
     retries: int = 4
     requests_per_minute: float = 0.0  # 0: no limit
     first_wait: float = 1.0  # seconds before the second attempt; doubled each time
+    longest_wait: float = MAX_WAIT  # whatever the server asks for
 
     def pause(self, error: Retryable, attempt: int, host: str) -> float:
         """Seconds to wait after a failed attempt.
@@ -65,7 +66,7 @@ class Limits:
             times = f" ({attempt} attempts)" if attempt > 1 else ""
             raise kind(f"{host} {error}{times}") from None
         pause = self.first_wait * 2 ** (attempt - 1) * random.uniform(0.75, 1.25)  # noqa: S311
-        return min(MAX_WAIT, max(pause, error.wait or 0.0))
+        return min(self.longest_wait, max(pause, error.wait or 0.0))
 
 
 @dataclass(frozen=True)
@@ -228,6 +229,6 @@ def _message(content: bytes) -> str:
 
 def _seconds(text: str | None) -> float | None:
     try:
-        return min(MAX_WAIT, max(0.0, float(text or "")))
+        return min(self.longest_wait, max(0.0, float(text or "")))
     except ValueError:
         return None

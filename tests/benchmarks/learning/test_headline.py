@@ -51,3 +51,9 @@ def test_a_seed_is_measured_once_and_a_failure_is_a_sentence(folder, monkeypatch
     assert (asked[-1], json.loads((folder / "out/quickstart.json").read_text())["seconds"]) == (None, 9.0)
     assert headline.main(["--seeds", "3", "--out-dir", str(folder / "out")]) == 1
     assert "seed 3: the quickstart failed" in capsys.readouterr().err
+
+
+def test_the_table_has_every_arm_with_its_cases():
+    lines = headline.table(result(1, 0.5)).splitlines()
+    assert lines[2] == "| two step (n = 150) | 50.0 % (40.0 to 60.0) |  |  | 50.0 % (40.0 to 60.0) |"
+    assert lines[3].startswith("| blank image (n = 150) | 6.0 %")

@@ -1,6 +1,7 @@
 """What servers send is their answer or one sentence; how long to wait before asking again."""
 
 import time
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from skingpt4.support.remote.address import RemoteAddressError, checked_host, is_loopback, read_key
 from skingpt4.support.remote.http import (
     MAX_LINE,
+    MAX_WAIT,
     EventReader,
     Limits,
     Options,
@@ -48,6 +50,9 @@ def test_pauses_double_and_end():
     pauses = [limits.pause(Retryable("is busy"), attempt, "host") for attempt in (1, 2, 3)]
     assert all(0.75 * 2**n <= pause <= 1.25 * 2**n for n, pause in enumerate(pauses))
     assert limits.pause(Retryable("is busy", wait=60.0), 1, "host") == 60.0
+    assert limits.pause(Retryable("is busy", wait=1e9), 1, "host") == MAX_WAIT
+    hurried = replace(limits, longest_wait=10.0)
+    assert hurried.pause(Retryable("is busy", wait=1e9), 1, "host") == 10.0
     with pytest.raises(RemoteError, match=r"^host is busy \(4 attempts\)$"):
         limits.pause(Retryable("is busy"), 4, "host")
     with pytest.raises(RemoteGone):
