@@ -229,6 +229,6 @@ def _message(content: bytes) -> str:
 
 def _seconds(text: str | None) -> float | None:
     try:
-        return min(self.longest_wait, max(0.0, float(text or "")))
+        return min(MAX_WAIT, max(0.0, float(text or "")))
     except ValueError:
         return None
