@@ -47,6 +47,7 @@ def test_modules_of_unix_alone_are_imported_in_few_places():
     assert importing == {
         "skingpt4/support/locks.py",
         "skingpt4/support/memory.py",
+        "skingpt4/server/decoding/environment.py",
         "skingpt4/server/decoding/process.py",
         "data/reading/sheet_rows.py",
     }

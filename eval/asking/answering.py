@@ -20,9 +20,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from eval.asking import answers, perturbations
-from eval.asking.answers import Answer, Key
+from eval.asking.answers import Answer, Key, evenly_spaced
 from eval.asking.arms import Arm, check_overlap, hardware, meta_of, peak_memory
-from eval.asking.cases import Case, check_labels, evenly_spaced, read_cases
+from eval.asking.cases import Case, check_labels, read_cases
 from eval.asking.claims import ArmError, add_to_meta, check_folder, claim, forget, write_cases
 from eval.asking.classes import options_of
 from eval.asking.conversation import Asker, Pictures, Setting

@@ -23,7 +23,6 @@ from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.asking.cases import evenly_spaced
 from eval.tasks import Task, load_task, read_task
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.parse import ParseError, parse_json, read_json_object
@@ -184,6 +183,12 @@ def read_run(folder: str | Path) -> Run:
 def kind_of(meta: dict[str, Any]) -> str:
     """What kind of arm a meta file describes: "projection" (ours), "endpoint", "import", ..."""
     return str(meta.get("kind") or "projection")
+
+
+def evenly_spaced(total: int, wanted: int | None) -> list[int]:
+    """Places of `wanted` of `total` items, at even distances from the first on; all of them where it is None."""
+    count = total if wanted is None else min(wanted, total)
+    return [place * total // count for place in range(count)]
 
 
 def num_expected(meta: dict[str, Any], converses: bool) -> int:

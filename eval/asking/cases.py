@@ -56,12 +56,6 @@ class Case:
         return hashes[0] if len(hashes) == 1 else hashes
 
 
-def evenly_spaced(total: int, wanted: int | None) -> list[int]:
-    """Places of `wanted` of `total` items, at even distances from the first on; all of them where it is None."""
-    count = total if wanted is None else min(wanted, total)
-    return [place * total // count for place in range(count)]
-
-
 def read_cases(path: str | Path, task: Task | None = None) -> list[Case]:
     """The cases of a manifest, in order of their first picture.
 

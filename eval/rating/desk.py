@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
-from eval.asking.answers import Run
-from eval.asking.cases import evenly_spaced
+from eval.asking.answers import Run, evenly_spaced
 from eval.rating.questionnaire import (
     COMMENT,
     MAX_TEXT,

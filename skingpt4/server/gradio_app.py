@@ -20,8 +20,8 @@ from urllib.parse import urlsplit
 
 from skingpt4.chat.texts import Texts
 from skingpt4.server.address import Address
+from skingpt4.server.decoding.environment import leave_no_core
 from skingpt4.server.private_folder import private_folder
-from skingpt4.server.processes import leave_no_core
 from skingpt4.server.uploads import Uploads, max_total_bytes
 from skingpt4.support.memory import spare_loaded_objects
 

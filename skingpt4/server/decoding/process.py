@@ -37,7 +37,7 @@ from skingpt4.records.images import (
 )
 from skingpt4.records.pixels.dicom import is_dicom
 from skingpt4.records.pixels.rgb import STRIP_PIXELS, strips
-from skingpt4.server.processes import environment
+from skingpt4.server.decoding.environment import environment
 from skingpt4.support.errors import trace_of
 from skingpt4.support.parse import parse_json
 

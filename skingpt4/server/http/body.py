@@ -21,10 +21,10 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 
+from skingpt4.server.decoding.environment import environment
 from skingpt4.server.http.failures import ApiError
 from skingpt4.server.http.messages import ConversationLimits
 from skingpt4.server.http.request import ChatRequest, read_request
-from skingpt4.server.processes import environment
 
 MAX_SECONDS = 30.0  # for a complete body
 STALL_SECONDS, STALL_BYTES = 5.0, 64 * 2**10  # in each such time so much must arrive, or the rest

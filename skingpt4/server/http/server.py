@@ -13,8 +13,8 @@ import uvicorn
 from starlette.applications import Starlette
 
 from skingpt4.server.address import Address
+from skingpt4.server.decoding.environment import leave_no_core
 from skingpt4.server.http.connections import Connection, Listening
-from skingpt4.server.processes import leave_no_core
 from skingpt4.support.memory import spare_loaded_objects
 
 MAX_ACCEPTED = 64  # at once, before what the others have sent is read

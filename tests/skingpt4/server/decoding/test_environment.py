@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from skingpt4.server.processes import environment
+from skingpt4.server.decoding.environment import environment
 from tests.conftest import ROOT
 
 
@@ -38,7 +38,7 @@ def test_a_server_leaves_no_core():
     code = (
         "import resource; hard = resource.getrlimit(resource.RLIMIT_CORE)[1]; "
         "resource.setrlimit(resource.RLIMIT_CORE, (hard, hard)); "
-        "from skingpt4.server.processes import leave_no_core; leave_no_core(); "
+        "from skingpt4.server.decoding.environment import leave_no_core; leave_no_core(); "
         "print(resource.getrlimit(resource.RLIMIT_CORE))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
