@@ -30,7 +30,9 @@ CORE = (
 
 # The files that take longest, these first: `make test` hands a file to whichever process is free, and one that takes
 # minutes and comes last leaves the other process idle. `pytest --durations=0` says which they are.
+# The decoding process comes before all: its limits of memory are tried from a test process that has not grown yet.
 SLOW = (
+    "skingpt4/server/decoding/test_process.py",
     "examples/test_own_data.py", "examples/test_cluster.py", "skingpt4/training/test_loop.py",
     "e2e/test_consultation_page.py", "eval/test_run.py", "skingpt4/server/http/test_hostile.py",
     "skingpt4/doctor/test_recipes.py", "benchmarks/memory/test_encoder.py", "skingpt4/cli/deploy/test_bundle.py",
