@@ -1,6 +1,6 @@
 """What a server's processes hand on to those that they start, and what is left of them when they crash: little.
 
-The environment holds the API's key, the page's password and whatever else the account's programs were told. The
+The environment holds the API's key, the page's password and whatever else the account's programs know. The
 processes that parse and decode work on what strangers sent, so they get what Python needs to start and to find its
 libraries, and nothing else. A core file would hold pictures and conversations that are kept in memory on purpose.
 """
