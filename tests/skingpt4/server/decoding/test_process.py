@@ -16,6 +16,7 @@ from pydicom.uid import JPEG2000
 from skingpt4.records.images import ImageError, num_pixels, open_image, prepare_pillow, remarks
 from skingpt4.server.decoding import process
 from skingpt4.server.decoding.process import decode, measure
+from skingpt4.support.memory import peak_bytes
 from tests.conftest import ROOT
 from tests.skingpt4.records.pixels.test_codestreams import resized, restyled, scanned
 from tests.skingpt4.records.pixels.test_items import gridded
@@ -230,8 +231,9 @@ def test_the_limits_hold_where_no_header_is_looked_at(bomb, patched):
     if sentence != FAILED[0]:  # some decoders say themselves that they get no memory
         assert reason in ("damaged", "not_an_image")
     (largest, seconds) = used_by_children()
-    # The largest of all children that this process has had: of other tests too, where one of them took more.
-    assert largest < 2**30 or largest == largest_before
+    # The largest of all children that this process has had: of other tests too, where one of them took more. Until a
+    # child starts its own program, Linux counts what this process holds as its peak.
+    assert largest < max(2**30, peak_bytes() + 1) or largest == largest_before
     assert seconds - before < 60
     assert time.monotonic() - began < process.MAX_SECONDS
     assert reading(GOOD)[0] == (75, 50)
