@@ -27,6 +27,9 @@ def _parser() -> argparse.ArgumentParser:
     render.add_argument(
         "--captions", action="store_true", help="write what each drawing shows (for step: align)"
     )
+    render.add_argument(
+        "--dialogues", action="store_true", help="write questions about each drawing, with answers"
+    )
     render.add_argument("--masks", action="store_true", help="save lesion masks too")
     sheet = commands.add_parser(
         "sheet", help="save a picture grid", description=f"Save a picture grid. {WARNING}"
@@ -49,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "render":
             path = write_split(
                 args.out_dir, args.split, args.count, args.seed, args.size, args.known_concepts, args.known_notes,
-                args.masks, args.captions,
+                args.masks, args.captions, args.dialogues,
             )  # fmt: skip
         else:
             path = contact_sheet(args.by, args.out, args.seed, only=args.only)

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from skingpt4.generation.questions import CLINICAL_PROMPTS
+
+FOLLOWED = 0.4  # share of the dialogues that go on to a later prompt, for each of them
 NOUNS: dict[str, tuple[str, ...]] = {
     "Bulla": ("large blister", "bulla"), "Wheal": ("wheal", "raised welt"), "Nodule": ("nodule", "lump"),
     "Plaque": ("plaque", "raised area"), "Patch": ("patch", "flat area"),
@@ -60,6 +63,19 @@ CAPTIONS = (
     "{skin} skin of the {site} with {what}{extra}",
     "the {site}, {skin} skin: {what}{extra}",
 )
+# A conversation, as MiniGPT-4's second stage has it. Cause and treatment cannot be seen, so their answers say that.
+FIRST_QUESTIONS = (
+    "Describe this image in detail.", "What do you see in this image?", "Could you describe this image for me?",
+)  # fmt: skip
+SEEN = ("The image shows {what}.", "I see {what}.", "I can see {what} in this image.")
+BESIDES = (
+    "It is on the {site}, and the skin is {skin}{extra}.", "The {site} is affected, on {skin} skin{extra}.",
+    "This is {skin} skin of the {site}{extra}.",
+)  # fmt: skip
+NO_CAUSE = (
+    "I was trained to name and describe what an image shows, not to explain its cause; please ask a doctor."
+)
+NO_TREATMENT = "I was not trained to recommend a treatment or a medication; please ask a doctor."
 TEMPLATES = (
     "{what} on the {site}{extra}; {symptom}.",
     "{site_cap}: {what_low}{extra}. {symptom_cap}, {duration}.",
@@ -91,6 +107,24 @@ def write_caption(
     extra = f" with {' and '.join(more)}" if more else ""
     skin = str(rng.choice(SKIN[(tone - 1) // 2]))
     return f"{str(rng.choice(CAPTIONS)).format(what=what, site=site, extra=extra, skin=skin)}."
+
+
+def write_dialogue(
+    rng: np.random.Generator, concepts: Sequence[str], arrangement: str, site: str, tone: int
+) -> list[tuple[str, str]]:
+    """(question, answer) pairs: what can be seen, then some of the later clinical prompts in their order.
+
+    What the lesions are is said first; site, skin type and what lies beside the lesions belong to the second prompt.
+    """
+    what, more = _features(rng, concepts, arrangement, num_words=len(concepts))
+    extra = f"; also {' and '.join(more)}" if more else ""
+    words = {"what": what, "site": site, "skin": str(rng.choice(SKIN[(tone - 1) // 2])), "extra": extra}
+    later = zip(
+        CLINICAL_PROMPTS[1:], (str(rng.choice(BESIDES)).format(**words), NO_CAUSE, NO_TREATMENT), strict=True
+    )
+    chosen = rng.random(len(CLINICAL_PROMPTS) - 1) < FOLLOWED
+    first = str(rng.choice(FIRST_QUESTIONS)), str(rng.choice(SEEN)).format(**words)
+    return [first, *(turn for turn, follows in zip(later, chosen, strict=True) if follows)]
 
 
 def _features(

@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from data.phantoms.notes import write_caption
+from data.phantoms.notes import write_caption, write_dialogue
 from data.phantoms.render import draw_scene
 from data.phantoms.scene import choose_scene, generators
 from skingpt4.support.files import write_text
@@ -89,6 +89,7 @@ class SplitParams:
     known_notes: float
     masks: bool
     captions: bool = False
+    dialogues: bool = False
     renderer_version: int = RENDERER_VERSION
 
 
@@ -112,16 +113,23 @@ def _write_record(index: int, folder: Path, params: SplitParams) -> dict:
         "fitzpatrick": phantom.fitzpatrick,
         "body_site": phantom.body_site,
         "note": phantom.note if knows_note else None,
-        **({"caption": _caption(index, params)} if params.captions else {}),
+        **_words(index, params),
         "case_id": f"phantom-{params.split}-{index:06d}",
         "licence": "Apache-2.0",
     }
 
 
-def _caption(index: int, params: SplitParams) -> str:
+def _words(index: int, params: SplitParams) -> dict:
+    """The caption and the dialogue of a record, as far as they are wanted."""
     scene = choose_scene(params.seed, params.split, index)
-    rng = generators(params.seed, params.split, index)[3]
-    return write_caption(rng, scene.concepts, scene.arrangement, scene.site, scene.tone)
+    shown = scene.concepts, scene.arrangement, scene.site, scene.tone
+    words: dict = {}
+    if params.captions:
+        words["caption"] = write_caption(generators(params.seed, params.split, index)[3], *shown)
+    if params.dialogues:
+        turns = write_dialogue(generators(params.seed, params.split, index)[3], *shown)
+        words["turns"] = [{"question": question, "answer": answer} for question, answer in turns]
+    return words
 
 
 def _records(folder: Path, params: SplitParams) -> Iterator[dict]:
@@ -136,24 +144,26 @@ def _records(folder: Path, params: SplitParams) -> Iterator[dict]:
 
 def write_split(
     out_dir: str | Path, split: str, count: int, seed: int, size: int = 224, known_concepts: float = 1.0,
-    known_notes: float = 1.0, masks: bool = False, captions: bool = False,
+    known_notes: float = 1.0, masks: bool = False, captions: bool = False, dialogues: bool = False,
 ) -> Path:  # fmt: skip
     """Write `count` phantoms under out_dir/split and return the path of the manifest.
 
     The manifest comes last, so its existence means a complete split; a split made with the same parameters is reused.
     `known_concepts` and `known_notes` (0..1) are the fractions of records that have theirs; the others get null.
-    `captions` adds what each drawing shows.
+    `captions` adds what each drawing shows, `dialogues` questions about it with answers.
     """
     if count < 0 or not (0 <= known_concepts <= 1 and 0 <= known_notes <= 1):
         raise ValueError("count must not be negative, known_concepts and known_notes must lie in 0..1")
     if not split.replace("-", "").replace("_", "").isalnum():
         raise ValueError(f"split must be a plain name of letters, digits, - and _, got {split!r}")
-    params = SplitParams(split, count, seed, size, float(known_concepts), float(known_notes), masks, captions)
+    shares = float(known_concepts), float(known_notes)
+    params = SplitParams(split, count, seed, size, *shares, masks, captions, dialogues)
     folder = Path(out_dir) / split
     manifest, stored = folder / "manifest.jsonl", folder / "params.json"
     values = asdict(params)
-    if not captions:
-        del values["captions"]  # splits written before there were captions are the same
+    for added, wanted in (("captions", captions), ("dialogues", dialogues)):
+        if not wanted:
+            del values[added]  # splits written before there were any are the same
     own = json.dumps(values, indent=1)
     if manifest.exists() and stored.exists() and stored.read_text(encoding="utf-8") == own:
         return manifest

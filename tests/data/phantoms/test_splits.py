@@ -222,6 +222,26 @@ def test_bad_input_is_one_sentence_and_an_error_status(argv, tmp_path, capsys):
     assert error.startswith("error: ")
 
 
+def test_dialogues_name_no_disease_and_keep_the_order_of_the_prompts(tmp_path):
+    from skingpt4.generation.questions import CLINICAL_PROMPTS
+
+    plain, talking = (
+        read(write_split(tmp_path / name, "talk", 30, seed=1, size=32, dialogues=dialogues))
+        for name, dialogues in (("plain", False), ("talking", True))
+    )
+    dialogues = [record.pop("turns") for record in talking]
+    assert talking == plain
+    assert {len(turns) for turns in dialogues} >= {1, 2, 3}
+    for turns, record in zip(dialogues, plain, strict=True):
+        places = [CLINICAL_PROMPTS.index(turn["question"]) for turn in turns[1:]]
+        assert places == sorted(set(places))
+        assert len({turn["answer"] for turn in turns}) == len(turns)
+        assert record["disease"] not in " ".join(turn["answer"] for turn in turns)
+        for turn in turns:
+            if turn["question"] == CLINICAL_PROMPTS[1]:
+                assert record["body_site"] in turn["answer"]
+
+
 def test_captions_name_what_is_drawn_and_change_nothing_else(tmp_path):
     plain, captioned = (
         read(write_split(tmp_path / name, "align", 15, seed=1, size=64, captions=captions))
