@@ -19,7 +19,7 @@ from eval.measures.comparing.groups import by_groups
 from eval.measures.concepts import hallucinations, named_concepts, scored_concepts
 from eval.measures.consistency import consistency
 from eval.measures.intervals import RESAMPLES, Interval, Line, arm_summary, has_choice, having, text_outcomes
-from eval.measures.texts import different_answers, text_statistics
+from eval.measures.texts import different_answers, on_topic, text_statistics
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import write_text
 from skingpt4.support.parse import ParseError, read_json_object
@@ -106,6 +106,8 @@ def measure_arm(run: Run, arm: ArmAnswers, lines: Sequence[Line]) -> dict[str, A
         measured["hallucination"] = hallucinations(named, run.task.concepts)
     if differing := different_answers(arm):
         measured["different_answers"] = differing.to_dict()
+    if about := on_topic(arm):
+        measured["on_topic"] = about
     return measured | {
         "concepts_auroc": scored_concepts(lines),
         "groups": by_groups(lines),

@@ -1,10 +1,12 @@
-"""Statistics of answers as texts, whether true or not: length, repetition, and answers that are all alike."""
+"""Statistics of answers as texts, true or not: length, repetition, all alike, or beside the question."""
 
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,8 +20,12 @@ from eval.measures.intervals import (
     proportion,
     ratio_interval,
 )
+from skingpt4.generation.questions import CLINICAL_PROMPTS
+from skingpt4.support.files import read_yaml
+from skingpt4.taxonomy.free_text import classify, find_concepts
 from skingpt4.taxonomy.mentions import sentences
 
+ON_TOPIC = Path(__file__).with_name("on_topic.yaml")
 _WORD = re.compile(r"\w+")
 
 
@@ -118,3 +124,38 @@ def different_answers(arm: ArmAnswers) -> Interval | None:
     if asked < 2:
         return None
     return proportion(sum(len(set(answers)) == asked for answers in complete), len(complete))
+
+
+def is_on_topic(prompt: int, answer: str) -> bool:
+    """Whether an answer is about clinical prompt 1 to 4.
+
+    The first asks for a disease (any known name or concept will do), the second for features, the third for a cause
+    and the fourth for a treatment. To say that one cannot tell, or to send to a doctor, is on topic for the last two.
+    A low bar and no measure of truth, it catches a model that answers every question with the same sentence.
+    """
+    if prompt <= 2 and find_concepts(answer):
+        return True
+    if prompt == 1:
+        return bool(classify(answer).mentions)
+    return _cues()[prompt].search(answer) is not None
+
+
+def on_topic(arm: ArmAnswers) -> dict[str, Any]:
+    """Shares of the answers to each clinical prompt that are on topic: {"turn 1": figure, ...}.
+
+    Of the first repeat on unchanged pictures; other prompts are left out.
+    """
+    judged: dict[int, list[bool]] = {}
+    for answer in arm.of("turn"):
+        if answer.fields.get("prompt") in CLINICAL_PROMPTS:
+            number = CLINICAL_PROMPTS.index(answer.fields["prompt"]) + 1
+            judged.setdefault(number, []).append(is_on_topic(number, answer.text))
+    return {f"turn {number}": proportion(sum(of), len(of)).to_dict() for number, of in sorted(judged.items())}
+
+
+@functools.cache
+def _cues() -> dict[int, re.Pattern[str]]:
+    return {
+        prompt: re.compile(r"\b(?:" + "|".join(patterns) + r")\b", re.IGNORECASE)
+        for prompt, patterns in read_yaml(ON_TOPIC).items()
+    }

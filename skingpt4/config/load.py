@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import GrammarParseError, MissingMandatoryValue, OmegaConfBaseException
 
 from skingpt4.config.bundled import portable, resolved
@@ -53,7 +53,7 @@ def config_of(
     Raises:
         ConfigError: as of `load_config`.
     """
-    merged = OmegaConf.create(_defaults())
+    merged = _defaults()
     for number, (source, layer) in enumerate(given):
         if number == MAX_FILES:
             raise ConfigError(
@@ -84,25 +84,51 @@ def _defaults() -> dict[str, Any]:
     return values
 
 
-def _merged(lower: Any, values: dict[str, Any], where: str) -> Any:
+def _merged(lower: dict[str, Any], values: dict[str, Any], where: str) -> dict[str, Any]:
     if isinstance(name := values.get(ENGINE), str):
         values = {**values, ENGINE: {"name": name}}
     try:
-        return OmegaConf.merge(lower, check_keys(values, Config))
+        checked = check_keys(values, Config)
+        if _refers(checked):
+            OmegaConf.create(checked)  # a reference that cannot be read is named with its file
+        return _laid_over(lower, checked)
     except ConfigError as error:
         raise ConfigError(f"{where}: {error}") from None
     except OmegaConfBaseException as error:
         raise _reference_problem(error, where) from None
 
 
-def _resolved(merged: Any, where: str) -> Any:
+def _laid_over(lower: dict[str, Any], upper: dict[str, Any]) -> dict[str, Any]:
+    """Nested values with those of another layer in their place; lists are replaced as a whole."""
+    both = {
+        key: _laid_over(lower[key], value)
+        for key, value in upper.items()
+        if isinstance(value, dict) and isinstance(lower.get(key), dict)
+    }
+    return lower | upper | both
+
+
+def _resolved(merged: dict[str, Any], where: str) -> dict[str, Any]:
     """The values with every reference replaced by what it stands for."""
+    if not _refers(merged):  # OmegaConf's nodes cost more than all the rest
+        return merged
     try:
-        return OmegaConf.to_container(merged, resolve=True, throw_on_missing=True)
+        values = OmegaConf.to_container(OmegaConf.create(merged), resolve=True, throw_on_missing=True)
     except MissingMandatoryValue as error:
         raise ConfigError(f"{where}: {not_set(str(error.full_key))}") from None
     except OmegaConfBaseException as error:
         raise _reference_problem(error, where) from None
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _refers(value: Any) -> bool:
+    """Whether a text in it refers to another value (`${...}`), or a value is missing (`???`)."""
+    if isinstance(value, dict):
+        return any(map(_refers, value.values()))
+    if isinstance(value, list):
+        return any(map(_refers, value))
+    return isinstance(value, str) and ("${" in value or value == MISSING)
 
 
 def _reference_problem(error: OmegaConfBaseException, where: str) -> ConfigError:
@@ -175,7 +201,7 @@ def with_engine(config: Config, path: str | Path | None) -> Config:
         raise ConfigError(
             f"{path}: holds {', '.join(sorted(values)) or 'nothing'}; it must hold the group engine alone"
         )
-    merged = _merged(OmegaConf.create({ENGINE: dataclasses.asdict(EngineConfig())}), values, str(path))
+    merged = _merged({ENGINE: dataclasses.asdict(EngineConfig())}, values, str(path))
     changed = dataclasses.replace(
         config, engine=build(_resolved(merged, str(path))[ENGINE], EngineConfig, "engine.")
     )

@@ -38,6 +38,10 @@ SHARES = {
     ("hallucination", "share_of_named"): "named concepts that the labels do not have",
     ("calibration", "mean_confidence"): "mean confidence",
     ("different_answers",): "cases whose answers to the prompts all differ",
+    ("on_topic", "turn 1"): "answers on topic by their words: disease",
+    ("on_topic", "turn 2"): "answers on topic by their words: features",
+    ("on_topic", "turn 3"): "answers on topic by their words: cause",
+    ("on_topic", "turn 4"): "answers on topic by their words: treatment",
 }
 COEFFICIENTS = {
     ("concepts_auroc", "micro"): "AUROC of the concepts, all together",

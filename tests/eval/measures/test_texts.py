@@ -1,7 +1,16 @@
 import pytest
 
 from eval.asking.answers import Answer, ArmAnswers, Key
-from eval.measures.texts import different_answers, distinct, median, repeats_a_sentence, text_statistics
+from eval.measures.texts import (
+    different_answers,
+    distinct,
+    is_on_topic,
+    median,
+    on_topic,
+    repeats_a_sentence,
+    text_statistics,
+)
+from skingpt4.generation.questions import CLINICAL_PROMPTS
 
 
 def test_distinct_by_hand():
@@ -74,3 +83,49 @@ def test_answers_that_differ_from_prompt_to_prompt():
     found = different_answers(arm)
     assert (found.value, found.n) == (pytest.approx(2 / 3), 3)
     assert different_answers(ArmAnswers("x", {})) is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer"),
+    [
+        (1, "This could be a skin disease image of acne."),
+        (1, "I see a few scaly papules."),
+        (2, "The lower leg is affected, on fair skin."),
+        (2, "There are also pustules."),
+        (3, "It is caused by a mite."),
+        (3, "I was trained to name and describe what an image shows, not to explain its cause; please ask a doctor."),
+        (4, "A topical steroid cream is common."),
+        (4, "Please see a dermatologist."),
+    ],
+)  # fmt: skip
+def test_answers_about_what_was_asked(prompt, answer):
+    assert is_on_topic(prompt, answer)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "answer"),
+    [
+        (1, ""),
+        (1, "I am a helpful assistant."),
+        (2, "I am a helpful assistant."),
+        (3, "This could be a skin disease image of melasma."),
+        (4, "This could be a skin disease image of acne."),
+        (4, "The back is affected."),
+    ],
+)
+def test_answers_about_something_else(prompt, answer):
+    assert not is_on_topic(prompt, answer)
+
+
+def test_shares_are_of_each_clinical_prompt_alone():
+    arm = ArmAnswers("two_step", {})
+    answers = [(1, "Acne."), (1, "Hello."), (4, "Ask a doctor.")]
+    for place, (number, text) in enumerate(answers):
+        key = Key(f"case {place}", 0, None, "turn", number)
+        arm.lines[key] = Answer("two_step", key, {"answer": text, "prompt": CLINICAL_PROMPTS[number - 1]})
+    other = Key("case 9", 0, None, "turn", 2)
+    arm.lines[other] = Answer("two_step", other, {"answer": "Acne.", "prompt": "Another question?"})
+    shares = on_topic(arm)
+    assert set(shares) == {"turn 1", "turn 4"}
+    assert (shares["turn 1"]["value"], shares["turn 1"]["n"]) == (0.5, 2)
+    assert on_topic(ArmAnswers("x", {})) == {}
