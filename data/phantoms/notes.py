@@ -63,19 +63,14 @@ CAPTIONS = (
     "{skin} skin of the {site} with {what}{extra}",
     "the {site}, {skin} skin: {what}{extra}",
 )
-# A conversation, as MiniGPT-4's second stage has it. Cause and treatment cannot be seen, so their answers say that.
+# A conversation, as MiniGPT-4's second stage has it. Cause and treatment cannot be seen, and the answers say so in words
+# of the questions, which a small language model repeats more easily than it learns a sentence by heart.
 FIRST_QUESTIONS = (
     "Describe this image in detail.", "What do you see in this image?", "Could you describe this image for me?",
 )  # fmt: skip
-SEEN = ("The image shows {what}.", "I see {what}.", "I can see {what} in this image.")
-BESIDES = (
-    "It is on the {site}, and the skin is {skin}{extra}.", "The {site} is affected, on {skin} skin{extra}.",
-    "This is {skin} skin of the {site}{extra}.",
-)  # fmt: skip
-NO_CAUSE = (
-    "I was trained to name and describe what an image shows, not to explain its cause; please ask a doctor."
-)
-NO_TREATMENT = "I was not trained to recommend a treatment or a medication; please ask a doctor."
+SEEN, BESIDES = "I see {what}.", "The skin of the {site} is {skin}{extra}."
+NO_CAUSE = "I am not a doctor, and I cannot explain the cause of this skin disease."
+NO_TREATMENT = "I am not a doctor, and I cannot recommend treatment or medication for this case."
 TEMPLATES = (
     "{what} on the {site}{extra}; {symptom}.",
     "{site_cap}: {what_low}{extra}. {symptom_cap}, {duration}.",
@@ -117,13 +112,11 @@ def write_dialogue(
     What the lesions are is said first; site, skin type and what lies beside the lesions belong to the second prompt.
     """
     what, more = _features(rng, concepts, arrangement, num_words=len(concepts))
-    extra = f"; also {' and '.join(more)}" if more else ""
+    extra = f", with {' and '.join(more)}" if more else ""
     words = {"what": what, "site": site, "skin": str(rng.choice(SKIN[(tone - 1) // 2])), "extra": extra}
-    later = zip(
-        CLINICAL_PROMPTS[1:], (str(rng.choice(BESIDES)).format(**words), NO_CAUSE, NO_TREATMENT), strict=True
-    )
+    later = zip(CLINICAL_PROMPTS[1:], (BESIDES.format(**words), NO_CAUSE, NO_TREATMENT), strict=True)
     chosen = rng.random(len(CLINICAL_PROMPTS) - 1) < FOLLOWED
-    first = str(rng.choice(FIRST_QUESTIONS)), str(rng.choice(SEEN)).format(**words)
+    first = str(rng.choice(FIRST_QUESTIONS)), SEEN.format(**words)
     return [first, *(turn for turn, follows in zip(later, chosen, strict=True) if follows)]
 
 
