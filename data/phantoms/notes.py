@@ -6,7 +6,7 @@ import numpy as np
 
 from skingpt4.generation.questions import CLINICAL_PROMPTS
 
-FOLLOWED = 0.4  # share of the dialogues that go on to a later prompt, for each of them
+FOLLOWED = 0.5  # share of the dialogues that go on to a later prompt, for each of them
 NOUNS: dict[str, tuple[str, ...]] = {
     "Bulla": ("large blister", "bulla"), "Wheal": ("wheal", "raised welt"), "Nodule": ("nodule", "lump"),
     "Plaque": ("plaque", "raised area"), "Patch": ("patch", "flat area"),
@@ -63,14 +63,14 @@ CAPTIONS = (
     "{skin} skin of the {site} with {what}{extra}",
     "the {site}, {skin} skin: {what}{extra}",
 )
-# A conversation, as MiniGPT-4's second stage has it. Cause and treatment cannot be seen, and the answers say so in words
-# of the questions, which a small language model repeats more easily than it learns a sentence by heart.
+# A conversation, as MiniGPT-4's second stage has it. Cause and treatment cannot be seen. Of sentences that say so, these
+# are the likeliest for the language model by itself, so a few vectors can teach them.
 FIRST_QUESTIONS = (
     "Describe this image in detail.", "What do you see in this image?", "Could you describe this image for me?",
 )  # fmt: skip
 SEEN, BESIDES = "I see {what}.", "The skin of the {site} is {skin}{extra}."
-NO_CAUSE = "I am not a doctor, and I cannot explain the cause of this skin disease."
-NO_TREATMENT = "I am not a doctor, and I cannot recommend treatment or medication for this case."
+NO_CAUSE = "The cause of this skin disease should be explained by a doctor."
+NO_TREATMENT = "Treatment and medication should be recommended by a doctor."
 TEMPLATES = (
     "{what} on the {site}{extra}; {symptom}.",
     "{site_cap}: {what_low}{extra}. {symptom_cap}, {duration}.",
