@@ -4,7 +4,8 @@ The files hold what an encoder saw of pictures, not the pictures: `vectors` (n, 
 names, and the texts `disease` and `class_name` (n,). The projection is started and trained on them as `train.py`
 would, and after each of --points iterations the test cases are scored as a calibrated checkpoint scores them: all
 diseases of the training, summed by class, with three weights of the prior, the mean score over some training
-pictures. Beside it stands a probe, a logistic regression on the same vectors: what they hold.
+pictures, and at full weight divided by the scores' spread over those pictures, or by its root.
+Beside it stands a probe, a logistic regression on the same vectors: what they hold.
 
 Changes to the configuration follow as key=value, one factor at a time (`projection.start=random seed=1`). The JSON
 is written after every point; a curve that is complete is not measured again.
@@ -27,6 +28,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from benchmarks.harness.results import RESULTS, about, write
+from skingpt4.chat.calibration_fit import spread_of
 from skingpt4.checkpoints.diseases import taught_diseases
 from skingpt4.config.load import load_config
 from skingpt4.config.schema import Config
@@ -51,8 +53,11 @@ from skingpt4.training.start.labels import Labels, labels_of
 from skingpt4.training.start.regression import discriminants
 
 CACHE = Path("runs/learning")  # of the responses
-WEIGHTS = (0.0, 0.5, 1.0)  # of the prior
-NUM_PRIOR = 64  # training pictures over which it is the mean score
+# How scores are read: the weight of the prior, and the power of the spread that divides them.
+READINGS = {"prior weight 0": (0.0, 0.0), "prior weight 0.5": (0.5, 0.0), "prior weight 1": (1.0, 0.0),
+            "prior weight 1, root of the spread": (1.0, 0.5), "prior weight 1, spread": (1.0, 1.0)}  # fmt: skip
+PRINTED = "prior weight 1"
+NUM_PRIOR = 64  # training pictures over which prior and spread are taken
 
 
 class VectorsError(UserError):
@@ -109,17 +114,18 @@ class Test:
         self.scorer = DiseaseScorer(model, config.prompt, self.closed_set)
 
     def score(self) -> dict[str, Any]:
-        """Class top-1 and top-3 for each weight of the prior."""
+        """Class top-1 and top-3 for each of READINGS."""
         scores, reference = (
             np.concatenate([self.scorer.scores([vectors[None]]) for vectors in pictures])
             for pictures in (self.vectors, self.reference)
         )
         result: dict[str, Any] = {}
-        for weight in WEIGHTS:
-            of_classes = self.closed_set.class_scores(scores, reference.mean(0), weight)
+        for name, (weight, power) in READINGS.items():
+            spread = spread_of(reference, power)
+            of_classes = self.closed_set.class_scores(scores / spread, reference.mean(0) / spread, weight)
             best = np.argsort(-of_classes, axis=1)[:, :3]
-            top3 = [name in [CLASSES[c] for c in row] for name, row in zip(self.classes, best, strict=True)]
-            result[f"prior weight {weight:g}"] = {
+            top3 = [true in [CLASSES[c] for c in row] for true, row in zip(self.classes, best, strict=True)]
+            result[name] = {
                 "top1": accuracy(of_classes, CLASSES, self.classes).to_dict(), "top3": float(np.mean(top3)),
             }  # fmt: skip
         return result
@@ -161,7 +167,7 @@ def table(result: dict[str, Any]) -> str:
         row("the log-odds that the start asks for", result["regression"]),
     ]
     for point in result["points"]:
-        top1 = point[f"prior weight {WEIGHTS[-1]:g}"]["top1"]
+        top1 = point[PRINTED]["top1"]
         rows.append(row(f"the language model, {point['samples']:,} samples after its start", top1))
     head = f"| features of public photographs, {result['num_train']:,} to learn from | top-1 | n |\n|---|---|---|"
     return "\n".join([head, *rows])
@@ -215,10 +221,8 @@ def measure(args: argparse.Namespace, words: Sequence[str]) -> None:
                 losses = []
                 result["complete"] = iteration == last
                 write({**about(["learning", *words], accelerator.device), **result}, args.out)
-                tops = [f"{100 * point[f'prior weight {w:g}']['top1']['value']:.1f}" for w in WEIGHTS]
-                print(
-                    f"iteration {iteration}: top-1 {', '.join(tops)} % (prior weights {WEIGHTS})", flush=True
-                )
+                tops = [f"{100 * point[name]['top1']['value']:.1f} % ({name})" for name in READINGS]
+                print(f"iteration {iteration}: top-1 {', '.join(tops)}", flush=True)
                 model.train()
             if iteration < last:
                 for group in optimizer.param_groups:

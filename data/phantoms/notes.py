@@ -63,8 +63,8 @@ CAPTIONS = (
     "{skin} skin of the {site} with {what}{extra}",
     "the {site}, {skin} skin: {what}{extra}",
 )
-# A conversation, as MiniGPT-4's second stage has it. Cause and treatment cannot be seen. Of the sentences that say so,
-# these are the likeliest for the language model by itself, so a few vectors can teach them.
+# A conversation, as MiniGPT-4's second stage has it. Cause and treatment cannot be seen. Of the sentences that say
+# so, these are the likeliest for the language model by itself, so a few vectors can teach them.
 FIRST_QUESTIONS = (
     "Describe this image in detail.", "What do you see in this image?", "Could you describe this image for me?",
 )  # fmt: skip

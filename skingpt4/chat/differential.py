@@ -41,7 +41,7 @@ from skingpt4.generation.questions import (
     class_sentences,
     concept_sentences,
 )
-from skingpt4.generation.scoring import score_sets
+from skingpt4.generation.scoring import score_sets, score_tree
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Encoded, Turn, encode_turns, get_template
 from skingpt4.support.errors import UserError
@@ -246,7 +246,7 @@ def score_concepts(model: SkinGPT4, config: Config, queries: Tensor) -> np.ndarr
     """Log-likelihoods of the 48 single concepts' sentences (48,), fp64; arguments as of `score_images`."""
     prompt = _prompt(model, config, queries, CONCEPTS_QUESTION)
     sentences = concept_sentences(config.prompt.concepts_sentence)
-    (scores,) = Decoder.of(model).run(lambda: score_sets(model, [prompt], queries, [sentences]))
+    (scores,) = Decoder.of(model).run(lambda: score_tree(model, [prompt], queries, sentences))
     return scores.double().cpu().numpy()
 
 

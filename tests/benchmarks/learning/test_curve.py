@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.learning.curve import table
+from benchmarks.learning.curve import READINGS, table
 from skingpt4.config.load import to_yaml
 from tests.support.tiny import tiny_config
 
@@ -49,7 +49,7 @@ def test_points_and_probe(start, folder, tmp_path, capsys, monkeypatch):
     assert [point["iteration"] for point in result["points"]] == [0, 3]
     assert result["points"][1]["loss"] > 0
     for point in result["points"]:
-        assert point["prior weight 0"]["top1"]["n"] == 12
+        assert {point[name]["top1"]["n"] for name in READINGS} == {12}
     assert [line.split("|")[3].strip() for line in table(result).splitlines()[2:]] == ["12"] * 4
     assert result["probe"]["value"] > 0.9
     assert result["regression"]["value"] > 0.9
