@@ -25,15 +25,15 @@ from skingpt4.support.memory import peak_bytes
 # split: (pictures, pictures of --short, share of records with concepts, share with a note). Most sources of diagnoses
 # have neither.
 SPLITS = {
-    "step1": (480, 80, 1.0, 1.0),
-    "step2": (800, 300, 0.15, 0.05),
+    "step1": (300, 80, 1.0, 1.0),
+    "step2": (600, 300, 0.15, 0.05),
     "validation": (60, 45, 1.0, 1.0),
     "validation_step2": (60, 15, 0.15, 0.05),
     "cases": (150, 60, 1.0, 1.0),
 }
 BUNDLED = Path("skingpt4/weights/bundled")  # the Q-Former, and the projection that step 1 starts from
 INTERRUPTED = 130
-SHORT_ITERATIONS = {"step1": 20, "step2": 150, "step2_only": 3}  # the last: only whether it works
+SHORT_ITERATIONS = {"step1": 20, "step2": 100, "step2_only": 3}  # the last: only whether it works
 NUM_CONVERSATIONS = 30  # cases that go through the four prompts: as many as people look at
 LEARNED_MORE = 0.10  # --short: top-1 of two steps over that of a blank picture; nothing learned gives about 0
 
