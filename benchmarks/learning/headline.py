@@ -20,7 +20,7 @@ from skingpt4.checkpoints import checkpoint
 from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import UserError, reported
 
-MEASURES = ("top1", "top3", "top1_text", "concept_micro_f1", "different_answers")
+MEASURES = ("top1", "top3", "top1_text", "concept_micro_f1", "different_answers", "on_topic")
 
 
 class QuickstartError(UserError):
