@@ -157,9 +157,8 @@ class SampleEncoder:
     def turns(self, record: Record, question: str) -> list[Turn]:
         """The conversation that a record teaches under a question: one turn, or the record's own dialogue.
 
-        One of `prompt.other_questions` comes last in a conversation: people ask for the cause or a treatment after
-        they have read what the picture shows, and the turn before it is where a chat will find it. What stands
-        before it in the mapping is asked before it. Answers share the token budget.
+        One of `prompt.other_questions` comes last in a conversation, after those that stand before it in the mapping:
+        people ask for a cause or a treatment after they have read what the picture shows. Answers share one budget.
         """
         others = list(self.prompt.other_questions)
         later = others[: others.index(question) + 1] if question in others else []
@@ -176,7 +175,8 @@ class SampleEncoder:
     def _other_answer(self, record: Record, question: str) -> str:
         """What to teach for one of `prompt.other_questions`; empty if it needs what the record does not have."""
         sentence = self.prompt.other_questions[question]
-        known = {"disease": record.disease, "concepts": ", ".join(record.concepts or ())}
+        known = {"disease": record.disease, "body_site": record.body_site}
+        known["concepts"] = ", ".join(record.concepts or ())
         missing = any("{" + name + "}" in sentence for name, value in known.items() if not value)
         return "" if missing else sentence.format(**known)
 

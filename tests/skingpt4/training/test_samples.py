@@ -309,6 +309,13 @@ def test_a_later_question_is_left_out_where_its_answer_is_not_known(encoder):
     assert "What else?" not in {encode.draw_question(record, rng) for _ in range(200)}
 
 
+def test_a_later_answer_may_name_the_body_site(encoder, byte_tokenizer):
+    encode = encoder(other_questions={"Where?": "On the {body_site}."})
+    there = Record("a.png", disease="eczema", body_site="lower leg")
+    assert text_of(encode(there, "Where?"), byte_tokenizer, learned=True).endswith("###On the lower leg.###")
+    assert len(encode.turns(replace(there, body_site=None), "Where?")) == 1
+
+
 def test_what_no_longer_fits_the_budget_is_not_asked(encoder):
     record = Record("a.png", disease="eczema")
     budget = len("This could be a skin disease image of eczema.###I was not trained to say.###Ask")
