@@ -1,5 +1,6 @@
 """What several folders share: a profile, one thread, tokenizers, and real processes without their imports."""
 
+import gc
 import os
 import signal
 from pathlib import Path
@@ -59,6 +60,12 @@ def pytest_collection_modifyitems(items):
             item.add_marker("core")
     places = {name: place for place, name in enumerate(SLOW)}
     items.sort(key=lambda item: places.get(name_of(item), len(SLOW)))
+
+
+def pytest_collection_finish(session):
+    """What collection imported stays; the garbage collector would look through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 def name_of(item):
