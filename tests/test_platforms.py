@@ -20,6 +20,7 @@ ROOT = Path(__file__).parents[1]
 OPTIONAL = ("eval.export.lmms_eval_model",)  # it is loaded by lmms-eval, which need not be installed
 
 
+@pytest.mark.acceptance
 def test_everything_is_imported_trained_and_answered_without_what_only_unix_has(tmp_path):
     command = [sys.executable, str(ROOT / "tests/support/other_systems.py"), str(tmp_path)]
     done = subprocess.run(

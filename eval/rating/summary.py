@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from statsmodels.formula.api import mixedlm
-from statsmodels.stats.multitest import multipletests
 
 from eval.measures.agreement import (
     gwet_ac2,
@@ -22,6 +21,7 @@ from eval.measures.agreement import (
     statistic_interval,
     weighted_kappa,
 )
+from eval.measures.comparing.arms import holm
 from eval.measures.intervals import Figure, Interval
 from eval.rating.questionnaire import AGREE, FLAG, ITEMS, ROLES, SCALE, UNKNOWN
 from eval.rating.ratings import Rating
@@ -239,10 +239,8 @@ def _summary(ratings: Sequence[Rating], first: str, resamples: int) -> dict[str,
                 if pair_summary:
                     pairs.setdefault(f"{first}_minus_{other}", {})[item] = pair_summary
     tests = [entry for pair in pairs.values() for entry in pair.values()]
-    for entry, p in zip(
-        tests, multipletests([t["p"] for t in tests], method="holm")[1] if tests else (), strict=True
-    ):
-        entry["p_holm"] = float(p)
+    for entry, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
+        entry["p_holm"] = p
     flagged = {arm: rating_table(ratings, arm, FLAG, cases, raters) for arm in arms}
     return {
         "num_ratings": len(scored),

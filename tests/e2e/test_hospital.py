@@ -51,6 +51,7 @@ def done_by(lines: list[Line], user: str) -> list[str]:
     return [line.event for line in lines if line.facts.get("user") == user]
 
 
+@pytest.mark.acceptance
 def test_two_people_at_the_same_time(morning, tmp_path):
     url, chromium, log = morning
     picture = tmp_path / "IM0001.dcm"

@@ -7,7 +7,6 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from statsmodels.stats.multitest import multipletests
 
 from eval.measures.intervals import (
     RESAMPLES,
@@ -110,13 +109,25 @@ def compare_pair(first: Sequence[Line], second: Sequence[Line]) -> dict[str, Any
     return figures
 
 
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down correction (1979), in the order given.
+
+    Here in three lines, since statsmodels' collects garbage at every call, which takes a third of a second beside
+    torch.
+    """
+    order = np.argsort(p_values)
+    steps = np.asarray(p_values, dtype=np.float64)[order] * np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return corrected.tolist()
+
+
 def correct(pairs: dict[str, dict[str, Any]]) -> None:
     """Put `p_holm` beside every `p`: Holm's correction over all pairs of arms, for each measure on its own."""
     for measure in sorted({name for pair in pairs.values() for name in pair}):
         tested = [pair[measure] for pair in pairs.values() if measure in pair]
-        corrected = multipletests([entry["p"] for entry in tested], method="holm")[1]
-        for entry, p in zip(tested, corrected, strict=True):
-            entry["p_holm"] = float(p)
+        for entry, p in zip(tested, holm([entry["p"] for entry in tested]), strict=True):
+            entry["p_holm"] = p
             entry["num_tests"] = len(tested)
 
 

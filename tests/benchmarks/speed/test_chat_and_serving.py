@@ -131,6 +131,7 @@ def test_what_cannot_be_measured_is_refused(name, micro, monkeypatch, capsys):
     assert "needs about" in capsys.readouterr().err
 
 
+@pytest.mark.acceptance
 @pytest.mark.default
 @pytest.mark.parametrize("name", ["chat", "serving"])
 def test_the_bundled_default_runs(name, tmp_path):

@@ -13,6 +13,7 @@ def out(tmp_path):
     return tmp_path / "gpu.json"
 
 
+@pytest.mark.acceptance
 def test_the_complete_path_runs_without_a_gpu(out, capsys):
     assert main(["gpu", "--small", "--device", "cpu", "--models", "vicuna7b", "--out", str(out)]) == 0
     found = json.loads(out.read_text())

@@ -90,6 +90,7 @@ def test_it_says_its_size_and_loads_nothing_for_that(contents, index, capsys):
     assert (index[1], contents.out.exists()) == ([], False)
 
 
+@pytest.mark.acceptance
 @pytest.mark.skipif(not has_namespaces(), reason="no network namespace can be made here (unshare --net)")
 def test_it_installs_without_a_network(contents, index, tmp_path):
     collect.collect(contents, bundle.announce(contents))
