@@ -25,7 +25,7 @@ from skingpt4.support.memory import peak_bytes
 # split: (pictures, pictures of --short, share of records with concepts, share with a note). Most sources of diagnoses
 # have neither.
 SPLITS = {
-    "step1": (300, 80, 1.0, 1.0),
+    "step1": (480, 80, 1.0, 1.0),
     "step2": (600, 300, 0.15, 0.05),
     "validation": (60, 45, 1.0, 1.0),
     "validation_step2": (60, 15, 0.15, 0.05),
