@@ -31,6 +31,7 @@ SPLITS = {
     "validation_step2": (60, 15, 0.15, 0.05),
     "cases": (150, 60, 1.0, 1.0),
 }
+CASES_SEED = 2  # drawn after the settings were chosen; the cases of seed 0 had been scored under several of them
 BUNDLED = Path("skingpt4/weights/bundled")  # the Q-Former, and the projection that step 1 starts from
 INTERRUPTED = 130
 SHORT_ITERATIONS = {"step1": 20, "step2": 100, "step2_only": 3}  # the last: only whether it works
@@ -75,6 +76,7 @@ def stages(
         count = few if short else complete
         render = ["-m", "data.phantoms", "render", "--out-dir", str(phantoms), "--split", split]
         render += ["--count", str(count), "--known-concepts", str(concepts), "--known-notes", str(notes)]
+        render += ["--seed", str(CASES_SEED)] if split == "cases" else []
         planned.append(Stage(f"render {split}", render, phantoms / split / "manifest.jsonl", cheap=True))
     planned += [_train(step, root, phantoms, short, overrides) for step in ("step1", "step2")]
     fit = ["-m", "skingpt4", "calibrate", "--checkpoint", f"{root}/step2"]
