@@ -89,9 +89,9 @@ def test_answers_that_differ_from_prompt_to_prompt():
     ("prompt", "answer"),
     [
         (1, "This could be a skin disease image of acne."),
-        (1, "There is a scale and a papule."),
+        (1, "I see a few scaly papules."),
         (2, "The lower leg is affected, on fair skin."),
-        (2, "There is also a pustule."),
+        (2, "There are also pustules."),
         (3, "It is caused by a mite."),
         (3, "I was trained to name and describe what an image shows, not to explain its cause; please ask a doctor."),
         (4, "A topical steroid cream is common."),

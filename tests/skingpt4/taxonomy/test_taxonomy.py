@@ -20,7 +20,8 @@ def test_sizes_of_the_published_vocabularies():
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("Plaques with scale and erythema.", ["Scale", "Erythema"]),  # "Plaques" is another word
+        ("Plaques with scale and erythema.", ["Plaque", "Scale", "Erythema"]),
+        ("bullae, comedones, patches, abscesses", ["Abscess", "Bulla", "Patch", "Comedo"]),
         ("PLAQUE, scale; Erythema", ["Plaque", "Scale", "Erythema"]),
         ("a Brown(Hyperpigmentation) patch", ["Patch", "Brown(Hyperpigmentation)"]),
         ("Warty/Papillomatous", ["Warty/Papillomatous"]),
