@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import setuptools  # noqa: F401 - before a test loads Python's own distutils, beside which it refuses to be loaded
 import torch
 
 from skingpt4.training import compiled, loop
