@@ -27,8 +27,8 @@ from skingpt4.support.memory import peak_bytes
 SPLITS = {
     "step1": (480, 80, 1.0, 1.0),
     "step2": (600, 300, 0.15, 0.05),
-    "validation": (60, 45, 1.0, 1.0),
-    "validation_step2": (60, 15, 0.15, 0.05),
+    "validation": (45, 45, 1.0, 1.0),
+    "validation_step2": (45, 15, 0.15, 0.05),
     "cases": (150, 60, 1.0, 1.0),
 }
 CASES_SEED = (
@@ -92,8 +92,12 @@ def stages(
     planned.append(_answer("answer the cases (other arms)", root, phantoms, short, others))
     if ablation:
         planned.append(_train("step2_only", root, phantoms, short, overrides))
-        # An untrained projection never ends an answer by itself, so it costs more than all others together.
-        more = ["untrained", f"noise_image={root}/step2", f"step2_only={root}/step2_only"]
+        # An untrained projection is the same for every seed. It never ends an answer by itself, so it costs much.
+        more = [
+            *(() if overrides else ("untrained",)),
+            f"noise_image={root}/step2",
+            f"step2_only={root}/step2_only",
+        ]
         planned.append(_answer("answer the cases (ablation)", root, phantoms, short, more))
     return planned
 

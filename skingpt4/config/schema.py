@@ -176,7 +176,7 @@ class PromptConfig:
     concepts_share: float = ruled(fraction, 0.5)
     # Later questions of a conversation, such as those for a treatment, in the order of asking, and the answers to
     # teach, in which {disease}, {concepts} and {body_site} stand for the record's. This fraction of the samples whose
-    # disease is known goes on to one of them after the answer to one of `questions`.
+    # disease is known goes through all of them after the first of `questions`.
     other_questions: dict[str, str] = field(
         default_factory=dict, metadata={"rule": answers_with("disease", "concepts", "body_site")}
     )

@@ -157,13 +157,13 @@ class SampleEncoder:
     def turns(self, record: Record, question: str) -> list[Turn]:
         """The conversation that a record teaches under a question: one turn, or the record's own dialogue.
 
-        One of `prompt.other_questions` comes last in a conversation, after those that stand before it in the mapping:
-        people ask for a cause or a treatment after they have read what the picture shows. Answers share one budget.
+        One of `prompt.other_questions` follows the first of `prompt.questions` and those before it in the mapping:
+        people ask for a cause after they have read what the picture shows. Answers share one budget.
         """
         others = list(self.prompt.other_questions)
         later = others[: others.index(question) + 1] if question in others else []
         if later:
-            question = self.prompt.questions[len(later) % len(self.prompt.questions)]
+            question = self.prompt.questions[0]
         if question == self.prompt.concepts_question:
             record = replace(record, disease=None, note=None, turns=())
         talk = [(question, answer_for(record, self.prompt))]
@@ -206,7 +206,7 @@ class SampleEncoder:
         """Draw one of the questions that this record can answer."""
         others = [q for q in self.prompt.other_questions if self._other_answer(record, q)]
         if others and record.disease and rng.random() < self.prompt.other_share:
-            return others[int(rng.integers(len(others)))]
+            return others[-1]  # a complete conversation
         rehearsed = self.prompt.concepts_question
         if rehearsed and record.concepts and rng.random() < self.prompt.concepts_share:
             return rehearsed

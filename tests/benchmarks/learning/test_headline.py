@@ -1,4 +1,4 @@
-"""The headline: one quickstart a seed, written once."""
+"""The headline: one quickstart a seed, written once, and all of them together."""
 
 import json
 
@@ -39,16 +39,20 @@ def test_a_seed_is_measured_once_and_a_failure_is_a_sentence(folder, monkeypatch
 
     monkeypatch.setattr(headline, "run_quickstart", run)
     monkeypatch.setattr(headline.checkpoint, "load", lambda path: ({}, {"git_revision": "abc"}))
+    monkeypatch.setattr(headline, "over_trainings", lambda roots: {"groups": [*roots]})
     for _ in range(2):
         assert headline.main(["--seeds", "1", "2", "--out-dir", str(folder / "out")]) == 0
-    assert asked == [1, 2]
+    assert asked == [None, 1, 2]
+    assert json.loads((folder / "out/headline.json").read_text())["groups"] == ["default", "1", "2"]
+    assert json.loads((folder / "out/quickstart.json").read_text())["seconds"] == 9.0
     written = json.loads((folder / "out/headline_2.json").read_text())
     assert (written["seed"], written["stages"], written["arms"]["two_step"]["top1"]["n"]) == (
         2, {"step1": 5.0}, 150)  # fmt: skip
     assert written["trained_at"] == "abc"
     assert "on file" in capsys.readouterr().out
-    assert headline.main(["--default", "--out-dir", str(folder / "out")]) == 0
-    assert (asked[-1], json.loads((folder / "out/quickstart.json").read_text())["seconds"]) == (None, 9.0)
+    assert headline.main(["--seeds", "--out-dir", str(folder / "other")]) == 0
+    assert asked[-1] is None
+    assert not (folder / "other/headline.json").exists()
     assert headline.main(["--seeds", "3", "--out-dir", str(folder / "out")]) == 1
     assert "seed 3: the quickstart failed" in capsys.readouterr().err
 
@@ -57,3 +61,29 @@ def test_the_table_has_every_arm_with_its_cases():
     lines = headline.table(result(1, 0.5)).splitlines()
     assert lines[2] == "| two step (n = 150) | 50.0 % (40.0 to 60.0) |  |  | 50.0 % (40.0 to 60.0) |"
     assert lines[3].startswith("| blank image (n = 150) | 6.0 %")
+
+
+def test_trainings_are_compared_by_the_arms_that_all_have(monkeypatch):
+    def lines(right):
+        return [
+            {"case_id": f"c{n}", "class": "x", "class_scores": {"x": float(hit), "y": 0.5}}
+            for n, hit in enumerate(right)
+        ]  # fmt: skip
+
+    answers = {
+        "default": {
+            "two_step": lines([1, 1, 1, 0]),
+            "untrained": lines([0] * 4),
+            "blank_image": lines([0] * 4),
+        },
+        "1": {"two_step": lines([1, 0, 0, 0]), "blank_image": lines([0, 0, 0, 1])},
+    }
+    monkeypatch.setattr(headline, "read_run", lambda root: root)
+    monkeypatch.setattr(headline, "run_lines", answers.__getitem__)
+    found = headline.over_trainings({name: name for name in answers})
+    assert found["groups"]["two_step"]["top1"]["each"] == {"two_step_default": 0.75, "two_step_1": 0.25}
+    assert [*found["groups"]] == ["two_step", "blank_image"]
+    assert found["pairs"]["two_step_minus_blank_image"]["top1"]["value"] == pytest.approx(0.375)
+    rows = headline.summary(found).splitlines()
+    assert rows[2].startswith("| two step | 2 | 50.0 %")
+    assert "| 25.0 and 75.0 % |" in rows[2]
