@@ -25,15 +25,13 @@ from skingpt4.support.memory import peak_bytes
 # split: (pictures, pictures of --short, share of records with concepts, share with a note). Most sources of diagnoses
 # have neither.
 SPLITS = {
-    "step1": (480, 80, 1.0, 1.0),
-    "step2": (600, 300, 0.15, 0.05),
-    "validation": (45, 45, 1.0, 1.0),
+    "step1": (320, 80, 1.0, 1.0),
+    "step2": (480, 300, 0.15, 0.05),
+    "validation": (30, 45, 1.0, 1.0),
     "validation_step2": (45, 15, 0.15, 0.05),
     "cases": (150, 60, 1.0, 1.0),
 }
-CASES_SEED = (
-    2  # drawn after the settings were chosen; the cases of seed 0 had been scored under several of them
-)
+CASES_SEED = 2  # of drawings by which no setting was chosen; those of seed 0 were used for that
 BUNDLED = Path("skingpt4/weights/bundled")  # the Q-Former, and the projection that step 1 starts from
 INTERRUPTED = 130
 SHORT_ITERATIONS = {"step1": 20, "step2": 150, "step2_only": 3}  # the last: only whether it works

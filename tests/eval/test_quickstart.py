@@ -1,11 +1,14 @@
 """The stages of the quickstart: run once, continued after Ctrl-C, explained in plain sentences."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
 from eval import quickstart
 from eval.quickstart import INTERRUPTED, Interrupted, Stage, StageError, run_stages
+from skingpt4.config.load import load_config
 
 WRITES = "import pathlib, sys; pathlib.Path(sys.argv[1]).open('a').write('x')"
 
@@ -58,3 +61,19 @@ def test_the_short_run_fails_where_nothing_was_learned(two_steps, learned):
     else:
         with pytest.raises(StageError, match=r"14.0% of 60 cases, and of 5.0% .* no longer learns"):
             quickstart.require_learning(results)
+
+
+def test_the_documents_state_how_much_is_drawn_and_trained():
+    rows = re.findall(
+        r"^\| (`\w+`(?:, `\w+`)*) \| (\d[\d, and]*)", Path("data/README.md").read_text("utf-8"), re.M
+    )
+    stated = {}
+    for names, counts in rows:
+        stated |= zip(re.findall(r"\w+", names), map(int, re.findall(r"\d+", counts)), strict=False)
+    splits = {split: count for split, (count, *_) in quickstart.SPLITS.items()}
+    assert {split: stated.get(split) for split in splits} == splits
+    readme = Path("README.md").read_text("utf-8")
+    for step in ("step1", "step2"):
+        optim = load_config(f"configs/tiny/{step}.yaml").optim
+        assert f"{step}: {splits[step]} records" in readme
+        assert f"{step}/checkpoints/iteration_{optim.max_epoch * optim.iters_per_epoch:07d}" in readme
