@@ -25,8 +25,8 @@ from skingpt4.support.memory import peak_bytes
 # split: (pictures, pictures of --short, share of records with concepts, share with a note). Most sources of diagnoses
 # have neither.
 SPLITS = {
-    "step1": (320, 80, 1.0, 1.0),
-    "step2": (480, 300, 0.15, 0.05),
+    "step1": (300, 80, 1.0, 1.0),
+    "step2": (450, 300, 0.15, 0.05),
     "validation": (30, 45, 1.0, 1.0),
     "validation_step2": (45, 15, 0.15, 0.05),
     "cases": (150, 60, 1.0, 1.0),

@@ -250,6 +250,7 @@ def _load_model(config: LanguageConfig, dtype: torch.dtype, device: torch.device
     if not sys.stderr.isatty():
         transformers_logging.disable_progress_bar()
     attention = precision.choose_attention(config.attention, dtype, device)
+    precision.share_keys()
     try:
         with plain_linears(config.quantization), text_part(config.model) as only_text:
             if weights == "absent":

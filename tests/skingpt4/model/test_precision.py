@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.integrations import sdpa_attention
 
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.precision import Float16Error, guard, guard_linear
@@ -190,3 +191,25 @@ def test_flash_attention_and_families_with_matrices_of_their_own_are_refused():
     llama.config._attn_implementation = "flash_attention_2"
     with pytest.raises(Float16Error, match=r"language\.attention: .*; choose sdpa or eager"):
         guard(llama)
+
+
+def test_shared_keys_are_not_copied_for_a_masked_batch_and_the_logits_stay(tmp_path, monkeypatch):
+    model = load_language_model(save_language_model(tmp_path / "llama", "llama"))
+    groups = model.config.num_attention_heads // model.config.num_key_value_heads
+    ids = torch.arange(24).reshape(2, 12) % 20
+    mask = torch.ones(2, 12, dtype=torch.long)
+    mask[0, :5] = 0
+
+    def logits():
+        return model(input_ids=ids, attention_mask=mask).logits[:, 5:].detach()
+
+    copied = []
+    repeat = sdpa_attention.repeat_kv
+    monkeypatch.setattr(sdpa_attention, "repeat_kv", lambda x, n: copied.append(n) or repeat(x, n))
+    with_copies = logits()  # with gradients transformers' own way
+    assert set(copied) == {groups}
+    assert groups > 1
+    copied.clear()
+    with torch.no_grad():
+        torch.testing.assert_close(logits(), with_copies, atol=1e-5, rtol=1e-5)
+    assert not copied
