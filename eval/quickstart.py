@@ -79,10 +79,7 @@ def stages(
         render += ["--seed", str(CASES_SEED)] if split == "cases" else []
         planned.append(Stage(f"render {split}", render, phantoms / split / "manifest.jsonl", cheap=True))
     planned += [_train(step, root, phantoms, short, overrides) for step in ("step1", "step2")]
-    fit = ["-m", "skingpt4", "calibrate", "--checkpoint", f"{root}/step2"]
-    for split in ("validation", "validation_step2"):
-        fit += ["--manifest", f"{phantoms}/{split}/manifest.jsonl"]
-    planned.append(Stage("calibrate", fit, root / "step2" / "checkpoints"))
+    planned.append(_calibrate("step2", root, phantoms))
     # Only the main arm goes through conversations; the others are needed for their measures.
     main = ["--num-conversations", str(NUM_CONVERSATIONS)]
     planned.append(_answer("answer the cases", root, phantoms, short, [f"two_step={root}/step2"], main))
@@ -90,6 +87,9 @@ def stages(
     planned.append(_answer("answer the cases (other arms)", root, phantoms, short, others))
     if ablation:
         planned.append(_train("step2_only", root, phantoms, short, overrides))
+        planned.append(
+            _calibrate("step2_only", root, phantoms)
+        )  # read like the main arm, or they cannot be compared
         # An untrained projection is the same for every seed. It never ends an answer by itself, so it costs much.
         more = [
             *(() if overrides else ("untrained",)),
@@ -109,6 +109,14 @@ def _train(step: str, root: Path, phantoms: Path, short: bool, overrides: Sequen
     command += [f"initial_checkpoint={root}/step1"] if step == "step2" else []
     command += ["optim.max_epoch=1", f"optim.iters_per_epoch={SHORT_ITERATIONS[step]}"] if short else []
     return Stage(step, [*command, *overrides], root / step / "checkpoints", training=True)
+
+
+def _calibrate(step: str, root: Path, phantoms: Path) -> Stage:
+    command = ["-m", "skingpt4", "calibrate", "--checkpoint", f"{root}/{step}"]
+    for split in ("validation", "validation_step2"):
+        command += ["--manifest", f"{phantoms}/{split}/manifest.jsonl"]
+    name = "calibrate" if step == "step2" else f"calibrate {step}"
+    return Stage(name, command, root / step / "checkpoints")
 
 
 def _answer(

@@ -77,3 +77,14 @@ def test_the_documents_state_how_much_is_drawn_and_trained():
         optim = load_config(f"configs/tiny/{step}.yaml").optim
         assert f"{step}: {splits[step]} records" in readme
         assert f"{step}/checkpoints/iteration_{optim.max_epoch * optim.iters_per_epoch:07d}" in readme
+
+
+def test_every_arm_that_names_diseases_is_calibrated_on_the_same_pictures(tmp_path):
+    planned = quickstart.stages(tmp_path, tmp_path / "phantoms", short=False, ablation=True)
+    fits = [stage.command[2:] for stage in planned if "calibrate" in stage.command]
+    assert {command[command.index("--checkpoint") + 1] for command in fits} == {
+        f"{tmp_path}/step2", f"{tmp_path}/step2_only"}  # fmt: skip
+    manifests = [command[command.index("--manifest") :] for command in fits]
+    assert manifests[0] == manifests[1]
+    names = [stage.name for stage in planned]
+    assert names.index("calibrate step2_only") < names.index("answer the cases (ablation)")
