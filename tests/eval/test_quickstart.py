@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,17 @@ def test_a_stage_that_is_done_is_not_run_again(tmp_path, capsys):
     assert (tmp_path / "out").read_text() == "x"
     assert ledger == json.loads((tmp_path / "stages.json").read_text())
     assert "reused" in capsys.readouterr().out
+
+
+def test_a_stage_that_only_looks_keeps_the_time_of_making(tmp_path):
+    stage = replace(writing(tmp_path / "out"), cheap=True)
+    ledger = run_stages([stage], tmp_path / "stages.json")
+    ledger["write"] |= {"seconds": 99.0, "peak_memory_gb": 77.0}
+    (tmp_path / "stages.json").write_text(json.dumps(ledger))
+    again = run_stages([stage], tmp_path / "stages.json")["write"]
+    assert (again["seconds"], again["peak_memory_gb"]) == (99.0, 77.0)
+    other = run_stages([replace(stage, command=[*stage.command, "--x"])], tmp_path / "stages.json")["write"]
+    assert other["seconds"] < 99.0
 
 
 def test_ctrl_c_names_the_stage_and_keeps_what_is_done(tmp_path):
