@@ -139,6 +139,8 @@ def test_a_folder_that_cannot_be_written_costs_only_the_index(tmp_path, monkeypa
 def test_processes_that_share_an_archive(shard):
     with multiprocessing.get_context("fork").Pool(2) as pool:
         contents = pool.map(read_bytes, [shard / f"images/{n}.bin" for n in range(40)])
+        pool.close()  # not ended by SIGTERM, for which a forked process may have this one's handler
+        pool.join()
     assert contents == [bytes([n]) * n for n in range(40)]
 
 

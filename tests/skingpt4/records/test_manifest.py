@@ -175,6 +175,8 @@ def test_processes_that_race_all_get_the_records(written, large):
     path = written(200)
     with multiprocessing.get_context("fork").Pool(4) as pool:
         assert pool.map(_count, [path] * 8) == [200] * 8
+        pool.close()  # not ended by SIGTERM, for which a forked process may have this one's handler
+        pool.join()
     assert len(hidden_files(path.parent)) == 1
 
 
