@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks.harness.results import RESULTS, about, share, write
 from eval.asking.answers import read_run
-from eval.measures.comparing.trainings import measure_groups
+from eval.measures.comparing.trainings import check_groups, measure_groups
 from eval.measures.results import run_lines
 from skingpt4.checkpoints import checkpoint
 from skingpt4.support.cli import make_parser
@@ -72,10 +72,14 @@ def over_trainings(roots: Mapping[str, Path]) -> dict[str, Any]:
 
     Raises:
         AnswersError, ReportError: the answers of a training are not there, or not complete.
+        GroupError: two of them are the same training.
     """
-    lines = {name: run_lines(read_run(root)) for name, root in roots.items()}
+    runs = {name: read_run(root) for name, root in roots.items()}
+    lines = {name: run_lines(run) for name, run in runs.items()}
     common = [arm for arm in next(iter(lines.values())) if all(arm in arms for arms in lines.values())]
     groups = {arm: [f"{arm}_{name}" for name in roots] for arm in common}
+    metas = {f"{arm}_{name}": run.arms[arm].meta for name, run in runs.items() for arm in common}
+    check_groups(groups, metas)
     return measure_groups(
         groups, {f"{arm}_{name}": arms[arm] for name, arms in lines.items() for arm in common}
     )

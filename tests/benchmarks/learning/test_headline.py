@@ -1,10 +1,12 @@
 """The headline: one quickstart a seed, written once, and all of them together."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
 from benchmarks.learning import headline
+from eval.measures.comparing.trainings import GroupError
 
 
 def figure(value):
@@ -78,8 +80,14 @@ def test_trainings_are_compared_by_the_arms_that_all_have(monkeypatch):
         },
         "1": {"two_step": lines([1, 0, 0, 0]), "blank_image": lines([0, 0, 0, 1])},
     }
-    monkeypatch.setattr(headline, "read_run", lambda root: root)
-    monkeypatch.setattr(headline, "run_lines", answers.__getitem__)
+    checkpoints = {"default": "one", "1": "another"}
+
+    def run_of(name):
+        meta = {"checkpoint_sha256": checkpoints[name]}
+        return SimpleNamespace(name=name, arms={arm: SimpleNamespace(meta=meta) for arm in answers[name]})
+
+    monkeypatch.setattr(headline, "read_run", run_of)
+    monkeypatch.setattr(headline, "run_lines", lambda run: answers[run.name])
     found = headline.over_trainings({name: name for name in answers})
     assert found["groups"]["two_step"]["top1"]["each"] == {"two_step_default": 0.75, "two_step_1": 0.25}
     assert [*found["groups"]] == ["two_step", "blank_image"]
@@ -87,3 +95,6 @@ def test_trainings_are_compared_by_the_arms_that_all_have(monkeypatch):
     rows = headline.summary(found).splitlines()
     assert rows[2].startswith("| two step | 2 | 50.0 %")
     assert "| 25.0 and 75.0 % |" in rows[2]
+    checkpoints["1"] = "one"
+    with pytest.raises(GroupError, match="same checkpoint, not two trainings"):
+        headline.over_trainings({name: name for name in answers})
