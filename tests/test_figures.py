@@ -145,3 +145,18 @@ def test_numbers_are_rewritten_where_they_are_printed(tmp_path, monkeypatch):
     assert left == ["5 is now 7"]
     _, left = reader.rewritten("# A\n9.9 and 9.9\n<!-- figures of a.json: 9.9 = m; 9.9 = k -->\n")
     assert left == ["9.9 is now 1.5 or 2.5"]
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_every_table_comment_has_its_end(name):
+    assert TEXTS[name].count("<!-- table ") == len(TABLE.findall(TEXTS[name]))
+
+
+@pytest.mark.parametrize("body", ["", "| old |\n"])
+def test_an_empty_table_is_filled_and_takes_nothing_of_the_next(body, monkeypatch):
+    monkeypatch.setattr(reader, "table", lambda path, module, function: f"| {function} |")
+    end = "<!-- end of table -->\n"
+    text = f"<!-- table by m:a -->\n{body}{end}between\n<!-- table by m:b -->\n| x |\n{end}"
+    new = reader.rewritten(text)[0]
+    assert [line for line in new.splitlines() if line[0] != "<"] == ["| a |", "between", "| b |"]
+    assert reader.rewritten(new)[0] == new

@@ -2,9 +2,9 @@
 
 A training is `python -m eval.quickstart --ablation`: both steps, step 2 alone, and all arms on the 150 test phantoms.
 The first is that of the configurations' own seed (`quickstart.json`, with the times of the main job), the others are
-those of `--seeds` (`headline_SEED.json`). One that was interrupted continues; one whose JSON exists is not trained
-again. `headline.json` then has each arm's mean over trainings, how far they differ, and the paired differences: one
-training alone shows neither.
+those of `--seeds` (`headline_SEED.json`). One that was interrupted continues; one that has its JSON, and its folder
+under `runs/`, is not trained again. `headline.json` then has each arm's mean over trainings, how far they differ, and
+the paired differences: one training alone shows neither.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.results import RESULTS, about, share, write
+from benchmarks.harness.results import about, share, write
 from eval.asking.answers import read_run
 from eval.measures.comparing.trainings import check_groups, measure_groups
 from eval.measures.results import run_lines
@@ -24,6 +24,7 @@ from skingpt4.checkpoints import checkpoint
 from skingpt4.support.cli import make_parser
 from skingpt4.support.errors import UserError, reported
 
+OUT = Path("runs/headline")
 MEASURES = ("top1", "top3", "top1_text", "concept_micro_f1", "different_answers", "on_topic")
 
 
@@ -116,13 +117,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--seeds", type=int, nargs="*", default=[1, 2, 3, 4], help="of the other trainings (%(default)s)"
     )
-    parser.add_argument("--out-dir", type=Path, default=RESULTS, help="for the JSON files (%(default)s)")
+    parser.add_argument("--out-dir", type=Path, default=OUT, help="for the JSON files (%(default)s)")
     args = parser.parse_args(words)
     with reported() as status:
         seeds = [None, *args.seeds]
         for seed in seeds:
             path = args.out_dir / ("quickstart.json" if seed is None else f"headline_{seed}.json")
-            if path.is_file():
+            if path.is_file() and (root_of(seed) / "results.json").is_file():
                 print(f"{path}: on file, nothing to do")
             else:
                 measure(seed, words, path)

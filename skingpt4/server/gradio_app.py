@@ -9,7 +9,6 @@ import contextlib
 import html
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -21,6 +20,7 @@ from urllib.parse import urlsplit
 from skingpt4.chat.texts import Texts
 from skingpt4.server.address import Address
 from skingpt4.server.decoding.environment import leave_no_core
+from skingpt4.server.http.ending import asked_to_end
 from skingpt4.server.private_folder import private_folder
 from skingpt4.server.uploads import Uploads, max_total_bytes
 from skingpt4.support.memory import spare_loaded_objects
@@ -207,15 +207,9 @@ def _theme() -> gr.themes.Base:
 
 
 def until_ended(launched: Callable[[], gr.Blocks], address: Address) -> None:
-    """Serve a page until SIGINT, SIGTERM or SIGHUP, with a private folder for uploads that is deleted at the end."""
-    ended = threading.Event()
+    """Serve a page until `asked_to_end`, with a private folder for uploads that is deleted at the end."""
     leave_no_core()
-    names = (
-        name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-    )  # Windows has no SIGHUP
-    for name in names:
-        signal.signal(getattr(signal, name), lambda *_: ended.set())
-    with private_folder(max_total_bytes(address.max_upload_mb * 2**20)) as folder:
+    with asked_to_end() as ended, private_folder(max_total_bytes(address.max_upload_mb * 2**20)) as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)
         blocks = launched()
         spare_loaded_objects()

@@ -131,6 +131,13 @@ def test_the_proxy_is_published_on_this_machine_alone_unless_told_otherwise():
     assert set(proxy["environment"]) == set(named) - {"SKINGPT4_HTTP_PORT", "SKINGPT4_HTTPS_PORT"}
 
 
+def test_images_are_built_from_the_same_folder_with_and_without_a_gpu():
+    """Compose reads every path of every file from the folder of the first one."""
+    gpu = yaml.safe_load((ROOT / "deploy/compose.cuda.yaml").read_text())["services"]
+    for name, service in gpu.items():
+        assert services()[name]["build"]["context"] == service["build"]["context"] == "."
+
+
 @pytest.mark.parametrize("name", SERVERS)
 def test_the_commands_of_the_containers_are_commands(name):
     service = services()[name]

@@ -33,8 +33,12 @@ DOCUMENTS = [
 ]  # fmt: skip
 FIGURES = re.compile(r"<!-- figures of (\S+\.json): (.*?) -->", re.S)
 GIVEN = re.compile(r"<!-- given: (.*?) -->", re.S)
-TABLE = re.compile(r"<!-- table (?:of (\S+\.json) )?by (\S+):(\w+) -->\n(.*?)\n<!-- end of table -->", re.S)
-TABLE_BLOCK = r"<!-- table .*?<!-- end of table -->"
+TABLE_END = "<!-- end of table -->"
+# A table's text has no comment in it: one whose end is missing does not swallow what follows.
+TABLE = re.compile(
+    rf"<!-- table (?:of (\S+\.json) )?by (\S+):(\w+) -->\n((?:(?!<!--).)*?)\n?{TABLE_END}", re.S
+)
+TABLE_BLOCK = rf"<!-- table (?:(?!<!--).)*{TABLE_END}"
 COMMENT = re.compile(r"<!--.*?-->", re.S)
 NUMBER = re.compile(r"(?<![\w.,])-?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?(?![\w.]*\d)")
 NOT_MEASURED = "Not measured yet at a commit without changes."
@@ -141,7 +145,7 @@ def origin(path: str, result: Any) -> str:
 
 def rewritten(text: str) -> tuple[str, list[str]]:
     """A document with the numbers of its files, and what has to be written by hand."""
-    text = TABLE.sub(lambda m: m[0].replace(m[4], table(m[1], m[2], m[3])), text)
+    text = TABLE.sub(lambda m: f"{m[0].partition('-->')[0]}-->\n{table(m[1], m[2], m[3])}\n{TABLE_END}", text)
     left = []
     for section in sections(text).values():
         new = section

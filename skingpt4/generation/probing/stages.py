@@ -11,7 +11,7 @@ A label that a probe reads at one stage and not at the next one was lost between
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -69,6 +69,22 @@ def answer_prompt(model: SkinGPT4, config: Config) -> list[int]:
     return [*ids, *split_candidates(model.tokenizer, sentences)[0]]
 
 
+def image_batches(encoder: ImageEncoder, config: Config, records: Sequence[Record]) -> Iterator[Tensor]:
+    """The complete images of records in their order, BATCH at a time: (b, 3, h, w), or (b, c, 3, h, w) with crops.
+
+    Raises:
+        ImageError: an image cannot be read.
+    """
+    vision, size, crops = encoder.vision_encoder, config.vision.image_size, config.vision.crops
+    for start in range(0, len(records), BATCH):
+        paths = [records[row].image_path for row in range(start, min(start + BATCH, len(records)))]
+        yield torch.stack([
+            to_tensor(open_image(path), size, vision.mean, vision.std, crops=crops,
+                      interpolation=vision.interpolation)
+            for path in paths
+        ])  # fmt: skip
+
+
 @torch.no_grad()
 def stage_features(
     encoder: ImageEncoder,
@@ -91,16 +107,9 @@ def stage_features(
     Raises:
         ImageError: an image cannot be read.
     """
-    vision = encoder.vision_encoder
     prompt = answer_prompt(model, config) if model and "language_model" in stages else []
     parts: dict[str, list[np.ndarray]] = {stage: [] for stage in stages}
-    for start in range(0, len(records), BATCH):
-        rows = range(start, min(start + BATCH, len(records)))
-        images = torch.stack([
-            to_tensor(open_image(records[row].image_path), config.vision.image_size, vision.mean, vision.std,
-                      crops=config.vision.crops, interpolation=vision.interpolation)
-            for row in rows
-        ])  # fmt: skip
+    for images in image_batches(encoder, config, records):
         for stage, features in _of_images(encoder, images, stages, model, prompt).items():
             if stage in parts:
                 parts[stage].append(features.flatten(1).float().cpu().numpy())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import socket
 import sys
 import threading
@@ -15,6 +14,7 @@ from starlette.applications import Starlette
 from skingpt4.server.address import Address
 from skingpt4.server.decoding.environment import leave_no_core
 from skingpt4.server.http.connections import Connection, Listening
+from skingpt4.server.http.ending import asked_to_end
 from skingpt4.support.memory import spare_loaded_objects
 
 MAX_ACCEPTED = 64  # at once, before what the others have sent is read
@@ -46,13 +46,10 @@ def served(app: Starlette, host: str = "127.0.0.1", port: int = 0) -> Iterator[s
 
 
 def until_ended(app: Starlette, address: Address) -> None:
-    """Serve until SIGINT or SIGTERM."""
-    ended = threading.Event()
+    """Serve until `asked_to_end`."""
     leave_no_core()
     spare_loaded_objects()
-    for name in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(name, lambda *_: ended.set())
-    with served(app, address.ip, address.port) as url:
+    with asked_to_end() as ended, served(app, address.ip, address.port) as url:
         print(f"listening on {url}/v1; Ctrl-C ends", flush=True)
         ended.wait()
     print("stopped", flush=True)

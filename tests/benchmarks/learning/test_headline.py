@@ -23,7 +23,6 @@ def result(seed, top1):
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(headline, "RESULTS", tmp_path)
     return tmp_path
 
 
@@ -55,6 +54,9 @@ def test_a_seed_is_measured_once_and_a_failure_is_a_sentence(folder, monkeypatch
     assert headline.main(["--seeds", "--out-dir", str(folder / "other")]) == 0
     assert asked[-1] is None
     assert not (folder / "other/headline.json").exists()
+    (folder / "runs/quickstart-seed=1/results.json").unlink()  # as in a clone, which has the JSON alone
+    assert headline.main(["--seeds", "1", "--out-dir", str(folder / "out")]) == 0
+    assert asked[-1] == 1
     assert headline.main(["--seeds", "3", "--out-dir", str(folder / "out")]) == 1
     assert "seed 3: the quickstart failed" in capsys.readouterr().err
 

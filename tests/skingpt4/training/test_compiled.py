@@ -90,6 +90,7 @@ def test_every_batching_is_traced(family, tmp_path):
     is_the_same(model, [Collate(), Collate("grouped", 150)], make_samples(model), "aot_eager")
 
 
+@pytest.mark.acceptance
 @pytest.mark.usefixtures("compiler")
 def test_a_compiled_run_ends_where_the_other_does(folder, tmp_path, capsys):
     write_model(folder)
