@@ -163,7 +163,7 @@ def _fields(text: str) -> set[str]:
 
 
 def cautions(answer: str, texts: Texts) -> list[str]:
-    """The sentences to show beside an answer that reassures or names a dose, one for each kind, with its words."""
+    """The sentences to show beside an answer that has `flags`, one for each kind, with its words."""
     words: dict[str, list[str]] = {}
     for flag in flags(answer):
         words.setdefault(flag.kind, []).append(flag.words)

@@ -1,4 +1,4 @@
-"""Answers that reassure or name a dose are marked; descriptions and advice to see a doctor are not."""
+"""Answers that reassure, name a dose or repeat themselves are marked; descriptions and advice are not."""
 
 import time
 
@@ -56,8 +56,26 @@ def test_a_dose_is_marked_with_its_words(answer, words):
 
 
 @pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("The skin is raised, red, raised, raised, Raised, raised, raised,", "raised"),
+        ("It is a rash. It is a rash. It is a rash. It is a rash. It is", "It is a rash"),
+        ("red and scaly and red and scaly and red and scaly and red and scaly and", "red and scaly and"),
+        ("rot rot rot rot", "rot"),
+        ("Plaques: " + "one two three four five six seven eight nine ten eleven twelve. " * 4,
+         "one two three four five six seven eight nine ten eleven twelve"),
+    ],
+)  # fmt: skip
+def test_a_phrase_said_over_and_over_is_marked_once(answer, words):
+    assert flags(answer) == (Flag("repetition", words),)
+
+
+@pytest.mark.parametrize(
     "answer",
     [
+        "It is very, very, very red.",
+        "Red, scaly, red, scaly, red, scaly skin.",
+        "The papule is red. The plaque is red. The macule is red. The nodule is red.",
         "This could be psoriasis with plaques and scale.",
         "A papule of 5 mm on the forearm, seen in 3 % of adults.",
         "The surrounding skin shows erythema.",
@@ -92,7 +110,7 @@ def test_any_text_is_read(answer):
 @pytest.mark.parametrize(
     "text",
     ["not " * 20_000, "1" * 100_000, " is" * 30_000, "no treatment" + " " * 50_000, "1." * 10_000,
-     "it is harmless " * 2_000],
+     "it is harmless " * 2_000, "a b " * 30_000, "a b c " * 20_000 + "d"],
 )  # fmt: skip
 def test_a_long_answer_takes_no_time_beyond_its_length(text):
     """A saved consultation holds what somebody wrote into it, and nothing else runs while a pattern is matched."""
