@@ -1,7 +1,7 @@
 #!/bin/bash
 # Train on two hosts without a scheduler. On the first one (HEAD is its address, which the second one reaches):
 #   examples/cluster/two_hosts.sh 0 HEAD configs/paper/step2_vicuna13b.yaml [key=value ...]
-# and the same with 1 on the second one. Both have the same files, and data.feature_cache in a folder that they share.
+# and the same with 1 on the second one. Both have the same files, and data.feature_cache, if there is one, is in a folder that they share.
 # The processes find and trust each other without a password: only on a network that nobody else is on.
 # Research software, not a medical device.
 set -u

@@ -1,7 +1,7 @@
 """Fit what turns a model's scores into probabilities, on pictures it was not trained on.
 
     skingpt4 calibrate --checkpoint runs/quickstart/step2 \\
-        --manifest runs/phantoms/validation/manifest.jsonl
+        --manifest runs/phantoms/validation/manifest.jsonl --manifest runs/phantoms/validation_step2/manifest.jsonl
 
 A temperature for the 15 classes, what each disease scores whatever the picture shows and its weight, one slope and an
 intercept each for the concepts, and the lowest confidence whose answers are right as often as required. Written as

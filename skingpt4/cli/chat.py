@@ -184,7 +184,7 @@ def _show(session: ChatSession, path: str) -> dict[str, Any]:
 
 
 def _caution(answer: str) -> None:
-    """What is to be said beside an answer that reassures or names a dose."""
+    """What is to be said beside an answer."""
     from skingpt4.chat.texts import cautions, load
 
     for caution in cautions(answer, load()):
