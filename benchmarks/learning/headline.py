@@ -98,18 +98,6 @@ def summary(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def table(result: dict[str, Any]) -> str:
-    """Markdown: what each arm of a training reached on the cases, with 95 % intervals over cases."""
-    lines = [
-        "| arm | class top-1 | class in top 3 | class in its own words | concept F1 |",
-        "|---|---|---|---|---|",
-    ]
-    for name, arm in result["arms"].items():
-        shares = [share(arm.get(measure)) for measure in ("top1", "top3", "top1_text", "concept_micro_f1")]
-        lines.append(f"| {name.replace('_', ' ')} (n = {arm['top1']['n']}) | {' | '.join(shares)} |")
-    return "\n".join(lines)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
     words = list(argv or [])

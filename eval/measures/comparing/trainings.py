@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import fnmatch
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -25,6 +25,7 @@ from eval.measures.intervals import (
     having,
     in_top_k,
     percentile_interval,
+    proportion,
 )
 from skingpt4.support.errors import UserError
 
@@ -176,16 +177,21 @@ def _measures(lines: Sequence[Line]) -> dict[str, tuple[list[Line], Measured]]:
 
 
 def mean_interval(measure: Trained, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
-    """The mean over trainings; its interval draws cases and trainings.
+    """The mean over trainings; its interval draws cases and trainings, and lies between 0 and 1.
 
-    With one training it is the interval of an arm: over cases alone, Wilson's for shares.
+    With one training it is the interval of an arm: over cases alone, Wilson's for shares. Wilson's, too, where a share
+    is 0 or 1 in every training: there is nothing to draw then, which does not make it certain.
     """
     if len(measure.top) == 1:
         every = np.arange(len(measure.case_ids))
         return Measured(measure.top[0], measure.bottom[0], measure.is_share).interval(every)
     weights = case_draws(len(measure.case_ids), resamples, seed)
     drawn = measure.drawn(weights, np.random.default_rng([seed, 1]))
-    return percentile_interval(float(measure.values().mean()), drawn, len(measure.case_ids))
+    value, count = float(measure.values().mean()), len(measure.case_ids)
+    if measure.is_share and value in (0.0, 1.0):
+        return proportion(round(value * count), count)
+    found = percentile_interval(value, drawn, count)
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 1.0))
 
 
 def difference(first: Trained, second: Trained, seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:

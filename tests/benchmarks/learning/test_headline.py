@@ -61,12 +61,6 @@ def test_a_seed_is_measured_once_and_a_failure_is_a_sentence(folder, monkeypatch
     assert "seed 3: the quickstart failed" in capsys.readouterr().err
 
 
-def test_the_table_has_every_arm_with_its_cases():
-    lines = headline.table(result(1, 0.5)).splitlines()
-    assert lines[2] == "| two step (n = 150) | 50.0 % (40.0 to 60.0) |  |  | 50.0 % (40.0 to 60.0) |"
-    assert lines[3].startswith("| blank image (n = 150) | 6.0 %")
-
-
 def test_trainings_are_compared_by_the_arms_that_all_have(monkeypatch):
     def lines(right):
         return [

@@ -14,7 +14,7 @@ from eval.measures.comparing.trainings import (
     parse_groups,
     trained,
 )
-from eval.measures.intervals import arm_summary
+from eval.measures.intervals import arm_summary, proportion
 from tests.support.simulated import simulate
 
 
@@ -109,6 +109,26 @@ def test_intervals_cover_the_planted_mean(sd, at_least):
 def test_trainings_that_differ_widen_the_interval():
     narrow, wide = (mean_interval(table(1, 5, sd=sd)) for sd in (0.0, 1.0))
     assert wide.high - wide.low > 1.5 * (narrow.high - narrow.low)
+
+
+@pytest.mark.parametrize("right", [0.0, 1.0])
+def test_a_share_of_none_or_all_is_not_certain(right):
+    rows = np.full((3, 150), right)
+    interval = mean_interval(Trained(table(0, 1).case_ids, rows, np.ones_like(rows), True))
+    assert interval == proportion(int(150 * right), 150)
+    assert interval.high - interval.low > 0.02
+
+
+def test_an_interval_lies_between_none_and_all():
+    """One training alone has any right answers, so the widened draws of trainings go below 0."""
+    rows = np.zeros((5, 150))
+    rows[0, :10] = 1
+    few, many = (
+        mean_interval(Trained(table(0, 1).case_ids, t, np.ones_like(t), True)) for t in (rows, 1 - rows)
+    )
+    assert few.low == 0
+    assert 0 < few.high < 0.1
+    assert many.high == 1
 
 
 def test_two_recipes_with_one_mean_differ_by_chance_alone():
