@@ -179,7 +179,7 @@ def _measures(lines: Sequence[Line]) -> dict[str, tuple[list[Line], Measured]]:
 def mean_interval(measure: Trained, seed: int = 0, resamples: int = RESAMPLES) -> Interval:
     """The mean over trainings; its interval draws cases and trainings, and lies between 0 and 1.
 
-    With one training it is the interval of an arm: over cases alone, Wilson's for shares. Wilson's, too, where a share
+    With one training it is the interval of an arm: over cases alone, Wilson's for shares. Wilson's too where a share
     is 0 or 1 in every training: there is nothing to draw then, which does not make it certain.
     """
     if len(measure.top) == 1:
