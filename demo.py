@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def default_checkpoint() -> str:
-    """What is served where no model is named: the quickstart's last checkpoint, or the bundled one like it."""
+    """What is served where no model is named: the quickstart's last checkpoint, or the bundled one."""
     from skingpt4.checkpoints.checkpoint import saved
     from skingpt4.config.bundled import resolve_bundled
 

@@ -58,6 +58,7 @@ def test_the_console_runs_from_another_folder(site, tmp_path):
     assert "usage: skingpt4" in done.stdout
 
 
+@pytest.mark.acceptance
 def test_the_doctor_finds_bundled_files_from_another_folder(site, tmp_path):
     done = run(site, tmp_path, "doctor", "--config", str(ROOT / "configs/tiny/step1.yaml"))
     assert done.returncode == 1, done.stderr  # weights/ is not here

@@ -55,10 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             for images in image_batches(encoder, config, records):
                 vectors.append(encoder(images).half().cpu())
                 bar.update(len(images))
-        labels = {key: np.array([str(getattr(r, key)) for r in records]) for key in ("disease", "class_name")}
+        diseases, classes = ([str(getattr(r, key)) for r in records] for key in ("disease", "class_name"))
         part = args.out.with_name(f".{args.out.name}.part")
         with part.open("wb") as file:
-            np.savez(file, vectors=torch.cat(vectors).numpy(), **labels)
+            np.savez(
+                file,
+                vectors=torch.cat(vectors).numpy(),
+                disease=np.array(diseases),
+                class_name=np.array(classes),
+            )
         move_into_place(part, args.out)
         left_out = len(everything) - len(records)
         print(f"{args.out}: {len(records)} pictures; {left_out} without disease or class were left out")

@@ -16,7 +16,10 @@ from tests.support.page_driver import CHROMIUM, TIMEOUT_MS, Clinician, browser
 from tests.support.page_stub import upload
 from tests.support.proxies import NAME, Certificate, make_certificate, missing, serving
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
+pytestmark = [
+    pytest.mark.acceptance,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)"),
+]
 # One reviewer for each proxy, since each agrees to the study once.
 USERS = {"anna": "clinician", "nginx": "reviewer", "caddy": "reviewer"}
 
@@ -44,7 +47,7 @@ def certificate(tmp_path_factory) -> Certificate:
     return make_certificate(tmp_path_factory.mktemp("authority"))
 
 
-@pytest.fixture(scope="module", params=["nginx", pytest.param("caddy", marks=pytest.mark.acceptance)])
+@pytest.fixture(scope="module", params=["nginx", "caddy"])
 def proxy(request, tmp_path_factory, certificate, behind) -> Iterator[str]:
     if reason := missing(request.param):
         pytest.skip(reason)

@@ -59,6 +59,7 @@ def fresh():
     lavis_classes.cache_clear()
 
 
+@pytest.mark.acceptance
 def test_nothing_is_left_behind_in_the_process():
     done = subprocess.run(
         [sys.executable, "-c", SNAPSHOT], cwd=ROOT, capture_output=True, text=True, check=True

@@ -85,6 +85,7 @@ def served(tmp_path, monkeypatch) -> Iterator[tuple[str, Path]]:
     blocks.close(verbose=False)
 
 
+@pytest.mark.acceptance
 def test_sixteen_sessions_at_once_never_mix(served):
     url, folder = served
     gate = threading.Barrier(NUM_BROWSERS)

@@ -80,9 +80,8 @@ def test_loss_and_gradients_are_those_of_the_layers_as_written(folder):
     is_the_same(model, [Collate("grouped", 150)], make_samples(model))
 
 
-@pytest.mark.parametrize(
-    "family", ["llama", *(pytest.param(name, marks=pytest.mark.acceptance) for name in ("falcon", "gemma2"))]
-)
+@pytest.mark.acceptance
+@pytest.mark.parametrize("family", ["llama", "falcon", "gemma2"])
 def test_every_batching_is_traced(family, tmp_path):
     """torch's own tracing and its gradients, run without writing C++."""
     torch._dynamo.reset()

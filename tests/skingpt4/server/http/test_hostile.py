@@ -31,6 +31,7 @@ def figures_of(healths):
     return {"n": len(seconds), "median": median(seconds), "max": max(seconds), "failures": failures}
 
 
+@pytest.mark.acceptance
 def test_honest_clients_are_answered_among_hostile_ones_of_every_kind(tmp_path):
     config = tiny_config(tmp_path)
     api = Api(Answerer(build(config, torch.device("cpu"), build_encoder(config)), config, IDENTITY))
