@@ -181,7 +181,7 @@ def _memory(facts: Facts, free: int, spread: bool, ranks: Ranks) -> Iterator[Fin
             if ranks.sharding and ranks.sharding.offload and name == "memory, training":
                 host += shape.num_in_matrices * memory.ITEM_BYTES[facts.dtype] // ranks.world
             text += f"; host about {host / memory.GIB:.1f} GiB"
-        # The estimate was up to 12 % too low (docs/memory.md): the doctor warns near the limit, and refuses above it.
+        # The estimate was up to 9 % too low (docs/memory.md): the doctor warns near the limit, and refuses above it.
         if spread or together * total <= 0.8 * free:
             yield Finding(name, OK, text)
         else:
