@@ -7,7 +7,6 @@ vectors of a patient's photograph the same photograph can be recognised: keep th
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,17 +20,14 @@ from skingpt4.config.load import load_config
 from skingpt4.generation.probing.stages import image_batches
 from skingpt4.model.build import build_encoder
 from skingpt4.records.manifest import chain, read_manifest
-from skingpt4.support.cli import require_writable
+from skingpt4.support.cli import make_parser, require_writable
 from skingpt4.support.errors import reported
-from skingpt4.support.files import move_into_place
+from skingpt4.support.files import move_into_place, private_files
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks learning-vectors", description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )  # fmt: skip
+    parser = make_parser(__doc__ or "", prog="python -m benchmarks learning-vectors")
     add = parser.add_argument
     add(
         "words", nargs="+", metavar="MANIFEST",
@@ -57,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 bar.update(len(images))
         diseases, classes = ([str(getattr(r, key)) for r in records] for key in ("disease", "class_name"))
         part = args.out.with_name(f".{args.out.name}.part")
-        with part.open("wb") as file:
+        with private_files(), part.open("wb") as file:
             np.savez(
                 file,
                 vectors=torch.cat(vectors).numpy(),

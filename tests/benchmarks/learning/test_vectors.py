@@ -50,6 +50,9 @@ def test_they_are_those_of_the_encoder_with_labels(folder, tmp_path, capsys):
     images = next(image_batches(encoder, config, read_manifest(folder / "all.jsonl")))
     assert torch.allclose(stored.vectors.float(), encoder(images)[:2], atol=2e-3)
     assert [path.name for path in tmp_path.iterdir()] == ["new.npz"]
+    assert (tmp_path / "new.npz").stat().st_mode & 0o077 == 0, (
+        "nobody else reads what was seen of a photograph"
+    )
 
 
 def test_a_change_of_the_configuration_counts(folder, tmp_path):
