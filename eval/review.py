@@ -193,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--cases", type=Path, help="the list of cases that eval.run read; its folder holds the pictures "
         "(default: the run's own cases.jsonl)")  # fmt: skip
     add("--arms", nargs="+", metavar="ARM", help="rate only these (default: all of the run)")
-    add("--num-cases", type=int, help="rate only this many cases, evenly spaced over the list")
+    add("--num-cases", type=int, help="rate only this many cases, evenly spread over the list")
     add = parser.add_argument_group("raters").add_argument
     add("--role", choices=tuple(ROLES), default=UNKNOWN_ROLE, metavar="ROLE",
         help=f"with add-rater: {', '.join(ROLES)}; it is chosen once")  # fmt: skip

@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         "--num-prompts", type=int, default=4, choices=range(5), help="only the first of the published prompts"
     )
     add("--num-conversations", type=int, metavar="N",
-        help="only so many cases, evenly spaced, go through the prompts; all are scored")  # fmt: skip
+        help="only so many cases, evenly spread, go through the prompts; all are scored")  # fmt: skip
     add("--repeats", type=int, default=1, help="of every conversation, for consistency")
     add("--temperature", type=float, default=0.0, help="0 (default) is greedy")
     add("--seed", type=int, default=0, help="of sampling, noise and exchanged pictures")

@@ -37,7 +37,7 @@ from skingpt4.generation.probing.probes import accuracy, fit_logistic
 from skingpt4.model.build import build
 from skingpt4.model.network import SkinGPT4
 from skingpt4.records.feature_store import StoreShape
-from skingpt4.records.manifest import Manifest, read_manifest
+from skingpt4.records.manifest import Manifest, evenly_spread, read_manifest
 from skingpt4.support.errors import UserError, reported
 from skingpt4.support.files import write_text
 from skingpt4.taxonomy.closed_set import ClosedSet
@@ -106,9 +106,9 @@ class Test:
     def __init__(
         self, stored: Stored, train: Stored, records: Manifest, model: SkinGPT4, config: Config, limit: int
     ) -> None:
-        self.reference = train.vectors[:: -(-len(train) // NUM_PRIOR)].float()
+        self.reference = train.vectors[evenly_spread(len(train), NUM_PRIOR)].float()
         rows = np.flatnonzero(np.isin(stored.classes, CLASSES))
-        self.rows = rows[:: max(1, len(rows) // limit)] if limit else rows
+        self.rows = rows[evenly_spread(len(rows), limit)] if limit else rows
         self.vectors, self.classes = stored.vectors[self.rows].float(), stored.classes[self.rows]
         self.closed_set = ClosedSet.of_training(taught_diseases(records, config.prompt))
         self.scorer = DiseaseScorer(model, config.prompt, self.closed_set)

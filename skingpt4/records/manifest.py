@@ -133,14 +133,25 @@ def chain(manifests: Iterable[Manifest]) -> Manifest:
     return Manifest([part for manifest in manifests for part in manifest.parts])
 
 
+def evenly_spread(count: int, limit: int) -> np.ndarray:
+    """Rows of at most `limit` of `count` records, in order: one of each of `limit` equal parts, always the same ones.
+
+    Its place within a part is random: a fixed step meets only some classes of a manifest in which classes take turns.
+    """
+    if count <= limit:
+        return np.arange(count)
+    edges = np.arange(limit + 1) * count // max(1, limit)
+    return np.random.default_rng((count, limit)).integers(edges[:-1], edges[1:])
+
+
 def image_paths(records: Manifest, limit: int | None = None) -> list[Path]:
     """The paths of the images: of all records, or of at most `limit` spread evenly over them."""
-    step = 1 if limit is None else max(1, -(-len(records) // limit))
+    rows = evenly_spread(len(records), len(records) if limit is None else limit)
     paths, start = [], 0
     for part in records.parts:
         for batch in part.batches:
-            places = pa.array(range(-start % step, len(batch), step), pa.int64())
-            images = batch.column("image").take(places).to_pylist()
+            first, last = np.searchsorted(rows, [start, start + len(batch)])
+            images = batch.column("image").take(pa.array(rows[first:last] - start)).to_pylist()
             paths += [naming.image_path(part.path.parent, image) for image in images]
             start += len(batch)
     return paths

@@ -39,6 +39,7 @@ from skingpt4.records.feature_store import (
     require_space,
 )
 from skingpt4.records.images import MAX_BYTES, open_image, random_crop_box, to_tensor
+from skingpt4.records.manifest import evenly_spread
 from skingpt4.records.record import Record
 from skingpt4.support.files import file_sha256
 from skingpt4.training.distributed.team import Team
@@ -123,7 +124,7 @@ def statistics_map(stores: Sequence[FeatureStore], inputs: str) -> InputMap:
     width = stores[0].shape.width
     count, total, products = 0, torch.zeros(width).double(), torch.zeros(width, width).double()
     ends = np.cumsum([len(store) for store in stores])
-    for place in range(0, int(ends[-1]), -(-int(ends[-1]) // MAX_COUNTED)):
+    for place in evenly_spread(int(ends[-1]), MAX_COUNTED).tolist():
         number = int(np.searchsorted(ends, place, side="right"))
         store = stores[number]
         vectors = store.view(place - int(ends[number]) + len(store), 0).double()  # (q, d)

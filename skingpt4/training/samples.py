@@ -31,7 +31,7 @@ from skingpt4.model.prompts import (
     without_placeholders,
 )
 from skingpt4.records.images import open_image, random_crop_box, to_tensor
-from skingpt4.records.manifest import Manifest
+from skingpt4.records.manifest import Manifest, evenly_spread
 from skingpt4.records.record import Record, RecordError
 from skingpt4.support.marks import break_marks, marks_in
 from skingpt4.training.optim.schedule import ClassBalance, class_names, class_weights
@@ -333,8 +333,7 @@ class HeldOutSamples(Dataset):
         self, records: Sequence[Record], encoder: SampleEncoder, images: ImageSource, limit: int
     ) -> None:
         rows = rows_with_answer(records, encoder.prompt)
-        step = max(1, -(-len(rows) // max(1, limit)))
-        self.rows = [int(row) for row in rows[::step]] if limit else []
+        self.rows = [int(rows[place]) for place in evenly_spread(len(rows), limit)]
         self.records, self.encoder, self.images = records, encoder, images
 
     def __len__(self) -> int:

@@ -152,7 +152,7 @@ def test_selection(tmp_path):
     folder = make_run(tmp_path / "run", num_cases=10)
     run = answers.read_run(folder)
     few = select(run, folder, ["untrained"], 3)
-    assert few.cases == ("melanoma_0", "melanoma_3", "melanoma_6"), "evenly over the list"
+    assert few.cases == ("melanoma_0", "melanoma_4", "melanoma_7"), "evenly over the list"
     assert set(few.conversations) == {("untrained", case) for case in few.cases}
     with pytest.raises(ReviewError, match="no arm 'x'; it has two_step, untrained"):
         select(run, folder, ["x"])

@@ -305,7 +305,7 @@ def test_some_cases_converse_and_more_can_follow(root, tmp_path, capsys):
         return [len([key for key in asked if key.case_id == f"case-{n}"]) for n in range(6)]
 
     assert answer(root, tmp_path, "cases.jsonl", "--num-conversations", "2") == 0
-    assert turns() == [4, 0, 0, 4, 0, 0]
+    assert turns() == [0, 4, 0, 0, 0, 4]
     two = said(tmp_path)
     run = write_results(tmp_path)["arms"]["untrained"]
     assert (run["top1"]["n"], run["different_answers"]["n"]) == (6, 2)

@@ -13,6 +13,7 @@ from skingpt4.config.schema import Config
 from skingpt4.generation.probing.probes import Accuracy, accuracy, fit_logistic, group_of
 from skingpt4.generation.probing.stages import STAGES, StageError, stage_features
 from skingpt4.model.network import ImageEncoder, SkinGPT4
+from skingpt4.records.manifest import evenly_spread
 from skingpt4.records.record import Record
 
 LABELS = (
@@ -47,7 +48,7 @@ class Labelled:
         rows = [row for row, value in values.items() if value is not None]
         if not rows:
             raise StageError(f"{where}: no record has a {key}; name a manifest with that, or another --label")
-        rows = rows[:: -(-len(rows) // limit)]
+        rows = [rows[place] for place in evenly_spread(len(rows), limit)]
         chosen = [records[row] for row in rows]
         # Images of one case have one label where the case is the label: each is then a group of its own.
         groups = [group_of(record, row) for record, row in zip(chosen, rows, strict=True)]

@@ -20,7 +20,7 @@ from skingpt4.model.build import build_vision
 from skingpt4.model.qformer import QFormer
 from skingpt4.records.comparing.overlap import require_disjoint
 from skingpt4.records.feature_store import FeatureStore
-from skingpt4.records.manifest import Manifest, chain, read_manifest
+from skingpt4.records.manifest import Manifest, chain, evenly_spread, read_manifest
 from skingpt4.support.cli import require_writable
 from skingpt4.support.files import file_sha256, now
 from skingpt4.training.qformer.pretrain import (
@@ -174,7 +174,7 @@ class _Probe:
     ) -> _Probe:
         """From the records whose class is known."""
         rows = [row for row, record in enumerate(records) if record.class_name]
-        rows = rows[:: -(-len(rows) // PROBED) or 1]
+        rows = [rows[place] for place in evenly_spread(len(rows), PROBED)]
         held = [row for row, record in enumerate(held_out) if record.class_name]
         width, length = held_store.shape.width, held_store.shape.num_queries
         return cls(

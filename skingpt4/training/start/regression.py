@@ -11,6 +11,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
+from skingpt4.records.manifest import evenly_spread
 from skingpt4.training.start.labels import Labels
 
 RIDGE = 1e-2  # of the mean variance of the pictures' mean vectors, added to each
@@ -35,7 +36,7 @@ def discriminants(vectors: Callable[[int], Tensor], labels: Labels) -> tuple[Ten
         weight (labels, d) and centre (d,), fp64: the log-odds are weight (x - centre), but for a constant each.
     """
     rows = torch.cat(labels.known).unique()
-    rows = rows[:: -(-len(rows) // MAX_RECORDS)]
+    rows = rows[torch.from_numpy(evenly_spread(len(rows), MAX_RECORDS))]
     means, within = [], torch.zeros(())
     for row in rows.tolist():
         of_picture = vectors(row).double()  # (q, d)

@@ -8,9 +8,11 @@ import stat
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from skingpt4.records import manifest
-from skingpt4.records.manifest import Manifest, chain, image_paths, read_manifest
+from skingpt4.records.manifest import Manifest, chain, evenly_spread, image_paths, read_manifest
 from skingpt4.records.record import RecordError
 from tests.skingpt4.records.test_record import ROW
 
@@ -210,8 +212,25 @@ def test_a_chain_is_one_after_the_other(written, tmp_path, large):
 def test_paths_are_spread_evenly(limit, written, large):
     both = chain([read_manifest(written(20)), read_manifest(written(9, "b.jsonl"))])
     every = [r.image_path for r in both]
-    step = 1 if limit is None else max(1, -(-29 // limit))
-    assert image_paths(both, limit) == every[::step]
+    rows = evenly_spread(29, 29 if limit is None else limit)
+    assert image_paths(both, limit) == [every[row] for row in rows]
+
+
+@given(count=st.integers(0, 300), limit=st.integers(0, 60))
+def test_rows_are_spread_evenly(count, limit):
+    rows = evenly_spread(count, limit)
+    assert len(rows) == min(count, limit)
+    assert rows.tolist() == evenly_spread(count, limit).tolist(), "always the same"
+    if count > limit:
+        assert all(
+            part * count // limit <= row < (part + 1) * count // limit for part, row in enumerate(rows)
+        )
+
+
+@pytest.mark.parametrize(("count", "limit"), [(150, 30), (6000, 1000), (450, 90)])
+def test_a_spread_meets_classes_that_take_turns(count, limit):
+    """A fixed step of 5 or 6 would meet three or five of 15 classes."""
+    assert len({row % 15 for row in evenly_spread(count, limit).tolist()}) >= 12
 
 
 def test_a_byte_order_mark_is_forgiven(tmp_path):

@@ -24,7 +24,7 @@ from skingpt4.records.feature_store import (
     StoreShape,
 )
 from skingpt4.records.images import ImageError, open_image, to_tensor
-from skingpt4.records.manifest import read_manifest
+from skingpt4.records.manifest import evenly_spread, read_manifest
 from skingpt4.training import features
 from skingpt4.training.features import Team, cached_images, cached_queries, crop_boxes, statistics_map
 from tests.support.tiny import (
@@ -370,7 +370,8 @@ def test_coordinates_are_of_every_cached_vector(config, tmp_path, monkeypatch):
         inputs.offset, (-vectors.mean(0) * inputs.matrix).float(), rtol=1e-4, atol=1e-5
     )
     monkeypatch.setattr(features, "MAX_COUNTED", 4)
-    spread = torch.cat([everything(store) for store in stores])[::3].flatten(0, 1).double()
+    rows = evenly_spread(11, 4)
+    spread = torch.cat([everything(store) for store in stores])[rows].flatten(0, 1).double()
     variance = spread.var(0, correction=0)
     matrix = statistics_map(stores, "standardised").matrix
     torch.testing.assert_close(matrix, (variance + 1e-3 * variance.mean()).rsqrt().float())
