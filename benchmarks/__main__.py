@@ -20,6 +20,7 @@ COMMANDS = {
     "cpu": ("speed.cpu", "settings of the default on a CPU, side by side"),
     "gpu": ("speed.gpu", "everything for one GPU in one call of under ten minutes"),
     "learning": ("learning.curve", "a learning curve on stored vectors, beside a probe of them"),
+    "qformers": ("learning.qformers", "what Q-Formers keep of what their backbone saw"),
     "learning-vectors": ("learning.vectors", "the vectors of manifests' pictures, for `learning`"),
     "headline": ("learning.headline", "the quickstart with its ablation, for several seeds of training"),
     "precision": ("learning.precision", "what a lower precision changes, beside fp32"),

@@ -155,22 +155,30 @@ def probe(train: Stored, test: Stored, rows: np.ndarray) -> dict[str, Any]:
     return {**accuracy(logs, CLASSES, test.classes[rows]).to_dict(), "settings": fitted.settings}
 
 
-def table(result: dict[str, Any]) -> str:
-    """The stages of a curve as rows, each with its top-1 and interval."""
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """The stages of a curve as rows and its seeds as columns, each with its top-1 and interval."""
 
-    def row(what: str, top1: dict[str, float]) -> str:
-        value, low, high = (100 * top1[key] for key in ("value", "low", "high"))
-        return f"| {what} | {value:.1f} % ({low:.0f} to {high:.0f}) | {top1['n']} |"
+    def row(what: str, top1: Sequence[dict[str, float]]) -> str:
+        cells = [f"{100 * t['value']:.1f} % ({100 * t['low']:.0f} to {100 * t['high']:.0f})" for t in top1]
+        return f"| {' | '.join([what, *cells])} |"
 
+    first = results[0]
+    seeds = [next(o.partition("=")[2] for o in r["overrides"] if o.startswith("seed=")) for r in results]
     rows = [
-        row("a logistic regression on the vectors names the class", result["probe"]),
-        row("the log-odds that the start asks for", result["regression"]),
-    ]
-    for point in result["points"]:
-        top1 = point[PRINTED]["top1"]
-        rows.append(row(f"the language model, {point['samples']:,} samples after its start", top1))
-    head = f"| features of public photographs, {result['num_train']:,} to learn from | top-1 | n |\n|---|---|---|"
-    return "\n".join([head, *rows])
+        f"| features of public photographs, {first['num_train']:,} to learn from; top-1 of {first['probe']['n']} | "
+        + " | ".join(f"seed {seed}" for seed in seeds) + " |",
+        "|---" * (1 + len(results)) + "|",
+        row("a logistic regression on the vectors names the class", [r["probe"] for r in results]),
+        row("the log-odds that the start asks for", [r["regression"] for r in results]),
+    ]  # fmt: skip
+    for place, point in enumerate(first["points"]):
+        what = f"the language model, {point['samples']:,} samples after its start"
+        tops = [r["points"][place][PRINTED]["top1"] for r in results]
+        of_probe = " | ".join(
+            f"{t['value'] / r['probe']['value']:.2f}" for t, r in zip(tops, results, strict=True)
+        )
+        rows += [row(what, tops), f"| this divided by the logistic regression's | {of_probe} |"]
+    return "\n".join(rows)
 
 
 def measure(args: argparse.Namespace, words: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ Three comments, none of them visible, say where numbers come from:
 
     <!-- figures of benchmarks/results/train.json: 2.04 = measured.ratios.seconds.median; ... -->
     <!-- table of benchmarks/results/cpu.json by benchmarks.speed.cpu:table --> ... <!-- end of table -->
+    <!-- table of benchmarks/results/seed_*.json by benchmarks.speed.cpu:table_of_all --> ... <!-- end of table -->
     <!-- given: 12.6 = a version of CUDA; 18.5 31.3 = docs/memory.md -->
 
 A place is keys and numbers of list items with dots between them. `median(...)`, `mean(...)`, `min(...)`, `max(...)`
@@ -115,15 +116,21 @@ def _operand(held: Any, text: str) -> float:
     return FUNCTIONS[match[1]](held) if match else held
 
 
+def files(path: str) -> list[str]:
+    """The files of a table; with a `*` in it, the path names as many as there are."""
+    return sorted(str(found.relative_to(ROOT)) for found in ROOT.glob(path)) if path else []
+
+
 def table(path: str, module: str, function: str) -> str:
     """The table as its program writes it today; a file that is not there has not been measured yet."""
-    if path and not (ROOT / path).is_file():
+    if path and not files(path):
         return NOT_MEASURED
     make = getattr(importlib.import_module(module), function)
     if not path:
         return str(make())
-    result = json.loads((ROOT / path).read_text(encoding="utf-8"))
-    return f"{make(result)}\n\n{origin(path, result)}"
+    results = {name: json.loads((ROOT / name).read_text(encoding="utf-8")) for name in files(path)}
+    made = make(list(results.values()) if "*" in path else results[path])
+    return "\n".join([made, "", *(origin(name, result) for name, result in results.items())])
 
 
 def everywhere(value: Any, names: tuple[str, ...]) -> list[str]:

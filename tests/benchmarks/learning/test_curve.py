@@ -50,7 +50,11 @@ def test_points_and_probe(start, folder, tmp_path, capsys, monkeypatch):
     assert result["points"][1]["loss"] > 0
     for point in result["points"]:
         assert {point[name]["top1"]["n"] for name in READINGS} == {12}
-    assert [line.split("|")[3].strip() for line in table(result).splitlines()[2:]] == ["12"] * 4
+    other = {**result, "overrides": ["seed=8"]}
+    result["overrides"] = ["seed=7"]
+    head, _, *rows = (line.split("|")[1:-1] for line in table([result, other]).splitlines())
+    assert head[1:] == [" seed 7 ", " seed 8 "]
+    assert [len(row) for row in rows] == [3] * 6
     assert result["probe"]["value"] > 0.9
     assert result["regression"]["value"] > 0.9
     assert (tmp_path / "cache").exists() == (start == "labels")
