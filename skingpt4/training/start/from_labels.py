@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from skingpt4.config.schema import Config
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.projection import Projection
-from skingpt4.records.manifest import Manifest
+from skingpt4.records.manifest import Manifest, evenly_spread
 from skingpt4.records.record import RecordError
 from skingpt4.support.files import move_into_place
 from skingpt4.training.batches import make_collate
@@ -123,7 +123,7 @@ def _measure(
     model: SkinGPT4, vectors: Callable[[int], Tensor], records: Manifest, labels: Labels, config: Config
 ) -> dict[str, Tensor]:
     """The constant (width,) and the responses (labels, width), on the CPU."""
-    rows = range(0, len(records), -(-len(records) // NUM_MEAN))
+    rows = evenly_spread(len(records), NUM_MEAN).tolist()
     mean = torch.stack([vectors(row).float() for row in rows]).mean(0)  # (q, d)
     measured = Responses(model, vectors, records, labels, config)
     constant = measured.learn_words(num_iterations(labels, config))
