@@ -162,7 +162,8 @@ def _save(path: Path, tensors: dict[str, Tensor]) -> None:
 def _path(labels: Labels, config: Config, key: dict[str, Any]) -> Path:
     """Where constant and responses are cached."""
     parts = {
-        **key, "labels": labels.names, "prompt": asdict(config.prompt), "seed": config.seed,
+        **key, "labels": labels.names, "prompt": asdict(config.prompt) | {"other_share": 0.0},
+        "seed": config.seed,
         "batch": config.optim.batch_size * config.optim.accumulation, "sampling": config.data.sampling,
         "iterations": config.projection.start_iterations,
     }  # fmt: skip

@@ -69,7 +69,9 @@ class Responses:
         assert isinstance(model.projection, Projection)
         self.model, self.labels, self.config = model, labels, config
         self.shifted = Shifted(model.projection, len(labels.names))
-        self._texts = SampleEncoder.from_config(config, model.tokenizer)
+        # Answers to later questions name no label, and as complete conversations they would be most of the tokens.
+        prompt = replace(config.prompt, other_share=0.0)
+        self._texts = SampleEncoder.from_config(replace(config, prompt=prompt), model.tokenizer)
 
         def with_labels(row: int, rng: np.random.Generator | None) -> dict[str, Tensor]:
             assert rng is not None

@@ -49,6 +49,23 @@ def test_words_are_learned_and_the_shifts_are_gone(measured):
     assert not responses.shifted.shifts.any()
 
 
+def test_conversations_do_not_dilute_the_words(tmp_path):
+    """With the settings of the default's step 2, most of their tokens would belong to answers that name no label."""
+    manifest = write_manifest(tmp_path / "train.jsonl", count=12)
+    later = {"What is the cause?": "A doctor should explain the cause."}
+    config = tiny_config(
+        tmp_path, data__train=[manifest], prompt__other_questions=later, prompt__other_share=1.0
+    )
+    model, records = build(config, torch.device("cpu")), read_manifest(manifest)
+    vectors = torch.randn(12, config.qformer.num_query_tokens, config.qformer.width)
+    words = Responses(
+        model, lambda row: vectors[row], records, labels_of(records, config.prompt), config
+    )._samples
+    ids = [words[number]["encoded"].input_ids for number in range(12)]
+    texts = [model.tokenizer.decode([one for one in of if one >= 0]) for of in ids]
+    assert not [text for text in texts if "cause" in text]
+
+
 def test_the_inverse_prefers_each_label_over_the_others_of_its_kind():
     generator = torch.Generator().manual_seed(0)
     responses, kinds = torch.randn(7, 40, generator=generator), (slice(0, 3), slice(3, 7))
