@@ -20,7 +20,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from eval.asking import answers, perturbations
-from eval.asking.answers import Answer, Key, conversing_places
+from eval.asking.answers import Answer, Key, spread_places
 from eval.asking.arms import Arm, check_overlap, hardware, meta_of, peak_memory
 from eval.asking.cases import Case, check_labels, read_cases
 from eval.asking.claims import ArmError, add_to_meta, check_folder, claim, forget, write_cases
@@ -77,7 +77,7 @@ class RunSettings:
         generation.options()  # refuses what cannot be drawn, before anything heavy is loaded
         conversing = None
         if self.num_conversations is not None:
-            conversing = frozenset(cases[i].id for i in conversing_places(len(cases), self.num_conversations))
+            conversing = frozenset(cases[i].id for i in spread_places(len(cases), self.num_conversations))
         return Setting(
             options_of(self.task, (case.known for case in cases)),
             (self.task.prompts or CLINICAL_PROMPTS)[: self.num_prompts],

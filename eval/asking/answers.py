@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from eval.tasks import Task, load_task, read_task
-from skingpt4.records.manifest import evenly_spread
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.parse import ParseError, parse_json, read_json_object
 
@@ -186,10 +185,11 @@ def kind_of(meta: dict[str, Any]) -> str:
     return str(meta.get("kind") or "projection")
 
 
-def conversing_places(num_cases: int, num_conversations: int | None) -> list[int]:
-    """Places of the cases that go through the prompts, evenly spread; None: all cases."""
-    limit = num_cases if num_conversations is None else num_conversations
-    return evenly_spread(num_cases, limit).tolist()
+def spread_places(num_cases: int, limit: int | None) -> list[int]:
+    """Places of at most `limit` of the cases, evenly spread; None: of all."""
+    from skingpt4.records.manifest import evenly_spread  # heavy, and not needed for --help
+
+    return evenly_spread(num_cases, num_cases if limit is None else limit).tolist()
 
 
 def num_expected(meta: dict[str, Any], converses: bool) -> int:
@@ -216,7 +216,7 @@ def case_lines(run: Run, arm: ArmAnswers) -> list[dict[str, Any]]:
         if key.repeat == 0 and key.perturbation is None:
             by_case[key.case_id][key] = answer
     lines = []
-    conversing = {*conversing_places(len(by_case), arm.meta.get("num_conversations"))}
+    conversing = {*spread_places(len(by_case), arm.meta.get("num_conversations"))}
     for place, (name, answered) in enumerate(by_case.items()):
         if len(answered) < max(1, num_expected(arm.meta, place in conversing)):
             continue

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
 
-from eval.asking.answers import Run
+from eval.asking.answers import Run, spread_places
 from eval.rating.questionnaire import (
     COMMENT,
     MAX_TEXT,
@@ -23,7 +23,6 @@ from eval.rating.questionnaire import (
 from eval.rating.store import Sheet, Store, clean
 from eval.rating.study import Study, agree, has_agreed, read_study
 from skingpt4.records.archives import exists
-from skingpt4.records.manifest import evenly_spread
 from skingpt4.records.naming import hint, image_path
 from skingpt4.support.errors import UserError
 
@@ -120,8 +119,7 @@ def select(
     if num_cases is not None and num_cases < 1:
         raise ReviewError("--num-cases must be 1 or more")
     names = tuple(run.cases)
-    limit = len(names) if num_cases is None else num_cases
-    cases = tuple(names[place] for place in evenly_spread(len(names), limit))
+    cases = tuple(names[place] for place in spread_places(len(names), num_cases))
     models = [str(arm.meta.get("language_model") or "") for arm in run.arms.values()]
     pattern = name_pattern(tuple(run.arms), models)
     conversations = {}

