@@ -2,8 +2,9 @@
 
 A logistic regression is fitted on the backbone's pooled tokens and on the queries of each Q-Former, on pictures that
 none of the bundled ones was trained on, and counted on others: the class of drawings of another renderer seed, and of
-which quarter of which photograph a crop was made (photographs that installed packages carry; no skin). What is read
-of the queries, divided by what is read of the tokens, says how much is left.
+which quarter of which photograph a crop was made (photographs that installed packages carry; no skin; qformer_pooling
+was trained on other crops of them). What is read of the queries, divided by what is read of the tokens, says how much
+is left.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from tqdm import tqdm
 from benchmarks.harness.results import RESULTS, about, share, write
 from data.phantoms.splits import write_split
 from skingpt4.config.load import load_config
+from skingpt4.config.schema import Config
 from skingpt4.generation.probing.probes import accuracy, fit_logistic
 from skingpt4.generation.probing.stages import image_batches, pool_tokens
 from skingpt4.model.build import build_encoder, build_qformer
+from skingpt4.model.network import ImageEncoder
 from skingpt4.model.qformer import QFormer
 from skingpt4.records.manifest import Manifest, read_manifest
 from skingpt4.support.errors import reported
@@ -48,10 +51,10 @@ def pictures(kind: str, part: str, count: int) -> Manifest:
 
 
 @torch.no_grad()
-def features(records: Manifest, qformers: Sequence[QFormer], config_path: str) -> list[Tensor]:
-    """Features (n, d) of the pooled tokens, and then of the queries of each Q-Former."""
-    config = load_config(config_path)
-    encoder = build_encoder(config)
+def features(
+    records: Manifest, encoder: ImageEncoder, config: Config, qformers: Sequence[QFormer]
+) -> list[Tensor]:
+    """Features (n, d) of the encoder's pooled tokens, and then of the queries of each Q-Former."""
     parts: list[list[Tensor]] = [[] for _ in range(1 + len(qformers))]
     with tqdm(total=len(records), desc="encoding pictures", unit="picture") as bar:
         for images in image_batches(encoder, config, records):
@@ -66,14 +69,15 @@ def features(records: Manifest, qformers: Sequence[QFormer], config_path: str) -
 def measure(files: Sequence[Path], config_path: str, small: bool = False) -> dict[str, Any]:
     """For each kind of picture, what is read of the tokens and of each Q-Former's queries."""
     config = load_config(config_path)
-    width = build_encoder(config).vision_encoder.width
+    encoder = build_encoder(config)
+    width = encoder.vision_encoder.width
     qformers = [build_qformer(replace(config.qformer, weights=str(file)), width).eval() for file in files]
     rows: dict[str, dict[str, Any]] = {name: {} for name in ("tokens", *(file.stem for file in files))}
     for kind, (label, *counts) in PICTURES.items():
         train, test = (
             pictures(kind, part, 48 if small else count) for part, count in zip(SEEDS, counts, strict=True)
         )
-        fitted, counted = (features(records, qformers, config_path) for records in (train, test))
+        fitted, counted = (features(records, encoder, config, qformers) for records in (train, test))
         labels, truth = ([str(getattr(record, label)) for record in records] for records in (train, test))
         groups = [str(place) for place in range(len(train))]
         for name, own, other in zip(rows, fitted, counted, strict=True):

@@ -1,4 +1,4 @@
-"""What is read of tokens and queries, on a random backbone; its table, and that a trial is no result."""
+"""What is read of tokens and queries, on a random backbone, and the table of it."""
 
 import json
 
