@@ -64,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
     add("--start", choices=("pooling", "random"), default="pooling",
         help="first weights: each query pools a cell of a grid, or random (default: %(default)s)")  # fmt: skip
     weights = {
-        "reconstruction": 1.0, "decorrelation": 0.1, "contrastive": 0.1, "matching": 0.0, "generation": 0.1,
+        "reconstruction": 1.0, "decorrelation": 0.1, "contrastive": 0.5, "matching": 0.0, "generation": 0.0,
     }  # fmt: skip
     for name, weight in weights.items():
         add(f"--{name}", type=float, default=weight, metavar="WEIGHT", help="default: %(default)s")

@@ -1,6 +1,9 @@
 """What a Q-Former is trained on: BLIP-2's three objectives (arXiv 2301.12597, section 3.1) and reconstruction.
 
-Contrastive, matching and generation need captions. Reconstruction needs only images: query i must hold, readable by
+Contrastive, matching and generation need captions. BLIP-2 compares a caption with the best query, through a trained
+head, as a cosine; so a caption may lie in directions that hardly vary, which a projection finds only in many
+updates. Here it is compared with the mean query along directions that are never trained, without normalising the
+image's side, so what captions say has to be written large. Reconstruction needs only images: query i must hold, readable by
 one linear map for all queries, the mean of the backbone's patches in cell i of a grid, and the mean query the class
 token. Decorrelation (VICReg, arXiv 2105.04906) keeps the queries' dimensions from repeating each other, since the
 projection that learns on them by gradient descent is slow along directions of small variance.
@@ -19,7 +22,7 @@ from skingpt4.training.qformer.start import grid_of, grid_of_queries
 from skingpt4.training.qformer.vocabulary import CLASSIFY, GENERATE, PAD
 
 SHARED_WIDTH = 128  # of the space in which images and texts are compared
-MAX_COSINE_SCALE = 100.0  # as in CLIP
+GAIN = 0.5  # nats for a unit of the mean query along a caption: the smaller, the larger what captions say is written
 
 
 @dataclass(frozen=True)
@@ -27,10 +30,10 @@ class Weights:
     """The weight of each objective; one of weight 0 is not computed."""
 
     reconstruction: float = 1.0
-    decorrelation: float = 0.05
-    contrastive: float = 0.1
+    decorrelation: float = 0.1
+    contrastive: float = 0.5
     matching: float = 0.0
-    generation: float = 0.1
+    generation: float = 0.0
 
     @property
     def captions(self) -> bool:
@@ -57,6 +60,7 @@ class Pretraining(nn.Module):
     """
 
     spread: Tensor
+    directions: Tensor
 
     def __init__(
         self, qformer: QFormer, encoder_width: int, num_prefix: int, num_words: int, max_words: int
@@ -66,10 +70,11 @@ class Pretraining(nn.Module):
         width = qformer.width
         self.words, self.places = nn.Embedding(num_words, width), nn.Embedding(max_words, width)
         self.cell, self.prefix = nn.Linear(width, encoder_width), nn.Linear(width, encoder_width)
-        self.image_head, self.text_head = nn.Linear(width, SHARED_WIDTH), nn.Linear(width, SHARED_WIDTH)
+        shared = min(SHARED_WIDTH, width)
+        self.text_head = nn.Linear(width, shared)
         self.match, self.next_word = nn.Linear(width, 2), nn.Linear(width, num_words)
-        self.log_scale = nn.Parameter(torch.tensor(2.5))
         self.register_buffer("spread", torch.ones(encoder_width))  # of a token's dimensions, for the targets
+        self.register_buffer("directions", nn.init.orthogonal_(torch.empty(shared, width)))
 
     @torch.no_grad()
     def start_heads(self, tokens: Tensor) -> None:
@@ -157,16 +162,14 @@ class Pretraining(nn.Module):
         return loss
 
     def likeness(self, queries: Tensor, words: Tensor) -> Tensor:
-        """Scaled cosine of each image's best query with each caption: (images, texts)."""
+        """Scalar product of each image's mean query, along fixed directions, with each unit caption: (images, texts)."""
         begun = _begin(words, CLASSIFY)
         present = (begun != PAD)[:, None, None].expand(-1, 1, begun.shape[1], -1)
         states = self.qformer.model(
             query_embeds=self.text(begun), query_length=0, attention_mask=present
         ).last_hidden_state[:, 0]
-        image = F.normalize(self.image_head(queries).float(), dim=-1)  # (b, q, shared)
-        text = F.normalize(self.text_head(states).float(), dim=-1)
-        scale = self.log_scale.exp().clamp(max=MAX_COSINE_SCALE)
-        return scale * torch.einsum("iqs,ts->itq", image, text).amax(-1)
+        image = queries.float().mean(1) @ self.directions.T  # (b, shared)
+        return GAIN * image @ F.normalize(self.text_head(states).float(), dim=-1).T
 
     def matching(self, seen: Tensor, words: Tensor, likeness: Tensor) -> Tensor:
         """Whether a caption belongs to an image; each caption also meets another image that resembles its own."""

@@ -53,13 +53,13 @@ def test_queries_see_no_word_of_a_text_that_is_generated(model, tokens):
 
 
 def test_only_objectives_with_a_weight_are_computed(model, tokens):
-    losses, queries = model(tokens, tokens, WORDS, Weights(matching=1.0))
+    losses, queries = model(tokens, tokens, WORDS, Weights(matching=1.0, generation=1.0))
     assert set(losses) == {"reconstruction", "decorrelation", "contrastive", "matching", "generation"}
     assert all(torch.isfinite(loss) for loss in losses.values())
     assert queries.shape == (6, 4, 32)
     losses, _ = model(tokens, tokens, WORDS, Weights(1.0, 0, 0, 0, 0))
     assert set(losses) == {"reconstruction"}
-    losses, _ = model(tokens, tokens, torch.full((6, 4), PAD), Weights())
+    losses, _ = model(tokens, tokens, torch.full((6, 4), PAD), Weights(generation=1.0))
     assert set(losses) == {"reconstruction", "decorrelation"}
 
 
@@ -84,6 +84,18 @@ def test_equal_captions_share_the_credit():
     assert contrastive(matched, words).item() == pytest.approx(
         2 / 3 * torch.tensor(2.0).log().item(), abs=1e-4
     )
+
+
+def test_what_a_caption_says_is_written_large(model, tokens):
+    """The odds of a caption are its scalar product with the mean query, whose spread nothing but the queries sets."""
+    queries = torch.randn(6, 4, 32, generator=torch.Generator().manual_seed(2))
+    likeness = model.likeness(queries, WORDS)
+    torch.testing.assert_close(model.likeness(2 * queries, WORDS), 2 * likeness)
+    torch.testing.assert_close(
+        model.likeness(queries.flip(1), WORDS), likeness
+    )  # no query is better than another
+    assert "directions" not in dict(model.named_parameters())
+    torch.testing.assert_close(model.directions @ model.directions.T, torch.eye(32))
 
 
 def test_a_caption_is_learnt(model, tokens):

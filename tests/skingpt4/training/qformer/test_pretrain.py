@@ -32,7 +32,7 @@ def arguments(folder, out, *more):
         "--config", str(folder / "tiny.yaml"),
         "--train", str(folder / "psoriasis_and_lichen_planus.jsonl"), str(folder / "herpes.jsonl"),
         "--held-out", str(folder / "held.jsonl"), "--out", str(out), "--cache", str(folder / "cache"),
-        "--steps", "6", "--batch-size", "4", "--matching", "0.1", *more,
+        "--steps", "6", "--batch-size", "4", "--matching", "0.1", "--generation", "0.1", *more,
     ]  # fmt: skip
 
 
@@ -57,6 +57,7 @@ def test_the_result_loads_and_its_card_says_how_it_was_made(folder, tmp_path, ca
         assert card["probe_of_class"][stage]["n"] == 6
     assert 1 <= card["queries"]["effective_rank"] <= 32
     assert card["queries"]["constant_fraction"] < 1
+    assert card["queries"]["explained_by_labels"] < 1
     assert not list(out.parent.glob("*.state*"))
     assert "queries after" in caplog.text
     assert run(folder, out) == 1  # it exists
