@@ -3,10 +3,12 @@
 Contrastive, matching and generation need captions. BLIP-2 compares a caption with the best query, through a trained
 head, as a cosine; so a caption may lie in directions that hardly vary, which a projection finds only in many
 updates. Here it is compared with the mean query along directions that are never trained, without normalising the
-image's side, so what captions say has to be written large. Reconstruction needs only images: query i must hold, readable by
-one linear map for all queries, the mean of the backbone's patches in cell i of a grid, and the mean query the class
-token. Decorrelation (VICReg, arXiv 2105.04906) keeps the queries' dimensions from repeating each other, since the
-projection that learns on them by gradient descent is slow along directions of small variance.
+image's side, so what captions say has to be written large.
+
+Reconstruction needs only images: query i must hold, readable by one linear map for all queries, the mean of the
+backbone's patches in cell i of a grid, and the mean query the class token. Decorrelation (VICReg, arXiv 2105.04906)
+keeps the queries' dimensions from repeating each other, since the projection that learns on them by gradient descent
+is slow along directions of small variance.
 """
 
 from __future__ import annotations
@@ -162,7 +164,7 @@ class Pretraining(nn.Module):
         return loss
 
     def likeness(self, queries: Tensor, words: Tensor) -> Tensor:
-        """Scalar product of each image's mean query, along fixed directions, with each unit caption: (images, texts)."""
+        """Product of each image's mean query, along fixed directions, with each unit caption: (images, texts)."""
         begun = _begin(words, CLASSIFY)
         present = (begun != PAD)[:, None, None].expand(-1, 1, begun.shape[1], -1)
         states = self.qformer.model(

@@ -145,7 +145,7 @@ def query_statistics(queries: Tensor) -> dict[str, float]:
 
 
 def fraction_explained(queries: Tensor, labels: Tensor) -> float:
-    """Of the queries' varying energy, what a ridge regression from labels explains on pictures that it was not fitted on.
+    """Of the queries' varying energy, what a ridge regression from labels explains on other pictures.
 
     A projection that is trained for a few hundred updates learns what is written large, not all that can be read.
 
