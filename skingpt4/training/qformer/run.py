@@ -105,7 +105,7 @@ def pretrain(config: Config, request: Request) -> dict[str, Any]:
     qformer, history = train(config, examples, words, request.settings, state)
     probes["queries_after"] = probe.measure(qformer)
     _report({"queries_after": probes["queries_after"]})
-    queries, labels = _queries(qformer, held_store), _labels(held_out)
+    queries, labels = _queries(qformer, held_store), shown_labels(held_out)
     card = {
         "command": request.command,
         "commit": git_revision(),
@@ -169,7 +169,7 @@ def _effective_rank(moments: Tensor) -> float:
     return float(torch.exp(-torch.special.xlogy(spectrum, spectrum).sum()))
 
 
-def _labels(records: Manifest) -> Tensor:
+def shown_labels(records: Manifest) -> Tensor:
     """(n, k): which classes and concepts a record has, of those that any has."""
     own = [{*(record.concepts or ()), *filter(None, [record.class_name])} for record in records]
     names = sorted(set().union(*own))
