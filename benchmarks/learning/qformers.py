@@ -2,7 +2,7 @@
 
 A logistic regression is fitted on the backbone's pooled tokens and on the queries of each Q-Former, on pictures that
 none of the bundled ones was trained on, and counted on others: the class of drawings of another renderer seed, and of
-which quarter of which photograph a crop was made (photographs that installed packages carry; no skin; the default's
+which quarter of which photograph a crop was made (photographs that installed packages carry; no skin; qformer_captions
 was trained on other crops of them). What is read of the queries, divided by what is read of the tokens, says how much
 is left. Of drawings it also counts how much of what varies between pictures their labels explain: a projection learns
 in a few hundred updates what is written large.
@@ -36,7 +36,7 @@ from skingpt4.support.files import file_sha256
 from skingpt4.training.qformer.photographs import write_crops
 from skingpt4.training.qformer.run import fraction_explained, shown_labels
 
-BUNDLED = [Path("skingpt4/weights/bundled/qformer_tiny.safetensors")]
+BUNDLED = [Path(f"skingpt4/weights/bundled/qformer_{name}.safetensors") for name in ("tiny", "captions")]
 FOLDER = Path("runs/qformers")  # of the pictures
 SEEDS = {"train": 12, "test": 13}  # of drawings and crops; no bundled Q-Former was trained with them
 # what a picture shows: (its label, pictures to fit on, to count)
