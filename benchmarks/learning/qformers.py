@@ -2,7 +2,7 @@
 
 A logistic regression is fitted on the backbone's pooled tokens and on the queries of each Q-Former, on pictures that
 none of the bundled ones was trained on, and counted on others: the class of drawings of another renderer seed, and of
-which quarter of which photograph a crop was made (photographs that installed packages carry; no skin; qformer_captions
+which quarter of which photograph a crop was made (photographs that installed packages carry; no skin; the second file
 was trained on other crops of them). What is read of the queries, divided by what is read of the tokens, says how much
 is left. Of drawings it also counts how much of what varies between pictures their labels explain: a projection learns
 in a few hundred updates what is written large.
