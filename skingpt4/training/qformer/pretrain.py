@@ -280,7 +280,12 @@ def _restore(
             f"{state}: belongs to a stopped training with other {' and '.join(differing)}; repeat the command that "
             "was stopped, or delete this file to start again"
         )
-    model.load_state_dict(saved["model"])
+    try:
+        model.load_state_dict(saved["model"])
+    except RuntimeError:
+        raise PretrainingError(
+            f"{state}: belongs to a stopped training of another version; delete it to start again"
+        ) from None
     optimizer.load_state_dict(saved["optimizer"])
     history.extend(saved["history"])
     return int(saved["step"])

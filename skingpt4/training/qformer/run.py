@@ -144,8 +144,8 @@ def query_statistics(queries: Tensor) -> dict[str, float]:
     }
 
 
-def fraction_explained(queries: Tensor, labels: Tensor) -> float:
-    """Of the queries' varying energy, what a ridge regression from labels explains on other pictures.
+def fraction_explained(queries: Tensor, labels: Tensor) -> float | None:
+    """Of the queries' varying energy, what a ridge regression from labels explains on others; None without any.
 
     A projection that is trained for a few hundred updates learns what is written large, not all that can be read.
 
@@ -153,6 +153,8 @@ def fraction_explained(queries: Tensor, labels: Tensor) -> float:
         queries: (n, q, d).
         labels: (n, k) of zeros and ones; every second row is fitted on, and the others are counted.
     """
+    if not labels.shape[1] or len(labels) < 2:
+        return None
     varying, labels = queries.double().flatten(1), labels.double()
     fitted, counted = labels[::2] - labels[::2].mean(0), labels[1::2] - labels[::2].mean(0)
     mean = varying[::2].mean(0)

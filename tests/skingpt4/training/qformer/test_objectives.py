@@ -91,9 +91,8 @@ def test_what_a_caption_says_is_written_large(model, tokens):
     queries = torch.randn(6, 4, 32, generator=torch.Generator().manual_seed(2))
     likeness = model.likeness(queries, WORDS)
     torch.testing.assert_close(model.likeness(2 * queries, WORDS), 2 * likeness)
-    torch.testing.assert_close(
-        model.likeness(queries.flip(1), WORDS), likeness
-    )  # no query is better than another
+    # No query is better than another.
+    torch.testing.assert_close(model.likeness(queries.flip(1), WORDS), likeness)
     assert "directions" not in dict(model.named_parameters())
     torch.testing.assert_close(model.directions @ model.directions.T, torch.eye(32))
 

@@ -1,6 +1,7 @@
 """`skingpt4 pretrain-qformer`: a file that loads, the same bits after a stop, refusals before work."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -117,3 +118,22 @@ def test_an_out_that_cannot_be_written_is_found_out_before_anything_is_read(fold
         words[words.index("--held-out") + 1] = str(tmp_path / "missing.jsonl")
         assert pretrain_qformer.main(words) == 1
         assert f"--out {out}: cannot be written" in capsys.readouterr().err
+
+
+def test_a_state_of_another_version_is_refused(folder, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "old.safetensors"
+    monkeypatch.setattr(pretrain, "SAVE_EVERY", 2)
+    monkeypatch.setattr(pretrain, "set_scale", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    assert run(folder, out) == 130
+    state = tmp_path / "old.safetensors.state"
+    saved = torch.load(state, weights_only=True)
+    saved["model"]["log_scale"] = saved["model"].pop("directions")
+    torch.save(saved, state)
+    assert run(folder, out) == 1
+    assert "another version; delete it" in capsys.readouterr().err
+
+
+def test_the_command_line_has_the_weights_of_the_settings():
+    args = pretrain_qformer.parser().parse_args(["--train", "a", "--held-out", "b", "--out", "c"])
+    for name, weight in asdict(pretrain.Weights()).items():
+        assert getattr(args, name) == weight

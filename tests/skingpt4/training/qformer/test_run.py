@@ -1,9 +1,12 @@
 """What a card says of queries: how their energy is spread, and how much of it the labels explain."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
-from skingpt4.training.qformer.run import fraction_explained, query_statistics
+from skingpt4.records.record import Record
+from skingpt4.training.qformer.run import fraction_explained, query_statistics, shown_labels
 
 
 def test_the_fraction_that_labels_explain():
@@ -17,6 +20,16 @@ def test_the_fraction_that_labels_explain():
     mixed = fraction_explained((labels @ shifts)[:, None] + noise, labels)
     assert mixed == pytest.approx(varying / (varying + 8), abs=0.05)
     assert abs(fraction_explained(noise, labels)) < 0.03
+
+
+def test_without_labels_nothing_is_explained():
+    """A manifest of pictures alone is enough for a training, whose card must not fail at its end."""
+    records = [Record(Path(f"{number}.jpg")) for number in range(4)]
+    assert shown_labels(records).shape == (4, 0)
+    assert fraction_explained(torch.randn(4, 2, 8), shown_labels(records)) is None
+    one = [Record(Path("0.jpg"), class_name="herpes", concepts=("Papule",))]
+    assert shown_labels(one).tolist() == [[1.0, 1.0]]
+    assert fraction_explained(torch.randn(1, 2, 8), shown_labels(one)) is None
 
 
 def test_statistics_of_white_queries():
