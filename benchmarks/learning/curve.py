@@ -18,16 +18,18 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from tqdm import tqdm
 
 from benchmarks.harness.results import RESULTS, about, write
+from benchmarks.learning.stored import Stored, through_qformer
 from skingpt4.chat.calibration_fit import spread_of
 from skingpt4.checkpoints.diseases import taught_diseases
 from skingpt4.config.load import load_config
@@ -36,10 +38,8 @@ from skingpt4.generation.diseases import DiseaseScorer
 from skingpt4.generation.probing.probes import accuracy, fit_logistic
 from skingpt4.model.build import build
 from skingpt4.model.network import SkinGPT4
-from skingpt4.records.feature_store import StoreShape
 from skingpt4.records.manifest import Manifest, evenly_spread, read_manifest
-from skingpt4.support.errors import UserError, reported
-from skingpt4.support.files import write_text
+from skingpt4.support.errors import reported
 from skingpt4.taxonomy.closed_set import ClosedSet
 from skingpt4.taxonomy.taxonomy import CLASSES
 from skingpt4.training.batches import batches, make_collate
@@ -48,6 +48,7 @@ from skingpt4.training.loop import train_step
 from skingpt4.training.optim.optimizer import make_optimizer
 from skingpt4.training.optim.schedule import learning_rate
 from skingpt4.training.prepare import initialise_projection
+from skingpt4.training.qformer.pretrain import Settings
 from skingpt4.training.samples import SampleEncoder, TrainingSamples
 from skingpt4.training.start.labels import Labels, labels_of
 from skingpt4.training.start.regression import discriminants
@@ -60,46 +61,6 @@ PRINTED = "prior weight 1"
 NUM_PRIOR = 64  # training pictures over which prior and spread are taken
 
 
-class VectorsError(UserError):
-    """Stored vectors that cannot be used; the message says why."""
-
-
-class Stored:
-    """The vectors of a file with their diseases and classes; it reads like a store of cached features."""
-
-    def __init__(self, path: Path, name: str) -> None:
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                self.vectors = torch.from_numpy(file[name])
-                self.diseases, self.classes = (file[key].astype(str) for key in ("disease", "class_name"))
-        except (OSError, ValueError, KeyError) as error:
-            raise VectorsError(f"{path}: has no arrays {name}, disease and class_name ({error})") from None
-        if self.vectors.dim() != 3:
-            raise VectorsError(
-                f"{path}: {name} must be (n, vectors, width), found {tuple(self.vectors.shape)}"
-            )
-        count, num_vectors, width = self.vectors.shape
-        self.shape = StoreShape(count, 1, num_vectors, width)
-
-    def __len__(self) -> int:
-        return len(self.vectors)
-
-    def view(self, row: int, view: int) -> Tensor:
-        """The vectors (q, d) of a picture."""
-        return self.vectors[row]
-
-    def manifest(self, folder: Path) -> Path:
-        """A manifest of the records, whose pictures are not there."""
-        rows = enumerate(zip(self.diseases, self.classes, strict=True))
-        lines = [
-            json.dumps({"image": f"{number}.png", "disease": disease, "class": class_name}) + "\n"
-            for number, (disease, class_name) in rows
-        ]
-        path = folder / "records.jsonl"
-        write_text(path, "".join(lines))
-        return path
-
-
 class Test:
     """The test cases of the 15 classes, scored as a calibrated checkpoint scores them."""
 
@@ -107,8 +68,7 @@ class Test:
         self, stored: Stored, train: Stored, records: Manifest, model: SkinGPT4, config: Config, limit: int
     ) -> None:
         self.reference = train.vectors[evenly_spread(len(train), NUM_PRIOR)].float()
-        rows = np.flatnonzero(np.isin(stored.classes, CLASSES))
-        self.rows = rows[evenly_spread(len(rows), limit)] if limit else rows
+        self.rows = known_classes(stored, limit)
         self.vectors, self.classes = stored.vectors[self.rows].float(), stored.classes[self.rows]
         self.closed_set = ClosedSet.of_training(taught_diseases(records, config.prompt))
         self.scorer = DiseaseScorer(model, config.prompt, self.closed_set)
@@ -116,8 +76,10 @@ class Test:
     def score(self) -> dict[str, Any]:
         """Class top-1 and top-3 for each of READINGS."""
         scores, reference = (
-            np.concatenate([self.scorer.scores([vectors[None]]) for vectors in pictures])
-            for pictures in (self.vectors, self.reference)
+            np.concatenate(
+                [self.scorer.scores([vectors[None]]) for vectors in tqdm(pictures, what, leave=False)]
+            )
+            for what, pictures in (("scoring the test", self.vectors), ("scoring the prior", self.reference))
         )
         result: dict[str, Any] = {}
         for name, (weight, power) in READINGS.items():
@@ -129,6 +91,12 @@ class Test:
                 "top1": accuracy(of_classes, CLASSES, self.classes).to_dict(), "top3": float(np.mean(top3)),
             }  # fmt: skip
         return result
+
+
+def known_classes(stored: Stored, limit: int) -> np.ndarray:
+    """Rows of the 15 classes: about `limit` of them, evenly spread, or all."""
+    rows = np.flatnonzero(np.isin(stored.classes, CLASSES))
+    return rows[evenly_spread(len(rows), limit)] if limit else rows
 
 
 def regression(train: Stored, test: Test, labels: Labels) -> dict[str, Any]:
@@ -183,21 +151,27 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 def measure(args: argparse.Namespace, words: Sequence[str]) -> None:
     """Measure one curve."""
-    train, test = Stored(args.train, args.vectors), Stored(args.test, args.vectors)
+    train, test = (Stored.read(path, args.vectors) for path in (args.train, args.test))
     config = load_config(args.config, args.overrides)
     config.projector, config.initial_checkpoint, config.vision.crops = "qformer", None, 1
-    config.qformer.num_query_tokens, config.qformer.width = train.shape.num_queries, train.shape.width
     config.optim.max_epoch, config.optim.iters_per_epoch = 1, max(1, *args.points)
     config.data.feature_cache = str(CACHE)
+    result: dict[str, Any] = {
+        "overrides": args.overrides, "vectors": args.vectors, "num_train": len(train),
+        "batch_size": config.optim.batch_size, "points": [], "complete": False,
+    }  # fmt: skip
+    state = args.out.with_suffix(".qformer.state")
     with tempfile.TemporaryDirectory() as folder:
         config.data.train = [str(train.manifest(Path(folder)))]
         records = read_manifest(config.data.train[0])
+        if args.qformer_steps:
+            result["probe_of_vectors"] = probe(train, test, known_classes(test, args.limit))
+            settings = Settings(steps=args.qformer_steps, seed=config.seed)
+            result["qformer"] = asdict(settings)
+            train, test = through_qformer(train, test, records, config, settings, state)
+        config.qformer.num_query_tokens, config.qformer.width = train.shape.num_queries, train.shape.width
         accelerator = Accelerator()
         model = build(config, accelerator.device)
-        result: dict[str, Any] = {
-            "overrides": args.overrides, "vectors": args.vectors, "num_train": len(train),
-            "batch_size": config.optim.batch_size, "points": [], "complete": False,
-        }  # fmt: skip
         began = time.monotonic()
         known = torch.zeros(1, *train.vectors.shape[1:])
         initialise_projection(model, [train], records, config, known, Team())  # type: ignore[list-item]
@@ -209,17 +183,11 @@ def measure(args: argparse.Namespace, words: Sequence[str]) -> None:
             f"{100 * result['regression']['value']:.1f} % of {result['probe']['n']}",
             flush=True,
         )
-        texts = SampleEncoder.from_config(config, model.tokenizer)
-        samples = TrainingSamples(
-            records, texts, lambda row, _: {"queries": train.vectors[row].float()}, config.seed,
-            sampling=config.data.sampling,
-        )  # fmt: skip
-        optimizer, losses = make_optimizer(model, config.optim), list[float]()
-        collate, last = make_collate(config, model.language_model), max(args.points)
-        steps = batches(config, samples, collate, accelerator, 0, last)
-        for iteration in range(last + 1):
+        losses: list[float] = []
+        for iteration, loss in enumerate(training(model, train, records, config, accelerator)):
+            if loss is not None:
+                losses.append(loss)
             if iteration in args.points:
-                model.eval()
                 point = {
                     "iteration": iteration, "samples": iteration * config.optim.batch_size,
                     "loss": float(np.mean(losses)) if losses else None, **scored.score(),
@@ -227,16 +195,32 @@ def measure(args: argparse.Namespace, words: Sequence[str]) -> None:
                 }  # fmt: skip
                 result["points"].append(point)
                 losses = []
-                result["complete"] = iteration == last
+                result["complete"] = iteration == max(args.points)
                 write({**about(["learning", *words], accelerator.device), **result}, args.out)
                 tops = [f"{100 * point[name]['top1']['value']:.1f} % ({name})" for name in READINGS]
                 print(f"iteration {iteration}: top-1 {', '.join(tops)}", flush=True)
-                model.train()
-            if iteration < last:
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(iteration, config.optim)
-                norm = config.optim.max_grad_norm
-                losses.append(train_step(model, optimizer, next(steps), accelerator, norm).loss)
+    state.unlink(missing_ok=True)
+
+
+def training(
+    model: SkinGPT4, train: Stored, records: Manifest, config: Config, accelerator: Accelerator
+) -> Iterator[float | None]:
+    """Train for `config.optim.iters_per_epoch` iterations; yields None first, and the loss after each of them."""
+    texts = SampleEncoder.from_config(config, model.tokenizer)
+    samples = TrainingSamples(
+        records, texts, lambda row, _: {"queries": train.vectors[row].float()}, config.seed,
+        sampling=config.data.sampling,
+    )  # fmt: skip
+    last, optimizer = config.optim.iters_per_epoch, make_optimizer(model, config.optim)
+    steps = batches(config, samples, make_collate(config, model.language_model), accelerator, 0, last)
+    yield None
+    for iteration in tqdm(range(last), desc="training", unit="it"):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(iteration, config.optim)
+        model.train()
+        loss = train_step(model, optimizer, next(steps), accelerator, config.optim.max_grad_norm).loss
+        model.eval()
+        yield loss
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -255,6 +239,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--train", required=True, type=Path, help="vectors to learn from (.npz)")
     add("--test", required=True, type=Path, help="vectors of other pictures (.npz)")
     add("--vectors", default="vectors", help="the array of the files (%(default)s)")
+    add(
+        "--qformer-steps", type=int, default=0, metavar="N",
+        help="train a Q-Former for N steps first, with class and disease as captions; the vectors are then tokens: "
+        "one for the picture, then its patches (none)",
+    )  # fmt: skip
     add("--points", type=int, nargs="+", default=[0, 100], help="iterations after which the test is scored")
     add("--limit", type=int, default=0, help="score about so many test cases, evenly spread (all)")
     add("--out", type=Path, default=RESULTS / "learning.json", help="JSON with the curve (%(default)s)")

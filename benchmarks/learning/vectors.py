@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.learning.curve import VectorsError
+from benchmarks.learning.stored import VectorsError
 from skingpt4.config.load import load_config
 from skingpt4.generation.probing.stages import image_batches
 from skingpt4.model.build import build_encoder

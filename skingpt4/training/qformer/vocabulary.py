@@ -14,10 +14,11 @@ NUM_SPECIAL = 4
 
 
 def caption(record: Record) -> str:
-    """What is known about an image in one text: concepts, disease or class, note; empty if nothing is."""
-    name = record.disease or (record.class_name or "").replace("_", " ")
-    parts = (", ".join(record.concepts or ()), name, record.note or "")
-    return ". ".join(part.strip().rstrip(".") for part in parts if part.strip())
+    """What is known about an image in one text: concepts, class, disease, note; empty if nothing is."""
+    class_name = (record.class_name or "").replace("_", " ")
+    parts = (", ".join(record.concepts or ()), class_name, record.disease or "", record.note or "")
+    texts = dict.fromkeys(part.strip().rstrip(".") for part in parts if part.strip())
+    return ". ".join(texts)
 
 
 class Vocabulary:

@@ -63,6 +63,19 @@ def test_points_and_probe(start, folder, tmp_path, capsys, monkeypatch):
     assert "nothing to do" in capsys.readouterr().out
 
 
+def test_a_qformer_can_be_trained_on_the_vectors_first(folder, tmp_path, monkeypatch):
+    out = tmp_path / "curve.json"
+    changes = ("--qformer-steps", "6", "projection.start=random", "prompt.use_concepts=false", "seed=3")
+    assert curve(folder, out, *changes) == 0
+    result = json.loads(out.read_text())
+    assert result["qformer"]["steps"] == 6
+    assert result["qformer"]["seed"] == 3
+    assert result["probe_of_vectors"]["settings"]["num_features"] == 2 * 32
+    assert result["probe"]["settings"]["num_features"] == 2 * tiny_config(folder).qformer.width
+    assert result["points"][1]["loss"] > 0
+    assert [file.name for file in tmp_path.iterdir()] == ["curve.json"]
+
+
 def test_files_without_vectors_are_refused(folder, tmp_path, capsys):
     np.savez(tmp_path / "train.npz", other=np.zeros(3))
     assert main(["learning", "--train", str(tmp_path / "train.npz"), "--test", str(folder / "test.npz"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks.__main__ import main
-from benchmarks.learning.curve import Stored
+from benchmarks.learning.stored import Stored
 from skingpt4.config.load import load_config, to_yaml
 from skingpt4.generation.probing.stages import image_batches
 from skingpt4.model.build import build_encoder
@@ -41,7 +41,7 @@ def test_they_are_those_of_the_encoder_with_labels(folder, tmp_path, capsys):
     torch.manual_seed(0)  # of the encoder's random weights
     assert vectors(folder, "all.jsonl", tmp_path / "new.npz") == 0
     assert "2 pictures; 1 without disease or class were left out" in capsys.readouterr().out
-    stored = Stored(tmp_path / "new.npz", "vectors")
+    stored = Stored.read(tmp_path / "new.npz", "vectors")
     assert (*stored.diseases,) == ("acne", "eczema")
     assert (*stored.classes,) == ("acne_and_rosacea", "dermatitis")
     torch.manual_seed(0)
