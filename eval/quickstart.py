@@ -141,7 +141,7 @@ def run_stages(planned: Sequence[Stage], ledger_path: Path) -> dict[str, Any]:
 
     ledger = json.loads(ledger_path.read_text()) if ledger_path.is_file() else {}
     made_of = b"".join(p.read_bytes() for p in [
-        *sorted(Path("configs/tiny").glob("*.yaml")), BUNDLED / "qformer_tiny.safetensors",
+        *sorted(Path("configs/tiny").glob("*.yaml")), BUNDLED / "qformer_captions.safetensors",
         BUNDLED / "aligned_tiny" / "projection.safetensors",
     ])  # fmt: skip
     made_of += str(RENDERER_VERSION).encode()

@@ -43,7 +43,7 @@ def test_frozen_parts_are_named_and_not_copied(config, shared):
 
 
 def test_bundled_weights_are_named_by_their_relative_path_from_any_folder(saved, tmp_path, monkeypatch):
-    name = "skingpt4/weights/bundled/qformer_tiny.safetensors"
+    name = "skingpt4/weights/bundled/qformer_captions.safetensors"
     shutil.copytree(saved, tmp_path / "saved")
     path = tmp_path / "saved" / checkpoint.CARD
     card = json.loads(path.read_text())

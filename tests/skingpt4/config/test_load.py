@@ -455,7 +455,7 @@ def test_from_dict_refuses_what_load_config_refuses(change, write):
 def test_bundled_weights_are_found_from_any_folder_and_written_with_their_relative_path(
     tmp_path, monkeypatch
 ):
-    name = "skingpt4/weights/bundled/qformer_tiny.safetensors"
+    name = "skingpt4/weights/bundled/qformer_captions.safetensors"
     path, overrides = ROOT / "configs/tiny/step1.yaml", ["vision.weights=null", "data.train=[]"]
     monkeypatch.chdir(ROOT)
     here = load_config(path, overrides)
@@ -469,7 +469,7 @@ def test_bundled_weights_are_found_from_any_folder_and_written_with_their_relati
     assert to_yaml(there) == to_yaml(here)
     assert from_dict(to_dict(there), "card") == there
     old = to_dict(there)
-    old["qformer"]["weights"] = "skingpt4/assets/qformer_tiny.safetensors"  # as version 0.1 wrote it
+    old["qformer"]["weights"] = "skingpt4/assets/qformer_captions.safetensors"  # as version 0.1 wrote it
     assert from_dict(old, "card") == there
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).touch()
