@@ -96,10 +96,10 @@ def table(result: dict[str, Any]) -> str:
     """What is read of each, with its ratio to the tokens."""
     rows = result["rows"]
     head = "| read by a logistic regression of | " + " | ".join(
-        f"{kind} ({found['num_labels']} answers, n = {found['n']}) | of the tokens'"
+        f"{kind} ({found['num_labels']} answers, n = {found['n']}) | divided by the tokens'"
         for kind, found in rows["tokens"].items()
     )
-    lines = [f"{head} | written in labels |", "|---" * (2 + 2 * len(rows["tokens"])) + "|"]
+    lines = [f"{head} | of what varies, labels explain |", "|---" * (2 + 2 * len(rows["tokens"])) + "|"]
     for name, found in rows.items():
         cells = [
             f"{share(right)} | {right['value'] / rows['tokens'][kind]['value']:.2f}"

@@ -46,7 +46,7 @@ class Settings:
 
     steps: int = 600
     batch_size: int = 32
-    rate: float = 5e-4
+    rate: float = 3e-4
     warmup: int = 50
     seed: int = 42
     seen_patches: float = 0.5  # fraction of the patches that the Q-Former sees in a step

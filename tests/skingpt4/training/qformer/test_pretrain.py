@@ -64,6 +64,15 @@ def test_the_result_loads_and_its_card_says_how_it_was_made(folder, tmp_path, ca
     assert run(folder, out) == 1  # it exists
 
 
+def test_the_command_has_the_defaults_of_the_settings():
+    """They are written twice, so that `--help` imports no network."""
+    args = pretrain_qformer.parser().parse_args("--train a --held-out b --out c".split())
+    defaults = asdict(pretrain.Settings())
+    shared = ("steps", "batch_size", "rate", "seen_patches", "start")
+    assert {name: getattr(args, name) for name in shared} == {name: defaults[name] for name in shared}
+    assert {name: getattr(args, name) for name in defaults["weights"]} == defaults["weights"]
+
+
 def test_a_stopped_training_ends_with_the_same_bits(folder, tmp_path, monkeypatch):
     whole, stopped = tmp_path / "whole.safetensors", tmp_path / "stopped.safetensors"
     monkeypatch.setattr(pretrain, "SAVE_EVERY", 2)

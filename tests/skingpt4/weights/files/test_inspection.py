@@ -285,7 +285,10 @@ def test_the_bundled_default():
         49152,
     )
     assert inspect(ROOT / "weights" / "dinov2-vit-s14-reg4").details["width"] == 384
-    assert inspect(ROOT / "skingpt4/weights/bundled/qformer_captions.safetensors").details["encoder_width"] == 384
+    assert (
+        inspect(ROOT / "skingpt4/weights/bundled/qformer_captions.safetensors").details["encoder_width"]
+        == 384
+    )
 
 
 def test_a_strange_value_of_a_configuration_is_shown(tmp_path):
