@@ -66,7 +66,7 @@ def test_the_result_loads_and_its_card_says_how_it_was_made(folder, tmp_path, ca
 
 def test_the_command_has_the_defaults_of_the_settings():
     """They are written twice, so that `--help` imports no network."""
-    args = pretrain_qformer.parser().parse_args("--train a --held-out b --out c".split())
+    args = pretrain_qformer.parser().parse_args(["--train", "a", "--held-out", "b", "--out", "c"])
     defaults = asdict(pretrain.Settings())
     shared = ("steps", "batch_size", "rate", "seen_patches", "start")
     assert {name: getattr(args, name) for name in shared} == {name: defaults[name] for name in shared}
