@@ -118,7 +118,7 @@ def probe(train: Stored, test: Stored, rows: np.ndarray) -> dict[str, Any]:
         vectors = stored.vectors.float()
         return torch.cat([vectors[:, 0], vectors.mean(1)], 1).numpy()
 
-    fitted = fit_logistic(features(train), train.classes, [str(row) for row in range(len(train))])
+    fitted = fit_logistic(features(train), train.classes.tolist(), [str(row) for row in range(len(train))])
     logs = fitted.log_probabilities(features(test)[rows], CLASSES)
     return {**accuracy(logs, CLASSES, test.classes[rows]).to_dict(), "settings": fitted.settings}
 
@@ -136,9 +136,12 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         f"| features of public photographs, {first['num_train']:,} to learn from; top-1 of {first['probe']['n']} | "
         + " | ".join(f"seed {seed}" for seed in seeds) + " |",
         "|---" * (1 + len(results)) + "|",
-        row("a logistic regression on the vectors names the class", [r["probe"] for r in results]),
-        row("the log-odds that the start asks for", [r["regression"] for r in results]),
     ]  # fmt: skip
+    known = "a logistic regression on the vectors names the class"
+    probes = {known: "probe", "the log-odds that the start asks for": "regression"}
+    if "qformer" in first:
+        probes = {known: "probe_of_vectors", "the same on the queries of a Q-Former trained on them": "probe"}
+    rows += [row(what, [r[key] for r in results]) for what, key in probes.items()]
     for place, point in enumerate(first["points"]):
         what = f"the language model, {point['samples']:,} samples after its start"
         tops = [r["points"][place][PRINTED]["top1"] for r in results]

@@ -74,6 +74,9 @@ def test_a_qformer_can_be_trained_on_the_vectors_first(folder, tmp_path, monkeyp
     assert result["probe"]["settings"]["num_features"] == 2 * tiny_config(folder).qformer.width
     assert result["points"][1]["loss"] > 0
     assert [file.name for file in tmp_path.iterdir()] == ["curve.json"]
+    vectors, queries = table([result]).splitlines()[2:4]
+    assert f"{100 * result['probe_of_vectors']['value']:.1f} %" in vectors
+    assert f"{100 * result['probe']['value']:.1f} %" in queries
 
 
 def test_files_without_vectors_are_refused(folder, tmp_path, capsys):
