@@ -16,7 +16,7 @@ from eval.asking.conversation import Asker, Setting
 from skingpt4.chat.differential import Ranker, Rule
 from skingpt4.chat.session import ChatSession
 from skingpt4.checkpoints import checkpoint
-from skingpt4.checkpoints.load import load_model
+from skingpt4.checkpoints.load import load_model, model_source
 from skingpt4.config.load import load_config
 from skingpt4.generation.questions import CLINICAL_PROMPTS, scored_diseases
 from skingpt4.generation.sampling import Generation
@@ -119,7 +119,8 @@ def test_the_bundled_start_belongs_to_the_default(config):
     load_model(config, start)
 
 
-def test_the_bundled_demonstration_names_drawings_that_it_never_saw(config):
+def test_the_bundled_demonstration_names_drawings_that_it_never_saw():
+    config = model_source(None, str(ROOT / demo.BUNDLED)).config  # its own, as `make demo` opens it
     model, rule = load_model(config, ROOT / demo.BUNDLED), Rule.of(ROOT / demo.BUNDLED)
     assert rule.calibration is not None
     ranker, right = Ranker(model, config, rule), 0
