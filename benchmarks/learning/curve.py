@@ -39,6 +39,7 @@ from skingpt4.generation.probing.probes import accuracy, fit_logistic
 from skingpt4.model.build import build
 from skingpt4.model.network import SkinGPT4
 from skingpt4.records.manifest import Manifest, evenly_spread, read_manifest
+from skingpt4.support.cli import require_writable
 from skingpt4.support.errors import reported
 from skingpt4.taxonomy.closed_set import ClosedSet
 from skingpt4.taxonomy.taxonomy import CLASSES
@@ -154,6 +155,7 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 
 def measure(args: argparse.Namespace, words: Sequence[str]) -> None:
     """Measure one curve."""
+    require_writable(args.out)
     train, test = (Stored.read(path, args.vectors) for path in (args.train, args.test))
     config = load_config(args.config, args.overrides)
     config.projector, config.initial_checkpoint, config.vision.crops = "qformer", None, 1
@@ -216,6 +218,7 @@ def training(
     )  # fmt: skip
     last, optimizer = config.optim.iters_per_epoch, make_optimizer(model, config.optim)
     steps = batches(config, samples, make_collate(config, model.language_model), accelerator, 0, last)
+    model.eval()
     yield None
     for iteration in tqdm(range(last), desc="training", unit="it"):
         for group in optimizer.param_groups:

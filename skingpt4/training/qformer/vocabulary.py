@@ -17,8 +17,8 @@ def caption(record: Record) -> str:
     """What is known about an image in one text: concepts, class, disease, note; empty if nothing is."""
     class_name = (record.class_name or "").replace("_", " ")
     parts = (", ".join(record.concepts or ()), class_name, record.disease or "", record.note or "")
-    texts = dict.fromkeys(part.strip().rstrip(".") for part in parts if part.strip())
-    return ". ".join(texts)
+    texts = [part.strip().rstrip(".") for part in parts if part.strip()]
+    return ". ".join({text.casefold(): text for text in texts}.values())  # a disease may be its class
 
 
 class Vocabulary:

@@ -64,7 +64,7 @@ def test_points_and_probe(start, folder, tmp_path, capsys, monkeypatch):
 
 
 def test_a_qformer_can_be_trained_on_the_vectors_first(folder, tmp_path, monkeypatch):
-    out = tmp_path / "curve.json"
+    out = tmp_path / "new" / "curve.json"
     changes = ("--qformer-steps", "6", "projection.start=random", "prompt.use_concepts=false", "seed=3")
     assert curve(folder, out, *changes) == 0
     result = json.loads(out.read_text())
@@ -73,7 +73,7 @@ def test_a_qformer_can_be_trained_on_the_vectors_first(folder, tmp_path, monkeyp
     assert result["probe_of_vectors"]["settings"]["num_features"] == 2 * 32
     assert result["probe"]["settings"]["num_features"] == 2 * tiny_config(folder).qformer.width
     assert result["points"][1]["loss"] > 0
-    assert [file.name for file in tmp_path.iterdir()] == ["curve.json"]
+    assert [file.name for file in out.parent.iterdir()] == ["curve.json"]
     vectors, queries = table([result]).splitlines()[2:4]
     assert f"{100 * result['probe_of_vectors']['value']:.1f} %" in vectors
     assert f"{100 * result['probe']['value']:.1f} %" in queries

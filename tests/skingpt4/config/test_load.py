@@ -469,7 +469,7 @@ def test_bundled_weights_are_found_from_any_folder_and_written_with_their_relati
     assert to_yaml(there) == to_yaml(here)
     assert from_dict(to_dict(there), "card") == there
     old = to_dict(there)
-    old["qformer"]["weights"] = "skingpt4/assets/qformer_captions.safetensors"  # as version 0.1 wrote it
+    old["qformer"]["weights"] = "skingpt4/assets/qformer_captions.safetensors"  # in the folder of version 0.1
     assert from_dict(old, "card") == there
     (tmp_path / name).parent.mkdir(parents=True)
     (tmp_path / name).touch()

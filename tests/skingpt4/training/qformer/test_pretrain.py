@@ -140,9 +140,3 @@ def test_a_state_of_another_version_is_refused(folder, tmp_path, monkeypatch, ca
     torch.save(saved, state)
     assert run(folder, out) == 1
     assert "another version; delete it" in capsys.readouterr().err
-
-
-def test_the_command_line_has_the_weights_of_the_settings():
-    args = pretrain_qformer.parser().parse_args(["--train", "a", "--held-out", "b", "--out", "c"])
-    for name, weight in asdict(pretrain.Weights()).items():
-        assert getattr(args, name) == weight

@@ -1,5 +1,7 @@
 """Captions of records: everything that is known, each thing once."""
 
+from pathlib import Path
+
 import pytest
 
 from skingpt4.records.record import Record
@@ -11,7 +13,7 @@ from skingpt4.training.qformer.vocabulary import caption
     [
         ({}, ""),
         ({"class_name": "acne_and_rosacea"}, "acne and rosacea"),
-        ({"class_name": "melanoma", "disease": "melanoma"}, "melanoma"),
+        ({"class_name": "melanoma", "disease": "Melanoma"}, "Melanoma"),
         (
             {
                 "concepts": ("Papule", "Scale"),
@@ -23,5 +25,5 @@ from skingpt4.training.qformer.vocabulary import caption
         ),
     ],
 )
-def test_a_caption_says_all_that_is_known(known, text, tmp_path):
-    assert caption(Record(image_path=tmp_path / "0.png", **known)) == text
+def test_a_caption_says_all_that_is_known(known, text):
+    assert caption(Record(Path("0.png"), **known)) == text
