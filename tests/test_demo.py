@@ -31,6 +31,7 @@ demo.stay_local()
 
 from tests.support.gradio_page import Page  # noqa: E402  (Gradio reads the environment on import)
 from tests.support.page_stub import MODEL, Stub, tools, upload  # noqa: E402
+from tests.support.ports import free_port  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 
@@ -110,11 +111,6 @@ def test_address(caplog):
     for wrong in (demo.Address(port=70000), demo.Address(port=0), demo.Address("no.such.host.invalid")):
         with pytest.raises(AddressError):
             wrong.check()
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from skingpt4.server.address import Address, stay_local
 from tests.support import axe
 from tests.support.page_driver import CHROMIUM, Clinician, browser
 from tests.support.page_stub import Concept, Likely, Scored, Stub, tools
+from tests.support.ports import free_port
 
 stay_local()
 
@@ -69,8 +69,7 @@ def ranked(session, language) -> Scored:
 
 
 def free_address() -> Address:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return Address(port=free.getsockname()[1])
+    return Address(port=free_port())
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,8 @@ from skingpt4.chat.texts import load  # noqa: E402
 from skingpt4.checkpoints.identity import model_identity  # noqa: E402
 from skingpt4.generation.questions import CLINICAL_PROMPTS  # noqa: E402
 from skingpt4.server.page import tools as page_tools  # noqa: E402  (Gradio reads the environment on import)
-from tests.support.page_driver import CHROMIUM, TIMEOUT_MS, Clinician, browser, contrasts, free_port  # noqa: E402
+from tests.support.page_driver import CHROMIUM, TIMEOUT_MS, Clinician, browser, contrasts  # noqa: E402
+from tests.support.ports import free_port  # noqa: E402
 from tests.support.tiny import make_encoder, make_model, save_language_model, tiny_config  # noqa: E402
 from tests.test_demo import holding, wait_until  # noqa: E402
 

@@ -16,8 +16,9 @@ demo.stay_local()
 
 from skingpt4.chat.texts import load  # noqa: E402
 from skingpt4.records.images import prepare_pillow  # noqa: E402
-from tests.support.page_driver import CHROMIUM, Clinician, browser, free_port  # noqa: E402
+from tests.support.page_driver import CHROMIUM, Clinician, browser  # noqa: E402
 from tests.support.page_stub import tools  # noqa: E402
+from tests.support.ports import free_port  # noqa: E402
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine (apt install chromium)")
 FORMATS = {

@@ -26,8 +26,9 @@ from skingpt4.server.audit import AuditLog  # noqa: E402
 from skingpt4.server.http.response import Usage  # noqa: E402
 from skingpt4.server.http.routes import Api, make_app  # noqa: E402
 from skingpt4.server.http.server import served  # noqa: E402
-from tests.support.page_driver import TIMEOUT_MS, free_port  # noqa: E402
+from tests.support.page_driver import TIMEOUT_MS  # noqa: E402
 from tests.support.page_stub import Stub, tools  # noqa: E402
+from tests.support.ports import free_port  # noqa: E402
 from tests.support.proxies import NAME, PATHS  # noqa: E402
 from tests.support.review_run import make_run  # noqa: E402
 

@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 
 from tests.support.gradio_page import Page
+from tests.support.ports import free_port
 
 MARKS = (b"taken at home by Anna Example", b"Where is my secret")
 QUESTION = "What is it? Where is my secret?"
@@ -26,11 +27,6 @@ def loopback_up() -> None:
     """Switch on the loopback of a new namespace (SIOCSIFFLAGS with IFF_UP)."""
     with socket.socket() as sock, contextlib.suppress(OSError):
         fcntl.ioctl(sock, 0x8914, struct.pack("16sh14x", b"lo", 1))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
 
 
 def wait_for(url: str, process: subprocess.Popen) -> None:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.support.ports import free_port
+
 ROOT = Path(__file__).parents[2]
 NAME = "skin.ward.example"
 PATHS = {"page": "/consult", "review": "/review", "api": "/api"}
@@ -71,18 +73,10 @@ def make_certificate(folder: Path) -> Certificate:
     return Certificate(folder / "ca.pem", folder / "server.pem", folder / "server.key", pin)
 
 
-def free_ports(number: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
-
-
 @contextmanager
 def serving(program: str, folder: Path, certificate: Certificate, behind: dict[str, int]) -> Iterator[str]:
     """Start a proxy before servers on these ports, by their names in PATHS; gives its URL."""
-    plain, secure = free_ports(2)
+    plain, secure = free_port(), free_port()
     folder.mkdir()
     command, env = (_nginx if program == "nginx" else _caddy)(folder, certificate, behind, plain, secure)
     with (folder / "log").open("w") as log:

@@ -20,7 +20,8 @@ stay_local()
 import demo  # noqa: E402
 from data.phantoms.splits import render_phantom  # noqa: E402
 from skingpt4.server.page import tools  # noqa: E402
-from tests.support.page_driver import Clinician, browser, free_port  # noqa: E402
+from tests.support.page_driver import Clinician, browser  # noqa: E402
+from tests.support.ports import free_port  # noqa: E402
 
 COLOURS = 256  # of the saved pictures
 NAMES = {"desktop": "consultation.png", "phone": "consultation_phone.png"}

@@ -7,7 +7,6 @@ import os
 import random
 import shutil
 import signal
-import socket
 import threading
 import time
 import urllib.error
@@ -22,6 +21,7 @@ from eval.rating.questionnaire import FLAG, ITEMS
 from eval.rating.store import Store
 from eval.rating.study import change_study
 from tests.support.launcher import Job, Launcher
+from tests.support.ports import free_port
 from tests.support.review_run import FORM, MARK, Browser, make_run
 
 PASSWORD = "correct horse"
@@ -30,21 +30,19 @@ PATIENCE = 300.0  # seconds
 
 
 def start(launcher: Launcher, folder: Path) -> tuple[Job, str]:
-    """Serve a run's form; another port where somebody has taken the free one meanwhile."""
-    for _ in range(5):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            port = free.getsockname()[1]
-        words = ["eval.review", "--run-dir", str(folder), "--port", str(port)]
-        server = launcher.start(words, folder.with_name("server.log"))
-        url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE
-        while time.monotonic() < deadline and server.is_running():
-            try:
-                if json.load(urllib.request.urlopen(f"{url}/health", timeout=PATIENCE)) == {"status": "ok"}:
-                    return server, url
-            except (OSError, ValueError):
-                time.sleep(0.1)
-        server.kill()
-        server.wait()
+    """Serve a run's form."""
+    port = free_port()
+    words = ["eval.review", "--run-dir", str(folder), "--port", str(port)]
+    server = launcher.start(words, folder.with_name("server.log"))
+    url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE
+    while time.monotonic() < deadline and server.is_running():
+        try:
+            if json.load(urllib.request.urlopen(f"{url}/health", timeout=PATIENCE)) == {"status": "ok"}:
+                return server, url
+        except (OSError, ValueError):
+            time.sleep(0.1)
+    server.kill()
+    server.wait()
     raise TimeoutError("the form was not served")
 
 

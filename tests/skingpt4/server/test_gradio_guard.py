@@ -33,6 +33,7 @@ from skingpt4.server import gradio_app  # noqa: E402
 from tests.support.gradio_page import Page, client, open_page, png  # noqa: E402
 from tests.support.page_driver import CHROMIUM, Clinician, browser  # noqa: E402
 from tests.support.page_stub import Stub, tools  # noqa: E402
+from tests.support.ports import free_port  # noqa: E402
 from tests.support.review_run import make_run  # noqa: E402
 
 PASSWORD = "correct horse"
@@ -48,8 +49,7 @@ def folder(tmp_path_factory) -> Iterator[Path]:
 
 
 def serve(password: str | None = None, session: type[Stub] = Stub) -> tuple[Any, str]:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = demo.Address(port=free.getsockname()[1], max_upload_mb=1)
+    address = demo.Address(port=free_port(), max_upload_mb=1)
     return demo.launch(
         tools(session), address, access=password and shared_password(password)
     ), f"http://127.0.0.1:{address.port}"
@@ -413,8 +413,7 @@ def test_odd_file_names_stay_in_their_folder(served, folder):
 def test_the_review_form_takes_no_file(folder, tmp_path):
     run = answers.read_run(make_run(tmp_path / "run", num_cases=2))
     desk = Desk(Store(run.folder), select(run, run.folder, None, None))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = demo.Address(port=free.getsockname()[1])
+    address = demo.Address(port=free_port())
     blocks = gradio_app.launch(review_page.build(desk), address, {"status": "ok"}, EN)
     try:
         page = client(f"http://127.0.0.1:{address.port}")
@@ -573,8 +572,7 @@ def test_another_rater_in_the_same_browser_does_not_get_the_page(folder, tmp_pat
     desk = Desk(Store(run.folder), select(run, run.folder, None, None))
     for name in ("anna", "bert"):
         desk.store.add_rater(name, PASSWORD)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = demo.Address(port=free.getsockname()[1])
+    address = demo.Address(port=free_port())
     blocks = gradio_app.launch(
         review_page.build(desk),
         address,

@@ -32,6 +32,7 @@ from eval.rating.desk import Desk, select  # noqa: E402
 from eval.rating.store import Store  # noqa: E402
 from skingpt4.server import gradio_app  # noqa: E402
 from tests.support.page_stub import tools  # noqa: E402
+from tests.support.ports import free_port  # noqa: E402
 from tests.support.review_run import make_run  # noqa: E402
 
 PASSWORD = "correct horse"
@@ -40,11 +41,6 @@ FOREIGN_NAMES = (
     "elsewhere.example", "localhost.elsewhere.example", "127.0.0.1.elsewhere.example", "localhost.", "localhost@x",
     "192.168.0.1", "0.0.0.0", "[::]", "[::2]", "::1", "[::1", "127.1", "2130706433", "0x7f.1", "", "*",
 )  # fmt: skip
-
-
-def free_port(family: socket.AddressFamily = socket.AF_INET, host: str = "127.0.0.1") -> int:
-    with socket.create_server((host, 0), family=family) as free:
-        return free.getsockname()[1]
 
 
 # ---- the rule alone

@@ -7,7 +7,6 @@ import io
 import json
 import random
 import re
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from tests.support import soak  # noqa: E402
 from tests.support.gradio_page import Page  # noqa: E402  (Gradio reads the environment when it is imported)
 from tests.support.page_driver import CHROMIUM, Clinician, browser  # noqa: E402
 from tests.support.page_stub import Stub, tools  # noqa: E402
+from tests.support.ports import free_port  # noqa: E402
 
 NUM_BROWSERS = 16
 
@@ -78,8 +78,7 @@ def colours_of(shown: str) -> set[int]:
 def served(tmp_path, monkeypatch) -> Iterator[tuple[str, Path]]:
     folder = tmp_path / "gradio"
     monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = demo.Address(port=free.getsockname()[1])
+    address = demo.Address(port=free_port())
     blocks = demo.launch(tools(Echo), address)
     yield f"http://127.0.0.1:{address.port}", folder
     blocks.close(verbose=False)

@@ -29,6 +29,7 @@ from skingpt4.checkpoints.identity import model_identity  # noqa: E402
 from skingpt4.model.build import build, build_encoder  # noqa: E402
 from skingpt4.server.page import tools  # noqa: E402  (Gradio reads the environment when it is imported)
 from tests.support.gradio_page import Page  # noqa: E402
+from tests.support.ports import free_port  # noqa: E402
 from tests.support.tiny import make_picture, tiny_config  # noqa: E402
 
 ROOT = Path(__file__).parents[3]
@@ -45,13 +46,6 @@ def photograph(seed: int = 1, size: tuple[int, int] = (900, 700)) -> bytes:
     exif.get_ifd(0x8825)[2] = (52.0, 31.0, 12.0)
     picture.save(out, "JPEG", exif=exif)
     return out.getvalue()
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        return sock.getsockname()[1]
 
 
 # ---- the real processes

@@ -13,8 +13,8 @@ stay_local()
 
 from tests.support.gradio_page import Page  # noqa: E402  (Gradio reads the environment when it is imported)
 from tests.support.hostile import photo  # noqa: E402
-from tests.support.page_driver import free_port  # noqa: E402
 from tests.support.page_stub import Stub, tools  # noqa: E402
+from tests.support.ports import free_port  # noqa: E402
 
 
 class Slow(Stub):

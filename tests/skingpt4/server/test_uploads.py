@@ -29,6 +29,7 @@ from eval.rating.desk import Desk, select  # noqa: E402
 from eval.rating.store import Store  # noqa: E402
 from tests.support.gradio_page import Page  # noqa: E402
 from tests.support.page_stub import tools  # noqa: E402
+from tests.support.ports import free_port  # noqa: E402
 from tests.support.review_run import make_run  # noqa: E402
 
 META = {"_type": "gradio.FileData"}
@@ -42,8 +43,7 @@ def png(colour: str = "tan") -> bytes:
 
 
 def address() -> demo.Address:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return demo.Address(port=free.getsockname()[1])
+    return demo.Address(port=free_port())
 
 
 @pytest.fixture(scope="module")

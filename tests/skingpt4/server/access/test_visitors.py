@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import sqlite3
 import threading
 import time
@@ -40,6 +39,7 @@ from skingpt4.server import gradio_app  # noqa: E402
 from tests.support.gradio_page import Page, client, open_page, png  # noqa: E402
 from tests.support.page_driver import CHROMIUM, browser  # noqa: E402
 from tests.support.page_stub import Stub, tools  # noqa: E402
+from tests.support.ports import free_port  # noqa: E402
 from tests.support.review_run import make_run  # noqa: E402
 
 PASSWORD = "correct horse battery"
@@ -75,8 +75,7 @@ def options(**given):
 def page_served(log, session=Stub, **given):
     """A page with the users of these options; yields its address."""
     access = access_of(options(**given), PAGE_ROLES, "Not a diagnosis.", log.append)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = demo.Address(port=free.getsockname()[1], max_upload_mb=1)
+    address = demo.Address(port=free_port(), max_upload_mb=1)
     stub = tools(session, log=log.append)
     blocks = demo.launch(stub, address, access=access)
     try:
@@ -432,8 +431,7 @@ def form_served(tmp_path, log, **given):
     store = Store(run.folder)
     store.add_rater("carl", PASSWORD)
     args = options(run_dir=run.folder, audit_log=log.path, **given)
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = demo.Address(port=free.getsockname()[1])
+    address = demo.Address(port=free_port())
     desk = Desk(store, select(run, run.folder, None, None))
     blocks = gradio_app.launch(
         review_page.build(desk), address, {"status": "ok"}, EN, access=review.form_access(args, store)

@@ -31,6 +31,7 @@ from skingpt4.server.http.routes import Api, Limits, make_app
 from skingpt4.server.http.server import served
 from skingpt4.support.cli import DISCLAIMER
 from tests.support.engine import StandInEngine, serving
+from tests.support.ports import free_port
 from tests.support.tiny import make_picture, tiny_config
 
 IDENTITY = {"checkpoint": "run/1", "sha256": "ab" * 32, "demonstration": True, "caution": "Only drawn."}
@@ -577,9 +578,7 @@ def test_command_line(capsys, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         assert http_api.main(["--port", str(taken.getsockname()[1])]) == 1
     assert "another program listens there" in capsys.readouterr().err
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port = sock.getsockname()[1]
-    assert http_api.main(["--config", "nowhere.yaml", "--port", str(port)]) == 1
+    assert http_api.main(["--config", "nowhere.yaml", "--port", str(free_port())]) == 1
     assert "nowhere.yaml: no such config" in capsys.readouterr().err
 
 
