@@ -105,7 +105,7 @@ class ProjectionConfig:
     """
 
     hidden_width: int | None = field(default=None, metadata={"rule": optional_count})
-    inputs: str = ruled(one_of("raw", "standardised", "whitened"), "raw")
+    inputs: str = ruled(one_of("raw", "standardised", "whitened", "discriminants"), "raw")
     start: str = ruled(one_of("random", "labels"), "random")
     start_iterations: int | None = field(default=None, metadata={"rule": optional_count})
 

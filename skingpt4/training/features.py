@@ -26,7 +26,7 @@ from skingpt4.checkpoints.identity import encoder_identity
 from skingpt4.config.schema import Config
 from skingpt4.model.build import build_encoder
 from skingpt4.model.network import ImageEncoder
-from skingpt4.model.projection import InputMap, input_map, picture_shape
+from skingpt4.model.projection import picture_shape
 from skingpt4.records.archives import StoreError, read_bytes
 from skingpt4.records.feature_store import (
     DTYPE,
@@ -116,8 +116,8 @@ def cached_images(*stores: FeatureStore) -> ImageSource:
     return load
 
 
-def statistics_map(stores: Sequence[FeatureStore], inputs: str) -> InputMap:
-    """The map of `projection.inputs` with mean and covariance of cached features: all vectors of each first view.
+def moments(stores: Sequence[FeatureStore]) -> tuple[Tensor, Tensor]:
+    """Mean (d,) and covariance (d, d), both fp64, of cached features: all vectors of each first view.
 
     Of more than MAX_COUNTED images, that many are taken, evenly spread.
     """
@@ -132,7 +132,7 @@ def statistics_map(stores: Sequence[FeatureStore], inputs: str) -> InputMap:
         total += vectors.sum(0)
         products += vectors.T @ vectors
     mean = total / count
-    return input_map(inputs, mean, products / count - torch.outer(mean, mean))
+    return mean, products / count - torch.outer(mean, mean)
 
 
 def _fill(

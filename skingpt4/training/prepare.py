@@ -33,9 +33,10 @@ from skingpt4.records.naming import hint
 from skingpt4.support.files import file_sha256
 from skingpt4.training.distributed.sharding import Sharding, ask_model, build_network
 from skingpt4.training.distributed.team import Team
-from skingpt4.training.features import cached_images, cached_queries, statistics_map
+from skingpt4.training.features import cached_images, cached_queries
 from skingpt4.training.preferences.pairs import Pairs, PreferenceSamples, reference_margins
 from skingpt4.training.samples import HeldOutSamples, ImageSource, SampleEncoder, TrainingSamples, image_files
+from skingpt4.training.start.coordinates import fit_coordinates
 from skingpt4.training.start.from_labels import start_from_labels
 
 MAX_CHECKED_IMAGES = 20_000  # a file takes microseconds to find on a disk, milliseconds over a network
@@ -305,7 +306,7 @@ def initialise_projection(
     if config.projection.start == "labels":
         ask_model(model, team, lambda team: _start_from_labels(model, features, records, config, card, team))
     if config.projection.inputs != "raw":
-        inputs = team.by_first(lambda: statistics_map(features, config.projection.inputs))
+        inputs = team.by_first(lambda: fit_coordinates(features, records, config))
         model.input_map = inputs.to(model.language_model.input_device)
         if path or config.projection.start == "labels":
             projection = model.projection

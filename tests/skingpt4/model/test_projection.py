@@ -160,9 +160,12 @@ def uneven(count=4000):
     return torch.randn(count, 8, generator=generator) * scales @ mixed + 20 * torch.ones(8)
 
 
-def map_of(name, vectors):
+def map_of(name, vectors, weight=None):
     mean = vectors.double().mean(0)
-    return input_map(name, mean, (vectors.double() - mean).T @ (vectors.double() - mean) / len(vectors))
+    if name == "discriminants" and weight is None:
+        weight = torch.eye(8).double()[:2]
+    covariance = (vectors.double() - mean).T @ (vectors.double() - mean) / len(vectors)
+    return input_map(name, mean, covariance, weight)
 
 
 def test_standardised_dimensions_have_mean_0_and_variance_1():
@@ -182,6 +185,24 @@ def test_whitened_directions_have_variance_1_and_the_mean_stays():
     before = torch.linalg.eigvalsh(torch.cov(vectors.T))
     assert spread.max() < 1.01
     assert spread.max() / spread.min() < 0.05 * before.max() / before.min()
+
+
+def test_discriminants_are_large_whatever_the_size_of_what_they_read():
+    vectors = uneven()
+    values, directions = torch.linalg.eigh(torch.cov(vectors.double().T))
+    faint = directions[:, 1] / values[1].sqrt()  # a label that hardly anything of the variance says
+    said = vectors.double() @ faint
+    result = map_of("discriminants", vectors, 7 * faint[None])(vectors).double()
+
+    def explained(x):
+        """The share of the variance of vectors that is linear in what the label says."""
+        x, y = x - x.mean(0), (said - said.mean()) / said.std()
+        return float(((x.T @ y / len(y)) ** 2).sum() / x.var(0).sum())
+
+    assert explained(vectors.double()) < 0.01
+    assert explained(result) > 0.95
+    assert float(result.var(0).mean()) == pytest.approx(1, abs=0.1)
+    assert float(result.mean(0).norm()) == pytest.approx(8**0.5, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", INPUT_MAPS)

@@ -18,7 +18,7 @@ from skingpt4.config.schema import ConfigError
 from skingpt4.config.validate import check_values
 from skingpt4.doctor.dry_run import dry_run
 from skingpt4.generation.sampling import Generation
-from skingpt4.model.projection import picture_shape
+from skingpt4.model.projection import INPUT_MAPS, picture_shape
 from skingpt4.records.comparing.overlap import OverlapError
 from skingpt4.records.record import RecordError
 from skingpt4.training.loop import run
@@ -124,7 +124,7 @@ def test_without_a_cache_the_pictures_are_read(changes, configure):
 
 
 @pytest.mark.parametrize("way", ["qformer", "mlp"])
-@pytest.mark.parametrize("inputs", ["standardised", "whitened"])
+@pytest.mark.parametrize("inputs", ["standardised", "whitened", "discriminants"])
 def test_other_coordinates_resume_to_the_same_bits_and_save_plain_layers(way, inputs, configure):
     config = configure(projection__inputs=inputs, **WAYS[way])
     run(config)
@@ -145,7 +145,7 @@ def test_other_coordinates_resume_to_the_same_bits_and_save_plain_layers(way, in
 
 
 def test_other_coordinates_train_otherwise(configure):
-    runs = [configure(inputs, projection__inputs=inputs) for inputs in ("raw", "standardised", "whitened")]
+    runs = [configure(inputs, projection__inputs=inputs) for inputs in ("raw", *INPUT_MAPS)]
     for config in runs:
         run(config)
     weights = [tensors_of(config)["weight"] for config in runs]
