@@ -1,13 +1,12 @@
 """A learning curve on stored vectors: python -m benchmarks learning --train A.npz --test B.npz --out C.json.
 
 The files hold what an encoder saw of pictures, not the pictures: `vectors` (n, q, d), or the array that --vectors
-names, and the texts `disease` and `class_name` (n,). The projection is started and trained on them as `train.py`
-would, and after each of --points iterations the test cases are scored as a calibrated checkpoint scores them: all
-diseases of the training, summed by class, with three weights of the prior, the mean score over some training
-pictures, and at full weight divided by the scores' spread over those pictures, or by its root.
+names, and the texts `disease` and `class_name` (n,). The projection is trained on them as `train.py` would, and after
+each of --points iterations the test cases are scored: all diseases of the training, summed by class, as they are
+(plain) and as `skingpt4 calibrate` reads them. Its reading is fitted on four fifths of the cases for the last fifth.
 Beside it stands a probe, a logistic regression on the same vectors: what they hold.
 
-Changes to the configuration follow as key=value, one factor at a time (`projection.start=random seed=1`). The JSON
+Changes to the configuration follow as key=value, one factor at a time (`projection.inputs=raw seed=1`). The JSON
 is written after every point; a curve that is complete is not measured again.
 """
 
@@ -30,7 +29,7 @@ from tqdm import tqdm
 
 from benchmarks.harness.results import RESULTS, about, write
 from benchmarks.learning.stored import Stored, through_qformer
-from skingpt4.chat.calibration_fit import spread_of
+from skingpt4.chat.calibration_readings import PLAIN, held_out_probabilities, read_in_all_ways
 from skingpt4.checkpoints.diseases import taught_diseases
 from skingpt4.config.load import load_config
 from skingpt4.config.schema import Config
@@ -44,6 +43,8 @@ from skingpt4.support.errors import reported
 from skingpt4.taxonomy.closed_set import ClosedSet
 from skingpt4.taxonomy.taxonomy import CLASSES
 from skingpt4.training.batches import batches, make_collate
+from skingpt4.training.coordinates.labels import Labels, labels_of
+from skingpt4.training.coordinates.regression import discriminants
 from skingpt4.training.distributed.team import Team
 from skingpt4.training.loop import train_step
 from skingpt4.training.optim.optimizer import make_optimizer
@@ -51,24 +52,16 @@ from skingpt4.training.optim.schedule import learning_rate
 from skingpt4.training.prepare import initialise_projection
 from skingpt4.training.qformer.pretrain import Settings
 from skingpt4.training.samples import SampleEncoder, TrainingSamples
-from skingpt4.training.start.labels import Labels, labels_of
-from skingpt4.training.start.regression import discriminants
 
-CACHE = Path("runs/learning")  # of the responses
-# How scores are read: the weight of the prior, and the power of the spread that divides them.
-READINGS = {"prior weight 0": (0.0, 0.0), "prior weight 0.5": (0.5, 0.0), "prior weight 1": (1.0, 0.0),
-            "prior weight 1, root of the spread": (1.0, 0.5), "prior weight 1, spread": (1.0, 1.0)}  # fmt: skip
-PRINTED = "prior weight 1"
-NUM_PRIOR = 64  # training pictures over which prior and spread are taken
+READINGS = ("plain", "calibrated")
 
 
 class Test:
     """The test cases of the 15 classes, scored as a calibrated checkpoint scores them."""
 
     def __init__(
-        self, stored: Stored, train: Stored, records: Manifest, model: SkinGPT4, config: Config, limit: int
+        self, stored: Stored, records: Manifest, model: SkinGPT4, config: Config, limit: int
     ) -> None:
-        self.reference = train.vectors[evenly_spread(len(train), NUM_PRIOR)].float()
         self.rows = known_classes(stored, limit)
         self.vectors, self.classes = stored.vectors[self.rows].float(), stored.classes[self.rows]
         self.closed_set = ClosedSet.of_training(taught_diseases(records, config.prompt))
@@ -76,16 +69,14 @@ class Test:
 
     def score(self) -> dict[str, Any]:
         """Class top-1 and top-3 for each of READINGS."""
-        scores, reference = (
-            np.concatenate(
-                [self.scorer.scores([vectors[None]]) for vectors in tqdm(pictures, what, leave=False)]
-            )
-            for what, pictures in (("scoring the test", self.vectors), ("scoring the prior", self.reference))
+        scores = np.concatenate(
+            [self.scorer.scores([v[None]]) for v in tqdm(self.vectors, "scoring", leave=False)]
         )
+        by_reading = read_in_all_ways(self.closed_set, scores)
+        truth = np.array([CLASSES.index(name) for name in self.classes])
+        calibrated = np.log(held_out_probabilities(by_reading, truth).clip(min=1e-300))
         result: dict[str, Any] = {}
-        for name, (weight, power) in READINGS.items():
-            spread = spread_of(reference, power)
-            of_classes = self.closed_set.class_scores(scores / spread, reference.mean(0) / spread, weight)
+        for name, of_classes in zip(READINGS, (by_reading[PLAIN], calibrated), strict=True):
             best = np.argsort(-of_classes, axis=1)[:, :3]
             top3 = [true in [CLASSES[c] for c in row] for true, row in zip(self.classes, best, strict=True)]
             result[name] = {
@@ -101,7 +92,7 @@ def known_classes(stored: Stored, limit: int) -> np.ndarray:
 
 
 def regression(train: Stored, test: Test, labels: Labels) -> dict[str, Any]:
-    """Top-1 of the log-odds that `projection.start: labels` asks the language model for, without it."""
+    """Top-1 of the log-odds that `projection.inputs: discriminants` writes large, without the language model."""
     weight, centre = discriminants(lambda row: train.vectors[row], labels)
     odds = ((test.vectors.mean(1).double() - centre) @ weight.T).numpy()
     places = {name.casefold(): place for place, name in enumerate(labels.names)}
@@ -139,13 +130,13 @@ def table(results: Sequence[dict[str, Any]]) -> str:
         "|---" * (1 + len(results)) + "|",
     ]  # fmt: skip
     known = "a logistic regression on the vectors names the class"
-    probes = {known: "probe", "the log-odds that the start asks for": "regression"}
+    probes = {known: "probe", "the log-odds that discriminants write large": "regression"}
     if "qformer" in first:
         probes = {known: "probe_of_vectors", "the same on the queries of a Q-Former trained on them": "probe"}
     rows += [row(what, [r[key] for r in results]) for what, key in probes.items()]
     for place, point in enumerate(first["points"]):
-        what = f"the language model, {point['samples']:,} samples after its start"
-        tops = [r["points"][place][PRINTED]["top1"] for r in results]
+        what = f"the language model, after {point['samples']:,} samples"
+        tops = [r["points"][place]["calibrated"]["top1"] for r in results]
         of_probe = " | ".join(
             f"{t['value'] / r['probe']['value']:.2f}" for t, r in zip(tops, results, strict=True)
         )
@@ -160,7 +151,6 @@ def measure(args: argparse.Namespace, words: Sequence[str]) -> None:
     config = load_config(args.config, args.overrides)
     config.projector, config.initial_checkpoint, config.vision.crops = "qformer", None, 1
     config.optim.max_epoch, config.optim.iters_per_epoch = 1, max(1, *args.points)
-    config.data.feature_cache = str(CACHE)
     result: dict[str, Any] = {
         "overrides": args.overrides, "vectors": args.vectors, "num_train": len(train),
         "batch_size": config.optim.batch_size, "points": [], "complete": False,
@@ -180,7 +170,7 @@ def measure(args: argparse.Namespace, words: Sequence[str]) -> None:
         began = time.monotonic()
         known = torch.zeros(1, *train.vectors.shape[1:])
         initialise_projection(model, [train], records, config, known, Team())  # type: ignore[list-item]
-        scored = Test(test, train, records, model, config, args.limit)
+        scored = Test(test, records, model, config, args.limit)
         result["probe"] = probe(train, test, scored.rows)
         result["regression"] = regression(train, scored, labels_of(records, config.prompt))
         print(

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, log_loss
 from torch import Tensor
@@ -21,6 +20,16 @@ from tqdm import tqdm
 
 from skingpt4.chat import calibration
 from skingpt4.chat.calibration import Calibration, CalibrationError, Platt, class_loss
+from skingpt4.chat.calibration_readings import (
+    FOLDS,
+    PLAIN,
+    Reading,
+    fit_reading,
+    folds_of,
+    held_out_probabilities,
+    read_in_all_ways,
+    spread_of,
+)
 from skingpt4.chat.checks import alarm
 from skingpt4.chat.differential import score_concepts, score_images
 from skingpt4.checkpoints import checkpoint
@@ -34,46 +43,12 @@ from skingpt4.records.manifest import Manifest, read_manifest
 from skingpt4.taxonomy.closed_set import ClosedSet
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 
-FOLDS = 5
 MIN_CASES = 30
 MIN_CONFIDENT = 10  # cases that reach a threshold: with fewer, the target is reached by chance
 MIN_OF_CONCEPT = 5  # images with it, and without it
-TEMPERATURES = (0.05, 50.0)
-# How scores are read: the weight of their prior, and the power of their spread that they are divided by.
-Reading = tuple[float, float]
-PLAIN = (0.0, 0.0)
-READINGS = [(weight / 10, power) for power in (0.0, 0.5, 1.0) for weight in range(11)]
 
 
 # --- fitting -------------------------------------------------------------------------------------------
-
-
-def fit_temperature(scores: np.ndarray, truth: np.ndarray) -> float:
-    """The temperature with the lowest loss for (n, classes) log-likelihoods and true classes (n,), within bounds."""
-    low, high = np.log(TEMPERATURES)
-    minimum = minimize_scalar(
-        lambda t: class_loss(scores, truth, float(np.exp(t))), bounds=(low, high), method="bounded"
-    )
-    return float(np.exp(minimum.x))
-
-
-def fit_reading(by_reading: Mapping[Reading, np.ndarray], truth: np.ndarray) -> tuple[Reading, float]:
-    """(one of READINGS, temperature) with the lowest loss.
-
-    `by_reading` has (n, classes) log-scores for each reading that is tried; truth is (n,) of numbers.
-    """
-    fitted = {reading: fit_temperature(scores, truth) for reading, scores in by_reading.items()}
-    return min(fitted.items(), key=lambda item: class_loss(by_reading[item[0]], truth, item[1]))
-
-
-def spread_of(scores: np.ndarray, power: float) -> np.ndarray:
-    """(diseases,) what scores (n, diseases) are divided by: a power of their standard deviation over the images.
-
-    The longer and the rarer a name, the more nats separate its good from its bad images; divided by this spread, each
-    counts alike (z-norm, Auckenthaler et al. 2000, doi 10.1006/dspr.1999.0360). Their median is 1.
-    """
-    deviations = scores.std(axis=0)
-    return np.maximum(deviations / (np.median(deviations) or 1.0), 1e-3) ** power
 
 
 def fit_concepts(scores: np.ndarray, present: np.ndarray, names: Sequence[str]) -> dict[str, Platt]:
@@ -135,13 +110,7 @@ def fit(
     by_reading = scores if isinstance(scores, Mapping) else {PLAIN: scores}
     if not all(np.isfinite(each).all() for each in (*by_reading.values(), concept_scores)):
         raise CalibrationError("the model gives scores that are not finite numbers; it cannot be calibrated")
-    folds = np.random.default_rng(seed).permutation(n) % FOLDS
-    probability = np.zeros_like(by_reading[PLAIN])
-    for fold in range(FOLDS):
-        here, others = folds == fold, folds != fold
-        reading, temperature = fit_reading({r: each[others] for r, each in by_reading.items()}, truth[others])
-        held_out = Calibration(temperature, None, 1, n, diseases, {})
-        probability[here] = held_out.class_probabilities(by_reading[reading][here])
+    probability = held_out_probabilities(by_reading, truth, seed)
     reading, temperature = fit_reading(by_reading, truth)
     before, after = by_reading[PLAIN], by_reading[reading]
     plain = Calibration(1.0, None, target_accuracy, n, diseases, {}).class_probabilities(before)
@@ -162,7 +131,7 @@ def fit(
         "kept_at_threshold": int(confident.sum()),
         "right_at_threshold": int(right[confident].sum()),
         "folds": FOLDS,
-        **_concept_measures(concept_scores[known], concepts[known], folds[known]),
+        **_concept_measures(concept_scores[known], concepts[known], folds_of(n, seed)[known]),
     }
     platts = fit_concepts(concept_scores[known], concepts[known], CONCEPTS)
     return Calibration(
@@ -299,14 +268,9 @@ def calibrate(
         return replace(fitted, alarms=alarm.class_alarms(by_class, truth, malignant))
     scorer, diseases = DiseaseScorer(model, config.prompt, closed_set), closed_set.representatives
     scores, concept_scores = score_records(model, config, chosen, queries[rows], diseases, scorer)
-    prior = scores.mean(0)  # over all folds: it does not depend on what is true
-    spreads = {power: spread_of(scores, power) for _, power in READINGS}
-    by_reading = {
-        (weight, power): closed_set.class_scores(scores / spreads[power], prior / spreads[power], weight)
-        for weight, power in READINGS
-    }
+    by_reading = read_in_all_ways(closed_set, scores)
     fitted = fit(by_reading, truth, concept_scores, present, known, diseases, target_accuracy)
-    spread = spreads[fitted.measures["spread_power"]]
+    prior, spread = scores.mean(0), spread_of(scores, fitted.measures["spread_power"])
     by_disease = closed_set.probabilities(
         scores / spread, prior / spread, fitted.prior_weight, fitted.temperature
     )

@@ -95,19 +95,14 @@ class ProjectionConfig:
     """The trained part of the projector. `hidden_width` is between mlp's layers; null takes the language model's.
 
     `inputs` are the coordinates in which the first layer is trained: raw, standardised (each dimension with mean 0
-    and variance 1), or whitened (every direction around the mean with variance 1). Mean and variances are those of
-    the cached training features. The map is multiplied into the layer when it is saved: a checkpoint holds plain
+    and variance 1), whitened (every direction around the mean with variance 1), or discriminants (what a regression
+    on the labels of the training records reads is large, all else small). Mean, variances and regression are those
+    of the cached training features. The map is multiplied into the layer when it is saved: a checkpoint holds plain
     layers.
-
-    `start` is where a linear projection begins: random, or from the labels of the training records, see
-    `skingpt4.training.start.from_labels`, for which `start_iterations` train the words of the labels (null: until
-    each was seen some two dozen times). After an `initial_checkpoint` the start is added to its projection.
     """
 
     hidden_width: int | None = field(default=None, metadata={"rule": optional_count})
     inputs: str = ruled(one_of("raw", "standardised", "whitened", "discriminants"), "raw")
-    start: str = ruled(one_of("random", "labels"), "random")
-    start_iterations: int | None = field(default=None, metadata={"rule": optional_count})
 
 
 @dataclass

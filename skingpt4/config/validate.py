@@ -112,11 +112,6 @@ def training_problem(config: Config) -> str | None:
             f"'projection.inputs' {config.projection.inputs} takes its statistics from cached features; "
             "set 'data.feature_cache', or projection.inputs: raw"
         )
-    if config.projection.start == "labels" and (config.projector == "mlp" or not config.data.feature_cache):
-        return (
-            "'projection.start' labels needs one linear layer and cached features; set 'projector' qformer or linear "
-            "and 'data.feature_cache', or projection.start: random"
-        )
     return None
 
 

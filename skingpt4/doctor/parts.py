@@ -113,14 +113,11 @@ def parent(facts: Facts) -> Finding:
     if path and facts.follows and not checkpoint.saved(Path(path)):
         return Finding(PARENT, OK, f"{path}, which the step before will have trained")
     if not path:
-        if facts.config.projection.start == "labels":
-            return Finding(PARENT, OK, "a start from the labels of the training records (docs/training.md)")
         text = f"an untrained projection (seed {facts.config.seed})"
         if facts.config.step in ("step1", "step2"):
             text += (
                 "; this step then has to learn what the vectors mean at all beside what it teaches: the paper starts "
-                "from MiniGPT-4's projection, aligned on captions (step: align or projection.start: labels, see "
-                "docs/training.md)"
+                "from MiniGPT-4's projection, aligned on captions (step: align, see docs/training.md)"
             )
         return Finding(PARENT, OK, text)
     return _minigpt4_projection(facts, path) if checkpoint.is_minigpt4(path) else _checkpoint(facts, path)

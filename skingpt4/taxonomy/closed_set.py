@@ -6,7 +6,7 @@ taught d. With the weight w of this prior, the score of a class c is
 
     log sum over d in c of exp(s(d) - w p(d) + w log(n(d) / n(c)))
 
-A calibration may divide s and p by the spread of s (skingpt4/chat/calibration_fit.py).
+A calibration may divide s and p by the spread of s (skingpt4/chat/calibration_readings.py).
 
 w = 0 is the law of total probability: the model's own probability of the class. w = 1 scores by how much more likely
 this image makes a sentence than images on average do, which takes off that some names are likelier words than others

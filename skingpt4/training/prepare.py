@@ -31,13 +31,12 @@ from skingpt4.records.feature_store import FeatureStore
 from skingpt4.records.manifest import Manifest, chain, image_paths, read_manifest
 from skingpt4.records.naming import hint
 from skingpt4.support.files import file_sha256
+from skingpt4.training.coordinates.fit import fit_coordinates
 from skingpt4.training.distributed.sharding import Sharding, ask_model, build_network
 from skingpt4.training.distributed.team import Team
 from skingpt4.training.features import cached_images, cached_queries
 from skingpt4.training.preferences.pairs import Pairs, PreferenceSamples, reference_margins
 from skingpt4.training.samples import HeldOutSamples, ImageSource, SampleEncoder, TrainingSamples, image_files
-from skingpt4.training.start.coordinates import fit_coordinates
-from skingpt4.training.start.from_labels import start_from_labels
 
 MAX_CHECKED_IMAGES = 20_000  # a file takes microseconds to find on a disk, milliseconds over a network
 
@@ -293,7 +292,7 @@ def initialise_projection(
     Args:
         model: the network.
         features: cached, of each training manifest; empty without a cache.
-        records: of the training manifests, in the features' order.
+        records: of the training manifests, in the features' order; discriminants read their labels.
         config: of the run.
         known: queries of the self-test's image, (1, q, d).
         team: the processes of the run.
@@ -303,33 +302,14 @@ def initialise_projection(
     """
     path = config.initial_checkpoint
     card = load_projection(model, config, path, known) if path else {}
-    if config.projection.start == "labels":
-        ask_model(model, team, lambda team: _start_from_labels(model, features, records, config, card, team))
     if config.projection.inputs != "raw":
         inputs = team.by_first(lambda: fit_coordinates(features, records, config))
         model.input_map = inputs.to(model.language_model.input_device)
-        if path or config.projection.start == "labels":
+        if path:
             projection = model.projection
             projection.load_state_dict(inputs.unfolded(projection.state_dict(), projection.first_layer))
     model.projection.requires_grad_("projection" not in config.freeze)
     return card
-
-
-def _start_from_labels(
-    model: SkinGPT4,
-    features: Sequence[FeatureStore],
-    records: Manifest,
-    config: Config,
-    card: dict[str, Any],
-    team: Team,
-) -> None:
-    load = cached_images(*features)
-    key = {
-        "identity": identity(config, model),
-        "parent": card.get("tensors_sha256"),
-        "data": _content(config.data.train),
-    }
-    start_from_labels(model, lambda row: load(row, None)["queries"], records, config, key, team)
 
 
 def _origin(config: Config, card: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[str, Tensor]]:

@@ -38,12 +38,10 @@ def curve(folder, out, *overrides):
     return main(["learning", *words, *overrides])
 
 
-@pytest.mark.parametrize("start", ["random", "labels"])
-def test_points_and_probe(start, folder, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("benchmarks.learning.curve.CACHE", tmp_path / "cache")
+@pytest.mark.parametrize("inputs", ["raw", "discriminants"])
+def test_points_and_probe(inputs, folder, tmp_path, capsys):
     out = tmp_path / "curve.json"
-    changes = (f"projection.start={start}", "projection.start_iterations=5", "prompt.use_concepts=false")
-    assert curve(folder, out, *changes) == 0
+    assert curve(folder, out, f"projection.inputs={inputs}", "prompt.use_concepts=false") == 0
     result = json.loads(out.read_text())
     assert result["complete"]
     assert [point["iteration"] for point in result["points"]] == [0, 3]
@@ -57,15 +55,14 @@ def test_points_and_probe(start, folder, tmp_path, capsys, monkeypatch):
     assert [len(row) for row in rows] == [3] * 6
     assert result["probe"]["value"] > 0.9
     assert result["regression"]["value"] > 0.9
-    assert (tmp_path / "cache").exists() == (start == "labels")
     capsys.readouterr()
     assert curve(folder, out) == 0
     assert "nothing to do" in capsys.readouterr().out
 
 
-def test_a_qformer_can_be_trained_on_the_vectors_first(folder, tmp_path, monkeypatch):
+def test_a_qformer_can_be_trained_on_the_vectors_first(folder, tmp_path):
     out = tmp_path / "new" / "curve.json"
-    changes = ("--qformer-steps", "6", "projection.start=random", "prompt.use_concepts=false", "seed=3")
+    changes = ("--qformer-steps", "6", "prompt.use_concepts=false", "seed=3")
     assert curve(folder, out, *changes) == 0
     result = json.loads(out.read_text())
     assert result["qformer"]["steps"] == 6

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from scipy.special import expit, softmax
 
-from skingpt4.chat import calibration, calibration_fit
+from skingpt4.chat import calibration, calibration_fit, calibration_readings
 from skingpt4.chat.calibration import CalibrationError
-from skingpt4.chat.calibration_fit import fit, fit_concepts, fit_reading, fit_temperature, spread_of
+from skingpt4.chat.calibration_fit import fit, fit_concepts
+from skingpt4.chat.calibration_readings import FOLDS, PLAIN, READINGS, fit_reading, fit_temperature, spread_of
 from skingpt4.checkpoints import checkpoint
 from skingpt4.checkpoints.identity import identity
 from skingpt4.cli import calibrate
@@ -97,20 +98,20 @@ def test_a_planted_prior_is_taken_off_by_folds_that_do_not_see_their_cases(monke
     assert m["accuracy"] > m["accuracy_with_prior"] + 0.1
     assert m["nll_after"] < m["nll_before"] - 1
     # No fold's measures come from a weight that its own cases chose.
-    folds = np.random.default_rng(0).permutation(400) % calibration_fit.FOLDS
+    folds = np.random.default_rng(0).permutation(400) % FOLDS
     seen = []
     monkeypatch.setattr(
-        calibration_fit, "fit_reading", lambda each, truth: seen.append(truth) or fit_reading(each, truth)
+        calibration_readings,
+        "fit_reading",
+        lambda each, truth: seen.append(truth) or fit_reading(each, truth),
     )
     fit(by_reading, truth, concept_scores, present, np.zeros(400, bool), DISEASES)
-    assert len(seen) == calibration_fit.FOLDS + 1
-    for fold, others in enumerate(seen[:-1]):
+    assert len(seen) == FOLDS
+    for fold, others in enumerate(seen):
         assert np.array_equal(others, truth[folds != fold])
     # Chance keeps the model's own scores.
     assert (
-        fit(
-            {calibration_fit.PLAIN: logits}, truth, concept_scores, present, np.zeros(400, bool), DISEASES
-        ).prior_weight
+        fit({PLAIN: logits}, truth, concept_scores, present, np.zeros(400, bool), DISEASES).prior_weight
         == 0.0
     )
 
@@ -124,7 +125,7 @@ def test_scores_of_which_some_vary_more_are_divided_by_their_spread():
     scores = steep * (evidence - 3)
     by_reading = {
         (weight, power): (scores - weight * scores.mean(0)) / spread_of(scores, power)
-        for weight, power in calibration_fit.READINGS
+        for weight, power in READINGS
     }
     fitted = fit(
         by_reading, truth, np.zeros((600, 48)), np.zeros((600, 48), bool), np.zeros(600, bool), DISEASES
@@ -185,7 +186,7 @@ def test_with_a_card_that_names_diseases_the_calibration_holds_what_was_scored(r
     fitted = calibration.load("run")
     assert fitted.closed_set[0] == {"name": "tinea pedis", "class_name": "fungal_infections", "records": 4}
     assert len(fitted.closed_set) == 16
-    assert (fitted.prior_weight, fitted.measures["spread_power"]) in calibration_fit.READINGS
+    assert (fitted.prior_weight, fitted.measures["spread_power"]) in READINGS
     assert len(fitted.prior) == len(fitted.spread) == 16
     assert min(fitted.spread) > 0
     assert all(score < 0 for score in fitted.prior)

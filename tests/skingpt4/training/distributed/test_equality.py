@@ -149,11 +149,11 @@ PREFERRED, OTHER = (
 )
 
 
-@pytest.mark.parametrize("what", ["labels", "dpo"])
-def test_what_is_asked_of_the_model_before_a_run(what, launcher, tmp_path):
+@pytest.mark.parametrize("what", ["discriminants", "dpo"])
+def test_what_is_computed_before_a_run(what, launcher, tmp_path):
     """By the first process alone of a complete model, by all together of one in parts."""
-    if what == "labels":
-        changes = {"projection__start": "labels", "projection__start_iterations": 8}
+    if what == "discriminants":
+        changes = {"projection__inputs": "discriminants"}
     else:
         parent = Runs(launcher, tmp_path / "parent", {}).start("parent", 1)
         pairs = write_manifest(tmp_path / "pairs.jsonl", 6, turns=PREFERRED, rejected=OTHER)

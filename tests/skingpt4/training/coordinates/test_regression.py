@@ -5,8 +5,8 @@ import torch
 
 from skingpt4.config.schema import PromptConfig
 from skingpt4.records.manifest import read_manifest
-from skingpt4.training.start.labels import Labels, labels_of
-from skingpt4.training.start.regression import discriminants
+from skingpt4.training.coordinates.labels import Labels, labels_of
+from skingpt4.training.coordinates.regression import discriminants
 from tests.support.tiny import write_manifest
 
 

@@ -9,9 +9,9 @@ from skingpt4.model.projection import InputMap, input_map
 from skingpt4.records.feature_store import FeatureStore
 from skingpt4.records.manifest import Manifest
 from skingpt4.records.record import RecordError
+from skingpt4.training.coordinates.labels import labels_of
+from skingpt4.training.coordinates.regression import discriminants
 from skingpt4.training.features import cached_images, moments
-from skingpt4.training.start.labels import labels_of
-from skingpt4.training.start.regression import discriminants
 
 
 def fit_coordinates(features: Sequence[FeatureStore], records: Manifest, config: Config) -> InputMap:

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from skingpt4.records.manifest import evenly_spread
-from skingpt4.training.start.labels import Labels
+from skingpt4.training.coordinates.labels import Labels
 
 RIDGE = 1e-2  # of the mean variance of the pictures' mean vectors, added to each
 WITHIN = 0.03  # weight of what differs between the vectors of one picture, which all pass the same layer

@@ -1,1 +1,0 @@
-"""The start of a projection from the labels of its training records."""
