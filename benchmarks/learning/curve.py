@@ -57,7 +57,7 @@ READINGS = ("plain", "calibrated")
 
 
 class Test:
-    """The test cases of the 15 classes, scored as a calibrated checkpoint scores them."""
+    """The test cases of the 15 classes, scored by the diseases that were taught."""
 
     def __init__(
         self, stored: Stored, records: Manifest, model: SkinGPT4, config: Config, limit: int

@@ -15,6 +15,9 @@ REMOVED: dict[str, Any] = {
     "data.group_tokens": 384,
     "data.feature_dtype": "float16",
 }
+# Keys that main had between releases, and the value that they always have now.
+UNRELEASED: dict[str, Any] = {"projection.start": "random", "projection.start_iterations": None}
+FIXED = REMOVED | UNRELEASED
 # Values that 0.2.0 no longer has, and what computes the same: the loss does not depend on the batching.
 REPLACED = {("data.batching", "packed"): "auto"}
 
@@ -34,7 +37,7 @@ def _upgraded(values: dict[str, Any], prefix: str) -> dict[str, Any]:
         name = f"{prefix}{key}"
         if isinstance(value, dict):
             upgraded[key] = _upgraded(value, f"{name}.")
-        elif name not in REMOVED or REMOVED[name] != value:
+        elif name not in FIXED or FIXED[name] != value:
             upgraded[key] = REPLACED.get((name, value), _moved(value)) if isinstance(value, str) else value
     return upgraded
 

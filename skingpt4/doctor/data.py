@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from skingpt4.checkpoints.paths import how_to_get
+from skingpt4.config.schema import Config
 from skingpt4.config.validate import training_problem
 from skingpt4.doctor.findings import MISSING, OK, WARNING, Facts, Finding
 from skingpt4.records.archives import exists
@@ -13,6 +14,7 @@ from skingpt4.records.comparing.overlap import require_disjoint
 from skingpt4.records.manifest import Manifest, chain, read_manifest
 from skingpt4.records.naming import hint
 from skingpt4.support.errors import UserError
+from skingpt4.training.coordinates.labels import require_labels
 from skingpt4.training.samples import SampleEncoder, TrainingSamples, rows_with_answer
 
 NUM_CHECKED_IMAGES = 50  # of each manifest; the run itself checks more
@@ -35,6 +37,8 @@ def data(facts: Facts) -> Iterator[Finding]:
     train = [manifests[path] for path in config.data.train if path in manifests]
     if train:
         yield _samples(facts, chain(train))
+    if train and config.projection.inputs == "discriminants":
+        yield _labels(chain(train), config)
 
 
 def _manifest(key: str, path: str, manifests: dict[str, Manifest]) -> Finding:
@@ -90,6 +94,18 @@ def _samples(facts: Facts, records: Manifest) -> Finding:
         f"{num_samples / num_answered:.1f} passes; {optim.warmup_steps} iterations of warm-up to {optim.init_lr:g}"
         f"{_balance(facts)}",
     )
+
+
+def _labels(records: Manifest, config: Config) -> Finding:
+    try:
+        labels = require_labels(records, config.prompt)
+    except UserError as error:
+        return Finding("labels", MISSING, str(error))
+    num_diseases = len(labels.names) - labels.num_concepts
+    return Finding(
+        "labels", OK, f"the projection is trained in coordinates in which what {labels.num_concepts} concepts and "
+        f"{num_diseases} diseases explain is large (projection.inputs: discriminants)",
+    )  # fmt: skip
 
 
 def _balance(facts: Facts) -> str:

@@ -244,10 +244,31 @@ def _whitened(mean: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
     return matrix, mean - matrix @ mean
 
 
-def _discriminants(mean: Tensor, covariance: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+OTHERS = 0.1  # standard deviation that every dimension has beside what labels explain
+TINY = 1e-12
+FLOOR = 1e-3  # of the mean variance, added to each: noise is not amplified without limit, and the map has an inverse
+# The values of projection.inputs that need no labels: from mean (d,) and covariance (d, d), both fp64, to a map's
+# matrix and offset.
+INPUT_MAPS: dict[str, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
+    "standardised": _standardised,
+    "whitened": _whitened,
+}
+
+
+def input_map(name: str, mean: Tensor, covariance: Tensor) -> InputMap:
+    """The map of `projection.inputs` for vectors of this mean (d,) and covariance (d, d), both fp64."""
+    return InputMap(*INPUT_MAPS[name](mean, covariance))
+
+
+def discriminant_map(mean: Tensor, covariance: Tensor, weight: Tensor) -> InputMap:
     """What labels explain with variance 1 a dimension on average, all else small, and a constant as large as that.
 
     The constant stands for the mean, which all pictures share: AdamW moves a bias no faster than any weight.
+
+    Args:
+        mean: (d,) of the vectors, fp64.
+        covariance: (d, d) of the vectors, fp64.
+        weight: (labels, d) fp64, the linear part of the labels' log-odds.
     """
     scale, _ = _standardised(mean, covariance)
     values, vectors = torch.linalg.eigh(weight.T @ weight)
@@ -255,27 +276,5 @@ def _discriminants(mean: Tensor, covariance: Tensor, weight: Tensor) -> tuple[Te
     explained = (root @ covariance @ root).trace().clamp(min=TINY)
     matrix = root * (len(mean) / explained).sqrt() + OTHERS * scale.diag()
     constant = mean * scale
-    return matrix, constant * math.sqrt(len(mean)) / constant.norm().clamp(min=TINY) - matrix @ mean
-
-
-OTHERS = 0.1  # standard deviation of a dimension that labels do not explain
-TINY = 1e-12
-FLOOR = 1e-3  # of the mean variance, added to each: noise is not amplified without limit, and the map has an inverse
-# The values of projection.inputs: from mean (d,) and covariance (d, d), both fp64, to a map's matrix and offset.
-INPUT_MAPS: dict[str, Callable[..., tuple[Tensor, Tensor]]] = {
-    "standardised": _standardised,
-    "whitened": _whitened,
-    "discriminants": _discriminants,
-}
-
-
-def input_map(name: str, mean: Tensor, covariance: Tensor, weight: Tensor | None = None) -> InputMap:
-    """The map of `projection.inputs` for vectors of this mean (d,) and covariance (d, d), both fp64.
-
-    Args:
-        name: one of INPUT_MAPS.
-        mean: of the vectors.
-        covariance: of the vectors.
-        weight: (labels, d) fp64, of a linear regression from vectors to labels; `discriminants` alone needs it.
-    """
-    return InputMap(*INPUT_MAPS[name](mean, covariance, *([] if weight is None else [weight])))
+    offset = constant * math.sqrt(len(mean)) / constant.norm().clamp(min=TINY) - matrix @ mean
+    return InputMap(matrix, offset)

@@ -32,6 +32,7 @@ from skingpt4.records.manifest import Manifest, chain, image_paths, read_manifes
 from skingpt4.records.naming import hint
 from skingpt4.support.files import file_sha256
 from skingpt4.training.coordinates.fit import fit_coordinates
+from skingpt4.training.coordinates.labels import require_labels
 from skingpt4.training.distributed.sharding import Sharding, ask_model, build_network
 from skingpt4.training.distributed.team import Team
 from skingpt4.training.features import cached_images, cached_queries
@@ -100,6 +101,8 @@ def prepare(
     if not cache:
         for manifest in train:
             _require_images(manifest)
+    if config.projection.inputs == "discriminants":
+        require_labels(chain(train), config.prompt)
     team = team or Team()
     notes = team.by_first(
         lambda: require_disjoint(chain([*train, *validation]), data.evaluation, data.allow_overlap)
@@ -299,6 +302,9 @@ def initialise_projection(
 
     Returns:
         The card of `initial_checkpoint`, empty without one.
+
+    Raises:
+        RecordError: as `fit_coordinates`.
     """
     path = config.initial_checkpoint
     card = load_projection(model, config, path, known) if path else {}

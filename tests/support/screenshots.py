@@ -60,15 +60,14 @@ def main() -> None:
 
 
 def consult(chromium: object, url: str, size: str, scheme: str, path: Path) -> Image.Image:
-    """One picture, two questions, and the whole page as it then stands."""
+    """One picture, the study's four questions, and the whole page as it then stands."""
     clinician = Clinician(chromium, url, size, scheme)
     clinician.accept()
     clinician.add(path, 1)
     clinician.use_anyway()
-    first = "#trained0" if clinician.page.is_visible("#trained0") else "#study0"
-    clinician.ask(first, 1)
+    for number in range(4):
+        clinician.ask(f"#study{number}", number + 1)
     clinician.page.wait_for_selector("#scores .bars li")
-    clinician.ask("#study0", 2)
     clinician.page.evaluate("() => window.scrollTo(0, 0)")
     clinician.page.wait_for_timeout(500)
     picture = Image.open(io.BytesIO(clinician.page.screenshot(full_page=True))).convert("RGB")

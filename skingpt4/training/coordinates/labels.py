@@ -10,6 +10,7 @@ from torch import Tensor
 
 from skingpt4.config.schema import PromptConfig
 from skingpt4.records.manifest import Manifest
+from skingpt4.records.record import RecordError
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,24 @@ class Labels:
     def kinds(self) -> tuple[slice, slice]:
         """The columns of concepts, and of diseases."""
         return slice(0, self.num_concepts), slice(self.num_concepts, len(self.names))
+
+
+def require_labels(records: Manifest, prompt: PromptConfig) -> Labels:
+    """The labels of a training's records, of which at least one tells records apart.
+
+    Raises:
+        RecordError: none does: no record has one, or all that have any have the same.
+    """
+    labels = labels_of(records, prompt)
+    for known, kind in zip(labels.known, labels.kinds, strict=True):
+        of_kind = labels.values[known][:, kind]
+        if len(of_kind) and bool((of_kind != of_kind[0]).any()):
+            return labels
+    raise RecordError(
+        f"projection.inputs: discriminants needs labels that tell records apart, and the {len(records)} records have "
+        "no two concepts or diseases that this step teaches; add them to the manifest, or set projection.inputs: "
+        "standardised"
+    )
 
 
 def labels_of(records: Manifest, prompt: PromptConfig) -> Labels:

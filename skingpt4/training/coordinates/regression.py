@@ -83,5 +83,5 @@ def _of_diseases(z: Tensor, one_hot: Tensor) -> Tensor:
 
 def _fit(z: Tensor, values: np.ndarray) -> Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # near enough for a start
+        warnings.simplefilter("ignore", ConvergenceWarning)  # near enough for coordinates
         return torch.from_numpy(LogisticRegression(C=STRENGTH, max_iter=MAX_PASSES).fit(z, values).coef_)

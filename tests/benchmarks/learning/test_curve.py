@@ -1,6 +1,7 @@
 """The learning curve on stored vectors of a random network: its points, its probe, what it refuses, and once only."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -58,6 +59,39 @@ def test_points_and_probe(inputs, folder, tmp_path, capsys):
     capsys.readouterr()
     assert curve(folder, out) == 0
     assert "nothing to do" in capsys.readouterr().out
+
+
+def test_other_coordinates_train_otherwise(folder, tmp_path):
+    losses = []
+    for inputs in ("raw", "discriminants"):
+        out = tmp_path / f"{inputs}.json"
+        assert curve(folder, out, f"projection.inputs={inputs}", "prompt.use_concepts=false") == 0
+        losses.append(json.loads(out.read_text())["points"][1]["loss"])
+    assert losses[0] != pytest.approx(losses[1], abs=1e-3)
+
+
+def test_a_preference_for_some_names_is_taken_off_by_other_cases(folder, tmp_path, monkeypatch):
+    with np.load(folder / "test.npz") as file:
+        vectors, diseases = file["vectors"].astype(np.float32), file["disease"]
+    names = list(DISEASES)
+
+    def scorer(model, prompt, closed_set):
+        """Right about the picture, but for many nats in favour of the first name."""
+
+        def scores(queries):
+            true = diseases[np.abs(vectors - queries[0][0].numpy()).max((1, 2)).argmin()]
+            return np.array(
+                [[4.0 * (d.name == true) + 9.0 * (d.name == names[0]) for d in closed_set.diseases]]
+            )
+
+        return SimpleNamespace(scores=scores)
+
+    monkeypatch.setattr("benchmarks.learning.curve.DiseaseScorer", scorer)
+    out = tmp_path / "curve.json"
+    assert curve(folder, out, "prompt.use_concepts=false") == 0
+    point = json.loads(out.read_text())["points"][0]
+    assert point["plain"]["top1"]["value"] == pytest.approx(1 / 3, abs=1e-4)
+    assert point["calibrated"]["top1"]["value"] == 1.0
 
 
 def test_a_qformer_can_be_trained_on_the_vectors_first(folder, tmp_path):

@@ -434,6 +434,16 @@ def test_a_removed_key_is_refused_in_a_users_file_and_passed_over_in_an_old_card
         from_dict(old, "checkpoint.json")
 
 
+def test_a_key_between_two_releases_is_passed_over_in_a_card_with_todays_value_alone(write):
+    config = load_config(write(BASE))
+    card = to_dict(config)
+    card["projection"] |= {"start": "random", "start_iterations": None}
+    assert from_dict(card, "checkpoint.json") == config
+    card["projection"]["start"] = "labels"
+    with pytest.raises(ConfigError, match=r"unknown key 'projection\.start'"):
+        from_dict(card, "checkpoint.json")
+
+
 def test_a_removed_value_is_read_as_what_computes_the_same(write):
     with pytest.raises(ConfigError, match="packed"):
         load_config(write(BASE), ["data.batching=packed"])

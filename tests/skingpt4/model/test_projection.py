@@ -12,6 +12,7 @@ from skingpt4.model.projection import (
     PictureShape,
     Pooling,
     Projection,
+    discriminant_map,
     input_map,
     make_projection,
     num_projection_parameters,
@@ -162,10 +163,10 @@ def uneven(count=4000):
 
 def map_of(name, vectors, weight=None):
     mean = vectors.double().mean(0)
-    if name == "discriminants" and weight is None:
-        weight = torch.eye(8).double()[:2]
     covariance = (vectors.double() - mean).T @ (vectors.double() - mean) / len(vectors)
-    return input_map(name, mean, covariance, weight)
+    if name == "discriminants":
+        return discriminant_map(mean, covariance, torch.eye(8).double()[:2] if weight is None else weight)
+    return input_map(name, mean, covariance)
 
 
 def test_standardised_dimensions_have_mean_0_and_variance_1():
@@ -205,7 +206,7 @@ def test_discriminants_are_large_whatever_the_size_of_what_they_read():
     assert float(result.mean(0).norm()) == pytest.approx(8**0.5, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", INPUT_MAPS)
+@pytest.mark.parametrize("name", [*INPUT_MAPS, "discriminants"])
 @pytest.mark.parametrize("make", [Projection, MlpProjection])
 def test_a_map_folds_into_the_first_layer_and_out_again(name, make):
     vectors, made = uneven(50), make(8, 5)

@@ -123,7 +123,7 @@ def test_without_a_cache_the_pictures_are_read(changes, configure):
     assert len(checkpoint.saved(Path(config.output_dir))) == 4
 
 
-@pytest.mark.parametrize("way", ["qformer", "mlp"])
+@pytest.mark.parametrize("way", ["qformer", "linear", "mlp"])
 @pytest.mark.parametrize("inputs", ["standardised", "whitened", "discriminants"])
 def test_other_coordinates_resume_to_the_same_bits_and_save_plain_layers(way, inputs, configure):
     config = configure(projection__inputs=inputs, **WAYS[way])
@@ -145,7 +145,7 @@ def test_other_coordinates_resume_to_the_same_bits_and_save_plain_layers(way, in
 
 
 def test_other_coordinates_train_otherwise(configure):
-    runs = [configure(inputs, projection__inputs=inputs) for inputs in ("raw", *INPUT_MAPS)]
+    runs = [configure(inputs, projection__inputs=inputs) for inputs in ("raw", *INPUT_MAPS, "discriminants")]
     for config in runs:
         run(config)
     weights = [tensors_of(config)["weight"] for config in runs]

@@ -3,7 +3,6 @@
 import os
 import re
 import shlex
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +21,7 @@ from skingpt4.training.distributed.launchers import ASKED, require_launched
 from skingpt4.training.distributed.sharding import asked
 from skingpt4.training.loop import run
 from tests.support.kill_trials import metrics_of
+from tests.support.ports import free_port
 from tests.support.tiny import tiny_config
 
 ROOT = Path(__file__).parents[4]
@@ -209,9 +209,7 @@ def test_two_nodes_find_each_other(tmp_path):
         "print(require_launched(0), torch.distributed.get_world_size(), os.environ['GROUP_WORLD_SIZE'])\n"
     )
     clean = {key: value for key, value in os.environ.items() if key not in VARIABLES}
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
+    port = str(free_port())
     nodes = [
         subprocess.Popen(
             [sys.executable, "-m", "accelerate.commands.launch", "--config_file", "configs/accelerate/nodes.yaml",
