@@ -31,9 +31,9 @@ ADVICE = {
     "(skingpt4 pretrain-qformer), or do without one (projector: mlp, on pooled patch tokens).",
     "projection": "A linear projection of full rank drops nothing that the queries hold: check in metrics.jsonl that "
     "the training converged, and lower optim.init_lr if its loss jumped.",
-    "language_model": "The language model does not use what the projection gives it: train longer or on more "
-    "samples, start from an aligned projection (initial_checkpoint), give the diagnosis more weight "
-    "(optim.disease_weight), or switch LoRA on (lora.rank).",
+    "language_model": "The language model does not use what the projection gives it: write what the labels explain "
+    "larger (projection.inputs: discriminants), train longer or on more samples, start from an aligned projection "
+    "(initial_checkpoint), give the diagnosis more weight (optim.disease_weight), or switch LoRA on (lora.rank).",
 }
 
 
