@@ -21,6 +21,7 @@ COMMANDS = {
     "gpu": ("speed.gpu", "everything for one GPU in one call of under ten minutes"),
     "learning": ("learning.curve", "a learning curve on stored vectors, beside a probe of them"),
     "qformers": ("learning.qformers", "what Q-Formers keep of what their backbone saw"),
+    "stages": ("learning.stages", "where a trained model loses the classes of drawings, stage by stage"),
     "learning-vectors": ("learning.vectors", "the vectors of manifests' pictures, for `learning`"),
     "headline": ("learning.headline", "the quickstart with its ablation, for several seeds of training"),
     "precision": ("learning.precision", "what a lower precision changes, beside fp32"),
