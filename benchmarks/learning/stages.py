@@ -21,6 +21,7 @@ from benchmarks.learning.qformers import pictures
 from skingpt4.checkpoints.load import model_source
 from skingpt4.generation.probing.lost import Labelled, measure
 from skingpt4.generation.probing.stages import STAGES
+from skingpt4.support.cli import require_writable
 from skingpt4.support.errors import reported
 
 CHECKPOINTS = ["skingpt4/weights/bundled/aligned_tiny", "runs/quickstart/step1", "runs/quickstart/step2"]
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--small", action="store_true", help="takes seconds, to try the path; its figures mean nothing")
     args = parser.parse_args(words)
     with reported() as status:
+        require_writable(args.out)
         train, test = (
             Labelled.of(pictures("drawings", part, 48 if args.small else count), "class", count, part)
             for part, count in (("train", NUM_TRAIN), ("test", NUM_TEST))

@@ -53,10 +53,9 @@ def spread_of(scores: np.ndarray, power: float) -> np.ndarray:
 def read_in_all_ways(closed_set: ClosedSet, scores: np.ndarray) -> dict[Reading, np.ndarray]:
     """(n, classes) log-scores for each of READINGS, of scores (n, diseases) whose mean is the prior."""
     prior = scores.mean(0)  # it does not depend on what is true
+    spreads = {power: spread_of(scores, power) for power in {power for _, power in READINGS}}
     return {
-        (weight, power): closed_set.class_scores(
-            scores / spread_of(scores, power), prior / spread_of(scores, power), weight
-        )
+        (weight, power): closed_set.class_scores(scores / spreads[power], prior / spreads[power], weight)
         for weight, power in READINGS
     }
 

@@ -89,7 +89,7 @@ def tensors_of(config, iteration=NUM_ITERATIONS):
     return tensors
 
 
-def assert_same_run(run, reference):
+def assert_same_run(run, reference, relative=0.0):
     for kind, count in (("train", NUM_ITERATIONS), ("validation", NUM_ITERATIONS // 2)):
         lines, expected = lines_of(run, kind), lines_of(reference, kind)
         assert [line["iteration"] for line in lines] == [line["iteration"] for line in expected]
@@ -103,7 +103,7 @@ def assert_same_run(run, reference):
     assert tensors.keys() == expected.keys()
     for key, value in expected.items():
         torch.testing.assert_close(
-            tensors[key], value, rtol=TOLERANCE, atol=TOLERANCE, msg=lambda m, k=key: f"{k}: {m}"
+            tensors[key], value, rtol=relative, atol=TOLERANCE, msg=lambda m, k=key: f"{k}: {m}"
         )
 
 
@@ -163,4 +163,4 @@ def test_what_is_computed_before_a_run(what, launcher, tmp_path):
     complete = Runs(launcher, tmp_path / "complete", changes).start("complete", 2)
     in_parts = Runs(launcher, tmp_path / "in_parts", changes).start("in_parts", 2, IN_PARTS)
     assert_same_run(in_parts, complete)
-    assert_same_run(complete, alone)
+    assert_same_run(complete, alone, TOLERANCE)  # folded tensors are in the tens, where fp32 is coarser
