@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from skingpt4.taxonomy.lexicon import Lexicon
 from skingpt4.taxonomy.mentions import Mention, find_mentions, sentences
-from skingpt4.taxonomy.taxonomy import CONCEPTS, concept_spellings, lexicon
+from skingpt4.taxonomy.taxonomy import CONCEPTS, concept_words, lexicon
 
 Outcome = Literal["asserted", "ambiguous", "no_class", "mentioned", "negated", "unknown"]
 OUTCOMES: tuple[Outcome, ...] = ("asserted", "ambiguous", "no_class", "mentioned", "negated", "unknown")
@@ -78,24 +77,18 @@ def _stated_spans(text: str, form: str) -> list[tuple[int, int]]:
     ]
 
 
-def find_names(text: str, names: Iterable[str]) -> list[str]:
-    """The names that are in a text as complete words, in order of appearance; case does not matter.
-
-    A longer name hides a shorter one inside it ("Warty/Papillomatous" is not a "Papule").
-    """
-    places: list[tuple[int, str]] = []
-    taken: list[range] = []
-    for name in sorted(names, key=len, reverse=True):
-        for match in re.finditer(rf"(?<!\w){re.escape(name)}(?!\w)", text, flags=re.IGNORECASE):
-            if not any(match.start() in span for span in taken):
-                places.append((match.start(), name))
-                taken.append(range(*match.span()))
-                break
-    return [name for _, name in sorted(places)]
-
-
 def find_concepts(text: str) -> list[str]:
-    """SKINCON concepts that a text names in any known spelling, in SKINCON's order."""
-    spellings = concept_spellings()
-    concepts = {spellings[name] for name in find_names(text, spellings)}
-    return [name for name in CONCEPTS if name in concepts]
+    """SKINCON concepts that a text states to be there, in SKINCON's order.
+
+    Any known wording counts ("erythematous", "scaly"). What the text rules out ("no vesicles") or only mentions
+    ("may leave a scar") does not, nor does a word inside a disease's name ("plaque psoriasis"), unless it is the
+    name's last ("acne scar").
+    """
+    words, meaning = concept_words()
+    diseases = [(start, end) for _, start, end in lexicon().find(text)]
+    stated: set[str] = set()
+    for mention in find_mentions(words, text):
+        in_name = any(start <= mention.start and mention.end < end for start, end in diseases)
+        if mention.status == "asserted" and not in_name:
+            stated |= meaning[mention.term.name]
+    return [name for name in CONCEPTS if name in stated]

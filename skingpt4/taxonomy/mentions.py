@@ -77,7 +77,8 @@ def _continues(before: str, after: str) -> bool:
     return _BULLET.match(after) is not None and ":\n" in re.sub(r"[ *]", "", before)
 
 
-# What may be between two names of one list: a separator and up to two words that describe the second.
+# What may be between two names of one list: a blank ("erythematous plaques"), or a separator and up to two words that
+# describe the second.
 _STOP = (
     "is|are|was|were|has|have|had|but|now|with|without|who|which|that|then|presents?|shows?|on|in|of|from|to|for|"
     "it|this|there|not|no|most|likely|diagnosis|due|because|at|by|than|rather|as|seen|unlikely|less|more"
@@ -86,7 +87,7 @@ _DESCRIBED = rf"(?:(?!(?:{_STOP})\b)[\w’'-]+\s+){{0,2}}"
 _EXAMPLE = r"such\s+as|including|e\.g\.|for\s+example|namely"
 _CONJUNCTION = rf"\s+(?:and/or|and|or|nor|vs\.?|versus|as\s+well\s+as|plus)\s+|\s*\b(?:{_EXAMPLE})\s+"
 _SEPARATOR = rf"(?:\s*[,/(•*–|+&)]\s*|\s*\n\s*|{_CONJUNCTION}|\s*\d+[.)]\s+|\s*-\s+)"
-_GLUE = re.compile(rf"(?:{_SEPARATOR})+{_DESCRIBED}", re.IGNORECASE)
+_GLUE = re.compile(rf"\s+|(?:{_SEPARATOR})+{_DESCRIBED}", re.IGNORECASE)
 _ALTERNATIVE = re.compile(r"\b(?:or|vs\.?|versus)\b|/", re.IGNORECASE)
 
 
@@ -197,7 +198,7 @@ def _alternatives(text: str, chain: list[Place]) -> str | None:
 def _is_joined(text: str, chain: list[Place]) -> bool:
     gaps = _gaps(text, chain)
     joint = rf"\b(?:and|or|nor|vs|versus|{_EXAMPLE})(?!\w)|[/(]"
-    return not gaps or re.search(joint, gaps[-1], re.IGNORECASE) is not None
+    return not gaps or not gaps[-1].strip() or re.search(joint, gaps[-1], re.IGNORECASE) is not None
 
 
 _VERB = re.compile(

@@ -40,7 +40,7 @@ CLASSES: tuple[str, ...] = tuple(name for name in _DATA["classes"] if name != OT
 
 def version() -> str:
     """A short hash of all the taxonomy's words and phrases, so that results name the taxonomy they were read with."""
-    files = ("taxonomy.yaml", "diseases.yaml", "cues.yaml")
+    files = ("taxonomy.yaml", "diseases.yaml", "cues.yaml", "concept_words.yaml")
     return hashlib.sha256(
         b"".join(Path(__file__).with_name(name).read_bytes() for name in files)
     ).hexdigest()[:12]
@@ -71,6 +71,18 @@ def concept(name: str) -> str | None:
     """SKINCON's own spelling of a concept ("Flat-topped" is "Flat topped"), or None if it is none of the 48."""
     by_form = {_plain(spelling): name for spelling, name in concept_spellings().items()}
     return by_form.get(_plain(name))
+
+
+@cache
+def concept_words() -> tuple[Lexicon, dict[str, frozenset[str]]]:
+    """The words by which free texts say concepts, and the concepts of each; none where they mean something else."""
+    data = read_yaml(Path(__file__).with_name("concept_words.yaml"))
+    meaning: dict[str, set[str]] = {phrase: set() for group in data["not_concepts"] for phrase in group}
+    spellings = [(spelling, name) for spelling, name in concept_spellings().items()]
+    for word, name in spellings + [(word, name) for name, words in data["words"].items() for word in words]:
+        meaning.setdefault(word, set()).add(name)
+    lexicon = Lexicon(Term(word, word, None) for word in meaning)
+    return lexicon, {word: frozenset(names) for word, names in meaning.items()}
 
 
 def class_title(class_name: str) -> str:

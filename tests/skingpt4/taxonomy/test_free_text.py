@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from skingpt4.cli.taxonomy import main
 from skingpt4.support.files import read_yaml
 from skingpt4.taxonomy import free_text, taxonomy
-from skingpt4.taxonomy.free_text import classify
-from skingpt4.taxonomy.taxonomy import CLASSES, disease, disease_class, lexicon
+from skingpt4.taxonomy.free_text import classify, find_concepts
+from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS, disease, disease_class, lexicon
 
 HERE = Path(__file__).parent
 
@@ -81,6 +81,26 @@ def test_hand_written_sentences(text, class_name, outcome, missed):
     result = classify(text)
     right = (result.class_name, result.outcome) == (class_name, outcome)
     assert right != missed, result
+
+
+CONCEPT_SENTENCES = yaml.safe_load((HERE / "concepts_heldout.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("case", CONCEPT_SENTENCES, ids=range(len(CONCEPT_SENTENCES)))
+def test_concepts_of_hand_written_sentences(case):
+    text, concepts, *missed = case
+    assert (set(find_concepts(text)) != set(concepts)) == (missed == ["missed"]), find_concepts(text)
+
+
+def test_the_concept_sentences_hold_every_concept():
+    assert {name for _, concepts, *_ in CONCEPT_SENTENCES for name in concepts} == set(CONCEPTS)
+    assert sum(len(case) == 2 for case in CONCEPT_SENTENCES) == 69
+    assert len(CONCEPT_SENTENCES) == 80
+
+
+def test_every_word_of_a_concept_is_read_as_that_concept():
+    for word, concepts in taxonomy.concept_words()[1].items():
+        assert set(find_concepts(f"The skin is {word}.")) == concepts, word
 
 
 def test_the_sentences_are_many_different_and_of_all_kinds():
