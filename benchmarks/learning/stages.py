@@ -39,7 +39,7 @@ def stages_of(checkpoint: str, train: Labelled, test: Labelled) -> dict[str, Any
             bar.update(count)
 
         lost = measure(model.encoder, source.loadable, train, test, STAGES, model, 0, on_images)
-    return {"step": source.config.step, **lost.to_dict()}
+    return {"step": source.config.step, "sha256": source.identity["sha256"], **lost.to_dict()}
 
 
 def table(result: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from benchmarks.__main__ import main
 from benchmarks.learning.stages import table
+from skingpt4.checkpoints import checkpoint
 from skingpt4.training.loop import run
 from tests.support.tiny import tiny_config
 
@@ -19,6 +20,7 @@ def test_each_stage_of_a_checkpoint(tmp_path, monkeypatch, capsys):
     found = result["checkpoints"][config.output_dir]
     assert result["num_train"] == 48
     assert found["step"] == "step1"
+    assert found["sha256"] == checkpoint.load(config.output_dir)[1]["tensors_sha256"]
     assert {stage["n"] for stage in found["stages"].values()} == {48}
     printed = table(result)
     assert printed in capsys.readouterr().out
