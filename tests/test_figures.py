@@ -24,8 +24,6 @@ TABLES = [
 IN_TABLES = {path for t in TABLES for path in reader.files(t.values[0])}
 IN_TABLES |= {f"benchmarks/results/{name}.json" for name in PAIRS}
 CITED = sorted({p.values[1].path for p in ALL} | {path for path in IN_TABLES if (ROOT / path).is_file()})
-# Measured before only a clean tree could write results, and not yet again: it takes 41 GB of disk.
-TO_MEASURE_AGAIN = {"benchmarks/results/load_memory_delta.json"}
 # Of clean commits, from the time before results had a date; what is measured again leaves this list too.
 BEFORE_DATES = {
     f"benchmarks/results/{name}.json"
@@ -76,7 +74,7 @@ def is_of_a_clean_commit(path):
 
 @pytest.mark.parametrize("path", CITED)
 def test_a_cited_result_is_of_a_clean_commit(path):
-    assert is_of_a_clean_commit(path) or path in TO_MEASURE_AGAIN
+    assert is_of_a_clean_commit(path)
 
 
 def test_every_result_is_cited():
@@ -87,8 +85,6 @@ def test_every_result_is_cited():
 
 
 def test_what_was_measured_again_is_no_longer_listed():
-    assert sorted(TO_MEASURE_AGAIN - set(CITED)) == []
-    assert [path for path in sorted(TO_MEASURE_AGAIN) if is_of_a_clean_commit(path)] == []
     assert [path for path in sorted(BEFORE_DATES) if '"date":' in (ROOT / path).read_text("utf-8")] == []
 
 
