@@ -133,7 +133,7 @@ def is_on_topic(prompt: int, answer: str) -> bool:
     and the fourth for a treatment. To say that one cannot tell, or to send to a doctor, is on topic for the last two.
     A low bar and no measure of truth, it catches a model that answers every question with the same sentence.
     """
-    if prompt <= 2 and find_concepts(answer):
+    if prompt <= 2 and find_concepts(answer, stated=False):
         return True
     if prompt == 1:
         return bool(classify(answer).mentions)

@@ -44,7 +44,8 @@ diagnosis. Class top-1 does not read the text: every class is scored by the log-
 that names it, and the best-scored class must be the true one; for top 3 the true class must be among the
 best three. Class in text reads the class from the written answer with the project's list of disease names
 and phrases. The disease must be asserted, not ruled out or only considered; an answer that asserts none, or
-diseases of several classes, counts as wrong. Concepts are measured on the cases whose concepts are known.
+diseases of several classes, counts as wrong. Concepts are read in any known wording ("scaly" for Scale), unless
+the answer rules them out; they are measured on the cases whose concepts are known.
 Concept micro F1 pools all (case, concept) pairs: twice the number of concepts rightly named, divided by
 those named plus those annotated, and 0 where there are neither. Shares have Wilson 95 % intervals. F1 and
 all differences have percentile bootstrap intervals that draw cases; a difference computes both arms on the

@@ -1,6 +1,6 @@
 """Ranks the 15 classes and the visible concepts, with probabilities from the model's own likelihoods.
 
-The published sentence is scored with every disease that the checkpoint was taught, and a class is the sum over its
+The disease sentence is scored with every disease that the checkpoint was taught, and a class is the sum over its
 diseases (see `skingpt4.taxonomy.closed_set`). A checkpoint that does not say what it was taught is scored with one
 disease for each class. The concepts' sentence is scored with each of the 48 concepts. A calibration (`skingpt4
 calibrate`) turns the scores into probabilities; without one the class probabilities are those of temperature 1, and

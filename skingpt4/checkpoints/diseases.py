@@ -20,7 +20,7 @@ MIN_SHARED_RECORDS = 5
 
 
 def taught_diseases(records: Manifest, prompt: PromptConfig) -> list[dict[str, Any]]:
-    """The diseases that a training teaches by the published sentence, the commonest first.
+    """The diseases that a training teaches by the disease sentence, the commonest first.
 
     A disease's class is the one that most of its records name, else the taxonomy's.
 

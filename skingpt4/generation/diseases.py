@@ -20,7 +20,7 @@ from skingpt4.taxonomy.closed_set import ClosedSet
 
 
 class DiseaseScorer:
-    """Scores the published sentence with each disease of a closed set, for one checkpoint.
+    """Scores the disease sentence with each disease of a closed set, for one checkpoint.
 
     Args:
         model: the network with the checkpoint's projection, and its LoRA if it has any.

@@ -39,7 +39,7 @@ def scored_diseases(records: Iterable[Record]) -> dict[str, str]:
 
 
 def class_sentences(form: str, diseases: dict[str, str]) -> list[str]:
-    """The published sentence with each class's disease, in the order of `diseases`."""
+    """The disease sentence with each class's disease, in the order of `diseases`."""
     return [form.format(disease=disease) for disease in diseases.values()]
 
 

@@ -105,7 +105,7 @@ class ClosedSet:
         return len(self.diseases)
 
     def sentences(self, form: str) -> list[str]:
-        """The published sentence with each disease."""
+        """The disease sentence with each disease."""
         return [form.format(disease=disease.name) for disease in self.diseases]
 
     @cached_property

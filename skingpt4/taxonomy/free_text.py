@@ -77,8 +77,8 @@ def _stated_spans(text: str, form: str) -> list[tuple[int, int]]:
     ]
 
 
-def find_concepts(text: str) -> list[str]:
-    """SKINCON concepts that a text states to be there, in SKINCON's order.
+def find_concepts(text: str, stated: bool = True) -> list[str]:
+    """SKINCON concepts that a text states to be there, in SKINCON's order; else those that it speaks of in any way.
 
     Any known wording counts ("erythematous", "scaly"). What the text rules out ("no vesicles") or only mentions
     ("may leave a scar") does not, nor does a word inside a disease's name ("plaque psoriasis"), unless it is the
@@ -86,9 +86,9 @@ def find_concepts(text: str) -> list[str]:
     """
     words, meaning = concept_words()
     diseases = [(start, end) for _, start, end in lexicon().find(text)]
-    stated: set[str] = set()
-    for mention in find_mentions(words, text):
+    named: set[str] = set()
+    for mention in find_mentions(words, text, "findings"):
         in_name = any(start <= mention.start and mention.end < end for start, end in diseases)
-        if mention.status == "asserted" and not in_name:
-            stated |= meaning[mention.term.name]
-    return [name for name in CONCEPTS if name in stated]
+        if not in_name and (mention.status == "asserted" or not stated):
+            named |= meaning[mention.term.name]
+    return [name for name in CONCEPTS if name in named]

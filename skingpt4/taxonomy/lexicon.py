@@ -1,4 +1,4 @@
-"""Names of diseases, and where they are in a text, whatever their spelling."""
+"""Names of diseases or findings, and where they are in a text, whatever their spelling."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from itertools import pairwise
 
 @dataclass(frozen=True)
 class Term:
-    """A name of a disease, its usual name and its group; `only_alone` if it counts only as a complete text."""
+    """A name of a disease or finding, its usual name and group; `only_alone` if it counts only as a complete text."""
 
     name: str
     usual: str

@@ -1,4 +1,4 @@
-"""Diseases named in a text, and how: asserted, negated or merely mentioned.
+"""Diseases or findings named in a text, and how: asserted, negated or merely mentioned.
 
 Cue phrases in the manner of NegEx (Chapman et al. 2001) and ConText (Harkema et al. 2009): a cue such as "no
 evidence of" applies to the names that follow it, one such as "is unlikely" to those before it, until the sentence
@@ -8,17 +8,18 @@ turns ("but", "however", ";"). The phrases are in cues.yaml.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from skingpt4.support.files import read_yaml
 from skingpt4.taxonomy.lexicon import WORD, Lexicon, Term
 
 Status = Literal["asserted", "negated", "mentioned"]
+Kind = Literal["diseases", "findings"]
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,19 @@ class Mention:
         return self.term.group
 
 
-def find_mentions(lexicon: Lexicon, text: str) -> tuple[Mention, ...]:
-    """All terms in the text with their status, in order of appearance."""
+def find_mentions(lexicon: Lexicon, text: str, kind: Kind = "diseases") -> tuple[Mention, ...]:
+    """All terms in the text with their status, in order of appearance.
+
+    Args:
+        lexicon: the terms.
+        text: any.
+        kind: what the terms are; a few phrases speak of diseases alone ("unlikely", "should be considered").
+    """
     places = list(lexicon.find(text))
     mentions: list[Mention] = []
     for start, end in sentences(text):
         inside = [(term, a, b) for term, a, b in places if start <= a < end]
-        mentions += _judge(text, start, end, inside) if inside else []
+        mentions += _judge(text, start, end, inside, _cues(kind)) if inside else []
     return tuple(mentions)
 
 
@@ -81,13 +88,14 @@ def _continues(before: str, after: str) -> bool:
 # describe the second.
 _STOP = (
     "is|are|was|were|has|have|had|but|now|with|without|who|which|that|then|presents?|shows?|on|in|of|from|to|for|"
-    "it|this|there|not|no|most|likely|diagnosis|due|because|at|by|than|rather|as|seen|unlikely|less|more"
+    "it|this|there|not|no|most|likely|diagnosis|due|because|at|by|than|rather|as|seen|unlikely|less|more|"
+    "only|just|merely|multiple|several|numerous|few|many"
 )
 _DESCRIBED = rf"(?:(?!(?:{_STOP})\b)[\w’'-]+\s+){{0,2}}"
 _EXAMPLE = r"such\s+as|including|e\.g\.|for\s+example|namely"
-_CONJUNCTION = rf"\s+(?:and/or|and|or|nor|vs\.?|versus|as\s+well\s+as|plus)\s+|\s*\b(?:{_EXAMPLE})\s+"
-_SEPARATOR = rf"(?:\s*[,/(•*–|+&)]\s*|\s*\n\s*|{_CONJUNCTION}|\s*\d+[.)]\s+|\s*-\s+)"
-_GLUE = re.compile(rf"\s+|(?:{_SEPARATOR})+{_DESCRIBED}", re.IGNORECASE)
+_CONJUNCTION = rf"(?<=\s)(?:and/or|and|or|nor|vs\.?|versus|as\s+well\s+as|plus)(?=\s)|\b(?:{_EXAMPLE})(?=\s)"
+_SEPARATOR = rf"[,/(•*–|+&)]|{_CONJUNCTION}|\d+[.)](?=\s)|-(?=\s)"
+_GLUE = re.compile(rf"\s+|(?:\s*(?:{_SEPARATOR}))+\s*{_DESCRIBED}", re.IGNORECASE)
 _ALTERNATIVE = re.compile(r"\b(?:or|vs\.?|versus)\b|/", re.IGNORECASE)
 
 
@@ -108,12 +116,15 @@ class Cue:
 
 
 class Cues:
-    """The phrases of cues.yaml, compiled."""
+    """The phrases of cues.yaml that speak of diseases, or of findings, compiled."""
 
-    def __init__(self) -> None:
+    def __init__(self, kind: Kind) -> None:
         data = read_yaml(Path(__file__).with_name("cues.yaml"))
         self.turn = re.compile(data["turns"], re.IGNORECASE)
-        self.before, self.after = ([*_compiled(data[side])] for side in ("before", "after"))
+        self.before, self.after = (
+            [*_compiled(group for group in data[side] if group.get("of", kind) == kind)]
+            for side in ("before", "after")
+        )
 
     @staticmethod
     def find(phrases: list[Phrase], text: str, start: int, end: int) -> list[Cue]:
@@ -133,7 +144,7 @@ class Cues:
 Phrase = tuple[re.Pattern[str], Status, str]
 
 
-def _compiled(groups: list[dict]) -> Iterator[Phrase]:
+def _compiled(groups: Iterable[dict[str, Any]]) -> Iterator[Phrase]:
     for group in groups:
         for phrase in group["phrases"]:
             words = phrase.replace(" ", r"\s+").replace("'", "['’]")
@@ -141,8 +152,8 @@ def _compiled(groups: list[dict]) -> Iterator[Phrase]:
 
 
 @cache
-def _cues() -> Cues:
-    return Cues()
+def _cues(kind: Kind) -> Cues:
+    return Cues(kind)
 
 
 # --- judgement -----------------------------------------------------------------------------------------
@@ -150,19 +161,22 @@ def _cues() -> Cues:
 Place = tuple[Term, int, int]  # a term and its span
 
 
-def _judge(text: str, start: int, end: int, places: list[Place]) -> Iterator[Mention]:
+def _judge(text: str, start: int, end: int, places: list[Place], cues: Cues) -> Iterator[Mention]:
     """The mentions of one sentence: the names of one list share their cue."""
     begin = start
     for number, chain in enumerate(chains := _chains(text, places)):
         stop = chains[number + 1][0][1] if number + 1 < len(chains) else end
-        before = _cue_before(text, start, begin, chain[0][1])
-        after = _cue_after(text, chain[-1][2], stop)
+        before = _cue_before(text, start, begin, chain[0][1], cues)
+        after = _cue_after(text, chain[-1][2], stop, cues)
+        last, is_joined = _last_phrase(text, chain)
         begin = chain[-1][2]
         choice = _alternatives(text, chain)
         question = text[start:end].rstrip(" *\n").endswith("?")
-        for term, a, b in chain:
-            # After "A, B unlikely" without "and" only the last is meant.
-            cue = after if after and ((term, a, b) == chain[-1] or _is_joined(text, chain)) else None
+        for place, (term, a, b) in enumerate(chain):
+            # After "A, B unlikely" without "and" only the last is meant; "non-" denies only the word beside it.
+            cue = after if place >= last or is_joined else None
+            if place and before and (before.status, before.reach) == ("negated", "adjacent"):
+                before = None
             if cue is None or (cue.status == "asserted" and before and before.reach != "sentence"):
                 cue = before or cue
             status: Status = cue.status if cue else "asserted"
@@ -195,10 +209,14 @@ def _alternatives(text: str, chain: list[Place]) -> str | None:
     return next((match[0] for match in matches if match), None)
 
 
-def _is_joined(text: str, chain: list[Place]) -> bool:
+def _last_phrase(text: str, chain: list[Place]) -> tuple[int, bool]:
+    """Where the last of a list begins, as in "A, red B", and whether a word such as "and" joins it to the others."""
     gaps = _gaps(text, chain)
+    last = len(gaps)
+    while last and not gaps[last - 1].strip():
+        last -= 1
     joint = rf"\b(?:and|or|nor|vs|versus|{_EXAMPLE})(?!\w)|[/(]"
-    return not gaps or not gaps[-1].strip() or re.search(joint, gaps[-1], re.IGNORECASE) is not None
+    return last, last == 0 or re.search(joint, gaps[last - 1], re.IGNORECASE) is not None
 
 
 _VERB = re.compile(
@@ -213,13 +231,13 @@ def _reaches(cue: Cue, gap: str) -> bool:
     return "," not in gap and not _VERB.search(gap) and len(WORD.findall(gap)) <= REACH_WORDS[cue.reach]
 
 
-def _cue_before(text: str, start: int, begin: int, place: int) -> Cue | None:
+def _cue_before(text: str, start: int, begin: int, place: int, cues: Cues) -> Cue | None:
     """The phrase that applies to the name at `place`; `begin` is where the names before it end."""
     asserted: Cue | None = None
-    for cue in reversed(_cues().find(_cues().before, text, start, place)):
+    for cue in reversed(cues.find(cues.before, text, start, place)):
         gap = text[cue.end : place]
         # A colon right after a phrase ("Differential: ...") only opens its list.
-        if _cues().turn.search(gap.lstrip("*").removeprefix(":")):
+        if cues.turn.search(gap.lstrip("*").removeprefix(":")):
             break
         if cue.reach != "sentence" and cue.start < begin:
             continue
@@ -239,13 +257,13 @@ def _cue_before(text: str, start: int, begin: int, place: int) -> Cue | None:
 _CLOSING = re.compile(r"\s*,\s*(?=(?:is|are|was|were|has|have|should|must|can|cannot|could|may|might)\b)")
 
 
-def _cue_after(text: str, place: int, stop: int) -> Cue | None:
+def _cue_after(text: str, place: int, stop: int, cues: Cues) -> Cue | None:
     """The phrase that follows the name ending at `place`, before the next name at `stop`."""
     if closing := _CLOSING.match(text, place):
         place = closing.end()
-    for cue in _cues().find(_cues().after, text, place, stop):
+    for cue in cues.find(cues.after, text, place, stop):
         gap = re.sub(r"^[\s)*\"]*,?\s*(?:which|that)\b", "", text[place : cue.start])
-        if _cues().turn.search(gap) or re.search(r"\b(?:and|with|but)\b", gap, re.IGNORECASE):
+        if cues.turn.search(gap) or re.search(r"\b(?:and|with|but)\b", gap, re.IGNORECASE):
             return None
         if _reaches(cue, gap):
             return cue

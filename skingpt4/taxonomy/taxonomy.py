@@ -1,7 +1,7 @@
 """The closed vocabularies of the project: concepts, classes, Dermnet's folders, and names of diseases.
 
-The words are data: taxonomy.yaml (SKINCON's concepts, the paper's classes, Dermnet's folders) and diseases.yaml
-(names of diseases by class), which is read on first use.
+The words are data: taxonomy.yaml (SKINCON's concepts, the paper's classes, Dermnet's folders), and two files that are
+read on first use: diseases.yaml (names of diseases by class) and concept_words.yaml (how free texts say concepts).
 """
 
 from __future__ import annotations
@@ -81,8 +81,9 @@ def concept_words() -> tuple[Lexicon, dict[str, frozenset[str]]]:
     spellings = [(spelling, name) for spelling, name in concept_spellings().items()]
     for word, name in spellings + [(word, name) for name, words in data["words"].items() for word in words]:
         meaning.setdefault(word, set()).add(name)
-    lexicon = Lexicon(Term(word, word, None) for word in meaning)
-    return lexicon, {word: frozenset(names) for word, names in meaning.items()}
+    return Lexicon(Term(word, word, None) for word in meaning), {
+        word: frozenset(names) for word, names in meaning.items()
+    }
 
 
 def class_title(class_name: str) -> str:

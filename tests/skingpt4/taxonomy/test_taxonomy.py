@@ -36,6 +36,23 @@ def test_sizes_of_the_published_vocabularies():
         ("plaque psoriasis, a blue nevus, an acne scar", ["Scar"]),
         ("maculopapular, petechiae", ["Papule", "Macule", "Purpura/Petechiae"]),
         ("Pain on a scale of 1 to 10, no red flags.", []),
+        ("Erythematous plaque with white scales.", ["Plaque", "Scale", "Erythema"]),
+        ("A non-scaly erythematous plaque; non-inflamed comedones.", ["Plaque", "Erythema", "Comedo"]),
+        ("Silvery scale over erythematous plaques.", ["Plaque", "Scale", "Erythema"]),
+        (
+            "More than 20 erythematous papules, the culture of a pustule was negative.",
+            ["Papule", "Pustule", "Erythema"],
+        ),
+        ("The brown macule is unlikely to be malignant.", ["Macule", "Brown(Hyperpigmentation)"]),
+        ("She had papules; scale is seen in the red areas.", ["Papule", "Scale", "Erythema"]),
+        (
+            "No scale, only faint erythema; no ulceration, multiple brown papules.",
+            ["Papule", "Brown(Hyperpigmentation)", "Erythema"],
+        ),
+        ("Papules, erythematous plaques are absent.", ["Papule"]),
+        ("Papules and erythematous plaques are absent.", []),
+        ("A 45-year-old white male, two black women, both on dark brown skin: nodules.", ["Nodule"]),
+        ("Keep the area clean and dry. Thick scale of the scalp.", ["Scale"]),
         ("", []),
     ],
 )
