@@ -1,8 +1,8 @@
 """What Q-Formers keep of what their backbone saw: python -m benchmarks qformers [FILE ...].
 
 A logistic regression is fitted on the backbone's pooled tokens and on the queries of each Q-Former, on pictures that
-none of the bundled ones was trained on, and counted on others: the class of drawings of another renderer seed, and of
-which quarter of which photograph a crop was made (photographs that installed packages carry; no skin; the second file
+the bundled one was not trained on, and counted on others: the class of drawings of another renderer seed, and of
+which quarter of which photograph a crop was made (photographs that installed packages carry; no skin; the bundled one
 was trained on other crops of them). What is read of the queries, divided by what is read of the tokens, says how much
 is left. Of drawings it also counts how much of what varies between pictures their labels explain: a projection learns
 in a few hundred updates what is written large.
@@ -36,9 +36,9 @@ from skingpt4.support.files import file_sha256
 from skingpt4.training.qformer.photographs import write_crops
 from skingpt4.training.qformer.run import fraction_explained, shown_labels
 
-BUNDLED = [Path(f"skingpt4/weights/bundled/qformer_{name}.safetensors") for name in ("tiny", "captions")]
+BUNDLED = [Path("skingpt4/weights/bundled/qformer_captions.safetensors")]
 FOLDER = Path("runs/qformers")  # of the pictures
-SEEDS = {"train": 12, "test": 13}  # of drawings and crops; no bundled Q-Former was trained with them
+SEEDS = {"train": 12, "test": 13}  # of drawings and crops; the bundled Q-Former was not trained with them
 # what a picture shows: (its label, pictures to fit on, to count)
 PICTURES = {"drawings": ("class_name", 1350, 450), "photographs": ("case_id", 1200, 480)}
 STRENGTHS = (3e-3,)  # of the regression, one for all, as `skingpt4 pretrain-qformer` compares
