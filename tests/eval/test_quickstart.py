@@ -91,6 +91,14 @@ def test_the_documents_state_how_much_is_drawn_and_trained():
         assert f"{step}/checkpoints/iteration_{optim.max_epoch * optim.iters_per_epoch:07d}" in readme
 
 
+@pytest.mark.parametrize("overrides", [(), ("seed=1",)])
+def test_what_both_steps_begin_from_is_an_arm_of_the_first_ablation_alone(tmp_path, overrides):
+    arms = quickstart.stages(tmp_path, tmp_path, short=True, ablation=True, overrides=overrides)[-1].command
+    start = "aligned_start=skingpt4/weights/bundled/aligned_tiny"
+    assert (start in arms, "untrained" in arms) == (not overrides, not overrides)
+    assert load_config("configs/tiny/step1.yaml").initial_checkpoint.endswith(start.partition("=")[2])
+
+
 def test_every_arm_that_names_diseases_is_calibrated_on_the_same_pictures(tmp_path):
     planned = quickstart.stages(tmp_path, tmp_path / "phantoms", short=False, ablation=True)
     fits = [stage.command[2:] for stage in planned if "calibrate" in stage.command]
