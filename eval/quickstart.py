@@ -90,7 +90,7 @@ def stages(
         planned.append(
             _calibrate("step2_only", root, phantoms)
         )  # read like the main arm, or they cannot be compared
-        # These two are the same for every seed. An untrained projection never ends an answer by itself, so it costs much.
+        # These two are the same for every seed. An untrained projection never ends an answer, so it costs much.
         more = [
             *(() if overrides else ("untrained", f"aligned_start={BUNDLED}/aligned_tiny")),
             f"noise_image={root}/step2",
