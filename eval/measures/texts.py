@@ -129,8 +129,9 @@ def different_answers(arm: ArmAnswers) -> Interval | None:
 def is_on_topic(prompt: int, answer: str) -> bool:
     """Whether an answer is about clinical prompt 1 to 4.
 
-    The first asks for a disease (any known name or concept will do), the second for features, the third for a cause
-    and the fourth for a treatment. To say that one cannot tell, or to send to a doctor, is on topic for the last two.
+    The first asks for a disease (any known name or word for a concept will do, ruled out or not), the second for
+    features, the third for a cause and the fourth for a treatment. To say that one cannot tell, or to send to a
+    doctor, is on topic for the last two.
     A low bar and no measure of truth, it catches a model that answers every question with the same sentence.
     """
     if prompt <= 2 and find_concepts(answer, stated=False):

@@ -78,12 +78,13 @@ def concept_words() -> tuple[Lexicon, dict[str, frozenset[str]]]:
     """The words by which free texts say concepts, and the concepts of each; none where they mean something else."""
     data = read_yaml(Path(__file__).with_name("concept_words.yaml"))
     meaning: dict[str, set[str]] = {phrase: set() for group in data["not_concepts"] for phrase in group}
-    spellings = [(spelling, name) for spelling, name in concept_spellings().items()]
-    for word, name in spellings + [(word, name) for name, words in data["words"].items() for word in words]:
-        meaning.setdefault(word, set()).add(name)
-    return Lexicon(Term(word, word, None) for word in meaning), {
-        word: frozenset(names) for word, names in meaning.items()
-    }
+    for word, name in concept_spellings().items():
+        meaning[word] = {name}
+    for name, words in data["words"].items():
+        for word in words:
+            meaning.setdefault(word, set()).add(name)
+    terms = Lexicon(Term(word, word, None) for word in meaning)
+    return terms, {word: frozenset(names) for word, names in meaning.items()}
 
 
 def class_title(class_name: str) -> str:
