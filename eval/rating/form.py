@@ -50,10 +50,16 @@ def head(view: View, rater: str, serial: str) -> str:
     which = f"Form {view.k + 1} of {view.n}" if view.stage != DONE else f"All {view.n} forms"
     again = ", revising" if view.revising and view.stage == RATE else ""
     return (
-        f'<header data-view="{serial}"><h1>{TITLE}</h1><span>{which}{again}; {view.num_rated} rated</span>'
+        f'<header data-view="{serial}" data-pictures="{_pictures_key(view)}"><h1>{TITLE}</h1>'
+        f"<span>{which}{again}; {view.num_rated} rated</span>"
         f'<progress max="{max(view.n, 1)}" value="{view.num_rated}" aria-label="Forms rated"></progress>'
         f'<form method="post" action="logout">Rater {escape(rater)}, <button>Log out</button></form></header>'
     )
+
+
+def _pictures_key(view: View) -> str:
+    """Says which pictures a view shows; it is the same in all views of a case, so that they stay where they are."""
+    return f"{view.k}-{len(view.pictures)}"
 
 
 def pictures(view: View) -> str:
@@ -66,7 +72,7 @@ def pictures(view: View) -> str:
     history = (
         f'<p class="history"><strong>History:</strong> {escape(view.history)}</p>' if view.history else ""
     )
-    return f'<div id="pictures">{figures}</div>{history}'
+    return f'<div id="pictures" data-key="{_pictures_key(view)}">{figures}</div>{history}'
 
 
 def consent(study: Study) -> str:
@@ -82,13 +88,14 @@ def consent(study: Study) -> str:
 def sheet(view: View, serial: str) -> str:
     """What is asked now, under what the rater has read and written of the case so far."""
     if view.stage == DONE:
-        return '<p class="done">All forms are rated. Thank you! You can close this page now.</p>'
+        thanks = "All forms are rated. Thank you! You can close this page now."
+        return f'<p class="done" data-view="{serial}">{thanks}</p>'
     if view.stage == CONSENT:
         body = consent(view.study)
     else:
         turns = "".join(_turn(prompt, answer, "(no answer)") for prompt, answer in view.conversation)
         body = _own(view) + turns + _questions(view)
-    return f'<form id="sheet" data-serial="{serial}" onsubmit="return false" autocomplete="off">{body}</form>'
+    return f'<form id="sheet" data-view="{serial}" onsubmit="return false" autocomplete="off">{body}</form>'
 
 
 def _turn(prompt: str, answer: str, nothing: str) -> str:
@@ -200,7 +207,9 @@ class Page:
         try:
             seen = pictures(view)
         except UserError as error:
-            seen = note(str(error), failed=True)
+            seen = (
+                f'<div id="pictures" data-key="{_pictures_key(view)}">{note(str(error), failed=True)}</div>'
+            )
         return [
             (view.k, view.stage, [question.item for question in view.questions], serial, since),
             head(view, rater, serial),

@@ -23,26 +23,25 @@
     else document.querySelector('#save')?.focus({preventScroll: true});
   };
   // Gradio turns the old form's fields into the new one's: until `begin` has emptied them they hold the last answer.
-  const begun = () => form()?.dataset.serial === last;
+  const begun = () => form()?.dataset.view === last;
   window.reviewCollect = () => {
     const values = {};
     if (!begun()) return JSON.stringify({serial: '', values});
     for (const [name, value] of new FormData(form())) values[name] = value;
     return JSON.stringify({serial: last, values});
   };
-  // The page is drawn some time after its values have come, so wait until the new view is really there.
-  const drawn = serial => serial.includes('-done-') || form()?.dataset.serial === serial;
+  // The page is drawn some time after its values have come, and part by part: wait until title, pictures and
+  // questions are all of the new view. Nothing but a newer view ends the wait, however slow the browser is.
+  let waiting = null;
   window.reviewReady = () => {
-    const until = Date.now() + 30000;
-    const look = () => {
-      const serial = document.querySelector('[data-view]')?.dataset.view;
-      if (serial && serial !== last && drawn(serial)) setTimeout(() => begin(serial), 60);
-      else if (Date.now() < until) setTimeout(look, 40);
-    };
-    look();
+    clearTimeout(waiting);
+    const title = document.querySelector('header[data-view]')?.dataset;
+    const isDrawn = title && title.view !== last
+      && document.querySelector('#sheet, .done')?.dataset.view === title.view
+      && document.querySelector('#pictures')?.dataset.key === title.pictures;
+    waiting = isDrawn ? setTimeout(() => begin(title.view), 60) : setTimeout(window.reviewReady, 40);
   };
   const begin = serial => {
-    if (serial === last) return;
     last = serial;
     window.scrollTo(0, 0);
     form()?.reset();

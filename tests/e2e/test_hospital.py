@@ -68,7 +68,7 @@ def test_two_people_at_the_same_time(morning, tmp_path):
     bert.wait_for_selector("[role=alert]:not(:empty)")
     bert.goto(f"{url}/review/")
     log_in(bert, "bert", PASSWORD)
-    bert.wait_for_selector("#sheet[data-serial*=consent]")
+    bert.wait_for_selector("#sheet[data-view*=consent]")
 
     # Anna consults while Bert reads what he agrees to.
     anna.accept()
@@ -76,7 +76,7 @@ def test_two_people_at_the_same_time(morning, tmp_path):
     anna.use_anyway()
     assert anna.ask("#study0", 1).endswith("it is <b>red</b>")
     bert.click("#save")
-    bert.wait_for_selector("#sheet:not([data-serial*=consent])")
+    bert.wait_for_selector("#sheet:not([data-view*=consent])")
     with anna.page.expect_download() as download:
         anna.page.click("#save-fhir")
     saved = Path(download.value.path()).read_text()

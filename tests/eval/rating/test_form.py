@@ -17,9 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from eval.rating import form
 from eval.rating.questionnaire import FLAG, ITEMS
 from eval.rating.store import Store
 from eval.rating.study import change_study
+from skingpt4.server.cover import covered
 from tests.support.launcher import Job, Launcher
 from tests.support.ports import free_port
 from tests.support.review_run import FORM, MARK, Browser, make_run
@@ -193,15 +195,36 @@ def test_two_cases_in_chromium(served, chromium):
     assert [row.value for row in rows if row.item in FORM][:8] == [*"1234512", "1"]
 
 
+def test_a_view_begins_when_its_last_part_is_drawn(chromium):
+    """Title and questions of a new view may be there before its pictures; the covered picture is what comes first."""
+    page = chromium.new_page()
+    page.set_content('<div id="title"></div><div id="seen"></div><div id="asked"></div>')
+    page.evaluate(form.SCRIPT.removeprefix("<script>").removesuffix("</script>"))
+    draw = "([name, html]) => { document.querySelector(name).innerHTML = html; }"
+    field = '<div class="item line"><textarea name="own_diagnosis" required></textarea></div>'
+    for serial in ("0-before-1", "1-before-2"):
+        page.evaluate("window.reviewReady()")
+        page.evaluate(draw, ["#title", f'<header data-view="{serial}" data-pictures="{serial[0]}"></header>'])
+        page.evaluate(draw, ["#asked", f'<form id="sheet" data-view="{serial}">{field}</form>'])
+        page.wait_for_timeout(300)
+        assert page.evaluate("JSON.parse(window.reviewCollect()).serial") == "", (
+            "the form does not answer yet"
+        )
+        shown = covered("<img alt='Picture 1'>", key=serial)
+        page.evaluate(draw, ["#seen", f'<div id="pictures" data-key="{serial[0]}">{shown}</div>'])
+        page.wait_for_selector("#pictures summary:focus")
+        assert page.evaluate("JSON.parse(window.reviewCollect()).serial") == serial
+
+
 # Types a letter into a form that is just drawn, whose field still holds the text of the one before, and notes whether
 # the form took it.
 TYPED_AT_ONCE = """() => {
-  let serial = document.querySelector('#sheet').dataset.serial;
+  let serial = document.querySelector('#sheet').dataset.view;
   window.taken = [];
   new MutationObserver(() => {
     const sheet = document.querySelector('#sheet'), field = document.activeElement;
-    if (!sheet || sheet.dataset.serial === serial) return;
-    serial = sheet.dataset.serial;
+    if (!sheet || sheet.dataset.view === serial) return;
+    serial = sheet.dataset.view;
     const letter = new KeyboardEvent('keydown', {key: 'x', bubbles: true, cancelable: true});
     if (sheet.contains(field) && field.value) window.taken.push(field.dispatchEvent(letter));
   }).observe(document.body, {subtree: true, childList: true, attributes: true});
