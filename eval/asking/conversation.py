@@ -33,6 +33,7 @@ from skingpt4.generation.scoring import score_answers, score_tree
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.prompts import Turn, encode_turns, get_template, stop_strings
 from skingpt4.taxonomy.free_text import find_concepts
+from skingpt4.taxonomy.morphology import say_concepts
 from skingpt4.taxonomy.taxonomy import CLASSES
 
 PROBES = (CONCEPTS_QUESTION, DIAGNOSIS_QUESTION)
@@ -298,7 +299,7 @@ class Asker:
             lines = [line | scores for line, scores in zip(lines, of_classes(cases, queries), strict=True)]
         if self.setting.with_concept_scores:
             form = self.config.prompt.concepts_sentence
-            sentences = [form.format(concepts=name) for name in task.concepts]
+            sentences = [say_concepts(form, [name]) for name in task.concepts]
             rows = self._likelihoods(CONCEPTS_QUESTION, cases, queries, sentences)
             for line, row in zip(lines, rows, strict=True):
                 line["concept_scores"] = dict(zip(task.concepts, map(_rounded, row.tolist()), strict=True))

@@ -158,8 +158,9 @@ class PromptConfig:
     questions: list[str] = field(
         default_factory=lambda: ["What is wrong with my skin?"], metadata={"rule": not_empty}
     )
+    # {concepts} are SKINCON's names after one another, {morphology} the same in plain words (taxonomy/morphology.py).
     concepts_sentence: str = ruled(
-        sentence_with("concepts"),
+        sentence_with("concepts", "morphology"),
         "This is a skin disease image with the following medical features (clinical concepts): {concepts}.",
     )
     disease_sentence: str = ruled(
@@ -170,10 +171,11 @@ class PromptConfig:
     concepts_question: str | None = None
     concepts_share: float = ruled(fraction, 0.5)
     # Later questions of a conversation, such as those for a treatment, in the order of asking, and the answers to
-    # teach, in which {disease}, {concepts} and {body_site} stand for the record's. This fraction of the samples whose
-    # disease is known goes through all of them after the first of `questions`.
+    # teach, in which {disease}, {concepts}, {morphology} and {body_site} stand for the record's. This fraction of the
+    # samples whose disease is known goes through all of them after the first of `questions`.
     other_questions: dict[str, str] = field(
-        default_factory=dict, metadata={"rule": answers_with("disease", "concepts", "body_site")}
+        default_factory=dict,
+        metadata={"rule": answers_with("disease", "concepts", "morphology", "body_site")},
     )
     other_share: float = ruled(fraction, 0.2)
     use_concepts: bool = True

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from skingpt4.records.record import Record
 from skingpt4.taxonomy import taxonomy
+from skingpt4.taxonomy.morphology import say_concepts
 from skingpt4.taxonomy.taxonomy import CLASSES, CONCEPTS
 
 # The four questions asked about every case of the published evaluation (Nature Communications 2024, 15:5649).
@@ -45,4 +46,4 @@ def class_sentences(form: str, diseases: dict[str, str]) -> list[str]:
 
 def concept_sentences(form: str) -> list[str]:
     """The concepts' sentence with each of the 48 concepts, in SKINCON's order."""
-    return [form.format(concepts=concept) for concept in CONCEPTS]
+    return [say_concepts(form, [concept]) for concept in CONCEPTS]

@@ -34,6 +34,7 @@ from skingpt4.records.images import open_image, random_crop_box, to_tensor
 from skingpt4.records.manifest import Manifest, evenly_spread
 from skingpt4.records.record import Record, RecordError
 from skingpt4.support.marks import break_marks, marks_in
+from skingpt4.taxonomy.morphology import morphology, say_concepts
 from skingpt4.training.optim.schedule import ClassBalance, class_names, class_weights
 
 BARE_END = "\n"  # closes a bare answer
@@ -49,7 +50,7 @@ def answer_for(record: Record, prompt: PromptConfig) -> str:
         return " ".join(answer for _, answer in record.turns)
     sentences = []
     if prompt.use_concepts and record.concepts:
-        sentences.append(prompt.concepts_sentence.format(concepts=", ".join(record.concepts)))
+        sentences.append(say_concepts(prompt.concepts_sentence, record.concepts))
     if prompt.use_disease and record.disease:
         sentences.append(prompt.disease_sentence.format(disease=record.disease))
     if prompt.use_note and record.note:
@@ -176,7 +177,10 @@ class SampleEncoder:
         """What to teach for one of `prompt.other_questions`; empty if it needs what the record does not have."""
         sentence = self.prompt.other_questions[question]
         known = {"disease": record.disease, "body_site": record.body_site}
-        known["concepts"] = ", ".join(record.concepts or ())
+        known |= {
+            "concepts": ", ".join(record.concepts or ()),
+            "morphology": morphology(record.concepts or ()),
+        }
         missing = any("{" + name + "}" in sentence for name, value in known.items() if not value)
         return "" if missing else sentence.format(**known)
 

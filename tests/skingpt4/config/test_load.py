@@ -21,6 +21,7 @@ from skingpt4.config.schema import (
     VisionConfig,
 )
 from skingpt4.model.prompts import get_template
+from skingpt4.taxonomy.morphology import say_concepts
 
 ROOT = Path(__file__).parents[3]
 BASE = "step: step1\noutput_dir: runs/a\nlanguage: {model: weights/m}\n"
@@ -521,7 +522,9 @@ def test_shipped_config(path, scratch, monkeypatch):
         fill.append("language.model=hub/model")
     config = load_config(path, fill)
     get_template(config.prompt.template)
-    config.prompt.concepts_sentence.format(concepts="Plaque, Scale")
+    assert say_concepts(config.prompt.concepts_sentence, ["Plaque"]) != say_concepts(
+        config.prompt.concepts_sentence, []
+    )
     config.prompt.disease_sentence.format(disease="psoriasis")
     assert config.prompt.questions
     assert not (config.data.augment and config.data.feature_cache)

@@ -163,6 +163,8 @@ def test_manifests_that_are_no_manifests(manifest, tmp_path):
     [
         ({}, f"{CONCEPTS_SENTENCE} {DISEASE_SENTENCE} Silvery plaques."),
         ({"use_disease": False, "use_note": False}, CONCEPTS_SENTENCE),  # step 1
+        ({"use_disease": False, "use_note": False, "concepts_sentence": "I see {morphology}."},
+         "I see scaly plaques."),
         ({"use_concepts": False}, f"{DISEASE_SENTENCE} Silvery plaques."),  # step 2
         ({"use_concepts": False, "use_disease": False, "use_note": False}, ""),
         ({"use_note": False, "concepts_sentence": "{concepts}!", "disease_sentence": "It is {disease}."},
