@@ -35,6 +35,10 @@ COMMANDS = {
         "skingpt4.cli.training.train_recipe",
         "train all steps of a recipe, each from the one before",
     ),
+    "describe": (
+        "skingpt4.cli.training.describe",
+        "write what step 1 sees into the captions that step 2 teaches",
+    ),
     "pretrain-qformer": ("skingpt4.cli.training.pretrain_qformer", "train a Q-Former for a vision backbone"),
 }
 HELP = (
