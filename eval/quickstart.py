@@ -78,7 +78,9 @@ def stages(
         render += ["--count", str(count), "--known-concepts", str(concepts), "--known-notes", str(notes)]
         render += ["--seed", str(CASES_SEED)] if split == "cases" else []
         planned.append(Stage(f"render {split}", render, phantoms / split / "manifest.jsonl", cheap=True))
-    planned += [_train(step, root, phantoms, short, overrides) for step in ("step1", "step2")]
+    planned.append(_train("step1", root, phantoms, short, overrides))
+    planned.append(_describe("step2", root, phantoms))
+    planned.append(_train("step2", root, phantoms, short, overrides))
     planned.append(_calibrate("step2", root, phantoms))
     # Only the main arm goes through conversations; the others are needed for their measures.
     main = ["--num-conversations", str(NUM_CONVERSATIONS)]
@@ -86,6 +88,7 @@ def stages(
     others = [f"step1_only={root}/step1", f"blank_image={root}/step2"]
     planned.append(_answer("answer the cases (other arms)", root, phantoms, short, others))
     if ablation:
+        planned.append(_describe("step2_only", root, phantoms))
         planned.append(_train("step2_only", root, phantoms, short, overrides))
         planned.append(
             _calibrate("step2_only", root, phantoms)
@@ -103,12 +106,28 @@ def stages(
 def _train(step: str, root: Path, phantoms: Path, short: bool, overrides: Sequence[str]) -> Stage:
     split, held_out = ("step1", "validation") if step == "step1" else ("step2", "validation_step2")
     command = ["train.py", "--config", f"configs/tiny/{step}.yaml", f"output_dir={root}/{step}"]
-    command += [f"data.train=[{phantoms}/{split}/manifest.jsonl]"]
+    command += [
+        f"data.train=[{phantoms / split / 'manifest.jsonl' if step == 'step1' else _described(step, root)}]"
+    ]
     command += [f"data.validation=[{phantoms}/{held_out}/manifest.jsonl]"]
     command += [f"data.evaluation=[{phantoms}/cases/manifest.jsonl]"]
     command += [f"initial_checkpoint={root}/step1"] if step == "step2" else []
     command += ["optim.max_epoch=1", f"optim.iters_per_epoch={SHORT_ITERATIONS[step]}"] if short else []
     return Stage(step, [*command, *overrides], root / step / "checkpoints", training=True)
+
+
+def _described(step: str, root: Path) -> Path:
+    """Step 2's records with what the model that `step` starts from sees in their pictures."""
+    return root / f"{step}_described.jsonl"
+
+
+def _describe(step: str, root: Path, phantoms: Path) -> Stage:
+    start = root / "step1" if step == "step2" else BUNDLED / "aligned_tiny"
+    command = ["-m", "skingpt4", "describe", "--checkpoint", str(start), "--sentence", "I see {morphology}."]
+    command += ["--manifest", f"{phantoms}/step2/manifest.jsonl", "--output", str(_described(step, root))]
+    # The phantoms' texts are short.
+    command += ["--max-new-tokens", "24"]
+    return Stage(f"describe for {step}", command, _described(step, root))
 
 
 def _calibrate(step: str, root: Path, phantoms: Path) -> Stage:
@@ -138,13 +157,14 @@ def run_stages(planned: Sequence[Stage], ledger_path: Path) -> dict[str, Any]:
         StageError: a stage ended with an error.
     """
     from data.phantoms.splits import RENDERER_VERSION
+    from skingpt4.taxonomy.taxonomy import version
 
     ledger = json.loads(ledger_path.read_text()) if ledger_path.is_file() else {}
     made_of = b"".join(p.read_bytes() for p in [
         *sorted(Path("configs/tiny").glob("*.yaml")), BUNDLED / "qformer_captions.safetensors",
         BUNDLED / "aligned_tiny" / "projection.safetensors",
     ])  # fmt: skip
-    made_of += str(RENDERER_VERSION).encode()
+    made_of += f"{RENDERER_VERSION} {version()}".encode()
     for number, stage in enumerate(planned, 1):
         shown = shlex.join(["python", *stage.command])
         key = hashlib.sha256(shown.encode() + made_of).hexdigest()[:16]
