@@ -125,8 +125,7 @@ def _describe(step: str, root: Path, phantoms: Path) -> Stage:
     start = root / "step1" if step == "step2" else BUNDLED / "aligned_tiny"
     command = ["-m", "skingpt4", "describe", "--checkpoint", str(start), "--sentence", "I see {morphology}."]
     command += ["--manifest", f"{phantoms}/step2/manifest.jsonl", "--output", str(_described(step, root))]
-    # The phantoms' texts are short.
-    command += ["--max-new-tokens", "24"]
+    command += ["--max-new-tokens", "24", "--batch-size", "64"]  # the phantoms' texts are short
     return Stage(f"describe for {step}", command, _described(step, root))
 
 

@@ -41,9 +41,12 @@ def parser() -> argparse.ArgumentParser:
     add("--manifest", required=True, type=Path, metavar="JSONL", help="the records to describe, of step 2")
     add("--output", required=True, type=Path, metavar="JSONL", help="the same records with captions")
     add("--question", help="default: the first that the checkpoint was trained on")
-    add("--sentence", help="form of a caption, with {concepts} or {morphology} (default: the checkpoint's own)")
+    add(
+        "--sentence",
+        help="form of a caption, with {concepts} or {morphology} (default: the checkpoint's own)",
+    )
     add("--max-new-tokens", type=int, default=48, help="of an answer (default: %(default)s)")
-    add("--batch-size", type=int, default=16, help="pictures at once (default: %(default)s)")
+    add("--batch-size", type=int, default=32, help="pictures at once (default: %(default)s)")
     add("--dry-run", action="store_true", help="only say how many records would be described")
     return result
 
