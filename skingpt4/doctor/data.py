@@ -15,7 +15,12 @@ from skingpt4.records.manifest import Manifest, chain, read_manifest
 from skingpt4.records.naming import hint
 from skingpt4.support.errors import UserError
 from skingpt4.training.coordinates.labels import require_labels
-from skingpt4.training.samples import SampleEncoder, TrainingSamples, rows_with_answer
+from skingpt4.training.samples import (
+    SampleEncoder,
+    TrainingSamples,
+    columns_of_answers,
+    rows_with_answer,
+)
 
 NUM_CHECKED_IMAGES = 50  # of each manifest; the run itself checks more
 
@@ -37,6 +42,7 @@ def data(facts: Facts) -> Iterator[Finding]:
     train = [manifests[path] for path in config.data.train if path in manifests]
     if train:
         yield _samples(facts, chain(train))
+        yield from _parts(chain(train), config)
     if train and config.projection.inputs == "discriminants":
         yield _labels(chain(train), config)
 
@@ -94,6 +100,17 @@ def _samples(facts: Facts, records: Manifest) -> Finding:
         f"{num_samples / num_answered:.1f} passes; {optim.warmup_steps} iterations of warm-up to {optim.init_lr:g}"
         f"{_balance(facts)}",
     )
+
+
+def _parts(records: Manifest, config: Config) -> Iterator[Finding]:
+    """How many records have each part of an answer, and whether captions are asked for that nobody has written."""
+    counts = {column: int(records.known(column).sum()) for column in columns_of_answers(config.prompt)}
+    shown = ", ".join(f"{count:,} {column}" for column, count in counts.items() if count)
+    if counts.get("caption") == 0:
+        text = "prompt.use_caption is set and no record has a caption, so nothing is taught to describe"
+        yield Finding("answers", WARNING, text, "skingpt4 describe, with a checkpoint of step 1")
+    elif shown:
+        yield Finding("answers", OK, f"are made of, by records that have it: {shown}")
 
 
 def _labels(records: Manifest, config: Config) -> Finding:

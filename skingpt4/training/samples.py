@@ -66,16 +66,21 @@ def rows_with_answer(records: Sequence[Record], prompt: PromptConfig) -> np.ndar
         rows = [row for row, record in enumerate(records) if answer_for(record, prompt)]
         return np.array(rows, dtype=np.int64)
     has_answer = np.zeros(len(records), dtype=bool)
-    for column, used in (
-        ("turns", prompt.use_turns),
-        ("concepts", prompt.use_concepts and bool(prompt.concepts_sentence)),
-        ("disease", prompt.use_disease and bool(prompt.disease_sentence)),
-        ("note", prompt.use_note),
-        ("caption", prompt.use_caption),
-    ):
-        if used:
-            has_answer |= records.known(column)
+    for column in columns_of_answers(prompt):
+        has_answer |= records.known(column)
     return np.flatnonzero(has_answer)
+
+
+def columns_of_answers(prompt: PromptConfig) -> list[str]:
+    """The columns of a record that an answer is made of, by `answer_for`."""
+    used = {
+        "turns": prompt.use_turns,
+        "concepts": prompt.use_concepts and prompt.concepts_sentence,
+        "disease": prompt.use_disease and prompt.disease_sentence,
+        "note": prompt.use_note,
+        "caption": prompt.use_caption,
+    }
+    return [column for column, is_used in used.items() if is_used]
 
 
 class SampleEncoder:

@@ -40,6 +40,7 @@ def test_missing_paths_are_listed_all_at_once(tmp_path, monkeypatch):
         ("weights/unknown.pth", "skingpt4 weights list"),
         ("runs/phantoms/step1/manifest.jsonl", "make quickstart"),
         ("runs/phantoms/step1/manifest.jsonl", "--out-dir runs/phantoms --split NAME --count N"),
+        ("runs/quickstart/step2_described.jsonl", "skingpt4 describe"),
         ("runs/data/skincon/train.jsonl", "python -m data.prepare"),
         ("elsewhere/manifest.jsonl", "data/README.md"),
     ],

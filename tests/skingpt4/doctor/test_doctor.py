@@ -399,6 +399,15 @@ def test_records_without_an_answer_stop_the_run(configure, tmp_path):
         assert "none of the 3 records has what this step teaches" in line.text
 
 
+def test_the_parts_of_answers_are_counted_and_captions_that_nobody_wrote_are_missed(configure, tmp_path):
+    assert finding(configure(), "answers").text.endswith(": 6 concepts, 6 disease, 3 note")
+    config = configure(prompt__use_caption=True)
+    line = finding(config, "answers")
+    assert (line.state, line.fix) == (WARNING, "skingpt4 describe, with a checkpoint of step 1")
+    config.data.train = [write_manifest(tmp_path / "described.jsonl", caption="I see plaques.")]
+    assert "6 caption" in finding(config, "answers").text
+
+
 def test_what_is_trained_is_counted(configure):
     assert finding(configure(), "trained").text.startswith("1 linear layer: 0.00 M of 0 M")
     assert "and LoRA of rank 2 on the" in finding(configure(lora__rank=2), "trained").text
