@@ -20,7 +20,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from skingpt4.support.cli import make_parser, setup_logging
+from skingpt4.support.cli import make_parser, require_writable, setup_logging
 from skingpt4.support.errors import UserError, reported
 
 if TYPE_CHECKING:
@@ -77,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.dry_run:
             print(f"{counts}; nothing was written")
             return 0
+        require_writable(args.output, "--output")
         answers = _answers(args, source, records, asked)
         described = _write(args.manifest, args.output, form, answers)
         print(f"{args.output}: {counts}; {described} have a caption")
@@ -102,7 +103,8 @@ def _answers(
     args: argparse.Namespace, source: ModelSource, records: Manifest, asked: Sequence[int]
 ) -> dict[int, str]:
     """The model's answer for each of these records, those of an earlier run included."""
-    from skingpt4.support.files import drop_truncated_line, file_sha256
+    from skingpt4.support.files import file_sha256
+    from skingpt4.support.locks import lock
 
     question = args.question or source.config.prompt.questions[0]
     made_by = {
@@ -111,25 +113,40 @@ def _answers(
     }  # fmt: skip
     path = args.output.with_name(f"{args.output.name}.answers.jsonl")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        drop_truncated_line(path)
-        lines = [json.loads(line) for line in path.open(encoding="utf-8")] if path.is_file() else []
-        if lines[:1] != [json.loads(json.dumps(made_by))]:
-            lines = [made_by]
-            path.write_text(json.dumps(made_by) + "\n", encoding="utf-8")
-        answers = {line["record"]: line["answer"] for line in lines[1:]}
-        todo = [row for row in asked if row not in answers]
-        if todo:
-            with path.open("a", encoding="utf-8") as file:
-                for row, answer in _ask(args, source, records, todo, question):
-                    answers[row] = answer
-                    file.write(json.dumps({"record": row, "answer": answer}, ensure_ascii=False) + "\n")
-                    file.flush()
-    except OSError as error:
-        raise DescribeError(f"{path}: cannot be written ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError):
-        raise DescribeError(f"{path}: was not written by this command; move it away") from None
+        with path.open("a+", encoding="utf-8") as file:
+            lock(file, str(path))
+            answers = _earlier_answers(path, made_by)
+            if not answers:
+                file.truncate(0)
+                file.write(json.dumps(made_by) + "\n")
+            todo = [row for row in asked if row not in answers]
+            for row, answer in _ask(args, source, records, todo, question) if todo else ():
+                answers[row] = answer
+                file.write(json.dumps({"record": row, "answer": answer}, ensure_ascii=False) + "\n")
+                file.flush()
+    except BlockingIOError:
+        raise DescribeError(f"{path}: another run is writing it; wait for that one") from None
     return answers
+
+
+def _earlier_answers(path: Path, made_by: dict[str, Any]) -> dict[int, str]:
+    """What a run of the same model, question and manifest has written; none if it was another.
+
+    Raises:
+        DescribeError: the file is not one of this command's.
+    """
+    from skingpt4.support.files import drop_truncated_line
+
+    drop_truncated_line(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        first, *lines = [json.loads(line) for line in text.split("\n") if line] or [made_by]
+        if first.keys() != made_by.keys():
+            raise KeyError
+        same = first == json.loads(json.dumps(made_by))
+        return {line["record"]: line["answer"] for line in lines} if same else {}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise DescribeError(f"{path}: was not written by this command; move it away") from None
 
 
 def _ask(
@@ -169,6 +186,7 @@ def _ask(
 
 def _write(manifest: Path, output: Path, form: str, answers: dict[int, str]) -> int:
     """The manifest with captions, complete or not at all; returns how many records have one."""
+    from skingpt4.records.blanks import text_or_none
     from skingpt4.records.manifest import manifest_lines
     from skingpt4.records.naming import Relative
     from skingpt4.support.files import write_text
@@ -177,11 +195,9 @@ def _write(manifest: Path, output: Path, form: str, answers: dict[int, str]) -> 
     for number, (_, line, _) in enumerate(manifest_lines(manifest)):
         row: dict[str, Any] = json.loads(line)
         row["image"] = relative.renamed(row["image"], manifest.parent)
-        row["caption"] = row.get("caption") or caption(form, row.get("concepts"), answers.get(number, ""))
+        own = text_or_none(row.get("caption"))
+        row["caption"] = own or caption(form, row.get("concepts"), answers.get(number, ""))
         described += row["caption"] is not None
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    try:
-        write_text(output, "".join(lines))
-    except OSError as error:
-        raise DescribeError(f"{output}: cannot be written ({error.strerror})") from None
+    write_text(output, "".join(lines))
     return described

@@ -8,6 +8,7 @@ import pytest
 from skingpt4.cli.training import describe
 from skingpt4.model.network import SkinGPT4
 from skingpt4.records.manifest import read_manifest
+from skingpt4.support.locks import lock
 from skingpt4.training.loop import run
 from tests.support.tiny import tiny_config, write_manifest
 
@@ -35,6 +36,7 @@ def manifest(trained, monkeypatch):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     rows[0] |= {"concepts": ["Scale", "Nodule"], "x_own": 1}
     rows[1] |= {"caption": "As it was."}
+    rows[2] |= {"caption": "nan"}
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     asked = []
 
@@ -112,6 +114,19 @@ def test_bad_input_gets_a_sentence(trained, manifest, tmp_path, capsys, change, 
     words = ["--checkpoint", trained[1], "--manifest", str(manifest[0]), "--output", str(out)]
     assert describe.main(change(words)) == 1
     assert sentence in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_an_output_that_cannot_be_written_and_one_in_use_get_a_sentence(trained, manifest, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    words = ["--checkpoint", trained[1], "--manifest", str(manifest[0]), "--output"]
+    assert describe.main([*words, str(tmp_path / "file/out.jsonl")]) == 1
+    assert "out.jsonl: cannot be written (File exists); name another file" in capsys.readouterr().err
+    out = tmp_path / "out.jsonl"
+    with out.with_name("out.jsonl.answers.jsonl").open("a") as file:
+        lock(file, "it")
+        assert describe.main([*words, str(out)]) == 1
+    assert "another run is writing it" in capsys.readouterr().err
     assert not out.exists()
 
 
