@@ -33,9 +33,9 @@ from skingpt4.records.manifest import read_manifest
 from skingpt4.support.errors import reported
 from skingpt4.training import compiled, loop
 from skingpt4.training.batches import Collate, batches, make_collate
-from skingpt4.training.features import cached_images, cached_queries
+from skingpt4.training.features import cached_images, cached_queries, image_files
 from skingpt4.training.optim.optimizer import make_optimizer
-from skingpt4.training.samples import SampleEncoder, TrainingSamples, answer_for, image_files
+from skingpt4.training.samples import SampleEncoder, TrainingSamples, answer_for
 
 QUESTION = "What is wrong with my skin?"
 RATE = 1e-5

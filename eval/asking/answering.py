@@ -25,9 +25,9 @@ from eval.asking.arms import Arm, check_overlap, hardware, meta_of, peak_memory
 from eval.asking.cases import Case, check_labels, read_cases
 from eval.asking.claims import ArmError, add_to_meta, check_folder, claim, forget, write_cases
 from eval.asking.classes import options_of
-from eval.asking.conversation import Asker, Pictures, Setting
+from eval.asking.conversation import Asker, Setting
 from eval.asking.perturbations import BLANK
-from eval.asking.pictures import Shown
+from eval.asking.pictures import Pictures, Shown
 from eval.tasks import Task, load_task, write_task
 from skingpt4.chat.differential import Rule
 from skingpt4.checkpoints import checkpoint

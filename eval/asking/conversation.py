@@ -19,6 +19,7 @@ from torch import Tensor
 from eval.asking.answers import Answer, Key, seed_of
 from eval.asking.cases import Case
 from eval.asking.classes import read_task_class
+from eval.asking.pictures import Pictures, first_equal
 from eval.tasks import Task, load_task
 from skingpt4.chat import history
 from skingpt4.chat.differential import Rule
@@ -37,8 +38,6 @@ from skingpt4.taxonomy.morphology import say_concepts
 from skingpt4.taxonomy.taxonomy import CLASSES
 
 PROBES = (CONCEPTS_QUESTION, DIAGNOSIS_QUESTION)
-
-Pictures = Callable[[Sequence[int]], list[Tensor]]  # numbers of cases -> queries (pictures, q, d) of each
 
 
 @dataclass(frozen=True)
@@ -266,16 +265,20 @@ class Asker:
         done: dict[Key, Answer],
         perturbation: str | None,
     ) -> Iterator[Answer]:
-        """The scores that do not exist yet, batch by batch."""
+        """The scores that do not exist yet, batch by batch; of pictures that are equal, such as blank ones, once."""
         keys = [Key(case.id, 0, perturbation, "scores") for case in cases]
         for start in range(0, len(cases), self.setting.batch_size):
             places = range(start, min(start + self.setting.batch_size, len(cases)))
             batch = [place for place in places if keys[place] not in done]
             if not batch:
                 continue
-            lines = self._scores([cases[place] for place in batch], [see(place).float() for place in batch])
-            for place, line in zip(batch, lines, strict=True):
-                done[keys[place]] = Answer(self.arm, keys[place], line)
+            queries = [see(place).float() for place in batch]
+            first = first_equal(queries)
+            unique = sorted({*first})
+            lines = self._scores([cases[batch[n]] for n in unique], [queries[n] for n in unique])
+            by_picture = dict(zip(unique, lines, strict=True))
+            for place, n in zip(batch, first, strict=True):
+                done[keys[place]] = Answer(self.arm, keys[place], dict(by_picture[n]))
                 yield done[keys[place]]
 
     def _read(self, question: str, answer: str) -> dict[str, Any]:
@@ -302,7 +305,7 @@ class Asker:
             sentences = [say_concepts(form, [name]) for name in task.concepts]
             rows = self._likelihoods(CONCEPTS_QUESTION, cases, queries, sentences)
             for line, row in zip(lines, rows, strict=True):
-                line["concept_scores"] = dict(zip(task.concepts, map(_rounded, row.tolist()), strict=True))
+                line["concept_scores"] = _named(task.concepts, row.tolist())
         return lines
 
     def _by_options(self, cases: Sequence[Case], queries: Sequence[Tensor]) -> list[dict[str, Any]]:
@@ -342,8 +345,4 @@ class Asker:
 
 
 def _named(names: Iterable[str], scores: Iterable[float]) -> dict[str, float]:
-    return {name: _rounded(score) for name, score in zip(names, scores, strict=True)}
-
-
-def _rounded(score: float) -> float:
-    return round(score, 4)
+    return {name: round(score, 4) for name, score in zip(names, scores, strict=True)}

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from eval.asking import perturbations
 from eval.asking.cases import Case
-from eval.asking.conversation import Pictures
 from eval.asking.perturbations import BLANK, NOISE, OTHER
 from skingpt4.config.schema import Config
 from skingpt4.model.build import build_encoder
@@ -18,6 +17,14 @@ from skingpt4.model.network import ImageEncoder
 from skingpt4.records.feature_store import FeatureStore
 from skingpt4.records.images import open_image, to_tensor
 from skingpt4.support.threads import in_own_thread
+
+Pictures = Callable[[Sequence[int]], list[Tensor]]  # numbers of cases -> queries (pictures, q, d) of each
+
+
+def first_equal(queries: Sequence[Tensor]) -> list[int]:
+    """For each tensor the number, from 0, of the first one that equals it."""
+    first: dict[tuple[torch.Size, bytes], int] = {}
+    return [first.setdefault((q.shape, q.cpu().numpy().tobytes()), n) for n, q in enumerate(queries)]
 
 
 class Shown:

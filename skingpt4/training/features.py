@@ -1,6 +1,7 @@
-"""The feature cache: the encoder's vectors of every image of a manifest, computed once and stored on disk.
+"""What training samples show: images from their files, or the feature cache.
 
-They are the Q-Former's queries, or the pooled patch tokens that the projectors mlp and linear read.
+The cache has the encoder's vectors of every image of a manifest, computed once and stored on disk: the Q-Former's
+queries, or the pooled patch tokens that the projectors mlp and linear read.
 
 An image is cached complete (one view), or as several random crops of which training draws one for each sample. The
 crops are drawn from the file's own hash, so they are the same in every manifest: features that another manifest of
@@ -43,12 +44,33 @@ from skingpt4.records.manifest import evenly_spread
 from skingpt4.records.record import Record
 from skingpt4.support.files import file_sha256
 from skingpt4.training.distributed.team import Team
-from skingpt4.training.samples import ImageSource
 
 logger = logging.getLogger(__name__)
 
 MAX_COUNTED = 5_000  # images whose features give the mean and covariance
 MAX_ENCODED = 16  # images, or crops of them, that are encoded at once
+
+# Row and random generator (None: no augmentation) to {"image": (3, h, w)} or {"queries": (q, d)}.
+ImageSource = Callable[[int, "np.random.Generator | None"], dict[str, Tensor]]
+
+
+def image_files(
+    records: Sequence[Record],
+    size: int,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    augment: bool,
+    crops: int = 1,
+    interpolation: str = "bicubic",
+) -> ImageSource:
+    """Images read from their files: a random crop if there is a generator, else the complete image; with tiles."""
+
+    def load(row: int, rng: np.random.Generator | None) -> dict[str, Tensor]:
+        image = open_image(records[row].image_path)
+        box = random_crop_box(*image.size, rng) if augment and rng is not None else None
+        return {"image": to_tensor(image, size, mean, std, box, crops, interpolation)}
+
+    return load
 
 
 def cached_queries(

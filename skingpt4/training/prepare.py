@@ -35,9 +35,9 @@ from skingpt4.training.coordinates.fit import fit_coordinates
 from skingpt4.training.coordinates.labels import require_labels
 from skingpt4.training.distributed.sharding import Sharding, ask_model, build_network
 from skingpt4.training.distributed.team import Team
-from skingpt4.training.features import cached_images, cached_queries
+from skingpt4.training.features import ImageSource, cached_images, cached_queries, image_files
 from skingpt4.training.preferences.pairs import Pairs, PreferenceSamples, reference_margins
-from skingpt4.training.samples import HeldOutSamples, ImageSource, SampleEncoder, TrainingSamples, image_files
+from skingpt4.training.samples import HeldOutSamples, SampleEncoder, TrainingSamples
 
 MAX_CHECKED_IMAGES = 20_000  # a file takes microseconds to find on a disk, milliseconds over a network
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -30,11 +30,11 @@ from skingpt4.model.prompts import (
     shorten,
     without_placeholders,
 )
-from skingpt4.records.images import open_image, random_crop_box, to_tensor
 from skingpt4.records.manifest import Manifest, evenly_spread
 from skingpt4.records.record import Record, RecordError
 from skingpt4.support.marks import break_marks, marks_in
 from skingpt4.taxonomy.morphology import morphology, say_concepts
+from skingpt4.training.features import ImageSource
 from skingpt4.training.optim.schedule import ClassBalance, class_names, class_weights
 
 BARE_END = "\n"  # closes a bare answer
@@ -220,29 +220,6 @@ class SampleEncoder:
         if rehearsed and record.concepts and rng.random() < self.prompt.concepts_share:
             return rehearsed
         return self.prompt.questions[int(rng.integers(len(self.prompt.questions)))]
-
-
-# Row and random generator (None: no augmentation) to {"image": (3, h, w)} or {"queries": (q, d)}.
-ImageSource = Callable[[int, "np.random.Generator | None"], dict[str, Tensor]]
-
-
-def image_files(
-    records: Sequence[Record],
-    size: int,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    augment: bool,
-    crops: int = 1,
-    interpolation: str = "bicubic",
-) -> ImageSource:
-    """Images read from their files: a random crop if there is a generator, else the complete image; with tiles."""
-
-    def load(row: int, rng: np.random.Generator | None) -> dict[str, Tensor]:
-        image = open_image(records[row].image_path)
-        box = random_crop_box(*image.size, rng) if augment and rng is not None else None
-        return {"image": to_tensor(image, size, mean, std, box, crops, interpolation)}
-
-    return load
 
 
 class TrainingSamples(Dataset):

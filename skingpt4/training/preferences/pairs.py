@@ -27,7 +27,8 @@ from skingpt4.model.network import SkinGPT4
 from skingpt4.records.record import Record, RecordError
 from skingpt4.training.batches import pad_right
 from skingpt4.training.distributed.team import Team
-from skingpt4.training.samples import ImageSource, SampleEncoder
+from skingpt4.training.features import ImageSource
+from skingpt4.training.samples import SampleEncoder
 from skingpt4.weights.files.tensors import WeightsMismatch, load_tensors
 
 ROWS = 4  # pairs whose log-probabilities are computed at once

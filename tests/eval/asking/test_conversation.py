@@ -165,3 +165,30 @@ def test_what_cannot_be_cached_is_answered_too(model, folder, drawn, monkeypatch
     found = answers(asker)
     assert texts(found) == one_by_one(asker)
     assert {answer.fields["num_decoded_together"] for answer in found.values()} == {1}
+
+
+@pytest.mark.parametrize(("batch_size", "num_scored"), [(1, [1] * 7), (4, [2, 3]), (50, [3])])
+def test_equal_pictures_of_a_batch_are_scored_once(model, folder, batch_size, num_scored, monkeypatch):
+    shown = [PICTURES[0], PICTURES[1], PICTURES[0], PICTURES[0], PICTURES[1], PICTURES[2], PICTURES[0]]
+    scored = []
+
+    def closed_sets(asker):
+        answers = asker.answers(cases(), lambda which: [shown[place] for place in which], {})
+        return {answer.key.case_id: answer.fields for answer in answers if answer.key.kind == "scores"}
+
+    alone = {}
+    for place, picture in enumerate(shown):
+        (line,) = asker_of(model, folder, 1)._scores([cases()[place]], [picture])
+        alone[f"case-{place}"] = line["class_scores"]
+    original = Asker._scores
+    monkeypatch.setattr(
+        Asker,
+        "_scores",
+        lambda self, some, queries: scored.append(len(some)) or original(self, some, queries),
+    )
+    lines = closed_sets(asker_of(model, folder, batch_size))
+    assert scored == num_scored
+    assert list(lines) == [case.id for case in cases()]
+    assert {name: line["class_scores"] for name, line in lines.items()} == {
+        name: pytest.approx(scores, abs=1e-3) for name, scores in alone.items()
+    }

@@ -18,13 +18,13 @@ from skingpt4.records.images import ImageError
 from skingpt4.records.manifest import evenly_spread, read_manifest
 from skingpt4.records.record import Record, RecordError
 from skingpt4.training.batches import batch_indices, pad_right
+from skingpt4.training.features import image_files
 from skingpt4.training.optim.schedule import ClassBalance, class_weights
 from skingpt4.training.samples import (
     HeldOutSamples,
     SampleEncoder,
     TrainingSamples,
     answer_for,
-    image_files,
     rows_with_answer,
 )
 
