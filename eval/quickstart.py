@@ -125,7 +125,7 @@ def _describe(step: str, root: Path, phantoms: Path) -> Stage:
     start = root / "step1" if step == "step2" else BUNDLED / "aligned_tiny"
     command = ["-m", "skingpt4", "describe", "--checkpoint", str(start), "--sentence", "I see {morphology}."]
     command += ["--manifest", f"{phantoms}/step2/manifest.jsonl", "--output", str(_described(step, root))]
-    command += ["--max-new-tokens", "24", "--batch-size", "64"]  # the phantoms' texts are short
+    command += ["--max-new-tokens", "24", "--batch-size", "64", "--replace"]  # the phantoms' texts are short
     return Stage(f"describe for {step}", command, _described(step, root))
 
 
@@ -222,9 +222,10 @@ def _plan(planned: Sequence[Stage]) -> str:
     """What will happen, for people, before anything does."""
     training = ", ".join(stage.name for stage in planned if stage.training)
     return (
-        f"{len(planned)} stages: fetch the pretrained parts, draw phantoms, train ({training}), answer the cases, "
-        "write the report.\nEach training shows the time that it has left. Ctrl-C loses nothing: the same command "
-        "continues.\nResearch software, not a medical device; phantoms are drawings and carry no clinical meaning."
+        f"{len(planned)} stages: fetch the pretrained parts, draw phantoms, describe and train ({training}), "
+        "answer the cases, write the report.\nEach training shows the time that it has left. Ctrl-C loses nothing: "
+        "the same command continues.\nResearch software, not a medical device; phantoms are drawings and carry no "
+        "clinical meaning."
     )
 
 

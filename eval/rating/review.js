@@ -62,6 +62,12 @@
   document.addEventListener('click', event => {
     if (event.target.matches('#pictures img')) event.target.classList.toggle('large');
   });
+  // What is clicked before the view has begun would be emptied with the last answers, or be sent for another form.
+  document.addEventListener('click', event => {
+    if (!form() || begun() || !event.target.closest('#sheet, #buttons')) return;
+    event.preventDefault();
+    event.stopImmediatePropagation();
+  }, true);
   document.addEventListener('toggle', event => {
     if (!event.target.matches('#pictures details.cover')) return;
     const {open, dataset} = event.target;

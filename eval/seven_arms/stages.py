@@ -18,7 +18,7 @@ RATED = {
 }
 NUM_CASES = 30
 CONFIG, LENGTH = "configs/tiny/step2.yaml", "24"  # tokens of an answer: the texts of phantoms are short
-TRAINING = ("weights", "step1", "step2")
+TRAINING = ("weights", "step1", "describe for step2", "step2")
 CONTRIBUTION = "simulated for a check of the software, not a person"
 
 

@@ -11,7 +11,7 @@ from skingpt4.weights.names import LOCAL
 
 # Prefix or suffix of a path, and the command or the page that helps to get it; the first match counts.
 HINTS = {
-    "described.jsonl": "skingpt4 describe writes it, with step 1's checkpoint (docs/training.md)",
+    "described.jsonl": "skingpt4 describe writes it, with what the step starts from (docs/training.md)",
     "weights/": "see docs/weights.md for its origin, and `skingpt4 weights list` for what can be fetched",
     "runs/phantoms/": "make quickstart (the complete job), or only draw the phantoms: "
     "python -m data.phantoms render --out-dir runs/phantoms --split NAME --count N",

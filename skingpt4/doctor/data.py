@@ -106,7 +106,7 @@ def _parts(records: Manifest, config: Config) -> Iterator[Finding]:
     """How many records have each part of an answer, and whether captions are asked for that nobody has written."""
     counts = {column: int(records.known(column).sum()) for column in columns_of_answers(config.prompt)}
     shown = ", ".join(f"{count:,} {column}" for column, count in counts.items() if count)
-    if counts.get("caption") == 0:
+    if counts.get("caption") == 0 and shown:
         text = "prompt.use_caption is set and no record has a caption, so nothing is taught to describe"
         yield Finding("answers", WARNING, text, "skingpt4 describe, with a checkpoint of step 1")
     elif shown:

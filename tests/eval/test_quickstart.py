@@ -91,6 +91,35 @@ def test_the_documents_state_how_much_is_drawn_and_trained():
         assert f"{step}/checkpoints/iteration_{optim.max_epoch * optim.iters_per_epoch:07d}" in readme
 
 
+def require_trained_on_what_is_there(planned):
+    """Every training and description reads files that an earlier stage of the plan writes."""
+    written = []
+    for stage in planned:
+        command = stage.command
+        read = [word for word in command if word.startswith("data.train=[")]
+        read = [word.removeprefix("data.train=[").removesuffix("]") for word in read]
+        if "describe" in command:
+            read.append(command[command.index("--manifest") + 1])
+        assert {*read} <= {str(output) for output in written}, stage.name
+        written.append(stage.output)
+
+
+def test_trainings_read_what_earlier_stages_write_and_both_arms_are_described_by_their_start(tmp_path):
+    planned = quickstart.stages(tmp_path, tmp_path / "phantoms", short=False, ablation=True)
+    require_trained_on_what_is_there(planned)
+    described = {stage.output.name: stage.command for stage in planned if "describe" in stage.command}
+    starts = {name: command[command.index("--checkpoint") + 1] for name, command in described.items()}
+    assert starts == {
+        "step2_described.jsonl": f"{tmp_path}/step1",
+        "step2_only_described.jsonl": load_config("configs/tiny/step2_only.yaml").initial_checkpoint,
+    }
+    for command in described.values():
+        assert (
+            command[command.index("--sentence") + 1]
+            == load_config("configs/tiny/step2.yaml").prompt.concepts_sentence
+        )
+
+
 @pytest.mark.parametrize("overrides", [(), ("seed=1",)])
 def test_what_both_steps_begin_from_is_an_arm_of_the_first_ablation_alone(tmp_path, overrides):
     arms = quickstart.stages(tmp_path, tmp_path, short=True, ablation=True, overrides=overrides)[-1].command

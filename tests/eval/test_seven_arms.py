@@ -11,6 +11,7 @@ from eval.rating.summary import summary
 from eval.seven_arms import stand_ins
 from eval.seven_arms.__main__ import main
 from eval.seven_arms.stages import ARMS, RATED, plan
+from tests.eval.test_quickstart import require_trained_on_what_is_there
 
 
 @pytest.mark.parametrize(
@@ -26,6 +27,7 @@ def test_the_plan_makes_every_arm_once(tmp_path):
     names = [stage.name for stage in stages]
     assert len(set(names)) == len(names)
     assert names.index("step1") < names.index("step2") < names.index("ours, untrained and blank")
+    require_trained_on_what_is_there(stages)
     commands = [shlex.join(stage.command) for stage in stages]
     for arm in ARMS:
         assert sum(f"--arm {arm}" in command or f"--name {arm} " in command for command in commands) == 1, arm

@@ -40,13 +40,14 @@ def parser() -> argparse.ArgumentParser:
     add("--config", help="where the checkpoint does not know its own, or files are elsewhere")
     add("--manifest", required=True, type=Path, metavar="JSONL", help="the records to describe, of step 2")
     add("--output", required=True, type=Path, metavar="JSONL", help="the same records with captions")
-    add("--question", help="default: the first that the checkpoint was trained on")
+    add("--question", help="default: the first of prompt.questions in the checkpoint's configuration")
     add(
         "--sentence",
         help="form of a caption, with {concepts} or {morphology} (default: the checkpoint's own)",
     )
     add("--max-new-tokens", type=int, default=48, help="of an answer (default: %(default)s)")
     add("--batch-size", type=int, default=32, help="pictures at once (default: %(default)s)")
+    add("--replace", action="store_true", help="delete answers of another checkpoint, question or setting")
     add("--dry-run", action="store_true", help="only say how many records would be described")
     return result
 
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise DescribeError(f"--sentence: {wrong}")
         if "{" not in form:
             raise DescribeError("--sentence: needs {concepts} or {morphology}, such as 'I see {morphology}.'")
-        asked = [n for n, record in enumerate(records) if not record.concepts and not record.caption]
+        asked = [n for n, record in enumerate(records) if record.concepts is None and not record.caption]
         counts = f"{len(records)} records, {len(asked)} of them described by the model"
         if args.dry_run:
             print(f"{counts}; nothing was written")
@@ -89,33 +90,41 @@ def caption(form: str, concepts: Sequence[str] | None, answer: str) -> str | Non
 
     Args:
         form: `prompt.concepts_sentence`.
-        concepts: those that the record has.
-        answer: the model's, read where the record has none.
+        concepts: those that the record has; None if nobody has looked.
+        answer: the model's, read where they are None.
     """
     from skingpt4.taxonomy.free_text import find_concepts
     from skingpt4.taxonomy.morphology import say_concepts
 
-    visible = concepts or find_concepts(answer)
+    visible = find_concepts(answer) if concepts is None else concepts
     return say_concepts(form, visible) if visible else None
 
 
 def _answers(
     args: argparse.Namespace, source: ModelSource, records: Manifest, asked: Sequence[int]
 ) -> dict[int, str]:
-    """The model's answer for each of these records, those of an earlier run included."""
+    """The model's answer for each of these records, those of an earlier run included.
+
+    Raises:
+        DescribeError: the file of answers is in use, of another checkpoint or question, or not one of this command's.
+    """
+    from skingpt4.chat.calibration import weights_sha256
+    from skingpt4.checkpoints.identity import encoder_identity
     from skingpt4.support.files import file_sha256
     from skingpt4.support.locks import lock
 
     question = args.question or source.config.prompt.questions[0]
     made_by = {
-        "model": source.identity, "question": question, "manifest": file_sha256(args.manifest),
-        "max_new_tokens": args.max_new_tokens,
+        "checkpoint_sha256": weights_sha256(args.checkpoint), "encoder": encoder_identity(source.config),
+        "language_model": source.identity["language_model"], "manifest_sha256": file_sha256(args.manifest),
+        "question": question, "max_new_tokens": args.max_new_tokens,
     }  # fmt: skip
     path = args.output.with_name(f"{args.output.name}.answers.jsonl")
+    require_writable(path, "--output")
     try:
         with path.open("a+", encoding="utf-8") as file:
             lock(file, str(path))
-            answers = _earlier_answers(path, made_by)
+            answers = _earlier_answers(path, made_by, args.replace)
             if not answers:
                 file.truncate(0)
                 file.write(json.dumps(made_by) + "\n")
@@ -129,24 +138,31 @@ def _answers(
     return answers
 
 
-def _earlier_answers(path: Path, made_by: dict[str, Any]) -> dict[int, str]:
-    """What a run of the same model, question and manifest has written; none if it was another.
-
-    Raises:
-        DescribeError: the file is not one of this command's.
-    """
+def _earlier_answers(path: Path, made_by: dict[str, Any], replace: bool) -> dict[int, str]:
+    """What a stopped run of the same checkpoint, question and manifest has written, without a truncated last line."""
     from skingpt4.support.files import drop_truncated_line
 
-    drop_truncated_line(path)
+    content = path.read_bytes()
+    if (
+        (json.dumps(made_by) + "\n").encode().startswith(content)
+    ):  # nothing yet, or no more than the first line
+        return {}
     try:
-        text = path.read_text(encoding="utf-8")
-        first, *lines = [json.loads(line) for line in text.split("\n") if line] or [made_by]
-        if first.keys() != made_by.keys():
-            raise KeyError
-        same = first == json.loads(json.dumps(made_by))
-        return {line["record"]: line["answer"] for line in lines} if same else {}
-    except (ValueError, KeyError, TypeError, AttributeError):
+        first, *lines = [json.loads(line) for line in content.decode().split("\n")[:-1]]
+        answers = {line["record"]: line["answer"] for line in lines}
+        same = [key for key in made_by if first[key] == made_by[key]]
+    except (ValueError, KeyError, TypeError):
         raise DescribeError(f"{path}: was not written by this command; move it away") from None
+    if len(same) == len(made_by):
+        drop_truncated_line(path)
+        return answers
+    if not replace:
+        other = ", ".join(key for key in made_by if key not in same)
+        raise DescribeError(
+            f"{path}: has answers of another run ({other} differ); add --replace to delete them, or name another "
+            "--output"
+        )
+    return {}
 
 
 def _ask(

@@ -201,7 +201,7 @@ def test_a_view_begins_when_its_last_part_is_drawn(chromium):
     page.set_content('<div id="title"></div><div id="seen"></div><div id="asked"></div>')
     page.evaluate(form.SCRIPT.removeprefix("<script>").removesuffix("</script>"))
     draw = "([name, html]) => { document.querySelector(name).innerHTML = html; }"
-    field = '<div class="item line"><textarea name="own_diagnosis" required></textarea></div>'
+    field = '<div class="item yes_no"><input type="radio" name="seen" value="1"></div>'
     for serial in ("0-before-1", "1-before-2"):
         page.evaluate("window.reviewReady()")
         page.evaluate(draw, ["#title", f'<header data-view="{serial}" data-pictures="{serial[0]}"></header>'])
@@ -210,10 +210,14 @@ def test_a_view_begins_when_its_last_part_is_drawn(chromium):
         assert page.evaluate("JSON.parse(window.reviewCollect()).serial") == "", (
             "the form does not answer yet"
         )
+        page.click("#sheet input")
+        assert not page.is_checked("#sheet input"), "an answer that the beginning would empty is not taken"
         shown = covered("<img alt='Picture 1'>", key=serial)
         page.evaluate(draw, ["#seen", f'<div id="pictures" data-key="{serial[0]}">{shown}</div>'])
         page.wait_for_selector("#pictures summary:focus")
         assert page.evaluate("JSON.parse(window.reviewCollect()).serial") == serial
+        page.click("#sheet input")
+        assert page.is_checked("#sheet input")
 
 
 # Types a letter into a form that is just drawn, whose field still holds the text of the one before, and notes whether

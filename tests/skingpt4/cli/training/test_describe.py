@@ -78,10 +78,25 @@ def test_captions_and_everything_else_as_it_was(trained, manifest, capsys):
     out.with_name("described.jsonl.answers.jsonl").write_text("\n".join(lines[:3]) + '\n{"record": 4, "ans')
     assert command(trained, path)[1] == 0
     assert asked == [3, 1, 2], "a stopped run goes on"
-    assert command(trained, path, "--question", "What do you see?")[1] == 0
+    assert command(trained, path, "--question", "What do you see?")[1] == 1
+    assert (
+        "has answers of another run (question differ); add --replace to delete them"
+        in capsys.readouterr().err
+    )
+    assert command(trained, path, "--question", "What do you see?", "--replace")[1] == 0
     assert asked == [3, 1, 2, 4], "other answers are not mixed with them"
     assert command(trained, path, "--sentence", "Visible: {concepts}.")[1] == 0
     assert read_manifest(out)[0].caption == "Visible: Scale, Nodule."
+
+
+def test_a_record_that_is_known_to_show_none_is_not_guessed_at(trained, manifest, tmp_path):
+    path, asked = manifest
+    row = json.loads(path.read_text().splitlines()[3]) | {"concepts": []}
+    (path.parent / "none.jsonl").write_text(json.dumps(row) + "\n")
+    out = tmp_path / "out.jsonl"
+    words = ["--checkpoint", trained[1], "--manifest", str(path.parent / "none.jsonl"), "--output", str(out)]
+    assert describe.main(words) == 0
+    assert (asked, read_manifest(out)[0].caption) == ([], None)
 
 
 def test_a_dry_run_writes_nothing(trained, manifest, tmp_path, capsys):
@@ -130,11 +145,12 @@ def test_an_output_that_cannot_be_written_and_one_in_use_get_a_sentence(trained,
     assert not out.exists()
 
 
-def test_answers_that_are_not_its_own_are_left_alone(trained, manifest, tmp_path, capsys):
+@pytest.mark.parametrize("mine", ["mine", "mine\n", "a\nb", '{"a": 1}\n', "[1]\n2", "\n"])
+def test_answers_that_are_not_its_own_are_left_alone(trained, manifest, tmp_path, capsys, mine):
     out = tmp_path / "out.jsonl"
     answers = out.with_name("out.jsonl.answers.jsonl")
-    answers.write_text("mine\n")
-    words = ["--checkpoint", trained[1], "--manifest", str(manifest[0]), "--output", str(out)]
+    answers.write_text(mine)
+    words = ["--checkpoint", trained[1], "--manifest", str(manifest[0]), "--output", str(out), "--replace"]
     assert describe.main(words) == 1
     assert "was not written by this command" in capsys.readouterr().err
-    assert answers.read_text() == "mine\n"
+    assert answers.read_text() == mine
