@@ -85,7 +85,7 @@ def test_captions_and_everything_else_as_it_was(trained, manifest, capsys):
     )
     assert command(trained, path, "--question", "What do you see?", "--replace")[1] == 0
     assert asked == [3, 1, 2, 4], "other answers are not mixed with them"
-    assert command(trained, path, "--sentence", "Visible: {concepts}.")[1] == 0
+    assert command(trained, path, "--sentence", "Visible: {concepts}.", "--replace")[1] == 0
     assert read_manifest(out)[0].caption == "Visible: Scale, Nodule."
 
 
