@@ -119,6 +119,10 @@ def test_the_bundled_start_belongs_to_the_default(config):
     load_model(config, start)
 
 
+def test_the_bundled_demonstration_says_that_it_is_one():
+    assert "no clinical meaning" in model_source(None, str(ROOT / demo.BUNDLED)).identity["caution"]
+
+
 def test_the_bundled_demonstration_names_drawings_that_it_never_saw():
     config = model_source(None, str(ROOT / demo.BUNDLED)).config  # its own, as `make demo` opens it
     model, rule = load_model(config, ROOT / demo.BUNDLED), Rule.of(ROOT / demo.BUNDLED)

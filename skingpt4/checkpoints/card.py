@@ -183,7 +183,14 @@ def public_path(path: str) -> str:
 
 
 def is_demonstration(card: Mapping[str, Any]) -> bool:
-    """Whether a checkpoint was trained on rendered phantoms, so that its answers have no clinical meaning."""
+    """Whether a checkpoint, or one before it, was trained on rendered phantoms: its answers have no clinical meaning.
+
+    The records' source says so, wherever their manifest lies; a card without sources has the manifest's path alone.
+    """
     data = card.get("config", {}).get("data")
     train = data.get("train") if isinstance(data, dict) else None
-    return bool(card.get("demonstration")) or any("phantoms" in str(path) for path in train or [])
+    return (
+        bool(card.get("demonstration"))
+        or any(row["source"] == "phantoms" for row in card.get("sources") or [])
+        or any("phantoms" in str(path) for path in train or [])
+    )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from skingpt4.checkpoints import checkpoint, repository
-from skingpt4.checkpoints.card import SHARED_KEYS
+from skingpt4.checkpoints.card import SHARED_KEYS, is_demonstration
 from skingpt4.checkpoints.identity import model_identity
 from skingpt4.checkpoints.load import from_pretrained, load_model, model_source
 from skingpt4.checkpoints.repository import HubError
@@ -64,6 +64,22 @@ def test_what_is_not_listed_stays_here(config, saved, tmp_path):
     assert "no clinical meaning" in model_identity(config, out)["caution"]
     renamed = [key for key, _ in repository.renamed_paths(out, source)]
     assert renamed == ["vision.weights", "qformer.weights", "language.model"]
+
+
+@pytest.mark.parametrize(
+    ("card", "is_drawn"),
+    [
+        ({"sources": [{"source": "phantoms", "licence": None, "records": 3}]}, True),
+        ({"sources": [{"source": "dermnet"}, {"source": "phantoms"}]}, True),
+        ({"sources": [{"source": "dermnet"}, {"source": None}]}, False),
+        ({"config": {"data": {"train": ["runs/phantoms/step2/manifest.jsonl"]}}}, True),
+        ({"config": {"data": {"train": ["runs/quickstart/step2_described.jsonl"]}}}, False),
+        ({"demonstration": True}, True),
+        ({}, False),
+    ],
+)
+def test_what_was_drawn_is_known_by_its_records_wherever_their_manifest_lies(card, is_drawn):
+    assert is_demonstration(card) is is_drawn
 
 
 def test_each_value_of_a_configuration_either_leaves_or_stays(config):
