@@ -34,7 +34,7 @@ SPLITS = {
 CASES_SEED = 2  # of drawings by which no setting was chosen; those of seed 0 were used for that
 BUNDLED = Path("skingpt4/weights/bundled")  # the Q-Former, and the projection that step 1 starts from
 INTERRUPTED = 130
-SHORT_ITERATIONS = {"step1": 20, "step2": 150, "step2_only": 3}  # the last: only whether it works
+SHORT_ITERATIONS = {"step1": 20, "step2": 100, "step2_only": 3}  # the last: only whether it works
 NUM_CONVERSATIONS = 30  # cases that go through the four prompts: as many as people look at
 LEARNED_MORE = 0.10  # --short: top-1 of two steps over that of a blank picture; nothing learned gives about 0
 
