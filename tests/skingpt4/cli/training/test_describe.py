@@ -1,6 +1,9 @@
 """`skingpt4 describe`: captions from what is known, and from what a checkpoint says."""
 
 import json
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -97,6 +100,24 @@ def test_a_record_that_is_known_to_show_none_is_not_guessed_at(trained, manifest
     words = ["--checkpoint", trained[1], "--manifest", str(path.parent / "none.jsonl"), "--output", str(out)]
     assert describe.main(words) == 0
     assert (asked, read_manifest(out)[0].caption) == ([], None)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="file names of any bytes")
+def test_a_picture_whose_name_is_not_utf_8_keeps_it(trained, manifest, tmp_path):
+    path, _ = manifest
+    row = json.loads(path.read_text().splitlines()[0])
+    name = os.fsdecode(b"caf\xe9.png")
+    shutil.copy(path.parent / row["image"], path.parent / name)
+    (path.parent / "latin.jsonl").write_text(json.dumps(row | {"image": name, "note": "caf\u00e9"}) + "\n")
+    out = tmp_path / "out.jsonl"
+    words = ["--checkpoint", trained[1], "--manifest", str(path.parent / "latin.jsonl"), "--output", str(out)]
+    assert describe.main(words) == 0
+    (record,) = read_manifest(out)
+    assert (record.image_path.exists(), record.note, record.caption) == (
+        True,
+        "caf\u00e9",
+        "I see scaly nodules.",
+    )
 
 
 def test_a_dry_run_writes_nothing(trained, manifest, tmp_path, capsys):
