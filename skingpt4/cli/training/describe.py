@@ -215,6 +215,5 @@ def _write(manifest: Path, output: Path, form: str, answers: dict[int, str]) -> 
         row["caption"] = own or caption(form, row.get("concepts"), answers.get(number, ""))
         described += row["caption"] is not None
         lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    # The errors are bytes of file names that are not UTF-8; they become escapes of JSON.
-    write_text(output, "".join(lines).encode("utf-8", "backslashreplace").decode("utf-8"))
+    write_text(output, "".join(lines))
     return described
