@@ -41,7 +41,9 @@ BARE_END = "\n"  # closes a bare answer
 
 
 def answer_for(record: Record, prompt: PromptConfig) -> str:
-    """The answer that a record teaches: concepts, disease, note, caption, as far as known and configured.
+    """The answer that a record teaches: concepts, disease, caption, note, as far as known and configured.
+
+    The note stands last: it may be long, and what passes `data.max_text_tokens` is cut off.
 
     With `prompt.use_turns`, a record that has a dialogue teaches the dialogue's answers instead. Empty if the record
     has nothing that the configuration asks for.
@@ -53,10 +55,10 @@ def answer_for(record: Record, prompt: PromptConfig) -> str:
         sentences.append(say_concepts(prompt.concepts_sentence, record.concepts))
     if prompt.use_disease and record.disease:
         sentences.append(prompt.disease_sentence.format(disease=record.disease))
-    if prompt.use_note and record.note:
-        sentences.append(record.note)
     if prompt.use_caption and record.caption:
         sentences.append(record.caption)
+    if prompt.use_note and record.note:
+        sentences.append(record.note)
     return " ".join(filter(None, sentences))
 
 
@@ -181,7 +183,7 @@ class SampleEncoder:
     def _other_answer(self, record: Record, question: str) -> str:
         """What to teach for one of `prompt.other_questions`; empty if it needs what the record does not have."""
         sentence = self.prompt.other_questions[question]
-        known = {"disease": record.disease, "body_site": record.body_site}
+        known = {"disease": record.disease, "body_site": record.body_site, "caption": record.caption}
         known |= {
             "concepts": ", ".join(record.concepts or ()),
             "morphology": morphology(record.concepts or ()),

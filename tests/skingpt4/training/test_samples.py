@@ -41,8 +41,9 @@ ROW = {
     "case_id": "c1",
 }
 RECORD = Record(
-    image_path="images/1.png", concepts=("Plaque", "Scale"), disease="psoriasis", note="Silvery plaques."
-)
+    image_path="images/1.png", concepts=("Plaque", "Scale"), disease="psoriasis", note="Silvery plaques.",
+    caption="Scaly plaques.",
+)  # fmt: skip
 CONCEPTS_SENTENCE = (
     "This is a skin disease image with the following medical features (clinical concepts): Plaque, Scale."
 )
@@ -166,6 +167,8 @@ def test_manifests_that_are_no_manifests(manifest, tmp_path):
         ({"use_disease": False, "use_note": False, "concepts_sentence": "I see {morphology}."},
          "I see scaly plaques."),
         ({"use_concepts": False}, f"{DISEASE_SENTENCE} Silvery plaques."),  # step 2
+        ({"use_concepts": False, "use_caption": True},  # the note may be long, so it stands last
+         f"{DISEASE_SENTENCE} Scaly plaques. Silvery plaques."),
         ({"use_concepts": False, "use_disease": False, "use_note": False}, ""),
         ({"use_note": False, "concepts_sentence": "{concepts}!", "disease_sentence": "It is {disease}."},
          "Plaque, Scale! It is psoriasis."),
@@ -314,11 +317,13 @@ def test_a_later_question_is_left_out_where_its_answer_is_not_known(encoder):
     assert {encode.draw_question(record, rng) for _ in range(20)} == {"Why?"}
 
 
-def test_a_later_answer_may_name_the_body_site(encoder, byte_tokenizer):
-    encode = encoder(other_questions={"Where?": "On the {body_site}."})
-    there = Record("a.png", disease="eczema", body_site="lower leg")
-    assert text_of(encode(there, "Where?"), byte_tokenizer, learned=True).endswith("###On the lower leg.###")
-    assert len(encode.turns(replace(there, body_site=None), "Where?")) == 1
+@pytest.mark.parametrize("missing", ["body_site", "caption"])
+def test_a_later_answer_may_repeat_the_caption_and_name_the_body_site(missing, encoder, byte_tokenizer):
+    encode = encoder(other_questions={"Where?": "{caption} On the {body_site}."})
+    there = Record("a.png", disease="eczema", body_site="lower leg", caption="A {red} rash.")
+    text = text_of(encode(there, "Where?"), byte_tokenizer, learned=True)
+    assert text.endswith("###A {red} rash. On the lower leg.###")
+    assert len(encode.turns(replace(there, **{missing: None}), "Where?")) == 1
 
 
 def test_what_no_longer_fits_the_budget_is_not_asked(encoder):
