@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from skingpt4.generation.questions import CONCEPTS_QUESTION
 from skingpt4.support.cli import make_parser, setup_logging
 from skingpt4.support.errors import UserError, reported
 from skingpt4.support.files import write_text
@@ -124,7 +125,8 @@ def _described(step: str, root: Path) -> Path:
 def _describe(step: str, root: Path, phantoms: Path) -> Stage:
     start = root / "step1" if step == "step2" else BUNDLED / "aligned_tiny"
     command = ["-m", "skingpt4", "describe", "--checkpoint", str(start), "--sentence", "I see {morphology}."]
-    command += ["--manifest", f"{phantoms}/step2/manifest.jsonl", "--output", str(_described(step, root))]
+    command += ["--question", CONCEPTS_QUESTION, "--manifest", f"{phantoms}/step2/manifest.jsonl"]
+    command += ["--output", str(_described(step, root))]
     command += ["--max-new-tokens", "24", "--batch-size", "64", "--replace"]  # the phantoms' texts are short
     return Stage(f"describe for {step}", command, _described(step, root))
 
