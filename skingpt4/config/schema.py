@@ -171,11 +171,11 @@ class PromptConfig:
     concepts_question: str | None = None
     concepts_share: float = ruled(fraction, 0.5)
     # Later questions of a conversation, such as those for a treatment, in the order of asking, and the answers to
-    # teach, in which {disease}, {concepts}, {morphology}, {caption} and {body_site} stand for the record's. This
-    # fraction of the samples whose disease is known goes through all of them after the first of `questions`.
+    # teach, in which {disease}, {concepts}, {morphology} and {body_site} stand for the record's. This fraction of the
+    # samples whose disease is known goes through all of them after the first of `questions`.
     other_questions: dict[str, str] = field(
         default_factory=dict,
-        metadata={"rule": answers_with("disease", "concepts", "morphology", "caption", "body_site")},
+        metadata={"rule": answers_with("disease", "concepts", "morphology", "body_site")},
     )
     other_share: float = ruled(fraction, 0.2)
     use_concepts: bool = True

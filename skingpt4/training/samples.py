@@ -183,7 +183,7 @@ class SampleEncoder:
     def _other_answer(self, record: Record, question: str) -> str:
         """What to teach for one of `prompt.other_questions`; empty if it needs what the record does not have."""
         sentence = self.prompt.other_questions[question]
-        known = {"disease": record.disease, "body_site": record.body_site, "caption": record.caption}
+        known = {"disease": record.disease, "body_site": record.body_site}
         known |= {
             "concepts": ", ".join(record.concepts or ()),
             "morphology": morphology(record.concepts or ()),
