@@ -116,7 +116,9 @@ def test_trainings_read_what_earlier_stages_write_and_both_arms_are_described_by
     prompt = load_config("configs/tiny/step2.yaml").prompt
     for command in described.values():
         assert command[command.index("--sentence") + 1] == prompt.concepts_sentence
-        assert [command[command.index("--question") + 1]] == load_config("configs/tiny/step1.yaml").prompt.questions
+        assert [command[command.index("--question") + 1]] == load_config(
+            "configs/tiny/step1.yaml"
+        ).prompt.questions
 
 
 @pytest.mark.parametrize("overrides", [(), ("seed=1",)])
