@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from skingpt4.checkpoints import checkpoint
 from skingpt4.cli.training import train_recipe
@@ -58,6 +59,18 @@ def test_a_changed_first_step_is_refused_and_overwrite_trains_again(recipe, tmp_
     assert train_recipe.main([str(recipe)]) == 1
     assert "was not trained from the step before as it is now" in capsys.readouterr().err
     assert train_recipe.main([str(recipe), "--overwrite"]) == 0
+
+
+def test_a_recipe_of_step_1_alone_is_the_beginning_of_one_with_both(recipe, tmp_path, capsys):
+    """So pictures can be described between them."""
+    whole = write_recipe(recipe.parent, tmp_path, "both")
+    alone = tmp_path / "alone.yaml"
+    alone.write_text(yaml.safe_dump({"recipe": ["both_step1.yaml"], "output_dir": str(tmp_path / "both")}))
+    assert train_recipe.main([str(alone)]) == 0
+    assert not (tmp_path / "both" / "step2").exists()
+    assert train_recipe.main([str(whole)]) == 0
+    assert f"complete in {tmp_path / 'both' / 'step1'}, skipped" in capsys.readouterr().err
+    assert bits(whole) == bits(recipe)
 
 
 def test_a_dry_run_shows_every_step_and_writes_nothing(tmp_path, capsys):
