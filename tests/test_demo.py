@@ -149,7 +149,9 @@ def test_served_to_this_machine_alone(served, folder):
 
 
 @pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_ends_cleanly_and_leaves_no_file(tmp_path, monkeypatch, capsys, ending):
+def test_a_signal_ends_cleanly_and_leaves_no_file(tmp_path, monkeypatch, capsys, ending, request):
+    before = signal.signal(ending, signal.SIG_DFL)  # under nohup the page would rightly wait for ever
+    request.addfinalizer(lambda: signal.signal(ending, before))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(private_folder, "MEMORY", tmp_path / "none")
     modes, address = [], demo.Address(port=free_port())
