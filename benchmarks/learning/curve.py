@@ -6,8 +6,9 @@ each of --points iterations the test cases are scored: all diseases of the train
 (plain) and as `skingpt4 calibrate` reads them. Its reading is fitted on four fifths of the cases for the last fifth.
 Beside it stands a probe, a logistic regression on the same vectors: what they hold.
 
-Changes to the configuration follow as key=value, one factor at a time (`projection.inputs=raw seed=1`). The JSON
-is written after every point; a curve that is complete is not measured again.
+Changes to the configuration follow as key=value, one factor at a time (`projection.inputs=raw seed=1`). For
+`projector=mlp` the files must hold the configuration's pooled tokens; every other projector is one layer on any
+vectors. The JSON is written after every point; a curve that is complete is not measured again.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from accelerate import Accelerator
 from tqdm import tqdm
 
 from benchmarks.harness.results import RESULTS, about, write
-from benchmarks.learning.stored import Stored, through_qformer
+from benchmarks.learning.stored import Stored, VectorsError, through_qformer
 from skingpt4.chat.calibration_readings import PLAIN, held_out_probabilities, read_in_all_ways
 from skingpt4.checkpoints.diseases import taught_diseases
 from skingpt4.config.load import load_config
@@ -37,6 +38,7 @@ from skingpt4.generation.diseases import DiseaseScorer
 from skingpt4.generation.probing.probes import accuracy, fit_logistic
 from skingpt4.model.build import build
 from skingpt4.model.network import SkinGPT4
+from skingpt4.model.projection import picture_shape
 from skingpt4.records.manifest import Manifest, evenly_spread, read_manifest
 from skingpt4.support.cli import require_writable
 from skingpt4.support.errors import reported
@@ -144,12 +146,28 @@ def table(results: Sequence[dict[str, Any]]) -> str:
     return "\n".join(rows)
 
 
+def require_same_shape(config: Config, train: Stored) -> None:
+    """Refuse stored vectors that a configuration's projection does not read.
+
+    Raises:
+        VectorsError: names both shapes.
+    """
+    read, (_, *stored) = picture_shape(config), train.vectors.shape
+    if stored != [read.num_vectors, read.width]:
+        raise VectorsError(
+            f"projector: {config.projector} reads {read.num_vectors} vectors of width {read.width} of a picture, and "
+            f"the file has {stored[0]} of width {stored[1]}; change pooling.side, or name other --vectors"
+        )
+
+
 def measure(args: argparse.Namespace, words: Sequence[str]) -> None:
     """Measure one curve."""
     require_writable(args.out)
     train, test = (Stored.read(path, args.vectors) for path in (args.train, args.test))
     config = load_config(args.config, args.overrides)
-    config.projector, config.initial_checkpoint, config.vision.crops = "qformer", None, 1
+    config.initial_checkpoint, config.vision.crops = None, 1
+    if config.projector != "mlp":
+        config.projector = "qformer"  # one layer on any vectors
     config.optim.max_epoch, config.optim.iters_per_epoch = 1, max(1, *args.points)
     result: dict[str, Any] = {
         "overrides": args.overrides, "vectors": args.vectors, "num_train": len(train),
@@ -165,6 +183,7 @@ def measure(args: argparse.Namespace, words: Sequence[str]) -> None:
             result["qformer"] = asdict(settings)
             train, test = through_qformer(train, test, records, config, settings, state)
         config.qformer.num_query_tokens, config.qformer.width = train.shape.num_queries, train.shape.width
+        require_same_shape(config, train)
         accelerator = Accelerator()
         model = build(config, accelerator.device)
         began = time.monotonic()

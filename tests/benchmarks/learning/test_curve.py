@@ -70,6 +70,18 @@ def test_other_coordinates_train_otherwise(folder, tmp_path):
     assert losses[0] != pytest.approx(losses[1], abs=1e-3)
 
 
+def test_two_layers_read_the_pooled_tokens_of_the_configuration(folder, tmp_path, capsys):
+    mlp = ("projector=mlp", "prompt.use_concepts=false", "pooling.class_token=false")
+    losses = []
+    for projector in (mlp, mlp[1:]):
+        out = tmp_path / f"{len(projector)}.json"
+        assert curve(folder, out, *projector, "pooling.side=2") == 0
+        losses.append(json.loads(out.read_text())["points"][1]["loss"])
+    assert losses[0] != pytest.approx(losses[1], abs=1e-3)
+    assert curve(folder, tmp_path / "o.json", *mlp, "pooling.side=1") == 1
+    assert "mlp reads 1 vectors of width 32 of a picture, and the file has 4 of" in capsys.readouterr().err
+
+
 def test_a_preference_for_some_names_is_taken_off_by_other_cases(folder, tmp_path, monkeypatch):
     with np.load(folder / "test.npz") as file:
         vectors, diseases = file["vectors"].astype(np.float32), file["disease"]
