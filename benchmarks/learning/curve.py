@@ -49,9 +49,9 @@ from skingpt4.training.coordinates.labels import Labels, labels_of
 from skingpt4.training.coordinates.regression import discriminants
 from skingpt4.training.distributed.team import Team
 from skingpt4.training.loop import train_step
-from skingpt4.training.optim.optimizer import make_optimizer
+from skingpt4.training.optim.optimizer import make_optimizer, set_learning_rate
 from skingpt4.training.optim.schedule import learning_rate
-from skingpt4.training.prepare import initialise_projection
+from skingpt4.training.prepare import add_lora, initialise_projection
 from skingpt4.training.qformer.pretrain import Settings
 from skingpt4.training.samples import SampleEncoder, TrainingSamples
 
@@ -189,6 +189,7 @@ def measure(args: argparse.Namespace, words: Sequence[str]) -> None:
         began = time.monotonic()
         known = torch.zeros(1, *train.vectors.shape[1:])
         initialise_projection(model, [train], records, config, known, Team())  # type: ignore[list-item]
+        add_lora(config, model)
         scored = Test(test, records, model, config, args.limit)
         result["probe"] = probe(train, test, scored.rows)
         result["regression"] = regression(train, scored, labels_of(records, config.prompt))
@@ -230,8 +231,7 @@ def training(
     model.eval()
     yield None
     for iteration in tqdm(range(last), desc="training", unit="it"):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(iteration, config.optim)
+        set_learning_rate(optimizer, learning_rate(iteration, config.optim))
         model.train()
         loss = train_step(model, optimizer, next(steps), accelerator, config.optim.max_grad_norm).loss
         model.eval()

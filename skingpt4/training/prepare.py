@@ -124,7 +124,7 @@ def prepare(
     train_records = chain(train)
     parent_card = initialise_projection(model, features, train_records, config, queries, team)
     parent, seen = _origin(config, parent_card)
-    _add_lora(config, model)
+    add_lora(config, model)
     texts = SampleEncoder.from_config(config, model.tokenizer)
     per_question = config.optim.batch_size if BEHAVIOURS[config.compat].question_per_batch else 1
     limit = config.log.validation_samples
@@ -327,7 +327,7 @@ def _origin(config: Config, card: dict[str, Any]) -> tuple[dict[str, Any] | None
     return parent | {"path": portable(config).initial_checkpoint}, checkpoint.load_seen(path, card)
 
 
-def _add_lora(config: Config, model: SkinGPT4) -> None:
+def add_lora(config: Config, model: SkinGPT4) -> None:
     """LoRA as configured: new, or the parent's, which must then be of the same kind."""
     inherited = lora.settings_of(model.language_model)
     if inherited is None and config.lora.rank:
