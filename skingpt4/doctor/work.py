@@ -12,6 +12,8 @@ from skingpt4.doctor.shapes import LanguageShape
 from skingpt4.model.projection import picture_shape
 
 MAX_COUNTED = 100  # samples whose lengths give the mean
+UNITS = (("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9))
+TIMES = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
 
 def sample_operations(
@@ -54,8 +56,20 @@ def work(facts: Facts) -> Iterator[Finding]:
     num_samples = optim.max_epoch * optim.iters_per_epoch * optim.batch_size * optim.accumulation
     total = a_sample * num_samples
     text = (
-        f"{tokens:.0f} tokens a sample ({whence}), {a_sample / 1e12:.3g} TFLOP; {num_samples:,} samples are "
-        f"{total / 1e15:,.3g} PFLOP: {total / 1e14 / 3600:.2g} h at 100 TFLOP/s, an example; divide by what your "
-        "device sustains"
+        f"{tokens:.0f} tokens a sample ({whence}), {operations(a_sample)}; {num_samples:,} samples are "
+        f"{operations(total)}: {duration(total / 1e14)} at 100 TFLOP/s, an example; divide by what your device "
+        "sustains"
     )
     yield Finding("work", OK, text)
+
+
+def operations(count: float) -> str:
+    """A number of floating-point operations in the unit that suits it, with one decimal."""
+    unit, size = next(((u, s) for u, s in UNITS if count >= s), UNITS[-1])
+    return f"{count / size:,.1f} {unit}"
+
+
+def duration(seconds: float) -> str:
+    """A time in the unit that suits it, with one decimal."""
+    unit, size = next(((u, s) for u, s in TIMES if seconds >= s), TIMES[-1])
+    return f"{seconds / size:,.1f} {unit}"
