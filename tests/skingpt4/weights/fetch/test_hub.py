@@ -417,7 +417,8 @@ def test_a_vision_encoder_that_the_catalogue_does_not_list(
     shown = capsys.readouterr().out
     assert "from     Lab/Tiny_CLIP" in shown
     assert "licence  its own, see its page" in shown
-    folder = weights_dir / "tiny_clip"
+    (folder,) = weights_dir.iterdir()  # and nothing beside it, such as the lock
+    assert folder.name == "tiny_clip"
     assert left(folder) == [
         "README.md",
         "open_clip_config.json",
@@ -438,6 +439,7 @@ def test_a_gated_vision_encoder_says_what_to_accept(server, weights_dir, capsys)
     problem = capsys.readouterr().err
     assert "accept Google's terms of use of the Health AI Developer Foundations" in problem
     assert "https://huggingface.co/google/medsiglip-448" in problem
+    assert list(weights_dir.iterdir()) == []
 
 
 def test_two_repositories_of_one_name_do_not_mix(server, weights_dir, tmp_path, capsys):
