@@ -54,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 f"Half the 95 % interval in points, for a share of {args.share:.0%} and raters of one role:"
             )
             print(power.ratings_table(args.share, args.case_icc, args.rater_icc))
-            print("More cases do not help where few raters differ from one another: look along the rows.")
+            print(
+                "With few raters more cases hardly narrow it, since raters differ from one another: add raters."
+            )
     return status.code
 
 

@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 from skingpt4.support.cli import (
@@ -89,11 +90,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 kind: [{"manifest": Path(p).name, "sha256": file_sha256(p)} for p in paths]
                 for kind, paths in (("train", args.train), ("test", args.test))
             }
+            machine = hardware(torch.device("cpu"))
             figures = {
                 "command": " ".join(["python -m eval.probe", *(sys.argv[1:] if argv is None else argv)]),
                 "commit": git_revision(), "date": datetime.now(UTC).date().isoformat(),
-                "hardware": hardware(torch.device("cpu")), "label": args.label, "n_train": len(train.labels),
-                **names, **lost.to_dict(),
+                "hardware": {"device": machine["device"], "threads": machine["threads"]},
+                "versions": {name: machine[name] for name in ("python", "torch", "transformers")}
+                | {"scikit-learn": version("scikit-learn")},
+                "label": args.label, "n_train": len(train.labels), **names, **lost.to_dict(),
             }  # fmt: skip
             figures["model"] = source.identity if source.checkpoint_path and model else None
             write_text(args.out, json.dumps(figures, indent=1) + "\n")
