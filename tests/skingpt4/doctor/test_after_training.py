@@ -56,6 +56,7 @@ def test_the_probe_writes_its_figures(trained, tmp_path, capsys):
     assert probe.main(["--checkpoint", checkpoint, *manifests, "--out", str(out)]) == 0
     figures = json.loads(out.read_text())
     assert figures["n_train"] == 12
+    assert {"python", "torch", "scikit-learn"} <= set(figures["versions"])
     assert figures["stages"]["language_model"]["n"] == 12
     assert figures["model"]["sha256"]
     assert (
