@@ -132,9 +132,12 @@ def run_source(rows: Rows, running: Running) -> None:
     lost = [] if limit else [folder for folder in rows.folders if folder not in summary.folders]
     if lost:
         more = f", nor of {len(lost) - 1} more" if len(lost) > 1 else ""
+        why = "it is empty, or a link to another one: bring its pictures, or take it away"
+        if summary.refused or summary.duplicates:
+            why = f"{out_dir / REJECTED} lists those that were refused"
         raise PreparationError(
-            f"no picture of the class folder {lost[0]!r} became a record{more}; {out_dir / REJECTED} lists "
-            f"those that were refused, {out_dir / MANIFEST} holds the other folders"
+            f"no picture of the class folder {lost[0]!r} became a record{more}; {why}. {out_dir / MANIFEST} holds "
+            "the other folders"
         )
     if limit:
         print(f"only the first {limit:,} of {rows.total:,} rows; run again without --limit for all")

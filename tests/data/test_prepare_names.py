@@ -79,6 +79,8 @@ def test_a_class_folder_that_is_lost_as_a_whole_is_a_failure(tmp_path, capsys, l
     shown = capsys.readouterr()
     assert "no picture of the class folder 'psoriasis' became a record" in shown.err
     assert shown.err.count("error:") == 1
+    assert ("lists those that were refused" in shown.err) == (loss == "damaged")
+    assert ("it is empty, or a link to another one" in shown.err) == (loss != "damaged")
     run(tmp_path / "out", "folders", tmp_path / "in", "--limit", "1")  # asks for less
 
 
