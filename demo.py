@@ -86,7 +86,7 @@ def read_password() -> str:
     Raises:
         UserError: it is empty.
     """
-    password = os.environ.get(PASSWORD) or getpass.getpass("password for the page: ")
+    password = os.environ.get(PASSWORD) or (sys.stdin.isatty() and getpass.getpass("password for the page: "))
     if not password:
         raise UserError(f"the password is empty; type one, or set {PASSWORD}")
     return password

@@ -254,7 +254,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"{args.take}: {total} lines, {new} of them new")
         else:
             folder = args.cases.parent if args.cases else args.run_dir
-            desk = Desk(store, select(run, folder, args.arms, args.num_cases))
+            desk = Desk(store, select(run, folder, args.arms, args.num_cases, not args.status))
             if args.status:
                 print(status(desk))
                 return 0

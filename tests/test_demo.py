@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from http.cookiejar import CookieJar
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlencode
 
 import pytest
@@ -72,6 +73,10 @@ def test_command_line(capsys, monkeypatch):
 
 def test_password_is_typed_or_of_the_environment(monkeypatch):
     monkeypatch.delenv(demo.PASSWORD, raising=False)
+    monkeypatch.setattr(demo.sys, "stdin", SimpleNamespace(isatty=lambda: False))
+    with pytest.raises(demo.UserError, match=f"is empty; type one, or set {demo.PASSWORD}"):
+        demo.read_password()  # a service without a terminal
+    monkeypatch.setattr(demo.sys, "stdin", SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr(demo.getpass, "getpass", lambda prompt: "typed")
     assert demo.read_password() == "typed"
     monkeypatch.setenv(demo.PASSWORD, "set")

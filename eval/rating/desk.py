@@ -99,7 +99,11 @@ def name_pattern(arms: Sequence[str], models: Sequence[str]) -> re.Pattern[str]:
 
 
 def select(
-    run: Run, folder: Path, arms: Sequence[str] | None = None, num_cases: int | None = None
+    run: Run,
+    folder: Path,
+    arms: Sequence[str] | None = None,
+    num_cases: int | None = None,
+    shows_pictures: bool = True,
 ) -> Material:
     """What of a run is shown: only complete conversations, without the names of arms and models.
 
@@ -108,6 +112,7 @@ def select(
         folder: what the pictures' paths are relative to (the folder of the list of cases).
         arms: only these.
         num_cases: only this many, evenly spread over the list: the same ones for every rater.
+        shows_pictures: whether they have to be there; counts need none.
 
     Raises:
         ReviewError: an unknown arm, no complete conversation, or missing pictures.
@@ -138,7 +143,7 @@ def select(
         raise ReviewError(f"{run.folder}: holds no complete conversation yet; finish eval.run first")
     pictures = {case: tuple(image_path(folder, name) for name in run.cases[case]["images"]) for case in cases}
     missing = [path for paths in pictures.values() for path in paths if not exists(path)]
-    if missing:
+    if missing and shows_pictures:
         raise ReviewError(
             f"{missing[0]}: no such picture ({len(missing)} missing){hint(missing[0])}; --cases names the list of "
             "cases beside its pictures"

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from skingpt4.checkpoints import minigpt4
 from skingpt4.checkpoints.card import problem
-from skingpt4.config.bundled import resolve_bundled
+from skingpt4.config.bundled import BUNDLED, resolve_bundled
 from skingpt4.support.errors import UserError, reason_of
 from skingpt4.support.files import file_sha256, sync
 from skingpt4.support.parse import ParseError, read_json_object
@@ -135,6 +135,9 @@ def find(path: str | Path) -> Path:
     if (path / CARD).is_file() or is_minigpt4(path):
         return path
     checkpoints = saved(path)
+    if not checkpoints and not path.exists():
+        how = "bring it (docs/weights.md)" if path.suffix in minigpt4.SUFFIXES else "train it first"
+        raise CheckpointError(f"{path}: is not there; {how}, or name the folder with {CARD}")
     if not checkpoints:
         raise CheckpointError(f"{path}: holds no checkpoint; train it first, or name the folder with {CARD}")
     return checkpoints[-1]
@@ -194,6 +197,8 @@ def load_seen(path: str | Path, card: dict[str, Any]) -> dict[str, Tensor]:
 def training_manifests(card: Mapping[str, Any]) -> tuple[list[str], list[str]]:
     """The manifests that a checkpoint, the one it began from, and so on, were trained on.
 
+    It ends before a bundled one: that was trained on drawings, which show no patient and no case.
+
     Returns:
         Their paths, and sentences on what cannot be known of them.
     """
@@ -214,6 +219,8 @@ def training_manifests(card: Mapping[str, Any]) -> tuple[list[str], list[str]]:
             card = {}
         if card.get("tensors_sha256") != parent["tensors_sha256"]:
             return manifests, [*unknown, "the checkpoint that it began from does not exist"]
+        if str(parent["path"]).startswith(BUNDLED):
+            return manifests, unknown
 
 
 def load_state(path: str | Path, card: dict[str, Any]) -> dict[str, Any]:

@@ -15,8 +15,12 @@ HINTS = {
     "weights/": "see docs/weights.md for its origin, and `skingpt4 weights list` for what can be fetched",
     "runs/phantoms/": "make quickstart (the complete job), or only draw the phantoms: "
     "python -m data.phantoms render --out-dir runs/phantoms --split NAME --count N",
+    "runs/data/dermnet/": "python -m data.prepare dermnet DIR, then python -m data.split (data/README.md)",
+    "runs/data/skincon/": "python -m data.prepare skincon ..., then python -m data.split (data/README.md)",
+    "runs/data/rated/": "python -m eval.preferences writes the pairs that people rated (docs/recipes.md)",
     "runs/data/": "python -m data.prepare, then python -m data.split (data/README.md)",
     ".jsonl": "see data/README.md for how to write a manifest",
+    "runs/": "another training writes it; run that one first",
 }
 
 

@@ -158,10 +158,12 @@ def _memory(facts: Facts, free: int, spread: bool, ranks: Ranks) -> Iterator[Fin
             config, shape, facts.dtype, facts.encoder_parameters, quantization=quantization,
             encoding_bytes=facts.encoding_bytes,
         )  # fmt: skip
+    fewer_bits = "language.quantization=nf4, " if quantization == "none" else ""
+    cached = "" if config.data.feature_cache else "data.feature_cache=runs/features with data.augment=false, "
+    batch = "a smaller optim.batch_size with more optim.accumulation, "
     fixes = {
-        "memory, training": "language.quantization=nf4, data.feature_cache=runs/features with data.augment=false, "
-        "a smaller optim.batch_size with more optim.accumulation, or a smaller language.model",
-        "memory, chat": "language.quantization=nf4, or a smaller language.model",
+        "memory, training": f"{fewer_bits}{cached}{batch}or a smaller language.model",
+        "memory, chat": f"{fewer_bits}or a smaller language.model".removeprefix("or "),
     }
     for name, parts in needs.items():
         own = memory.CUDA_CONTEXT if gpu else memory.host_bytes(parts)
@@ -174,7 +176,8 @@ def _memory(facts: Facts, free: int, spread: bool, ranks: Ranks) -> Iterator[Fin
             place += f", {ranks.local} of them on this machine" if together > 1 else ""
         largest = sorted(parts, key=parts.__getitem__, reverse=True)[:2]
         shown = ", ".join(f"{part} {parts[part] / memory.GIB:.1f}" for part in largest if parts[part])
-        text = f"about {total / memory.GIB:.1f} GiB {place} ({shown}); {free / memory.GIB:.1f} GiB are free"
+        text = f"about {total / memory.GIB:.1f} GiB {place} (most of it: {shown}); "
+        text += f"{free / memory.GIB:.1f} GiB are free"
         if gpu:
             host = memory.LIBRARIES + parts.get("cached features", 0)
             host += memory.paged_bytes(memory.num_trainable(config, shape), config.optim.name)

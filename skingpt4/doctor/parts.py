@@ -129,7 +129,7 @@ def _checkpoint(facts: Facts, path: str) -> Finding:
         tensors, card = checkpoint.load(path)
         checkpoint.load_lora(path, card)
     except UserError as error:
-        fix = "train step 1 first: python train.py --config STEP1.yaml" if config.step == "step2" else ""
+        fix = f"train step 1 into {path} first" if config.step == "step2" else ""
         return Finding(PARENT, MISSING, str(error), fix)
     identity, unchecked = _identity(facts)
     try:

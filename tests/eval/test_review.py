@@ -282,3 +282,14 @@ def test_two_typed_passwords_must_agree(tmp_path, capsys, monkeypatch):
     assert command(folder, "add-rater", "anna") == 1
     assert "differ" in capsys.readouterr().err
     assert Store(folder).raters() == []
+
+
+def test_the_count_of_forms_needs_no_pictures(tmp_path, capsys):
+    folder = make_run(tmp_path / "run")
+    Store(folder).add_rater("anna", PASSWORD)
+    for picture in folder.glob("*.png"):
+        picture.unlink()
+    assert review.main(["--run-dir", str(folder), "--status"]) == 0
+    assert "anna: 0 of 6 forms rated" in capsys.readouterr().out
+    assert review.main(["--run-dir", str(folder)]) == 1
+    assert "no such picture" in capsys.readouterr().err

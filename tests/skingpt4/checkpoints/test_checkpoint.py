@@ -181,8 +181,11 @@ def test_find_takes_the_newest_of_a_run(tensors, tmp_path):
 @pytest.mark.parametrize("name", [".", "gone", "file"])
 def test_find_nothing(name, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+    problem = "is not there; train it first" if name == "gone" else "holds no checkpoint"
+    with pytest.raises(CheckpointError, match=problem):
         checkpoint.find(tmp_path / name)
+    with pytest.raises(CheckpointError, match=r"minigpt4_13b.pth: is not there; bring it"):
+        checkpoint.find(tmp_path / "minigpt4_13b.pth")
 
 
 def test_a_save_that_was_killed_is_no_checkpoint(tensors, tmp_path):

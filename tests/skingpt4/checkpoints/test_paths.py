@@ -50,4 +50,6 @@ def test_each_kind_of_file_has_its_hint(path, hint):
 
 
 def test_a_path_of_an_unknown_kind_has_no_hint():
-    assert how_to_get("runs/quickstart/step1") == ""
+    assert how_to_get("elsewhere/step1") == ""
+    assert how_to_get("runs/quickstart/step1") == "another training writes it; run that one first"
+    assert how_to_get("runs/data/rated/train.jsonl").startswith("python -m eval.preferences")

@@ -211,6 +211,15 @@ def test_a_checkpoint_that_names_itself_as_its_parent_is_read_once(manifest, tmp
     assert checkpoint.training_manifests(card) == ([path], [])
 
 
+def test_a_bundled_start_saw_drawings_that_are_nobodys():
+    start = checkpoint.load("skingpt4/weights/bundled/aligned_tiny")[1]
+    parent = {"path": "skingpt4/weights/bundled/aligned_tiny", "tensors_sha256": start["tensors_sha256"]}
+    card = {"config": {"data": {"train": ["a.jsonl"]}}, "parent": parent}
+    assert checkpoint.training_manifests(card) == (["a.jsonl"], [])
+    card["parent"]["tensors_sha256"] = "0" * 64
+    assert checkpoint.training_manifests(card)[1] == ["the checkpoint that it began from does not exist"]
+
+
 @pytest.mark.parametrize("path", [7, ["x"], None, "", "a\0b", "/dev/zero", ".."])
 def test_a_parent_that_is_no_path_does_not_exist(path):
     card = {"config": {"data": {"train": ["a.jsonl"]}}, "parent": {"path": path, "tensors_sha256": "0" * 64}}
