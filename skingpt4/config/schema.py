@@ -235,8 +235,7 @@ class OptimConfig:
     init_lr: float = ruled(positive, 1e-4)
     min_lr: float = 1e-5
     warmup_lr: float = 1e-6
-    # The highest rate of LoRA's branches, at the same time as init_lr; null: the same. A projection bears a rate at
-    # which branches would spoil the language model.
+    # The highest rate of LoRA's branches, where the schedule has init_lr for the projection; null: the same.
     lora_lr: float | None = ruled(optional_positive, None)
     weight_decay: float = ruled(not_negative, 0.05)
     beta1: float = ruled(below_one, 0.9)
