@@ -156,6 +156,8 @@ def _obey(session: ChatSession, line: str, generation: Generation, ranker: Ranke
         _print_ranking(ranker.rank(session.queries))
     elif line.startswith("/image "):
         _show(session, line.removeprefix("/image ").strip())
+    elif line.startswith("/"):
+        print(f"{line.split()[0]} is no command. {HELP}")
     elif line:
         answer = ""
         for piece in session.stream(line, generation):

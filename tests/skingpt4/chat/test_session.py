@@ -368,13 +368,14 @@ def test_the_terminal_ranks_classes_and_the_diseases_of_the_training(trained, fo
     ranking = json.loads(capsys.readouterr().out)["differential"]
     assert len(ranking["ranked"]) == 15
     assert len(ranking["diseases"]) == 10
-    typed = iter(["/differential", "/quit"])
+    typed = iter(["/differental", "/differential", "/quit"])
     monkeypatch.setattr("builtins.input", lambda prompt: next(typed))
     assert chat.main([*common[:-1], *picture]) == 0
     shown = capsys.readouterr().out
     for row in ranking["diseases"][:5]:
         assert f"{100 * row['probability']:5.1f} %  {row['name']}" in shown
     assert "not confident; calibrated on: none" in shown
+    assert "/differental is no command. Type a question; /image PATH" in shown
     assert "not a medical device" in shown
 
 
