@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--after-training",
         metavar="RUN",
-        help="a run's folder or a checkpoint: load it, and show where it loses what its vision encoder saw",
+        help="a run's folder or a checkpoint: show where it loses what its vision encoder saw (minutes on a CPU)",
     )
     result.add_argument("--json", action="store_true", help="print one JSON object")
     result.add_argument(
