@@ -49,7 +49,7 @@ from skingpt4.training.coordinates.labels import Labels, labels_of
 from skingpt4.training.coordinates.regression import discriminants
 from skingpt4.training.distributed.team import Team
 from skingpt4.training.loop import train_step
-from skingpt4.training.optim.optimizer import make_optimizer, set_learning_rate
+from skingpt4.training.optim.optimizer import make_optimizer
 from skingpt4.training.optim.schedule import learning_rate
 from skingpt4.training.prepare import add_lora, initialise_projection
 from skingpt4.training.qformer.pretrain import Settings
@@ -231,7 +231,8 @@ def training(
     model.eval()
     yield None
     for iteration in tqdm(range(last), desc="training", unit="it"):
-        set_learning_rate(optimizer, learning_rate(iteration, config.optim))
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(iteration, config.optim)
         model.train()
         loss = train_step(model, optimizer, next(steps), accelerator, config.optim.max_grad_norm).loss
         model.eval()

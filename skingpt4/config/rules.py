@@ -81,11 +81,6 @@ def frozen_parts(parts: list[str]) -> str | None:
     return f"it must name {', '.join(FROZEN)}, which no step trains, and may name projection"
 
 
-def optional_positive(value: float | None) -> str | None:
-    """A number above 0, or None for the usual one."""
-    return None if value is None else positive(value)
-
-
 def optional_count(value: int | None) -> str | None:
     """A positive number, or None for the usual one."""
     return None if value is None else up_to(100_000)(value)

@@ -20,7 +20,6 @@ from skingpt4.config.rules import (
     one_of,
     one_per_channel,
     optional_count,
-    optional_positive,
     own,
     positive,
     ruled,
@@ -235,8 +234,6 @@ class OptimConfig:
     init_lr: float = ruled(positive, 1e-4)
     min_lr: float = 1e-5
     warmup_lr: float = 1e-6
-    # The highest rate of LoRA's branches, where the schedule has init_lr for the projection; null: the same.
-    lora_lr: float | None = ruled(optional_positive, None)
     weight_decay: float = ruled(not_negative, 0.05)
     beta1: float = ruled(below_one, 0.9)
     beta2: float = ruled(below_one, 0.999)

@@ -30,7 +30,7 @@ from skingpt4.training.distributed.sharding import asked, in_step
 from skingpt4.training.distributed.signals import Stopped, StopSignal
 from skingpt4.training.distributed.team import RunError, Team
 from skingpt4.training.distributed.watch import watched
-from skingpt4.training.optim.optimizer import make_optimizer, set_learning_rate
+from skingpt4.training.optim.optimizer import make_optimizer
 from skingpt4.training.optim.schedule import learning_rate
 from skingpt4.training.preferences.pairs import PreferenceSamples
 from skingpt4.training.prepare import Prepared, describe_parts, prepare, require_paths
@@ -230,7 +230,8 @@ class Trainer:
     def set_learning_rate(self) -> None:
         """Give the optimiser the rate of this iteration."""
         self.rate = learning_rate(self.iteration, self.config.optim, self.behaviour)
-        set_learning_rate(self.optimizer, self.rate)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.rate
 
     def seed_dropout(self) -> None:
         """Make what LoRA drops a function of (seed, iteration, process) too, so that a resumed run drops the same."""

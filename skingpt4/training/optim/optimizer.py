@@ -11,7 +11,6 @@ import torch
 from torch import nn
 
 from skingpt4.config.schema import ConfigError, OptimConfig
-from skingpt4.model import lora
 from skingpt4.model.network import SkinGPT4
 from skingpt4.model.quantisation import import_bitsandbytes
 
@@ -23,22 +22,14 @@ BITSANDBYTES = {
 def make_optimizer(model: SkinGPT4, optim: OptimConfig) -> torch.optim.Optimizer:
     """The optimiser on the trainable parameters; weight decay on matrices, none on biases.
 
-    A group's `lr_scale` is what `set_learning_rate` multiplies the schedule's rate by: 1 without one.
-
     Raises:
         ConfigError: bitsandbytes is needed and not installed, or has no kernels for these parameters' device.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    branches = set(map(id, lora.trainable(model.language_model).values())) if optim.lora_lr else set()
-    others = [p for p in parameters if id(p) not in branches]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in others if p.dim() > 1], "weight_decay": optim.weight_decay},
-        {"params": [p for p in others if p.dim() <= 1], "weight_decay": 0.0},
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": optim.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
-    if optim.lora_lr and branches:
-        matrices = [p for p in parameters if id(p) in branches]  # a branch has nothing else
-        scale = optim.lora_lr / optim.init_lr
-        groups.append({"params": matrices, "weight_decay": optim.weight_decay, "lr_scale": scale})
     options: dict[str, Any] = {"lr": optim.init_lr, "betas": (optim.beta1, optim.beta2)}
     if optim.name == "adamw":
         return torch.optim.AdamW(groups, **options)
@@ -53,12 +44,6 @@ def make_optimizer(model: SkinGPT4, optim: OptimConfig) -> torch.optim.Optimizer
     kind = getattr(bitsandbytes.optim, BITSANDBYTES[optim.name])
     _try(kind, optim.name, parameters)
     return kind(groups, **options)
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every group the schedule's rate, times its own `lr_scale`."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("lr_scale", 1.0)
 
 
 def _try(kind: Any, name: str, parameters: Sequence[nn.Parameter]) -> None:

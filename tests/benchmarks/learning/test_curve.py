@@ -82,6 +82,17 @@ def test_two_layers_read_the_pooled_tokens_of_the_configuration(folder, tmp_path
     assert "mlp reads 1 vectors of width 32 of a picture, and the file has 4 of" in capsys.readouterr().err
 
 
+def test_lora_is_trained_beside_the_projection(folder, tmp_path):
+    losses = []
+    for rank in (0, 4):
+        out = tmp_path / f"{rank}.json"
+        assert (
+            curve(folder, out, f"lora.rank={rank}", "lora.targets=[q_proj]", "prompt.use_concepts=false") == 0
+        )
+        losses.append(json.loads(out.read_text())["points"][1]["loss"])
+    assert losses[0] != losses[1]
+
+
 def test_a_preference_for_some_names_is_taken_off_by_other_cases(folder, tmp_path, monkeypatch):
     with np.load(folder / "test.npz") as file:
         vectors, diseases = file["vectors"].astype(np.float32), file["disease"]

@@ -7,12 +7,11 @@ import torch
 
 from skingpt4.checkpoints import checkpoint
 from skingpt4.config.load import load_config, to_yaml
-from skingpt4.config.schema import ConfigError, LoraConfig, OptimConfig
+from skingpt4.config.schema import ConfigError, OptimConfig
 from skingpt4.doctor.examine import examine
 from skingpt4.doctor.findings import MISSING, WARNING, Facts
-from skingpt4.model import lora
 from skingpt4.training.loop import run
-from skingpt4.training.optim.optimizer import make_optimizer, set_learning_rate
+from skingpt4.training.optim.optimizer import make_optimizer
 from skingpt4.training.resuming import run_folder
 from skingpt4.weights.files.tensors import load_tensors
 from tests.support.tiny import make_model, tiny_config
@@ -56,26 +55,6 @@ def test_decay_is_on_matrices_alone(folder):
     assert [(g["weight_decay"], {p.dim() for p in g["params"]}) for g in optimizer.param_groups] == [
         (0.05, {2}), (0.0, {1}),
     ]  # fmt: skip
-
-
-def test_lora_has_a_rate_of_its_own(folder):
-    model = make_model(folder)
-    lora.add(model.language_model, LoraConfig(rank=2, targets=["q_proj"]), 0)
-    branches = list(lora.trainable(model.language_model).values())
-    for optim, highest in (
-        (OptimConfig(init_lr=1e-2), 1e-2),
-        (OptimConfig(init_lr=1e-2, lora_lr=2e-4), 2e-4),
-    ):
-        optimizer = make_optimizer(model, optim)
-        set_learning_rate(optimizer, 1e-2)
-        before = [p.detach().clone() for p in model.parameters() if p.requires_grad]
-        for parameter in model.parameters():
-            parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
-        optimizer.step()
-        after = [p for p in model.parameters() if p.requires_grad]
-        for parameter, old in zip(after, before, strict=True):
-            step = highest if any(parameter is branch for branch in branches) else 1e-2
-            assert float((parameter - old).detach().abs().max()) == pytest.approx(step, rel=0.1)  # AdamW
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, to which it can page")
