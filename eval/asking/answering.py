@@ -223,7 +223,7 @@ def run_arm(
             pictures = shown.pictures(arm.control, change, numbers, settings.seed)
             ask = asker.answers
             if arm.control == BLANK and asker.setting.generation.temperature == 0:
-                ask = once(asker.answers)
+                ask = once(asker.answers, asker.setting.num_prompts)
             for answer in ask(own, pictures, done, repeat, change):
                 file.write(answers.to_line(answer))
                 file.flush()
@@ -232,15 +232,17 @@ def run_arm(
     return num_answered
 
 
-def once(ask: Callable[..., Iterator[Answer]]) -> Callable[..., Iterator[Answer]]:
-    """Ask only the first of cases that are shown the same, and give its answers for all of them."""
+def once(
+    ask: Callable[..., Iterator[Answer]], num_prompts: Callable[[Case], int]
+) -> Callable[..., Iterator[Answer]]:
+    """Ask only the first of cases that are shown and asked the same, and give its answers for all of them."""
 
     def ask_first(
         cases: Sequence[Case], pictures: Pictures, done: dict[Key, Answer], repeat: int, change: str | None
     ) -> Iterator[Answer]:
         alike: dict[Any, list[int]] = {}
         for place, case in enumerate(cases):
-            alike.setdefault((len(case.records), case.history), []).append(place)
+            alike.setdefault((len(case.records), case.history, num_prompts(case)), []).append(place)
         firsts = [places[0] for places in alike.values()]
         yield from ask(
             [cases[place] for place in firsts],

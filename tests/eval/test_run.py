@@ -10,7 +10,7 @@ import torch
 
 from eval import run
 from eval.asking import conversation
-from eval.asking.answers import arm_files, read_lines, read_run
+from eval.asking.answers import arm_files, case_lines, read_lines, read_run
 from eval.asking.arms import Arm
 from eval.asking.pictures import Shown
 from eval.measures.results import run_lines, write_results
@@ -350,6 +350,17 @@ def test_controls_are_shown_other_pictures(root, tmp_path, monkeypatch):
     assert [control for control, _ in seen if control == "blank_image"] == ["blank_image"]  # asked once
     assert len(keys(tmp_path, "blank_image")) == 6 * 4
     assert len({text for key, text in said(tmp_path, "blank_image").items() if key.kind == "turn"}) == 1
+
+
+@pytest.mark.parametrize("count", ["1", "2", "5"])
+def test_a_blank_picture_goes_through_as_many_conversations(count, root, tmp_path, monkeypatch):
+    monkeypatch.setattr("eval.asking.arms.parse_arm", lambda text: Arm(text, None))
+    arms = ["--arm", "blank_image", "--num-prompts", "2", "--num-conversations", count]
+    assert answer(root, tmp_path, "cases.jsonl", *arms) == 0
+    turns = [key for key in keys(tmp_path, "blank_image") if key.kind == "turn"]
+    assert len(turns) == 2 * int(count)
+    complete = read_run(tmp_path)
+    assert len(case_lines(complete, complete.arms["blank_image"])) == 6
 
 
 def test_concept_scores_are_there_when_asked_for(root, tmp_path):
